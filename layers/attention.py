@@ -1,0 +1,197 @@
+"""Multi-head attention: self and cross, grouped and multi-query, with any key and value widths.
+
+Vaswani et al. 2017 (arXiv:1706.03762, section 3.2.2); grouped and multi-query heads after Ainslie et al. 2023
+(arXiv:2305.13245) and Shazeer 2019 (arXiv:1911.02150).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from . import functional as F
+from .dense import Dense
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable(package="attention_zoo")
+class MultiHeadAttention(keras.layers.Layer):
+    """Project to heads, attend, project back.
+
+    ``output = concat_h(softmax(q_h k_hᵀ · scale) v_h) W_o`` with ``q = W_q query``, ``k = W_k key``, ``v = W_v value``.
+
+    Args:
+        num_heads: query heads.
+        key_dim: width of one query/key head. Default: the query's width / `num_heads`.
+        value_dim: width of one value head. Default: `key_dim`.
+        num_kv_heads: key/value heads, a divisor of `num_heads`. Equal (default): multi-head; 1: multi-query.
+        output_dim: width of the output. Default: the query's width.
+        use_bias: biases on the query, key and value projections.
+        use_output_bias: bias on the output projection. Default: `use_bias`.
+        scale: factor on the scores. Default: ``key_dim ** -0.5``.
+        dropout: rate on the attention weights, in training only.
+        kernel_initializer: of all four projections.
+
+    Raises:
+        ValueError: sizes that are not positive, or do not divide.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        key_dim: int | None = None,
+        value_dim: int | None = None,
+        *,
+        num_kv_heads: int | None = None,
+        output_dim: int | None = None,
+        use_bias: bool = True,
+        use_output_bias: bool | None = None,
+        scale: float | None = None,
+        dropout: float = 0.0,
+        kernel_initializer: Any = "glorot_uniform",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.key_dim = key_dim
+        self.value_dim = value_dim
+        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        self.output_dim = output_dim
+        self.use_bias = use_bias
+        self.use_output_bias = use_bias if use_output_bias is None else use_output_bias
+        self.scale = scale
+        self.dropout = dropout
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        sizes = {"num_heads": num_heads, "num_kv_heads": self.num_kv_heads}
+        sizes |= {"key_dim": key_dim, "value_dim": value_dim, "output_dim": output_dim}
+        for argument, size in sizes.items():
+            if size is not None and (not isinstance(size, int) or size < 1):
+                raise ValueError(f"{argument}: got {size!r}; accepted: a positive integer")
+        if num_heads % self.num_kv_heads:
+            raise ValueError(f"num_kv_heads: got {num_kv_heads}; accepted: a divisor of num_heads={num_heads}")
+        self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+
+    def build(self, query_shape: Any, value_shape: Any = None, key_shape: Any = None) -> None:
+        value_shape = query_shape if value_shape is None else value_shape
+        key_shape = value_shape if key_shape is None else key_shape
+        if self.key_dim is None:
+            if query_shape[-1] % self.num_heads:
+                raise ValueError(
+                    f"num_heads: got {self.num_heads}, which does not divide the query's width {query_shape[-1]}; "
+                    "accepted: a divisor, or an explicit key_dim"
+                )
+            self.key_dim = query_shape[-1] // self.num_heads
+        if self.value_dim is None:
+            self.value_dim = self.key_dim
+        self.query_dense = self._project("query", self.num_heads * self.key_dim, query_shape)
+        self.key_dense = self._project("key", self.num_kv_heads * self.key_dim, key_shape)
+        self.value_dense = self._project("value", self.num_kv_heads * self.value_dim, value_shape)
+        output_dim = self.output_dim or query_shape[-1]
+        joined_shape = (*query_shape[:-1], self.num_heads * self.value_dim)
+        self.output_dense = self._project("output", output_dim, joined_shape, use_bias=self.use_output_bias)
+
+    def _project(self, name: str, units: int, input_shape: Any, use_bias: bool | None = None) -> Dense:
+        dense = Dense(
+            units,
+            use_bias=self.use_bias if use_bias is None else use_bias,
+            kernel_initializer=self.kernel_initializer.clone(),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+        dense.build(input_shape)
+        return dense
+
+    def call(
+        self,
+        query: Tensor,
+        value: Tensor | None = None,
+        key: Tensor | None = None,
+        *,
+        key_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        use_causal_mask: bool = False,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+    ) -> Any:
+        """Attend from `query` to `value` (default: to itself). The masks given are combined by "and".
+
+        Args:
+            query: (batch, T, width).
+            value: (batch, S, its width). Default: `query`.
+            key: (batch, S, its width). Default: `value`.
+            key_mask: (batch, S), True or 1 = a real position, False or 0 = padding.
+            attention_mask: (batch, T, S), or (batch, heads or 1, T, S), True or 1 = attend.
+            use_causal_mask: query i sees keys up to i; with S > T the last query sees the last key.
+            rotary: (cos, sin) from ``RotaryEmbedding``, applied to queries and keys.
+            return_attention_scores: also return the weights after softmax.
+
+        Returns:
+            (batch, T, output_dim), and with `return_attention_scores` (batch, num_heads, T, S). A query that may
+            attend to nothing gives zeros before the output projection.
+
+        Raises:
+            ValueError: a floating-point mask, or one of another rank.
+        """
+        value = query if value is None else value
+        key = value if key is None else key
+        q = self._split(self.query_dense(query), self.num_heads)  # (B, H, T, D)
+        k = self._split(self.key_dense(key), self.num_kv_heads)  # (B, KV, S, D)
+        v = self._split(self.value_dense(value), self.num_kv_heads)  # (B, KV, S, V)
+        if rotary is not None:
+            cos, sin = (ops.cast(part, q.dtype) for part in rotary)
+            q, k = F.rotary(q, cos, sin), F.rotary(k, cos, sin)
+        attended = F.dot_product_attention(
+            q,
+            k,
+            v,
+            mask=_combine(key_mask, attention_mask),
+            scale=self.scale,
+            causal=use_causal_mask,
+            return_scores=return_attention_scores,
+            dropout=(lambda weights: self.dropout_layer(weights, training=training)) if self.dropout else None,
+        )
+        output, scores = attended if return_attention_scores else (attended, None)
+        output = ops.transpose(output, (0, 2, 1, 3))  # (B, T, H, V)
+        batch, length = ops.shape(output)[:2]
+        output = self.output_dense(ops.reshape(output, (batch, length, self.num_heads * self.value_dim)))
+        return (output, scores) if return_attention_scores else output
+
+    def _split(self, x: Tensor, heads: int) -> Tensor:
+        batch, length, width = ops.shape(x)
+        return ops.transpose(ops.reshape(x, (batch, length, heads, width // heads)), (0, 2, 1, 3))  # (B, H, T, D)
+
+    def compute_output_shape(self, query_shape: Any, value_shape: Any = None, key_shape: Any = None) -> Any:
+        return (*query_shape[:-1], self.output_dim or query_shape[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        own = ("num_heads", "key_dim", "value_dim", "num_kv_heads", "output_dim", "use_bias", "use_output_bias")
+        return {
+            **super().get_config(),
+            **{name: getattr(self, name) for name in own},
+            "scale": self.scale,
+            "dropout": self.dropout,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+
+def _combine(key_mask: Tensor | None, attention_mask: Tensor | None) -> Tensor | None:
+    """Both masks as one of rank 4, or None."""
+    if key_mask is not None:
+        key_mask = F.boolean_mask(key_mask, "key_mask")
+        if len(key_mask.shape) != 2:
+            raise ValueError(f"key_mask: got rank {len(key_mask.shape)}; accepted: (batch, source)")
+        key_mask = ops.expand_dims(ops.expand_dims(key_mask, 1), 1)  # (B, 1, 1, S)
+    if attention_mask is not None:
+        attention_mask = F.boolean_mask(attention_mask, "attention_mask")
+        if len(attention_mask.shape) not in (3, 4):
+            raise ValueError(
+                f"attention_mask: got rank {len(attention_mask.shape)}; accepted: (batch, target, source) or "
+                "(batch, heads, target, source). A (batch, source) padding mask goes to key_mask."
+            )
+        if len(attention_mask.shape) == 3:
+            attention_mask = ops.expand_dims(attention_mask, 1)  # (B, 1, T, S)
+    return F.combine_masks(key_mask, attention_mask)

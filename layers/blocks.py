@@ -1,0 +1,177 @@
+"""The Transformer block: self-attention and feed-forward, each with its residual and its normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from .attention import MultiHeadAttention
+from .dense import NORMALIZATIONS
+from .feedforward import FeedForward
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable(package="attention_zoo")
+class LayerScale(keras.layers.Layer):
+    """Multiply every feature by a trained number, small at first (Touvron et al. 2021, arXiv:2103.17239)."""
+
+    def __init__(self, initial_value: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.initial_value = initial_value
+
+    def build(self, input_shape: Any) -> None:
+        initializer = keras.initializers.Constant(self.initial_value)
+        self.scale = self.add_weight(name="scale", shape=(input_shape[-1],), initializer=initializer)
+
+    def call(self, inputs: Tensor) -> Tensor:
+        return inputs * ops.cast(self.scale, inputs.dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "initial_value": self.initial_value}
+
+
+@keras.saving.register_keras_serializable(package="attention_zoo")
+class TransformerBlock(keras.layers.Layer):
+    """(batch, length, width) in and out.
+
+    Pre-norm (GPT-2, Llama, ViT): ``x + attend(norm(x))``, then ``x + feed(norm(x))``. Post-norm (the original,
+    BERT): ``norm(x + attend(x))``, then ``norm(x + feed(x))``. See Xiong et al. 2020 (arXiv:2002.04745).
+
+    Args:
+        num_heads, num_kv_heads, head_dim, use_bias: of the attention, see ``MultiHeadAttention``.
+        intermediate_dim, activation: of the feed-forward, see ``FeedForward``.
+        use_feedforward_bias: default `use_bias`.
+        norm: "layer_norm" or "rms_norm".
+        norm_epsilon: added to the variance.
+        norm_first: pre-norm if True, post-norm if False.
+        layer_scale: initial value of a trained factor on both branches, or None for no such factor.
+        dropout: on both branches; `attention_dropout` on the attention weights.
+
+    Raises:
+        ValueError: a `norm` that is not one of these.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        intermediate_dim: int,
+        *,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        activation: str = "gelu",
+        use_bias: bool = True,
+        use_feedforward_bias: bool | None = None,
+        norm: str = "layer_norm",
+        norm_epsilon: float = 1e-6,
+        norm_first: bool = True,
+        layer_scale: float | None = None,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        kernel_initializer: Any = "glorot_uniform",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if norm not in NORMALIZATIONS:
+            raise ValueError(f"norm: got {norm!r}; accepted: {sorted(NORMALIZATIONS)}")
+        kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.norm_first = norm_first
+        self._config = {
+            "num_heads": num_heads,
+            "intermediate_dim": intermediate_dim,
+            "num_kv_heads": num_kv_heads,
+            "head_dim": head_dim,
+            "activation": activation,
+            "use_bias": use_bias,
+            "use_feedforward_bias": use_feedforward_bias,
+            "norm": norm,
+            "norm_epsilon": norm_epsilon,
+            "norm_first": norm_first,
+            "layer_scale": layer_scale,
+            "dropout": dropout,
+            "attention_dropout": attention_dropout,
+            "kernel_initializer": keras.initializers.serialize(kernel_initializer),
+        }
+        shared = {"dtype": self.dtype_policy}
+        self.attention = MultiHeadAttention(
+            num_heads,
+            head_dim,
+            num_kv_heads=num_kv_heads,
+            use_bias=use_bias,
+            dropout=attention_dropout,
+            kernel_initializer=kernel_initializer,
+            name="attention",
+            **shared,
+        )
+        self.feedforward = FeedForward(
+            intermediate_dim,
+            activation,
+            use_bias=use_bias if use_feedforward_bias is None else use_feedforward_bias,
+            dropout=dropout,
+            kernel_initializer=kernel_initializer,
+            name="feedforward",
+            **shared,
+        )
+        normalization = NORMALIZATIONS[norm]
+        self.attention_norm = normalization(epsilon=norm_epsilon, name="attention_norm", **shared)
+        self.feedforward_norm = normalization(epsilon=norm_epsilon, name="feedforward_norm", **shared)
+        self.attention_scale = self.feedforward_scale = None
+        if layer_scale is not None:
+            self.attention_scale = LayerScale(layer_scale, name="attention_scale", **shared)
+            self.feedforward_scale = LayerScale(layer_scale, name="feedforward_scale", **shared)
+        self.dropout_layer = keras.layers.Dropout(dropout, name="dropout", **shared)
+
+    def build(self, input_shape: Any) -> None:
+        for layer in (
+            self.attention,
+            self.feedforward,
+            self.attention_norm,
+            self.feedforward_norm,
+            self.attention_scale,
+            self.feedforward_scale,
+        ):
+            if layer is not None:
+                layer.build(input_shape)
+
+    def call(
+        self,
+        inputs: Tensor,
+        *,
+        key_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        use_causal_mask: bool = False,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+    ) -> Any:
+        """As ``MultiHeadAttention.call``; returns the states, and with `return_attention_scores` the weights."""
+        attended = self.attention(
+            self.attention_norm(inputs) if self.norm_first else inputs,
+            key_mask=key_mask,
+            attention_mask=attention_mask,
+            use_causal_mask=use_causal_mask,
+            rotary=rotary,
+            return_attention_scores=return_attention_scores,
+            training=training,
+        )
+        x, scores = attended if return_attention_scores else (attended, None)
+        x = self.dropout_layer(x, training=training)
+        x = inputs + (x if self.attention_scale is None else self.attention_scale(x))
+        if not self.norm_first:
+            x = self.attention_norm(x)
+        fed = self.feedforward(self.feedforward_norm(x) if self.norm_first else x, training=training)
+        x = x + (fed if self.feedforward_scale is None else self.feedforward_scale(fed))
+        if not self.norm_first:
+            x = self.feedforward_norm(x)
+        return (x, scores) if return_attention_scores else x
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self._config}

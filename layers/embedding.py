@@ -1,0 +1,159 @@
+"""What comes before the first block: the token table (tied to the output if wanted) and image patches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from . import functional as F
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable(package="attention_zoo")
+class TokenEmbedding(keras.layers.Embedding):
+    """Keras' Embedding that can also be read backwards: ``project`` scores a vector against every token.
+
+    (batch, length) ids to (batch, length, output_dim). Tying input and output: Press & Wolf 2017 (arXiv:1608.05859).
+    """
+
+    def call(self, inputs: Tensor) -> Tensor:
+        return F.embedding_lookup(ops.cast(self.embeddings, self.compute_dtype), inputs)
+
+    def project(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(..., output_dim) to (..., input_dim) scores, ``inputs @ tableᵀ + bias``, in float32."""
+        table = ops.cast(self.embeddings, inputs.dtype)
+        bias = None if bias is None else ops.cast(bias, inputs.dtype)
+        return ops.cast(F.dense(inputs, table, bias, transpose_kernel=True), "float32")
+
+
+@keras.saving.register_keras_serializable(package="attention_zoo")
+class PatchEmbedding(keras.layers.Layer):
+    """Cut an image into patches, project them, put class and register tokens in front, add positions.
+
+    (batch, height, width, 3) to (batch, 1 + num_registers + height/p · width/p, hidden_dim), Dosovitskiy et al. 2021
+    (arXiv:2010.11929). Positions belong to the class token and the patches; register tokens (Darcet et al. 2024,
+    arXiv:2309.16588) have none. At another size than `image_size` the patch positions are interpolated with the
+    bicubic kernel of PyTorch's ``interpolate(mode="bicubic", align_corners=False)``, as DINOv2 does it.
+
+    Args:
+        patch_size: side of a patch in pixels.
+        image_size: side of the square image the positions were trained for, a multiple of `patch_size`.
+        hidden_dim: width of a token.
+        num_registers: register tokens after the class token.
+        num_channels: channels of the image.
+        use_mask_token: keep the token that DINOv2 puts in the place of masked patches. It is a weight of its
+            checkpoints and is not used in the forward pass.
+
+    Raises:
+        ValueError: sizes that do not divide, or an image smaller than one patch.
+    """
+
+    def __init__(
+        self,
+        patch_size: int,
+        image_size: int,
+        hidden_dim: int,
+        *,
+        num_registers: int = 0,
+        num_channels: int = 3,
+        use_mask_token: bool = False,
+        dropout: float = 0.0,
+        kernel_initializer: Any = "glorot_uniform",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if image_size % patch_size:
+            raise ValueError(f"image_size: got {image_size}; accepted: a multiple of patch_size={patch_size}")
+        self.patch_size = patch_size
+        self.image_size = image_size
+        self.hidden_dim = hidden_dim
+        self.num_registers = num_registers
+        self.num_channels = num_channels
+        self.use_mask_token = use_mask_token
+        self.dropout = dropout
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+
+    def build(self, input_shape: Any = None) -> None:
+        def weight(name: str, *shape: int) -> Any:
+            return self.add_weight(name=name, shape=shape, initializer=self.kernel_initializer.clone())
+
+        self.grid = self.image_size // self.patch_size
+        self.kernel = weight("kernel", self.patch_size, self.patch_size, self.num_channels, self.hidden_dim)
+        self.bias = self.add_weight(name="bias", shape=(self.hidden_dim,), initializer="zeros")
+        self.class_token = weight("class_token", 1, 1, self.hidden_dim)
+        self.positions = weight("positions", 1, 1 + self.grid**2, self.hidden_dim)
+        self.registers = weight("registers", 1, self.num_registers, self.hidden_dim) if self.num_registers else None
+        self.mask_token = weight("mask_token", 1, self.hidden_dim) if self.use_mask_token else None
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        for axis, argument in ((1, "height"), (2, "width")):
+            size = inputs.shape[axis]
+            if size is not None and (size < self.patch_size or size % self.patch_size):
+                raise ValueError(
+                    f"{argument}: got {size} pixels; accepted: a positive multiple of patch_size={self.patch_size}"
+                )
+        x = ops.conv(
+            inputs,
+            ops.cast(self.kernel, inputs.dtype),
+            strides=self.patch_size,
+            padding="valid",
+            data_format="channels_last",
+        )  # (B, h, w, D)
+        x = ops.add(x, ops.cast(self.bias, x.dtype))
+        batch, rows, columns, width = ops.shape(x)
+        x = ops.reshape(x, (batch, rows * columns, width))  # (B, h·w, D)
+
+        positions = ops.cast(self.positions, x.dtype)
+        x = x + self._patch_positions(positions[:, 1:], rows, columns)
+        front = [ops.cast(self.class_token, x.dtype) + positions[:, :1]]
+        if self.registers is not None:
+            front.append(ops.cast(self.registers, x.dtype))
+        front = [ops.broadcast_to(token, (batch, token.shape[1], width)) for token in front]
+        return self.dropout_layer(ops.concatenate([*front, x], axis=1), training=training)
+
+    def _patch_positions(self, table: Tensor, rows: Any, columns: Any) -> Tensor:
+        """(1, grid², D) to (1, rows·columns, D)."""
+        if isinstance(rows, int) and isinstance(columns, int) and rows == columns == self.grid:
+            return table
+        # Interpolation along one axis is a matrix product, so both axes are two: no resize operator, whose
+        # kernels differ from one runtime to the next, and dynamic sizes cost nothing more.
+        vertical = _bicubic_matrix(rows, self.grid)  # (rows, grid)
+        horizontal = _bicubic_matrix(columns, self.grid)  # (columns, grid)
+        x = ops.reshape(ops.cast(table, "float32"), (self.grid, self.grid * self.hidden_dim))
+        x = ops.reshape(ops.matmul(vertical, x), (rows, self.grid, self.hidden_dim))
+        x = ops.matmul(ops.expand_dims(horizontal, 0), x)  # (rows, columns, D)
+        return ops.cast(ops.reshape(x, (1, rows * columns, self.hidden_dim)), table.dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        batch, height, width, _ = input_shape
+        if height is None or width is None:
+            return batch, None, self.hidden_dim
+        patches = (height // self.patch_size) * (width // self.patch_size)
+        return batch, 1 + self.num_registers + patches, self.hidden_dim
+
+    def get_config(self) -> dict[str, Any]:
+        own = ("patch_size", "image_size", "hidden_dim", "num_registers", "num_channels", "use_mask_token", "dropout")
+        return {
+            **super().get_config(),
+            **{name: getattr(self, name) for name in own},
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+
+def _bicubic_matrix(size: Any, grid: int) -> Tensor:
+    """(size, grid) weights that resample `grid` points to `size`: Keys' cubic kernel, a = -0.75, edges repeated."""
+    ratio = grid / ops.cast(size, "float32")
+    centres = (ops.cast(ops.arange(size), "float32") + 0.5) * ratio - 0.5  # (size,) in units of the old grid
+    taps = np.arange(-2, grid + 2, dtype="float32")  # the kernel reaches two points past either edge
+    distance = ops.abs(ops.expand_dims(centres, 1) - ops.convert_to_tensor(taps[None]))  # (size, grid + 4)
+    a = -0.75
+    near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    weights = ops.where(distance <= 1, near, ops.where(distance < 2, far, ops.zeros_like(far)))
+    fold = np.eye(grid, dtype="float32")[np.clip(taps, 0, grid - 1).astype(int)]  # points past an edge are the edge
+    return ops.matmul(weights, ops.convert_to_tensor(fold))

@@ -1,0 +1,208 @@
+"""What every family shares: a checked config, checked inputs, and Keras' own saving."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Self
+
+import keras
+import numpy as np
+from keras import ops
+from keras.backend import standardize_dtype
+
+from .signature import Signature
+
+Tensor = Any
+
+
+@dataclass(frozen=True)
+class Config:
+    """A family's sizes and choices. One vocabulary for all: see the fields of ``GPTConfig``."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """A config of these values and defaults for the rest.
+
+        Raises:
+            ValueError: a field this family does not have, or a value it does not accept.
+        """
+        known = [f.name for f in fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise ValueError(f"{cls.__name__}: got unknown fields {unknown}; accepted: {known}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def _positive(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name}: got {value!r}; accepted: a positive integer")
+
+    def _choice(self, name: str, accepted: tuple[Any, ...]) -> None:
+        if getattr(self, name) not in accepted:
+            raise ValueError(f"{name}: got {getattr(self, name)!r}; accepted: {list(accepted)}")
+
+    def _rates(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value < 1:
+                raise ValueError(f"{name}: got {value!r}; accepted: a number from 0 up to, not including, 1")
+
+    def _divides(self, part: str, whole: str) -> None:
+        if getattr(self, whole) % getattr(self, part):
+            raise ValueError(f"{part}: got {getattr(self, part)}; accepted: a divisor of {whole}={getattr(self, whole)}")
+
+    def _default(self, name: str, value: Any) -> None:
+        """Fill a field that was left None from others (the dataclass is frozen for everybody else)."""
+        if getattr(self, name) is None:
+            object.__setattr__(self, name, value)
+
+
+class ZooModel(keras.Model):
+    """A plain Keras model with a config, built on construction: ``fit``, ``save`` and ``count_params`` work at once.
+
+    Calling takes a dict of the names in :meth:`export_spec`, or its first input bare. Give ``output_hidden_states``
+    or ``output_attentions`` to any model for a dict with those tuples beside its result: the states before the first
+    block and after each, and the attention weights of each block, (batch, heads, query, key).
+
+    Args:
+        config: the family's config. Default: made of `overrides`.
+        dtype: a Keras dtype policy. Results are float32 in any case.
+        overrides: config fields.
+
+    Raises:
+        ValueError: a config field that is unknown or not accepted; when called, an input of the wrong name, rank,
+            dtype or length, and ids out of range wherever the values are there to be looked at (eager calls, and
+            NumPy data given to ``fit``, ``evaluate`` and ``predict``).
+    """
+
+    family: ClassVar[str]
+    config_class: ClassVar[type[Config]]
+
+    def __init__(
+        self,
+        config: Any = None,
+        *,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+        **overrides: Any,
+    ) -> None:
+        super().__init__(name=name or self.family, dtype=dtype, trainable=trainable)
+        if config is not None and overrides:
+            raise ValueError(f"config: got a config and fields {sorted(overrides)}; accepted: one or the other")
+        self.config: Any = self.config_class.from_dict(overrides) if config is None else config
+        self.build_layers()
+        self.build(None)
+
+    def build_layers(self) -> None:
+        """Make the layers, of `self.config`."""
+        raise NotImplementedError
+
+    def export_spec(self) -> Signature:
+        """Inputs and outputs by name: see ``zoo/signature.py``."""
+        raise NotImplementedError
+
+    @classmethod
+    def tiny(cls) -> dict[str, dict[str, Any]]:
+        """Config overrides small enough for every test, one set per variant worth testing."""
+        raise NotImplementedError
+
+    def named_inputs(self, inputs: Any) -> dict[str, Tensor]:
+        """`inputs` as a checked dict of tensors."""
+        signature = self.export_spec()
+        named = dict(inputs) if isinstance(inputs, Mapping) else {signature.inputs[0].name: inputs}
+        named = {name: ops.convert_to_tensor(value) for name, value in named.items() if value is not None}
+        signature.check_shapes(
+            {name: (standardize_dtype(value.dtype), tuple(value.shape)) for name, value in named.items()}
+        )
+        for spec in signature.inputs:
+            if spec.below is not None and spec.name in named:
+                values = _concrete(named[spec.name])
+                if values is not None:
+                    spec.check_values(values)
+        return named
+
+    def finish(
+        self,
+        result: Any,
+        hidden_states: list[Tensor] | None,
+        attentions: list[Tensor] | None,
+    ) -> Any:
+        """`result` alone, or in a dict with the intermediates that were asked for."""
+        if hidden_states is None and attentions is None:
+            return result
+        named = dict(result) if isinstance(result, Mapping) else {self.export_spec().outputs[0].name: result}
+        if hidden_states is not None:
+            named["hidden_states"] = tuple(hidden_states)
+        if attentions is not None:
+            named["attentions"] = tuple(attentions)
+        return named
+
+    def transfer_weights(self, source: keras.Model) -> list[str]:
+        """Copy every weight of `source` that has the same name and shape here: a body under a new head.
+
+        Returns:
+            Names of this model's weights that were not filled.
+
+        Raises:
+            ValueError: nothing fits, or a name fits and its shape does not.
+        """
+        theirs = {weight_name(variable): variable for variable in source.weights}
+        missing, copied = [], 0
+        for variable in self.weights:
+            name = weight_name(variable)
+            if name not in theirs:
+                missing.append(name)
+                continue
+            if tuple(theirs[name].shape) != tuple(variable.shape):
+                raise ValueError(
+                    f"source: {name} has shape {tuple(theirs[name].shape)}; accepted: {tuple(variable.shape)}"
+                )
+            variable.assign(theirs[name])
+            copied += 1
+        if not copied:
+            raise ValueError(f"source: got {source.name}, of which no weight has a name of {self.name}'s")
+        return missing
+
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        self._check_data(x)
+        return super().fit(x, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        self._check_data(x)
+        return super().evaluate(x, *args, **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        self._check_data(x)
+        return super().predict(x, *args, **kwargs)
+
+    def _check_data(self, x: Any) -> None:
+        signature = self.export_spec()
+        arrays = x if isinstance(x, Mapping) else {signature.inputs[0].name: x}
+        if all(isinstance(array, np.ndarray) for array in arrays.values()):
+            signature.check_arrays(arrays)
+
+    def get_config(self) -> dict[str, Any]:
+        policy = keras.dtype_policies.serialize(self.dtype_policy)
+        return {"name": self.name, "trainable": self.trainable, "dtype": policy, **self.config.to_dict()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
+        return cls(**config)
+
+
+def weight_name(variable: Any) -> str:
+    """A weight's name without its model's: "block_0/attention/query/kernel", the same in every process."""
+    return variable.path.partition("/")[2]
+
+
+def _concrete(tensor: Tensor) -> np.ndarray | None:
+    """The values, or None while tracing."""
+    try:
+        return np.asarray(tensor)
+    except Exception:  # each backend refuses in its own way to read a tensor that has no value yet
+        return None

@@ -1,0 +1,215 @@
+"""GPT: the decoder-only Transformer, from GPT-2 to Llama-style models.
+
+Radford et al. 2019 (GPT-2): learned positions, LayerNorm before each branch, GELU by tanh, tied head. Touvron et al.
+2023 (arXiv:2302.13971, Llama) changes four words of the config: rotary positions, RMSNorm, SwiGLU, no biases; grouped
+key/value heads came with arXiv:2305.13245. Positions are counted along the attention mask, so that padding on either
+side moves nothing.
+
+    input_ids (batch, sequence), attention_mask (batch, sequence), 1 = keep -> logits (batch, sequence, vocab_size)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import keras
+from keras import ops
+
+from ..layers.blocks import TransformerBlock
+from ..layers.dense import NORMALIZATIONS, Dense
+from ..layers.embedding import TokenEmbedding
+from ..layers.position import LearnedPositions, RotaryEmbedding, SinusoidalPositions, positions_from_mask
+from .base import Config, Tensor, ZooModel
+from .registry import register
+from .signature import Signature, TensorSpec
+
+
+@dataclass(frozen=True)
+class GPTConfig(Config):
+    """Defaults are GPT-2's smallest.
+
+    Attributes:
+        num_kv_heads: key/value heads, a divisor of `num_heads`. Default: `num_heads`.
+        head_dim: width of one head. Default: `hidden_dim` / `num_heads`.
+        intermediate_dim: width inside the feed-forward. Default: 4 `hidden_dim`.
+        max_length: longest sequence.
+        position: "learned", "rotary", "sinusoidal" or "none".
+        head: "causal_lm" for logits, None for the states.
+    """
+
+    vocab_size: int = 50257
+    num_layers: int = 12
+    num_heads: int = 12
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    hidden_dim: int = 768
+    intermediate_dim: int | None = None
+    max_length: int = 1024
+    position: str = "learned"
+    rope_theta: float = 10_000.0
+    norm: str = "layer_norm"
+    norm_epsilon: float = 1e-5
+    activation: str = "gelu_tanh"
+    use_bias: bool = True
+    tie_embeddings: bool = True
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    initializer_range: float = 0.02
+    head: str | None = "causal_lm"
+
+    def __post_init__(self) -> None:
+        self._positive("vocab_size", "num_layers", "num_heads", "hidden_dim", "max_length")
+        if self.head_dim is None:
+            self._divides("num_heads", "hidden_dim")
+        self._default("num_kv_heads", self.num_heads)
+        self._default("head_dim", self.hidden_dim // self.num_heads)
+        self._default("intermediate_dim", 4 * self.hidden_dim)
+        self._positive("num_kv_heads", "head_dim", "intermediate_dim")
+        self._divides("num_kv_heads", "num_heads")
+        self._choice("position", ("learned", "rotary", "sinusoidal", "none"))
+        self._choice("norm", tuple(NORMALIZATIONS))
+        self._choice("head", ("causal_lm", None))
+        self._rates("dropout", "attention_dropout")
+
+
+@register
+class GPT(ZooModel):
+    """``GPT(num_layers=4, hidden_dim=256)``, ``GPT(config)`` or ``az.create("gpt2")``. See the module and ``ZooModel``.
+
+    Returns logits (batch, sequence, vocab_size), or with ``head=None`` a dict with
+    ``last_hidden_state`` (batch, sequence, hidden_dim).
+    """
+
+    family: ClassVar[str] = "gpt"
+    config_class: ClassVar[type[Config]] = GPTConfig
+
+    def build_layers(self) -> None:
+        c = self.config
+        shared: dict[str, Any] = {"dtype": self.dtype_policy}
+        initializer = keras.initializers.RandomNormal(stddev=c.initializer_range)
+        self.embedding = TokenEmbedding(
+            c.vocab_size, c.hidden_dim, embeddings_initializer=initializer.clone(), name="embedding", **shared
+        )
+        self.position_layer: Any = None
+        if c.position == "learned":
+            self.position_layer = LearnedPositions(
+                c.max_length, c.hidden_dim, embeddings_initializer=initializer.clone(), name="positions", **shared
+            )
+        elif c.position == "sinusoidal":
+            self.position_layer = SinusoidalPositions(c.hidden_dim, name="positions", **shared)
+        elif c.position == "rotary":
+            self.position_layer = RotaryEmbedding(c.head_dim, c.rope_theta, name="rotary", **shared)
+        self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **shared)
+        self.blocks = [
+            TransformerBlock(
+                c.num_heads,
+                c.intermediate_dim,
+                num_kv_heads=c.num_kv_heads,
+                head_dim=c.head_dim,
+                activation=c.activation,
+                use_bias=c.use_bias,
+                norm=c.norm,
+                norm_epsilon=c.norm_epsilon,
+                dropout=c.dropout,
+                attention_dropout=c.attention_dropout,
+                kernel_initializer=initializer,
+                name=f"block_{i}",
+                **shared,
+            )
+            for i in range(c.num_layers)
+        ]
+        self.final_norm = NORMALIZATIONS[c.norm](epsilon=c.norm_epsilon, name="final_norm", **shared)
+        self.lm_head: Any = None
+        if c.head == "causal_lm" and not c.tie_embeddings:
+            self.lm_head = Dense(
+                c.vocab_size, use_bias=False, kernel_initializer=initializer.clone(), name="lm_head", **shared
+            )
+
+    def build(self, input_shape: Any = None) -> None:
+        states = (None, None, self.config.hidden_dim)
+        self.embedding.build((None, None))
+        if self.position_layer is not None:
+            self.position_layer.build((None, None))
+        for block in self.blocks:
+            block.build(states)
+        self.final_norm.build(states)
+        if self.lm_head is not None:
+            self.lm_head.build(states)
+
+    def call(
+        self,
+        inputs: Any,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        training: bool | None = None,
+    ) -> Any:
+        named = self.named_inputs(inputs)
+        mask = named.get("attention_mask")
+        x = self.embedding(named["input_ids"])  # (B, T, D)
+        position_ids = named.get("position_ids")
+        if position_ids is None and mask is not None:
+            position_ids = positions_from_mask(mask)  # (B, T)
+        elif position_ids is None:
+            position_ids = ops.expand_dims(ops.arange(ops.shape(x)[1], dtype="int32"), 0)  # (1, T)
+
+        rotary = None
+        if self.config.position == "rotary":
+            rotary = self.position_layer(position_ids)
+        elif self.position_layer is not None:
+            x = x + self.position_layer(position_ids)
+        x = self.dropout(x, training=training)
+
+        hidden_states: list[Tensor] | None = [x] if output_hidden_states else None
+        attentions: list[Tensor] | None = [] if output_attentions else None
+        for block in self.blocks:
+            x = block(
+                x,
+                key_mask=mask,
+                use_causal_mask=True,
+                rotary=rotary,
+                return_attention_scores=output_attentions,
+                training=training,
+            )
+            if attentions is not None:
+                x, scores = x
+                attentions.append(scores)
+            if hidden_states is not None:
+                hidden_states.append(x)
+        x = self.final_norm(x)  # (B, T, D)
+
+        if self.config.head is None:
+            result: Any = {"last_hidden_state": ops.cast(x, "float32")}
+        elif self.lm_head is not None:
+            result = ops.cast(self.lm_head(x), "float32")  # (B, T, V)
+        else:
+            result = self.embedding.project(x)  # (B, T, V)
+        return self.finish(result, hidden_states, attentions)
+
+    def export_spec(self) -> Signature:
+        c = self.config
+        ids = ("batch", "sequence")
+        output = TensorSpec("logits", "float32", (*ids, c.vocab_size))
+        if c.head is None:
+            output = TensorSpec("last_hidden_state", "float32", (*ids, c.hidden_dim))
+        return Signature(
+            inputs=(
+                TensorSpec("input_ids", "int32", ids, below=c.vocab_size),
+                TensorSpec("attention_mask", "int32", ids, below=2, optional=True),
+                TensorSpec("position_ids", "int32", ids, below=c.max_length, optional=True),
+            ),
+            outputs=(output,),
+            limits={"sequence": c.max_length},
+            defaults={"sequence": min(128, c.max_length)},
+        )
+
+    @classmethod
+    def tiny(cls) -> dict[str, dict[str, Any]]:
+        small = {"vocab_size": 97, "num_layers": 2, "num_heads": 4, "hidden_dim": 32, "max_length": 40}
+        llama = {"position": "rotary", "norm": "rms_norm", "activation": "swiglu", "use_bias": False}
+        return {
+            "gpt2": small,
+            "llama": {**small, **llama, "num_kv_heads": 2, "head_dim": 12, "intermediate_dim": 44},
+            "untied": {**small, "num_kv_heads": 1, "position": "sinusoidal", "tie_embeddings": False},
+            "backbone": {**small, "position": "none", "head": None},
+        }

@@ -1,0 +1,95 @@
+"""The presets, as data: no Keras is imported to list them.
+
+``parameters`` is the exact count of the published checkpoint and is held by a test. A preset names an architecture;
+weights come from ``az.load``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# family -> module of this package that registers it
+FAMILIES = {"gpt": "gpt", "bert": "bert", "vit": "vit"}
+
+
+@dataclass(frozen=True)
+class Preset:
+    family: str
+    parameters: int
+    source: str
+    licence: str
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+def _gpt2(num_layers: int, num_heads: int, hidden_dim: int) -> dict[str, Any]:
+    return {"num_layers": num_layers, "num_heads": num_heads, "hidden_dim": hidden_dim}
+
+
+def _bert(num_layers: int, num_heads: int, hidden_dim: int) -> dict[str, Any]:
+    return {"num_layers": num_layers, "num_heads": num_heads, "hidden_dim": hidden_dim}
+
+
+def _vit(num_layers: int, num_heads: int, hidden_dim: int) -> dict[str, Any]:
+    return {
+        "num_layers": num_layers,
+        "num_heads": num_heads,
+        "hidden_dim": hidden_dim,
+        "head": "image_classification",
+        "num_classes": 1000,
+    }
+
+
+_GPT2 = "Radford et al. 2019, openai-community/gpt2"
+_BERT = "Devlin et al. 2018, arXiv:1810.04805, google-bert"
+_VIT = "Dosovitskiy et al. 2021, arXiv:2010.11929; sizes as in timm"
+
+PRESETS: dict[str, Preset] = {
+    "gpt2": Preset("gpt", 124_439_808, _GPT2, "MIT", _gpt2(12, 12, 768)),
+    "gpt2-medium": Preset("gpt", 354_823_168, _GPT2, "MIT", _gpt2(24, 16, 1024)),
+    "smollm2-135m": Preset(
+        "gpt",
+        134_515_008,
+        "HuggingFaceTB/SmolLM2-135M",
+        "Apache-2.0",
+        {
+            "vocab_size": 49152,
+            "num_layers": 30,
+            "num_heads": 9,
+            "num_kv_heads": 3,
+            "hidden_dim": 576,
+            "intermediate_dim": 1536,
+            "max_length": 8192,
+            "position": "rotary",
+            "rope_theta": 100_000.0,
+            "norm": "rms_norm",
+            "activation": "swiglu",
+            "use_bias": False,
+        },
+    ),
+    "bert-base": Preset("bert", 109_482_240, _BERT, "Apache-2.0", _bert(12, 12, 768)),
+    "bert-large": Preset("bert", 335_141_888, _BERT, "Apache-2.0", _bert(24, 16, 1024)),
+    "minilm-l6": Preset(
+        "bert", 22_713_216, "sentence-transformers/all-MiniLM-L6-v2", "Apache-2.0", _bert(6, 12, 384)
+    ),
+    "vit-tiny-16": Preset("vit", 5_717_416, _VIT, "Apache-2.0", _vit(12, 3, 192)),
+    "vit-small-16": Preset("vit", 22_050_664, _VIT, "Apache-2.0", _vit(12, 6, 384)),
+    "vit-base-16": Preset("vit", 86_567_656, _VIT, "Apache-2.0", _vit(12, 12, 768)),
+    "vit-large-16": Preset("vit", 304_326_632, _VIT, "Apache-2.0", _vit(24, 16, 1024)),
+    "dinov2-small-14": Preset(
+        "vit",
+        22_056_576,
+        "Oquab et al. 2023, arXiv:2304.07193, facebook/dinov2-small",
+        "Apache-2.0",
+        {
+            "num_layers": 12,
+            "num_heads": 6,
+            "hidden_dim": 384,
+            "image_size": 518,
+            "patch_size": 14,
+            "norm_epsilon": 1e-6,
+            "layer_scale": 1.0,
+            "use_mask_token": True,
+        },
+    ),
+}

@@ -1,0 +1,165 @@
+"""What a model takes and gives, as data: names, dtypes, dimensions, limits. NumPy only.
+
+The same object checks the inputs of a Keras call, shapes an export, feeds an exported file and lays out the grid
+that verifies it, so that none of them can disagree.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+Dim = int | str  # a size, or the name of one that may vary
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One named tensor.
+
+    Attributes:
+        dtype: "int32" for ids and masks (any integer dtype is taken), "float32" for the rest.
+        dims: a size, or a name shared by every dimension that must agree.
+        below: values must lie in 0 .. below - 1; None for no such rule.
+        optional: may be left out when calling the Keras model. Exported files always have it.
+    """
+
+    name: str
+    dtype: str
+    dims: tuple[Dim, ...]
+    below: int | None = None
+    optional: bool = False
+
+    def check_kind(self, dtype: str, shape: tuple[int | None, ...]) -> None:
+        """Raise ValueError unless dtype and rank, and the sizes that are fixed, fit."""
+        integer = self.dtype.startswith("int")
+        if integer and not dtype.startswith(("int", "uint", "bool")):
+            raise ValueError(f"{self.name}: got dtype {dtype}; accepted: integers")
+        if not integer and "float" not in dtype:
+            raise ValueError(f"{self.name}: got dtype {dtype}; accepted: floating point")
+        expected = f"({', '.join(map(str, self.dims))})"
+        if len(shape) != len(self.dims):
+            raise ValueError(f"{self.name}: got rank {len(shape)}, shape {_show(shape)}; accepted: {expected}")
+        for size, dim in zip(shape, self.dims, strict=True):
+            if isinstance(dim, int) and size is not None and size != dim:
+                raise ValueError(f"{self.name}: got shape {_show(shape)}; accepted: {expected}")
+
+    def check_values(self, values: np.ndarray) -> None:
+        """Raise ValueError when a value lies outside 0 .. below - 1."""
+        if self.below is None or not values.size:
+            return
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high >= self.below:
+            raise ValueError(
+                f"{self.name}: got values from {low} to {high}; accepted: integers from 0 to {self.below - 1}"
+            )
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A model's inputs and outputs.
+
+    Attributes:
+        limits: greatest size of a named dimension, such as the number of positions of "sequence".
+        multiples: a named dimension must be a multiple, such as "height" of the patch size.
+        defaults: the size of a named dimension where an export needs one and is given none.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    limits: Mapping[str, int] = field(default_factory=dict)
+    multiples: Mapping[str, int] = field(default_factory=dict)
+    defaults: Mapping[str, int] = field(default_factory=dict)
+
+    def check_shapes(self, given: Mapping[str, tuple[str, tuple[int | None, ...]]], *, complete: bool = False) -> None:
+        """Check names, dtypes and shapes, ``{name: (dtype, shape)}``, before anything runs.
+
+        Args:
+            complete: optional inputs must be there too, as an exported file wants them.
+
+        Raises:
+            ValueError: naming the input, what was got and what is accepted.
+        """
+        specs = {spec.name: spec for spec in self.inputs}
+        if unknown := sorted(set(given) - set(specs)):
+            raise ValueError(f"inputs: got {unknown}; accepted: {list(specs)}")
+        if missing := [s.name for s in self.inputs if s.name not in given and (complete or not s.optional)]:
+            raise ValueError(f"inputs: got {sorted(given)}, without {missing}; accepted: {list(specs)}")
+        sizes: dict[str, tuple[int, str]] = {}
+        for name, (dtype, shape) in given.items():
+            spec = specs[name]
+            spec.check_kind(dtype, shape)
+            for size, dim in zip(shape, spec.dims, strict=True):
+                if isinstance(dim, str) and size is not None:
+                    self._check_size(name, dim, size, sizes)
+
+    def _check_size(self, name: str, dim: str, size: int, sizes: dict[str, tuple[int, str]]) -> None:
+        if size < 1:
+            raise ValueError(f"{name}: got {dim} of {size}; accepted: at least 1")
+        if size > self.limits.get(dim, size):
+            raise ValueError(f"{name}: got {dim} of {size}; accepted: at most {self.limits[dim]}")
+        if size % self.multiples.get(dim, 1):
+            raise ValueError(f"{name}: got {dim} of {size}; accepted: a multiple of {self.multiples[dim]}")
+        known, owner = sizes.setdefault(dim, (size, name))
+        # Position ids may be one row for the whole batch.
+        if known != size and not (dim == "batch" and "position_ids" in (name, owner) and 1 in (size, known)):
+            raise ValueError(f"{name}: got {dim} of {size}; accepted: {known}, as {owner} has")
+
+    def check_arrays(self, arrays: Mapping[str, np.ndarray], *, complete: bool = False) -> None:
+        """As `check_shapes`, and every value within its range."""
+        self.check_shapes({name: (str(a.dtype), a.shape) for name, a in arrays.items()}, complete=complete)
+        for spec in self.inputs:
+            if spec.name in arrays:
+                spec.check_values(arrays[spec.name])
+
+    def exported(self) -> Signature:
+        """The signature of a file: with every input that is a tensor of the outside world, none optional."""
+        inputs = tuple(
+            TensorSpec(s.name, s.dtype, s.dims, s.below) for s in self.inputs if s.name != "position_ids"
+        )
+        return Signature(inputs, self.outputs, self.limits, self.multiples, self.defaults)
+
+    def fixed(self, sizes: Mapping[str, int]) -> Signature:
+        """The same with some named dimensions given a size.
+
+        Raises:
+            ValueError: a size that breaks a limit, or a name this signature does not have.
+        """
+        names = {dim for spec in self.inputs for dim in spec.dims if isinstance(dim, str)}
+        for dim, size in sizes.items():
+            if dim not in names:
+                raise ValueError(f"{dim}: not a dimension of this model; accepted: {sorted(names)}")
+            if not isinstance(size, int):
+                raise ValueError(f"{dim}: got {size!r}; accepted: a positive integer")
+            self._check_size(dim, dim, size, {})
+
+        def fix(spec: TensorSpec) -> TensorSpec:
+            dims = tuple(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.dims)
+            return TensorSpec(spec.name, spec.dtype, dims, spec.below, spec.optional)
+
+        return Signature(
+            tuple(fix(spec) for spec in self.inputs),
+            tuple(fix(spec) for spec in self.outputs),
+            self.limits,
+            self.multiples,
+            self.defaults,
+        )
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Signature:
+        raw: dict[str, Any] = json.loads(text)
+        specs = {
+            side: tuple(TensorSpec(**{**spec, "dims": tuple(spec["dims"])}) for spec in raw.pop(side))
+            for side in ("inputs", "outputs")
+        }
+        return cls(**specs, **raw)
+
+
+def _show(shape: tuple[int | None, ...]) -> str:
+    return f"({', '.join('?' if size is None else str(size) for size in shape)})"

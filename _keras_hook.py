@@ -17,10 +17,14 @@ from typing import Any
 
 
 def _register() -> None:
-    from .zoo.registry import families
+    from .zoo.presets import FAMILIES
 
-    importlib.import_module(".layers", __package__)
-    families()
+    # Whoever imports this one module by itself, and Keras through it, is about to import the families.
+    if f"{__package__}.zoo.base" in sys.modules:
+        return
+    # A module that is half imported already (it asked for Keras just now) is skipped by Python and finishes later.
+    for module in ("layers", *(f"zoo.{name}" for name in FAMILIES.values())):
+        importlib.import_module(f".{module}", __package__)
 
 
 class _KerasFinder(MetaPathFinder):

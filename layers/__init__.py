@@ -1,5 +1,7 @@
 """Attention, positions and blocks as Keras layers, usable alone."""
 
+import keras  # noqa: F401  first: importing Keras may import the families, which need these modules whole
+
 from .attention import MultiHeadAttention
 from .blocks import LayerScale, TransformerBlock
 from .dense import Dense, LayerNormalization, RMSNormalization

@@ -138,9 +138,9 @@ class MultiHeadAttention(keras.layers.Layer):
         """
         value = query if value is None else value
         key = value if key is None else key
-        q = self._split(self.query_dense(query), self.num_heads)  # (B, H, T, D)
-        k = self._split(self.key_dense(key), self.num_kv_heads)  # (B, KV, S, D)
-        v = self._split(self.value_dense(value), self.num_kv_heads)  # (B, KV, S, V)
+        q = F.split_heads(self.query_dense(query), self.num_heads)  # (B, H, T, D)
+        k = F.split_heads(self.key_dense(key), self.num_kv_heads)  # (B, KV, S, D)
+        v = F.split_heads(self.value_dense(value), self.num_kv_heads)  # (B, KV, S, V)
         if rotary is not None:
             cos, sin = (ops.cast(part, q.dtype) for part in rotary)
             q, k = F.rotary(q, cos, sin), F.rotary(k, cos, sin)
@@ -155,14 +155,8 @@ class MultiHeadAttention(keras.layers.Layer):
             dropout=(lambda weights: self.dropout_layer(weights, training=training)) if self.dropout else None,
         )
         output, scores = attended if return_attention_scores else (attended, None)
-        output = ops.transpose(output, (0, 2, 1, 3))  # (B, T, H, V)
-        batch, length = ops.shape(output)[:2]
-        output = self.output_dense(ops.reshape(output, (batch, length, self.num_heads * self.value_dim)))
+        output = self.output_dense(F.merge_heads(output))  # (B, T, output_dim)
         return (output, scores) if return_attention_scores else output
-
-    def _split(self, x: Tensor, heads: int) -> Tensor:
-        batch, length, width = ops.shape(x)
-        return ops.transpose(ops.reshape(x, (batch, length, heads, width // heads)), (0, 2, 1, 3))  # (B, H, T, D)
 
     def compute_output_shape(self, query_shape: Any, value_shape: Any = None, key_shape: Any = None) -> Any:
         return (*query_shape[:-1], self.output_dim or query_shape[-1])

@@ -67,9 +67,7 @@ class FeedForward(keras.layers.Layer):
 
     def _project(self, name: str, units: int, input_shape: Any) -> Dense:
         initializer = self.kernel_initializer.clone()
-        dense = Dense(
-            units, use_bias=self.use_bias, kernel_initializer=initializer, dtype=self.dtype_policy, name=name
-        )
+        dense = Dense(units, use_bias=self.use_bias, kernel_initializer=initializer, dtype=self.dtype_policy, name=name)
         dense.build(input_shape)
         return dense
 

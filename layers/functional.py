@@ -118,6 +118,20 @@ def rotary(inputs: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
+@primitive
+def split_heads(inputs: Tensor, heads: int) -> Tensor:
+    """(batch, length, heads · D) to (batch, heads, length, D)."""
+    batch, length, width = ops.shape(inputs)
+    return ops.transpose(ops.reshape(inputs, (batch, length, heads, width // heads)), (0, 2, 1, 3))
+
+
+@primitive
+def merge_heads(inputs: Tensor) -> Tensor:
+    """(batch, heads, length, D) to (batch, length, heads · D)."""
+    batch, heads, length, width = ops.shape(inputs)
+    return ops.reshape(ops.transpose(inputs, (0, 2, 1, 3)), (batch, length, heads * width))
+
+
 def boolean_mask(mask: Tensor, argument: str) -> Tensor:
     """`mask` as booleans. Integers 0/1 are taken; floats are refused, since 0.0 may mean "keep" (additive) or "drop".
 
@@ -204,7 +218,9 @@ def dot_product_attention(
         scores = scores + ops.cast(ops.logical_not(mask), "float32") * MASKED
         if not complete:
             any_key = ops.any(mask, axis=-1, keepdims=True)  # (·, ·, T, 1)
-    weights = ops.cast(ops.softmax(scores, axis=-1), value.dtype)  # (B, H, T, S)
+    # One key gets all the attention; Keras warns of a softmax over one number.
+    weights = ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)  # (B, H, T, S)
+    weights = ops.cast(weights, value.dtype)
     if return_scores and any_key is not None:
         weights = weights * ops.cast(any_key, weights.dtype)
     dropped = weights if dropout is None else dropout(weights)

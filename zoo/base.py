@@ -53,7 +53,9 @@ class Config:
 
     def _divides(self, part: str, whole: str) -> None:
         if getattr(self, whole) % getattr(self, part):
-            raise ValueError(f"{part}: got {getattr(self, part)}; accepted: a divisor of {whole}={getattr(self, whole)}")
+            raise ValueError(
+                f"{part}: got {getattr(self, part)}; accepted: a divisor of {whole}={getattr(self, whole)}"
+            )
 
     def _default(self, name: str, value: Any) -> None:
         """Fill a field that was left None from others (the dataclass is frozen for everybody else)."""

@@ -125,9 +125,7 @@ class BERT(ZooModel):
             self.classifier.build(states)
         self.output_bias = None
         if self.config.head == "masked_lm":
-            self.output_bias = self.add_weight(
-                name="output_bias", shape=(self.config.vocab_size,), initializer="zeros"
-            )
+            self.output_bias = self.add_weight(name="output_bias", shape=(self.config.vocab_size,), initializer="zeros")
 
     def call(
         self,
@@ -198,7 +196,7 @@ class BERT(ZooModel):
         return Signature(
             inputs=(
                 TensorSpec("input_ids", "int32", ids, below=c.vocab_size),
-                TensorSpec("attention_mask", "int32", ids, below=2, optional=True),
+                TensorSpec("attention_mask", "int32", ids, below=2, optional=True, fill=1),
                 TensorSpec("token_type_ids", "int32", ids, below=c.type_vocab_size, optional=True),
                 TensorSpec("position_ids", "int32", ids, below=c.max_length, optional=True),
             ),

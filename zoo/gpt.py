@@ -195,7 +195,7 @@ class GPT(ZooModel):
         return Signature(
             inputs=(
                 TensorSpec("input_ids", "int32", ids, below=c.vocab_size),
-                TensorSpec("attention_mask", "int32", ids, below=2, optional=True),
+                TensorSpec("attention_mask", "int32", ids, below=2, optional=True, fill=1),
                 TensorSpec("position_ids", "int32", ids, below=c.max_length, optional=True),
             ),
             outputs=(output,),

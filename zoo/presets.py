@@ -69,9 +69,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "bert-base": Preset("bert", 109_482_240, _BERT, "Apache-2.0", _bert(12, 12, 768)),
     "bert-large": Preset("bert", 335_141_888, _BERT, "Apache-2.0", _bert(24, 16, 1024)),
-    "minilm-l6": Preset(
-        "bert", 22_713_216, "sentence-transformers/all-MiniLM-L6-v2", "Apache-2.0", _bert(6, 12, 384)
-    ),
+    "minilm-l6": Preset("bert", 22_713_216, "sentence-transformers/all-MiniLM-L6-v2", "Apache-2.0", _bert(6, 12, 384)),
     "vit-tiny-16": Preset("vit", 5_717_416, _VIT, "Apache-2.0", _vit(12, 3, 192)),
     "vit-small-16": Preset("vit", 22_050_664, _VIT, "Apache-2.0", _vit(12, 6, 384)),
     "vit-base-16": Preset("vit", 86_567_656, _VIT, "Apache-2.0", _vit(12, 12, 768)),

@@ -25,9 +25,7 @@ def register(cls: type[ZooModel]) -> type[ZooModel]:
 
 def families() -> dict[str, type[ZooModel]]:
     """Every family's class by name, imported."""
-    for module in FAMILIES.values():
-        importlib.import_module(f".{module}", __package__)
-    return {name: _classes[name] for name in FAMILIES}
+    return {name: family(name) for name in FAMILIES}
 
 
 def family(name: str) -> type[ZooModel]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ class TensorSpec:
         dtype: "int32" for ids and masks (any integer dtype is taken), "float32" for the rest.
         dims: a size, or a name shared by every dimension that must agree.
         below: values must lie in 0 .. below - 1; None for no such rule.
-        optional: may be left out when calling the Keras model. Exported files always have it.
+        optional: may be left out of a call.
+        fill: what an exported file, which cannot leave anything out, is fed in its place.
     """
 
     name: str
@@ -32,6 +33,7 @@ class TensorSpec:
     dims: tuple[Dim, ...]
     below: int | None = None
     optional: bool = False
+    fill: int = 0
 
     def check_kind(self, dtype: str, shape: tuple[int | None, ...]) -> None:
         """Raise ValueError unless dtype and rank, and the sizes that are fixed, fit."""
@@ -66,6 +68,7 @@ class Signature:
         limits: greatest size of a named dimension, such as the number of positions of "sequence".
         multiples: a named dimension must be a multiple, such as "height" of the patch size.
         defaults: the size of a named dimension where an export needs one and is given none.
+        sizes: named dimensions that a file has for good. Smaller inputs are padded by whoever runs it.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -73,12 +76,10 @@ class Signature:
     limits: Mapping[str, int] = field(default_factory=dict)
     multiples: Mapping[str, int] = field(default_factory=dict)
     defaults: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
-    def check_shapes(self, given: Mapping[str, tuple[str, tuple[int | None, ...]]], *, complete: bool = False) -> None:
+    def check_shapes(self, given: Mapping[str, tuple[str, tuple[int | None, ...]]]) -> None:
         """Check names, dtypes and shapes, ``{name: (dtype, shape)}``, before anything runs.
-
-        Args:
-            complete: optional inputs must be there too, as an exported file wants them.
 
         Raises:
             ValueError: naming the input, what was got and what is accepted.
@@ -86,7 +87,7 @@ class Signature:
         specs = {spec.name: spec for spec in self.inputs}
         if unknown := sorted(set(given) - set(specs)):
             raise ValueError(f"inputs: got {unknown}; accepted: {list(specs)}")
-        if missing := [s.name for s in self.inputs if s.name not in given and (complete or not s.optional)]:
+        if missing := [s.name for s in self.inputs if s.name not in given and not s.optional]:
             raise ValueError(f"inputs: got {sorted(given)}, without {missing}; accepted: {list(specs)}")
         sizes: dict[str, tuple[int, str]] = {}
         for name, (dtype, shape) in given.items():
@@ -108,45 +109,32 @@ class Signature:
         if known != size and not (dim == "batch" and "position_ids" in (name, owner) and 1 in (size, known)):
             raise ValueError(f"{name}: got {dim} of {size}; accepted: {known}, as {owner} has")
 
-    def check_arrays(self, arrays: Mapping[str, np.ndarray], *, complete: bool = False) -> None:
+    def check_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
         """As `check_shapes`, and every value within its range."""
-        self.check_shapes({name: (str(a.dtype), a.shape) for name, a in arrays.items()}, complete=complete)
+        self.check_shapes({name: (str(a.dtype), a.shape) for name, a in arrays.items()})
         for spec in self.inputs:
             if spec.name in arrays:
                 spec.check_values(arrays[spec.name])
 
-    def exported(self) -> Signature:
-        """The signature of a file: with every input that is a tensor of the outside world, none optional."""
-        inputs = tuple(
-            TensorSpec(s.name, s.dtype, s.dims, s.below) for s in self.inputs if s.name != "position_ids"
-        )
-        return Signature(inputs, self.outputs, self.limits, self.multiples, self.defaults)
-
-    def fixed(self, sizes: Mapping[str, int]) -> Signature:
-        """The same with some named dimensions given a size.
+    def exported(self, sizes: Mapping[str, int] | None = None) -> Signature:
+        """The signature of a file: it counts positions itself, and may have some dimensions for good.
 
         Raises:
             ValueError: a size that breaks a limit, or a name this signature does not have.
         """
         names = {dim for spec in self.inputs for dim in spec.dims if isinstance(dim, str)}
-        for dim, size in sizes.items():
+        for dim, size in (sizes or {}).items():
             if dim not in names:
                 raise ValueError(f"{dim}: not a dimension of this model; accepted: {sorted(names)}")
-            if not isinstance(size, int):
+            if not isinstance(size, int) or isinstance(size, bool):
                 raise ValueError(f"{dim}: got {size!r}; accepted: a positive integer")
             self._check_size(dim, dim, size, {})
+        inputs = tuple(spec for spec in self.inputs if spec.name != "position_ids")
+        return replace(self, inputs=inputs, sizes=dict(sizes or {}))
 
-        def fix(spec: TensorSpec) -> TensorSpec:
-            dims = tuple(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.dims)
-            return TensorSpec(spec.name, spec.dtype, dims, spec.below, spec.optional)
-
-        return Signature(
-            tuple(fix(spec) for spec in self.inputs),
-            tuple(fix(spec) for spec in self.outputs),
-            self.limits,
-            self.multiples,
-            self.defaults,
-        )
+    def shape(self, spec: TensorSpec) -> tuple[Dim, ...]:
+        """A tensor's dimensions in a file: sizes where it has them for good, names elsewhere."""
+        return tuple(self.sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.dims)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

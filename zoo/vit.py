@@ -111,9 +111,7 @@ class ViT(ZooModel):
         self.final_norm = LayerNormalization(epsilon=c.norm_epsilon, name="final_norm", **shared)
         self.classifier = None
         if c.head == "image_classification":
-            self.classifier = Dense(
-                c.num_classes, kernel_initializer=initializer.clone(), name="classifier", **shared
-            )
+            self.classifier = Dense(c.num_classes, kernel_initializer=initializer.clone(), name="classifier", **shared)
 
     def build(self, input_shape: Any = None) -> None:
         states = (None, None, self.config.hidden_dim)

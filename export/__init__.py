@@ -1,0 +1,31 @@
+"""Models as files: write, run, verify, time. Each name is imported on first use, with only what it needs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .bench import benchmark
+    from .onnx import to_onnx
+    from .runtime import load
+    from .spec import ExportError
+    from .tflite import to_tflite
+    from .verification import verify
+
+_HOMES = {
+    "ExportError": "spec",
+    "benchmark": "bench",
+    "load": "runtime",
+    "to_onnx": "onnx",
+    "to_tflite": "tflite",
+    "verify": "verification",
+}
+
+__all__ = ["ExportError", "benchmark", "load", "to_onnx", "to_tflite", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,0 +1,318 @@
+"""Keras to ONNX: traced with every weight as an argument, converted by tf2onnx, finished with onnx-ir.
+
+Two things make this fast and the result small. The weights are arguments of the traced function, so no tool folds,
+copies or rewrites them; they become initializers at the end, one per variable. And the layers' primitives put a
+marker into the trace where an ONNX operator means the same thing, so that the graph holds LayerNormalization, Gelu
+and Attention nodes instead of the arithmetic they are made of.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from ..layers import functional as F
+from ..zoo.base import ZooModel
+from ..zoo.signature import Signature
+from .result import ExportResult
+from .spec import ExportError, call, exportable, input_specs, metadata, named_weights, weight_bytes
+
+Tensor = Any
+
+OPSET, IR_VERSION = 23, 11  # the first opset with Attention, RMSNormalization and RotaryEmbedding
+TRACED_OPSET = 18  # the last that tf2onnx writes; what it emits means the same at 23
+FORBIDDEN = ("Dropout", "Random", "Einsum", "PartitionedCall", "PyFunc", "Loop", "If")
+PROTOBUF_LIMIT = 1_900_000_000  # bytes; a protobuf file ends at 2 GiB, larger weights go beside it
+
+
+def to_onnx(model: ZooModel, path: str | os.PathLike[str]) -> ExportResult:
+    """Write `model` as ONNX (opset 23) with named dynamic dimensions, and check the file against Keras.
+
+    Inputs and outputs carry the names of ``model.export_spec()``; ids and masks are int64, the rest float32. Weights
+    over 1.9 GB go to ``<name>.data`` beside the file. The file appears whole or not at all.
+
+    Args:
+        model: a model of attention_zoo, of any dtype policy. The file computes in float32.
+        path: ends in ``.onnx``.
+
+    Raises:
+        ValueError: another kind of model, another suffix, or another backend than TensorFlow.
+        ExportError: the converted graph does not compute what the model computes.
+    """
+    from .verification import quick_check
+
+    target = Path(path)
+    if target.suffix != ".onnx":
+        raise ValueError(f"path: got {str(path)!r}; accepted: a name that ends in .onnx")
+    start = time.perf_counter()
+    model = exportable(model)
+    signature = model.export_spec().exported()
+    graph = _convert(model, signature)
+    operators = _operators(graph)
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        files = _write(graph, Path(folder) / target.name, weight_bytes(model))
+        size = sum(file.stat().st_size for file in files)
+        difference = quick_check(model, signature, files[0])
+        for file in reversed(files):  # the data first: a graph never stands there without it
+            file.replace(target.parent / file.name)
+    return ExportResult(
+        path=target,
+        format="onnx",
+        bytes=size,
+        weight_bytes=weight_bytes(model),
+        seconds=time.perf_counter() - start,
+        operators=operators,
+        greatest_difference=difference,
+    )
+
+
+def _convert(model: ZooModel, signature: Signature) -> Any:
+    """The model as an ``onnx_ir.Model``."""
+    import onnx_ir as ir
+    import tensorflow as tf
+
+    weights = named_weights(model)
+    inputs = input_specs(signature, "int64")
+    arguments = [tf.TensorSpec(v.shape, v.dtype, name=f"weight_{i}") for i, v in enumerate(weights.values())]
+
+    def function(*tensors: Tensor) -> dict[str, Tensor]:
+        values = zip(weights.values(), tensors[len(inputs) :], strict=True)
+        with F.lowering(LOWERINGS), keras.StatelessScope(state_mapping=list(values)):
+            return call(model, signature, tensors[: len(inputs)])
+
+    traced = tf.function(function, autograph=False, jit_compile=False).get_concrete_function(*inputs, *arguments)
+    if traced.captured_inputs:
+        raise ExportError(f"the trace holds {len(traced.captured_inputs)} values that are not weights of the model")
+
+    placeholders = [tensor.name for tensor in traced.graph.inputs]
+    outputs = {traced.structured_outputs[spec.name].name: spec.name for spec in signature.outputs}
+    names = dict(zip(placeholders, [*(spec.name for spec in signature.inputs), *weights], strict=True))
+    proto = _tf2onnx(traced.graph.as_graph_def(add_shapes=True), placeholders, list(outputs), {**names, **outputs})
+
+    onnx_model = ir.from_proto(proto)
+    onnx_model.ir_version = IR_VERSION
+    onnx_model.opset_imports[""] = OPSET
+    onnx_model.producer_name = "attention_zoo"
+    graph = onnx_model.graph
+    graph.name = model.name
+    for node in graph:
+        for value in node.outputs:
+            value.shape = None  # tf2onnx's shapes name their open dimensions at random
+    for value in list(graph.inputs):
+        if value.name in weights:
+            array = keras.ops.convert_to_numpy(weights[value.name])
+            value.const_value = ir.tensor(np.ascontiguousarray(array), name=value.name)
+            value.shape = ir.Shape(array.shape)
+            graph.inputs.remove(value)
+            graph.register_initializer(value)
+    onnx_model = _tidy(onnx_model)
+    for side, specs in ((graph.inputs, signature.inputs), (graph.outputs, signature.outputs)):
+        found = {value.name: value for value in side}
+        if set(found) != {spec.name for spec in specs}:
+            raise ExportError(f"the graph has {sorted(map(str, found))} where {[s.name for s in specs]} belong")
+        for spec in specs:
+            found[spec.name].shape = ir.Shape(spec.dims)
+    onnx_model.metadata_props.update(metadata(model, signature))
+    return onnx_model
+
+
+def _tf2onnx(graph_def: Any, inputs: list[str], outputs: list[str], names: dict[str, str]) -> Any:
+    """The frozen graph as an ONNX protobuf, its weights still inputs."""
+    import tensorflow as tf
+    from tf2onnx import optimizer, tfonnx
+    from tf2onnx import logging as tf2onnx_logging
+
+    tf2onnx_logging.set_level(logging.ERROR)
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name="")
+        converted = tfonnx.process_tf_graph(
+            graph,
+            opset=TRACED_OPSET,
+            custom_op_handlers={"PyFunc": (_replace_marker, [])},
+            extra_opset=[],
+            input_names=inputs,
+            output_names=outputs,
+            tensors_to_rename=names,
+        )
+    # Its optimizers copy the whole graph once each; ONNX Runtime and the passes of `_tidy` do the same in no time.
+    converted = optimizer.optimize_graph(converted, catch_errors=False, optimizers={})
+    return converted.make_model("attention_zoo")
+
+
+def _tidy(model: Any) -> Any:
+    """Merge what is computed twice, such as the mask of every block, and drop what is not read."""
+    from onnx_ir.passes import common
+
+    for step in (
+        common.IdentityEliminationPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(size_limit=1024),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.TopologicalSortPass(),
+    ):
+        model = step(model).model
+    return model
+
+
+def _operators(model: Any) -> dict[str, int]:
+    counts = Counter(f"{node.domain}.{node.op_type}".lstrip(".") for node in model.graph)
+    if bad := [name for name in counts if any(word in name for word in FORBIDDEN)]:
+        raise ExportError(f"the graph holds {bad}, which do not belong into an inference graph")
+    return dict(counts.most_common())
+
+
+def _write(model: Any, file: Path, size: int) -> list[Path]:
+    import onnx_ir as ir
+
+    if size <= PROTOBUF_LIMIT:
+        ir.save(model, file)
+        return [file]
+    data = file.with_name(f"{file.name}.data")
+    ir.save(model, file, external_data=data.name)
+    return [file, data]
+
+
+# ---- the operators that primitives become -------------------------------------------------------------------------
+
+
+def _marker(operator: str, inputs: list[Tensor], shape: list[int | None], **attributes: Any) -> Tensor:
+    """A node that tf2onnx hands to `_replace_marker`. It cannot be run."""
+    import tensorflow as tf
+
+    inputs = [tf.convert_to_tensor(tensor) for tensor in inputs]
+    token = json.dumps({"operator": operator, "attributes": attributes})
+    output = tf.raw_ops.PyFunc(input=inputs, token=token, Tout=[inputs[0].dtype])[0]
+    output.set_shape(shape)
+    return output
+
+
+def _replace_marker(graph: Any, node: Any, name: str, _: Any) -> None:
+    meant = json.loads(node.get_attr("token").s)
+    shapes = [graph.get_shape(output) for output in node.output]
+    dtypes = [graph.get_dtype(output) for output in node.output]
+    inputs, outputs = list(node.input), list(node.output)
+    graph.remove_node(node.name)
+    graph.make_node(
+        meant["operator"],
+        inputs,
+        attr=meant["attributes"],
+        outputs=outputs,
+        shapes=shapes,
+        dtypes=dtypes,
+        name=name,
+        skip_conversion=True,
+    )
+
+
+def _dense(inputs: Tensor, kernel: Tensor, bias: Tensor | None = None, *, transpose_kernel: bool = False) -> Tensor:
+    import tensorflow as tf
+
+    kernel = tf.convert_to_tensor(kernel)
+    if transpose_kernel:
+        kernel = tf.transpose(kernel)
+    output = _marker("MatMul", [inputs, kernel], [*inputs.shape[:-1], kernel.shape[-1]])
+    return output if bias is None else tf.add(output, tf.convert_to_tensor(bias))
+
+
+def _embedding_lookup(table: Tensor, ids: Tensor) -> Tensor:
+    return _marker("Gather", [table, ids], [*ids.shape, table.shape[-1]], axis=0)
+
+
+def _layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor, *, epsilon: float) -> Tensor:
+    return _marker("LayerNormalization", [inputs, gamma, beta], inputs.shape.as_list(), axis=-1, epsilon=epsilon)
+
+
+def _rms_norm(inputs: Tensor, scale: Tensor, *, epsilon: float) -> Tensor:
+    return _marker("RMSNormalization", [inputs, scale], inputs.shape.as_list(), axis=-1, epsilon=epsilon)
+
+
+def _gelu(inputs: Tensor, *, approximate: bool = False) -> Tensor:
+    return _marker("Gelu", [inputs], inputs.shape.as_list(), approximate="tanh" if approximate else "none")
+
+
+def _split_heads(inputs: Tensor, heads: int) -> Tensor:
+    import tensorflow as tf
+
+    width = inputs.shape[-1] // heads
+    shape = [*inputs.shape[:2], heads, width]
+    split = _marker("Reshape", [inputs, np.array([0, 0, heads, width], "int64")], shape)  # 0: as it was
+    return tf.transpose(split, (0, 2, 1, 3))
+
+
+def _merge_heads(inputs: Tensor) -> Tensor:
+    import tensorflow as tf
+
+    batch, heads, length, width = inputs.shape
+    merged = tf.transpose(inputs, (0, 2, 1, 3))
+    return _marker("Reshape", [merged, np.array([0, 0, heads * width], "int64")], [batch, length, heads * width])
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    causal: bool = False,
+    return_scores: bool = False,
+    dropout: Any = None,
+) -> Any:
+    import tensorflow as tf
+
+    if return_scores:
+        reference = F.PRIMITIVES["dot_product_attention"]
+        return reference(query, key, value, mask=mask, bias=bias, scale=scale, causal=causal, return_scores=True)
+    length, source = tf.shape(query)[2], tf.shape(key)[2]
+    any_key = None
+    if causal or mask is not None:
+        mask = F.combine_masks(F.causal_mask(length, source) if causal else None, mask)
+        any_key = tf.cast(tf.reduce_any(mask, axis=-1, keepdims=True), query.dtype)  # (·, ·, T, 1)
+        added = tf.cast(tf.logical_not(mask), tf.float32) * F.MASKED
+        bias = added if bias is None else added + bias
+    inputs = [query, key, value]
+    if bias is not None:
+        # ONNX Runtime's CPU kernel broadcasts the mask over heads and batch, but not over queries.
+        rows = tf.ones((1, 1, length, 1), bias.dtype) if bias.shape[2] == 1 else None
+        inputs.append(bias if rows is None else bias * rows)
+    shape = [query.shape[0], query.shape[1], query.shape[2], value.shape[3]]
+    output = _marker("Attention", inputs, shape, scale=float(scale or query.shape[-1] ** -0.5))
+    return output if any_key is None else output * any_key
+
+
+def _rotary(inputs: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    import tensorflow as tf
+
+    batch = tf.shape(inputs)[0]
+    caches = []
+    for cache in (cos, sin):  # (1 or B, 1, T, D/2) to (B, T, D/2)
+        cache = tf.squeeze(cache, axis=1)
+        caches.append(cache if cache.shape[0] != 1 else tf.tile(cache, [batch, 1, 1]))
+    return _marker("RotaryEmbedding", [inputs, *caches], inputs.shape.as_list())
+
+
+LOWERINGS = {
+    "dense": _dense,
+    "embedding_lookup": _embedding_lookup,
+    "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
+    "gelu": _gelu,
+    "split_heads": _split_heads,
+    "merge_heads": _merge_heads,
+    "dot_product_attention": _attention,
+    "rotary": _rotary,
+}

@@ -1,0 +1,50 @@
+"""What an export reports: where the file is, what is in it, and the first proof that it is right."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """One exported file.
+
+    Attributes:
+        path: the file.
+        format: "onnx" or "tflite".
+        bytes: its size, external data included.
+        weight_bytes: of the model's weights in float32, for comparison.
+        seconds: from call to file, the check included.
+        operators: how many of each operator.
+        greatest_difference: from Keras, on the one padded batch every export is checked with.
+        warnings: what the caller should know.
+    """
+
+    path: Path
+    format: str
+    bytes: int
+    weight_bytes: int
+    seconds: float
+    operators: dict[str, int]
+    greatest_difference: float
+    warnings: list[str] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        return json.dumps({**asdict(self), "path": str(self.path)}, indent=2)
+
+    def to_markdown(self) -> str:
+        operators = ", ".join(f"{name} {count}" for name, count in self.operators.items())
+        rows = [
+            f"**{self.path}** ({self.format})",
+            "",
+            "| | |",
+            "|---|---|",
+            f"| size | {self.bytes / 1e6:.1f} MB ({self.bytes / self.weight_bytes:.2f} × the weights) |",
+            f"| time | {self.seconds:.1f} s |",
+            f"| greatest difference from Keras | {self.greatest_difference:.1e} |",
+            f"| operators | {sum(self.operators.values())}: {operators} |",
+            *(f"| warning | {warning} |" for warning in self.warnings),
+        ]
+        return "\n".join(rows)

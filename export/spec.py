@@ -1,0 +1,77 @@
+"""A model's signature as TensorFlow sees it: the one place where either exporter calls the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from ..zoo.base import ZooModel, weight_name
+from ..zoo.signature import Signature
+
+
+class ExportError(RuntimeError):
+    """An export that did not become what it should: nothing the caller passed was wrong, and no file was left."""
+
+
+def exportable(model: Any) -> ZooModel:
+    """`model` in float32, ready to be traced. A model of another dtype policy is rebuilt with its weights cast.
+
+    Raises:
+        ValueError: not one of our models, or Keras runs on another backend than TensorFlow.
+    """
+    if not isinstance(model, ZooModel):
+        raise ValueError(f"model: got {type(model).__name__}; accepted: a model of attention_zoo")
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"KERAS_BACKEND: got {keras.backend.backend()!r}; accepted: 'tensorflow', which exports need. Save the "
+            "model with attention_zoo.save and load it in a process with KERAS_BACKEND=tensorflow."
+        )
+    if model.dtype_policy.name == "float32":
+        return model
+    twin = type(model)(model.config, name=model.name, dtype="float32")
+    if missing := twin.transfer_weights(model):
+        raise ValueError(f"model: got extra or replaced weights in the place of {missing[:4]}; accepted: a plain model")
+    return twin
+
+
+def input_specs(signature: Signature, integers: str) -> list[Any]:
+    """TensorFlow's specs of the inputs; named dimensions are open. `integers` is the dtype of ids and masks."""
+    import tensorflow as tf
+
+    return [
+        tf.TensorSpec(
+            [dim if isinstance(dim, int) else None for dim in signature.shape(spec)],
+            integers if spec.dtype.startswith("int") else spec.dtype,
+            name=spec.name,
+        )
+        for spec in signature.inputs
+    ]
+
+
+def call(model: ZooModel, signature: Signature, tensors: Sequence[Any]) -> dict[str, Any]:
+    """The model's outputs by name, for inputs in the signature's order."""
+    result = model({spec.name: tensor for spec, tensor in zip(signature.inputs, tensors, strict=True)}, training=False)
+    if not isinstance(result, Mapping):
+        return {signature.outputs[0].name: result}
+    return {spec.name: result[spec.name] for spec in signature.outputs}
+
+
+def metadata(model: ZooModel, signature: Signature) -> dict[str, str]:
+    """What a file says of itself, so that it can be run and verified without the model's code."""
+    return {
+        "attention_zoo.family": model.family,
+        "attention_zoo.config": json.dumps(model.config.to_dict()),
+        "attention_zoo.signature": signature.to_json(),
+    }
+
+
+def weight_bytes(model: ZooModel) -> int:
+    """Bytes of the weights in float32, each counted once."""
+    return 4 * model.count_params()
+
+
+def named_weights(model: ZooModel) -> dict[str, Any]:
+    return {weight_name(variable): variable for variable in model.weights}

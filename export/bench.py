@@ -102,6 +102,7 @@ def benchmark(
         times.append(1e3 * (time.perf_counter() - start))
     package = {"onnx": "onnxruntime", "tflite": "ai-edge-litert"}[runner.format]
     file = Path(path)
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
     return Figures(
         path=str(path),
         format=runner.format,
@@ -114,5 +115,5 @@ def benchmark(
         median_ms=float(np.median(times)),
         p90_ms=float(np.percentile(times, 90)),
         runtime=f"{package} {version(package)}",
-        machine=f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
+        machine=machine,
     )

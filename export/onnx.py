@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import tempfile
 import time
 from collections import Counter
@@ -100,10 +101,10 @@ def _convert(model: ZooModel, signature: Signature) -> Any:
     names = dict(zip(placeholders, [*(spec.name for spec in signature.inputs), *weights], strict=True))
     proto = _tf2onnx(traced.graph.as_graph_def(add_shapes=True), placeholders, list(outputs), {**names, **outputs})
 
-    onnx_model = ir.from_proto(proto)
+    onnx_model = _tidy(ir.from_proto(proto))
     onnx_model.ir_version = IR_VERSION
     onnx_model.opset_imports[""] = OPSET
-    onnx_model.producer_name = "attention_zoo"
+    onnx_model.producer_name, onnx_model.producer_version = "attention_zoo", None
     graph = onnx_model.graph
     graph.name = model.name
     for node in graph:
@@ -111,12 +112,13 @@ def _convert(model: ZooModel, signature: Signature) -> Any:
             value.shape = None  # tf2onnx's shapes name their open dimensions at random
     for value in list(graph.inputs):
         if value.name in weights:
+            graph.inputs.remove(value)
+            if not value.uses():
+                continue  # such as DINOv2's mask token
             array = keras.ops.convert_to_numpy(weights[value.name])
             value.const_value = ir.tensor(np.ascontiguousarray(array), name=value.name)
             value.shape = ir.Shape(array.shape)
-            graph.inputs.remove(value)
             graph.register_initializer(value)
-    onnx_model = _tidy(onnx_model)
     for side, specs in ((graph.inputs, signature.inputs), (graph.outputs, signature.outputs)):
         found = {value.name: value for value in side}
         if set(found) != {spec.name for spec in specs}:
@@ -130,8 +132,8 @@ def _convert(model: ZooModel, signature: Signature) -> Any:
 def _tf2onnx(graph_def: Any, inputs: list[str], outputs: list[str], names: dict[str, str]) -> Any:
     """The frozen graph as an ONNX protobuf, its weights still inputs."""
     import tensorflow as tf
-    from tf2onnx import optimizer, tfonnx
     from tf2onnx import logging as tf2onnx_logging
+    from tf2onnx import optimizer, tfonnx
 
     tf2onnx_logging.set_level(logging.ERROR)
     with tf.Graph().as_default() as graph:
@@ -154,6 +156,7 @@ def _tidy(model: Any) -> Any:
     """Merge what is computed twice, such as the mask of every block, and drop what is not read."""
     from onnx_ir.passes import common
 
+    _sort(model.graph)  # the passes keep the order, and which of two equal nodes stays depends on it
     for step in (
         common.IdentityEliminationPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -161,10 +164,54 @@ def _tidy(model: Any) -> Any:
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedOpsetsPass(),
-        common.TopologicalSortPass(),
     ):
         model = step(model).model
+    _rename(model.graph)
     return model
+
+
+def _sort(graph: Any) -> None:
+    """Order nodes by a walk from the outputs back. tf2onnx's own order depends on its names, which differ per run."""
+    ordered, done = [], set()
+    stack = [(output.producer(), False) for output in reversed(graph.outputs)]
+    while stack:
+        node, ready = stack.pop()
+        if node is None or node in done:
+            continue
+        if ready:
+            done.add(node)
+            ordered.append(node)
+            continue
+        stack.append((node, True))
+        stack += [(value.producer(), False) for value in reversed(node.inputs) if value is not None]
+    graph.remove(list(graph))
+    graph.extend(ordered)
+
+
+def _rename(graph: Any) -> None:
+    """Names without process-wide counters, so that the same model gives the same bytes every time."""
+    seen: Counter[str] = Counter()
+
+    def plain(name: str, operator: str = "") -> str:
+        name = re.sub(r"__\d+|_1(?=/)|:0$", "", name)  # "bert_1/block_0_1/add:0" is "bert/block_0/add"
+        name = re.sub(r"PyFunc(_\d+)?$", operator, name)
+        seen[name] += 1
+        return name if seen[name] == 1 else f"{name}.{seen[name]}"
+
+    kept = {*graph.inputs, *graph.outputs}
+    initializers = {}
+    for node in graph:
+        node.name = plain(node.name or node.op_type, node.op_type)
+        for value in node.inputs:
+            if value is not None and value.is_initializer():
+                initializers[value.name] = value
+        for i, value in enumerate(node.outputs):
+            if value not in kept:
+                value.name = f"{node.name}:{i}"
+    graph.initializers.clear()
+    for value in initializers.values():  # in the order of their first use
+        value.name = value.const_value.name = plain(value.name)
+        graph.register_initializer(value)
 
 
 def _operators(model: Any) -> dict[str, int]:
@@ -279,8 +326,8 @@ def _attention(
         return reference(query, key, value, mask=mask, bias=bias, scale=scale, causal=causal, return_scores=True)
     length, source = tf.shape(query)[2], tf.shape(key)[2]
     any_key = None
-    if causal or mask is not None:
-        mask = F.combine_masks(F.causal_mask(length, source) if causal else None, mask)
+    mask = F.combine_masks(F.causal_mask(length, source) if causal else None, mask)
+    if mask is not None:
         any_key = tf.cast(tf.reduce_any(mask, axis=-1, keepdims=True), query.dtype)  # (·, ·, T, 1)
         added = tf.cast(tf.logical_not(mask), tf.float32) * F.MASKED
         bias = added if bias is None else added + bias
@@ -297,11 +344,9 @@ def _attention(
 def _rotary(inputs: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     import tensorflow as tf
 
-    batch = tf.shape(inputs)[0]
-    caches = []
-    for cache in (cos, sin):  # (1 or B, 1, T, D/2) to (B, T, D/2)
-        cache = tf.squeeze(cache, axis=1)
-        caches.append(cache if cache.shape[0] != 1 else tf.tile(cache, [batch, 1, 1]))
+    caches = [tf.squeeze(cache, axis=1) for cache in (cos, sin)]  # (B or 1, T, D/2)
+    if cos.shape[0] == 1:  # the operator wants a row for each of the batch
+        caches = [tf.tile(cache, tf.stack([tf.shape(inputs)[0], 1, 1])) for cache in caches]
     return _marker("RotaryEmbedding", [inputs, *caches], inputs.shape.as_list())
 
 

@@ -12,7 +12,6 @@ import os
 import tempfile
 import time
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from ..layers import functional as F
 from ..zoo.base import ZooModel
 from ..zoo.signature import Signature
 from ..zoo.weights import written
+from .quiet import quiet
 from .result import ExportResult
 from .spec import ExportError, call, exportable, input_specs, metadata, weight_bytes
 
@@ -112,9 +112,9 @@ def _convert(model: ZooModel, signature: Signature) -> bytes:
     specs = input_specs(signature, "int32")
     traced = tf.function(function, autograph=False, jit_compile=False).get_concrete_function(*specs)
     # Holding the Keras model instead leaves the weights unfrozen, and the file computes NaN without a word.
-    module = tf.Module()
+    module: Any = tf.Module()
     module.weights = [variable.value for variable in model.weights]
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         tf.saved_model.save(module, folder, signatures={"serving_default": traced})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
@@ -122,22 +122,6 @@ def _convert(model: ZooModel, signature: Signature) -> bytes:
             return converter.convert()
         except Exception as error:  # the converter raises its own kinds, with pages of MLIR
             raise ExportError(f"the TFLite converter refused the model: {str(error).strip()[:500]}") from error
-
-
-@contextmanager
-def _quiet() -> Any:
-    """Silence what the converter's C++ writes to the terminal: notes for its own developers."""
-    import sys
-
-    sys.stderr.flush()
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
 
 
 def _with_metadata(content: bytes, entries: dict[str, str]) -> bytes:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -132,7 +131,7 @@ def example_inputs(
     def draw(spec: TensorSpec) -> np.ndarray:
         shape = tuple(sizes[dim] if isinstance(dim, str) else dim for dim in spec.dims)
         if spec.name == "attention_mask":
-            return padded_mask(*shape, padding)
+            return padded_mask(shape[0], shape[1], padding)
         if spec.dtype.startswith("int"):
             return rng.integers(0, spec.below or 2, shape).astype("int32")
         return rng.normal(size=shape).astype("float32")

@@ -158,6 +158,10 @@ class MultiHeadAttention(keras.layers.Layer):
         output = self.output_dense(F.merge_heads(output))  # (B, T, output_dim)
         return (output, scores) if return_attention_scores else output
 
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        # By tracing, not from compute_output_shape, which cannot know whether the scores are returned too.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
     def compute_output_shape(self, query_shape: Any, value_shape: Any = None, key_shape: Any = None) -> Any:
         return (*query_shape[:-1], self.output_dim or query_shape[-1])
 
@@ -174,18 +178,18 @@ class MultiHeadAttention(keras.layers.Layer):
 
 def _combine(key_mask: Tensor | None, attention_mask: Tensor | None) -> Tensor | None:
     """Both masks as one of rank 4, or None."""
+    masks: list[Tensor] = []
     if key_mask is not None:
-        key_mask = F.boolean_mask(key_mask, "key_mask")
-        if len(key_mask.shape) != 2:
-            raise ValueError(f"key_mask: got rank {len(key_mask.shape)}; accepted: (batch, source)")
-        key_mask = ops.expand_dims(ops.expand_dims(key_mask, 1), 1)  # (B, 1, 1, S)
+        mask = F.boolean_mask(key_mask, "key_mask")
+        if len(mask.shape) != 2:
+            raise ValueError(f"key_mask: got rank {len(mask.shape)}; accepted: (batch, source)")
+        masks.append(ops.expand_dims(ops.expand_dims(mask, 1), 1))  # (B, 1, 1, S)
     if attention_mask is not None:
-        attention_mask = F.boolean_mask(attention_mask, "attention_mask")
-        if len(attention_mask.shape) not in (3, 4):
+        mask = F.boolean_mask(attention_mask, "attention_mask")
+        if len(mask.shape) not in (3, 4):
             raise ValueError(
-                f"attention_mask: got rank {len(attention_mask.shape)}; accepted: (batch, target, source) or "
+                f"attention_mask: got rank {len(mask.shape)}; accepted: (batch, target, source) or "
                 "(batch, heads, target, source). A (batch, source) padding mask goes to key_mask."
             )
-        if len(attention_mask.shape) == 3:
-            attention_mask = ops.expand_dims(attention_mask, 1)  # (B, 1, T, S)
-    return F.combine_masks(key_mask, attention_mask)
+        masks.append(ops.expand_dims(mask, 1) if len(mask.shape) == 3 else mask)  # (B, 1, T, S)
+    return F.combine_masks(*masks)

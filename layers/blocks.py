@@ -170,6 +170,10 @@ class TransformerBlock(keras.layers.Layer):
             x = self.feedforward_norm(x)
         return (x, scores) if return_attention_scores else x
 
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        # By tracing, not from compute_output_shape, which cannot know whether the scores are returned too.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 

@@ -154,21 +154,17 @@ class ZooModel(keras.Model):
             ValueError: nothing fits, or a name fits and its shape does not.
         """
         theirs = {weight_name(variable): variable for variable in source.weights}
-        missing, copied = [], 0
-        for variable in self.weights:
-            name = weight_name(variable)
-            if name not in theirs:
-                missing.append(name)
-                continue
+        shared = {name: variable for variable in self.weights if (name := weight_name(variable)) in theirs}
+        if not shared:
+            raise ValueError(f"source: got {source.name}, of which no weight has a name of {self.name}'s")
+        for name, variable in shared.items():  # all are checked before any is changed
             if tuple(theirs[name].shape) != tuple(variable.shape):
                 raise ValueError(
                     f"source: {name} has shape {tuple(theirs[name].shape)}; accepted: {tuple(variable.shape)}"
                 )
+        for name, variable in shared.items():
             variable.assign(theirs[name])
-            copied += 1
-        if not copied:
-            raise ValueError(f"source: got {source.name}, of which no weight has a name of {self.name}'s")
-        return missing
+        return [name for variable in self.weights if (name := weight_name(variable)) not in shared]
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         self._check_data(x)

@@ -52,6 +52,7 @@ class BERTConfig(Config):
     num_classes: int = 2
 
     def __post_init__(self) -> None:
+        self._positive("hidden_dim")
         self._default("intermediate_dim", 4 * self.hidden_dim)
         sizes = ("vocab_size", "num_layers", "num_heads", "hidden_dim", "intermediate_dim", "max_length")
         self._positive(*sizes, "type_vocab_size", "num_classes")

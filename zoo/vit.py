@@ -58,6 +58,7 @@ class ViTConfig(Config):
     num_classes: int = 1000
 
     def __post_init__(self) -> None:
+        self._positive("hidden_dim")
         self._default("intermediate_dim", 4 * self.hidden_dim)
         sizes = ("image_size", "patch_size", "num_channels", "num_layers", "num_heads", "hidden_dim")
         self._positive(*sizes, "intermediate_dim", "num_classes")

@@ -88,7 +88,12 @@ def load(path: str | os.PathLike[str], *, dtype: Any = None) -> ZooModel:
         config = cls.config_class.from_dict(raw["config"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"path: {folder / CONFIG_FILE} lacks or mistypes a field: {error}") from error
-    model = cls(config, dtype=dtype or raw.get("dtype"))
+    if dtype is None:
+        try:
+            dtype = keras.dtype_policies.get(raw.get("dtype"))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"path: {folder / CONFIG_FILE}: {error}") from error
+    model = cls(config, dtype=dtype)
     _read_weights(model, folder / WEIGHTS_FILE)
     return model
 

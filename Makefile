@@ -1,0 +1,44 @@
+# Two commands matter: `make demo` and `make test`. Both make the virtual environment they need.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := $(VENV)/.installed-demo
+DEV := $(VENV)/.installed-dev
+JOBS ?= 2
+
+.PHONY: demo test test-all lint bench clean
+
+demo: $(RUN)
+	$(BIN)/attention-zoo demo
+
+test: $(DEV)
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+
+test-all: $(DEV)
+	$(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(DEV)
+	$(BIN)/python benchmarks/export_onnx.py
+
+$(BIN)/python:
+	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or later is needed: make PYTHON=python3.12' if sys.version_info < (3, 11) else 0)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(RUN): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV): about two minutes and two gigabytes"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo]"
+	touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV): about three minutes and three gigabytes"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo-output .ruff_cache

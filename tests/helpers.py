@@ -1,0 +1,109 @@
+"""Shared by the tests: random weights, inputs made from a signature, every family's every variant."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from attention_zoo.zoo.registry import families
+
+ROOT = Path(__file__).resolve().parents[1]
+VARIANTS = [(family, variant) for family, cls in families().items() for variant in cls.tiny()]
+TEXT = [pair for pair in VARIANTS if pair[0] != "vit"]
+
+
+def every_variant(pairs: list[tuple[str, str]] = VARIANTS) -> Any:
+    """Parametrise a test over ``family, variant``."""
+    return pytest.mark.parametrize(("family", "variant"), pairs, ids=["-".join(pair) for pair in pairs])
+
+
+def randomise(model: Any, seed: int = 0, spread: float = 0.2) -> Any:
+    """Give every weight a random value: zeros, ones and equal rows hide a wrong or forgotten weight.
+
+    What multiplies (scales, gammas) lies around 1, the rest around 0.
+    """
+    generator = np.random.default_rng(seed)
+    for variable in model.weights:
+        name = variable.path.rpartition("/")[2]
+        if "seed_generator" in variable.path:
+            continue
+        centre = 1.0 if name in ("gamma", "scale") else 0.0
+        variable.assign((centre + generator.normal(0, spread, variable.shape)).astype("float32"))
+    return model
+
+
+def tiny(family: str, variant: str, *, seed: int = 0, dtype: Any = None, **overrides: Any) -> Any:
+    """A new model with random weights."""
+    cls = families()[family]
+    return randomise(cls(cls.config_class.from_dict({**cls.tiny()[variant], **overrides}), dtype=dtype), seed)
+
+
+@functools.cache
+def shared(family: str, variant: str) -> Any:
+    """The same model for every test that does not change it."""
+    return tiny(family, variant)
+
+
+def inputs_for(model: Any, rng: np.random.Generator, batch: int = 2, length: int = 9) -> dict[str, np.ndarray]:
+    """Random values for the required inputs, and for token types where there are any."""
+    made: dict[str, np.ndarray] = {}
+    sizes = {**model.export_spec().defaults, "batch": batch, "sequence": length}
+    for spec in model.export_spec().inputs:
+        shape = [sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.dims]
+        if spec.name in ("attention_mask", "position_ids"):
+            continue
+        if spec.below is None:
+            made[spec.name] = rng.normal(size=shape).astype("float32")
+        else:
+            made[spec.name] = rng.integers(0, spec.below, shape).astype("int32")
+    return made
+
+
+def run(model: Any, inputs: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
+    """The model's results by name, as NumPy; tuples of intermediates as lists."""
+    result = model(dict(inputs), **kwargs)
+    if not isinstance(result, Mapping):
+        result = {model.export_spec().outputs[0].name: result}
+    return {
+        name: [numpy(part) for part in value] if isinstance(value, tuple) else numpy(value)
+        for name, value in result.items()
+    }
+
+
+def numpy(tensor: Any) -> np.ndarray:
+    array = keras.ops.convert_to_numpy(tensor)
+    return array.astype("float32") if "bfloat16" in str(array.dtype) else array
+
+
+def float64(tensor: Any) -> np.ndarray:
+    return numpy(tensor).astype("float64")
+
+
+def per_token(model: Any) -> set[str]:
+    """Names of the results that have a value for each token."""
+    return {spec.name for spec in model.export_spec().outputs if "sequence" in spec.dims}
+
+
+def close(actual: Any, expected: Any, atol: float = 1e-5, what: str = "") -> None:
+    """Equal to `atol`, with no NaN on either side."""
+    actual, expected = np.asarray(actual, "float64"), np.asarray(expected, "float64")
+    assert np.isfinite(expected).all()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=atol, equal_nan=False, err_msg=what)
+
+
+def python(code: str, *arguments: Any, **environment: str) -> str:
+    """Run `code` in a new process, outside the repository, and return what it printed."""
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=os.path.sep, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

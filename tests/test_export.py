@@ -1,0 +1,420 @@
+"""Exported files against the Keras model, compared here with NumPy and not through `verify` alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+
+import attention_zoo as az
+from attention_zoo import export
+from attention_zoo.export import verification
+from attention_zoo.export.runtime import tflite_operators
+from helpers import VARIANTS, every_variant, python, run, shared, tiny
+
+TOLERANCE = 1e-4
+TEXT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Exports made once per process: ``files(family, variant, "onnx")`` gives (model, result)."""
+    folder, made = tmp_path_factory.mktemp("exports"), {}
+
+    def get(family: str, variant: str, format: str) -> tuple[Any, Any]:
+        key = (family, variant, format)
+        if key not in made:
+            model = shared(family, variant)
+            to = {"onnx": export.to_onnx, "tflite": export.to_tflite}[format]
+            made[key] = to(model, folder / f"{family}-{variant}.{format}")
+        return shared(family, variant), made[key]
+
+    return get
+
+
+def masks(batch: int, length: int) -> dict[str, np.ndarray]:
+    """Padding where this kind of software is silently wrong; every row another length."""
+    made = {name: np.ones((batch, length), "int64") for name in ("none", "right", "left", "interior")}
+    for row in range(batch):
+        kept = max(1, length - 1 - 2 * row)
+        made["right"][row, kept:] = 0
+        made["left"][row, : length - kept] = 0
+        made["interior"][row, 1 : max(1, length - kept)] = 0
+    return made
+
+
+def text_inputs(model: Any, mask: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    specs = {spec.name: spec for spec in model.export_spec().inputs}
+    inputs = {"input_ids": generator.integers(0, specs["input_ids"].below, mask.shape), "attention_mask": mask}
+    if "token_type_ids" in specs:
+        inputs["token_type_ids"] = generator.integers(0, specs["token_type_ids"].below, mask.shape)
+    return inputs
+
+
+def assert_same(model: Any, actual: dict[str, np.ndarray], inputs: dict[str, np.ndarray], case: str) -> None:
+    expected = run(model, inputs)
+    assert set(actual) == set(expected)
+    for spec in model.export_spec().outputs:
+        theirs, ours = expected[spec.name], actual[spec.name]
+        assert ours.shape == theirs.shape, case
+        assert np.isfinite(ours).all(), case
+        if "sequence" in spec.dims:
+            valid = inputs["attention_mask"] == 1
+            theirs, ours = theirs[valid], ours[valid]
+        assert np.abs(ours - theirs).max(initial=0) <= TOLERANCE, f"{case}: {spec.name}"
+
+
+@every_variant()
+def test_onnx_equals_keras(family: str, variant: str, files: Any) -> None:
+    """In ONNX Runtime itself, dynamic in every named dimension."""
+    model, result = files(family, variant, "onnx")
+    session = onnxruntime.InferenceSession(str(result.path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def check(inputs: dict[str, np.ndarray], case: str) -> None:
+        first, second = (session.run(names, inputs) for _ in range(2))
+        for a, b in zip(first, second, strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=f"two runs differ: {case}")
+        assert_same(model, dict(zip(names, first, strict=True)), inputs, case)
+
+    if family == "vit":
+        for batch, height, width in ((1, 20, 20), (3, 20, 20), (1, 5, 5), (2, 25, 10), (3, 40, 35)):
+            pixels = np.random.default_rng(height).normal(size=(batch, height, width, 3)).astype("float32")
+            check({"pixel_values": pixels}, f"{batch} × {height} × {width}")
+        return
+    for batch in (1, 3):
+        for length in (1, 7, 33):
+            for padding, mask in masks(batch, length).items():
+                check(text_inputs(model, mask, length), f"batch {batch}, length {length}, {padding}")
+
+
+@every_variant()
+def test_tflite_equals_keras(family: str, variant: str, files: Any) -> None:
+    """In LiteRT's interpreter itself, at the file's static shape."""
+    model, result = files(family, variant, "tflite")
+    interpreter = Interpreter(model_path=str(result.path))
+    interpreter.allocate_tensors()
+    signature = interpreter.get_signature_runner("serving_default")
+    details = signature.get_input_details()
+    if family == "vit":
+        pixels = np.random.default_rng(0).normal(size=(1, 20, 20, 3)).astype("float32")
+        assert_same(model, signature(pixel_values=pixels), {"pixel_values": pixels}, "image")
+        return
+    length = 40
+    for padding, mask in masks(1, length).items():
+        inputs = text_inputs(model, mask, 3)
+        feeds = {name: value.astype(details[name]["dtype"]) for name, value in inputs.items()}
+        first, second = signature(**feeds), signature(**feeds)
+        for name in first:
+            np.testing.assert_array_equal(first[name], second[name])
+        assert_same(model, first, inputs, padding)
+
+
+@every_variant()
+def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -> None:
+    model, onnx_result = files(family, variant, "onnx")
+    proto = onnx.load(str(onnx_result.path))
+    onnx.checker.check_model(proto, full_check=True)
+    expected = ["pixel_values"] if family == "vit" else list(TEXT_NAMES[: 3 if family == "bert" else 2])
+    dims = ["batch", "height", "width", 3] if family == "vit" else ["batch", "sequence"]
+    assert [node.name for node in proto.graph.input] == expected
+    for node in proto.graph.input:
+        assert [d.dim_param or d.dim_value for d in node.type.tensor_type.shape.dim] == dims
+    assert [node.name for node in proto.graph.output] == [spec.name for spec in model.export_spec().outputs]
+    for node, spec in zip(proto.graph.output, model.export_spec().outputs, strict=True):
+        assert tuple(d.dim_param or d.dim_value for d in node.type.tensor_type.shape.dim) == spec.dims
+    for node in proto.graph.node:
+        assert node.domain == "", f"{node.op_type} is of {node.domain}"
+        for word in ("Dropout", "Random", "Einsum", "PartitionedCall", "PyFunc"):
+            assert word not in node.op_type
+    initializers = {tensor.name for tensor in proto.graph.initializer}
+    assert "block_0/attention/query/kernel" in initializers  # one per weight, under its name
+
+    _, tflite_result = files(family, variant, "tflite")
+    for operator in tflite_operators(tflite_result.path):
+        assert not operator.startswith(("Flex", "CUSTOM", "VAR_HANDLE", "READ_VARIABLE", "RANDOM"))
+    interpreter = Interpreter(model_path=str(tflite_result.path))
+    signature = interpreter.get_signature_list()["serving_default"]
+    assert sorted(signature["inputs"]) == sorted(expected)
+    assert sorted(signature["outputs"]) == sorted(spec.name for spec in model.export_spec().outputs)
+
+
+@every_variant()
+def test_verify_passes(family: str, variant: str, files: Any) -> None:
+    for format in ("onnx", "tflite"):
+        model, result = files(family, variant, format)
+        report = export.verify(model, result.path)
+        assert report.passed, report.to_markdown()
+        assert 0 < report.greatest_difference < TOLERANCE
+        assert json.loads(report.to_json())["passed"] is True
+
+
+def test_verify_notices(files: Any, tmp_path: Path) -> None:
+    """A file that is wrong in one weight, one name or one dimension does not pass."""
+    model, result = files("bert", "backbone", "onnx")
+    proto = onnx.load(str(result.path))
+
+    def failed(change: Any, name: str) -> str:
+        changed = onnx.ModelProto()
+        changed.CopyFrom(proto)
+        change(changed)
+        onnx.save(changed, str(tmp_path / name))
+        report = export.verify(model, tmp_path / name)
+        assert not report.passed
+        return " ".join(check.detail for check in report.checks if not check.passed)
+
+    def other_bias(changed: onnx.ModelProto) -> None:
+        tensor = next(t for t in changed.graph.initializer if t.name == "block_1/attention/value/bias")
+        array = onnx.numpy_helper.to_array(tensor).copy()
+        array[0] += 0.01
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+
+    def other_dimension(changed: onnx.ModelProto) -> None:
+        changed.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "length"
+
+    assert "last_hidden_state" in failed(other_bias, "bias.onnx")
+    assert "length" in failed(other_dimension, "dimension.onnx")
+    other = tiny("bert", "backbone", seed=5)
+    assert not export.verify(other, result.path).passed
+    wider = tiny("bert", "backbone", vocab_size=120)
+    assert "another signature" in export.verify(wider, result.path).checks[0].detail
+
+
+def test_files_are_reproducible(tmp_path: Path) -> None:
+    """The same model gives the same bytes, here and in a new process that loads it."""
+    model = tiny("gpt", "llama")
+    az.save(model, tmp_path / "model")
+    digests = set()
+    for name in ("a", "b"):
+        export.to_onnx(model, tmp_path / f"{name}.onnx")
+        digests.add(hashlib.sha256((tmp_path / f"{name}.onnx").read_bytes()).hexdigest())
+    code = (
+        "import sys, attention_zoo as az; model = az.load(sys.argv[1]); "
+        "az.create('gpt', num_layers=1, num_heads=2, hidden_dim=8); az.export.to_onnx(model, sys.argv[2])"
+    )
+    python(code, tmp_path / "model", tmp_path / "c.onnx")
+    digests.add(hashlib.sha256((tmp_path / "c.onnx").read_bytes()).hexdigest())
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16", "float16"])
+def test_half_precision_models_export_in_float32(policy: str, tmp_path: Path) -> None:
+    model = tiny("bert", "backbone", dtype=policy)
+    full = tiny("bert", "backbone")
+    full.set_weights([keras.ops.convert_to_numpy(keras.ops.cast(w, "float32")) for w in model.weights])
+    inputs = text_inputs(model, masks(2, 9)["left"], 0)
+    for name in ("m.onnx", "m.tflite"):
+        (export.to_onnx if name.endswith("onnx") else export.to_tflite)(model, tmp_path / name)
+        actual = export.load(tmp_path / name).run(inputs)
+        assert_same(full, actual, inputs, f"{policy} {name}")
+
+
+def test_weights_are_stored_once(files: Any) -> None:
+    """A tied table is in the file once, and nothing folded adds up: real sizes are held by the benchmark."""
+    for family, variant in VARIANTS:
+        model, result = files(family, variant, "onnx")
+        stored = sum(onnx.numpy_helper.to_array(t).nbytes for t in onnx.load(str(result.path)).graph.initializer)
+        unused = 4 * (model.config.hidden_dim if getattr(model.config, "use_mask_token", False) else 0)
+        assert 4 * model.count_params() - unused <= stored <= 4 * model.count_params() + 2000, (family, variant)
+
+
+@pytest.mark.parametrize("family", ["gpt", "bert", "vit"])
+def test_a_failed_export_leaves_no_file(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = shared(family, next(iter(dict(VARIANTS) and [v for f, v in VARIANTS if f == family])))
+
+    def differs(*_: Any, **__: Any) -> float:
+        raise export.ExportError("the exported file differs from Keras")
+
+    monkeypatch.setattr(verification, "quick_check", differs)
+    for name, to in (("m.onnx", export.to_onnx), ("m.tflite", export.to_tflite)):
+        with pytest.raises(export.ExportError):
+            to(model, tmp_path / name)
+        assert list(tmp_path.iterdir()) == []
+        (tmp_path / name).write_text("an older file")  # is not lost to a failure
+        with pytest.raises(export.ExportError):
+            to(model, tmp_path / name)
+        assert [p.name for p in tmp_path.iterdir()] == [name]
+        assert (tmp_path / name).read_text() == "an older file"
+        (tmp_path / name).unlink()
+
+
+def test_a_wrong_graph_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check that every export makes catches a lowering that computes something else."""
+    from attention_zoo.export import onnx as onnx_export
+    from attention_zoo.export import tflite as tflite_export
+
+    def shifted(original: Any) -> Any:
+        return lambda inputs, kernel, bias=None, **kw: original(inputs, kernel, bias, **kw) + 0.01
+
+    for module, to, name in ((onnx_export, export.to_onnx, "m.onnx"), (tflite_export, export.to_tflite, "m.tflite")):
+        monkeypatch.setitem(module.LOWERINGS, "dense", shifted(module.LOWERINGS["dense"]))
+        with pytest.raises(export.ExportError, match="differs from Keras"):
+            to(shared("bert", "backbone"), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_large_weights_go_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from attention_zoo.export import onnx as onnx_export
+
+    monkeypatch.setattr(onnx_export, "PROTOBUF_LIMIT", 1000)
+    model = shared("gpt", "llama")
+    result = export.to_onnx(model, tmp_path / "m.onnx")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
+    assert result.bytes == sum(p.stat().st_size for p in tmp_path.iterdir())
+    assert export.verify(model, tmp_path / "m.onnx").passed
+
+
+def test_static_sizes(tmp_path: Path) -> None:
+    model = shared("bert", "token_classification")
+    export.to_tflite(model, tmp_path / "m.tflite", batch_size=2, sequence_length=11)
+    runner = export.load(tmp_path / "m.tflite")
+    assert dict(runner.signature.sizes) == {"batch": 2, "sequence": 11}
+    for batch, length in ((2, 11), (1, 4), (5, 9)):  # smaller and larger than the file's own
+        for padding, mask in masks(batch, length).items():
+            inputs = text_inputs(model, mask, length)
+            assert_same(model, runner.run(inputs), inputs, f"{batch} × {length} {padding}")
+    assert export.verify(model, tmp_path / "m.tflite").passed
+    with pytest.raises(ValueError, match=r"sequence of 12; accepted: at most 11"):
+        runner.run(np.zeros((1, 12), "int64"))
+    image = shared("vit", "features")
+    export.to_tflite(image, tmp_path / "v.tflite", image_size=(30, 10))
+    pixels = np.random.default_rng(1).normal(size=(2, 30, 10, 3)).astype("float32")
+    assert_same(image, export.load(tmp_path / "v.tflite").run(pixels), {"pixel_values": pixels}, "30 × 10")
+    with pytest.raises(ValueError, match=r"height of 20; accepted: 30"):
+        export.load(tmp_path / "v.tflite").run(np.zeros((1, 20, 10, 3), "float32"))
+
+
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+@pytest.mark.parametrize("padding", ["none", "left", "right"])
+def test_generate_equals_keras(format: str, padding: str, files: Any) -> None:
+    """Greedy tokens, against a loop over the Keras model that gives each row alone and unpadded."""
+    model, result = files("gpt", "llama", format)
+    mask = masks(3, 9)[padding]
+    ids = np.random.default_rng(2).integers(0, 97, mask.shape)
+    actual = export.load(result.path).generate(ids, mask, max_new_tokens=12)
+    assert actual.shape == (3, 21)
+    for row in range(3):
+        tokens = list(ids[row][mask[row] == 1])
+        for _ in range(12):
+            tokens.append(int(np.argmax(run(model, {"input_ids": np.array([tokens])})["logits"][0, -1])))
+        np.testing.assert_array_equal(actual[row, 9:], tokens[-12:])
+
+
+def test_generate_stops_and_refuses(files: Any) -> None:
+    _, result = files("gpt", "llama", "onnx")
+    runner = export.load(result.path)
+    free = runner.generate(np.array([[1, 2, 3]]), max_new_tokens=6)[0, 3:]
+    stopped = runner.generate(np.array([[1, 2, 3]]), max_new_tokens=6, stop_token=int(free[2]))[0, 3:]
+    first = int(np.argmax(free == free[2]))
+    np.testing.assert_array_equal(stopped, free[: first + 1])
+    with pytest.raises(ValueError, match=r"max_new_tokens: got 38 after 3 tokens; accepted: 40"):
+        runner.generate(np.array([[1, 2, 3]]), max_new_tokens=38)
+    with pytest.raises(ValueError, match="attention_mask"):
+        runner.generate(np.array([[1, 2, 3]]), np.zeros((1, 3), int), max_new_tokens=1)
+    _, bert = files("bert", "masked_lm", "onnx")
+    with pytest.raises(ValueError, match="no causal language model"):
+        export.load(bert.path).generate(np.array([[1, 2]]))
+
+
+def test_runner_refuses_wrong_inputs(files: Any) -> None:
+    _, result = files("bert", "backbone", "onnx")
+    runner = export.load(result.path)
+    ids = np.zeros((2, 5), "int64")
+    for inputs, message in (
+        (np.zeros((5,), "int64"), r"input_ids: got rank 1"),
+        (np.zeros((2, 5), "float32"), r"input_ids: got dtype float32; accepted: integers"),
+        (ids + 89, r"input_ids: got values from 89 to 89; accepted: integers from 0 to 88"),
+        (ids - 1, r"accepted: integers from 0 to 88"),
+        (np.zeros((2, 41), "int64"), r"sequence of 41; accepted: at most 40"),
+        (np.zeros((0, 5), "int64"), r"batch of 0; accepted: at least 1"),
+        ({"input_ids": ids, "attention_mask": np.ones((2, 4), "int64")}, r"sequence of 4; accepted: 5"),
+        ({"input_ids": ids, "attention_mask": ids + 2}, r"attention_mask: got values from 2 to 2"),
+        ({"input_ids": ids, "token_types": ids}, r"inputs: got \['token_types'\]; accepted: "),
+        ({"attention_mask": ids}, r"without \['input_ids'\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            runner.run(inputs)
+
+
+def test_wrong_arguments(files: Any, tmp_path: Path) -> None:
+    model, result = files("bert", "backbone", "onnx")
+    image = shared("vit", "features")
+    (tmp_path / "bad.onnx").write_bytes(b"not a model")
+    (tmp_path / "bad.tflite").write_bytes(b"not a model")
+    plain: Any = keras.Sequential([keras.layers.Dense(2)])
+    for call, message in (
+        (lambda: export.to_onnx(model, tmp_path / "m.pb"), r"path: got .*; accepted: a name that ends in \.onnx"),
+        (lambda: export.to_tflite(model, tmp_path / "m.onnx"), r"accepted: a name that ends in \.tflite"),
+        (lambda: export.to_onnx(plain, tmp_path / "m.onnx"), r"model: got Sequential"),
+        (lambda: export.to_tflite(model, tmp_path / "m.tflite", sequence_length=41), r"sequence of 41; .*at most 40"),
+        (lambda: export.to_tflite(model, tmp_path / "m.tflite", sequence_length=0), r"accepted: at least 1"),
+        (
+            lambda: export.to_tflite(model, tmp_path / "m.tflite", image_size=8),
+            r"image_size: got 8 for a model of text",
+        ),
+        (lambda: export.to_tflite(image, tmp_path / "m.tflite", sequence_length=8), r"for a model of images"),
+        (lambda: export.to_tflite(image, tmp_path / "m.tflite", image_size=22), r"height of 22; .*a multiple of 5"),
+        (lambda: export.load(tmp_path / "none.onnx"), r"path: got .*not a file"),
+        (lambda: export.load(tmp_path / "bad.onnx"), r"cannot read .*accepted: an ONNX model"),
+        (lambda: export.load(tmp_path / "bad.tflite"), r"cannot read .*accepted: a TFLite model"),
+        (lambda: export.load(__file__), r"accepted: a name that ends in"),
+        (lambda: export.load(result.path, threads=0), r"threads: got 0"),
+        (lambda: export.verify(model, result.path, tolerance=0), r"tolerance: got 0"),
+        (lambda: export.benchmark(result.path, repeats=0), r"repeats: got 0"),
+        (lambda: export.benchmark(result.path, sequence=41), r"sequence of 41"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.onnx", "bad.tflite"]
+
+
+def test_benchmark_reports_what_it_measured(files: Any) -> None:
+    for format in ("onnx", "tflite"):
+        _, result = files("bert", "backbone", format)
+        figures = export.benchmark(result.path, batch=2, sequence=17, repeats=5)
+        assert figures.shapes["input_ids"] == [2, 17] if format == "onnx" else figures.shapes["input_ids"][1] == 17
+        assert 0 < figures.min_ms <= figures.median_ms <= figures.p90_ms
+        assert figures.bytes == result.path.stat().st_size
+        assert json.loads(figures.to_json())["format"] == format
+
+
+@pytest.mark.parametrize(("format", "package"), [("onnx", "onnxruntime"), ("tflite", "ai_edge_litert")])
+def test_runner_needs_only_its_runtime(format: str, package: str, files: Any, tmp_path: Path) -> None:
+    """With every other heavy package refused, a GPT and a BERT give the numbers they give here."""
+    ids = np.array([[5, 6, 7, 8]])
+    expected = {}
+    for family, variant in (("gpt", "llama"), ("bert", "backbone")):
+        model, result = files(family, variant, format)
+        expected[str(result.path)] = float(np.abs(run(model, {"input_ids": ids})[result_name(model)]).sum())
+    (tmp_path / "expected.json").write_text(json.dumps(expected))
+    code = f"""
+import sys
+from importlib.abc import MetaPathFinder
+class Refuse(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in {{"tensorflow", "keras", "typer", "rich", "safetensors", "onnx", "tf2onnx"}}:
+            raise ImportError("refused: " + name)
+sys.meta_path.insert(0, Refuse())
+import json, numpy as np
+from attention_zoo import export
+for path, total in json.load(open(sys.argv[1])).items():
+    outputs = export.load(path).run(np.array([[5, 6, 7, 8]]))
+    first = next(outputs[n] for n in ("logits", "last_hidden_state") if n in outputs)
+    assert abs(float(np.abs(first).sum()) - total) < 1e-2, (path, total)
+    print(export.benchmark(path, sequence=8, repeats=2).median_ms > 0)
+assert {package!r} in sys.modules
+"""
+    assert python(code, tmp_path / "expected.json").split() == ["True", "True"]
+
+
+def result_name(model: Any) -> str:
+    return model.export_spec().outputs[0].name

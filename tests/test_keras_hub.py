@@ -1,0 +1,242 @@
+"""Parity with KerasHub's backbones and Keras' attention layers, every weight randomised and copied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import attention_zoo as az
+from attention_zoo.layers import MultiHeadAttention
+from helpers import close, numpy, randomise
+
+keras_hub = pytest.importorskip("keras_hub")
+
+TOLERANCE = 1e-5
+SIZES = {"num_layers": 3, "num_heads": 4, "hidden_dim": 32, "intermediate_dim": 52}
+LENGTHS = (11, 4, 1)
+
+
+def ids_and_mask(rng: np.random.Generator, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ragged rows padded on the right, with random tokens in the padding."""
+    ids = rng.integers(0, vocab_size, (len(LENGTHS), max(LENGTHS))).astype("int32")
+    mask = (np.arange(max(LENGTHS)) < np.array(LENGTHS)[:, None]).astype("int32")
+    return ids, mask
+
+
+class Copier:
+    """Assigns weights one by one and, in the end, wants every one of both models to have been met once."""
+
+    def __init__(self, ours: Any, theirs: Any) -> None:
+        self.ours = {id(w): w.path for w in ours.weights}
+        self.theirs = {id(w): w.path for w in theirs.weights if "seed_generator" not in w.path}
+
+    def __call__(self, ours: Any, theirs: Any) -> None:
+        self.ours.pop(id(ours))
+        self.theirs.pop(id(theirs))
+        assert np.prod(ours.shape) == np.prod(theirs.shape)
+        ours.assign(numpy(theirs).reshape(ours.shape))
+
+    def dense(self, ours: Any, theirs: Any) -> None:
+        """Kernels (in, heads, dim) and (heads, dim, out) become (in, heads · dim) and (heads · dim, out)."""
+        self(ours.kernel, theirs.kernel)
+        if theirs.bias is not None:
+            self(ours.bias, theirs.bias)
+
+    def norm(self, ours: Any, theirs: Any) -> None:
+        self(ours.gamma, theirs.gamma)
+        self(ours.beta, theirs.beta)
+
+    def attention(self, ours: Any, theirs: Any) -> None:
+        for name in ("query", "key", "value", "output"):
+            self.dense(
+                getattr(ours, f"{name}_dense"), getattr(theirs, f"{name}_dense", None) or theirs_of(theirs, name)
+            )
+
+    def block(self, ours: Any, theirs: Any) -> None:
+        """KerasHub's TransformerEncoder and TransformerDecoder."""
+        self.attention(ours.attention, theirs._self_attention_layer)
+        self.norm(ours.attention_norm, theirs._self_attention_layer_norm)
+        self.norm(ours.feedforward_norm, theirs._feedforward_layer_norm)
+        self.dense(ours.feedforward.up, theirs._feedforward_intermediate_dense)
+        self.dense(ours.feedforward.down, theirs._feedforward_output_dense)
+
+    def finish(self) -> None:
+        assert not self.ours, f"not filled: {sorted(self.ours.values())}"
+        assert not self.theirs, f"not copied: {sorted(self.theirs.values())}"
+
+
+def theirs_of(layer: Any, name: str) -> Any:
+    return getattr(layer, f"_{name}_dense")
+
+
+def test_bert(rng: Any, record_property: Any) -> None:
+    theirs = keras_hub.models.BertBackbone(
+        vocabulary_size=89, max_sequence_length=20, num_segments=3, dropout=0.1, **SIZES
+    )
+    randomise(theirs)
+    # KerasHub's BERT has GELU by tanh.
+    ours = az.BERT(vocab_size=89, max_length=20, type_vocab_size=3, activation="gelu_tanh", **SIZES)
+    copy = Copier(ours, theirs)
+    copy(ours.embedding.embeddings, theirs.token_embedding.embeddings)
+    copy(ours.positions.embeddings, theirs.position_embedding.position_embeddings)
+    copy(ours.token_types.embeddings, theirs.segment_embedding.embeddings)
+    copy.norm(ours.embedding_norm, theirs.embeddings_layer_norm)
+    for block, other in zip(ours.blocks, theirs.transformer_layers, strict=True):
+        copy.block(block, other)
+    copy.dense(ours.pooler, theirs.pooled_dense)
+    copy.finish()
+
+    ids, mask = ids_and_mask(rng, 89)
+    types = rng.integers(0, 3, ids.shape).astype("int32")
+    result = ours({"input_ids": ids, "attention_mask": mask, "token_type_ids": types})
+    expected = theirs({"token_ids": ids, "padding_mask": mask, "segment_ids": types})
+    valid = mask.astype(bool)
+    states = numpy(result["last_hidden_state"])[valid], numpy(expected["sequence_output"])[valid]
+    pooled = numpy(result["pooler_output"]), numpy(expected["pooled_output"])
+    record_property("greatest difference", float(max(np.abs(np.subtract(*pair)).max() for pair in (states, pooled))))
+    assert np.std(states[1]) > 0.1
+    close(*states, atol=TOLERANCE)
+    close(*pooled, atol=TOLERANCE)
+
+
+def test_gpt2(rng: Any, record_property: Any) -> None:
+    theirs = keras_hub.models.GPT2Backbone(vocabulary_size=97, max_sequence_length=20, dropout=0.1, **SIZES)
+    randomise(theirs)
+    ours = az.GPT(vocab_size=97, max_length=20, head=None, **SIZES)
+    copy = Copier(ours, theirs)
+    copy(ours.embedding.embeddings, theirs.token_embedding.embeddings)
+    copy(ours.position_layer.embeddings, theirs.position_embedding.position_embeddings)
+    for block, other in zip(ours.blocks, theirs.transformer_layers, strict=True):
+        copy.block(block, other)
+    copy.norm(ours.final_norm, theirs.layer_norm)
+    copy.finish()
+
+    ids, mask = ids_and_mask(rng, 97)
+    valid = mask.astype(bool)
+    result = numpy(ours({"input_ids": ids, "attention_mask": mask})["last_hidden_state"])[valid]
+    expected = numpy(theirs({"token_ids": ids, "padding_mask": mask}))[valid]
+    record_property("greatest difference", float(np.abs(result - expected).max()))
+    assert np.std(expected) > 0.1
+    close(result, expected, atol=TOLERANCE)
+
+    # The tied head is the same table read backwards.
+    headed = az.GPT(vocab_size=97, max_length=20, **SIZES)
+    assert headed.transfer_weights(ours) == []
+    logits = numpy(headed({"input_ids": ids, "attention_mask": mask}))[valid]
+    reverse = numpy(theirs.token_embedding(expected, reverse=True))
+    close(logits, reverse, atol=TOLERANCE)
+
+
+def test_vit(rng: Any, record_property: Any) -> None:
+    theirs = keras_hub.models.ViTBackbone(
+        image_shape=(20, 20, 3),
+        patch_size=5,
+        mlp_dim=52,
+        **{name: size for name, size in SIZES.items() if name != "intermediate_dim"},
+    )
+    randomise(theirs)
+    ours = az.ViT(image_size=20, patch_size=5, **SIZES)
+    patching, encoder = theirs.get_layer("vit_patching_and_embedding"), theirs.get_layer("vit_encoder")
+    copy = Copier(ours, theirs)
+    copy(ours.embedding.kernel, patching.patch_embedding.kernel)
+    copy(ours.embedding.bias, patching.patch_embedding.bias)
+    copy(ours.embedding.class_token, patching.class_token)
+    copy(ours.embedding.positions, patching.position_embedding.embeddings)
+    for block, other in zip(ours.blocks, encoder.encoder_layers, strict=True):
+        copy.norm(block.attention_norm, other.layer_norm_1)
+        copy.attention(block.attention, other.mha)
+        copy.norm(block.feedforward_norm, other.layer_norm_2)
+        copy.dense(block.feedforward.up, other.mlp.dense_1)
+        copy.dense(block.feedforward.down, other.mlp.dense_2)
+    copy.norm(ours.final_norm, encoder.layer_norm)
+    copy.finish()
+
+    images = rng.normal(size=(3, 20, 20, 3)).astype("float32")
+    result, expected = numpy(ours(images)["last_hidden_state"]), numpy(theirs(images))
+    record_property("greatest difference", float(np.abs(result - expected).max()))
+    assert np.std(expected) > 0.1
+    close(result, expected, atol=TOLERANCE)
+
+
+def test_llama(rng: Any, record_property: Any) -> None:
+    """Rotary positions, RMSNorm, SwiGLU and grouped heads, against KerasHub's Llama 3."""
+    theirs = keras_hub.models.Llama3Backbone(
+        vocabulary_size=97,
+        num_layers=3,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=32,
+        intermediate_dim=52,
+        rope_max_wavelength=500.0,
+        layer_norm_epsilon=1e-5,
+        tie_word_embeddings=False,
+    )
+    randomise(theirs)
+    ours = az.GPT(
+        vocab_size=97,
+        max_length=20,
+        num_kv_heads=2,
+        position="rotary",
+        rope_theta=500.0,
+        norm="rms_norm",
+        norm_epsilon=1e-5,
+        activation="swiglu",
+        use_bias=False,
+        tie_embeddings=False,
+        **SIZES,
+    )
+    copy = Copier(ours, theirs)
+    copy(ours.embedding.embeddings, theirs.token_embedding.embeddings)
+    copy.theirs.pop(id(theirs.token_embedding.reverse_embeddings))
+    copy.ours.pop(id(ours.lm_head.kernel))
+    ours.lm_head.kernel.assign(theirs.token_embedding.reverse_embeddings)
+    for block, other in zip(ours.blocks, theirs.transformer_layers, strict=True):
+        copy.attention(block.attention, other._self_attention_layer)
+        copy(block.attention_norm.scale, other._self_attention_layernorm.scale)
+        copy(block.feedforward_norm.scale, other._feedforward_layernorm.scale)
+        copy.dense(block.feedforward.gate, other._feedforward_gate_dense)
+        copy.dense(block.feedforward.up, other._feedforward_intermediate_dense)
+        copy.dense(block.feedforward.down, other._feedforward_output_dense)
+    copy(ours.final_norm.scale, theirs.layer_norm.scale)
+    copy.finish()
+
+    ids, mask = ids_and_mask(rng, 97)
+    valid = mask.astype(bool)
+    logits = numpy(ours({"input_ids": ids, "attention_mask": mask}))[valid]
+    states = theirs({"token_ids": ids, "padding_mask": mask})
+    expected = numpy(theirs.token_embedding(states, reverse=True))[valid]
+    record_property("greatest difference", float(np.abs(logits - expected).max()))
+    assert np.std(expected) > 0.1
+    close(logits, expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("cross", [False, True])
+def test_attention_layers(kv_heads: int, masked: bool, cross: bool, rng: Any) -> None:
+    """Keras' MultiHeadAttention and GroupQueryAttention, with causal and arbitrary masks and the scores."""
+    if kv_heads == 4:
+        theirs = keras.layers.MultiHeadAttention(4, key_dim=6, value_dim=5, output_shape=9)
+        ours = MultiHeadAttention(4, 6, 5, output_dim=9)
+    else:
+        theirs = keras.layers.GroupQueryAttention(6, 4, kv_heads)
+        ours = MultiHeadAttention(4, 6, num_kv_heads=kv_heads)
+    query = rng.normal(size=(2, 5, 12)).astype("float32")
+    value = rng.normal(size=(2, 7, 10)).astype("float32") if cross else query
+    options: dict[str, Any] = {"return_attention_scores": True, "use_causal_mask": not cross}
+    if masked:
+        options["attention_mask"] = rng.random((2, 5, value.shape[1])) < 0.6
+        options["attention_mask"][..., 0] = True  # rows without any key are defined otherwise there
+    theirs(query, value)
+    randomise(theirs, spread=0.5)
+    ours.build(query.shape, value.shape)
+    copy = Copier(ours, theirs)
+    copy.attention(ours, theirs)
+    copy.finish()
+    output, scores = ours(query, value, **options)
+    expected, expected_scores = theirs(query, value, **options)
+    close(numpy(output), numpy(expected), atol=TOLERANCE)
+    close(numpy(scores), numpy(expected_scores), atol=TOLERANCE)

@@ -1,0 +1,599 @@
+"""Every family's every variant: masks, training, precision, intermediates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import attention_zoo as az
+import reference
+from attention_zoo.layers import MultiHeadAttention
+from helpers import TEXT, VARIANTS, close, every_variant, float64, inputs_for, numpy, per_token, run, shared, tiny
+
+LENGTH = 9
+# Valid slots of three rows, 6, 3 and 1 tokens long.
+SLOTS = {
+    "right": (range(6), range(3), range(1)),
+    "left": (range(3, 9), range(6, 9), range(8, 9)),
+    "interior": ((0, 2, 3, 5, 6, 8), (0, 4, 7), (0,)),
+}
+
+
+def reads_first_slot(family: str, name: str) -> bool:
+    """BERT's pooler and what stands on it read slot 0, padding or not, as the original does."""
+    return family == "bert" and name in ("pooler_output", "logits")
+
+
+def mask_of(slots: Any) -> np.ndarray:
+    mask = np.zeros((len(slots), LENGTH), "int32")
+    for row, kept in enumerate(slots):
+        mask[row, list(kept)] = 1
+    return mask
+
+
+def scaled(actual: Any, expected: Any, tolerance: float = 2e-6) -> None:
+    """Equal relative to the greatest value: logits of random weights are large."""
+    close(actual, expected, atol=tolerance * max(1.0, float(np.abs(expected).max(initial=0))))
+
+
+@pytest.mark.parametrize("side", SLOTS)
+@every_variant(TEXT)
+def test_padding_is_never_read(family: str, variant: str, side: str, rng: Any) -> None:
+    model, mask = shared(family, variant), mask_of(SLOTS[side])
+    one, other = (inputs_for(model, rng, batch=3) for _ in range(2))
+    valid = mask.astype(bool)
+    for name, values in other.items():
+        values[valid] = one[name][valid]
+    assert (one["input_ids"] != other["input_ids"]).any()
+    first, second = (run(model, {**inputs, "attention_mask": mask}) for inputs in (one, other))
+    for name in first:
+        if name in per_token(model):
+            scaled(first[name][valid], second[name][valid])
+            assert np.abs(first[name] - second[name])[~valid].max() > 1e-3, "the padding itself was not changed"
+        elif side != "left" or not reads_first_slot(family, name):
+            scaled(first[name], second[name])
+
+
+@pytest.mark.parametrize("side", SLOTS)
+@every_variant(TEXT)
+def test_batch_of_unequal_lengths_against_each_row_alone(family: str, variant: str, side: str, rng: Any) -> None:
+    model, mask = shared(family, variant), mask_of(SLOTS[side])
+    inputs = inputs_for(model, rng, batch=3)
+    given = {**inputs, "attention_mask": mask}
+    if family == "bert" and side != "right":  # it numbers slots, not tokens, as the original does
+        given["position_ids"] = np.maximum(mask.cumsum(1) - 1, 0).astype("int32")
+    together = run(model, given)
+    for row, slots in enumerate(SLOTS[side]):
+        kept = list(slots)
+        alone = run(model, {name: values[row : row + 1, kept] for name, values in inputs.items()})
+        for name, expected in alone.items():
+            if name in per_token(model):
+                scaled(together[name][row : row + 1, kept], expected)
+            elif side != "left" or not reads_first_slot(family, name):
+                scaled(together[name][row : row + 1], expected)
+
+
+@every_variant(TEXT)
+def test_mask_of_ones_is_no_mask(family: str, variant: str, rng: Any) -> None:
+    model = shared(family, variant)
+    inputs = inputs_for(model, rng)
+    masked = run(model, {**inputs, "attention_mask": np.ones((2, LENGTH), "int32")})
+    for name, expected in run(model, inputs).items():
+        scaled(masked[name], expected)
+
+
+@every_variant(TEXT)
+def test_fully_masked_row_is_finite_and_alone(family: str, variant: str, rng: Any) -> None:
+    model = shared(family, variant)
+    inputs = inputs_for(model, rng)
+    mask = np.ones((2, LENGTH), "int32")
+    expected = run(model, {**inputs, "attention_mask": mask})
+    mask[1] = 0
+    with tf.GradientTape() as tape:
+        result = model({**inputs, "attention_mask": mask})
+        named = result if isinstance(result, dict) else {model.export_spec().outputs[0].name: result}
+        loss = sum(tf.reduce_sum(tf.square(value)) for value in named.values())
+    for name, value in named.items():
+        assert np.isfinite(numpy(value)).all()
+        scaled(numpy(value)[0], expected[name][0])
+    for gradient in tape.gradient(loss, model.trainable_variables):
+        assert np.isfinite(numpy(tf.convert_to_tensor(gradient))).all()
+
+
+@every_variant([pair for pair in TEXT if pair[0] == "gpt"])
+def test_gpt_is_causal(family: str, variant: str, rng: Any) -> None:
+    model = shared(family, variant)
+    inputs = inputs_for(model, rng)
+    (name,) = per_token(model)
+    before = run(model, inputs)[name]
+    for t in range(LENGTH):
+        ids = inputs["input_ids"].copy()
+        ids[:, t] = (ids[:, t] + 1) % model.config.vocab_size
+        after = run(model, {"input_ids": ids})[name]
+        scaled(after[:, :t], before[:, :t])
+        assert (np.abs(after - before)[:, t:].max(axis=(0, 2)) > 1e-4).all(), "what comes after must see it"
+
+
+@every_variant([pair for pair in TEXT if pair[0] == "gpt"])
+def test_gpt_counts_positions_along_the_mask(family: str, variant: str, rng: Any) -> None:
+    model = shared(family, variant)
+    inputs = inputs_for(model, rng, batch=3)
+    mask = mask_of(SLOTS["left"])
+    positions = np.array([[0, 0, 0, 0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 0, 0, 0, 1, 2], [0] * 9], "int32")
+    (name,) = per_token(model)
+    counted = run(model, {**inputs, "attention_mask": mask})[name]
+    given = run(model, {**inputs, "attention_mask": mask, "position_ids": positions})[name]
+    scaled(counted, given)
+    shifted = run(model, {**inputs, "attention_mask": mask, "position_ids": positions * 2 + 3})[name]
+    moved = np.abs(shifted - given)[mask.astype(bool)].max()
+    assert (moved > 1e-3) == (model.config.position != "none")
+
+
+def permuted(inputs: dict[str, np.ndarray], order: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: values[:, order] for name, values in inputs.items()}
+
+
+def test_attention_without_positions_is_permutation_equivariant(rng: Any) -> None:
+    layer, order = MultiHeadAttention(4, num_kv_heads=2), rng.permutation(LENGTH)
+    x = rng.normal(size=(2, LENGTH, 16)).astype("float32")
+    close(numpy(layer(x[:, order])), numpy(layer(x))[:, order], atol=1e-6)
+    assert np.abs(numpy(layer(x)) - numpy(layer(x))[:, order]).max() > 1e-2
+
+
+@every_variant([pair for pair in TEXT if pair[0] == "bert"])
+def test_bert_is_equivariant_without_positions_only(family: str, variant: str, rng: Any) -> None:
+    model = shared(family, variant)
+    inputs = inputs_for(model, rng)
+    # All but the first token change places: the pooler reads the first.
+    order = np.concatenate([[0], 1 + np.roll(np.arange(LENGTH - 1), 3)])
+    nowhere = np.full((2, LENGTH), 7, "int32")
+    plain = run(model, {**inputs, "position_ids": nowhere})
+    moved = run(model, {**permuted(inputs, order), "position_ids": nowhere})
+    with_positions = run(model, permuted(inputs, order)), run(model, inputs)
+    for name, expected in plain.items():
+        tokens = name in per_token(model)
+        scaled(moved[name], expected[:, order] if tokens else expected)
+        after, before = (results[name] for results in with_positions)
+        assert np.abs(after - (before[:, order] if tokens else before)).max() > 1e-3
+
+
+@pytest.mark.parametrize("position", ["none", "learned", "sinusoidal", "rotary"])
+def test_gpt_without_positions_sees_a_set(position: str, rng: Any) -> None:
+    """One layer's last token attends to a set of tokens, unless positions order them."""
+    model = tiny("gpt", "gpt2", num_layers=1, position=position)
+    ids = rng.permutation(97)[:LENGTH][None].astype("int32")
+    order = np.concatenate([rng.permutation(LENGTH - 1), [LENGTH - 1]])
+    difference = np.abs(numpy(model(ids)) - numpy(model(ids[:, order])))[:, -1].max()
+    assert difference < 1e-4 if position == "none" else difference > 1e-2
+
+
+@every_variant([pair for pair in VARIANTS if pair[0] == "vit"])
+def test_vit_is_equivariant_without_positions_only(family: str, variant: str, rng: Any) -> None:
+    model = tiny(family, variant)
+    c = model.config
+    grid = c.image_size // c.patch_size
+    order = rng.permutation(grid**2)
+    image = rng.normal(size=(2, c.image_size, c.image_size, c.num_channels)).astype("float32")
+    cut = image.reshape(2, grid, c.patch_size, grid, c.patch_size, -1).transpose(0, 1, 3, 2, 4, 5)
+    cut = cut.reshape(2, grid**2, c.patch_size, c.patch_size, -1)[:, order]
+    cut = cut.reshape(2, grid, grid, c.patch_size, c.patch_size, -1).transpose(0, 1, 3, 2, 4, 5)
+    moved = cut.reshape(image.shape)
+    front = 1 + c.num_registers
+    tokens = np.concatenate([np.arange(front), front + order])
+    for positions in (True, False):
+        if not positions:
+            model.embedding.positions.assign(np.zeros(model.embedding.positions.shape))
+        after, before = run(model, {"pixel_values": moved}), run(model, {"pixel_values": image})
+        for name, value in after.items():
+            expected = before[name][:, tokens] if name == "last_hidden_state" else before[name]
+            if positions:
+                assert np.abs(value - expected).max() > 1e-3
+            else:
+                scaled(value, expected)
+
+
+@every_variant()
+def test_intermediates(family: str, variant: str, rng: Any) -> None:
+    """Asking for more changes nothing; states follow from one another; weights are probabilities over valid keys."""
+    model = shared(family, variant)
+    inputs = inputs_for(model, rng, batch=3)
+    mask = mask_of(SLOTS["interior"])
+    if family in ("gpt", "bert"):
+        inputs["attention_mask"] = mask
+    plain = run(model, inputs)
+    both = run(model, inputs, output_hidden_states=True, output_attentions=True)
+    states, attentions = both["hidden_states"], both["attentions"]
+    for name, expected in plain.items():
+        scaled(both[name], expected)
+    assert set(run(model, inputs, output_hidden_states=True)) == {*plain, "hidden_states"}
+    assert set(run(model, inputs, output_attentions=True)) == {*plain, "attentions"}
+
+    assert len(states) == model.config.num_layers + 1 and len(attentions) == model.config.num_layers
+    options: dict[str, Any] = {}
+    if family in ("gpt", "bert"):
+        options = {"key_mask": mask, "use_causal_mask": family == "gpt"}
+    if family == "gpt" and model.config.position == "rotary":
+        options["rotary"] = model.position_layer(np.maximum(mask.cumsum(1) - 1, 0))
+    for i, block in enumerate(model.blocks):
+        expected, scores = block(states[i], return_attention_scores=True, **options)
+        scaled(states[i + 1], numpy(expected))
+        close(attentions[i], numpy(scores), atol=1e-6)
+    if "last_hidden_state" in plain:
+        last = states[-1] if family == "bert" else numpy(model.final_norm(states[-1]))
+        scaled(plain["last_hidden_state"], last)
+
+    tokens = states[0].shape[1]
+    keep = np.ones((3, 1, tokens, tokens), bool)
+    if family in ("gpt", "bert"):
+        keep &= mask.astype(bool)[:, None, None]
+    if family == "gpt":
+        keep &= np.tri(tokens, dtype=bool)
+    keep = np.broadcast_to(keep, attentions[0].shape)
+    for weights in attentions:
+        assert weights.shape == (3, model.config.num_heads, tokens, tokens)
+        close(weights[~keep], np.zeros((~keep).sum()), atol=0)
+        assert (weights[keep] > 0).all()
+        close(weights.sum(-1), keep.any(-1).astype("float64"), atol=1e-5)
+
+
+def task(model: Any, rng: np.random.Generator, size: int = 8) -> tuple[dict[str, np.ndarray], Any, Any]:
+    """A few random examples to be learnt by heart: inputs, targets, losses."""
+    inputs = inputs_for(model, rng, batch=size)
+    if "input_ids" in inputs:
+        inputs["attention_mask"] = (np.arange(LENGTH) < rng.integers(4, LENGTH + 1, (size, 1))).astype("int32")
+    results = run(model, inputs)
+    if set(results) == {"logits"}:
+        *shape, classes = results["logits"].shape
+        targets = rng.integers(0, classes, shape).astype("int32")
+        return inputs, targets, keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    targets = {name: rng.normal(size=value.shape).astype("float32") for name, value in results.items()}
+    return inputs, targets, dict.fromkeys(results, "mse")
+
+
+def loss_of(results: dict[str, np.ndarray], targets: Any) -> float:
+    """The same loss in NumPy."""
+    if isinstance(targets, dict):
+        return float(sum(np.mean((results[name].astype("float64") - targets[name]) ** 2) for name in targets))
+    logits = results["logits"].astype("float64")
+    logits -= logits.max(-1, keepdims=True)
+    chosen = np.take_along_axis(logits, targets[..., None], -1)[..., 0]
+    return float(np.mean(np.log(np.exp(logits).sum(-1)) - chosen))
+
+
+COMPILED = [("gpt", "llama"), ("bert", "masked_lm"), ("vit", "dino")]
+
+
+@every_variant(COMPILED)
+def test_training_with_arrays_and_with_tf_data(family: str, variant: str, rng: Any) -> None:
+    model = tiny(family, variant, num_layers=1)
+    x, y, loss = task(model, rng)
+    model.compile(keras.optimizers.Adam(1e-2), loss, jit_compile=False)
+    first = model.evaluate(x, y, batch_size=8, verbose=0, return_dict=True)["loss"]
+    assert first == pytest.approx(loss_of(run(model, x), y), rel=1e-4)
+
+    model.fit(x, y, batch_size=8, epochs=20, verbose=0)
+    middle = loss_of(run(model, x), y)
+    assert middle < 0.7 * first
+
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    history = model.fit(data, epochs=10, verbose=0).history["loss"]
+    assert len(history) == 10 and history[-1] < middle
+    after = run(model, x)
+    assert model.evaluate(data, verbose=0, return_dict=True)["loss"] == pytest.approx(loss_of(after, y), rel=1e-4)
+
+    predictions = model.predict(x, batch_size=8, verbose=0)
+    predictions = predictions if isinstance(predictions, dict) else {"logits": predictions}
+    for name, expected in after.items():
+        scaled(predictions[name], expected, 1e-5)
+
+
+@every_variant()
+def test_every_weight_learns(family: str, variant: str, rng: Any) -> None:
+    """A weight without a gradient is one that the forward pass forgets."""
+    model = tiny(family, variant, num_layers=1)
+    x, y, loss = task(model, rng)
+    # Tracing a step costs more than running these.
+    model.compile(keras.optimizers.Adam(1e-2), loss, run_eagerly=True)
+    before, first = [numpy(weight).copy() for weight in model.trainable_weights], loss_of(run(model, x), y)
+    model.fit(x, y, batch_size=8, epochs=15, verbose=0)
+    assert loss_of(run(model, x), y) < 0.8 * first
+    moved = [np.abs(numpy(w) - b).max() > 0 for w, b in zip(model.trainable_weights, before, strict=True)]
+    idle = {w.path for w, used in zip(model.trainable_weights, moved, strict=True) if not used}
+    assert idle == ({"vit/embedding/mask_token"} if variant == "dino" else set())
+
+
+@every_variant([("gpt", "llama"), ("bert", "sequence_classification"), ("vit", "dino")])
+def test_jit_compiled_or_not(family: str, variant: str, rng: Any) -> None:
+    """Three steps of training and a prediction are the same numbers with XLA and without."""
+    weights, predictions = [], []
+    overrides = {"dropout": 0.0, "attention_dropout": 0.0} if family == "bert" else {}
+    for jit in (True, False):
+        model = tiny(family, variant, num_layers=1, **overrides)
+        x, y, loss = task(model, np.random.default_rng(1))
+        model.compile(keras.optimizers.SGD(0.01), loss, jit_compile=jit)
+        assert model.jit_compile is jit
+        model.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0)
+        weights.append([numpy(w).copy() for w in model.weights])
+        predicted = model.predict(x, batch_size=8, verbose=0)
+        predictions.append(list(predicted.values()) if isinstance(predicted, dict) else [predicted])
+    for compiled, plain in zip(*weights, strict=True):
+        scaled(compiled, plain, 1e-5)
+    for compiled, plain in zip(*predictions, strict=True):
+        scaled(compiled, plain, 2e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16"])
+@every_variant()
+def test_policies(family: str, variant: str, policy: str, rng: Any) -> None:
+    """Results are float32, and close to those computed in float32 throughout."""
+    exact = shared(family, variant)
+    model = type(exact)(exact.config, dtype=policy)
+    for ours, theirs in zip(model.weights, exact.weights, strict=True):
+        ours.assign(theirs)
+    assert {keras.backend.standardize_dtype(w.dtype) for w in model.weights} == {
+        "float32" if policy.startswith("mixed") else policy
+    }
+    inputs = inputs_for(model, rng, batch=3)
+    if family in ("gpt", "bert"):
+        inputs["attention_mask"] = mask_of(SLOTS["right"])
+    results = run(model, inputs)
+    for name, expected in run(exact, inputs).items():
+        assert results[name].dtype == "float32"
+        assert np.isfinite(results[name]).all()
+        error = float64(results[name]) - float64(expected)
+        relative = np.sqrt(np.mean(error**2) / np.mean(np.square(expected)))
+        assert relative < (0.03 if "bfloat16" in policy else 0.004), f"{name}: {relative:.4f}"
+    # What comes between is computed in the policy's dtype, else nothing is gained.
+    raw = model(inputs, output_hidden_states=True)["hidden_states"][-1]
+    assert keras.backend.standardize_dtype(raw.dtype) == policy.removeprefix("mixed_")
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@every_variant(COMPILED)
+def test_training_in_mixed_precision(family: str, variant: str, policy: str, rng: Any) -> None:
+    model = tiny(family, variant, dtype=policy, num_layers=1)
+    x, y, loss = task(model, rng)
+    model.compile(keras.optimizers.Adam(1e-2), loss, run_eagerly=True)
+    history = model.fit(x, y, batch_size=8, epochs=20, verbose=0).history["loss"]
+    assert np.isfinite(history).all()
+    assert loss_of(run(model, x), y) < 0.7 * history[0]
+    assert all(keras.backend.standardize_dtype(w.dtype) == "float32" for w in model.trainable_weights)
+
+
+def test_callbacks(tmp_path: Any, rng: Any) -> None:
+    model = tiny("gpt", "gpt2", num_layers=1)
+    x, y, loss = task(model, rng)
+    model.compile(keras.optimizers.Adam(3e-2), loss, jit_compile=False)
+    best = tmp_path / "best.keras"
+    history = model.fit(
+        x,
+        y,
+        validation_data=({**x, "input_ids": np.roll(x["input_ids"], 1, axis=0)}, y),
+        batch_size=8,
+        epochs=30,
+        verbose=0,
+        callbacks=[
+            keras.callbacks.ModelCheckpoint(best, monitor="val_loss", save_best_only=True),
+            keras.callbacks.EarlyStopping(monitor="val_loss", patience=2, restore_best_weights=True),
+        ],
+    ).history
+    assert len(history["loss"]) < 30, "learning random targets by heart does not generalise, so it had to stop"
+    loaded = keras.models.load_model(best)
+    for ours, theirs in zip(model.weights, loaded.weights, strict=True):
+        close(numpy(ours), numpy(theirs), atol=0)
+    validation = {**x, "input_ids": np.roll(x["input_ids"], 1, axis=0)}
+    assert loss_of(run(loaded, validation), y) == pytest.approx(min(history["val_loss"]), rel=1e-4)
+
+
+def test_dropout_is_for_training_only(rng: Any) -> None:
+    for family, variant in (("gpt", "gpt2"), ("bert", "backbone"), ("vit", "features")):
+        model = tiny(family, variant, dropout=0.3, attention_dropout=0.2)
+        inputs = inputs_for(model, rng)
+        plain = tiny(family, variant, dropout=0.0, attention_dropout=0.0)
+        for name, expected in run(plain, inputs).items():
+            scaled(run(model, inputs)[name], expected)
+            scaled(run(model, inputs, training=False)[name], expected)
+            one, other = (run(model, inputs, training=True)[name] for _ in range(2))
+            assert np.abs(one - expected).max() > 1e-2 and np.abs(one - other).max() > 1e-2
+            scaled(run(plain, inputs, training=True)[name], expected)
+
+
+def test_bert_sentence_embedding_is_the_masked_mean(rng: Any) -> None:
+    body = shared("bert", "backbone")
+    model = tiny("bert", "sentence_embedding")
+    model.transfer_weights(body)
+    inputs = {**inputs_for(model, rng, batch=3), "attention_mask": mask_of(SLOTS["interior"])}
+    states = run(body, inputs)["last_hidden_state"].astype("float64")
+    expected = np.stack([states[row, list(slots)].mean(0) for row, slots in enumerate(SLOTS["interior"])])
+    scaled(run(model, inputs)["sentence_embedding"], expected)
+    nothing = {**inputs, "attention_mask": np.zeros((3, LENGTH), "int32")}
+    close(run(model, nothing)["sentence_embedding"], np.zeros((3, 32)), atol=0)
+
+
+def test_bert_heads_on_their_body(rng: Any) -> None:
+    """Each head, written out in NumPy on the states of the body."""
+    body = shared("bert", "backbone")
+    inputs = inputs_for(body, rng)
+    states, pooled = (run(body, inputs)[name].astype("float64") for name in ("last_hidden_state", "pooler_output"))
+
+    def weight(model: Any, path: str) -> np.ndarray:
+        (found,) = [w for w in model.weights if w.path.endswith(path)]
+        return float64(found)
+
+    close(pooled, np.tanh(states[:, 0] @ weight(body, "pooler/kernel") + weight(body, "pooler/bias")), atol=1e-5)
+    for head, source in (("sequence_classification", pooled), ("token_classification", states)):
+        model = tiny("bert", head, seed=1)
+        model.transfer_weights(body)
+        expected = source @ weight(model, "classifier/kernel") + weight(model, "classifier/bias")
+        scaled(run(model, inputs)["logits"], expected, 1e-5)
+    model = tiny("bert", "masked_lm", seed=1)
+    model.transfer_weights(body)
+    x = reference.gelu(states @ weight(model, "transform/kernel") + weight(model, "transform/bias"))
+    gamma, beta = weight(model, "transform_norm/gamma"), weight(model, "transform_norm/beta")
+    x = reference.layer_norm(x, gamma, beta, 1e-12)
+    expected = x @ weight(model, "bert/embedding/embeddings").T + weight(model, "output_bias")
+    scaled(run(model, inputs)["logits"], expected, 1e-5)
+
+
+def test_bare_input_is_the_first_input(rng: Any) -> None:
+    for family, variant in (("gpt", "gpt2"), ("bert", "masked_lm"), ("vit", "classifier")):
+        model = shared(family, variant)
+        inputs = inputs_for(model, rng)
+        name = model.export_spec().inputs[0].name
+        close(numpy(model(inputs[name])), numpy(model({name: inputs[name]})), atol=0)
+
+
+def test_integer_kinds_of_ids_and_masks(rng: Any) -> None:
+    model = shared("bert", "masked_lm")
+    inputs = {**inputs_for(model, rng, batch=3), "attention_mask": mask_of(SLOTS["right"])}
+    expected = numpy(model(inputs))
+    for dtype in ("int64", "uint8", "int16"):
+        close(numpy(model({name: values.astype(dtype) for name, values in inputs.items()})), expected, atol=0)
+    boolean = {**inputs, "attention_mask": inputs["attention_mask"].astype(bool)}
+    close(numpy(model(boolean)), expected, atol=0)
+
+
+def test_longest_sequence(rng: Any) -> None:
+    """`max_length` itself is accepted, and its last position is read."""
+    for family, variant in (("gpt", "gpt2"), ("bert", "masked_lm")):
+        model = tiny(family, variant)
+        inputs = inputs_for(model, rng, length=40)
+        before = run(model, inputs)["logits"]
+        table = (model.position_layer if family == "gpt" else model.positions).embeddings
+        table.assign(np.concatenate([numpy(table)[:-1], numpy(table)[-1:] + 1]))
+        after = run(model, inputs)["logits"]
+        assert np.abs(after - before)[:, -1].max() > 1e-2
+
+
+def test_transfer_weights(rng: Any) -> None:
+    body, headed = shared("bert", "backbone"), tiny("bert", "sequence_classification", seed=1)
+    classifier = numpy(headed.classifier.kernel).copy()
+    assert sorted(headed.transfer_weights(body)) == ["classifier/bias", "classifier/kernel"]
+    close(numpy(headed.classifier.kernel), classifier, atol=0)
+    inputs = inputs_for(body, rng)
+    pooled = run(body, inputs)["pooler_output"].astype("float64")
+    scaled(run(headed, inputs)["logits"], pooled @ classifier + numpy(headed.classifier.bias), 1e-5)
+
+
+def test_transfer_weights_that_do_not_fit() -> None:
+    target = tiny("gpt", "gpt2")
+    before = [numpy(w).copy() for w in target.weights]
+    with pytest.raises(ValueError, match=r"source: positions/embeddings has shape \(30, 32\); accepted: \(40, 32\)"):
+        target.transfer_weights(tiny("gpt", "gpt2", seed=1, max_length=30))
+    for weight, expected in zip(target.weights, before, strict=True):
+        close(numpy(weight), expected, atol=0, what="a transfer that is refused changes nothing")
+    with pytest.raises(ValueError, match=r"source: got .*no weight"):
+        target.transfer_weights(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))
+
+
+# Wrong inputs: one ValueError that names the input and says what is accepted, before anything runs.
+IDS = np.ones((2, LENGTH), "int32")
+IMAGE = np.ones((2, 20, 20, 3), "float32")
+WRONG: list[tuple[str, Any, str]] = [
+    ("gpt", {"input_ids": IDS[0]}, r"input_ids: got rank 1.*accepted: \(batch, sequence\)"),
+    ("gpt", {"input_ids": IDS[None]}, r"input_ids: got rank 3.*accepted: \(batch, sequence\)"),
+    ("bert", {"input_ids": IDS.astype("float32")}, r"input_ids: got dtype float32; accepted: integers"),
+    ("gpt", {"input_ids": IDS * 97}, r"input_ids: got values from 97 to 97; accepted: integers from 0 to 96"),
+    ("bert", {"input_ids": -IDS}, r"input_ids: got values from -1 to -1; accepted: integers from 0 to 88"),
+    (
+        "bert",
+        {"input_ids": IDS, "token_type_ids": 2 * IDS},
+        r"token_type_ids: got values from 2 to 2; accepted: integers from 0 to 1",
+    ),
+    (
+        "gpt",
+        {"input_ids": IDS, "position_ids": 40 * IDS},
+        r"position_ids: got values from 40 to 40; accepted: integers from 0 to 39",
+    ),
+    ("gpt", {"input_ids": np.ones((2, 41), "int32")}, r"input_ids: got sequence of 41; accepted: at most 40"),
+    ("bert", {"input_ids": np.ones((2, 41), "int32")}, r"input_ids: got sequence of 41; accepted: at most 40"),
+    ("gpt", {"input_ids": np.ones((2, 0), "int32")}, r"input_ids: got sequence of 0; accepted: at least 1"),
+    (
+        "bert",
+        {"input_ids": IDS, "attention_mask": np.ones((2, 8), "int32")},
+        r"attention_mask: got sequence of 8; accepted: 9, as input_ids has",
+    ),
+    (
+        "gpt",
+        {"input_ids": IDS, "attention_mask": np.ones((3, 9), "int32")},
+        r"attention_mask: got batch of 3; accepted: 2, as input_ids has",
+    ),
+    (
+        "gpt",
+        {"input_ids": IDS, "attention_mask": np.ones((2, 9, 9), "int32")},
+        r"attention_mask: got rank 3.*accepted: \(batch, sequence\)",
+    ),
+    (
+        "gpt",
+        {"input_ids": IDS, "attention_mask": 2 * IDS},
+        r"attention_mask: got values from 2 to 2; accepted: integers from 0 to 1",
+    ),
+    (
+        "bert",
+        {"input_ids": IDS, "attention_mask": IDS.astype("float32")},
+        r"attention_mask: got dtype float32; accepted: integers",
+    ),
+    ("bert", {"input_ids": IDS, "segment_ids": IDS}, r"inputs: got \['segment_ids'\]; accepted: .*token_type_ids"),
+    ("gpt", {"attention_mask": IDS}, r"inputs: .*without \['input_ids'\]; accepted: .*input_ids"),
+    ("gpt", {"pixel_values": IMAGE}, r"inputs: got \['pixel_values'\]; accepted: .*input_ids"),
+    ("vit", {"pixel_values": IMAGE[:, :18]}, r"pixel_values: got height of 18; accepted: a multiple of 5"),
+    ("vit", {"pixel_values": IMAGE[:, :, :3]}, r"pixel_values: got width of 3; accepted: a multiple of 5"),
+    ("vit", {"pixel_values": IMAGE[:, :0]}, r"pixel_values: got height of 0; accepted: at least 1"),
+    ("vit", {"pixel_values": IMAGE[0]}, r"pixel_values: got rank 3.*accepted: \(batch, height, width, 3\)"),
+    ("vit", {"pixel_values": IMAGE[..., :1]}, r"pixel_values: got shape .*accepted: \(batch, height, width, 3\)"),
+    ("vit", {"pixel_values": IMAGE.astype("uint8")}, r"pixel_values: got dtype uint8; accepted: floating point"),
+]
+PLAIN = {"gpt": "gpt2", "bert": "masked_lm", "vit": "classifier"}
+
+
+@pytest.mark.parametrize("way", ["call", "predict", "fit", "evaluate"])
+@pytest.mark.parametrize(("family", "inputs", "message"), WRONG, ids=[f"{w[0]}-{i}" for i, w in enumerate(WRONG)])
+def test_wrong_inputs(family: str, inputs: Any, message: str, way: str) -> None:
+    model = shared(family, PLAIN[family])
+    if way == "call":
+        with pytest.raises(ValueError, match=message):
+            model(inputs)
+        return
+    if not model.compiled:
+        model.compile("sgd", "mse")
+    targets = () if way == "predict" else (np.zeros(2),)
+    with pytest.raises(ValueError, match=message):
+        getattr(model, way)(inputs, *targets, verbose=0)
+    assert int(model.optimizer.iterations) == 0, "it was refused after it had run"
+
+
+def test_wrong_inputs_given_bare() -> None:
+    model = shared("gpt", "gpt2")
+    for way in (model, lambda x: model.predict(x, verbose=0)):
+        with pytest.raises(ValueError, match=r"input_ids: got values from 97 to 97; accepted"):
+            way(IDS * 97)
+
+
+def test_outputs_are_what_the_signature_says(rng: Any) -> None:
+    for family, variant in VARIANTS:
+        model = shared(family, variant)
+        inputs = inputs_for(model, rng, batch=3)
+        results = run(model, inputs)
+        assert list(results) == [spec.name for spec in model.export_spec().outputs]
+        for spec in model.export_spec().outputs:
+            sizes = {"batch": 3, "sequence": LENGTH, "tokens": results[spec.name].shape[1]}
+            assert results[spec.name].shape == tuple(sizes.get(d, d) if isinstance(d, str) else d for d in spec.dims)
+            assert results[spec.name].dtype == spec.dtype
+
+
+def test_tied_head_reads_the_table_backwards(rng: Any) -> None:
+    model = tiny("gpt", "gpt2")
+    body = az.GPT(model.config.from_dict({**model.config.to_dict(), "head": None}))
+    assert body.transfer_weights(model) == []
+    ids = inputs_for(model, rng)
+    states = run(body, ids)["last_hidden_state"].astype("float64")
+    scaled(run(model, ids)["logits"], states @ float64(model.embedding.embeddings).T, 1e-5)
+    untied = tiny("gpt", "untied")
+    body = az.GPT(untied.config.from_dict({**untied.config.to_dict(), "head": None, "tie_embeddings": True}))
+    assert body.transfer_weights(untied) == []
+    states = run(body, ids)["last_hidden_state"].astype("float64")
+    scaled(run(untied, ids)["logits"], states @ float64(untied.lm_head.kernel), 1e-5)

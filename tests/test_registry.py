@@ -1,0 +1,382 @@
+"""Presets, names, imports: what is counted, listed and imported, and by whom."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import attention_zoo as az
+from attention_zoo.zoo.registry import families, preset
+from helpers import ROOT, VARIANTS, close, inputs_for, python, run, shared
+
+PARAMETERS = {
+    "gpt2": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "smollm2-135m": 134_515_008,
+    "bert-base": 109_482_240,
+    "bert-large": 335_141_888,
+    "minilm-l6": 22_713_216,
+    "vit-tiny-16": 5_717_416,
+    "vit-small-16": 22_050_664,
+    "vit-base-16": 86_567_656,
+    "vit-large-16": 304_326_632,
+    "dinov2-small-14": 22_056_576,
+}
+
+
+def test_every_preset_is_counted_here() -> None:
+    assert set(az.list_models()) == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_of_presets(name: str, monkeypatch: Any) -> None:
+    """The published checkpoints' counts, of the model as it is built."""
+    # Drawing a third of a billion normal numbers takes longer than all the rest of building.
+    for initializer in ("RandomNormal", "TruncatedNormal"):
+        cls = getattr(keras.initializers, initializer)
+        monkeypatch.setattr(cls, "__call__", lambda self, shape, dtype=None: keras.ops.zeros(shape, dtype))
+    model = az.create(name)
+    assert model.count_params() == PARAMETERS[name]
+    assert sum(int(np.prod(weight.shape)) for weight in model.weights) == PARAMETERS[name]
+    assert preset(name).parameters == PARAMETERS[name]
+
+
+def test_presets_say_where_they_are_from() -> None:
+    for name in az.list_models():
+        assert preset(name).source and preset(name).licence
+        assert preset(name).family in families()
+
+
+def test_list_models_by_pattern() -> None:
+    assert set(az.list_models("vit*")) == {"vit-tiny-16", "vit-small-16", "vit-base-16", "vit-large-16"}
+    assert az.list_models("*small*") == ["vit-small-16", "dinov2-small-14"]
+    assert az.list_models("gpt2") == ["gpt2"]
+    assert set(az.list_models("gpt2*")) == {"gpt2", "gpt2-medium"}
+    assert az.list_models("nothing*") == []
+
+
+def test_create_takes_overrides_and_a_dtype() -> None:
+    model = az.create("smollm2-135m", num_layers=1, hidden_dim=36, head_dim=4, vocab_size=50, dtype="mixed_bfloat16")
+    assert isinstance(model, az.GPT)
+    expected = dataclasses.replace(
+        az.GPTConfig(**preset("smollm2-135m").config), num_layers=1, hidden_dim=36, head_dim=4, vocab_size=50
+    )
+    assert model.config == expected
+    assert model.config.num_kv_heads == 3 and model.config.rope_theta == 100_000
+    assert model.dtype_policy.name == "mixed_bfloat16"
+    assert isinstance(az.create("bert", num_layers=1, hidden_dim=24, vocab_size=9), az.BERT)
+
+
+def test_unknown_names_are_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"name: got 'gpt3'; did you mean .*'gpt2'.*accepted: .*bert-base"):
+        az.create("gpt3")
+    with pytest.raises(ValueError, match=r"layers_count.*accepted: .*num_layers"):
+        az.create("gpt2", layers_count=3)
+    with pytest.raises(ValueError, match=r"unknown fields \['image_size'\]; accepted: .*vocab_size"):
+        az.BERT(image_size=3)
+    with pytest.raises(ValueError, match=r"head: got 'causal'; accepted: \['causal_lm', None\]"):
+        az.create("gpt2", head="causal")
+    with pytest.raises(ValueError, match="config: got a config and fields"):
+        az.GPT(az.GPTConfig(num_layers=1), num_layers=2)
+
+
+SIZES = {
+    "gpt": ("vocab_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "hidden_dim", "intermediate_dim"),
+    "bert": ("vocab_size", "num_layers", "num_heads", "hidden_dim", "intermediate_dim", "max_length", "num_classes"),
+    "vit": ("image_size", "patch_size", "num_channels", "num_layers", "num_heads", "hidden_dim", "num_classes"),
+}
+DEFAULTED = ("num_kv_heads", "head_dim", "intermediate_dim")
+
+
+@pytest.mark.parametrize("value", [0, -2, 2.5, "8", True, None])
+@pytest.mark.parametrize(("family", "name"), [(family, name) for family in SIZES for name in SIZES[family]])
+def test_sizes_that_cannot_be(family: str, name: str, value: Any) -> None:
+    if value is None and name in DEFAULTED:
+        pytest.skip("None asks for the default")
+    with pytest.raises(ValueError, match=rf"^{name}: got {value!r}; accepted"):
+        families()[family].config_class.from_dict({name: value})
+
+
+@pytest.mark.parametrize(
+    ("family", "values", "name"),
+    [
+        ("gpt", {"num_heads": 5}, "num_heads"),
+        ("gpt", {"num_heads": 4, "num_kv_heads": 3}, "num_kv_heads"),
+        ("gpt", {"position": "absolute"}, "position"),
+        ("gpt", {"norm": "batch_norm"}, "norm"),
+        ("gpt", {"activation": "gleu"}, "activation"),
+        ("gpt", {"dropout": 1.0}, "dropout"),
+        ("gpt", {"position": "rotary", "head_dim": 5}, "head_dim"),
+        ("gpt", {"position": "sinusoidal", "num_heads": 1, "hidden_dim": 33}, "hidden_dim"),
+        ("bert", {"attention_dropout": -0.1}, "attention_dropout"),
+        ("bert", {"activation": "gleu"}, "activation"),
+        ("bert", {"head": "causal_lm"}, "head"),
+        ("vit", {"image_size": 225}, "patch_size"),
+        ("vit", {"num_registers": -1}, "num_registers"),
+        ("vit", {"activation": None}, "activation"),
+    ],
+)
+def test_choices_that_cannot_be(family: str, values: dict[str, Any], name: str) -> None:
+    small = {"num_layers": 1} if family == "vit" else {"num_layers": 1, "vocab_size": 8}
+    with pytest.raises(ValueError, match=rf"{name}: got .*accepted"):
+        families()[family](**{**small, **values})
+
+
+def test_listing_imports_neither_keras_nor_tensorflow() -> None:
+    python(
+        "import attention_zoo, sys\n"
+        "assert len(attention_zoo.list_models('vit*')) == 4\n"
+        "assert 'load' in dir(attention_zoo)\n"
+        "assert not {'keras', 'tensorflow'} & set(sys.modules), 'imported'\n"
+    )
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Every module of the package: its room ("layers", …, or "" for the root) and its file."""
+    for file in sorted(ROOT.glob("*.py")):
+        yield "", file
+    for room in ("layers", "zoo", "export"):
+        for file in sorted((ROOT / room).rglob("*.py")):
+            yield room, file
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Absolute names of what a module imports, anywhere in it; ours as ``attention_zoo.…``."""
+    package = ["attention_zoo", *file.relative_to(ROOT).parent.parts]
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = [*base, *(node.module or "").split(".")] if node.module else base
+            # `from . import layers` and `from ..layers import x` both name the room.
+            yield from (".".join([*base, alias.name]) for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            name = node.args[0]
+            if isinstance(name, ast.Constant):
+                yield "attention_zoo" + name.value if name.value.startswith(".") else name.value
+
+
+MAY_IMPORT = {"layers": {"layers"}, "zoo": {"layers", "zoo"}, "export": {"layers", "zoo", "export"}}
+
+
+def test_dependencies_run_one_way() -> None:
+    """layers <- zoo <- export <- the root's modules (command line, demo)."""
+    seen = set()
+    for room, file in modules():
+        if not room:
+            continue
+        for name in imported(file):
+            parts = name.split(".")
+            if parts[0] != "attention_zoo":
+                continue
+            # The package's own name imported from its root would reach every room.
+            assert len(parts) > 1 and parts[1] in MAY_IMPORT[room], f"{file.relative_to(ROOT)} imports {name}"
+            seen.add((room, parts[1]))
+    assert {("layers", "layers"), ("zoo", "layers")} <= seen, "the walk over the imports finds nothing"
+
+
+def test_own_modules_are_imported_relatively() -> None:
+    """An absolute import would find another distribution's `zoo`, or a second copy of ours."""
+    own = {"attention_zoo", "layers", "zoo", "export", "cli", "demo"}
+    for _, file in modules():
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            for name in names:
+                assert name.partition(".")[0] not in own, f"{file.relative_to(ROOT)} imports {name}"
+
+
+def test_layers_and_zoo_need_keras_and_numpy_only() -> None:
+    allowed = {"attention_zoo", "keras", "numpy", "safetensors", "tokenizers"} | set(sys.stdlib_module_names)
+    for room, file in modules():
+        if room in ("layers", "zoo"):
+            for name in imported(file):
+                assert name.partition(".")[0] in allowed, f"{file.relative_to(ROOT)} imports {name}"
+
+
+def test_modules_have_one_identity() -> None:
+    """One name for each of our files, in this process too, which has been started in the checkout.
+
+    The root's own file is excepted: a test runner imports it under the folder's name, where it does nothing.
+    """
+    names: dict[Path, set[str]] = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file is None or not isinstance(file, str):
+            continue
+        path = Path(file).resolve()
+        if path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in ("layers", "zoo", "export"):
+            names.setdefault(path, set()).add(name)
+    assert ROOT / "layers" / "attention.py" in names
+    for path, given in names.items():
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        expected = ".".join(["attention_zoo", *(part for part in parts if part != "__init__")])
+        assert given == {expected}
+
+
+def test_root_under_another_name_does_nothing() -> None:
+    before = list(sys.meta_path), set(sys.modules)
+    spec = importlib.util.spec_from_file_location("checkout_of_another_name", ROOT / "__init__.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    module.__package__ = "attention_zoo"
+    spec.loader.exec_module(module)
+    assert list(sys.meta_path) == before[0]
+    assert set(sys.modules) == before[1]
+
+
+# Keras' NumPy backend takes convolution and little else from JAX. Where JAX is not installed a stand-in lets the
+# backend be imported, and the patches' convolution becomes the matrix product it is.
+CHILD_PRELUDE = """
+import importlib.abc, importlib.machinery, importlib.util, json, os, sys
+from unittest.mock import MagicMock
+
+backend = os.environ["KERAS_BACKEND"]
+
+class StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path=None, target=None):
+        blocked = name.split(".")[0]
+        if blocked == "tensorflow":
+            raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+        if blocked == "jax" and backend == "numpy":
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+        return None
+    def create_module(self, spec):
+        module = MagicMock(name=spec.name)
+        module.__path__, module.__spec__ = [], spec
+        return module
+    def exec_module(self, module):
+        pass
+
+sys.meta_path.insert(0, StandIn())
+"""
+
+BACKEND_CHILD = (
+    CHILD_PRELUDE
+    + """
+from pathlib import Path
+import attention_zoo as az
+import keras
+import numpy as np
+
+assert keras.backend.backend() == backend
+if backend == "numpy":
+    def conv(inputs, kernel, strides, padding, data_format):
+        p, _, channels, width = kernel.shape
+        b, h, w, _ = inputs.shape
+        x = inputs.reshape(b, h // p, p, w // p, p, channels).transpose(0, 1, 3, 2, 4, 5)
+        return x.reshape(b, h // p, w // p, -1) @ kernel.reshape(-1, width)
+    keras.ops.conv = conv
+
+folder = Path(sys.argv[1])
+found = {}
+for model_folder in sorted(f for f in folder.iterdir() if f.is_dir()):
+    stored = np.load(model_folder / "arrays.npz")
+    model = az.load(model_folder)
+    result = model({k[3:]: v for k, v in stored.items() if k.startswith("in.")})
+    if not isinstance(result, dict):
+        result = {model.export_spec().outputs[0].name: result}
+    for name, value in result.items():
+        value = keras.ops.convert_to_numpy(value)
+        assert np.isfinite(value).all()
+        found[model_folder.name + "." + name] = float(np.abs(value - stored["out." + name]).max())
+assert not any(name.split(".")[0] == "tensorflow" for name in sys.modules), "TensorFlow was imported"
+print(json.dumps(found))
+"""
+)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "jax", "torch"])
+def test_without_tensorflow(backend: str, tmp_path: Path, rng: Any) -> None:
+    """Layers and zoo on another Keras backend, TensorFlow not to be imported: TensorFlow's own results, to 1e-4."""
+    if backend != "numpy":
+        pytest.importorskip(backend)
+    results = 0
+    for family, variant in VARIANTS:
+        model = shared(family, variant)
+        inputs = inputs_for(model, rng)
+        if "input_ids" in inputs:
+            inputs["attention_mask"] = np.array([[1] * 9, [0, 0, 1, 1, 0, 1, 1, 1, 0]], "int32")
+        outputs = run(model, inputs)
+        results += len(outputs)
+        folder = az.save(model, tmp_path / f"{family}-{variant}")
+        arrays = {**{f"in.{k}": v for k, v in inputs.items()}, **{f"out.{k}": v for k, v in outputs.items()}}
+        np.savez(folder / "arrays.npz", **arrays)
+    differences = json.loads(python(BACKEND_CHILD, tmp_path, KERAS_BACKEND=backend).splitlines()[-1])
+    assert len(differences) == results
+    for name, difference in differences.items():
+        close(difference, 0.0, atol=1e-4, what=name)
+
+
+ENTRIES = (
+    "az.create('gpt', num_layers=1, num_heads=2, hidden_dim=8, vocab_size=11)",
+    "az.GPT, az.load, az.layers.MultiHeadAttention",
+    "from attention_zoo.layers import functional",
+    "from attention_zoo.zoo.vit import ViT",
+    "import keras",
+)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_classes_are_registered_however_keras_comes_in(entry: str) -> None:
+    """Keras is imported half way through one of our modules, and all of them are registered with it once."""
+    code = f"import attention_zoo as az\n{entry}\nimport keras\n"
+    for name in ("GPT", "BERT", "ViT", "MultiHeadAttention", "PatchEmbedding"):
+        code += f"assert keras.saving.get_registered_object('attention_zoo>{name}')\n"
+    code += "assert keras.saving.get_registered_object('attention_zoo>GPT') is az.GPT\n"
+    python(CHILD_PRELUDE + code, KERAS_BACKEND="numpy")
+
+
+CHECKOUT_CHILD = (
+    CHILD_PRELUDE
+    + """
+from pathlib import Path
+
+folder = Path(sys.argv[1])
+sys.path.insert(0, str(folder))  # as a script in the checkout has it: `layers` and `zoo` could be found twice
+spec = importlib.util.spec_from_file_location(
+    "attention_zoo", folder / "__init__.py", submodule_search_locations=[str(folder)]
+)
+sys.modules["attention_zoo"] = module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+model = module.create("gpt", num_layers=1, num_heads=2, hidden_dim=8, vocab_size=11)
+import keras
+assert keras.saving.get_registered_object("attention_zoo>GPT") is type(model)
+names = {}
+for name, loaded in list(sys.modules.items()):
+    file = getattr(loaded, "__file__", None)
+    if isinstance(file, str) and Path(file).is_relative_to(folder):
+        names.setdefault(file, []).append(name)
+print(json.dumps(names))
+"""
+)
+
+
+@pytest.mark.parametrize("name", ["layers"])
+def test_checkout_may_have_any_name(name: str, tmp_path: Path) -> None:
+    """Cloned into a folder called like one of its own rooms, every module still has one name."""
+    checkout = tmp_path / name
+    for _, file in modules():
+        target = checkout / file.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    names = json.loads(python(CHECKOUT_CHILD, checkout, KERAS_BACKEND="numpy").splitlines()[-1])
+    assert str(checkout / "zoo" / "gpt.py") in names
+    for file, given in names.items():
+        parts = Path(file).relative_to(checkout).with_suffix("").parts
+        assert given == [".".join(["attention_zoo", *(part for part in parts if part != "__init__")])]

@@ -91,10 +91,10 @@ FULL = Plan(
     vit_steps=800,
 )
 QUICK = Plan(
-    vocab_size=512,
+    vocab_size=1024,
     gpt={"num_layers": 2, "num_heads": 4, "hidden_dim": 96, "intermediate_dim": 256, "max_length": 64},
     gpt_steps=240,
-    bert={"num_layers": 2, "num_heads": 4, "hidden_dim": 128, "max_length": 48},
+    bert={"num_layers": 2, "num_heads": 4, "hidden_dim": 128, "max_length": 32},
     mlm_steps=320,
     mlm_batch=16,
     classifier_steps=120,
@@ -310,7 +310,7 @@ def train(
         optimizer,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight"),
         weighted_metrics=["accuracy"],
-        jit_compile=False,  # compiling takes longer than these few steps win back
+        jit_compile=False,  # compiling takes about as long as these few steps would win back
     )
 
     def measure() -> dict[str, float]:
@@ -425,7 +425,7 @@ def train_classifier(progress: Any, plan: Plan, tokenizer: Any, paragraphs: Sequ
     order = shuffled(len(labels), plan.classifier_steps * batch_size, rng)
     data = ({name: array[order] for name, array in inputs.items()}, labels[order])
     before, after, steps, seconds = train(
-        progress, "BERT, topic of a sentence", model, data, test, batch_size=batch_size, rate=5e-4
+        progress, "BERT, topic of a sentence", model, data, test, batch_size=batch_size, rate=1e-3
     )
     details = {
         "classes": list(GROUPS),
@@ -486,12 +486,13 @@ def train_vit(progress: Any, plan: Plan) -> Trained:
 def ship(progress: Any, trained: Trained, output: Path) -> None:
     """Write ONNX and TFLite, compare each file with the Keras model and time it."""
     from . import export
+    from .export.quiet import quiet
 
     sizes = {} if trained.model.family == "vit" else {"sequence": trained.model.config.max_length}
     static = {"sequence_length": sizes["sequence"]} if sizes else {}  # TFLite has static shapes
     for format in ("onnx", "tflite"):
         path = output / f"{trained.name}.{format}"
-        with stage(progress, f"export {path.name}"):
+        with stage(progress, f"export {path.name}"), quiet():
             try:
                 if format == "onnx":
                     result = export.to_onnx(trained.model, path)
@@ -645,11 +646,13 @@ def print_table(console: Any, trained: Sequence[Trained]) -> None:
     colours = {"PASS": "[green]PASS[/]", "FAIL": "[bold red]FAIL[/]"}
     for model in trained:  # one row per model, one line in it per file
         files = [list(column) for column in zip(*map(file_cells, model.exports), strict=True)]
-        cells = ["\n".join(colours.get(cell, cell) for cell in column) for column in files]
+        cells = ["\n".join(colours[cell] if cell in colours else cell for cell in column) for column in files]
         parameters = f"{model.model.count_params():,} parameters"
         table.add_row(f"[bold]{model.title}[/]\n{parameters}", f"{model.metric}\n{change(model)}", *cells)
     console.print(table)
-    console.print("s: to export. ms: to run one row of full length. max diff: greatest from Keras.\n", highlight=False)
+    console.print(
+        "s: to export. ms: one row of full length, or one image. max diff: greatest from Keras.\n", highlight=False
+    )
     for entry in (entry for model in trained for entry in model.exports if "error" in entry):
         console.print(f"{entry['path']}: {entry['error']}", markup=False, style="red")
 
@@ -726,6 +729,8 @@ def run(output: str | os.PathLike[str], quick: bool = False, console: Any = None
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from .export.quiet import quiet
+
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise ValueError(f"output: got {output}, which is a file; accepted: a folder, made if it is not there")
@@ -739,7 +744,7 @@ def run(output: str | os.PathLike[str], quick: bool = False, console: Any = None
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        with stage(progress, "import Keras"):
+        with stage(progress, "import Keras"), quiet():
             import keras
 
             from . import zoo

@@ -10,13 +10,16 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..zoo.base import ZooModel
 from ..zoo.signature import Signature, TensorSpec
 from .runtime import OnnxRunner, Runner, TFLiteRunner, load
 from .spec import ExportError, call, exportable
+
+if TYPE_CHECKING:
+    from ..zoo.base import ZooModel
 
 TOLERANCE = 1e-4
 PADDINGS = ("none", "right", "left", "interior")

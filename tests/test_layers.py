@@ -237,6 +237,24 @@ def test_block(norm: str, norm_first: bool, layer_scale: float | None, activatio
     close(numpy(block(x, key_mask=mask, use_causal_mask=True)), expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("silent", ["attention", "feedforward"])
+def test_block_drops_on_both_branches(silent: str) -> None:
+    """With one branch silenced, what the block adds is the other's output, dropped or scaled by 1 / (1 - rate)."""
+    block = layers.TransformerBlock(3, 10, dropout=0.25)
+    x = np.random.default_rng(1).normal(size=(8, 12, 12)).astype("float32")
+    block.build(x.shape)
+    randomise(block, spread=0.5)
+    for weight in (block.attention.output_dense if silent == "attention" else block.feedforward.down).weights:
+        weight.assign(np.zeros(weight.shape))
+    plain = numpy(block(x)) - x
+    ratio = (numpy(block(x, training=True)) - x) / plain
+    clear = np.abs(plain) > 0.05  # elsewhere the subtraction leaves too few digits
+    kept = ratio[clear] > 0.5
+    close(ratio[clear][kept], np.full(kept.sum(), 1 / 0.75), atol=1e-3)
+    close(ratio[clear][~kept], np.zeros((~kept).sum()), atol=1e-3)
+    assert abs(kept.mean() - 0.75) < 5 * np.sqrt(0.25 * 0.75 / kept.size)
+
+
 GRID, SIDE = 4, 3  # positions for 4 x 4 patches of 3 x 3 pixels
 
 

@@ -172,3 +172,7 @@ def main() -> None:
     except (ValueError, ImportError, OSError) as error:
         print(f"attention-zoo: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

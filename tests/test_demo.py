@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -139,6 +140,21 @@ def test_shifted_images_keep_their_size_and_half_stay():
     assert 0.2 < same < 0.8
     shift = images[:, :-1, :, :] == moved[:, 1:, :, :]  # some moved down by one, and not sideways
     assert shift.all(axis=(1, 2, 3)).any()
+
+
+def test_a_failed_file_is_shown_as_failed():
+    from rich.console import Console
+
+    model = SimpleNamespace(family="vit", count_params=lambda: 1234)
+    good = {"format": "onnx", "path": "vit.onnx", "bytes": 2_000_000, "seconds": 1.0, "median_ms": 0.5}
+    wrong = {**good, "greatest_difference": 0.3, "passed": False}
+    broken = {"format": "tflite", "path": "vit.tflite", "passed": False, "error": "no such operator [Foo]"}
+    trained = demo.Trained("vit", "ViT, digits", model, "accuracy", 0.1, 0.9, 8, 1.0, {}, [wrong, broken])
+    printed = io.StringIO()
+    demo.print_table(Console(file=printed, width=80), [trained])
+    text = printed.getvalue()
+    assert text.count("FAIL") == 2 and "PASS" not in text and "vit.tflite: no such operator [Foo]" in text
+    assert "0.100 → 0.900" in text and "3e-01" in text
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):

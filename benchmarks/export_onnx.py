@@ -76,9 +76,8 @@ def main() -> None:
             print(f"| {side} | {seconds:.1f} | {megabytes:.1f} | {megabytes / weights:.3f} | {nodes} | {dims} |")
         print(f"\nours takes 1/{rows[1][1] / rows[0][1]:.1f} of the time\n")
 
-        print(
-            "| file | shape | ours ms, median of rounds | theirs ms | ours / theirs, median of pairs |\n|---|---|---|---|---|"
-        )
+        print("| file | shape | ours ms, median of rounds | theirs ms | ours / theirs, median of pairs |")
+        print("|---|---|---|---|---|")
         for batch, sequence in SHAPES:
             compare("ONNX", folder / "ours.onnx", folder / "theirs.onnx", batch, sequence, arguments)
         for batch, sequence in SHAPES:

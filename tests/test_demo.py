@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from attention_zoo import demo
+from helpers import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +194,9 @@ def test_quick_demo(tmp_path):
     report = (tmp_path / "demo.md").read_text(encoding="utf-8")
     assert report.count("PASS") == printed.getvalue().count("PASS") == 8 and "FAIL" not in report
     assert (tmp_path / "gpt" / "tokenizer.json").is_file()
+
+    for format in ("onnx", "tflite"):  # as an application has the files
+        command = [sys.executable, str(ROOT / "examples" / "run_exported.py"), str(tmp_path), "--format", format]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("→") == 2

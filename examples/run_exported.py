@@ -1,0 +1,36 @@
+"""The demo's files, used as an application would: text in, text out, without TensorFlow or Keras.
+
+    make demo && python examples/run_exported.py demo-output
+
+Takes seconds. Needs NumPy, onnxruntime (or ai-edge-litert, for --format tflite) and tokenizers.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from attention_zoo import export
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("folder", type=Path, nargs="?", default=Path("demo-output"))
+parser.add_argument("--format", choices=["onnx", "tflite"], default="onnx")
+arguments = parser.parse_args()
+GROUPS = ("statements", "expressions", "data model", "built-in types", "debugger")
+
+tokenizer = Tokenizer.from_file(str(arguments.folder / "gpt" / "tokenizer.json"))
+gpt = export.load(arguments.folder / f"gpt.{arguments.format}")
+for prompt in ("The class statement", "An exception is"):
+    ids = np.array([tokenizer.encode(prompt).ids])
+    print(f"{prompt} …{tokenizer.decode(gpt.generate(ids, max_new_tokens=20)[0, ids.shape[1] :].tolist())!r}")
+
+classifier = export.load(arguments.folder / f"bert-classifier.{arguments.format}")
+frame = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+for sentence in ("The loop ends when the break statement is executed.", "Print the stack trace at the breakpoint."):
+    ids = np.array([[frame[0], *tokenizer.encode(sentence).ids, frame[1]]])
+    logits = classifier.run({"input_ids": ids})["logits"][0]
+    chances = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    print(f"{sentence} → {GROUPS[logits.argmax()]} ({chances.max():.2f})")
+assert not {"tensorflow", "keras"} & set(sys.modules)

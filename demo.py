@@ -403,7 +403,7 @@ def train_mlm(progress: Any, plan: Plan, tokenizer: Any, paragraphs: Sequence[Pa
 def train_classifier(progress: Any, plan: Plan, tokenizer: Any, paragraphs: Sequence[Paragraph], body: Any) -> Trained:
     """Which group of topics a sentence comes from, with the body of the masked language model to start with.
 
-    That is how it is done, not why this one is right: so short a pretraining neither helps nor hurts (0.60 either way).
+    That is how it is done, not why this one is right: so short a pretraining neither helps nor hurts (0.6 either way).
     """
     config = {**UNDROPPED, "dropout": 0.1}  # few sentences, read often: here dropout helps
     model, rng = seeded(

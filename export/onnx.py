@@ -67,6 +67,8 @@ def to_onnx(model: ZooModel, path: str | os.PathLike[str]) -> ExportResult:
         difference = quick_check(model, signature, files[0])
         for file in reversed(files):  # the data first: a graph never stands there without it
             file.replace(target.parent / file.name)
+        if len(files) == 1:  # an earlier, larger model's
+            target.with_name(f"{target.name}.data").unlink(missing_ok=True)
     return ExportResult(
         path=target,
         format="onnx",

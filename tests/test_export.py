@@ -272,6 +272,10 @@ def test_large_weights_go_beside_the_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert result.bytes == sum(p.stat().st_size for p in tmp_path.iterdir())
     assert export.verify(model, tmp_path / "m.onnx").passed
 
+    monkeypatch.undo()
+    export.to_onnx(model, tmp_path / "m.onnx")  # over it: the weights beside the old file go with it
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
 
 def test_static_sizes(tmp_path: Path) -> None:
     model = shared("bert", "token_classification")

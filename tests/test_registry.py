@@ -78,6 +78,19 @@ def test_create_takes_overrides_and_a_dtype() -> None:
     assert isinstance(az.create("bert", num_layers=1, hidden_dim=24, vocab_size=9), az.BERT)
 
 
+def test_a_config_is_a_config_or_a_dict() -> None:
+    fields = families()["gpt"].tiny()["gpt2"]
+    assert az.GPT(fields).config == az.GPT(az.GPTConfig(**fields)).config == az.GPT(**fields).config
+    for given, message in (
+        ("gpt2", r"config: got str; accepted: GPTConfig or a dict"),
+        (az.BERTConfig(), "BERTConfig"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            az.GPT(given)
+    with pytest.raises(ValueError, match="one or the other"):
+        az.GPT(fields, num_layers=1)
+
+
 def test_unknown_names_are_answered_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"name: got 'gpt3'; did you mean .*'gpt2'.*accepted: .*bert-base"):
         az.create("gpt3")

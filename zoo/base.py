@@ -71,7 +71,7 @@ class ZooModel(keras.Model):
     block and after each, and the attention weights of each block, (batch, heads, query, key).
 
     Args:
-        config: the family's config. Default: made of `overrides`.
+        config: the family's config, or a dict of its fields. Default: made of `overrides`.
         dtype: a Keras dtype policy. Results are float32 in any case.
         overrides: config fields.
 
@@ -83,6 +83,7 @@ class ZooModel(keras.Model):
 
     family: ClassVar[str]
     config_class: ClassVar[type[Config]]
+    blocks: list[Any]
 
     def __init__(
         self,
@@ -96,7 +97,10 @@ class ZooModel(keras.Model):
         super().__init__(name=name or self.family, dtype=dtype, trainable=trainable)
         if config is not None and overrides:
             raise ValueError(f"config: got a config and fields {sorted(overrides)}; accepted: one or the other")
-        self.config: Any = self.config_class.from_dict(overrides) if config is None else config
+        if not isinstance(config, self.config_class | Mapping | None):
+            raise ValueError(f"config: got {type(config).__name__}; accepted: {self.config_class.__name__} or a dict")
+        given = overrides if config is None else config
+        self.config: Any = self.config_class.from_dict(given) if isinstance(given, Mapping) else given
         self.build_layers()
         self.build(None)
 
@@ -128,21 +132,26 @@ class ZooModel(keras.Model):
                     spec.check_values(values)
         return named
 
-    def finish(
-        self,
-        result: Any,
-        hidden_states: list[Tensor] | None,
-        attentions: list[Tensor] | None,
-    ) -> Any:
-        """`result` alone, or in a dict with the intermediates that were asked for."""
-        if hidden_states is None and attentions is None:
+    def run_blocks(
+        self, x: Tensor, output_hidden_states: bool, output_attentions: bool, **arguments: Any
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
+        """`x` through ``self.blocks``, and the intermediates that were asked for, by name."""
+        states, attentions = [x], []
+        for block in self.blocks:
+            x = block(x, return_attention_scores=output_attentions, **arguments)
+            if output_attentions:
+                x, scores = x
+                attentions.append(scores)
+            states.append(x)
+        asked = {"hidden_states": tuple(states)} if output_hidden_states else {}
+        return x, asked | ({"attentions": tuple(attentions)} if output_attentions else {})
+
+    def finish(self, result: Any, intermediates: Mapping[str, Any]) -> Any:
+        """`result` alone, or in a dict with the intermediates where there are any."""
+        if not intermediates:
             return result
-        named = dict(result) if isinstance(result, Mapping) else {self.export_spec().outputs[0].name: result}
-        if hidden_states is not None:
-            named["hidden_states"] = tuple(hidden_states)
-        if attentions is not None:
-            named["attentions"] = tuple(attentions)
-        return named
+        named = result if isinstance(result, Mapping) else {self.export_spec().outputs[0].name: result}
+        return {**named, **intermediates}
 
     def transfer_weights(self, source: keras.Model) -> list[str]:
         """Copy every weight of `source` that has the same name and shape here: a body under a new head.

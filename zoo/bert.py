@@ -149,16 +149,8 @@ class BERT(ZooModel):
         )
         x = self.dropout(self.embedding_norm(x), training=training)
 
-        hidden_states: list[Tensor] | None = [x] if output_hidden_states else None
-        attentions: list[Tensor] | None = [] if output_attentions else None
-        for block in self.blocks:
-            x = block(x, key_mask=mask, return_attention_scores=output_attentions, training=training)
-            if attentions is not None:
-                x, scores = x
-                attentions.append(scores)
-            if hidden_states is not None:
-                hidden_states.append(x)
-        return self.finish(self._head(x, mask, training), hidden_states, attentions)
+        x, intermediates = self.run_blocks(x, output_hidden_states, output_attentions, key_mask=mask, training=training)
+        return self.finish(self._head(x, mask, training), intermediates)
 
     def _first_type(self) -> Tensor:
         return ops.cast(ops.convert_to_tensor(self.token_types.embeddings)[:1], self.compute_dtype)  # (1, D)

@@ -20,7 +20,7 @@ from ..layers.blocks import TransformerBlock
 from ..layers.dense import NORMALIZATIONS, Dense
 from ..layers.embedding import TokenEmbedding
 from ..layers.position import LearnedPositions, RotaryEmbedding, SinusoidalPositions, positions_from_mask
-from .base import Config, Tensor, ZooModel
+from .base import Config, ZooModel
 from .registry import register
 from .signature import Signature, TensorSpec
 
@@ -160,22 +160,15 @@ class GPT(ZooModel):
             x = x + self.position_layer(position_ids)
         x = self.dropout(x, training=training)
 
-        hidden_states: list[Tensor] | None = [x] if output_hidden_states else None
-        attentions: list[Tensor] | None = [] if output_attentions else None
-        for block in self.blocks:
-            x = block(
-                x,
-                key_mask=mask,
-                use_causal_mask=True,
-                rotary=rotary,
-                return_attention_scores=output_attentions,
-                training=training,
-            )
-            if attentions is not None:
-                x, scores = x
-                attentions.append(scores)
-            if hidden_states is not None:
-                hidden_states.append(x)
+        x, intermediates = self.run_blocks(
+            x,
+            output_hidden_states,
+            output_attentions,
+            key_mask=mask,
+            use_causal_mask=True,
+            rotary=rotary,
+            training=training,
+        )
         x = self.final_norm(x)  # (B, T, D)
 
         if self.config.head is None:
@@ -184,7 +177,7 @@ class GPT(ZooModel):
             result = ops.cast(self.lm_head(x), "float32")  # (B, T, V)
         else:
             result = self.embedding.project(x)  # (B, T, V)
-        return self.finish(result, hidden_states, attentions)
+        return self.finish(result, intermediates)
 
     def export_spec(self) -> Signature:
         c = self.config

@@ -22,7 +22,7 @@ from ..layers.blocks import TransformerBlock
 from ..layers.dense import Dense, LayerNormalization
 from ..layers.embedding import PatchEmbedding
 from ..layers.feedforward import ACTIVATIONS, GATED
-from .base import Config, Tensor, ZooModel
+from .base import Config, ZooModel
 from .registry import register
 from .signature import Signature, TensorSpec
 
@@ -130,15 +130,7 @@ class ViT(ZooModel):
         training: bool | None = None,
     ) -> Any:
         x = self.embedding(self.named_inputs(inputs)["pixel_values"], training=training)  # (B, T, D)
-        hidden_states: list[Tensor] | None = [x] if output_hidden_states else None
-        attentions: list[Tensor] | None = [] if output_attentions else None
-        for block in self.blocks:
-            x = block(x, return_attention_scores=output_attentions, training=training)
-            if attentions is not None:
-                x, scores = x
-                attentions.append(scores)
-            if hidden_states is not None:
-                hidden_states.append(x)
+        x, intermediates = self.run_blocks(x, output_hidden_states, output_attentions, training=training)
         x = self.final_norm(x)
 
         if self.classifier is not None:
@@ -146,7 +138,7 @@ class ViT(ZooModel):
         else:
             x = ops.cast(x, "float32")
             result = {"last_hidden_state": x, "pooler_output": x[:, 0]}
-        return self.finish(result, hidden_states, attentions)
+        return self.finish(result, intermediates)
 
     def export_spec(self) -> Signature:
         c = self.config

@@ -190,4 +190,18 @@ def _layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor, *, epsilon: float) 
     return normed * tf.convert_to_tensor(gamma) + tf.convert_to_tensor(beta)
 
 
-LOWERINGS = {"dense": _dense, "embedding_lookup": _embedding_lookup, "layer_norm": _layer_norm}
+def _rms_norm(inputs: Tensor, scale: Tensor, *, epsilon: float) -> Tensor:
+    import tensorflow as tf
+
+    # The scale comes first: as the last factor the converter would multiply it into the kernel of the dense layer that
+    # follows, and a table that is also the embedding would be stored a second time.
+    mean = tf.reduce_mean(tf.square(inputs), axis=-1, keepdims=True)
+    return inputs * tf.convert_to_tensor(scale) * tf.math.rsqrt(mean + epsilon)
+
+
+LOWERINGS = {
+    "dense": _dense,
+    "embedding_lookup": _embedding_lookup,
+    "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
+}

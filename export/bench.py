@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..zoo.signature import TensorSpec
+from .inputs import example_inputs
 from .runtime import load
 
 
@@ -72,27 +72,18 @@ def benchmark(
     load_ms = 1e3 * (time.perf_counter() - start)
 
     signature = runner.signature
-    sizes = {**signature.defaults, "batch": batch}
+    sizes: dict[str, int] = {**signature.defaults, "batch": batch}
     if sequence is not None:
         sizes["sequence"] = sequence
     if image_size is not None:
         sizes["height"] = sizes["width"] = image_size
     sizes = {**sizes, **{dim: n for dim, n in signature.sizes.items() if dim not in ("batch", "sequence")}}
-    rng = np.random.default_rng(0)
-
-    def draw(spec: TensorSpec) -> np.ndarray:
-        # Other people's files name their dimensions at random: the first is the batch, the second the sequence.
-        fallback = (batch, sequence or 1)
-        shape = [
-            dim if isinstance(dim, int) else sizes.get(dim, fallback[min(i, 1)]) for i, dim in enumerate(spec.dims)
-        ]
-        if "mask" in spec.name or spec.dtype == "bool":
-            return np.ones(shape, spec.dtype)
-        if spec.dtype.startswith("int"):
-            return rng.integers(0, min(spec.below or 2, 1000), shape).astype(spec.dtype)
-        return rng.normal(size=shape).astype(spec.dtype)
-
-    inputs = {spec.name: draw(spec) for spec in signature.inputs}
+    # Other people's files name their dimensions at random: the first is the batch, the second the sequence.
+    for spec in signature.inputs:
+        for axis, dim in enumerate(spec.dims):
+            if isinstance(dim, str):
+                sizes.setdefault(dim, batch if axis == 0 else sequence or 1)
+    inputs = example_inputs(signature, sizes)
     for _ in range(3):
         runner.run(inputs)
     times = []

@@ -25,6 +25,7 @@ from ..layers import functional as F
 from ..zoo.base import ZooModel
 from ..zoo.signature import Signature
 from .result import ExportResult
+from .runtime import OnnxRunner
 from .spec import ExportError, call, exportable, input_specs, metadata, named_weights, weight_bytes
 
 Tensor = Any
@@ -64,7 +65,7 @@ def to_onnx(model: ZooModel, path: str | os.PathLike[str]) -> ExportResult:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         files = _write(graph, Path(folder) / target.name, weight_bytes(model))
         size = sum(file.stat().st_size for file in files)
-        difference = quick_check(model, signature, files[0])
+        difference = quick_check(model, OnnxRunner(files[0]))
         for file in reversed(files):  # the data first: a graph never stands there without it
             file.replace(target.parent / file.name)
         if len(files) == 1:  # an earlier, larger model's

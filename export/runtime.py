@@ -56,9 +56,23 @@ class Runner:
         self.path = path
         self.metadata = metadata
         text = metadata.get("attention_zoo.signature")
-        self.signature = Signature.from_json(text) if text else self._foreign_signature()
+        self.signature = self._own_signature(text) if text else self.runtime_signature()
 
-    def _foreign_signature(self) -> Signature:
+    def _own_signature(self, text: str) -> Signature:
+        accepted = "accepted: a file as attention_zoo.export writes it"
+        try:
+            signature = Signature.from_json(text)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"path: the signature in {self.path} cannot be read: {error}; {accepted}") from error
+        found = self.runtime_signature()
+        for side in ("inputs", "outputs"):
+            stated, actual = ({spec.name for spec in getattr(s, side)} for s in (signature, found))
+            if stated != actual:
+                raise ValueError(f"path: {self.path} states {side} {sorted(stated)}, has {sorted(actual)}; {accepted}")
+        return signature
+
+    def runtime_signature(self) -> Signature:
+        """Inputs and outputs as the runtime reports them: for our files too, less than `signature`."""
         raise NotImplementedError
 
     def _call(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -183,7 +197,7 @@ class OnnxRunner(Runner):
         self.names = [node.name for node in self.session.get_outputs()]
         super().__init__(path, dict(self.session.get_modelmeta().custom_metadata_map))
 
-    def _foreign_signature(self) -> Signature:
+    def runtime_signature(self) -> Signature:
         def spec(node: Any) -> TensorSpec:
             dims = tuple(d if isinstance(d, int) else str(d or f"{node.name}_{i}") for i, d in enumerate(node.shape))
             return TensorSpec(node.name, _numpy_dtype(node.type), dims)
@@ -213,7 +227,7 @@ class TFLiteRunner(Runner):
         self.details = self.runner.get_input_details()
         super().__init__(path, _tflite_metadata(path))
 
-    def _foreign_signature(self) -> Signature:
+    def runtime_signature(self) -> Signature:
         def specs(details: dict[str, Any]) -> tuple[TensorSpec, ...]:
             return tuple(
                 TensorSpec(name, np.dtype(d["dtype"]).name, tuple(int(n) for n in d["shape"]))

@@ -23,6 +23,7 @@ from ..zoo.signature import Signature
 from ..zoo.weights import written
 from .quiet import quiet
 from .result import ExportResult
+from .runtime import METADATA_KEY, TFLiteRunner, tflite_operators
 from .spec import ExportError, call, exportable, input_specs, metadata, weight_bytes
 
 Tensor = Any
@@ -71,7 +72,7 @@ def to_tflite(
     with written(target) as temporary:
         temporary.write_bytes(content)
         operators = _operators(temporary)
-        difference = quick_check(model, signature, temporary, format="tflite")
+        difference = quick_check(model, TFLiteRunner(temporary))
     return ExportResult(
         path=target,
         format="tflite",
@@ -129,8 +130,6 @@ def _with_metadata(content: bytes, entries: dict[str, str]) -> bytes:
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
-    from .runtime import METADATA_KEY
-
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(json.dumps(entries).encode(), dtype=np.uint8)
@@ -144,8 +143,6 @@ def _with_metadata(content: bytes, entries: dict[str, str]) -> bytes:
 
 
 def _operators(file: Path) -> dict[str, int]:
-    from .runtime import tflite_operators
-
     counts = Counter(tflite_operators(file))
     if bad := [name for name in counts if name.startswith(FORBIDDEN)]:
         raise ExportError(f"the file holds {bad}, which LiteRT's built-in operators do not cover")

@@ -7,22 +7,22 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..zoo.signature import Signature, TensorSpec
-from .runtime import OnnxRunner, Runner, TFLiteRunner, load
+from ..zoo.signature import Signature
+from .inputs import PADDINGS, example_inputs
+from .runtime import Runner, load
 from .spec import ExportError, call, exportable
 
 if TYPE_CHECKING:
     from ..zoo.base import ZooModel
 
 TOLERANCE = 1e-4
-PADDINGS = ("none", "right", "left", "interior")
 
 
 @dataclass(frozen=True)
@@ -108,54 +108,20 @@ def verify(model: ZooModel, path: str | os.PathLike[str], *, tolerance: float = 
     )
 
 
-def quick_check(model: ZooModel, signature: Signature, file: Path, *, format: str = "onnx") -> float:
+def quick_check(model: ZooModel, runner: Runner) -> float:
     """The greatest difference from Keras on one left-padded batch.
 
     Raises:
         ExportError: more than the tolerance, or a number that is none.
     """
-    runner = {"onnx": OnnxRunner, "tflite": TFLiteRunner}[format](file)
-    sizes = {"sequence": 7, **signature.defaults, "batch": 2, **signature.sizes}
-    if "sequence" not in signature.sizes:
-        sizes["sequence"] = min(7, signature.limits.get("sequence", 7))
-    inputs = example_inputs(signature, sizes, padding="left")
+    signature = runner.signature
+    sizes = {"sequence": min(7, signature.limits.get("sequence", 7)), "batch": 2}
+    images = {dim: size for dim, size in signature.defaults.items() if dim != "sequence"}
+    inputs = example_inputs(signature, {**sizes, **images, **signature.sizes}, padding="left")
     check = _compare(model, runner, "check", inputs, TOLERANCE)
     if not check.passed or check.difference is None:
         raise ExportError(f"the exported file differs from Keras: {check.detail}")
     return check.difference
-
-
-def example_inputs(
-    signature: Signature, sizes: Mapping[str, int], *, padding: str = "none", seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Random inputs of these sizes; the rows of a padded batch have different lengths."""
-    rng = np.random.default_rng(seed)
-
-    def draw(spec: TensorSpec) -> np.ndarray:
-        shape = tuple(sizes[dim] if isinstance(dim, str) else dim for dim in spec.dims)
-        if spec.name == "attention_mask":
-            return padded_mask(shape[0], shape[1], padding)
-        if spec.dtype.startswith("int"):
-            return rng.integers(0, spec.below or 2, shape).astype("int32")
-        return rng.normal(size=shape).astype("float32")
-
-    return {spec.name: draw(spec) for spec in signature.inputs}
-
-
-def padded_mask(batch: int, sequence: int, padding: str) -> np.ndarray:
-    """(batch, sequence) ones, with zeros on one side or inside; "all" leaves the last row without any token."""
-    mask = np.ones((batch, sequence), "int32")
-    for row in range(batch):
-        length = max(1, sequence - 1 - row * sequence // 3)  # every row another
-        if padding == "right":
-            mask[row, length:] = 0
-        elif padding == "left":
-            mask[row, : sequence - length] = 0
-        elif padding == "interior" and sequence > 2:
-            mask[row, 1 : 1 + max(1, (sequence - 2) // (row + 2))] = 0
-    if padding == "all":
-        mask[-1] = 0
-    return mask
 
 
 def _cases(signature: Signature) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
@@ -190,8 +156,9 @@ def _compare(model: ZooModel, runner: Runner, name: str, inputs: dict[str, np.nd
         theirs, ours = np.asarray(expected[spec.name]), actual[spec.name]
         if ours.shape != theirs.shape:
             return Check(name, False, None, f"{spec.name} has shape {ours.shape} for {theirs.shape}")
-        if not np.isfinite(ours).all():
-            return Check(name, False, None, f"{spec.name} is not finite")
+        for side, array in (("in Keras", theirs), ("in the file", ours)):
+            if not np.isfinite(array).all():
+                return Check(name, False, None, f"{spec.name} is not finite {side}")
         if "attention_mask" in inputs and spec.dims[:2] == ("batch", "sequence"):
             valid = inputs["attention_mask"] == 1
             theirs, ours = theirs[valid], ours[valid]
@@ -205,7 +172,7 @@ def _compare(model: ZooModel, runner: Runner, name: str, inputs: dict[str, np.nd
 def _check_names(model: ZooModel, runner: Runner) -> Check:
     """The file's own inputs and outputs, read from the runtime, are those the model states."""
     signature = model.export_spec().exported(runner.signature.sizes)
-    found = runner._foreign_signature()
+    found = runner.runtime_signature()
     problems = []
     for side in ("inputs", "outputs"):
         expected = {spec.name: signature.shape(spec) for spec in getattr(signature, side)}
@@ -213,13 +180,15 @@ def _check_names(model: ZooModel, runner: Runner) -> Check:
         if set(expected) != set(actual):
             problems.append(f"{side} {sorted(actual)} for {sorted(expected)}")
             continue
-        problems += [
-            f"{name} has dimensions {actual[name]} for {dims}"
-            for name, dims in expected.items()
-            if any(a != b for a, b in zip(actual[name], dims, strict=False) if runner.format == "onnx" or b != "tokens")
-            or len(actual[name]) != len(dims)
-        ]
-    if runner.metadata.get("attention_zoo.signature") != signature.to_json():
+        for name, dims in expected.items():
+            # A static file has a size where the model has a name.
+            shown = [
+                dim if isinstance(dim, int) or not signature.sizes else size
+                for dim, size in zip(dims, actual[name], strict=False)
+            ]
+            if list(actual[name]) != shown or len(dims) != len(actual[name]):
+                problems.append(f"{name} has dimensions {actual[name]} for {dims}")
+    if runner.signature != signature:
         problems.append("the file was made of a model of another signature")
     return Check("names and dimensions", not problems, None, "; ".join(problems))
 

@@ -4,7 +4,7 @@ import keras  # noqa: F401  first: importing Keras may import the families, whic
 
 from .attention import MultiHeadAttention
 from .blocks import LayerScale, TransformerBlock
-from .dense import Dense, LayerNormalization, RMSNormalization
+from .core import Dense, LayerNormalization, RMSNormalization
 from .embedding import PatchEmbedding, TokenEmbedding
 from .feedforward import FeedForward
 from .position import LearnedPositions, RotaryEmbedding, SinusoidalPositions

@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from . import functional as F
-from .dense import Dense
+from .core import Dense
 
 Tensor = Any
 

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from .attention import MultiHeadAttention
-from .dense import NORMALIZATIONS
+from .core import NORMALIZATIONS
 from .feedforward import FeedForward
 
 Tensor = Any

@@ -17,7 +17,7 @@ from helpers import ROOT
 
 @pytest.fixture(scope="module")
 def paragraphs():
-    return demo.read_topics()
+    return demo.text.read_topics()
 
 
 def folded(part):
@@ -36,7 +36,7 @@ def test_every_paragraph_is_there_once(paragraphs):
 
 
 def test_topic_split_shares_neither_topics_nor_paragraphs(paragraphs):
-    train, test = demo.topic_split(paragraphs)
+    train, test = demo.text.topic_split(paragraphs)
     assert not {p.topic for p in train} & {p.topic for p in test}
     assert not folded(train) & folded(test)
     assert len(train) + len(test) == len(paragraphs)
@@ -44,7 +44,7 @@ def test_topic_split_shares_neither_topics_nor_paragraphs(paragraphs):
 
 
 def test_paragraph_split_is_complete_and_disjoint(paragraphs):
-    train, test = demo.paragraph_split(paragraphs)
+    train, test = demo.text.paragraph_split(paragraphs)
     assert not folded(train) & folded(test)
     assert len(train) + len(test) == len(paragraphs)
     assert 0.1 < len(test) / len(paragraphs) < 0.3
@@ -52,90 +52,90 @@ def test_paragraph_split_is_complete_and_disjoint(paragraphs):
 
 def test_splits_do_not_depend_on_what_else_is_there(paragraphs):
     half = paragraphs[::2]
-    for split in (demo.topic_split, demo.paragraph_split):
+    for split in (demo.text.topic_split, demo.text.paragraph_split):
         assert folded(split(half)[1]) == folded(split(paragraphs)[1]) & folded(half)
 
 
 def test_sentences_are_unique_and_come_from_paragraphs_that_training_did_not_read(paragraphs):
-    train, test = demo.labelled_sentences(paragraphs)
+    train, test = demo.text.labelled_sentences(paragraphs)
     texts = [sentence.casefold() for sentence, _ in (*train, *test)]
     assert len(texts) == len(set(texts))
     assert len(train) > 500 and len(test) > 100
-    read = " ".join(folded(demo.paragraph_split(paragraphs)[0]))
+    read = " ".join(folded(demo.text.paragraph_split(paragraphs)[0]))
     seen = [sentence for sentence, _ in test if sentence in read]
     assert len(seen) <= len(test) // 100, seen  # a phrase inside a longer sentence may recur
 
 
 def test_labels_are_the_groups_of_the_topics(paragraphs):
-    train, test = demo.labelled_sentences(paragraphs)
+    train, test = demo.text.labelled_sentences(paragraphs)
     for part in (train, test):
-        assert {label for _, label in part} == set(range(len(demo.GROUPS)))
+        assert {label for _, label in part} == set(range(len(demo.text.GROUPS)))
     for topic, group in (("debugger", "debugger"), ("class", "statements"), ("string-methods", "built-in types")):
         text = " ".join(p.folded for p in paragraphs if p.topic == topic)
         own = [label for sentence, label in (*train, *test) if sentence in text]
-        assert own and np.mean(np.array(own) == list(demo.GROUPS).index(group)) > 0.9
-    members = [topic for topics in demo.GROUPS.values() for topic in topics]
+        assert own and np.mean(np.array(own) == list(demo.text.GROUPS).index(group)) > 0.9
+    members = [topic for topics in demo.text.GROUPS.values() for topic in topics]
     assert len(members) == len(set(members))
 
 
 def test_repeated_sentences_keep_their_first_label():
-    first = demo.Paragraph(
+    first = demo.text.Paragraph(
         "assert", "This sentence has quite enough words in it. Another one also has enough words here."
     )
-    again = demo.Paragraph(
+    again = demo.text.Paragraph(
         "debugger", "this one is code-like and lower case. This sentence has quite enough words in it."
     )
-    assert [label for _, label in demo.sentences([first, again])] == [0, 0]
-    assert demo.sentences([demo.Paragraph("no such topic", first.text)]) == []
+    assert [label for _, label in demo.text.sentences([first, again])] == [0, 0]
+    assert demo.text.sentences([demo.text.Paragraph("no such topic", first.text)]) == []
 
 
 def test_code_and_grammar_are_no_sentences():
-    grammar = demo.Paragraph("assert", 'Statement has the following form here ::= "assert" expression and more.')
-    code = demo.Paragraph("assert", ">>> Print all of the values that are there.")
-    assert demo.sentences([grammar, code]) == []
+    grammar = demo.text.Paragraph("assert", 'Statement has the following form here ::= "assert" expression and more.')
+    code = demo.text.Paragraph("assert", ">>> Print all of the values that are there.")
+    assert demo.text.sentences([grammar, code]) == []
 
 
 def test_masking_follows_the_rule():
     vocabulary, rng = 1000, np.random.default_rng(0)
     ids = rng.integers(0, vocabulary, (400, 500)).astype("int32")
-    shown, weights = demo.mask_tokens(ids, vocabulary, np.random.default_rng(1))
+    shown, weights = demo.text.mask_tokens(ids, vocabulary, np.random.default_rng(1))
     chosen = weights > 0
-    special = ids < len(demo.SPECIALS)
+    special = ids < len(demo.text.SPECIALS)
     assert not chosen[special].any()
     assert chosen[~special].mean() == pytest.approx(0.15, abs=0.005)
     np.testing.assert_array_equal(shown[~chosen], ids[~chosen])
-    masked, same = shown[chosen] == demo.MASK_ID, shown[chosen] == ids[chosen]
+    masked, same = shown[chosen] == demo.text.MASK_ID, shown[chosen] == ids[chosen]
     assert masked.mean() == pytest.approx(0.8, abs=0.01)
     assert same.mean() == pytest.approx(0.1, abs=0.01)
     random = shown[chosen][~masked & ~same]
     assert len(random) / chosen.sum() == pytest.approx(0.1, abs=0.01)
-    assert random.min() >= len(demo.SPECIALS) and random.max() < vocabulary and len(np.unique(random)) > 900
+    assert random.min() >= len(demo.text.SPECIALS) and random.max() < vocabulary and len(np.unique(random)) > 900
     assert shown.dtype == np.int32 and set(np.unique(weights)) == {0.0, 1.0}
 
 
 def test_tiles_and_crops():
     ids = np.arange(103, dtype="int32")
-    np.testing.assert_array_equal(demo.tiles(ids, 10).ravel(), ids[:100])
-    pieces = demo.crops(ids, 500, 10, np.random.default_rng(0))
+    np.testing.assert_array_equal(demo.text.tiles(ids, 10).ravel(), ids[:100])
+    pieces = demo.text.crops(ids, 500, 10, np.random.default_rng(0))
     assert pieces.shape == (500, 10) and (np.diff(pieces) == 1).all()
     assert pieces.min() == 0 and pieces.max() == 102
 
 
 def test_tokenizer_knows_every_text_and_frames_sentences(paragraphs):
-    tokenizer = demo.train_tokenizer(paragraphs[:300], 400)
-    assert [tokenizer.token_to_id(token) for token in demo.SPECIALS] == list(range(len(demo.SPECIALS)))
+    tokenizer = demo.text.train_tokenizer(paragraphs[:300], 400)
+    assert [tokenizer.token_to_id(token) for token in demo.text.SPECIALS] == list(range(len(demo.text.SPECIALS)))
     text = "Ω → 'naïve' \n\tcode"
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
-    inputs = demo.encode_sentences(tokenizer, ["a word", "a sentence that is far too long for this length"], 12)
+    inputs = demo.text.encode_sentences(tokenizer, ["a word", "a sentence that is far too long for this length"], 12)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    assert (ids[:, 0] == demo.CLS_ID).all() and ids[1, -1] == demo.SEP_ID
-    np.testing.assert_array_equal(mask, ids != demo.PAD_ID)
-    assert (ids == demo.SEP_ID).sum(axis=1).tolist() == [1, 1]
+    assert (ids[:, 0] == demo.text.CLS_ID).all() and ids[1, -1] == demo.text.SEP_ID
+    np.testing.assert_array_equal(mask, ids != demo.text.PAD_ID)
+    assert (ids == demo.text.SEP_ID).sum(axis=1).tolist() == [1, 1]
 
 
 def test_shifted_images_keep_their_size_and_half_stay():
     images = np.random.default_rng(0).uniform(-1, 1, (2000, 8, 8, 1)).astype("float32")
-    moved = demo.shifted(images, np.random.default_rng(1))
+    moved = demo.train.shifted(images, np.random.default_rng(1))
     assert moved.shape == images.shape and moved.dtype == images.dtype
     same = (moved == images).all(axis=(1, 2, 3)).mean()
     assert 0.2 < same < 0.8
@@ -150,9 +150,9 @@ def test_a_failed_file_is_shown_as_failed():
     good = {"format": "onnx", "path": "vit.onnx", "bytes": 2_000_000, "seconds": 1.0, "median_ms": 0.5}
     wrong = {**good, "greatest_difference": 0.3, "passed": False}
     broken = {"format": "tflite", "path": "vit.tflite", "passed": False, "error": "no such operator [Foo]"}
-    trained = demo.Trained("vit", "ViT, digits", model, "accuracy", 0.1, 0.9, 8, 1.0, {}, [wrong, broken])
+    trained = demo.train.Trained("vit", "ViT, digits", model, "accuracy", 0.1, 0.9, 8, 1.0, {}, [wrong, broken])
     printed = io.StringIO()
-    demo.print_table(Console(file=printed, width=80), [trained])
+    demo.report.print_table(Console(file=printed, width=80), [trained])
     text = printed.getvalue()
     assert text.count("FAIL") == 2 and "PASS" not in text and "vit.tflite: no such operator [Foo]" in text
     assert "0.100 → 0.900" in text and "3e-01" in text

@@ -189,6 +189,58 @@ def test_verify_notices(files: Any, tmp_path: Path) -> None:
     assert "another signature" in export.verify(wider, result.path).checks[0].detail
 
 
+def test_verify_fails_where_keras_itself_is_not_finite(tmp_path: Path) -> None:
+    """Infinite on both sides is no proof of anything."""
+    model = tiny("bert", "token_classification")
+    export.to_onnx(model, tmp_path / "m.onnx")
+    model.classifier.bias.assign([np.inf] * 5)
+    report = export.verify(model, tmp_path / "m.onnx")
+    assert not report.passed
+    assert "not finite in Keras" in report.checks[1].detail
+    with pytest.raises(export.ExportError, match="not finite"):
+        export.to_onnx(model, tmp_path / "infinite.onnx")
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_files_that_are_cut_or_lie(files: Any, tmp_path: Path) -> None:
+    """A clear ValueError: a file cut at any point, and one whose signature is not its own. In a process of its own,
+    which a runtime that crashes takes with it."""
+    for format in ("onnx", "tflite"):
+        content = files("bert", "backbone", format)[1].path.read_bytes()
+        for kept in (0, 7, 100, len(content) // 2, len(content) - 1000):
+            (tmp_path / f"cut{kept}.{format}").write_bytes(content[:kept])
+    proto = onnx.load(str(files("bert", "backbone", "onnx")[1].path))
+    for name, text in (("json", "{"), ("fields", '{"inputs": [{"nme": 1}], "outputs": []}'), ("list", "[]")):
+        onnx.helper.set_model_props(proto, {"attention_zoo.signature": text})
+        onnx.save(proto, str(tmp_path / f"lie-{name}.onnx"))
+    other = files("vit", "features", "onnx")[0].export_spec().exported().to_json()
+    onnx.helper.set_model_props(proto, {"attention_zoo.signature": other})
+    onnx.save(proto, str(tmp_path / "lie-other.onnx"))
+    code = """
+import pathlib, sys
+from attention_zoo import export
+for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    try:
+        export.load(path)
+    except ValueError as error:
+        assert str(error).startswith("path: ") and "accepted: " in str(error), error
+        print(path.name)
+"""
+    refused = python(code, tmp_path).split()
+    assert refused == sorted(path.name for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.tflite"])
+def test_an_interrupted_export_leaves_no_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verification, "quick_check", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        (export.to_onnx if name.endswith("onnx") else export.to_tflite)(shared("bert", "backbone"), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_files_are_reproducible(tmp_path: Path) -> None:
     """The same model gives the same bytes, here and in a new process that loads it."""
     model = tiny("gpt", "llama")

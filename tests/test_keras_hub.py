@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
 
 import attention_zoo as az
 from attention_zoo.layers import MultiHeadAttention
 from helpers import close, numpy, randomise
-
-keras_hub = pytest.importorskip("keras_hub")
 
 TOLERANCE = 1e-5
 SIZES = {"num_layers": 3, "num_heads": 4, "hidden_dim": 32, "intermediate_dim": 52}

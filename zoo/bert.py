@@ -21,7 +21,7 @@ import keras
 from keras import ops
 
 from ..layers.blocks import TransformerBlock
-from ..layers.dense import Dense, LayerNormalization
+from ..layers.core import Dense, LayerNormalization
 from ..layers.embedding import TokenEmbedding
 from ..layers.feedforward import ACTIVATIONS
 from ..layers.position import LearnedPositions

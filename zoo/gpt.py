@@ -17,7 +17,7 @@ import keras
 from keras import ops
 
 from ..layers.blocks import TransformerBlock
-from ..layers.dense import NORMALIZATIONS, Dense
+from ..layers.core import NORMALIZATIONS, Dense
 from ..layers.embedding import TokenEmbedding
 from ..layers.position import LearnedPositions, RotaryEmbedding, SinusoidalPositions, positions_from_mask
 from .base import Config, ZooModel

@@ -19,7 +19,7 @@ import keras
 from keras import ops
 
 from ..layers.blocks import TransformerBlock
-from ..layers.dense import Dense, LayerNormalization
+from ..layers.core import Dense, LayerNormalization
 from ..layers.embedding import PatchEmbedding
 from ..layers.feedforward import ACTIVATIONS, GATED
 from .base import Config, ZooModel

@@ -1,0 +1,231 @@
+"""The files of the trained models, the picture of what they look at, and the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .text import END_ID, GROUPS, Paragraph, encode_sentences, labelled_sentences
+from .train import Trained, digits, stage
+
+
+def ship(progress: Any, trained: Trained, output: Path) -> None:
+    """Write ONNX and TFLite, compare each file with the Keras model and time it."""
+    from .. import export
+    from ..export.quiet import quiet
+
+    sizes = {} if trained.model.family == "vit" else {"sequence": trained.model.config.max_length}
+    static = {"sequence_length": sizes["sequence"]} if sizes else {}  # TFLite has static shapes
+    for format in ("onnx", "tflite"):
+        path = output / f"{trained.name}.{format}"
+        with stage(progress, f"export {path.name}"), quiet():
+            try:
+                if format == "onnx":
+                    result = export.to_onnx(trained.model, path)
+                else:
+                    result = export.to_tflite(trained.model, path, **static)
+                report = export.verify(trained.model, path)
+                figures = export.benchmark(path, batch=1, **sizes)
+            except export.ExportError as error:  # one bad file must not hide the verdict on the others
+                trained.exports.append({"format": format, "path": path.name, "passed": False, "error": str(error)})
+                continue
+            trained.exports.append(
+                {
+                    "format": result.format,
+                    "path": path.name,
+                    "bytes": result.bytes,
+                    "seconds": round(result.seconds, 2),
+                    "median_ms": round(figures.median_ms, 3),
+                    "greatest_difference": float(report.greatest_difference),
+                    "passed": bool(report.passed),
+                }
+            )
+
+
+def continuation(path: Path, tokenizer: Any, prompt: str, new_tokens: int) -> str:
+    """What the exported file writes after `prompt`, the likeliest token each time, without Keras."""
+    from .. import export
+
+    ids = np.array([tokenizer.encode(prompt).ids])
+    written = export.load(path).generate(ids, max_new_tokens=new_tokens, stop_token=END_ID)
+    return " ".join(tokenizer.decode(written[0, ids.shape[1] :].tolist()).split())
+
+
+def rollout(attentions: Sequence[np.ndarray]) -> np.ndarray:
+    """(tokens, tokens): attention followed through all blocks, residuals included (arXiv:2005.00928)."""
+    size = attentions[0].shape[-1]
+    flow = np.eye(size)
+    for weights in attentions:  # (1, heads, tokens, tokens)
+        flow = (0.5 * weights[0].mean(axis=0) + 0.5 * np.eye(size)) @ flow
+    return flow
+
+
+def attentions_of(model: Any, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The logits and every block's weights, (1, heads, query, key)."""
+    result = model(inputs, output_attentions=True)
+    return np.asarray(result["logits"]), [np.asarray(weights) for weights in result["attentions"]]
+
+
+def draw_attention(vit: Any, classifier: Any, tokenizer: Any, paragraphs: Sequence[Paragraph]) -> Any:
+    """One digit and one sentence, both never trained on, with the attention the models learned."""
+    from matplotlib.figure import Figure  # not pyplot: nobody's backend changes
+
+    figure = Figure(figsize=(13, 9.2), layout="constrained", dpi=110)
+    parts: Any = figure.subfigures(2, 1, height_ratios=(2.8, 6.4))
+    _draw_digit(vit, parts[0])
+    _draw_sentence(classifier, tokenizer, paragraphs, parts[1])
+    return figure
+
+
+def _draw_digit(vit: Any, figure: Any) -> None:
+    _, images, _, labels = digits()
+    index = int(np.flatnonzero(labels == 3)[0])
+    image = images[index]
+    logits, attentions = attentions_of(vit, {"pixel_values": image[None]})
+    grid = vit.config.image_size // vit.config.patch_size
+
+    def on_patches(weights: np.ndarray) -> np.ndarray:
+        return weights[0, 1:].reshape(grid, grid)  # from the class token to the patches
+
+    maps = {"all blocks (rollout)": on_patches(rollout(attentions))}
+    maps |= {f"last block, head {i + 1}": on_patches(weights) for i, weights in enumerate(attentions[-1][0])}
+    figure.suptitle(f"ViT: where the class token looks. A handwritten 3 of the test set, read as {logits.argmax()}")
+    axes: Any = figure.subplots(1, 1 + len(maps))
+    axes[0].set_title("the image", fontsize=10)
+    for axis, (title, weights) in zip(axes[1:], maps.items(), strict=True):
+        axis.set_title(title, fontsize=10)
+        axis.imshow(weights, cmap="inferno", extent=(0, 1, 0, 1), interpolation="bicubic", zorder=1)
+    for axis in axes:
+        overlaid = axis is not axes[0]
+        axis.imshow(image[..., 0], cmap="gray", extent=(0, 1, 0, 1), alpha=0.4 if overlaid else 1.0, zorder=2)
+        axis.set_xticks([])
+        axis.set_yticks([])
+
+
+def _draw_sentence(classifier: Any, tokenizer: Any, paragraphs: Sequence[Paragraph], figure: Any) -> None:
+    _, test = labelled_sentences(paragraphs)
+    names = list(GROUPS)
+    encoded = [tokenizer.encode(text).ids for text, _ in test]
+    # Of those that fit on the picture and are read right, the one with the fewest tokens to a word.
+    inputs = encode_sentences(tokenizer, [text for text, _ in test], classifier.config.max_length)
+    right = classifier.predict_on_batch(inputs).argmax(axis=-1) == [label for _, label in test]
+    index = min(
+        range(len(test)),
+        key=lambda i: (not right[i], not 12 <= len(encoded[i]) <= 22, len(encoded[i]) / len(test[i][0].split())),
+    )
+    kept = int(inputs["attention_mask"][index].sum())
+    ids = inputs["input_ids"][index : index + 1, :kept]
+    logits, attentions = attentions_of(classifier, {"input_ids": ids})
+    tokens = [tokenizer.decode([i], skip_special_tokens=False).replace(" ", "␣") for i in ids[0]]
+
+    heads = np.concatenate(attentions)  # (blocks, heads, query, key)
+    certainty = np.sum(heads * np.log(heads + 1e-9), axis=-1).mean(axis=-1)  # negative entropy
+    block, head = np.unravel_index(certainty.argmax(), certainty.shape)
+    maps = {
+        "last block, mean of its heads": heads[-1].mean(axis=0),
+        f"the most decided head: block {block + 1}, head {head + 1}": heads[block, head],
+    }
+    label, guess = names[test[index][1]], names[int(logits.argmax())]
+    figure.suptitle(f"BERT: which token (row) reads which (column). Held-out sentence on: {label}; read as: {guess}")
+    axes = figure.subplots(1, 2)
+    for axis, (title, weights) in zip(axes, maps.items(), strict=True):
+        shown = axis.imshow(weights, cmap="viridis", vmin=0)
+        axis.set_title(title, fontsize=10)
+        axis.set_xticks(range(kept), tokens, rotation=90, fontsize=9)
+        axis.set_yticks(range(kept), tokens, fontsize=9)
+        figure.colorbar(shown, ax=axis, shrink=0.6, label="attention weight")
+
+
+def change(model: Trained) -> str:
+    places = 1 if model.metric == "perplexity" else 3
+    return f"{model.before:.{places}f} → {model.after:.{places}f}"
+
+
+def file_cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """One file: format, MB, seconds, milliseconds, difference, verdict."""
+    if "error" in entry:
+        return (entry["format"], "", "", "", "", "FAIL")
+    return (
+        entry["format"],
+        f"{entry['bytes'] / 1e6:.2f}",
+        f"{entry['seconds']:.1f}",
+        f"{entry['median_ms']:.2f}",
+        f"{entry['greatest_difference']:.0e}",
+        "PASS" if entry["passed"] else "FAIL",
+    )
+
+
+def print_table(console: Any, trained: Sequence[Trained]) -> None:
+    from rich.table import Table
+
+    table = Table(title="Trained here, exported, compared with Keras", box=None, padding=(0, 1, 1, 0))
+    for column in ("model", "held-out metric", "file"):
+        table.add_column(column, no_wrap=True)
+    for column in ("MB", "s", "ms", "max diff", "verdict"):
+        table.add_column(column, justify="right", no_wrap=True)
+    colours: Any = {"PASS": "[green]PASS[/]", "FAIL": "[bold red]FAIL[/]"}
+    for model in trained:  # one row per model, one line in it per file
+        files = [list(column) for column in zip(*map(file_cells, model.exports), strict=True)]
+        cells: list[str] = ["\n".join(colours.get(cell, cell) for cell in column) for column in files]
+        parameters = f"{model.model.count_params():,} parameters"
+        table.add_row(f"[bold]{model.title}[/]\n{parameters}", f"{model.metric}\n{change(model)}", *cells)
+    console.print(table)
+    console.print(
+        "s: to export. ms: one row of full length, or one image. max diff: greatest from Keras.\n", highlight=False
+    )
+    for entry in (entry for model in trained for entry in model.exports if "error" in entry):
+        console.print(f"{entry['path']}: {entry['error']}", markup=False, style="red")
+
+
+def markdown(result: Mapping[str, Any], trained: Sequence[Trained]) -> str:
+    lines = [
+        "# attention-zoo demo",
+        "",
+        "| model | parameters | held-out metric | file | MB | export s | ms | difference from Keras | verdict |",
+        f"|{'---|' * 9}",
+        *(
+            f"| {m.title} | {m.model.count_params():,} | {m.metric} {change(m)} | {' | '.join(file_cells(entry))} |"
+            for m in trained
+            for entry in m.exports
+        ),
+        "",
+        *(f"- {note}" for note in notes(trained)),
+        "",
+        f"GPT from its ONNX file, after *{result['continuation']['prompt']}*:",
+        "",
+        f"> {result['continuation']['text']}",
+        "",
+        "![What the models look at](attention.png)",
+        "",
+        "The sentence is picked from the held-out ones that the classifier reads right, where there are any; the digit "
+        "is the first 3 of the test set.",
+        "",
+        f"{result['seconds']:.0f} s on {result['machine']['cores']} cores ({result['machine']['processor']}); "
+        + ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def notes(trained: Sequence[Trained]) -> Iterator[str]:
+    """What the metrics stand for, in one line each."""
+    for model in trained:
+        details = model.details
+        if model.name == "gpt":
+            before, after = details["bits_per_byte_before"], details["bits_per_byte_after"]
+            yield f"{model.title}: whole topics held out; {before:.2f} → {after:.2f} bits per byte."
+        elif model.name == "bert-mlm":
+            yield (
+                f"{model.title}: one paragraph in five held out; always guessing the most frequent token gives "
+                f"{details['majority_baseline']:.3f}."
+            )
+        elif model.name == "bert-classifier":
+            yield (
+                f"{model.title}: one of {', '.join(details['classes'])}; {details['test_sentences']} sentences of "
+                f"the held-out paragraphs; always guessing the largest group gives {details['majority_baseline']:.3f}."
+            )
+        else:
+            everything = details["test_images"] + details["train_images"]
+            yield f"{model.title}: {details['test_images']} of {everything} images held out."

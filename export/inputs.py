@@ -1,0 +1,44 @@
+"""Inputs made up from a signature, for verification and for timing. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..zoo.signature import Signature, TensorSpec
+
+PADDINGS = ("none", "right", "left", "interior")
+
+
+def example_inputs(
+    signature: Signature, sizes: Mapping[str, int], *, padding: str = "none", seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Random inputs of these sizes; the rows of a padded batch have different lengths."""
+    rng = np.random.default_rng(seed)
+
+    def draw(spec: TensorSpec) -> np.ndarray:
+        shape = tuple(sizes[dim] if isinstance(dim, str) else dim for dim in spec.dims)
+        if "mask" in spec.name:
+            return padded_mask(shape[0], shape[1], padding).astype(spec.dtype)
+        if spec.dtype.startswith("int"):
+            return rng.integers(0, spec.below or 2, shape).astype(spec.dtype)
+        return rng.normal(size=shape).astype(spec.dtype)
+
+    return {spec.name: draw(spec) for spec in signature.inputs}
+
+
+def padded_mask(batch: int, sequence: int, padding: str) -> np.ndarray:
+    """(batch, sequence) ones, with zeros on one side or inside; "all" leaves the last row without any token."""
+    mask = np.ones((batch, sequence), "int32")
+    for row in range(batch):
+        length = max(1, sequence - 1 - row * sequence // 3)  # every row another
+        if padding == "right":
+            mask[row, length:] = 0
+        elif padding == "left":
+            mask[row, : sequence - length] = 0
+        elif padding == "interior" and sequence > 2:
+            mask[row, 1 : 1 + max(1, (sequence - 2) // (row + 2))] = 0
+    if padding == "all":
+        mask[-1] = 0
+    return mask

@@ -1,25 +1,38 @@
-"""Attention, positions and blocks as Keras layers, usable alone."""
+"""Attention, positions, caches and blocks as Keras layers, usable alone."""
 
 import keras  # noqa: F401  first: importing Keras may import the families, which need these modules whole
 
 from .attention import MultiHeadAttention
 from .blocks import LayerScale, TransformerBlock
+from .cache import FixedCache, GrowingCache
 from .core import Dense, LayerNormalization, RMSNormalization
 from .embedding import PatchEmbedding, TokenEmbedding
 from .feedforward import FeedForward
-from .position import LearnedPositions, RotaryEmbedding, SinusoidalPositions
+from .position import ALiBi, LearnedPositions, RelativePositionBias, SinusoidalPositions, SinusoidalPositions2D
+from .recurrent import GRU, LSTM
+from .recurrent_attention import AdditiveAttention, MultiplicativeAttention
+from .rotary import RotaryEmbedding
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "ALiBi",
+    "AdditiveAttention",
     "Dense",
     "FeedForward",
+    "FixedCache",
+    "GrowingCache",
     "LayerNormalization",
     "LayerScale",
     "LearnedPositions",
     "MultiHeadAttention",
+    "MultiplicativeAttention",
     "PatchEmbedding",
     "RMSNormalization",
+    "RelativePositionBias",
     "RotaryEmbedding",
     "SinusoidalPositions",
+    "SinusoidalPositions2D",
     "TokenEmbedding",
     "TransformerBlock",
 ]

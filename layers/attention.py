@@ -6,6 +6,7 @@ Vaswani et al. 2017 (arXiv:1706.03762, section 3.2.2); grouped and multi-query h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -15,6 +16,7 @@ from . import functional as F
 from .core import Dense
 
 Tensor = Any
+Cache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # the new keys and values to all that may be read
 
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
@@ -32,6 +34,7 @@ class MultiHeadAttention(keras.layers.Layer):
         use_bias: biases on the query, key and value projections.
         use_output_bias: bias on the output projection. Default: `use_bias`.
         scale: factor on the scores. Default: ``key_dim ** -0.5``.
+        rotary_interleaved: rotate neighbouring features, as the paper, instead of feature i with i + key_dim / 2.
         dropout: rate on the attention weights, in training only.
         kernel_initializer: of all four projections.
 
@@ -50,6 +53,7 @@ class MultiHeadAttention(keras.layers.Layer):
         use_bias: bool = True,
         use_output_bias: bool | None = None,
         scale: float | None = None,
+        rotary_interleaved: bool = False,
         dropout: float = 0.0,
         kernel_initializer: Any = "glorot_uniform",
         **kwargs: Any,
@@ -63,6 +67,7 @@ class MultiHeadAttention(keras.layers.Layer):
         self.use_bias = use_bias
         self.use_output_bias = use_bias if use_output_bias is None else use_output_bias
         self.scale = scale
+        self.rotary_interleaved = rotary_interleaved
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         sizes = {"num_heads": num_heads, "num_kv_heads": self.num_kv_heads}
@@ -113,7 +118,10 @@ class MultiHeadAttention(keras.layers.Layer):
         key_mask: Tensor | None = None,
         attention_mask: Tensor | None = None,
         use_causal_mask: bool = False,
+        bias: Tensor | None = None,
         rotary: tuple[Tensor, Tensor] | None = None,
+        key_value: tuple[Tensor, Tensor] | None = None,
+        cache: Cache | None = None,
         return_attention_scores: bool = False,
         training: bool | None = None,
     ) -> Any:
@@ -126,7 +134,13 @@ class MultiHeadAttention(keras.layers.Layer):
             key_mask: (batch, S), True or 1 = a real position, False or 0 = padding.
             attention_mask: (batch, T, S), or (batch, heads or 1, T, S), True or 1 = attend.
             use_causal_mask: query i sees keys up to i; with S > T the last query sees the last key.
+            bias: numbers added to the scores, broadcastable to (batch, num_heads, T, S), from ``ALiBi`` or
+                ``RelativePositionBias``.
             rotary: (cos, sin) from ``RotaryEmbedding``, applied to queries and keys.
+            key_value: what ``keys_and_values`` gave, in the place of `value` and `key`: a decoder projects what its
+                encoder saw once, not at every step.
+            cache: takes the new keys and values, (batch, num_kv_heads, S, dim), and returns all that may be read;
+                see ``layers/cache.py``. S is then their number in the masks and in `bias`.
             return_attention_scores: also return the weights after softmax.
 
         Returns:
@@ -136,19 +150,19 @@ class MultiHeadAttention(keras.layers.Layer):
         Raises:
             ValueError: a floating-point mask, or one of another rank.
         """
-        value = query if value is None else value
-        key = value if key is None else key
         q = F.split_heads(self.query_dense(query), self.num_heads)  # (B, H, T, D)
-        k = F.split_heads(self.key_dense(key), self.num_kv_heads)  # (B, KV, S, D)
-        v = F.split_heads(self.value_dense(value), self.num_kv_heads)  # (B, KV, S, V)
+        k, v = key_value or self.keys_and_values(query if value is None else value, key)
         if rotary is not None:
             cos, sin = (ops.cast(part, q.dtype) for part in rotary)
-            q, k = F.rotary(q, cos, sin), F.rotary(k, cos, sin)
+            q, k = (F.rotary(x, cos, sin, interleaved=self.rotary_interleaved) for x in (q, k))
+        if cache is not None:
+            k, v = cache(k, v)  # (B, KV, S, D), (B, KV, S, V)
         attended = F.dot_product_attention(
             q,
             k,
             v,
             mask=_combine(key_mask, attention_mask),
+            bias=bias,
             scale=self.scale,
             causal=use_causal_mask,
             return_scores=return_attention_scores,
@@ -157,6 +171,11 @@ class MultiHeadAttention(keras.layers.Layer):
         output, scores = attended if return_attention_scores else (attended, None)
         output = self.output_dense(F.merge_heads(output))  # (B, T, output_dim)
         return (output, scores) if return_attention_scores else output
+
+    def keys_and_values(self, value: Tensor, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(batch, num_kv_heads, S, key_dim) and (batch, num_kv_heads, S, value_dim), as `key_value` takes them."""
+        k = F.split_heads(self.key_dense(value if key is None else key), self.num_kv_heads)
+        return k, F.split_heads(self.value_dense(value), self.num_kv_heads)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         # By tracing, not from compute_output_shape, which cannot know whether the scores are returned too.
@@ -171,6 +190,7 @@ class MultiHeadAttention(keras.layers.Layer):
             **super().get_config(),
             **{name: getattr(self, name) for name in own},
             "scale": self.scale,
+            "rotary_interleaved": self.rotary_interleaved,
             "dropout": self.dropout,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }

@@ -1,4 +1,5 @@
-"""The Transformer block: self-attention and feed-forward, each with its residual and its normalisation."""
+"""The Transformer block: self-attention, attention to an encoder if wanted, and feed-forward, each with its residual
+and its normalisation."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from .attention import MultiHeadAttention
+from .attention import Cache, MultiHeadAttention
 from .core import NORMALIZATIONS
 from .feedforward import FeedForward
 
@@ -41,17 +42,20 @@ class TransformerBlock(keras.layers.Layer):
     """(batch, length, width) in and out.
 
     Pre-norm (GPT-2, Llama, ViT): ``x + attend(norm(x))``, then ``x + feed(norm(x))``. Post-norm (the original,
-    BERT): ``norm(x + attend(x))``, then ``norm(x + feed(x))``. See Xiong et al. 2020 (arXiv:2002.04745).
+    BERT): ``norm(x + attend(x))``, then ``norm(x + feed(x))``. See Xiong et al. 2020 (arXiv:2002.04745). A decoder
+    that has an encoder attends to it in between (Vaswani et al. 2017, arXiv:1706.03762, section 3.1).
 
     Args:
-        num_heads, num_kv_heads, head_dim, use_bias: of the attention, see ``MultiHeadAttention``.
+        num_heads, num_kv_heads, head_dim, use_bias, attention_scale, rotary_interleaved: of the attention, see
+            ``MultiHeadAttention``.
         intermediate_dim, activation: of the feed-forward, see ``FeedForward``.
         use_feedforward_bias: default `use_bias`.
         norm: "layer_norm" or "rms_norm".
         norm_epsilon: added to the variance.
         norm_first: pre-norm if True, post-norm if False.
         layer_scale: initial value of a trained factor on both branches, or None for no such factor.
-        dropout: on both branches; `attention_dropout` on the attention weights.
+        cross_attention: a branch that attends to an encoder.
+        dropout: on all branches; `attention_dropout` on the attention weights.
 
     Raises:
         ValueError: a `norm` that is not one of these.
@@ -64,6 +68,9 @@ class TransformerBlock(keras.layers.Layer):
         *,
         num_kv_heads: int | None = None,
         head_dim: int | None = None,
+        attention_scale: float | None = None,
+        rotary_interleaved: bool = False,
+        cross_attention: bool = False,
         activation: str = "gelu",
         use_bias: bool = True,
         use_feedforward_bias: bool | None = None,
@@ -86,6 +93,9 @@ class TransformerBlock(keras.layers.Layer):
             "intermediate_dim": intermediate_dim,
             "num_kv_heads": num_kv_heads,
             "head_dim": head_dim,
+            "attention_scale": attention_scale,
+            "rotary_interleaved": rotary_interleaved,
+            "cross_attention": cross_attention,
             "activation": activation,
             "use_bias": use_bias,
             "use_feedforward_bias": use_feedforward_bias,
@@ -98,16 +108,23 @@ class TransformerBlock(keras.layers.Layer):
             "kernel_initializer": keras.initializers.serialize(kernel_initializer),
         }
         shared = {"dtype": self.dtype_policy}
-        self.attention = MultiHeadAttention(
-            num_heads,
-            head_dim,
-            num_kv_heads=num_kv_heads,
-            use_bias=use_bias,
-            dropout=attention_dropout,
-            kernel_initializer=kernel_initializer,
-            name="attention",
-            **shared,
-        )
+
+        def attention(name: str) -> MultiHeadAttention:
+            return MultiHeadAttention(
+                num_heads,
+                head_dim,
+                num_kv_heads=num_kv_heads,
+                use_bias=use_bias,
+                scale=attention_scale,
+                rotary_interleaved=rotary_interleaved,
+                dropout=attention_dropout,
+                kernel_initializer=kernel_initializer,
+                name=name,
+                **shared,
+            )
+
+        self.attention = attention("attention")
+        self.cross_attention = attention("cross_attention") if cross_attention else None
         self.feedforward = FeedForward(
             intermediate_dim,
             activation,
@@ -119,6 +136,9 @@ class TransformerBlock(keras.layers.Layer):
         )
         normalization = NORMALIZATIONS[norm]
         self.attention_norm = normalization(epsilon=norm_epsilon, name="attention_norm", **shared)
+        self.cross_attention_norm = None
+        if cross_attention:
+            self.cross_attention_norm = normalization(epsilon=norm_epsilon, name="cross_attention_norm", **shared)
         self.feedforward_norm = normalization(epsilon=norm_epsilon, name="feedforward_norm", **shared)
         self.attention_scale = self.feedforward_scale = None
         if layer_scale is not None:
@@ -129,8 +149,10 @@ class TransformerBlock(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         for layer in (
             self.attention,
+            self.cross_attention,
             self.feedforward,
             self.attention_norm,
+            self.cross_attention_norm,
             self.feedforward_norm,
             self.attention_scale,
             self.feedforward_scale,
@@ -145,30 +167,62 @@ class TransformerBlock(keras.layers.Layer):
         key_mask: Tensor | None = None,
         attention_mask: Tensor | None = None,
         use_causal_mask: bool = False,
+        bias: Tensor | None = None,
         rotary: tuple[Tensor, Tensor] | None = None,
+        cache: Cache | None = None,
+        encoder_states: Tensor | None = None,
+        encoder_key_value: tuple[Tensor, Tensor] | None = None,
+        encoder_mask: Tensor | None = None,
         return_attention_scores: bool = False,
         training: bool | None = None,
     ) -> Any:
-        """As ``MultiHeadAttention.call``; returns the states, and with `return_attention_scores` the weights."""
+        """As ``MultiHeadAttention.call``; returns the states, and with `return_attention_scores` the weights.
+
+        A block with cross-attention reads its encoder as `encoder_states` (batch, source, width), or projected by
+        ``cross_attention.keys_and_values`` as `encoder_key_value`, both under `encoder_mask` (batch, source). It
+        returns the states, the weights of self-attention and those of cross-attention.
+
+        Raises:
+            ValueError: a block with cross-attention without an encoder, or the reverse.
+        """
+        if (self.cross_attention is not None) != (encoder_states is not None or encoder_key_value is not None):
+            wanted = "encoder_states or encoder_key_value" if self.cross_attention else "none, without cross_attention"
+            raise ValueError(f"encoder_states: got {'none' if self.cross_attention else 'one'}; accepted: {wanted}")
         attended = self.attention(
             self.attention_norm(inputs) if self.norm_first else inputs,
             key_mask=key_mask,
             attention_mask=attention_mask,
             use_causal_mask=use_causal_mask,
+            bias=bias,
             rotary=rotary,
+            cache=cache,
             return_attention_scores=return_attention_scores,
             training=training,
         )
-        x, scores = attended if return_attention_scores else (attended, None)
+        x, *scores = attended if return_attention_scores else (attended,)
         x = self.dropout_layer(x, training=training)
-        x = inputs + (x if self.attention_scale is None else self.attention_scale(x))
-        if not self.norm_first:
-            x = self.attention_norm(x)
+        x = self._join(inputs, x, self.attention_scale, self.attention_norm)
+        if self.cross_attention is not None:
+            attended = self.cross_attention(
+                self.cross_attention_norm(x) if self.norm_first else x,
+                encoder_states,
+                key_value=encoder_key_value,
+                key_mask=encoder_mask,
+                return_attention_scores=return_attention_scores,
+                training=training,
+            )
+            crossed, *cross_scores = attended if return_attention_scores else (attended,)
+            crossed = self.dropout_layer(crossed, training=training)
+            x = self._join(x, crossed, None, self.cross_attention_norm)
+            scores += cross_scores
         fed = self.feedforward(self.feedforward_norm(x) if self.norm_first else x, training=training)
-        x = x + (fed if self.feedforward_scale is None else self.feedforward_scale(fed))
-        if not self.norm_first:
-            x = self.feedforward_norm(x)
-        return (x, scores) if return_attention_scores else x
+        x = self._join(x, fed, self.feedforward_scale, self.feedforward_norm)
+        return (x, *scores) if return_attention_scores else x
+
+    def _join(self, x: Tensor, branch: Tensor, scale: Any, norm: Any) -> Tensor:
+        """The residual, and post-norm if that is wanted."""
+        x = x + (branch if scale is None else scale(branch))
+        return x if self.norm_first else norm(x)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         # By tracing, not from compute_output_shape, which cannot know whether the scores are returned too.

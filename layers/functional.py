@@ -105,17 +105,31 @@ def gelu(inputs: Tensor, *, approximate: bool = False) -> Tensor:
 
 
 @primitive
-def rotary(inputs: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs of features by position, pairing feature i with i + D/2 (Su et al. 2021, arXiv:2104.09864).
+def rotary(inputs: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
+    """Rotate pairs of features by position (Su et al. 2021, arXiv:2104.09864).
 
-    The pairing is the one of Hugging Face's Llama ("half-split"), not the paper's neighbours.
+    Feature i is paired with i + D/2, as in Hugging Face's Llama ("half-split"), or with `interleaved` feature 2i with
+    2i + 1, as in the paper. Weights trained for one pairing are wrong with the other.
 
     Args:
         inputs: (batch, heads, length, D), D even.
         cos, sin: (batch or 1, 1, length, D/2), from :class:`~attention_zoo.layers.position.RotaryEmbedding`.
     """
+    if interleaved:
+        batch, heads, length, width = ops.shape(inputs)
+        pairs = ops.reshape(inputs, (batch, heads, -1, 2))  # (B, H, T·D/2, 2): runtimes stop at four dimensions
+        first, second = (ops.reshape(pairs[..., i], (batch, heads, length, width // 2)) for i in range(2))
+        turned = [first * cos - second * sin, second * cos + first * sin]  # (B, H, T, D/2) each
+        flat = [ops.reshape(part, (batch, heads, -1, 1)) for part in turned]
+        return ops.reshape(ops.concatenate(flat, axis=-1), (batch, heads, length, width))
     first, second = ops.split(inputs, 2, axis=-1)  # (B, H, T, D/2) each
     return ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+@primitive
+def cache_update(cache: Tensor, update: Tensor, index: Any) -> Tensor:
+    """`cache` (batch, heads, slots, D) with `update` (batch, heads, T, D) in the slots from `index` on."""
+    return ops.slice_update(cache, (0, 0, index, 0), ops.cast(update, cache.dtype))
 
 
 @primitive
@@ -159,6 +173,19 @@ def combine_masks(*masks: Tensor | None) -> Tensor | None:
     """Logical "and" of the masks that are given; None when none is."""
     given = [mask for mask in masks if mask is not None]
     return functools.reduce(ops.logical_and, given) if given else None
+
+
+def softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Over the last axis, where `mask` is True. A row without any True is not zero yet: see :func:`any_true`."""
+    if mask is not None:
+        scores = scores + ops.cast(ops.logical_not(mask), scores.dtype) * MASKED
+    # One key gets all the attention; Keras warns of a softmax over one number.
+    return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)
+
+
+def any_true(mask: Tensor) -> Tensor:
+    """(…, 1): does the row have a key at all? What it attends to is multiplied by this."""
+    return ops.any(mask, axis=-1, keepdims=True)
 
 
 @primitive
@@ -213,14 +240,8 @@ def dot_product_attention(
     scores = ops.cast(scores, "float32")
     if bias is not None:
         scores = scores + ops.cast(bias, "float32")
-    any_key = None
-    if mask is not None:
-        scores = scores + ops.cast(ops.logical_not(mask), "float32") * MASKED
-        if not complete:
-            any_key = ops.any(mask, axis=-1, keepdims=True)  # (·, ·, T, 1)
-    # One key gets all the attention; Keras warns of a softmax over one number.
-    weights = ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)  # (B, H, T, S)
-    weights = ops.cast(weights, value.dtype)
+    any_key = None if complete else any_true(mask)
+    weights = ops.cast(softmax(scores, mask), value.dtype)  # (B, H, T, S)
     if return_scores and any_key is not None:
         weights = weights * ops.cast(any_key, weights.dtype)
     dropped = weights if dropout is None else dropout(weights)

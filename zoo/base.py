@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
@@ -117,9 +118,9 @@ class ZooModel(keras.Model):
         """Config overrides small enough for every test, one set per variant worth testing."""
         raise NotImplementedError
 
-    def named_inputs(self, inputs: Any) -> dict[str, Tensor]:
-        """`inputs` as a checked dict of tensors."""
-        signature = self.export_spec()
+    def named_inputs(self, inputs: Any, signature: Signature | None = None) -> dict[str, Tensor]:
+        """`inputs` as a dict of tensors, checked against `signature` (default: ``export_spec()``)."""
+        signature = signature or self.export_spec()
         named = dict(inputs) if isinstance(inputs, Mapping) else {signature.inputs[0].name: inputs}
         named = {name: ops.convert_to_tensor(value) for name, value in named.items() if value is not None}
         signature.check_shapes(
@@ -133,12 +134,13 @@ class ZooModel(keras.Model):
         return named
 
     def run_blocks(
-        self, x: Tensor, output_hidden_states: bool, output_attentions: bool, **arguments: Any
+        self, x: Tensor, output_hidden_states: bool, output_attentions: bool, cache: Any = None, **arguments: Any
     ) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
         """`x` through ``self.blocks``, and the intermediates that were asked for, by name."""
         states, attentions = [x], []
-        for block in self.blocks:
-            x = block(x, return_attention_scores=output_attentions, **arguments)
+        for i, block in enumerate(self.blocks):
+            own = {} if cache is None else {"cache": functools.partial(cache.update, i)}
+            x = block(x, return_attention_scores=output_attentions, **arguments, **own)
             if output_attentions:
                 x, scores = x
                 attentions.append(scores)

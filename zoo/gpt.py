@@ -2,25 +2,27 @@
 
 Radford et al. 2019 (GPT-2): learned positions, LayerNorm before each branch, GELU by tanh, tied head. Touvron et al.
 2023 (arXiv:2302.13971, Llama) changes four words of the config: rotary positions, RMSNorm, SwiGLU, no biases; grouped
-key/value heads came with arXiv:2305.13245. Positions are counted along the attention mask, so that padding on either
-side moves nothing.
+key/value heads came with arXiv:2305.13245, the sliding window with Mistral (arXiv:2310.06825). Positions are counted
+along the attention mask, so that padding on either side moves nothing.
 
     input_ids (batch, sequence), attention_mask (batch, sequence), 1 = keep -> logits (batch, sequence, vocab_size)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
 from ..layers.blocks import TransformerBlock
+from ..layers.cache import FixedCache, GrowingCache, Places, causal_places
 from ..layers.core import NORMALIZATIONS, Dense
 from ..layers.embedding import TokenEmbedding
-from ..layers.position import LearnedPositions, RotaryEmbedding, SinusoidalPositions, positions_from_mask
-from .base import Config, ZooModel
+from ..layers.position import check_position, place, position_layer
+from ..layers.rotary import check_scaling
+from .base import Config, Tensor, ZooModel
 from .registry import register
 from .signature import Signature, TensorSpec
 
@@ -34,7 +36,9 @@ class GPTConfig(Config):
         head_dim: width of one head. Default: `hidden_dim` / `num_heads`.
         intermediate_dim: width inside the feed-forward. Default: 4 `hidden_dim`.
         max_length: longest sequence.
-        position: "learned", "rotary", "sinusoidal" or "none".
+        position: one word of ``layers.position.POSITIONS``, such as "learned", "rotary", "alibi" or "none".
+        rope_theta, rope_scaling: of rotary positions, see ``layers.RotaryEmbedding``.
+        sliding_window: how many tokens, its own included, a token looks back to; None for all.
         head: "causal_lm" for logits, None for the states.
     """
 
@@ -48,6 +52,8 @@ class GPTConfig(Config):
     max_length: int = 1024
     position: str = "learned"
     rope_theta: float = 10_000.0
+    rope_scaling: dict[str, Any] | None = None
+    sliding_window: int | None = None
     norm: str = "layer_norm"
     norm_epsilon: float = 1e-5
     activation: str = "gelu_tanh"
@@ -67,7 +73,10 @@ class GPTConfig(Config):
         self._default("intermediate_dim", 4 * self.hidden_dim)
         self._positive("num_kv_heads", "head_dim", "intermediate_dim")
         self._divides("num_kv_heads", "num_heads")
-        self._choice("position", ("learned", "rotary", "sinusoidal", "none"))
+        check_position(self.position, hidden_dim=self.hidden_dim, head_dim=self.head_dim or 0)
+        object.__setattr__(self, "rope_scaling", check_scaling(self.rope_scaling))
+        if self.sliding_window is not None:
+            self._positive("sliding_window")
         self._choice("norm", tuple(NORMALIZATIONS))
         self._choice("head", ("causal_lm", None))
         self._rates("dropout", "attention_dropout")
@@ -91,15 +100,18 @@ class GPT(ZooModel):
         self.embedding = TokenEmbedding(
             c.vocab_size, c.hidden_dim, embeddings_initializer=initializer.clone(), name="embedding", **shared
         )
-        self.position_layer: Any = None
-        if c.position == "learned":
-            self.position_layer = LearnedPositions(
-                c.max_length, c.hidden_dim, embeddings_initializer=initializer.clone(), name="positions", **shared
-            )
-        elif c.position == "sinusoidal":
-            self.position_layer = SinusoidalPositions(c.hidden_dim, name="positions", **shared)
-        elif c.position == "rotary":
-            self.position_layer = RotaryEmbedding(c.head_dim, c.rope_theta, name="rotary", **shared)
+        self.position_layer = position_layer(
+            c.position,
+            hidden_dim=c.hidden_dim,
+            head_dim=c.head_dim,
+            num_heads=c.num_heads,
+            max_length=c.max_length,
+            theta=c.rope_theta,
+            scaling=c.rope_scaling,
+            initializer=initializer.clone(),
+            name="positions",
+            **shared,
+        )
         self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **shared)
         self.blocks = [
             TransformerBlock(
@@ -107,6 +119,7 @@ class GPT(ZooModel):
                 c.intermediate_dim,
                 num_kv_heads=c.num_kv_heads,
                 head_dim=c.head_dim,
+                rotary_interleaved=c.position == "rotary_interleaved",
                 activation=c.activation,
                 use_bias=c.use_bias,
                 norm=c.norm,
@@ -142,42 +155,50 @@ class GPT(ZooModel):
         inputs: Any,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
+        cache: GrowingCache | FixedCache | None = None,
         training: bool | None = None,
     ) -> Any:
-        named = self.named_inputs(inputs)
-        mask = named.get("attention_mask")
-        x = self.embedding(named["input_ids"])  # (B, T, D)
-        position_ids = named.get("position_ids")
-        if position_ids is None and mask is not None:
-            position_ids = positions_from_mask(mask)  # (B, T)
-        elif position_ids is None:
-            position_ids = ops.expand_dims(ops.arange(ops.shape(x)[1], dtype="int32"), 0)  # (1, T)
-
-        rotary = None
-        if self.config.position == "rotary":
-            rotary = self.position_layer(position_ids)
-        elif self.position_layer is not None:
-            x = x + self.position_layer(position_ids)
-        x = self.dropout(x, training=training)
-
-        x, intermediates = self.run_blocks(
-            x,
-            output_hidden_states,
-            output_attentions,
-            key_mask=mask,
-            use_causal_mask=True,
-            rotary=rotary,
-            training=training,
+        """With a `cache`, the inputs are the tokens that come after those in it, and `attention_mask` has a column
+        for every slot of it; see ``layers/cache.py``."""
+        named = self.named_inputs(inputs, None if cache is None else self.decoder_spec())
+        ids, mask = named["input_ids"], named.get("attention_mask")
+        places = causal_places(ops.shape(ids)[1], mask, named.get("position_ids"), cache, self.config.sliding_window)
+        x, intermediates = self.states(
+            ids, places, mask, cache, output_hidden_states, output_attentions, training=training
         )
-        x = self.final_norm(x)  # (B, T, D)
+        return self.finish(self.head(x), intermediates)
 
+    def states(
+        self,
+        ids: Tensor,
+        places: Places,
+        mask: Tensor | None = None,
+        cache: GrowingCache | FixedCache | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        training: bool | None = None,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """(batch, T, hidden_dim) states after the last normalisation, and the intermediates asked for."""
+        placed = place(self.position_layer, places.queries, places.keys)
+        x = self.embedding(ids)  # (B, T, D)
+        if "added" in placed:
+            x = x + placed.pop("added")
+        x = self.dropout(x, training=training)
+        seen = {"attention_mask": places.visible}
+        if places.visible is None:
+            seen = {"key_mask": mask, "use_causal_mask": True}
+        x, intermediates = self.run_blocks(
+            x, output_hidden_states, output_attentions, cache, **seen, **placed, training=training
+        )
+        return self.final_norm(x), intermediates
+
+    def head(self, x: Tensor) -> Any:
+        """(…, hidden_dim) states to (…, vocab_size) logits, or the states themselves, in float32."""
         if self.config.head is None:
-            result: Any = {"last_hidden_state": ops.cast(x, "float32")}
-        elif self.lm_head is not None:
-            result = ops.cast(self.lm_head(x), "float32")  # (B, T, V)
-        else:
-            result = self.embedding.project(x)  # (B, T, V)
-        return self.finish(result, intermediates)
+            return {"last_hidden_state": ops.cast(x, "float32")}
+        if self.lm_head is not None:
+            return ops.cast(self.lm_head(x), "float32")
+        return self.embedding.project(x)
 
     def export_spec(self) -> Signature:
         c = self.config
@@ -196,6 +217,29 @@ class GPT(ZooModel):
             defaults={"sequence": min(128, c.max_length)},
         )
 
+    def decoder_spec(self) -> Signature:
+        """One call with a cache: new tokens behind `past_sequence` others."""
+        c = self.config
+        past = ("batch", c.num_kv_heads, "past_sequence", c.head_dim)
+        total = ("batch", c.num_kv_heads, "total_sequence", c.head_dim)
+        names = [f"{i}.{part}" for i in range(c.num_layers) for part in ("key", "value")]
+        spec = self.export_spec()
+        ids, mask, positions = spec.inputs
+        return replace(
+            spec,
+            inputs=(
+                ids,
+                replace(mask, dims=("batch", "total_sequence")),
+                positions,
+                *(TensorSpec(f"past_key_values.{name}", "float32", past, optional=True) for name in names),
+            ),
+            outputs=(*spec.outputs, *(TensorSpec(f"present.{name}", "float32", total) for name in names)),
+            limits={**spec.limits, "total_sequence": c.max_length},
+            defaults={**spec.defaults, "past_sequence": 0},
+            sums={"total_sequence": ("past_sequence", "sequence")},
+            state={f"past_key_values.{name}": f"present.{name}" for name in names},
+        )
+
     @classmethod
     def tiny(cls) -> dict[str, dict[str, Any]]:
         small = {"vocab_size": 97, "num_layers": 2, "num_heads": 4, "hidden_dim": 32, "max_length": 40}
@@ -204,5 +248,9 @@ class GPT(ZooModel):
             "gpt2": small,
             "llama": {**small, **llama, "num_kv_heads": 2, "head_dim": 12, "intermediate_dim": 44},
             "untied": {**small, "num_kv_heads": 1, "position": "sinusoidal", "tie_embeddings": False},
+            "alibi": {**small, "position": "alibi", "sliding_window": 5, "num_heads": 3, "hidden_dim": 24},
+            "relative": {**small, "position": "relative", "norm": "rms_norm", "num_kv_heads": 2},
+            "gptj": {**small, "position": "rotary_interleaved", "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+            "grid": {**small, "position": "sinusoidal_2d"},
             "backbone": {**small, "position": "none", "head": None},
         }

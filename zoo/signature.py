@@ -69,6 +69,8 @@ class Signature:
         multiples: a named dimension must be a multiple, such as "height" of the patch size.
         defaults: the size of a named dimension where an export needs one and is given none.
         sizes: named dimensions that a file has for good. Smaller inputs are padded by whoever runs it.
+        sums: a named dimension is the sum of others, such as "total_sequence" of what is cached and what is new.
+        state: input to the output that takes its place in the next call, such as a cache. Its inputs may be empty.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -77,6 +79,8 @@ class Signature:
     multiples: Mapping[str, int] = field(default_factory=dict)
     defaults: Mapping[str, int] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
+    sums: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    state: Mapping[str, str] = field(default_factory=dict)
 
     def check_shapes(self, given: Mapping[str, tuple[str, tuple[int | None, ...]]]) -> None:
         """Check names, dtypes and shapes, ``{name: (dtype, shape)}``, before anything runs.
@@ -98,7 +102,7 @@ class Signature:
                     self._check_size(name, dim, size, sizes)
 
     def _check_size(self, name: str, dim: str, size: int, sizes: dict[str, tuple[int, str]]) -> None:
-        if size < 1:
+        if size < self.defaults.get(dim, 1) and size < 1:
             raise ValueError(f"{name}: got {dim} of {size}; accepted: at least 1")
         if size > self.limits.get(dim, size):
             raise ValueError(f"{name}: got {dim} of {size}; accepted: at most {self.limits[dim]}")
@@ -146,7 +150,8 @@ class Signature:
             side: tuple(TensorSpec(**{**spec, "dims": tuple(spec["dims"])}) for spec in raw.pop(side))
             for side in ("inputs", "outputs")
         }
-        return cls(**specs, **raw)
+        sums = {dim: tuple(parts) for dim, parts in raw.pop("sums", {}).items()}
+        return cls(**specs, **raw, sums=sums)
 
 
 def _show(shape: tuple[int | None, ...]) -> str:

@@ -1,0 +1,141 @@
+"""The keys and values of the tokens seen so far, so that a decoder computes each only once.
+
+Two kinds behind one interface. ``GrowingCache`` is as long as what was seen: every call returns a longer one, as files
+for ONNX Runtime have it. ``FixedCache`` has a number of slots from the start and fills them: shapes never change, as
+LiteRT and compiled Keras functions want it. Slots that nothing was written to may hold anything; the causal mask
+hides them.
+
+    cache = FixedCache.empty(layers=2, batch=1, heads=4, slots=64, head_dim=8)
+    logits = model({"input_ids": prompt}, cache=cache)         # the prompt
+    cache = FixedCache(cache.state, index=prompt.shape[1])
+    logits = model({"input_ids": next_token}, cache=cache)     # one more token
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops
+
+from . import functional as F
+from .position import positions_from_mask
+
+Tensor = Any
+State = Sequence[tuple[Tensor, Tensor]]  # for each layer (batch, heads, slots, dim) keys and values
+
+
+class GrowingCache:
+    """Keys and values of `past` tokens; new ones are joined to the end."""
+
+    def __init__(self, state: State) -> None:
+        self.state = list(state)
+        self.index = ops.shape(self.state[0][0])[2]
+
+    def slots(self, length: Any) -> Any:
+        """How many keys there are to read after `length` new tokens."""
+        return self.index + length
+
+    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values of `layer`, the new ones (batch, heads, T, dim) at the end."""
+        past = self.state[layer]
+        self.state[layer] = tuple(
+            ops.concatenate([old, new], axis=2) for old, new in zip(past, (key, value), strict=True)
+        )
+        return self.state[layer]
+
+
+class FixedCache:
+    """A number of slots; new keys and values go to those from `index` on.
+
+    Raises:
+        ValueError: on update, more tokens than slots are left (where `index` is a number and not being traced).
+    """
+
+    def __init__(self, state: State, index: Any = 0) -> None:
+        self.state = list(state)
+        self.index = index
+
+    @classmethod
+    def empty(
+        cls, layers: int, batch: int, heads: int, slots: int, head_dim: int, dtype: Any = "float32"
+    ) -> FixedCache:
+        shape = (batch, heads, slots, head_dim)
+        return cls([(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for _ in range(layers)])
+
+    def slots(self, length: Any) -> Any:
+        """How many keys there are to read: all slots, written or not."""
+        return self.state[0][0].shape[2]
+
+    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """All slots of `layer`, the new keys and values (batch, heads, T, dim) written to theirs."""
+        slots, new = self.state[layer][0].shape[2], key.shape[2]
+        if isinstance(self.index, int | np.integer) and self.index + new > slots:
+            raise ValueError(f"cache: got {new} tokens after {self.index}; accepted: {slots} together")
+        past = self.state[layer]
+        self.state[layer] = tuple(F.cache_update(old, x, self.index) for old, x in zip(past, (key, value), strict=True))
+        return self.state[layer]
+
+
+class Places(NamedTuple):
+    """Where the tokens of one call stand, and which keys they may see.
+
+    Attributes:
+        queries: positions of the new tokens, (batch or 1, T).
+        keys: positions of all there is to read, (batch or 1, S).
+        visible: (batch or 1, T, S) booleans, or None where the plain causal mask says all.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    visible: Tensor | None
+
+
+def causal_places(
+    length: Any,
+    mask: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    cache: GrowingCache | FixedCache | None = None,
+    window: int | None = None,
+) -> Places:
+    """Places of `length` new tokens behind those in `cache`.
+
+    Positions count the kept tokens of `mask`, so padding on any side moves nobody; what is visible goes by slots,
+    which padding fills too.
+
+    Args:
+        mask: (batch, S), 1 = keep, for every slot there is to read; those after the new tokens do not matter.
+        position_ids: (batch or 1, T) in the place of counted positions.
+        window: the greatest number of positions, its own included, that a token looks back to.
+
+    Raises:
+        ValueError: a mask that is not as wide as there are slots.
+    """
+    index = 0 if cache is None else cache.index
+    slots = length if cache is None else cache.slots(length)
+    if mask is None:
+        keys = ops.expand_dims(ops.arange(slots, dtype="int32"), 0)  # (1, S)
+    else:
+        if isinstance(slots, int) and mask.shape[1] not in (None, slots):
+            raise ValueError(f"attention_mask: got {mask.shape[1]} columns; accepted: {slots}, one for each slot")
+        keys = positions_from_mask(mask)  # (B, S)
+    if position_ids is not None:
+        queries = position_ids
+        keys = position_ids if cache is None else keys
+    elif cache is None:
+        queries = keys
+    else:
+        queries = ops.slice(keys, (0, index), (ops.shape(keys)[0], length))  # (B, T)
+    if cache is None and window is None:
+        return Places(queries, keys, None)
+
+    columns = ops.expand_dims(ops.arange(slots, dtype="int32"), 0)  # (1, S)
+    rows = ops.expand_dims(ops.arange(length, dtype="int32"), 1) + index  # (T, 1)
+    visible = ops.expand_dims(columns <= rows, 0)  # (1, T, S)
+    if window is not None:
+        back = ops.expand_dims(queries, 2) - ops.expand_dims(keys, 1)  # (B, T, S)
+        visible = ops.logical_and(visible, back < window)
+    if mask is not None:
+        visible = ops.logical_and(visible, ops.expand_dims(F.boolean_mask(mask, "attention_mask"), 1))
+    return Places(queries, keys, visible)

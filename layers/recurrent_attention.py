@@ -1,0 +1,158 @@
+"""Attention as it began: a recurrent decoder that looks back at every state of its encoder.
+
+``score -> softmax over the source -> weighted sum``, with the additive score of Bahdanau et al. 2014
+(arXiv:1409.0473, section A.1.2) and the multiplicative ones of Luong et al. 2015 (arXiv:1508.04025, section 3.1).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from . import functional as F
+from .core import Dense
+
+Tensor = Any
+
+
+class RecurrentAttention(keras.layers.Layer):
+    """What all scores share: the mask, the softmax and the sum."""
+
+    def prepare(self, value: Tensor) -> Tensor:
+        """What the score needs of the encoder, (batch, source, ·), the same at every step: compute it once."""
+        raise NotImplementedError
+
+    def score(self, query: Tensor, keys: Tensor) -> Tensor:
+        """(batch, target, source), of queries (batch, target, ·) and what `prepare` gave."""
+        raise NotImplementedError
+
+    def call(
+        self,
+        query: Tensor,
+        value: Tensor,
+        *,
+        key_mask: Tensor | None = None,
+        keys: Tensor | None = None,
+        return_attention_scores: bool = False,
+    ) -> Any:
+        """Attend from decoder states to encoder states.
+
+        Args:
+            query: (batch, target, its width), states of the decoder.
+            value: (batch, source, its width), states of the encoder.
+            key_mask: (batch, source), True or 1 = a real position.
+            keys: ``prepare(value)``, where it is already known.
+            return_attention_scores: also return the weights after softmax.
+
+        Returns:
+            (batch, target, width of value), and with `return_attention_scores` (batch, target, source). A source
+            without any real position gives zeros.
+
+        Raises:
+            ValueError: widths that a dot product cannot take, or a floating-point mask.
+        """
+        scores = ops.cast(self.score(query, self.prepare(value) if keys is None else keys), "float32")  # (B, T, S)
+        mask = None if key_mask is None else ops.expand_dims(F.boolean_mask(key_mask, "key_mask"), 1)  # (B, 1, S)
+        weights = F.softmax(scores, mask)
+        if mask is not None:
+            weights = weights * ops.cast(F.any_true(mask), weights.dtype)
+        weights = ops.cast(weights, value.dtype)
+        context = ops.matmul(weights, value)  # (B, T, width)
+        return (context, weights) if return_attention_scores else context
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        # By tracing, not from compute_output_shape, which cannot know whether the scores are returned too.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
+    def compute_output_shape(self, query_shape: Any, value_shape: Any) -> Any:
+        return (*query_shape[:-1], value_shape[-1])
+
+
+@keras.saving.register_keras_serializable(package="attention_zoo")
+class AdditiveAttention(RecurrentAttention):
+    """``score(q, k) = vᵀ tanh(W_q q + W_k k)`` (Bahdanau et al. 2014, arXiv:1409.0473).
+
+    Luong's "concat" score, ``vᵀ tanh(W [q; k])``, is the same with W cut in two. Needs memory for
+    batch · target · source · units numbers, where a dot product needs none.
+
+    Args:
+        units: width of the hidden layer.
+        use_bias: a bias before the tanh.
+    """
+
+    def __init__(self, units: int, *, use_bias: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(units, int) or units < 1:
+            raise ValueError(f"units: got {units!r}; accepted: a positive integer")
+        self.units = units
+        self.use_bias = use_bias
+        self.query_dense = Dense(units, use_bias=use_bias, dtype=self.dtype_policy, name="query")
+        self.key_dense = Dense(units, use_bias=False, dtype=self.dtype_policy, name="key")
+
+    def build(self, query_shape: Any, value_shape: Any) -> None:
+        self.query_dense.build(query_shape)
+        self.key_dense.build(value_shape)
+        self.kernel = self.add_weight(name="kernel", shape=(self.units, 1), initializer="glorot_uniform")
+
+    def prepare(self, value: Tensor) -> Tensor:
+        return self.key_dense(value)  # (B, S, units)
+
+    def score(self, query: Tensor, keys: Tensor) -> Tensor:
+        hidden = ops.tanh(ops.expand_dims(self.query_dense(query), 2) + ops.expand_dims(keys, 1))  # (B, T, S, units)
+        return ops.squeeze(F.dense(hidden, ops.cast(self.kernel, hidden.dtype)), -1)  # (B, T, S)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "units": self.units, "use_bias": self.use_bias}
+
+
+@keras.saving.register_keras_serializable(package="attention_zoo")
+class MultiplicativeAttention(RecurrentAttention):
+    """Luong et al. 2015 (arXiv:1508.04025): ``q · k`` ("dot") or ``q · (W k)`` ("general").
+
+    Args:
+        score: "dot", for queries and keys of one width, or "general".
+
+    Raises:
+        ValueError: another score, or "dot" between different widths.
+    """
+
+    def __init__(self, score: str = "general", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if score not in ("dot", "general"):
+            raise ValueError(f"score: got {score!r}; accepted: 'dot' or 'general' ('concat' is AdditiveAttention)")
+        self.score_kind = score
+        self.key_dense: Any = None
+
+    def build(self, query_shape: Any, value_shape: Any) -> None:
+        if self.score_kind == "general":
+            self.key_dense = Dense(query_shape[-1], use_bias=False, dtype=self.dtype_policy, name="key")
+            self.key_dense.build(value_shape)
+        elif query_shape[-1] != value_shape[-1]:
+            raise ValueError(
+                f"value: got width {value_shape[-1]} for queries of width {query_shape[-1]}; accepted: the same width "
+                "for the score 'dot', or the score 'general'"
+            )
+
+    def prepare(self, value: Tensor) -> Tensor:
+        return value if self.key_dense is None else self.key_dense(value)  # (B, S, width of the query)
+
+    def score(self, query: Tensor, keys: Tensor) -> Tensor:
+        return ops.matmul(query, ops.swapaxes(keys, 1, 2))  # (B, T, S)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "score": self.score_kind}
+
+
+def recurrent_attention(score: str | None, units: int, **shared: Any) -> Any:
+    """The layer of one score: "additive", "concat" (both of `units`), "dot", "general"; None for None.
+
+    Raises:
+        ValueError: another word.
+    """
+    if score is None:
+        return None
+    if score in ("additive", "concat"):
+        return AdditiveAttention(units, **shared)
+    return MultiplicativeAttention(score, **shared)

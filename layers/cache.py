@@ -126,7 +126,7 @@ def causal_places(
     elif cache is None:
         queries = keys
     else:
-        queries = ops.slice(keys, (0, index), (ops.shape(keys)[0], length))  # (B, T)
+        queries = ops.take(keys, ops.arange(length, dtype="int32") + index, axis=1)  # (B, T)
     if cache is None and window is None:
         return Places(queries, keys, None)
 

@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops
 
 from . import functional as F
-from .rotary import RotaryEmbedding, angles_of, inverse_frequencies, multiple_of
+from .rotary import RotaryEmbedding, angles_of, inverse_frequencies, multiple_of, positive
 
 Tensor = Any
 
@@ -51,7 +51,7 @@ class SinusoidalPositions(keras.layers.Layer):
     def __init__(self, hidden_dim: int, theta: float = 10000.0, *, interleaved: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.hidden_dim = multiple_of("hidden_dim", hidden_dim, 2)
-        self.theta = theta
+        self.theta = positive("theta", theta)
         self.interleaved = interleaved
 
     def build(self, input_shape: Any = None) -> None:
@@ -95,7 +95,7 @@ class SinusoidalPositions2D(keras.layers.Layer):
         super().__init__(**kwargs)
         self.hidden_dim = multiple_of("hidden_dim", hidden_dim, 4)
         self.columns = multiple_of("columns", columns, 1)
-        self.theta = theta
+        self.theta = positive("theta", theta)
 
     def build(self, input_shape: Any = None) -> None:
         self.built = True
@@ -195,8 +195,8 @@ class ALiBi(keras.layers.Layer):
         slopes = ops.convert_to_tensor(-alibi_slopes(self.num_heads).reshape(1, -1, 1, 1))
         return ops.expand_dims(distance, 1) * slopes  # (B, H, T, S)
 
-    def compute_output_shape(self, query_shape: Any, key_shape: Any) -> Any:
-        return query_shape[0], self.num_heads, query_shape[1], key_shape[1]
+    def compute_output_shape(self, query_positions_shape: Any, key_positions_shape: Any) -> Any:
+        return query_positions_shape[0], self.num_heads, query_positions_shape[1], key_positions_shape[1]
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_heads": self.num_heads}
@@ -257,8 +257,12 @@ class RelativePositionBias(keras.layers.Layer):
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
 
     def build(self, query_positions_shape: Any = None, key_positions_shape: Any = None) -> None:
-        shape = (self.num_buckets, self.num_heads)
-        self.embeddings = self.add_weight(name="embeddings", shape=shape, initializer=self.embeddings_initializer)
+        self.embeddings = self.add_weight(
+            name="embeddings",
+            shape=(self.num_buckets, self.num_heads),
+            initializer=self.embeddings_initializer,
+            autocast=False,  # scores are float32 everywhere
+        )
 
     def call(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
         # The buckets of all distances are known beforehand: no logarithm, whose rounding would move a bucket's edge
@@ -269,8 +273,8 @@ class RelativePositionBias(keras.layers.Layer):
         row = ops.clip(ahead, -self.max_distance, self.max_distance) + self.max_distance
         return ops.transpose(F.embedding_lookup(by_distance, row), (0, 3, 1, 2))  # (B, H, T, S)
 
-    def compute_output_shape(self, query_shape: Any, key_shape: Any) -> Any:
-        return query_shape[0], self.num_heads, query_shape[1], key_shape[1]
+    def compute_output_shape(self, query_positions_shape: Any, key_positions_shape: Any) -> Any:
+        return query_positions_shape[0], self.num_heads, query_positions_shape[1], key_positions_shape[1]
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -6,7 +6,6 @@ last state, which is what a decoder with attention needs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -18,49 +17,61 @@ Tensor = Any
 
 @primitive
 def recurrent(
-    layer: Any, inputs: Tensor, state: Sequence[Tensor] | None, mask: Tensor | None, training: bool | None
+    layer: Any, inputs: Tensor, state: Any | None, mask: Tensor | None, training: bool | None
 ) -> tuple[Tensor, ...]:
     """All outputs of an LSTM or GRU and its last state, each (batch, units); see the layers below.
 
     Where `mask` is False nothing happens: the state goes through, and the output is of no meaning.
     """
     base = keras.layers.LSTM if layer.cell_kind == "lstm" else keras.layers.GRU
-    initial = None if state is None else list(state)
+    initial = [state] if state is not None and not isinstance(state, list | tuple) else state
     return tuple(base.call(layer, inputs, initial_state=initial, mask=mask, training=bool(training)))
 
 
+class _Recurrent:
+    """What both layers do in another way than Keras."""
+
+    def call(self, sequences: Tensor, initial_state: Any = None, mask: Any = None, training: Any = False) -> Any:
+        return recurrent(self, sequences, initial_state, mask, training)
+
+    def inner_loop(self, sequences: Tensor, initial_state: Any, mask: Any, training: Any = False) -> Any:
+        # cuDNN takes masks with padding on the right only, and says so when a compiled function already runs.
+        if mask is not None:
+            return keras.layers.RNN.inner_loop(self, sequences, initial_state, mask, training)  # pyright: ignore
+        return super().inner_loop(sequences, initial_state, mask, training)  # pyright: ignore
+
+
+def _complete(kwargs: dict[str, Any], **fixed: Any) -> dict[str, Any]:
+    if bad := {name: kwargs[name] for name, value in fixed.items() if kwargs.get(name, value) != value}:
+        raise ValueError(f"{next(iter(bad))}: got {bad}; accepted: {fixed}")
+    return {**kwargs, **fixed}
+
+
 @keras.saving.register_keras_serializable(package="attention_zoo")
-class LSTM(keras.layers.LSTM):
+class LSTM(_Recurrent, keras.layers.LSTM):
     """Hochreiter & Schmidhuber 1997. (batch, length, in) to (batch, length, units), and the state h, c.
 
     Arguments as ``keras.layers.LSTM``. `mask` (batch, length), True = a real token, may have its gaps anywhere. With
     `go_backwards` the outputs come in the order they were computed, last token first.
+
+    Raises:
+        ValueError: another ``return_sequences`` or ``return_state`` than True.
     """
 
     cell_kind: ClassVar[str] = "lstm"
 
     def __init__(self, units: int, **kwargs: Any) -> None:
-        super().__init__(units, **{**kwargs, "return_sequences": True, "return_state": True})
-
-    def call(
-        self, sequences: Tensor, initial_state: Any = None, mask: Any = None, training: bool | None = False
-    ) -> Any:
-        return recurrent(self, sequences, initial_state, mask, training)
+        super().__init__(units, **_complete(kwargs, return_sequences=True, return_state=True))
 
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
-class GRU(keras.layers.GRU):
+class GRU(_Recurrent, keras.layers.GRU):
     """Cho et al. 2014 (arXiv:1406.1078), reset after the product as in cuDNN. As ``LSTM``, with the state h."""
 
     cell_kind: ClassVar[str] = "gru"
 
     def __init__(self, units: int, **kwargs: Any) -> None:
-        super().__init__(units, **{**kwargs, "return_sequences": True, "return_state": True, "reset_after": True})
-
-    def call(
-        self, sequences: Tensor, initial_state: Any = None, mask: Any = None, training: bool | None = False
-    ) -> Any:
-        return recurrent(self, sequences, initial_state, mask, training)
+        super().__init__(units, **_complete(kwargs, return_sequences=True, return_state=True, reset_after=True))
 
 
 CELLS: dict[str, Any] = {"lstm": LSTM, "gru": GRU}

@@ -51,10 +51,15 @@ class RecurrentAttention(keras.layers.Layer):
             without any real position gives zeros.
 
         Raises:
-            ValueError: widths that a dot product cannot take, or a floating-point mask.
+            ValueError: widths that a dot product cannot take, or a mask of floating point or of another rank.
         """
         scores = ops.cast(self.score(query, self.prepare(value) if keys is None else keys), "float32")  # (B, T, S)
-        mask = None if key_mask is None else ops.expand_dims(F.boolean_mask(key_mask, "key_mask"), 1)  # (B, 1, S)
+        mask = None
+        if key_mask is not None:
+            mask = F.boolean_mask(key_mask, "key_mask")
+            if len(mask.shape) != 2:
+                raise ValueError(f"key_mask: got rank {len(mask.shape)}; accepted: (batch, source)")
+            mask = ops.expand_dims(mask, 1)  # (B, 1, S)
         weights = F.softmax(scores, mask)
         if mask is not None:
             weights = weights * ops.cast(F.any_true(mask), weights.dtype)

@@ -19,6 +19,12 @@ def multiple_of(argument: str, size: int, divisor: int) -> int:
     return size
 
 
+def positive(argument: str, value: float) -> float:
+    if not isinstance(value, int | float) or not value > 0:
+        raise ValueError(f"{argument}: got {value!r}; accepted: a positive number")
+    return value
+
+
 def angles_of(positions: Tensor, frequencies: np.ndarray) -> Tensor:
     """(batch, length) positions to (batch, length, len(frequencies)) angles, in float32."""
     return ops.expand_dims(ops.cast(positions, "float32"), -1) * ops.convert_to_tensor(frequencies)
@@ -43,7 +49,7 @@ SCALINGS: dict[str, dict[str, float | None]] = {  # fields and their defaults; N
         "original_max_position_embeddings": None,
         "beta_fast": 32.0,
         "beta_slow": 1.0,
-        "attention_factor": 0.0,  # 0: 0.1 ln(factor) + 1
+        "attention_factor": 0.0,  # for 0.1 ln(factor) + 1
     },
 }
 
@@ -64,9 +70,20 @@ def check_scaling(scaling: Mapping[str, Any] | None) -> dict[str, Any] | None:
     missing = [name for name, default in accepted.items() if default is None and name not in fields]
     if missing or not set(fields) <= set(accepted):
         raise ValueError(f"rope_scaling: got fields {sorted(fields)} for {kind!r}; accepted: {list(accepted)}")
-    if bad := {name: value for name, value in fields.items() if not isinstance(value, int | float) or value <= 0}:
+    filled: dict[str, Any] = {**accepted, **fields}
+    zero_means_default = {name for name, default in accepted.items() if default == 0.0}
+    if bad := {
+        name: value
+        for name, value in filled.items()
+        if not isinstance(value, int | float) or value < 0 or (value == 0 and name not in zero_means_default)
+    }:
         raise ValueError(f"rope_scaling: got {bad}; accepted: positive numbers")
-    return {"rope_type": kind, **accepted, **fields}
+    if kind == "llama3" and filled["low_freq_factor"] >= filled["high_freq_factor"]:
+        raise ValueError(
+            f"rope_scaling: got low_freq_factor {filled['low_freq_factor']}; accepted: less than high_freq_factor "
+            f"{filled['high_freq_factor']}"
+        )
+    return {"rope_type": kind, **filled}
 
 
 def rotary_frequencies(
@@ -128,8 +145,10 @@ class RotaryEmbedding(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.head_dim = multiple_of("head_dim", head_dim, 2)
-        self.theta = theta
+        self.theta = positive("theta", theta)
         self.scaling = check_scaling(scaling)
+        if head_dim == 2 and self.scaling and self.scaling["rope_type"] == "ntk":
+            raise ValueError("head_dim: got 2 with ntk scaling; accepted: at least 4, one wave having nothing to scale")
 
     def build(self, input_shape: Any = None) -> None:
         self.built = True

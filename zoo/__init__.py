@@ -10,6 +10,8 @@ from .registry import create, list_models
 if TYPE_CHECKING:
     from .bert import BERT, BERTConfig
     from .gpt import GPT, GPTConfig
+    from .seq2seq import Seq2Seq, Seq2SeqConfig
+    from .transformer import Transformer, TransformerConfig
     from .vit import ViT, ViTConfig
     from .weights import load, save
 
@@ -20,6 +22,10 @@ _HOMES = {
     "BERTConfig": "bert",
     "ViT": "vit",
     "ViTConfig": "vit",
+    "Transformer": "transformer",
+    "TransformerConfig": "transformer",
+    "Seq2Seq": "seq2seq",
+    "Seq2SeqConfig": "seq2seq",
     "load": "weights",
     "save": "weights",
 }
@@ -29,6 +35,10 @@ __all__ = [
     "GPT",
     "BERTConfig",
     "GPTConfig",
+    "Seq2Seq",
+    "Seq2SeqConfig",
+    "Transformer",
+    "TransformerConfig",
     "ViT",
     "ViTConfig",
     "create",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -52,6 +52,12 @@ class Config:
             if not isinstance(value, int | float) or not 0 <= value < 1:
                 raise ValueError(f"{name}: got {value!r}; accepted: a number from 0 up to, not including, 1")
 
+    def _tokens(self, *names: str) -> None:
+        for name in names:
+            value, below = getattr(self, name), self.vocab_size
+            if value is not None and not (isinstance(value, int) and 0 <= value < below):
+                raise ValueError(f"{name}: got {value!r}; accepted: a token from 0 to {below - 1}, or None")
+
     def _divides(self, part: str, whole: str) -> None:
         if getattr(self, whole) % getattr(self, part):
             raise ValueError(
@@ -62,6 +68,14 @@ class Config:
         """Fill a field that was left None from others (the dataclass is frozen for everybody else)."""
         if getattr(self, name) is None:
             object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A function of a model that becomes one graph of a file: tensors by the names of `signature`, in and out."""
+
+    signature: Signature
+    function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 class ZooModel(keras.Model):
@@ -134,19 +148,39 @@ class ZooModel(keras.Model):
         return named
 
     def run_blocks(
-        self, x: Tensor, output_hidden_states: bool, output_attentions: bool, cache: Any = None, **arguments: Any
+        self,
+        x: Tensor,
+        output_hidden_states: bool,
+        output_attentions: bool,
+        cache: Any = None,
+        *,
+        blocks: Sequence[Any] | None = None,
+        each: Sequence[Mapping[str, Any]] | None = None,
+        **arguments: Any,
     ) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
-        """`x` through ``self.blocks``, and the intermediates that were asked for, by name."""
+        """`x` through `blocks`, and the intermediates that were asked for, by name.
+
+        Args:
+            cache: gives every block its keys and values; see ``layers/cache.py``.
+            blocks: default ``self.blocks``.
+            each: arguments of each block alone; `arguments` are for all.
+        """
+        blocks = self.blocks if blocks is None else blocks
         states, attentions = [x], []
-        for i, block in enumerate(self.blocks):
-            own = {} if cache is None else {"cache": functools.partial(cache.update, i)}
+        for i, block in enumerate(blocks):
+            own = dict(each[i]) if each else {}
+            if cache is not None:
+                own["cache"] = functools.partial(cache.update, i)
             x = block(x, return_attention_scores=output_attentions, **arguments, **own)
             if output_attentions:
-                x, scores = x
+                x, *scores = x
                 attentions.append(scores)
             states.append(x)
-        asked = {"hidden_states": tuple(states)} if output_hidden_states else {}
-        return x, asked | ({"attentions": tuple(attentions)} if output_attentions else {})
+        asked: dict[str, tuple[Tensor, ...]] = {"hidden_states": tuple(states)} if output_hidden_states else {}
+        if output_attentions:
+            kinds = ("attentions", "cross_attentions")[: len(attentions[0])]
+            asked |= dict(zip(kinds, zip(*attentions, strict=True), strict=True))
+        return x, asked
 
     def finish(self, result: Any, intermediates: Mapping[str, Any]) -> Any:
         """`result` alone, or in a dict with the intermediates where there are any."""
@@ -154,6 +188,28 @@ class ZooModel(keras.Model):
             return result
         named = result if isinstance(result, Mapping) else {self.export_spec().outputs[0].name: result}
         return {**named, **intermediates}
+
+    def graphs(self, kind: str = "plain") -> dict[str, Graph]:
+        """The functions that make up an exported file, by name.
+
+        Args:
+            kind: "plain", one call without memory; where the model generates also "growing", whose caches get longer
+                with every call, and "fixed", whose caches have slots.
+
+        Raises:
+            ValueError: a kind this model does not have.
+        """
+        if kind != "plain":
+            raise ValueError(f"cache: got {kind!r} for {self.name}, which does not generate; accepted: no cache")
+        return {"model": Graph(self.export_spec().exported(), self.by_name)}
+
+    def by_name(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The results of a call by the names of ``export_spec().outputs``."""
+        result = self(dict(inputs), training=False)
+        outputs = self.export_spec().outputs
+        if not isinstance(result, Mapping):
+            return {outputs[0].name: result}
+        return {spec.name: result[spec.name] for spec in outputs}
 
     def transfer_weights(self, source: keras.Model) -> list[str]:
         """Copy every weight of `source` that has the same name and shape here: a body under a new head.

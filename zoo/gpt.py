@@ -10,6 +10,7 @@ along the attention mask, so that padding on either side moves nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -22,7 +23,8 @@ from ..layers.core import NORMALIZATIONS, Dense
 from ..layers.embedding import TokenEmbedding
 from ..layers.position import check_position, place, position_layer
 from ..layers.rotary import check_scaling
-from .base import Config, Tensor, ZooModel
+from .base import Config, Graph, Tensor, ZooModel
+from .generating import Generating
 from .registry import register
 from .signature import Signature, TensorSpec
 
@@ -40,6 +42,7 @@ class GPTConfig(Config):
         rope_theta, rope_scaling: of rotary positions, see ``layers.RotaryEmbedding``.
         sliding_window: how many tokens, its own included, a token looks back to; None for all.
         head: "causal_lm" for logits, None for the states.
+        eos_token_id, pad_token_id: what ends a generated row, and what fills it up then; None for nothing.
     """
 
     vocab_size: int = 50257
@@ -63,6 +66,8 @@ class GPTConfig(Config):
     attention_dropout: float = 0.0
     initializer_range: float = 0.02
     head: str | None = "causal_lm"
+    eos_token_id: int | None = None
+    pad_token_id: int | None = None
 
     def __post_init__(self) -> None:
         self._positive("vocab_size", "num_layers", "num_heads", "hidden_dim", "max_length")
@@ -80,10 +85,11 @@ class GPTConfig(Config):
         self._choice("norm", tuple(NORMALIZATIONS))
         self._choice("head", ("causal_lm", None))
         self._rates("dropout", "attention_dropout")
+        self._tokens("eos_token_id", "pad_token_id")
 
 
 @register
-class GPT(ZooModel):
+class GPT(Generating, ZooModel):
     """``GPT(num_layers=4, hidden_dim=256)``, ``GPT(config)`` or ``az.create("gpt2")``. See the module and ``ZooModel``.
 
     Returns logits (batch, sequence, vocab_size), or with ``head=None`` a dict with
@@ -218,27 +224,99 @@ class GPT(ZooModel):
         )
 
     def decoder_spec(self) -> Signature:
-        """One call with a cache: new tokens behind `past_sequence` others."""
-        c = self.config
-        past = ("batch", c.num_kv_heads, "past_sequence", c.head_dim)
-        total = ("batch", c.num_kv_heads, "total_sequence", c.head_dim)
-        names = [f"{i}.{part}" for i in range(c.num_layers) for part in ("key", "value")]
-        spec = self.export_spec()
+        """One call with a cache that grows: new tokens behind `past_sequence` others."""
+        c, spec = self.config, self.export_spec()
         ids, mask, positions = spec.inputs
+        past = self._cache_specs("past_key_values.{}.{}", "past_sequence")
+        present = self._cache_specs("present.{}.{}", "total_sequence")
         return replace(
             spec,
-            inputs=(
-                ids,
-                replace(mask, dims=("batch", "total_sequence")),
-                positions,
-                *(TensorSpec(f"past_key_values.{name}", "float32", past, optional=True) for name in names),
-            ),
-            outputs=(*spec.outputs, *(TensorSpec(f"present.{name}", "float32", total) for name in names)),
+            inputs=(ids, replace(mask, dims=("batch", "total_sequence")), positions, *past),
+            outputs=(*spec.outputs, *present),
             limits={**spec.limits, "total_sequence": c.max_length},
             defaults={**spec.defaults, "past_sequence": 0},
             sums={"total_sequence": ("past_sequence", "sequence")},
-            state={f"past_key_values.{name}": f"present.{name}" for name in names},
+            state={old.name: new.name for old, new in zip(past, present, strict=True)},
         )
+
+    def _cache_specs(self, name: str, slots: str) -> list[TensorSpec]:
+        c = self.config
+        dims = ("batch", c.num_kv_heads, slots, c.head_dim)
+        parts = [(i, part) for i in range(c.num_layers) for part in ("key", "value")]
+        return [TensorSpec(name.format(*part), "float32", dims, optional=True) for part in parts]
+
+    def graphs(self, kind: str = "growing") -> dict[str, Graph]:
+        """As ``ZooModel.graphs``. "fixed" gives the logits of the last token only; "litert" is LiteRT-LM's way of it,
+        where whoever runs the file numbers the positions and makes the mask."""
+        makers = {"growing": self._growing, "fixed": self._fixed, "litert": self._litert}
+        if self.config.head is None or kind not in makers:
+            return super().graphs(kind)
+        return {"decoder": makers[kind]()}
+
+    def _growing(self) -> Graph:
+        signature = self.decoder_spec().exported()
+
+        def function(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            cache = GrowingCache(_pairs([inputs[name] for name in signature.state]))
+            mask = inputs["attention_mask"]
+            ids = inputs["input_ids"]
+            places = causal_places(ops.shape(ids)[1], mask, None, cache, self.config.sliding_window)
+            x, _ = self.states(ids, places, cache=cache, training=False)
+            return {"logits": self.head(x), **_named(signature.state.values(), cache)}
+
+        return Graph(signature, function)
+
+    def _fixed(self) -> Graph:
+        c, spec = self.config, self.export_spec()
+        past, present = (self._cache_specs(f"{name}.{{}}.{{}}", "slots") for name in ("past_key_values", "present"))
+        state = {old.name: new.name for old, new in zip(past, present, strict=True)}
+        signature = Signature(
+            (
+                spec.inputs[0],
+                TensorSpec("cache_position", "int32", (1,), below=c.max_length),
+                TensorSpec("attention_mask", "int32", ("batch", "slots"), below=2),
+                *past,
+            ),
+            (TensorSpec("logits", "float32", ("batch", 1, c.vocab_size)), *present),
+            state=state,
+        )
+
+        def function(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            cache = FixedCache(_pairs([inputs[name] for name in state]), inputs["cache_position"][0])
+            ids = inputs["input_ids"]
+            mask = inputs["attention_mask"]
+            places = causal_places(ops.shape(ids)[1], mask, None, cache, c.sliding_window)
+            x, _ = self.states(ids, places, cache=cache, training=False)
+            return {"logits": self.head(x[:, -1:]), **_named(state.values(), cache)}
+
+        return Graph(signature, function)
+
+    def _litert(self) -> Graph:
+        c = self.config
+        names = [f"kv_cache_{part}_{i}" for i in range(c.num_layers) for part in ("k", "v")]
+        dims = ("batch", c.num_kv_heads, "slots", c.head_dim)
+        caches = [TensorSpec(name, "float32", dims) for name in names]
+        signature = Signature(
+            (
+                TensorSpec("tokens", "int32", ("batch", "sequence"), below=c.vocab_size),
+                TensorSpec("input_pos", "int32", ("sequence",), below=c.max_length),
+                TensorSpec("mask", "bool", ("batch", 1, "sequence", "slots")),
+                *caches,
+            ),
+            (TensorSpec("logits", "float32", ("batch", "sequence", c.vocab_size)), *caches),
+            limits={"slots": c.max_length, "sequence": c.max_length},
+            state={name: name for name in names},
+        )
+
+        def function(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            positions = inputs["input_pos"]
+            cache = FixedCache(_pairs([inputs[name] for name in names]), positions[0])
+            keys = ops.arange(cache.slots(0), dtype="int32")
+            places = Places(ops.expand_dims(positions, 0), ops.expand_dims(keys, 0), inputs["mask"][:, 0])
+            x, _ = self.states(inputs["tokens"], places, cache=cache, training=False)
+            return {"logits": self.head(x), **_named(names, cache)}
+
+        return Graph(signature, function)
 
     @classmethod
     def tiny(cls) -> dict[str, dict[str, Any]]:
@@ -254,3 +332,11 @@ class GPT(ZooModel):
             "grid": {**small, "position": "sinusoidal_2d"},
             "backbone": {**small, "position": "none", "head": None},
         }
+
+
+def _pairs(flat: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _named(names: Iterable[str], cache: GrowingCache | FixedCache) -> dict[str, Tensor]:
+    return dict(zip(names, [part for pair in cache.state for part in pair], strict=True))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # family -> module of this package that registers it
-FAMILIES = {"gpt": "gpt", "bert": "bert", "vit": "vit"}
+FAMILIES = {"gpt": "gpt", "bert": "bert", "vit": "vit", "transformer": "transformer", "seq2seq": "seq2seq"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ def _vit(num_layers: int, num_heads: int, hidden_dim: int) -> dict[str, Any]:
 
 _GPT2 = "Radford et al. 2019, openai-community/gpt2"
 _BERT = "Devlin et al. 2018, arXiv:1810.04805, google-bert"
+_TRANSFORMER = "Vaswani et al. 2017, arXiv:1706.03762, table 3, with their shared vocabulary of 37,000"
 _VIT = "Dosovitskiy et al. 2021, arXiv:2010.11929; sizes as in timm"
 
 PRESETS: dict[str, Preset] = {
@@ -89,5 +90,13 @@ PRESETS: dict[str, Preset] = {
             "layer_scale": 1.0,
             "use_mask_token": True,
         },
+    ),
+    "transformer-base": Preset("transformer", 63_082_496, _TRANSFORMER, "Apache-2.0"),
+    "transformer-big": Preset(
+        "transformer",
+        214_245_376,
+        _TRANSFORMER,
+        "Apache-2.0",
+        {"num_heads": 16, "hidden_dim": 1024, "dropout": 0.3},
     ),
 }

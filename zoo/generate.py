@@ -1,0 +1,307 @@
+"""Text, one token at a time: greedy, sampled or by beam search. NumPy only, and the same for every runtime.
+
+What computes the next token's logits is a :class:`Decoder`: a Keras model, an ONNX file, a LiteRT file. Everything else
+is here, once, so that the same options and the same seed choose the same tokens wherever the logits come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+Array = np.ndarray
+
+
+class Decoder(Protocol):
+    """Next-token logits of a batch of rows, with a memory of what was fed.
+
+    Attributes:
+        start_token: what a target begins with (an encoder reads the prompt), or None where it continues the prompt.
+        eos_token: ends a row, or None.
+        pad_token: fills rows that ended; None for the stop token.
+        max_length: greatest number of tokens in a row, prompt included, or of a target.
+    """
+
+    start_token: int | None
+    eos_token: int | None
+    pad_token: int | None
+    max_length: int
+
+    def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
+        """(rows, vocab_size) logits after the prompt; `room` tokens will follow at the most."""
+        ...
+
+    def step(self, tokens: Array) -> Array:
+        """(rows, vocab_size) logits after one more token (rows,) in each row."""
+        ...
+
+    def select(self, rows: Array) -> None:
+        """Go on with these rows, in this order; a row may be left out or come more than once."""
+        ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """How tokens are chosen. See ``generate``."""
+
+    max_new_tokens: int = 32
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    stop_tokens: int | Sequence[int] | None = None
+    stop_strings: str | Sequence[str] | None = None
+    tokenizer: Any = None
+    callback: Callable[[Array], Any] | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        def number(name: str, low: float, high: float, *, whole: bool = False, least: bool = True) -> None:
+            value = getattr(self, name)
+            kind = int if whole else int | float
+            inside = isinstance(value, kind) and not isinstance(value, bool) and value <= high
+            if value is not None and not (inside and (value >= low if least else value > low)):
+                what = "an integer" if whole else "a number"
+                raise ValueError(
+                    f"{name}: got {value!r}; accepted: {what} {'of at least' if least else 'above'} {low}"
+                    + ("" if high == np.inf else f" and at most {high}")
+                )
+
+        number("max_new_tokens", 0, np.inf, whole=True)
+        number("temperature", 0, np.inf)
+        number("top_k", 1, np.inf, whole=True)
+        number("top_p", 0, 1, least=False)
+        number("min_p", 0, 1)
+        number("repetition_penalty", 0, np.inf, least=False)
+        number("num_beams", 1, np.inf, whole=True)
+        number("length_penalty", -np.inf, np.inf)
+        number("seed", 0, np.inf, whole=True)
+        for name in ("max_new_tokens", "temperature", "num_beams", "repetition_penalty", "length_penalty"):
+            if getattr(self, name) is None:
+                raise ValueError(f"{name}: got None; accepted: a number")
+        filters = [name for name in ("top_k", "top_p", "min_p") if getattr(self, name) is not None]
+        if filters and not self.temperature:
+            raise ValueError(f"temperature: got 0 (greedy) with {filters}; accepted: a positive number with these")
+        if self.num_beams > 1 and (self.temperature or self.callback or self.stop_strings):
+            raise ValueError(
+                f"num_beams: got {self.num_beams} with temperature, callback or stop_strings; accepted: 1 with these"
+            )
+        if self.stop_strings and not hasattr(self.tokenizer, "decode"):
+            raise ValueError(
+                f"tokenizer: got {self.tokenizer!r} with stop_strings; accepted: an object with decode(list of ids)"
+            )
+        if self.callback is not None and not callable(self.callback):
+            raise ValueError(f"callback: got {self.callback!r}; accepted: a function of the new tokens (batch,)")
+
+
+def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **options: Any) -> Array:
+    """Continue every row of a batch.
+
+    Args:
+        input_ids: (batch, prompt) integers; or (prompt,), for a batch of one.
+        attention_mask: (batch, prompt), 1 = keep: prompts of unequal lengths, padded on either side.
+        max_new_tokens: how many at the most.
+        temperature: 0 takes the likeliest token; above 0 draws from the softmax of logits / temperature.
+        top_k: draw from so many likeliest tokens only.
+        top_p: draw from the fewest likeliest tokens that have this probability together (arXiv:1904.09751).
+        min_p: draw from tokens at least this many times as likely as the likeliest (arXiv:2407.01082).
+        repetition_penalty: above 1 makes tokens of the prompt and the continuation less likely (arXiv:1909.05858).
+        num_beams: above 1 keeps so many continuations and returns the best one.
+        length_penalty: a beam scores its summed log-probability over its length to this power.
+        stop_tokens: each ends its row. Default: the model's end token, if it has one; [] for none.
+        stop_strings: each ends its row once it stands in the decoded new text; needs `tokenizer`.
+        tokenizer: anything with ``decode(list of ids)``.
+        callback: called with every step's new tokens (batch,) as they come; ends everything by returning True.
+        seed: of the draws; the same seed draws the same tokens, in any runtime. Every row has draws of its own.
+
+    Returns:
+        (batch, prompt + new) int64 ids; of an encoder-decoder (batch, 1 + new), behind the start token. A row that
+        ended is filled with the model's pad token (or its stop token, where it has none).
+
+    Raises:
+        ValueError: an option or input that is not accepted, a row without any token, or more tokens than the model
+            has positions for.
+    """
+    accepted = list(Options.__dataclass_fields__)
+    if unknown := sorted(set(options) - set(accepted)):
+        raise ValueError(f"options: got {unknown}; accepted: {accepted}")
+    chosen = Options(**options)
+    ids, mask = _inputs(input_ids, attention_mask)
+    width = 1 if decoder.start_token is not None else ids.shape[1]
+    if width + chosen.max_new_tokens > decoder.max_length:
+        raise ValueError(
+            f"max_new_tokens: got {chosen.max_new_tokens} after {width} tokens; accepted: {decoder.max_length} together"
+        )
+    stops = decoder.eos_token if chosen.stop_tokens is None else chosen.stop_tokens
+    stops = np.array([] if stops is None else stops, "int64").reshape(-1)
+    prompt, real = ids, mask
+    if decoder.start_token is not None:
+        prompt = np.full((len(ids), 1), decoder.start_token, "int64")
+        real = np.ones_like(prompt)
+    if not chosen.max_new_tokens:
+        return prompt
+    logits = decoder.prompt(ids, mask, chosen.max_new_tokens)
+    if chosen.num_beams > 1:
+        new = _beams(decoder, logits, prompt, real, chosen, stops)
+    else:
+        new = _rows(decoder, logits, prompt, real, chosen, stops)
+    return np.concatenate([prompt, new], axis=1)
+
+
+def _inputs(input_ids: Any, attention_mask: Any) -> tuple[Array, Array]:
+    ids = np.asarray(input_ids)
+    if ids.ndim == 1:
+        ids = ids[None]
+    if ids.ndim != 2 or not ids.size or ids.dtype.kind not in "iu":
+        raise ValueError(f"input_ids: got {ids.dtype} of shape {ids.shape}; accepted: integers (batch, prompt)")
+    mask = np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask)
+    mask = mask[None] if mask.ndim == 1 else mask
+    if mask.shape != ids.shape or not np.isin(mask, (0, 1)).all():
+        raise ValueError(f"attention_mask: got shape {mask.shape}; accepted: 0 and 1 of shape {ids.shape}")
+    if not mask.any(axis=1).all():
+        raise ValueError("attention_mask: got a row without any token; accepted: at least one 1 in each")
+    return ids.astype("int64"), mask.astype("int64")
+
+
+def _rows(decoder: Decoder, logits: Array, prompt: Array, real: Array, options: Options, stops: Array) -> Array:
+    """Greedy or sampled: (batch, new) tokens."""
+    batch = len(prompt)
+    draws = [np.random.default_rng(None if options.seed is None else [options.seed, row]) for row in range(batch)]
+    fill = _fill(decoder, stops)
+    strings = [options.stop_strings] if isinstance(options.stop_strings, str) else list(options.stop_strings or ())
+    done = np.zeros(batch, bool)
+    columns: list[Array] = []
+    for number in range(options.max_new_tokens):
+        if number:
+            logits = decoder.step(columns[-1])
+        scores = penalised(logits, prompt, real, columns, options.repetition_penalty)
+        token = scores.argmax(axis=-1)
+        if options.temperature:
+            chances = probabilities(scores, options.temperature, options.top_k, options.top_p, options.min_p)
+            token = np.array([_draw(draw, row) for draw, row in zip(draws, chances, strict=True)])
+        token = np.where(done, fill, token)
+        columns.append(token)
+        done |= np.isin(token, stops)
+        for row in np.flatnonzero(~done) if strings else ():
+            text = options.tokenizer.decode([int(column[row]) for column in columns])
+            done[row] = any(string in text for string in strings)
+        stop = options.callback(token.copy()) if options.callback else False
+        if done.all() or stop is True:
+            break
+    return np.stack(columns, axis=1).astype("int64")
+
+
+def _fill(decoder: Decoder, stops: Array) -> int:
+    return decoder.pad_token if decoder.pad_token is not None else int(stops[0]) if len(stops) else 0
+
+
+def penalised(logits: Array, prompt: Array, real: Array, columns: Sequence[Array], penalty: float) -> Array:
+    """`logits` with those of tokens that stand in their row already moved away from the top."""
+    if penalty == 1:
+        return logits
+    logits = logits.copy()
+    for row, scores in enumerate(logits):
+        seen = np.unique([*prompt[row][real[row] == 1], *(column[row] for column in columns)])
+        scores[seen] = np.where(scores[seen] > 0, scores[seen] / penalty, scores[seen] * penalty)
+    return logits
+
+
+def probabilities(
+    logits: Array,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+) -> Array:
+    """(rows, vocab_size) float64 chances; each filter works on what the one before left, as in Hugging Face."""
+    scores = logits.astype("float64") / temperature
+    if top_k is not None and top_k < scores.shape[-1]:
+        least = np.partition(scores, -top_k, axis=-1)[:, -top_k, None]
+        scores = np.where(scores < least, -np.inf, scores)
+    chances = _softmax(scores)
+    if top_p is not None and top_p < 1:
+        order = np.argsort(-chances, axis=-1, kind="stable")
+        ordered = np.take_along_axis(chances, order, axis=-1)
+        before = np.cumsum(ordered, axis=-1) - ordered  # what the likelier ones have together
+        kept = np.zeros(chances.shape, bool)
+        np.put_along_axis(kept, order, before < top_p, axis=-1)
+        chances = np.where(kept, chances, 0)
+    if min_p is not None:
+        chances = np.where(chances < min_p * chances.max(axis=-1, keepdims=True), 0, chances)
+    return chances / chances.sum(axis=-1, keepdims=True)
+
+
+def _softmax(scores: Array) -> Array:
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _draw(generator: np.random.Generator, chances: Array) -> int:
+    edges = np.cumsum(chances)
+    return int(min(np.searchsorted(edges, generator.random() * edges[-1], side="right"), np.flatnonzero(chances)[-1]))
+
+
+def _beams(decoder: Decoder, logits: Array, prompt: Array, real: Array, options: Options, stops: Array) -> Array:
+    """The best of `num_beams` continuations of every row: (batch, new) tokens.
+
+    Twice as many candidates as beams are looked at, so that those that end leave enough to go on with. A row is
+    done when no beam can still beat its best ended ones.
+    """
+    batch, width = len(prompt), options.num_beams
+    ended: list[list[tuple[float, list[int]]]] = [[] for _ in range(batch)]
+    beams = [[(0.0, list[int]())] for _ in range(batch)]  # summed log-probability, tokens
+    rows = np.arange(batch)  # of `logits`, beam after beam
+    for number in range(1, options.max_new_tokens + 1):
+        if number > 1:
+            decoder.select(rows)
+            logits = decoder.step(np.array([tokens[-1] for row in beams for _, tokens in row]))
+        first, rows = 0, []
+        for row, current in enumerate(beams):
+            if not current:
+                continue
+            own = logits[first : first + len(current)]
+            seen = np.array([tokens for _, tokens in current], "int64").T
+            repeated = (
+                np.repeat(prompt[row : row + 1], len(current), 0),
+                np.repeat(real[row : row + 1], len(current), 0),
+            )
+            own = penalised(own, *repeated, list(seen), options.repetition_penalty).astype("float64")
+            chances = own - own.max(-1, keepdims=True)
+            chances -= np.log(np.exp(chances).sum(-1, keepdims=True))  # log-softmax
+            totals = (chances + np.array([[score] for score, _ in current])).reshape(-1)
+            best = np.argsort(-totals, kind="stable")[: 2 * width]
+            alive: list[tuple[float, list[int]]] = []
+            for rank, flat in enumerate(best):
+                beam, token = divmod(int(flat), chances.shape[-1])
+                candidate = (float(totals[flat]), [*current[beam][1], token])
+                if token in stops or number == options.max_new_tokens:
+                    if rank < width:
+                        ended[row].append((candidate[0] / number**options.length_penalty, candidate[1]))
+                elif len(alive) < width:
+                    alive.append(candidate)
+                    rows.append(first + beam)
+            first += len(current)
+            ended[row] = sorted(ended[row], key=lambda pair: -pair[0])[:width]
+            if len(ended[row]) == width and alive and not _may_win(alive[0][0], number, ended[row][-1][0], options):
+                rows = rows[: len(rows) - len(alive)]
+                alive = []
+            beams[row] = alive
+        rows = np.array(rows, "int64")
+        if not len(rows):
+            break
+    winners = [max(row, key=lambda pair: pair[0])[1] for row in ended]
+    longest, fill = max(map(len, winners)), _fill(decoder, stops)
+    return np.array([tokens + [fill] * (longest - len(tokens)) for tokens in winners], "int64")
+
+
+def _may_win(score: float, length: int, worst: float, options: Options) -> bool:
+    """Could a beam of this summed log-probability still enter the ended ones? Its sum can only fall; its length may
+    rise to the limit, which helps where the penalty is positive."""
+    reach = options.max_new_tokens if options.length_penalty > 0 else length
+    return score / reach**options.length_penalty > worst

@@ -1,0 +1,218 @@
+"""``model.generate`` on every Keras backend: compiled once per bucket of shapes, the cache kept in place."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from .decoding import GraphDecoder, bucket
+from .generate import generate
+
+Tensor = Any
+KEPT = 8  # compiled steps with their caches, of the latest shapes
+
+
+class Generating:
+    """A model that continues text. It has the graphs "decoder" and perhaps "encoder"."""
+
+    config: Any
+    graphs: Any
+    _steps: OrderedDict[Any, Step]
+
+    def generate(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> np.ndarray:
+        """As ``zoo.generate.generate``, with this model's logits: `max_new_tokens`, `temperature`, `top_k`, `top_p`,
+        `min_p`, `repetition_penalty`, `num_beams`, `length_penalty`, `stop_tokens`, `stop_strings`, `tokenizer`,
+        `callback` and `seed`.
+
+        The first call with new sizes (rows, and lengths rounded up to the next bucket) compiles, later ones do not.
+
+        Args:
+            input_ids: (batch, prompt) integers.
+            attention_mask: (batch, prompt), 1 = keep.
+
+        Returns:
+            (batch, prompt + new) int64 ids; of an encoder-decoder (batch, 1 + new), behind its start token.
+
+        Raises:
+            ValueError: a model without logits, an option or input that is not accepted, or too many tokens.
+        """
+        decoder = KerasDecoder(self)  # refuses what does not generate
+        for ids in (np.asarray(input_ids),):
+            if ids.dtype.kind in "iu" and ids.size and not 0 <= ids.min() <= ids.max() < self.config.vocab_size:
+                raise ValueError(
+                    f"input_ids: got values from {ids.min()} to {ids.max()}; accepted: integers from 0 to "
+                    f"{self.config.vocab_size - 1}"
+                )
+        return generate(decoder, input_ids, attention_mask, **options)
+
+
+class KerasDecoder(GraphDecoder):
+    """The decoder of a Keras model. Sizes are rounded up to buckets: a prompt gets padding on its left, a source on its
+    right, and rows that are not needed repeat the first one."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.graphs = model.graphs("fixed")
+        super().__init__(self.graphs, model.config.to_dict())
+        self.kept: OrderedDict[Any, Step] = model.__dict__.setdefault("_steps", OrderedDict())
+
+    def prompt(self, input_ids: np.ndarray, attention_mask: np.ndarray, room: int) -> np.ndarray:
+        extra = bucket(input_ids.shape[1], 16) - input_ids.shape[1]
+        widths = ((0, 0), (0, extra) if "encoder" in self.graphs else (extra, 0))
+        return super().prompt(np.pad(input_ids, widths), np.pad(attention_mask, widths), room)
+
+    def encode(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> dict[str, Any]:
+        step = self._step("encoder", input_ids.shape, {})
+        return step(_tensors({"input_ids": input_ids, "attention_mask": attention_mask}))
+
+    def start_state(self, rows: int, slots: int, given: Mapping[str, Any]) -> None:
+        self.rows, self.slots = rows, bucket(slots, 64)
+        signature = self.graphs["decoder"].signature
+        sizes = {"batch": rows, "slots": self.slots}
+        self.shapes = {
+            spec.name: tuple(sizes[d] if isinstance(d, str) else d for d in spec.dims)
+            for spec in signature.inputs
+            if spec.name in signature.state
+        }
+        self.current = self._decoder_step(rows)
+        self.current.assign(given)
+
+    def select(self, rows: np.ndarray) -> None:
+        wanted = max(len(rows), self.rows)
+        filled = np.concatenate([rows, np.zeros(wanted - len(rows), "int64")])
+        index = ops.convert_to_tensor(filled.astype("int32"))
+        self.fixed = {name: _take(value, index) for name, value in self.fixed.items()}
+        self.mask = None if self.mask is None else self.mask[filled]
+        state = {name: _take(value, index) for name, value in self.current.state().items()}
+        self.rows = wanted
+        self.current = self._decoder_step(wanted)
+        self.current.assign(state)
+
+    def step(self, tokens: np.ndarray) -> np.ndarray:
+        filled = np.concatenate([tokens, np.repeat(tokens[:1], self.rows - len(tokens))])
+        return super().step(filled)[: len(tokens)]
+
+    def run(self, inputs: dict[str, Any]) -> np.ndarray:
+        if self.mask is not None:  # a column for every slot; those to come may be seen as soon as they are written
+            rest = np.ones((len(self.mask), self.slots - self.mask.shape[1]), "int32")
+            inputs["attention_mask"] = np.concatenate([self.mask.astype("int32"), rest], axis=1)
+        return ops.convert_to_numpy(self.current(_tensors(inputs))["logits"])[:, -1]
+
+    def _decoder_step(self, rows: int) -> Step:
+        shapes = {name: (rows, *shape[1:]) for name, shape in self.shapes.items()}
+        return self._step("decoder", (rows, self.slots), shapes)
+
+    def _step(self, name: str, key: Any, shapes: Mapping[str, tuple[int, ...]]) -> Step:
+        key = (name, key)
+        if key not in self.kept:
+            graph = self.graphs[name]
+            self.kept[key] = Step(self.model, graph.function, shapes, graph.signature.state)
+        self.kept.move_to_end(key)
+        while len(self.kept) > KEPT:
+            self.kept.popitem(last=False)
+        return self.kept[key]
+
+
+def _tensors(arrays: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {
+        name: ops.convert_to_tensor(value.astype("int32") if isinstance(value, np.ndarray) else value)
+        for name, value in arrays.items()
+    }
+
+
+def _take(value: Any, index: Tensor) -> Any:
+    return ops.take(ops.convert_to_tensor(value), index, axis=0)
+
+
+class Step:
+    """`function` compiled, with the tensors of its state kept where they are from call to call.
+
+    TensorFlow keeps them in variables, which XLA updates in place; JAX donates them; torch just runs.
+
+    Args:
+        function: inputs and state by name, to outputs by name.
+        shapes: of the state, by input name.
+        names: input of the state to the output that follows it.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]],
+        shapes: Mapping[str, tuple[int, ...]],
+        names: Mapping[str, str],
+    ) -> None:
+        self.model, self.function, self.names = model, function, names
+        dtype = keras.backend.standardize_dtype(model.compute_dtype)
+        self.held = {name: ops.zeros(shape, dtype) for name, shape in shapes.items()}
+        backend = keras.backend.backend()
+        self.call = {"tensorflow": self._tensorflow, "jax": self._jax, "torch": self._torch}[backend]()
+
+    def __call__(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.call(inputs)
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: ops.convert_to_tensor(value) for name, value in self.held.items()}
+
+    def assign(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            if keras.backend.backend() == "tensorflow":
+                self.held[name].assign(ops.cast(value, self.held[name].dtype))
+            else:
+                self.held[name] = ops.cast(value, self.held[name].dtype)
+
+    def _tensorflow(self) -> Any:
+        import tensorflow as tf
+
+        self.held = {name: tf.Variable(value, trainable=False) for name, value in self.held.items()}
+
+        def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+            outputs = self.function({**inputs, **{name: value.read_value() for name, value in self.held.items()}})
+            for name, new in self.names.items():
+                self.held[name].assign(tf.cast(outputs.pop(new), self.held[name].dtype))
+            return outputs
+
+        # A prompt is computed once per bucket, where compiling with XLA costs more than it saves; a step pays at once.
+        plain = tf.function(run, autograph=False, jit_compile=False, reduce_retracing=False)
+        compiled = tf.function(run, autograph=False, jit_compile=True, reduce_retracing=False)
+
+        def call(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+            tokens = inputs.get("input_ids", inputs.get("decoder_input_ids"))
+            one = tokens is not None and tokens.shape[1] == 1 and bool(self.held)
+            return (compiled if one else plain)(inputs)
+
+        return call
+
+    def _jax(self) -> Any:
+        import jax
+
+        variables = self.model.variables
+
+        def pure(weights: list[Any], inputs: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+            with keras.StatelessScope(state_mapping=list(zip(variables, weights, strict=True))):
+                return self.function({**inputs, **state})
+
+        compiled = jax.jit(pure, donate_argnums=2)
+
+        def call(inputs: dict[str, Any]) -> dict[str, Any]:
+            outputs = dict(compiled([variable.value for variable in variables], inputs, self.held))
+            self.held = {name: outputs.pop(new).astype(self.held[name].dtype) for name, new in self.names.items()}
+            return outputs
+
+        return call
+
+    def _torch(self) -> Any:
+        import torch
+
+        def call(inputs: dict[str, Any]) -> dict[str, Any]:
+            with torch.no_grad():
+                outputs = self.function({**inputs, **self.held})
+            self.held = {name: outputs.pop(new) for name, new in self.names.items()}
+            return outputs
+
+        return call

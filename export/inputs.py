@@ -16,9 +16,19 @@ def example_inputs(
 ) -> dict[str, np.ndarray]:
     """Random inputs of these sizes; the rows of a padded batch have different lengths."""
     rng = np.random.default_rng(seed)
+    sizes = {**sizes, **{dim: sum(sizes[part] for part in parts) for dim, parts in signature.sums.items()}}
+    # A cache of fixed size is half full, or as full as leaves room for the new tokens.
+    position = max(0, min(sizes.get("slots", 0) // 2, sizes.get("slots", 0) - sizes.get("sequence", 1)))
 
     def draw(spec: TensorSpec) -> np.ndarray:
         shape = tuple(sizes[dim] if isinstance(dim, str) else dim for dim in spec.dims)
+        if spec.name == "cache_position":
+            return np.array([position], spec.dtype)
+        if spec.name == "input_pos":
+            return np.arange(position, position + shape[0], dtype=spec.dtype)
+        if spec.name == "mask":  # (batch, 1, sequence, slots)
+            rows = position + np.arange(shape[2])[:, None]
+            return np.broadcast_to(np.arange(shape[3])[None] <= rows, shape)
         if "mask" in spec.name:
             return padded_mask(shape[0], shape[1], padding).astype(spec.dtype)
         if spec.dtype.startswith("int"):

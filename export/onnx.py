@@ -22,32 +22,38 @@ import keras
 import numpy as np
 
 from ..layers import functional as F
-from ..zoo.base import ZooModel
-from ..zoo.signature import Signature
+from ..zoo.base import Graph, ZooModel
 from .result import ExportResult
 from .runtime import OnnxRunner
-from .spec import ExportError, call, exportable, input_specs, metadata, named_weights, weight_bytes
+from .spec import ExportError, exportable, input_specs, metadata, named_weights, weight_bytes
 
 Tensor = Any
 
 OPSET, IR_VERSION = 23, 11  # the first opset with Attention, RMSNormalization and RotaryEmbedding
 TRACED_OPSET = 18  # the last that tf2onnx writes; what it emits means the same at 23
 FORBIDDEN = ("Dropout", "Random", "Einsum", "PartitionedCall", "PyFunc", "Loop", "If")
+GATES = {"lstm": (0, 3, 1, 2), "gru": (0, 1, 2)}  # Keras' gates in the order of ONNX: i o f c, and z r h
 PROTOBUF_LIMIT = 1_900_000_000  # bytes; a protobuf file ends at 2 GiB, larger weights go beside it
 
 
-def to_onnx(model: ZooModel, path: str | os.PathLike[str]) -> ExportResult:
+def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None = None) -> ExportResult:
     """Write `model` as ONNX (opset 23) with named dynamic dimensions, and check the file against Keras.
 
-    Inputs and outputs carry the names of ``model.export_spec()``; ids and masks are int64, the rest float32. Weights
-    over 1.9 GB go to ``<name>.data`` beside the file. The file appears whole or not at all.
+    A GPT becomes a decoder with a key/value cache: ``past_key_values.{i}.key/.value`` (batch, kv_heads, past_sequence,
+    head_dim) in, ``present.{i}.key/.value`` out, empty for the first call; `attention_mask` spans past and new tokens.
+    A Transformer or Seq2Seq becomes two graphs: `path` is the decoder's step and ``<stem>.encoder.onnx`` beside it what
+    the encoder computes once. Everything else is one graph with the names of ``model.export_spec()``. Ids and masks
+    are int64, the rest float32. Weights over 1.9 GB go to ``<name>.data`` beside a file. Files appear whole or not at
+    all.
 
     Args:
         model: a model of attention_zoo, of any dtype policy. The file computes in float32.
         path: ends in ``.onnx``.
+        cache: False for one graph without memory of a model that generates. Default: with, where there is one.
 
     Raises:
-        ValueError: another kind of model, another suffix, or another backend than TensorFlow.
+        ValueError: another kind of model, another suffix, a cache for a model that has none, or another backend than
+            TensorFlow.
         ExportError: the converted graph does not compute what the model computes.
     """
     from .verification import quick_check
@@ -57,51 +63,63 @@ def to_onnx(model: ZooModel, path: str | os.PathLike[str]) -> ExportResult:
         raise ValueError(f"path: got {str(path)!r}; accepted: a name that ends in .onnx")
     start = time.perf_counter()
     model = exportable(model)
-    signature = model.export_spec().exported()
-    graph = _convert(model, signature)
-    operators = _operators(graph)
+    if cache and not model.generates:
+        raise ValueError(f"cache: got True for a {model.family} that does not generate; accepted: None or False")
+    graphs = model.graphs("growing" if cache is not False and model.generates else "plain")
+    names = dict.fromkeys(graphs, target.name)
+    if "encoder" in graphs:
+        names["encoder"] = f"{target.stem}.encoder.onnx"
+    beside = {name: file for name, file in names.items() if file != target.name}
 
     target.parent.mkdir(parents=True, exist_ok=True)
+    operators: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-        files = _write(graph, Path(folder) / target.name, weight_bytes(model))
+        files: list[Path] = []
+        for name, graph in graphs.items():  # the one that was asked for comes last, as the others belong to it
+            converted = _convert(model, name, graph, {} if names[name] != target.name else beside)
+            operators.update(_operators(converted))
+            files += _write(converted, Path(folder) / names[name])
         size = sum(file.stat().st_size for file in files)
-        difference = quick_check(model, OnnxRunner(files[0]))
-        for file in reversed(files):  # the data first: a graph never stands there without it
+        difference = quick_check(model, OnnxRunner(Path(folder) / target.name))
+        for file in files:  # the data first: a graph never stands there without it
             file.replace(target.parent / file.name)
-        if len(files) == 1:  # an earlier, larger model's
-            target.with_name(f"{target.name}.data").unlink(missing_ok=True)
+        for file in set(names.values()) - {f"{f.name.removesuffix('.data')}" for f in files if f.suffix == ".data"}:
+            target.with_name(f"{file}.data").unlink(missing_ok=True)  # an earlier, larger model's
     return ExportResult(
         path=target,
         format="onnx",
         bytes=size,
         weight_bytes=weight_bytes(model),
         seconds=time.perf_counter() - start,
-        operators=operators,
+        operators=dict(operators.most_common()),
         greatest_difference=difference,
+        files=tuple(target.parent / file for file in dict.fromkeys(names.values())),
     )
 
 
-def _convert(model: ZooModel, signature: Signature) -> Any:
-    """The model as an ``onnx_ir.Model``."""
+def _convert(model: ZooModel, name: str, function: Graph, beside: dict[str, str]) -> Any:
+    """One graph of the model as an ``onnx_ir.Model``."""
     import onnx_ir as ir
     import tensorflow as tf
 
     weights = named_weights(model)
+    signature = function.signature
     inputs = input_specs(signature, "int64")
     arguments = [tf.TensorSpec(v.shape, v.dtype, name=f"weight_{i}") for i, v in enumerate(weights.values())]
+    given = [spec.name for spec in signature.inputs]
 
-    def function(*tensors: Tensor) -> dict[str, Tensor]:
+    def traceable(*tensors: Tensor) -> dict[str, Tensor]:
         values = zip(weights.values(), tensors[len(inputs) :], strict=True)
         with F.lowering(LOWERINGS), keras.StatelessScope(state_mapping=list(values)):
-            return call(model, signature, tensors[: len(inputs)])
+            return function.function(dict(zip(given, tensors[: len(inputs)], strict=True)))
 
-    traced = tf.function(function, autograph=False, jit_compile=False).get_concrete_function(*inputs, *arguments)
+    traced = tf.function(traceable, autograph=False, jit_compile=False).get_concrete_function(*inputs, *arguments)
     if traced.captured_inputs:
         raise ExportError(f"the trace holds {len(traced.captured_inputs)} values that are not weights of the model")
 
     placeholders = [tensor.name for tensor in traced.graph.inputs]
     outputs = {traced.structured_outputs[spec.name].name: spec.name for spec in signature.outputs}
-    names = dict(zip(placeholders, [*(spec.name for spec in signature.inputs), *weights], strict=True))
+    names = dict(zip(placeholders, [*given, *weights], strict=True))
     proto = _tf2onnx(traced.graph.as_graph_def(add_shapes=True), placeholders, list(outputs), {**names, **outputs})
 
     onnx_model = _tidy(ir.from_proto(proto))
@@ -117,7 +135,7 @@ def _convert(model: ZooModel, signature: Signature) -> Any:
         if value.name in weights:
             graph.inputs.remove(value)
             if not value.uses():
-                continue  # such as DINOv2's mask token
+                continue  # such as DINOv2's mask token, or an encoder's weight in the decoder
             array = keras.ops.convert_to_numpy(weights[value.name])
             value.const_value = ir.tensor(np.ascontiguousarray(array), name=value.name)
             value.shape = ir.Shape(array.shape)
@@ -128,7 +146,7 @@ def _convert(model: ZooModel, signature: Signature) -> Any:
             raise ExportError(f"the graph has {sorted(map(str, found))} where {[s.name for s in specs]} belong")
         for spec in specs:
             found[spec.name].shape = ir.Shape(spec.dims)
-    onnx_model.metadata_props.update(metadata(model, signature))
+    onnx_model.metadata_props.update(metadata(model, {name: signature}, beside))
     return onnx_model
 
 
@@ -224,15 +242,16 @@ def _operators(model: Any) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def _write(model: Any, file: Path, size: int) -> list[Path]:
+def _write(model: Any, file: Path) -> list[Path]:
+    """The files written, in the order in which they may appear."""
     import onnx_ir as ir
 
-    if size <= PROTOBUF_LIMIT:
+    if sum(value.const_value.nbytes for value in model.graph.initializers.values()) <= PROTOBUF_LIMIT:
         ir.save(model, file)
         return [file]
     data = file.with_name(f"{file.name}.data")
     ir.save(model, file, external_data=data.name)
-    return [file, data]
+    return [data, file]
 
 
 # ---- the operators that primitives become -------------------------------------------------------------------------
@@ -240,20 +259,28 @@ def _write(model: Any, file: Path, size: int) -> list[Path]:
 
 def _marker(operator: str, inputs: list[Tensor], shape: list[int | None], **attributes: Any) -> Tensor:
     """A node that tf2onnx hands to `_replace_marker`. It cannot be run."""
+    return _markers(operator, inputs, [shape], **attributes)[0]
+
+
+def _markers(operator: str, inputs: list[Any], shapes: list[list[int | None]], **attributes: Any) -> list[Tensor]:
+    """As `_marker`, with several outputs. An input may be None, where the operator leaves one out."""
     import tensorflow as tf
 
-    inputs = [tf.convert_to_tensor(tensor) for tensor in inputs]
-    token = json.dumps({"operator": operator, "attributes": attributes})
-    output = tf.raw_ops.PyFunc(input=inputs, token=token, Tout=[inputs[0].dtype])[0]
-    output.set_shape(shape)
-    return output
+    given = [tf.convert_to_tensor(tensor) for tensor in inputs if tensor is not None]
+    present = [tensor is not None for tensor in inputs]
+    token = json.dumps({"operator": operator, "attributes": attributes, "present": present})
+    outputs = tf.raw_ops.PyFunc(input=given, token=token, Tout=[given[0].dtype] * len(shapes))
+    for output, shape in zip(outputs, shapes, strict=True):
+        output.set_shape(shape)
+    return outputs
 
 
 def _replace_marker(graph: Any, node: Any, name: str, _: Any) -> None:
     meant = json.loads(node.get_attr("token").s)
     shapes = [graph.get_shape(output) for output in node.output]
     dtypes = [graph.get_dtype(output) for output in node.output]
-    inputs, outputs = list(node.input), list(node.output)
+    given, outputs = iter(list(node.input)), list(node.output)
+    inputs = [next(given) if there else "" for there in meant["present"]]
     graph.remove_node(node.name)
     graph.make_node(
         meant["operator"],
@@ -344,13 +371,63 @@ def _attention(
     return output if any_key is None else output * any_key
 
 
-def _rotary(inputs: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotary(inputs: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
     import tensorflow as tf
 
     caches = [tf.squeeze(cache, axis=1) for cache in (cos, sin)]  # (B or 1, T, D/2)
     if cos.shape[0] == 1:  # the operator wants a row for each of the batch
         caches = [tf.tile(cache, tf.stack([tf.shape(inputs)[0], 1, 1])) for cache in caches]
-    return _marker("RotaryEmbedding", [inputs, *caches], inputs.shape.as_list())
+    return _marker("RotaryEmbedding", [inputs, *caches], inputs.shape.as_list(), interleaved=int(interleaved))
+
+
+def _recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, training: Any) -> tuple[Tensor, ...]:
+    """ONNX's LSTM or GRU. Its sequences end but have no gaps, so the kept tokens are moved to the front first."""
+    import tensorflow as tf
+
+    if layer.go_backwards:
+        inputs = tf.reverse(inputs, [1])
+        mask = None if mask is None else tf.reverse(mask, [1])
+    batch, width = tf.shape(inputs)[0], layer.units
+    lengths = order = None
+    if mask is not None:
+        order = _kept_first(mask)  # (B, T, T)
+        inputs = tf.matmul(order, inputs)
+        lengths = tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)  # (B,)
+
+    def gates(weight: Any) -> Tensor:  # (·, gates · units) to (1, gates · units, ·), in ONNX's order
+        parts = tf.split(tf.convert_to_tensor(weight), layer.cell_gates, axis=-1)
+        return tf.expand_dims(tf.transpose(tf.concat([parts[i] for i in GATES[layer.cell_kind]], -1)), 0)
+
+    cell = layer.cell
+    if layer.cell_kind == "lstm":  # one bias in Keras, a second of zeros here
+        bias = tf.concat([gates(cell.bias[None])[..., 0], tf.zeros((1, 4 * width))], axis=-1)
+        attributes: dict[str, Any] = {"hidden_size": width}
+    else:
+        bias = tf.concat([gates(cell.bias[i : i + 1])[..., 0] for i in range(2)], axis=-1)
+        attributes = {"hidden_size": width, "linear_before_reset": 1}
+    states = [tf.expand_dims(part, 0) for part in state] if state is not None else []
+    one = [1, inputs.shape[0], width]
+    shapes = [[inputs.shape[1], 1, inputs.shape[0], width], *([one] * (2 if layer.cell_kind == "lstm" else 1))]
+    outputs, *last = _markers(
+        layer.cell_kind.upper(),
+        [tf.transpose(inputs, (1, 0, 2)), gates(cell.kernel), gates(cell.recurrent_kernel), bias, lengths, *states],
+        shapes,
+        **attributes,
+    )
+    outputs = tf.transpose(tf.squeeze(outputs, 1), (1, 0, 2))  # (B, T, units)
+    if order is not None:
+        outputs = tf.matmul(order, outputs, transpose_a=True)
+    return outputs, *(tf.reshape(part, tf.stack([batch, width])) for part in last)
+
+
+def _kept_first(mask: Tensor) -> Tensor:
+    """(batch, T, T): the permutation that moves kept tokens to the front and leaves both kinds in their order."""
+    import tensorflow as tf
+
+    kept = tf.cast(mask, tf.int32)
+    place = tf.where(mask, tf.cumsum(kept, 1) - 1, tf.reduce_sum(kept, 1, keepdims=True) + tf.cumsum(1 - kept, 1) - 1)
+    rows = tf.range(tf.shape(mask)[1])[None, :, None]  # (1, T, 1)
+    return tf.cast(tf.equal(place[:, None, :], rows), tf.float32)
 
 
 LOWERINGS = {
@@ -363,4 +440,5 @@ LOWERINGS = {
     "merge_heads": _merge_heads,
     "dot_product_attention": _attention,
     "rotary": _rotary,
+    "recurrent": _recurrent,
 }

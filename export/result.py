@@ -19,6 +19,7 @@ class ExportResult:
         seconds: from call to file, the check included.
         operators: how many of each operator.
         greatest_difference: from Keras, on the one padded batch every export is checked with.
+        files: all graphs that belong together, `path` among them.
         warnings: what the caller should know.
     """
 
@@ -29,10 +30,13 @@ class ExportResult:
     seconds: float
     operators: dict[str, int]
     greatest_difference: float
+    files: tuple[Path, ...] = ()
     warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
-        return json.dumps({**asdict(self), "path": str(self.path)}, indent=2)
+        return json.dumps(
+            {**asdict(self), "path": str(self.path), "files": [str(file) for file in self.files]}, indent=2
+        )
 
     def to_markdown(self) -> str:
         operators = ", ".join(f"{name} {count}" for name, count in self.operators.items())
@@ -45,6 +49,7 @@ class ExportResult:
             f"| time | {self.seconds:.1f} s |",
             f"| greatest difference from Keras | {self.greatest_difference:.1e} |",
             f"| operators | {sum(self.operators.values())}: {operators} |",
+            *(f"| with it | {file} |" for file in self.files if file != self.path),
             *(f"| warning | {warning} |" for warning in self.warnings),
         ]
         return "\n".join(rows)

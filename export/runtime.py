@@ -14,9 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from ..zoo.decoding import GraphDecoder, LiteRTDecoder, RecomputingDecoder
+from ..zoo.generate import Decoder, generate
 from ..zoo.signature import Signature, TensorSpec
 
 METADATA_KEY = "attention_zoo"
+OURS = "accepted: a file as attention_zoo.export writes it"
+PADDED = ("sequence", "source", "target")  # dimensions where zeros at the end, under a mask, change nothing
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Runner:
@@ -41,35 +45,10 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Runner:
     return formats[path.suffix](path, threads)
 
 
-class Runner:
-    """One exported file, ready to run.
+class Session:
+    """One graph of a file: names and dimensions as stated, and arrays in and out."""
 
-    Attributes:
-        path, format: of the file.
-        metadata: what the file says of itself: family, config, signature.
-        signature: names, dtypes, dimensions and limits of its inputs and outputs.
-    """
-
-    format: str
-
-    def __init__(self, path: Path, metadata: dict[str, str]) -> None:
-        self.path = path
-        self.metadata = metadata
-        text = metadata.get("attention_zoo.signature")
-        self.signature = self._own_signature(text) if text else self.runtime_signature()
-
-    def _own_signature(self, text: str) -> Signature:
-        accepted = "accepted: a file as attention_zoo.export writes it"
-        try:
-            signature = Signature.from_json(text)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"path: the signature in {self.path} cannot be read: {error}; {accepted}") from error
-        found = self.runtime_signature()
-        for side in ("inputs", "outputs"):
-            stated, actual = ({spec.name for spec in getattr(s, side)} for s in (signature, found))
-            if stated != actual:
-                raise ValueError(f"path: {self.path} states {side} {sorted(stated)}, has {sorted(actual)}; {accepted}")
-        return signature
+    signature: Signature
 
     def runtime_signature(self) -> Signature:
         """Inputs and outputs as the runtime reports them: for our files too, less than `signature`."""
@@ -80,42 +59,39 @@ class Runner:
         raise NotImplementedError
 
     def run(self, inputs: Mapping[str, Any] | np.ndarray) -> dict[str, np.ndarray]:
-        """The outputs by name.
-
-        Args:
-            inputs: arrays by name, or the first input bare. `attention_mask` is all ones and `token_type_ids` all
-                zeros when left out. Where the file has a static shape, shorter sequences are padded on the right and
-                the outputs cut again, and a larger batch is run in pieces.
-
-        Raises:
-            ValueError: a name, dtype, rank, size or value that the model does not accept, before anything runs.
-        """
+        """The outputs by name; see ``Runner.run``."""
         named = inputs if isinstance(inputs, Mapping) else {self.signature.inputs[0].name: inputs}
         arrays = {name: np.asarray(value) for name, value in named.items() if value is not None}
         self.signature.check_arrays(arrays)
-        first = self.signature.inputs[0]
-        given = dict(zip(first.dims, arrays[first.name].shape, strict=True))
+        given: dict[Any, int] = {}
+        for spec in self.signature.inputs:
+            if spec.name in arrays:
+                given.update(zip(spec.dims, arrays[spec.name].shape, strict=True))
         for spec in self.signature.inputs:
             if spec.name not in arrays:
-                shape = [given.get(dim, dim) for dim in spec.dims]
-                arrays[spec.name] = np.full(shape, spec.fill)
+                sizes = {**self.signature.defaults, **self.signature.sizes, **given}
+                for dim, parts in self.signature.sums.items():
+                    sizes[dim] = sum(sizes[part] for part in parts)
+                arrays[spec.name] = np.full([sizes.get(dim, dim) for dim in spec.dims], spec.fill, spec.dtype)
+                given.update(zip(spec.dims, arrays[spec.name].shape, strict=True))
         return self._call_static(arrays, given) if self.signature.sizes else self._call(arrays)
 
     def _call_static(self, arrays: dict[str, np.ndarray], given: dict[Any, int]) -> dict[str, np.ndarray]:
-        """Run a file of static shapes: pad, run piece by piece, cut."""
+        """Run a graph of static shapes: pad, run piece by piece, cut."""
         sizes = self.signature.sizes
         for dim, size in sizes.items():
-            if dim == "sequence" and given[dim] > size:
-                raise ValueError(f"inputs: got sequence of {given[dim]}; accepted: at most {size}, as exported")
-            if dim not in ("batch", "sequence") and given[dim] != size:
+            if dim in PADDED and given.get(dim, size) > size:
+                raise ValueError(f"inputs: got {dim} of {given[dim]}; accepted: at most {size}, as exported")
+            if dim not in ("batch", *PADDED) and given.get(dim, size) != size:
                 raise ValueError(f"inputs: got {dim} of {given[dim]}; accepted: {size}, as exported")
         rows = sizes.get("batch", given["batch"])
         pieces = []
         for start in range(0, given["batch"], rows):
             piece = {}
             for spec in self.signature.inputs:
-                part = arrays[spec.name][start : start + rows]
-                widths = [(0, size - n) for size, n in zip(self._static(spec), part.shape, strict=True)]
+                part = arrays[spec.name]
+                part = part[start : start + rows] if spec.dims[0] == "batch" else part
+                widths = [(0, int(n) - m) for n, m in zip(self.signature.shape(spec), part.shape, strict=True)]
                 piece[spec.name] = np.pad(part, widths)  # zeros: also the mask's "not there"
             pieces.append(self._call(piece))
         outputs = {}
@@ -125,62 +101,98 @@ class Runner:
             outputs[spec.name] = joined[cut]
         return outputs
 
-    def _static(self, spec: TensorSpec) -> list[int]:
-        return [int(size) for size in self.signature.shape(spec)]
 
-    def generate(
-        self, input_ids: Any, attention_mask: Any = None, *, max_new_tokens: int = 32, stop_token: int | None = None
-    ) -> np.ndarray:
-        """Continue each row with the likeliest token, again and again (greedy).
+class Runner:
+    """An exported model, ready to run: one graph, or a decoder and what belongs to it.
+
+    Attributes:
+        path, format: of the file.
+        metadata: what the file says of itself: family, config, signatures.
+        sessions: its graphs by name: "model", or "decoder" and perhaps "encoder", or LiteRT's "decode", "prefill_32" …
+        signature: names, dtypes, dimensions and limits of the graph that ``run`` runs.
+    """
+
+    format: str
+
+    def __init__(self, path: Path, sessions: Mapping[str, Session], metadata: dict[str, str]) -> None:
+        self.path, self.sessions, self.metadata = path, dict(sessions), metadata
+        stated = _stated(path, metadata)
+        for name, session in self.sessions.items():
+            session.signature = _own_signature(path, stated.get(name), session.runtime_signature())
+        main = next((name for name in ("decoder", "decode") if name in self.sessions), next(iter(self.sessions)))
+        self.signature = self.sessions[main].signature
+        self._main = self.sessions[main]
+
+    def run(self, inputs: Mapping[str, Any] | np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs by name, of the only graph or of one step of the decoder.
+
+        Args:
+            inputs: arrays by name, or the first input bare. `attention_mask` is all ones, `token_type_ids` all zeros
+                and a cache empty when left out. Where the file has a static shape, shorter sequences are padded on
+                the right and the outputs cut again, and a larger batch is run in pieces.
+
+        Raises:
+            ValueError: a name, dtype, rank, size or value that the model does not accept, before anything runs.
+        """
+        return self._main.run(inputs)
+
+    def generate(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> np.ndarray:
+        """Continue each row: the options of ``zoo.generate.generate``, and the same tokens as the Keras model's
+        ``generate``.
 
         Args:
             input_ids: (batch, prompt) integers.
-            attention_mask: (batch, prompt), 1 = keep; padding may be on either side.
-            max_new_tokens: how many.
-            stop_token: stop when every row has produced it; rows that are done repeat it.
+            attention_mask: (batch, prompt), 1 = keep; prompts of unequal lengths are padded on either side.
 
         Returns:
-            (batch, prompt + new) int64 ids.
+            (batch, prompt + new) int64 ids; of an encoder-decoder (batch, 1 + new), behind its start token.
 
         Raises:
-            ValueError: not a causal language model, or more tokens than it has positions for.
+            ValueError: a file of a model that does not generate, an option or input that is not accepted, or more
+                tokens than the file has room for.
         """
-        outputs = self.signature.outputs
-        causal = '"head": "causal_lm"' in self.metadata.get("attention_zoo.config", "")
-        if not causal or outputs[0].name != "logits":
-            raise ValueError(f"path: {self.path.name} is no causal language model; accepted: an exported GPT")
-        ids = np.asarray(input_ids)
-        self.signature.check_arrays({"input_ids": ids})
-        mask = np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask)
-        self.signature.check_arrays({"input_ids": ids, "attention_mask": mask})
-        if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
-            raise ValueError(f"max_new_tokens: got {max_new_tokens!r}; accepted: an integer of at least 0")
-        limit = min(n for n in (self.signature.limits.get("sequence"), self.signature.sizes.get("sequence")) if n)
-        if ids.shape[1] + max_new_tokens > limit:
-            raise ValueError(
-                f"max_new_tokens: got {max_new_tokens} after {ids.shape[1]} tokens; accepted: {limit} together"
-            )
-        if not mask.any(axis=1).all():
-            raise ValueError("attention_mask: got a row without any token; accepted: at least one 1 in each")
-        rows, done = np.arange(len(ids)), np.zeros(len(ids), bool)
-        for _ in range(max_new_tokens):
-            logits = self.run({"input_ids": ids, "attention_mask": mask})["logits"]
-            last = mask.shape[1] - 1 - np.argmax(mask[:, ::-1], axis=1)  # the last token that is not padding
-            token = logits[rows, last].argmax(axis=-1)
-            if stop_token is not None:
-                token = np.where(done, stop_token, token)
-                done |= token == stop_token
-            ids = np.concatenate([ids, token[:, None]], axis=1)
-            mask = np.concatenate([mask, np.ones_like(mask[:, :1])], axis=1)
-            if done.all():
-                break
-        return ids.astype("int64")
+        return generate(self.decoder(), input_ids, attention_mask, **options)
+
+    def decoder(self) -> Decoder:
+        """What gives ``generate`` its logits."""
+        config = json.loads(self.metadata.get("attention_zoo.config", "{}"))
+        if "decoder" in self.sessions:
+            return GraphDecoder(self.sessions, config)
+        if "decode" in self.sessions:
+            return LiteRTDecoder(self.sessions, config)
+        if config.get("head") == "causal_lm":
+            return RecomputingDecoder(self._main, config)
+        raise ValueError(
+            f"path: {self.path.name} does not generate; accepted: an exported GPT, or a Transformer or Seq2Seq "
+            "exported with its cache"
+        )
 
 
-class OnnxRunner(Runner):
-    """An ONNX file in ONNX Runtime, on the CPU."""
+def _stated(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """The signatures a file states, by graph."""
+    try:
+        return dict(json.loads(metadata.get("attention_zoo.signatures", "{}")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"path: the signatures in {path} cannot be read: {error}; {OURS}") from error
 
-    format = "onnx"
+
+def _own_signature(path: Path, stated: Any, found: Signature) -> Signature:
+    """The stated signature, which must have the names that the runtime finds; `found` where none is stated."""
+    if stated is None:
+        return found
+    try:
+        signature = Signature.from_dict(stated)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"path: the signature in {path} cannot be read: {error}; {OURS}") from error
+    for side in ("inputs", "outputs"):
+        names, actual = ({spec.name for spec in getattr(s, side)} for s in (signature, found))
+        if names != actual:
+            raise ValueError(f"path: {path} states {side} {sorted(names)}, has {sorted(actual)}; {OURS}")
+    return signature
+
+
+class OnnxSession(Session):
+    """A graph in ONNX Runtime, on the CPU."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         import onnxruntime
@@ -195,7 +207,7 @@ class OnnxRunner(Runner):
             raise ValueError(f"path: ONNX Runtime cannot read {path}: {error}; accepted: an ONNX model") from error
         self.dtypes = {node.name: _numpy_dtype(node.type) for node in self.session.get_inputs()}
         self.names = [node.name for node in self.session.get_outputs()]
-        super().__init__(path, dict(self.session.get_modelmeta().custom_metadata_map))
+        self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
 
     def runtime_signature(self) -> Signature:
         def spec(node: Any) -> TensorSpec:
@@ -210,22 +222,38 @@ class OnnxRunner(Runner):
         return dict(zip(self.names, self.session.run(self.names, feeds), strict=True))
 
 
-class TFLiteRunner(Runner):
-    """A TFLite file in LiteRT's interpreter, on the CPU with XNNPACK."""
+class OnnxRunner(Runner):
+    """An ONNX file in ONNX Runtime, with the encoder beside it where it names one."""
 
-    format = "tflite"
+    format = "onnx"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        from ai_edge_litert.interpreter import Interpreter
+        main = OnnxSession(path, threads)
+        beside, signatures = _stated_files(path, main.metadata), _stated(path, main.metadata)
+        sessions: dict[str, Session] = {}
+        for name, file in beside.items():
+            if not (path.parent / file).is_file():
+                raise ValueError(f"path: {path} needs {file} beside it, which is not there; accepted: both files")
+            sessions[name] = other = OnnxSession(path.parent / file, threads)
+            signatures |= _stated(path, other.metadata)
+        sessions[next((name for name in signatures if name not in beside), "model")] = main
+        metadata = {**main.metadata, "attention_zoo.signatures": json.dumps(signatures)}
+        super().__init__(path, sessions, metadata)
 
-        try:
-            self.interpreter = Interpreter(model_path=str(path), num_threads=threads or os.cpu_count())
-            self.interpreter.allocate_tensors()
-            self.runner = self.interpreter.get_signature_runner()
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(f"path: LiteRT cannot read {path}: {error}; accepted: a TFLite model") from error
+
+def _stated_files(path: Path, metadata: dict[str, str]) -> dict[str, str]:
+    files = json.loads(metadata.get("attention_zoo.files", "{}"))
+    if bad := [file for file in files.values() if Path(file).name != file]:
+        raise ValueError(f"path: {path} names {bad}; accepted: files in its own folder")
+    return files
+
+
+class TFLiteSession(Session):
+    """A signature of a TFLite file in LiteRT's interpreter, on the CPU with XNNPACK."""
+
+    def __init__(self, interpreter: Any, name: str) -> None:
+        self.runner = interpreter.get_signature_runner(name)
         self.details = self.runner.get_input_details()
-        super().__init__(path, _tflite_metadata(path))
 
     def runtime_signature(self) -> Signature:
         def specs(details: dict[str, Any]) -> tuple[TensorSpec, ...]:
@@ -239,6 +267,26 @@ class TFLiteRunner(Runner):
     def _call(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         feeds = {name: np.ascontiguousarray(a, self.details[name]["dtype"]) for name, a in arrays.items()}
         return self.runner(**feeds)
+
+
+class TFLiteRunner(Runner):
+    """A TFLite file in LiteRT's interpreter."""
+
+    format = "tflite"
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        try:
+            self.interpreter = Interpreter(model_path=str(path), num_threads=threads or os.cpu_count())
+            self.interpreter.allocate_tensors()
+            names = list(self.interpreter.get_signature_list())
+            if not names:
+                raise ValueError("it has no signature")
+            sessions = {name: TFLiteSession(self.interpreter, name) for name in names}
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"path: LiteRT cannot read {path}: {error}; accepted: a TFLite model") from error
+        super().__init__(path, sessions, _tflite_metadata(path))
 
 
 def _numpy_dtype(onnx_type: str) -> str:

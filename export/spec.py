@@ -1,9 +1,9 @@
-"""A model's signature as TensorFlow sees it: the one place where either exporter calls the model."""
+"""What both exporters need of a model: its signature as TensorFlow sees it, its weights, and what a file says of it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -51,20 +51,18 @@ def input_specs(signature: Signature, integers: str) -> list[Any]:
     ]
 
 
-def call(model: ZooModel, signature: Signature, tensors: Sequence[Any]) -> dict[str, Any]:
-    """The model's outputs by name, for inputs in the signature's order."""
-    result = model({spec.name: tensor for spec, tensor in zip(signature.inputs, tensors, strict=True)}, training=False)
-    if not isinstance(result, Mapping):
-        return {signature.outputs[0].name: result}
-    return {spec.name: result[spec.name] for spec in signature.outputs}
+def metadata(model: ZooModel, signatures: Mapping[str, Signature], files: Mapping[str, str]) -> dict[str, str]:
+    """What a file says of itself, so that it can be run and verified without the model's code.
 
-
-def metadata(model: ZooModel, signature: Signature) -> dict[str, str]:
-    """What a file says of itself, so that it can be run and verified without the model's code."""
+    Args:
+        signatures: of the graphs in it, by name.
+        files: names of those beside it, by the graph in each.
+    """
     return {
         "attention_zoo.family": model.family,
         "attention_zoo.config": json.dumps(model.config.to_dict()),
-        "attention_zoo.signature": signature.to_json(),
+        "attention_zoo.signatures": json.dumps({name: signature.to_dict() for name, signature in signatures.items()}),
+        "attention_zoo.files": json.dumps(dict(files)),
     }
 
 

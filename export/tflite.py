@@ -1,4 +1,4 @@
-"""Keras to TFLite (LiteRT): one static signature, built-in operators only.
+"""Keras to TFLite (LiteRT): static signatures, built-in operators only.
 
 The primitives are lowered where the converter does better with another wording: lookups that become
 EMBEDDING_LOOKUP (the one form that can be quantised later), layer normalisation in fewer operators, and reshapes of
@@ -12,23 +12,25 @@ import os
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..layers import functional as F
-from ..zoo.base import ZooModel
+from ..zoo.base import Graph, ZooModel
 from ..zoo.signature import Signature
 from ..zoo.weights import written
 from .quiet import quiet
 from .result import ExportResult
 from .runtime import METADATA_KEY, TFLiteRunner, tflite_operators
-from .spec import ExportError, call, exportable, input_specs, metadata, weight_bytes
+from .spec import ExportError, exportable, input_specs, metadata, weight_bytes
 
 Tensor = Any
 
-FORBIDDEN = ("Flex", "CUSTOM", "VAR_HANDLE", "READ_VARIABLE", "RANDOM", "MULTINOMIAL", "WHILE", "IF", "CALL")
+FORBIDDEN = ("Flex", "CUSTOM", "VAR_HANDLE", "READ_VARIABLE", "RANDOM", "MULTINOMIAL", "IF", "CALL")
 
 
 def to_tflite(
@@ -38,18 +40,30 @@ def to_tflite(
     batch_size: int = 1,
     sequence_length: int | None = None,
     image_size: int | tuple[int, int] | None = None,
+    prefill: int | Sequence[int] | None = None,
+    max_length: int | None = None,
+    cache: bool | None = None,
 ) -> ExportResult:
     """Write `model` as TFLite with static shapes and built-in operators, and check the file against Keras.
 
-    One signature, ``serving_default``, with the names of ``model.export_spec()``; ids and masks are int32. The file
-    appears whole or not at all. ``export.load`` pads shorter sequences for it.
+    One signature, ``serving_default``, with the names of ``model.export_spec()``; ids and masks are int32. A GPT with
+    `prefill` or `max_length` gets the signatures ``prefill_{n}`` and ``decode`` instead, whose key/value cache has
+    `max_length` slots: ``tokens``, ``input_pos``, ``mask``, ``kv_cache_k_{i}``, ``kv_cache_v_{i}``. A Transformer or
+    Seq2Seq gets ``encode`` and ``decode``. The file appears whole or not at all. ``export.load`` pads shorter
+    sequences for it, and generates.
 
     Args:
         model: a model of attention_zoo, of any dtype policy. The file computes in float32.
         path: ends in ``.tflite``.
         batch_size: rows per call.
-        sequence_length: of text models. Default: 128, or the model's `max_length` if that is less.
+        sequence_length: of text models; of the source where there is an encoder. Default: 128 (a Seq2Seq's: 64), or
+            the model's `max_length` if that is less.
         image_size: pixels, a side or (height, width), of image models. Default: the size the model was made for.
+        prefill: of a GPT with a cache, how many tokens of a prompt are taken at once; several for several signatures.
+            Default: 32 and 128, as far as they fit.
+        max_length: slots of the cache: longest prompt and continuation together, or longest target. Default: the
+            model's `max_length`, 512 at the most.
+        cache: False for one signature without memory of a model that generates, True for a GPT with its cache.
 
     Raises:
         ValueError: another kind of model or suffix, an argument this model has no use for, a size it cannot take,
@@ -63,9 +77,16 @@ def to_tflite(
         raise ValueError(f"path: got {str(path)!r}; accepted: a name that ends in .tflite")
     start = time.perf_counter()
     model = exportable(model)
-    spec = model.export_spec()
-    signature = spec.exported({"batch": batch_size, **_sizes(spec, sequence_length, image_size)})
-    content = _with_metadata(_convert(model, signature), metadata(model, signature))
+    memory = _memory(model, prefill, max_length, cache)
+    if memory is None:
+        spec = model.export_spec()
+        graphs = {"serving_default": model.graphs("plain")["model"]}
+        sizes = {"batch": batch_size, **_sizes(spec, sequence_length, image_size)}
+        every = {"serving_default": spec.exported(sizes)}
+    else:
+        graphs, every = _with_memory(model, batch_size, sequence_length, image_size, *memory)
+    functions = {name: Graph(every[name], graph.function) for name, graph in graphs.items()}
+    content = _with_metadata(_convert(model, functions), metadata(model, every, {}))
     weights = weight_bytes(model)
     if len(content) < 0.9 * weights:
         raise ExportError(f"the file has {len(content)} bytes for {weights} bytes of weights: some were not frozen")
@@ -81,7 +102,67 @@ def to_tflite(
         seconds=time.perf_counter() - start,
         operators=operators,
         greatest_difference=difference,
+        files=(target,),
     )
+
+
+def _memory(
+    model: ZooModel, prefill: int | Sequence[int] | None, max_length: int | None, cache: bool | None
+) -> tuple[list[int], int] | None:
+    """Lengths of the prefills and slots of the cache; None for a file without memory."""
+    given = {"prefill": prefill, "max_length": max_length, "cache": cache or None}
+    asked = [name for name, value in given.items() if value is not None]
+    if asked and not model.generates:
+        raise ValueError(f"{asked[0]}: got {given[asked[0]]!r} for a {model.family} that does not generate")
+    encodes = model.generates and "encoder" in model.graphs("fixed")
+    if encodes and prefill is not None:
+        raise ValueError(f"prefill: got {prefill!r} for a {model.family}, whose prompt is encoded; accepted: None")
+    if cache is False and asked:
+        raise ValueError(f"{asked[0]}: got {given[asked[0]]!r} with cache=False; accepted: None")
+    if cache is False or not (asked or encodes):
+        return None
+    longest = model.config.max_length
+    slots = min(longest, 512) if max_length is None else max_length
+    if not isinstance(slots, int) or not 1 <= slots <= longest:
+        raise ValueError(f"max_length: got {max_length!r}; accepted: an integer from 1 to {longest}")
+    lengths = [n for n in (32, 128) if n <= slots] if prefill is None else list(np.atleast_1d(prefill).tolist())
+    if bad := [n for n in lengths if not isinstance(n, int) or not 1 <= n <= slots]:
+        raise ValueError(f"prefill: got {bad}; accepted: integers from 1 to max_length={slots}")
+    return sorted(set(lengths)), slots
+
+
+def _with_memory(
+    model: ZooModel, batch_size: int, sequence_length: int | None, image_size: Any, lengths: list[int], slots: int
+) -> tuple[dict[str, Graph], dict[str, Signature]]:
+    """The graphs of a file that generates, and their signatures with every size filled in."""
+    graphs = model.graphs("fixed")
+    if "encoder" in graphs:
+        source = _sizes(graphs["encoder"].signature, None, image_size)["source"]
+        sizes = {"batch": batch_size, "source": source if sequence_length is None else sequence_length}
+        named = {"encode": graphs["encoder"], "decode": graphs["decoder"]}
+        fixed = {"encode": sizes, "decode": {**sizes, "slots": slots, "sequence": 1}}
+    else:
+        if batch_size != 1 or sequence_length is not None:
+            raise ValueError("batch_size, sequence_length: got one for a file with a cache; accepted: 1 and None")
+        graph = model.graphs("litert")["decoder"]
+        named = {"decode": graph, **{f"prefill_{n}": _without_logits(graph) for n in lengths}}
+        common = {"batch": 1, "slots": slots}
+        fixed = {name: {**common, "sequence": 1 if name == "decode" else int(name[8:])} for name in named}
+    signatures = {}
+    for name, graph in named.items():
+        dims = {dim for spec in graph.signature.inputs for dim in spec.dims}
+        signatures[name] = graph.signature.exported({dim: n for dim, n in fixed[name].items() if dim in dims})
+    return named, signatures
+
+
+def _without_logits(graph: Graph) -> Graph:
+    """As LiteRT-LM has it: a prompt only fills the cache."""
+    outputs = tuple(spec for spec in graph.signature.outputs if spec.name != "logits")
+
+    def function(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in graph.function(inputs).items() if name != "logits"}
+
+    return Graph(replace(graph.signature, outputs=outputs), function)
 
 
 def _sizes(
@@ -90,9 +171,10 @@ def _sizes(
     """The sizes of the dimensions that are not the batch."""
     sizes = dict(signature.defaults)
     if sequence_length is not None:
-        if "sequence" not in sizes:
+        texts = [dim for dim in ("sequence", "source", "target") if dim in sizes]
+        if not texts:
             raise ValueError(f"sequence_length: got {sequence_length} for a model of images; accepted: image_size")
-        sizes["sequence"] = sequence_length
+        sizes.update(dict.fromkeys(texts, sequence_length))
     if image_size is not None:
         if "height" not in sizes:
             raise ValueError(f"image_size: got {image_size} for a model of text; accepted: sequence_length")
@@ -103,26 +185,37 @@ def _sizes(
     return sizes
 
 
-def _convert(model: ZooModel, signature: Signature) -> bytes:
+def _convert(model: ZooModel, graphs: Mapping[str, Graph]) -> bytes:
+    """One file with every graph as a signature."""
     import tensorflow as tf
 
-    def function(*tensors: Tensor) -> dict[str, Tensor]:
-        with F.lowering(LOWERINGS):
-            return call(model, signature, tensors)
-
-    specs = input_specs(signature, "int32")
-    traced = tf.function(function, autograph=False, jit_compile=False).get_concrete_function(*specs)
+    traced = {}
+    for name, graph in graphs.items():
+        traced[name] = _traced(graph)
     # Holding the Keras model instead leaves the weights unfrozen, and the file computes NaN without a word.
     module: Any = tf.Module()
     module.weights = [variable.value for variable in model.weights]
     with tempfile.TemporaryDirectory() as folder, quiet():
-        tf.saved_model.save(module, folder, signatures={"serving_default": traced})
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
+        tf.saved_model.save(module, folder, signatures=traced)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(traced))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         try:
             return converter.convert()
         except Exception as error:  # the converter raises its own kinds, with pages of MLIR
             raise ExportError(f"the TFLite converter refused the model: {str(error).strip()[:500]}") from error
+
+
+def _traced(graph: Graph) -> Any:
+    import tensorflow as tf
+
+    names = [spec.name for spec in graph.signature.inputs]
+
+    def function(*tensors: Tensor) -> dict[str, Tensor]:
+        with F.lowering(LOWERINGS):
+            return graph.function(dict(zip(names, tensors, strict=True)))
+
+    specs = input_specs(graph.signature, "int32")
+    return tf.function(function, autograph=False, jit_compile=False).get_concrete_function(*specs)
 
 
 def _with_metadata(content: bytes, entries: dict[str, str]) -> bytes:
@@ -196,9 +289,58 @@ def _rms_norm(inputs: Tensor, scale: Tensor, *, epsilon: float) -> Tensor:
     return inputs * tf.convert_to_tensor(scale) * tf.math.rsqrt(mean + epsilon)
 
 
+def _recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, training: Any) -> tuple[Tensor, ...]:
+    """One step, or a loop over static time steps that writes each output to its place."""
+    import tensorflow as tf
+
+    cell, width = layer.cell, layer.units
+    if layer.go_backwards:
+        inputs = tf.reverse(inputs, [1])
+        mask = None if mask is None else tf.reverse(mask, [1])
+    batch, length = inputs.shape[:2]
+    recurrent = tf.convert_to_tensor(cell.recurrent_kernel)
+    biases = tf.convert_to_tensor(cell.bias)
+    lstm = layer.cell_kind == "lstm"
+    projected = tf.matmul(inputs, tf.convert_to_tensor(cell.kernel)) + (biases if lstm else biases[0])  # (B, T, gates)
+
+    def advance(x: Tensor, h: Tensor, *rest: Tensor) -> list[Tensor]:
+        if lstm:
+            i, f, c, o = tf.split(x + tf.matmul(h, recurrent), 4, axis=-1)
+            new = tf.sigmoid(f) * rest[0] + tf.sigmoid(i) * tf.tanh(c)
+            return [tf.sigmoid(o) * tf.tanh(new), new]
+        (xz, xr, xh), (z, r, n) = tf.split(x, 3, -1), tf.split(tf.matmul(h, recurrent) + biases[1], 3, -1)
+        z = tf.sigmoid(xz + z)
+        return [z * h + (1 - z) * tf.tanh(xh + tf.sigmoid(xr + r) * n)]
+
+    states = list(state) if state is not None else [tf.zeros((batch, width))] * (2 if lstm else 1)
+    if length == 1 and mask is None:
+        states = advance(projected[:, 0], *states)
+        return tf.expand_dims(states[0], 1), *states
+
+    kept = tf.ones((batch, length)) if mask is None else tf.cast(mask, tf.float32)
+
+    def body(t: Tensor, outputs: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        x = tf.reshape(tf.slice(projected, [0, t, 0], [batch, 1, projected.shape[-1]]), (batch, -1))
+        keep = tf.slice(kept, [0, t], [batch, 1])  # (B, 1)
+        moved = [keep * new + (1 - keep) * old for new, old in zip(advance(x, *states), states, strict=True)]
+        step = tf.reshape(moved[0], (batch, 1, width))
+        return t + 1, _write_step(outputs, step, t), *moved
+
+    start = (tf.constant(0), tf.zeros((batch, length, width)), *states)
+    _, outputs, *last = tf.while_loop(lambda t, *_: t < length, body, start)
+    return outputs, *last
+
+
+def _write_step(outputs: Tensor, step: Tensor, t: Tensor) -> Tensor:
+    from keras import ops
+
+    return ops.slice_update(outputs, (0, t, 0), step)  # DYNAMIC_UPDATE_SLICE
+
+
 LOWERINGS = {
     "dense": _dense,
     "embedding_lookup": _embedding_lookup,
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
+    "recurrent": _recurrent,
 }

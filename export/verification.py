@@ -8,19 +8,20 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+import keras
 import numpy as np
 
-from ..zoo.signature import Signature
-from .inputs import PADDINGS, example_inputs
-from .runtime import Runner, load
-from .spec import ExportError, call, exportable
-
-if TYPE_CHECKING:
-    from ..zoo.base import ZooModel
+from ..zoo.base import Graph, ZooModel
+from ..zoo.generate import generate
+from ..zoo.generating import KerasDecoder
+from ..zoo.signature import Signature, TensorSpec
+from .inputs import PADDINGS, example_inputs, padded_mask
+from .runtime import Runner, Session, load
+from .spec import ExportError, exportable
 
 TOLERANCE = 1e-4
 
@@ -78,9 +79,10 @@ class VerifyReport:
 def verify(model: ZooModel, path: str | os.PathLike[str], *, tolerance: float = TOLERANCE) -> VerifyReport:
     """Compare an exported file with the model it came from, in the file's own runtime.
 
-    ONNX: batches of 1 and 3, sequences of 1, 7 and 33, each without padding and padded right, left and in between,
-    or images of three sizes; TFLite: its own static shape. A row without any token, two runs alike, and names and
-    dimensions as the model states them.
+    Every graph of the file. ONNX: batches of 1 and 3, sequences of 1, 7 and 33, each without padding and padded right,
+    left and in between, with and without a past, or images of three sizes; TFLite: its own static shape. A row without
+    any token, two runs alike, names and dimensions as the model states them, and for a model that generates, the same
+    greedy tokens for three prompts of unequal lengths.
 
     Args:
         tolerance: greatest accepted absolute difference at positions that are not padding, times the largest
@@ -94,10 +96,18 @@ def verify(model: ZooModel, path: str | os.PathLike[str], *, tolerance: float = 
     if not isinstance(tolerance, int | float) or not tolerance > 0:
         raise ValueError(f"tolerance: got {tolerance!r}; accepted: a positive number")
     runner = load(path)
-    checks = [_check_names(model, runner)]
+    graphs = _graphs(model, runner)
+    checks = [_check_names(model, runner, graphs)]
     if checks[0].passed:
-        checks += [_compare(model, runner, *case, tolerance) for case in _cases(runner.signature)]
+        for name, graph in graphs.items():
+            prefix = f"{name}: " if len(graphs) > 1 else ""
+            session = runner.sessions[name]
+            checks += [
+                _compare(graph, session, prefix + case, inputs, tolerance) for case, inputs in _cases(session.signature)
+            ]
         checks.append(_check_repeats(runner))
+        if model.generates:
+            checks.append(_check_generation(model, runner, tolerance))
     return VerifyReport(
         path=str(path),
         format=runner.format,
@@ -109,32 +119,66 @@ def verify(model: ZooModel, path: str | os.PathLike[str], *, tolerance: float = 
 
 
 def quick_check(model: ZooModel, runner: Runner) -> float:
-    """The greatest difference from Keras on one left-padded batch.
+    """The greatest difference from Keras on one left-padded batch for every graph.
 
     Raises:
         ExportError: more than the tolerance, or a number that is none.
     """
-    signature = runner.signature
-    sizes = {"sequence": min(7, signature.limits.get("sequence", 7)), "batch": 2}
-    images = {dim: size for dim, size in signature.defaults.items() if dim != "sequence"}
-    inputs = example_inputs(signature, {**sizes, **images, **signature.sizes}, padding="left")
-    check = _compare(model, runner, "check", inputs, TOLERANCE)
-    if not check.passed or check.difference is None:
-        raise ExportError(f"the exported file differs from Keras: {check.detail}")
-    return check.difference
+    worst = 0.0
+    for name, graph in _graphs(model, runner).items():
+        signature = runner.sessions[name].signature
+        limits = signature.limits
+        small = {dim: min(7, limits.get(dim, 7)) for dim in ("sequence", "source", "target")}
+        others = {dim: size for dim, size in signature.defaults.items() if dim not in small}
+        sizes = {"batch": 2, **others, **small, **signature.sizes}
+        if "past_sequence" in sizes:
+            sizes["past_sequence"] = min(4, limits.get("total_sequence", 4) - sizes["sequence"])
+        check = _compare(
+            graph, runner.sessions[name], name, example_inputs(signature, sizes, padding="left"), TOLERANCE
+        )
+        if not check.passed or check.difference is None:
+            raise ExportError(f"the exported file differs from Keras: {check.name}: {check.detail}")
+        worst = max(worst, check.difference)
+    return worst
+
+
+def _graphs(model: ZooModel, runner: Runner) -> dict[str, Graph]:
+    """The model's functions by the names of the file's graphs, as far as they belong together."""
+    names = set(runner.sessions)
+    if "decode" in names and "encode" not in names:  # LiteRT's way with a causal model
+        graph = model.graphs("litert")["decoder"]
+        return dict.fromkeys(runner.sessions, graph)
+    if "encode" in names:
+        graphs = model.graphs("fixed")
+        return {"encode": graphs["encoder"], "decode": graphs["decoder"]}
+    if "decoder" in names and model.generates:
+        return model.graphs("growing")
+    return {next(iter(runner.sessions)): model.graphs("plain")["model"]}
 
 
 def _cases(signature: Signature) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     fixed = signature.sizes
+    dims = {dim for spec in signature.inputs for dim in spec.dims}
     batches = [fixed["batch"]] if "batch" in fixed else [1, 3]
-    if any(spec.name == "input_ids" for spec in signature.inputs):
-        limit = signature.limits.get("sequence", 33)
-        lengths = [fixed["sequence"]] if "sequence" in fixed else sorted({1, min(7, limit), min(33, limit)})
-        for batch, length, padding in itertools.product(batches, lengths, (*PADDINGS, "all")):
-            if padding == "none" or (length > 1 or padding == "all"):
-                sizes = {"batch": batch, "sequence": length}
-                name = f"batch {batch}, sequence {length}, padding {padding}"
-                yield name, example_inputs(signature, sizes, padding=padding, seed=length)
+    if "height" not in dims:
+        text = [dim for dim in ("sequence", "source", "target") if dim in dims]
+        limit = min((signature.limits.get(dim, 33) for dim in text), default=33)
+        pasts = [0, min(5, limit - 1)] if "past_sequence" in dims and limit > 1 else [0]
+        lengths = sorted({1, min(7, limit), min(33, limit)})
+        if all(dim in fixed for dim in text):
+            lengths = [0]
+        masked = any("mask" in spec.name and len(spec.dims) == 2 for spec in signature.inputs)
+        paddings = (*PADDINGS, "all") if masked else ("none",)
+        for batch, length, past, padding in itertools.product(batches, lengths, pasts, paddings):
+            if length + past > limit or (length == 1 and not past and padding not in ("none", "all")):
+                continue
+            sizes = {**signature.defaults, "batch": batch, **dict.fromkeys(text, length), "past_sequence": past}
+            sizes.update(fixed)
+            told = [f"{dim} {sizes[dim]}" for dim in ("batch", *text)] + ([f"past {past}"] if len(pasts) > 1 else [])
+            yield (
+                f"{', '.join(told)}, padding {padding}",
+                example_inputs(signature, sizes, padding=padding, seed=length),
+            )
         return
     step, native = signature.multiples, signature.defaults
     images = [(native["height"], native["width"])]
@@ -147,48 +191,120 @@ def _cases(signature: Signature) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         yield f"batch {batch}, image {height} × {width}", example_inputs(signature, sizes, seed=height)
 
 
-def _compare(model: ZooModel, runner: Runner, name: str, inputs: dict[str, np.ndarray], tolerance: float) -> Check:
-    # The call an export traces, so that the names are the same; the mask says which positions count.
-    expected = call(model, runner.signature, [inputs[spec.name] for spec in runner.signature.inputs])
-    actual = runner.run(inputs)
+def _compare(graph: Graph, session: Session, name: str, inputs: dict[str, np.ndarray], tolerance: float) -> Check:
+    # The function an export traces, so that the names are the same; the masks say which positions count.
+    integers = {spec.name for spec in graph.signature.inputs if spec.dtype.startswith("int")}
+    given = {key: array.astype("int32") if key in integers else array for key, array in inputs.items()}
+    expected = graph.function({key: keras.ops.convert_to_tensor(array) for key, array in given.items()})
+    actual = session.run(inputs)
     worst, passed, details = 0.0, True, []
-    for spec in runner.signature.outputs:
-        theirs, ours = np.asarray(expected[spec.name]), actual[spec.name]
+    for spec in session.signature.outputs:
+        theirs, ours = keras.ops.convert_to_numpy(expected[spec.name]), actual[spec.name]
         if ours.shape != theirs.shape:
             return Check(name, False, None, f"{spec.name} has shape {ours.shape} for {theirs.shape}")
         for side, array in (("in Keras", theirs), ("in the file", ours)):
             if not np.isfinite(array).all():
                 return Check(name, False, None, f"{spec.name} is not finite {side}")
-        if "attention_mask" in inputs and spec.dims[:2] == ("batch", "sequence"):
-            valid = inputs["attention_mask"] == 1
+        valid = _valid(spec, session.signature, inputs)
+        if valid is not None:
             theirs, ours = theirs[valid], ours[valid]
         difference = float(np.abs(ours - theirs).max(initial=0))
         allowed = tolerance * max(1.0, float(np.abs(theirs).max(initial=0)))
         worst, passed = max(worst, difference), passed and difference <= allowed
         details.append(f"{spec.name} {difference:.1e} of {allowed:.1e}")
-    return Check(name, passed, worst, ", ".join(details))
+    return Check(name, passed, worst, details[0] if len(details) == 1 else f"{len(details)} outputs, {_worst(details)}")
 
 
-def _check_names(model: ZooModel, runner: Runner) -> Check:
-    """The file's own inputs and outputs, read from the runtime, are those the model states."""
-    signature = model.export_spec().exported(runner.signature.sizes)
-    found = runner.runtime_signature()
+def _worst(details: list[str]) -> str:
+    """The entry with the greatest share of what is allowed."""
+    return max(details, key=lambda text: float(text.split()[-3]) / float(text.split()[-1]))
+
+
+def _valid(spec: TensorSpec, signature: Signature, inputs: dict[str, np.ndarray]) -> np.ndarray | None:
+    """(batch, length) booleans: the positions of an output that are no padding; None where it has none."""
+    if len(spec.dims) < 3 or spec.dims[0] != "batch":
+        return None
+    for given in signature.inputs:
+        if "mask" in given.name and len(given.dims) == 2:
+            mask = inputs[given.name] == 1
+            if given.dims[1] == spec.dims[1]:
+                return mask
+            if spec.dims[1] in signature.sums.get(str(given.dims[1]), ()):  # the new tokens are the last
+                length = inputs[signature.inputs[0].name].shape[1]
+                return mask[:, mask.shape[1] - length :]
+    return None
+
+
+def _check_names(model: ZooModel, runner: Runner, graphs: dict[str, Graph]) -> Check:
+    """The file's own graphs, inputs and outputs, read from the runtime, are those the model states."""
     problems = []
-    for side in ("inputs", "outputs"):
-        expected = {spec.name: signature.shape(spec) for spec in getattr(signature, side)}
-        actual = {spec.name: spec.dims for spec in getattr(found, side)}
-        if set(expected) != set(actual):
-            problems.append(f"{side} {sorted(actual)} for {sorted(expected)}")
-            continue
-        static = bool(signature.sizes)  # then the file has a size where the model has a name
-        for name, dims in expected.items():
-            sizes = actual[name]
-            same = [size == dim or (static and isinstance(dim, str)) for size, dim in zip(sizes, dims, strict=False)]
-            if len(sizes) != len(dims) or not all(same):
-                problems.append(f"{name} has dimensions {sizes} for {dims}")
-    if runner.signature != signature:
-        problems.append("the file was made of a model of another signature")
+    if set(graphs) != set(runner.sessions):
+        problems.append(f"graphs {sorted(runner.sessions)} for {sorted(graphs)}")
+    for name in set(graphs) & set(runner.sessions):
+        session = runner.sessions[name]
+        signature = graphs[name].signature.exported(session.signature.sizes)
+        if name.startswith("prefill_"):
+            signature = replace(signature, outputs=tuple(s for s in signature.outputs if s.name != "logits"))
+        found = session.runtime_signature()
+        for side in ("inputs", "outputs"):
+            expected = {spec.name: signature.shape(spec) for spec in getattr(signature, side)}
+            actual = {spec.name: spec.dims for spec in getattr(found, side)}
+            if set(expected) != set(actual):
+                problems.append(f"{side} {sorted(actual)} for {sorted(expected)}")
+                continue
+            static = bool(signature.sizes)  # then the file has a size where the model has a name
+            for tensor, dims in expected.items():
+                sizes = actual[tensor]
+                same = [
+                    size == dim or (static and isinstance(dim, str)) for size, dim in zip(sizes, dims, strict=False)
+                ]
+                if len(sizes) != len(dims) or not all(same):
+                    problems.append(f"{tensor} has dimensions {sizes} for {dims}")
+        if session.signature != signature:
+            problems.append("the file was made of a model of another signature")
     return Check("names and dimensions", not problems, None, "; ".join(problems))
+
+
+def _check_generation(model: ZooModel, runner: Runner, tolerance: float) -> Check:
+    """Three prompts of unequal lengths, continued greedily: token for token what Keras says."""
+    longest = min(decoder.max_length for decoder in (runner.decoder(), KerasDecoder(model)))
+    source = min((session.signature.sizes.get("source", 9) for session in runner.sessions.values()), default=9)
+    length = max(1, min(9, source, longest // 2))
+    new = min(16, longest - length)
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (3, length))
+    mask = padded_mask(3, length, "left")
+    name = f"greedy, {new} tokens"
+    if new < 1:
+        return Check(name, True, None, "no room for a token")
+    ours = runner.generate(ids, mask, max_new_tokens=new, stop_tokens=[])
+    keras_side = _Recorded(KerasDecoder(model))
+    theirs = generate(keras_side, ids, mask, max_new_tokens=new, stop_tokens=[])
+    if np.array_equal(ours, theirs):
+        return Check(name, True, None, "the same in 3 rows")
+    row, column = (int(n[0]) for n in np.nonzero(ours != theirs))
+    logits = keras_side.logits[column - ours.shape[1] + new][row]
+    gap = float(logits[theirs[row, column]] - logits[ours[row, column]])
+    told = f"row {row}, token {column}: {ours[row, column]} for {theirs[row, column]}, {gap:.1e} apart in Keras"
+    return Check(name, gap <= 2 * tolerance * max(1.0, float(np.abs(logits).max())), None, told)
+
+
+class _Recorded:
+    """A decoder whose logits are kept."""
+
+    def __init__(self, decoder: Any) -> None:
+        self.decoder = decoder
+        self.logits: list[np.ndarray] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.decoder, name)
+
+    def prompt(self, *inputs: Any) -> np.ndarray:
+        self.logits.append(self.decoder.prompt(*inputs))
+        return self.logits[-1]
+
+    def step(self, tokens: np.ndarray) -> np.ndarray:
+        self.logits.append(self.decoder.step(tokens))
+        return self.logits[-1]
 
 
 def _check_repeats(runner: Runner) -> Check:

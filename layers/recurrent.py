@@ -59,6 +59,7 @@ class LSTM(_Recurrent, keras.layers.LSTM):
     """
 
     cell_kind: ClassVar[str] = "lstm"
+    cell_gates: ClassVar[int] = 4  # input, forget, cell, output
 
     def __init__(self, units: int, **kwargs: Any) -> None:
         super().__init__(units, **_complete(kwargs, return_sequences=True, return_state=True))
@@ -69,6 +70,7 @@ class GRU(_Recurrent, keras.layers.GRU):
     """Cho et al. 2014 (arXiv:1406.1078), reset after the product as in cuDNN. As ``LSTM``, with the state h."""
 
     cell_kind: ClassVar[str] = "gru"
+    cell_gates: ClassVar[int] = 3  # update, reset, new
 
     def __init__(self, units: int, **kwargs: Any) -> None:
         super().__init__(units, **_complete(kwargs, return_sequences=True, return_state=True, reset_after=True))

@@ -203,6 +203,11 @@ class ZooModel(keras.Model):
             raise ValueError(f"cache: got {kind!r} for {self.name}, which does not generate; accepted: no cache")
         return {"model": Graph(self.export_spec().exported(), self.by_name)}
 
+    @property
+    def generates(self) -> bool:
+        """Is there a ``generate``, and are there graphs with a memory?"""
+        return False
+
     def by_name(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The results of a call by the names of ``export_spec().outputs``."""
         result = self(dict(inputs), training=False)

@@ -134,6 +134,63 @@ class RecomputingDecoder:
         return self.session.run({"input_ids": self.ids, "attention_mask": self.mask})["logits"][:, -1]
 
 
+class LiteRTDecoder:
+    """A ``generate.Decoder`` of the signatures "decode" and "prefill_{n}" of a causal model, as LiteRT-LM has them.
+
+    They take one row, whose tokens stand without padding in the slots from 0 on; a batch is one row after another,
+    each with its own cache. What a prompt leaves over of a prefill is filled up with tokens that later ones replace.
+    """
+
+    start_token = None
+
+    def __init__(self, sessions: Mapping[str, Session], config: Mapping[str, Any]) -> None:
+        self.sessions = sessions
+        self.eos_token, self.pad_token = config.get("eos_token_id"), config.get("pad_token_id")
+        self.signature = sessions["decode"].signature
+        self.slots = self.max_length = self.signature.sizes["slots"]
+        prefills = [name for name in sessions if name.startswith("prefill_")]
+        self.prefills = {sessions[name].signature.sizes["sequence"]: name for name in prefills}
+
+    def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
+        specs = {spec.name: spec for spec in self.signature.inputs}
+        empty = {name: np.zeros(self.signature.shape(specs[name]), "float32") for name in self.signature.state}
+        self.states = [empty] * len(input_ids)
+        self.lengths = [0] * len(input_ids)
+        logits = []
+        for row, (ids, mask) in enumerate(zip(input_ids, attention_mask, strict=True)):
+            tokens = ids[mask == 1]
+            self._prefill(row, tokens[:-1])
+            logits.append(self._run(row, "decode", tokens[-1:], 1)["logits"][0, -1])
+        return np.stack(logits)
+
+    def step(self, tokens: Array) -> Array:
+        found = [self._run(row, "decode", tokens[row : row + 1], 1) for row in range(len(tokens))]
+        return np.stack([outputs["logits"][0, -1] for outputs in found])
+
+    def select(self, rows: Array) -> None:
+        self.states, self.lengths = [self.states[row] for row in rows], [self.lengths[row] for row in rows]
+
+    def _prefill(self, row: int, tokens: Array) -> None:
+        while len(tokens):
+            fitting = [size for size in sorted(self.prefills) if self.lengths[row] + size <= self.slots]
+            size = next((size for size in fitting if size >= len(tokens)), fitting[-1] if fitting else 1)
+            new, tokens = tokens[:size], tokens[size:]
+            self._run(row, self.prefills.get(size, "decode"), new, size)
+
+    def _run(self, row: int, name: str, tokens: Array, size: int) -> dict[str, Array]:
+        first = self.lengths[row]
+        positions = np.arange(first, first + size, dtype="int32")
+        inputs = {
+            "tokens": np.pad(tokens, (0, size - len(tokens))).astype("int32")[None],
+            "input_pos": positions,
+            "mask": (np.arange(self.slots)[None] <= positions[:, None])[None, None],
+        }
+        outputs = self.sessions[name].run({**inputs, **self.states[row]})
+        self.states[row] = {name: outputs[new] for name, new in self.signature.state.items()}
+        self.lengths[row] = first + len(tokens)
+        return outputs
+
+
 def align(input_ids: Array, attention_mask: Array) -> tuple[Array, Array]:
     """Both with every row moved to the right, so that its last token stands in the last column."""
     behind = np.argmax(attention_mask[:, ::-1], axis=1)  # columns of padding after the last token

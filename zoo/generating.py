@@ -24,6 +24,10 @@ class Generating:
     graphs: Any
     _steps: OrderedDict[Any, Step]
 
+    @property
+    def generates(self) -> bool:
+        return True
+
     def generate(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> np.ndarray:
         """As ``zoo.generate.generate``, with this model's logits: `max_new_tokens`, `temperature`, `top_k`, `top_p`,
         `min_p`, `repetition_penalty`, `num_beams`, `length_penalty`, `stop_tokens`, `stop_strings`, `tokenizer`,
@@ -41,14 +45,7 @@ class Generating:
         Raises:
             ValueError: a model without logits, an option or input that is not accepted, or too many tokens.
         """
-        decoder = KerasDecoder(self)  # refuses what does not generate
-        for ids in (np.asarray(input_ids),):
-            if ids.dtype.kind in "iu" and ids.size and not 0 <= ids.min() <= ids.max() < self.config.vocab_size:
-                raise ValueError(
-                    f"input_ids: got values from {ids.min()} to {ids.max()}; accepted: integers from 0 to "
-                    f"{self.config.vocab_size - 1}"
-                )
-        return generate(decoder, input_ids, attention_mask, **options)
+        return generate(KerasDecoder(self), input_ids, attention_mask, **options)
 
 
 class KerasDecoder(GraphDecoder):
@@ -57,11 +54,13 @@ class KerasDecoder(GraphDecoder):
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.graphs = model.graphs("fixed")
+        self.graphs = model.graphs("fixed")  # refuses a model without logits
         super().__init__(self.graphs, model.config.to_dict())
         self.kept: OrderedDict[Any, Step] = model.__dict__.setdefault("_steps", OrderedDict())
 
     def prompt(self, input_ids: np.ndarray, attention_mask: np.ndarray, room: int) -> np.ndarray:
+        given = {"input_ids": input_ids, "attention_mask": attention_mask}
+        self.model.export_spec().check_arrays(given, complete=False)
         extra = bucket(input_ids.shape[1], 16) - input_ids.shape[1]
         widths = ((0, 0), (0, extra) if "encoder" in self.graphs else (extra, 0))
         return super().prompt(np.pad(input_ids, widths), np.pad(attention_mask, widths), room)

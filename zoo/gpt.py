@@ -253,6 +253,10 @@ class GPT(Generating, ZooModel):
             return super().graphs(kind)
         return {"decoder": makers[kind]()}
 
+    @property
+    def generates(self) -> bool:
+        return self.config.head == "causal_lm"
+
     def _growing(self) -> Graph:
         signature = self.decoder_spec().exported()
 
@@ -312,7 +316,11 @@ class GPT(Generating, ZooModel):
             positions = inputs["input_pos"]
             cache = FixedCache(_pairs([inputs[name] for name in names]), positions[0])
             keys = ops.arange(cache.slots(0), dtype="int32")
-            places = Places(ops.expand_dims(positions, 0), ops.expand_dims(keys, 0), inputs["mask"][:, 0])
+            visible = inputs["mask"][:, 0]  # (1, T, S)
+            if c.sliding_window is not None:
+                back = ops.expand_dims(ops.expand_dims(positions, 1) - ops.expand_dims(keys, 0), 0)  # (1, T, S)
+                visible = ops.logical_and(visible, back < c.sliding_window)
+            places = Places(ops.expand_dims(positions, 0), ops.expand_dims(keys, 0), visible)
             x, _ = self.states(inputs["tokens"], places, cache=cache, training=False)
             return {"logits": self.head(x), **_named(names, cache)}
 

@@ -6,7 +6,6 @@ that verifies it, so that none of them can disagree.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -37,7 +36,7 @@ class TensorSpec:
 
     def check_kind(self, dtype: str, shape: tuple[int | None, ...]) -> None:
         """Raise ValueError unless dtype and rank, and the sizes that are fixed, fit."""
-        integer = self.dtype.startswith("int")
+        integer = self.dtype.startswith(("int", "bool"))
         if integer and not dtype.startswith(("int", "uint", "bool")):
             raise ValueError(f"{self.name}: got dtype {dtype}; accepted: integers")
         if not integer and "float" not in dtype:
@@ -82,8 +81,9 @@ class Signature:
     sums: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     state: Mapping[str, str] = field(default_factory=dict)
 
-    def check_shapes(self, given: Mapping[str, tuple[str, tuple[int | None, ...]]]) -> None:
-        """Check names, dtypes and shapes, ``{name: (dtype, shape)}``, before anything runs.
+    def check_shapes(self, given: Mapping[str, tuple[str, tuple[int | None, ...]]], *, complete: bool = True) -> None:
+        """Check names, dtypes and shapes, ``{name: (dtype, shape)}``, before anything runs. Not `complete`: inputs
+        that are not optional may be missing all the same.
 
         Raises:
             ValueError: naming the input, what was got and what is accepted.
@@ -91,7 +91,8 @@ class Signature:
         specs = {spec.name: spec for spec in self.inputs}
         if unknown := sorted(set(given) - set(specs)):
             raise ValueError(f"inputs: got {unknown}; accepted: {list(specs)}")
-        if missing := [s.name for s in self.inputs if s.name not in given and not s.optional]:
+        missing = [s.name for s in self.inputs if s.name not in given and not s.optional]
+        if missing and complete:
             raise ValueError(f"inputs: got {sorted(given)}, without {missing}; accepted: {list(specs)}")
         sizes: dict[str, tuple[int, str]] = {}
         for name, (dtype, shape) in given.items():
@@ -100,6 +101,13 @@ class Signature:
             for size, dim in zip(shape, spec.dims, strict=True):
                 if isinstance(dim, str) and size is not None:
                     self._check_size(name, dim, size, sizes)
+        for dim, parts in self.sums.items():
+            known = [sizes[part][0] if part in sizes else self.defaults.get(part) for part in parts]
+            if dim in sizes and None not in known and sizes[dim][0] != sum(known):  # pyright: ignore
+                raise ValueError(
+                    f"{sizes[dim][1]}: got {dim} of {sizes[dim][0]}; accepted: {' + '.join(parts)} = "
+                    f"{' + '.join(map(str, known))}"
+                )
 
     def _check_size(self, name: str, dim: str, size: int, sizes: dict[str, tuple[int, str]]) -> None:
         if size < self.defaults.get(dim, 1) and size < 1:
@@ -113,9 +121,9 @@ class Signature:
         if known != size and not (dim == "batch" and "position_ids" in (name, owner) and 1 in (size, known)):
             raise ValueError(f"{name}: got {dim} of {size}; accepted: {known}, as {owner} has")
 
-    def check_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+    def check_arrays(self, arrays: Mapping[str, np.ndarray], *, complete: bool = True) -> None:
         """As `check_shapes`, and every value within its range."""
-        self.check_shapes({name: (str(a.dtype), a.shape) for name, a in arrays.items()})
+        self.check_shapes({name: (str(a.dtype), a.shape) for name, a in arrays.items()}, complete=complete)
         for spec in self.inputs:
             if spec.name in arrays:
                 spec.check_values(arrays[spec.name])
@@ -140,12 +148,12 @@ class Signature:
         """A tensor's dimensions in a file: sizes where it has them for good, names elsewhere."""
         return tuple(self.sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.dims)
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
     @classmethod
-    def from_json(cls, text: str) -> Signature:
-        raw: dict[str, Any] = json.loads(text)
+    def from_dict(cls, values: Mapping[str, Any]) -> Signature:
+        raw = dict(values)
         specs = {
             side: tuple(TensorSpec(**{**spec, "dims": tuple(spec["dims"])}) for spec in raw.pop(side))
             for side in ("inputs", "outputs")

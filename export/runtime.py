@@ -153,14 +153,22 @@ class Runner:
         """
         return generate(self.decoder(), input_ids, attention_mask, **options)
 
+    @property
+    def generates(self) -> bool:
+        """Is this a file that ``generate`` can be asked of?"""
+        causal = json.loads(self.metadata.get("attention_zoo.config", "{}")).get("head") == "causal_lm"
+        return causal or bool({"decoder", "decode"} & set(self.sessions))
+
     def decoder(self) -> Decoder:
         """What gives ``generate`` its logits."""
         config = json.loads(self.metadata.get("attention_zoo.config", "{}"))
         if "decoder" in self.sessions:
             return GraphDecoder(self.sessions, config)
+        if "encode" in self.sessions:
+            return GraphDecoder({"encoder": self.sessions["encode"], "decoder": self.sessions["decode"]}, config)
         if "decode" in self.sessions:
             return LiteRTDecoder(self.sessions, config)
-        if config.get("head") == "causal_lm":
+        if self.generates:
             return RecomputingDecoder(self._main, config)
         raise ValueError(
             f"path: {self.path.name} does not generate; accepted: an exported GPT, or a Transformer or Seq2Seq "

@@ -106,7 +106,7 @@ def verify(model: ZooModel, path: str | os.PathLike[str], *, tolerance: float = 
                 _compare(graph, session, prefix + case, inputs, tolerance) for case, inputs in _cases(session.signature)
             ]
         checks.append(_check_repeats(runner))
-        if model.generates:
+        if runner.generates:
             checks.append(_check_generation(model, runner, tolerance))
     return VerifyReport(
         path=str(path),

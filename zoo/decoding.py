@@ -40,7 +40,8 @@ class GraphDecoder:
         self.sessions = sessions
         self.start_token = config.get("decoder_start_token_id") if "encoder" in sessions else None
         self.eos_token, self.pad_token = config.get("eos_token_id"), config.get("pad_token_id")
-        self.max_length = config["max_length"]
+        sizes = sessions["decoder"].signature.sizes
+        self.max_length = min(config["max_length"], sizes.get("slots", config["max_length"]))
 
     def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
         rows = len(input_ids)

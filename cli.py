@@ -69,6 +69,9 @@ def export(
     batch_size: Annotated[int, typer.Option(help="TFLite: rows per call.")] = 1,
     sequence_length: Annotated[int | None, typer.Option(help="TFLite: tokens per row.")] = None,
     image_size: Annotated[int | None, typer.Option(help="TFLite: side of the image in pixels.")] = None,
+    prefill: Annotated[list[int] | None, typer.Option(help="TFLite, GPT: tokens of a prompt taken at once.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="TFLite: slots of the cache.")] = None,
+    cache: Annotated[bool | None, typer.Option(help="With or without a key/value cache.")] = None,
     json_: Json = False,
 ):
     """Write a model as ONNX or TFLite, checked against Keras."""
@@ -76,14 +79,15 @@ def export(
 
     if file.suffix not in (".onnx", ".tflite"):
         raise ValueError(f"file: got {str(file)!r}; accepted: a name that ends in .onnx or .tflite")
-    if file.suffix == ".onnx" and (batch_size, sequence_length, image_size) != (1, None, None):
+    sizes: dict[str, Any] = {"sequence_length": sequence_length, "image_size": image_size, "max_length": max_length}
+    sizes["prefill"] = prefill or None
+    if file.suffix == ".onnx" and (batch_size != 1 or any(size is not None for size in sizes.values())):
         raise ValueError("sizes: got static sizes for an ONNX file, whose dimensions are open; accepted: none")
     loaded = _model(model)
     if file.suffix == ".onnx":
-        result = exporters.to_onnx(loaded, file)
+        result = exporters.to_onnx(loaded, file, cache=cache)
     else:
-        sizes: dict[str, Any] = {"sequence_length": sequence_length, "image_size": image_size}
-        result = exporters.to_tflite(loaded, file, batch_size=batch_size, **sizes)
+        result = exporters.to_tflite(loaded, file, batch_size=batch_size, cache=cache, **sizes)
     _print_report(result, json_)
 
 
@@ -122,6 +126,58 @@ def bench(
 
 
 @app.command()
+def generate(
+    model: Annotated[str, typer.Argument(help="A folder written by save, an .onnx or .tflite file, or a preset.")],
+    prompts: Annotated[list[str] | None, typer.Argument(help="Texts, which need a tokenizer.")] = None,
+    ids: Annotated[list[str] | None, typer.Option(help="A prompt as ids, such as '5 6 7'; once for each.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer.json; default: the one beside the model.")] = None,
+    max_new_tokens: int = 32,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    num_beams: int = 1,
+    seed: int | None = None,
+    stop: Annotated[list[str] | None, typer.Option(help="A text that ends a continuation.")] = None,
+    json_: Json = False,
+):
+    """Continue prompts, with a Keras model or an exported file."""
+    from .generation import continue_prompts
+
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k}
+    options |= {"top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty, "num_beams": num_beams}
+    options |= {"seed": seed, "stop_strings": stop or None}
+    rows = continue_prompts(
+        _runnable(model), model, prompts or [], [_ids(row) for row in ids or []], tokenizer, options
+    )
+    if json_:
+        return _print_json(rows)
+    for row in rows:
+        print(row.get("text", " ".join(map(str, row["ids"]))))
+
+
+@app.command()
+def plot(
+    kind: Annotated[str, typer.Argument(help="attention, rollout, positions or alignment.")],
+    model: Model,
+    file: Annotated[Path, typer.Argument(help="Where to, ending in .png or .svg.")],
+    ids: Annotated[
+        str | None, typer.Option(help="Tokens to attend to, such as '5 6 7'; default: some at random.")
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture; default: a made-up one.")] = None,
+    length: Annotated[int | None, typer.Option(help="Positions to draw.")] = None,
+    layer: Annotated[int | None, typer.Option(help="This layer only.")] = None,
+):
+    """Draw attention maps, where a ViT looks, positions, or an alignment."""
+    from .plot import command
+
+    tokens = None if ids is None else _ids(ids)
+    command(kind, _model(model), file, tokens=tokens, image=image, length=length, layer=layer)
+    console.print(f"{file}")
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="Where the files go.")] = Path("demo-output"),
     quick: Annotated[bool, typer.Option("--quick", help="Shorter training, under 90 seconds in all.")] = False,
@@ -151,6 +207,20 @@ def _model(name: str) -> Any:
 
         keras.utils.set_random_seed(0)  # the same weights for the command that exports and the one that verifies
         return zoo.create(name)
+
+
+def _runnable(name: str) -> Any:
+    """What has a ``generate``: an exported file's runner, or a Keras model."""
+    from . import export as exporters
+
+    return exporters.load(name) if name.endswith((".onnx", ".tflite")) else _model(name)
+
+
+def _ids(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise ValueError(f"ids: got {text!r}; accepted: integers, such as '5 6 7'") from error
 
 
 def _print_json(value: Any) -> None:

@@ -17,7 +17,6 @@ import numpy as np
 
 from ..zoo.base import Graph, ZooModel
 from ..zoo.generate import generate
-from ..zoo.generating import KerasDecoder
 from ..zoo.signature import Signature, TensorSpec
 from .inputs import PADDINGS, example_inputs, padded_mask
 from .runtime import Runner, Session, load
@@ -265,9 +264,9 @@ def _check_names(model: ZooModel, runner: Runner, graphs: dict[str, Graph]) -> C
     return Check("names and dimensions", not problems, None, "; ".join(problems))
 
 
-def _check_generation(model: ZooModel, runner: Runner, tolerance: float) -> Check:
+def _check_generation(model: Any, runner: Runner, tolerance: float) -> Check:
     """Three prompts of unequal lengths, continued greedily: token for token what Keras says."""
-    longest = min(decoder.max_length for decoder in (runner.decoder(), KerasDecoder(model)))
+    longest = min(decoder.max_length for decoder in (runner.decoder(), model.decoder()))
     source = min((session.signature.sizes.get("source", 9) for session in runner.sessions.values()), default=9)
     length = max(1, min(9, source, longest // 2))
     new = min(16, longest - length)
@@ -277,7 +276,7 @@ def _check_generation(model: ZooModel, runner: Runner, tolerance: float) -> Chec
     if new < 1:
         return Check(name, True, None, "no room for a token")
     ours = runner.generate(ids, mask, max_new_tokens=new, stop_tokens=[])
-    keras_side = _Recorded(KerasDecoder(model))
+    keras_side = _Recorded(model.decoder())
     theirs = generate(keras_side, ids, mask, max_new_tokens=new, stop_tokens=[])
     if np.array_equal(ours, theirs):
         return Check(name, True, None, "the same in 3 rows")

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from . import functional as F
+from .position import SinusoidalPositions2D
 
 Tensor = Any
 
@@ -37,12 +38,14 @@ class PatchEmbedding(keras.layers.Layer):
     (batch, height, width, 3) to (batch, 1 + num_registers + height/p · width/p, hidden_dim), Dosovitskiy et al. 2021
     (arXiv:2010.11929). Positions belong to the class token and the patches; register tokens (Darcet et al. 2024,
     arXiv:2309.16588) have none. At another size than `image_size` the patch positions are interpolated with the
-    bicubic kernel of PyTorch's ``interpolate(mode="bicubic", align_corners=False)``, as DINOv2 does it.
+    bicubic kernel of PyTorch's ``interpolate(mode="bicubic", align_corners=False)``, as DINOv2 does it. Fixed positions
+    (MoCo v3, MAE) are computed for the grid at hand, and the class token has none.
 
     Args:
         patch_size: side of a patch in pixels.
         image_size: side of the square image the positions were trained for, a multiple of `patch_size`.
         hidden_dim: width of a token.
+        position: "learned", or "sinusoidal_2d" for fixed ones, see ``SinusoidalPositions2D``.
         num_registers: register tokens after the class token.
         num_channels: channels of the image.
         use_mask_token: keep the token that DINOv2 puts in the place of masked patches. It is a weight of its
@@ -58,6 +61,7 @@ class PatchEmbedding(keras.layers.Layer):
         image_size: int,
         hidden_dim: int,
         *,
+        position: str = "learned",
         num_registers: int = 0,
         num_channels: int = 3,
         use_mask_token: bool = False,
@@ -71,6 +75,9 @@ class PatchEmbedding(keras.layers.Layer):
         self.patch_size = patch_size
         self.image_size = image_size
         self.hidden_dim = hidden_dim
+        if position not in ("learned", "sinusoidal_2d"):
+            raise ValueError(f"position: got {position!r}; accepted: 'learned' or 'sinusoidal_2d'")
+        self.position = position
         self.num_registers = num_registers
         self.num_channels = num_channels
         self.use_mask_token = use_mask_token
@@ -86,7 +93,11 @@ class PatchEmbedding(keras.layers.Layer):
         self.kernel = weight("kernel", self.patch_size, self.patch_size, self.num_channels, self.hidden_dim)
         self.bias = self.add_weight(name="bias", shape=(self.hidden_dim,), initializer="zeros")
         self.class_token = weight("class_token", 1, 1, self.hidden_dim)
-        self.positions = weight("positions", 1, 1 + self.grid**2, self.hidden_dim)
+        self.positions: Any = None
+        if self.position == "learned":
+            self.positions = weight("positions", 1, 1 + self.grid**2, self.hidden_dim)
+        else:
+            self.fixed_positions = SinusoidalPositions2D(self.hidden_dim, self.grid, dtype=self.dtype_policy)
         self.registers = weight("registers", 1, self.num_registers, self.hidden_dim) if self.num_registers else None
         self.mask_token = weight("mask_token", 1, self.hidden_dim) if self.use_mask_token else None
 
@@ -108,9 +119,14 @@ class PatchEmbedding(keras.layers.Layer):
         batch, rows, columns, width = ops.shape(x)
         x = ops.reshape(x, (batch, rows * columns, width))  # (B, h·w, D)
 
-        positions = ops.cast(self.positions, x.dtype)
-        x = x + self._patch_positions(positions[:, 1:], rows, columns)
-        front = [ops.cast(self.class_token, x.dtype) + positions[:, :1]]
+        front = [ops.cast(self.class_token, x.dtype)]
+        if self.positions is None:
+            places = ops.expand_dims(ops.arange(rows * columns, dtype="int32"), 0)  # (1, h·w)
+            x = x + self.fixed_positions(places, columns=columns)
+        else:
+            positions = ops.cast(self.positions, x.dtype)
+            x = x + self._patch_positions(positions[:, 1:], rows, columns)
+            front[0] = front[0] + positions[:, :1]
         if self.registers is not None:
             front.append(ops.cast(self.registers, x.dtype))
         front = [ops.broadcast_to(token, (batch, token.shape[1], width)) for token in front]
@@ -137,7 +153,16 @@ class PatchEmbedding(keras.layers.Layer):
         return batch, 1 + self.num_registers + patches, self.hidden_dim
 
     def get_config(self) -> dict[str, Any]:
-        own = ("patch_size", "image_size", "hidden_dim", "num_registers", "num_channels", "use_mask_token", "dropout")
+        own = (
+            "patch_size",
+            "image_size",
+            "hidden_dim",
+            "position",
+            "num_registers",
+            "num_channels",
+            "use_mask_token",
+            "dropout",
+        )
         return {
             **super().get_config(),
             **{name: getattr(self, name) for name in own},

@@ -200,7 +200,7 @@ class ZooModel(keras.Model):
             ValueError: a kind this model does not have.
         """
         if kind != "plain":
-            raise ValueError(f"cache: got {kind!r} for {self.name}, which does not generate; accepted: no cache")
+            raise ValueError(f"model: got {self.name} without logits to generate from; accepted: one that generates")
         return {"model": Graph(self.export_spec().exported(), self.by_name)}
 
     @property

@@ -45,7 +45,11 @@ class Generating:
         Raises:
             ValueError: a model without logits, an option or input that is not accepted, or too many tokens.
         """
-        return generate(KerasDecoder(self), input_ids, attention_mask, **options)
+        return generate(self.decoder(), input_ids, attention_mask, **options)
+
+    def decoder(self) -> KerasDecoder:
+        """What gives ``generate`` its logits."""
+        return KerasDecoder(self)
 
 
 class KerasDecoder(GraphDecoder):

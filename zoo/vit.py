@@ -22,6 +22,7 @@ from ..layers.blocks import TransformerBlock
 from ..layers.core import Dense, LayerNormalization
 from ..layers.embedding import PatchEmbedding
 from ..layers.feedforward import ACTIVATIONS, GATED
+from ..layers.position import check_position
 from .base import Config, ZooModel
 from .registry import register
 from .signature import Signature, TensorSpec
@@ -33,6 +34,7 @@ class ViTConfig(Config):
 
     Attributes:
         image_size: side of the square images the positions are for; others are interpolated.
+        position: "learned", or "sinusoidal_2d" for the fixed ones of MoCo v3 and MAE.
         num_registers: register tokens after the class token.
         layer_scale: initial value of the factor on each branch; None for none.
         use_mask_token: keep DINOv2's (unused) mask token, so that its checkpoints load whole.
@@ -46,6 +48,7 @@ class ViTConfig(Config):
     num_heads: int = 12
     hidden_dim: int = 768
     intermediate_dim: int | None = None
+    position: str = "learned"
     num_registers: int = 0
     layer_scale: float | None = None
     use_mask_token: bool = False
@@ -66,6 +69,8 @@ class ViTConfig(Config):
         self._divides("patch_size", "image_size")
         self._choice("activation", (*ACTIVATIONS, *GATED))
         self._choice("head", ("image_classification", None))
+        self._choice("position", ("learned", "sinusoidal_2d"))
+        check_position(self.position, hidden_dim=self.hidden_dim, head_dim=0)
         self._rates("dropout", "attention_dropout")
         if not isinstance(self.num_registers, int) or self.num_registers < 0:
             raise ValueError(f"num_registers: got {self.num_registers!r}; accepted: an integer of at least 0")
@@ -86,6 +91,7 @@ class ViT(ZooModel):
             c.patch_size,
             c.image_size,
             c.hidden_dim,
+            position=c.position,
             num_registers=c.num_registers,
             num_channels=c.num_channels,
             use_mask_token=c.use_mask_token,
@@ -172,4 +178,5 @@ class ViT(ZooModel):
             "classifier": {**small, "head": "image_classification"},
             "features": small,
             "dino": {**small, **dino},
+            "mae": {**small, "position": "sinusoidal_2d", "num_registers": 1},
         }

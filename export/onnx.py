@@ -384,6 +384,8 @@ def _recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, trai
     """ONNX's LSTM or GRU. Its sequences end but have no gaps, so the kept tokens are moved to the front first."""
     import tensorflow as tf
 
+    if not layer.textbook:
+        return F.PRIMITIVES["recurrent"](layer, inputs, state, mask, training)
     if layer.go_backwards:
         inputs = tf.reverse(inputs, [1])
         mask = None if mask is None else tf.reverse(mask, [1])

@@ -293,6 +293,8 @@ def _recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, trai
     """One step, or a loop over static time steps that writes each output to its place."""
     import tensorflow as tf
 
+    if not layer.textbook:
+        return F.PRIMITIVES["recurrent"](layer, inputs, state, mask, training)
     cell, width = layer.cell, layer.units
     if layer.go_backwards:
         inputs = tf.reverse(inputs, [1])

@@ -276,7 +276,7 @@ def _check_generation(model: Any, runner: Runner, tolerance: float) -> Check:
     if new < 1:
         return Check(name, True, None, "no room for a token")
     ours = runner.generate(ids, mask, max_new_tokens=new, stop_tokens=[])
-    keras_side = _Recorded(model.decoder())
+    keras_side: Any = _Recorded(model.decoder())
     theirs = generate(keras_side, ids, mask, max_new_tokens=new, stop_tokens=[])
     if np.array_equal(ours, theirs):
         return Check(name, True, None, "the same in 3 rows")

@@ -124,7 +124,7 @@ class TransformerBlock(keras.layers.Layer):
             )
 
         self.attention = attention("attention")
-        self.cross_attention = attention("cross_attention") if cross_attention else None
+        self.cross_attention: Any = attention("cross_attention") if cross_attention else None
         self.feedforward = FeedForward(
             intermediate_dim,
             activation,
@@ -136,7 +136,7 @@ class TransformerBlock(keras.layers.Layer):
         )
         normalization = NORMALIZATIONS[norm]
         self.attention_norm = normalization(epsilon=norm_epsilon, name="attention_norm", **shared)
-        self.cross_attention_norm = None
+        self.cross_attention_norm: Any = None
         if cross_attention:
             self.cross_attention_norm = normalization(epsilon=norm_epsilon, name="cross_attention_norm", **shared)
         self.feedforward_norm = normalization(epsilon=norm_epsilon, name="feedforward_norm", **shared)

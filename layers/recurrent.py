@@ -31,6 +31,17 @@ def recurrent(
 class _Recurrent:
     """What both layers do in another way than Keras."""
 
+    @property
+    def textbook(self) -> bool:
+        """Are the activations and biases those of the papers, which is what runtimes have an operator for?"""
+        layer: Any = self
+        return (
+            layer.activation is keras.activations.tanh
+            and layer.recurrent_activation is keras.activations.sigmoid
+            and layer.use_bias
+            and not layer.unroll
+        )
+
     def call(self, sequences: Tensor, initial_state: Any = None, mask: Any = None, training: Any = False) -> Any:
         return recurrent(self, sequences, initial_state, mask, training)
 
@@ -62,7 +73,8 @@ class LSTM(_Recurrent, keras.layers.LSTM):
     cell_gates: ClassVar[int] = 4  # input, forget, cell, output
 
     def __init__(self, units: int, **kwargs: Any) -> None:
-        super().__init__(units, **_complete(kwargs, return_sequences=True, return_state=True))
+        fixed = _complete(kwargs, return_sequences=True, return_state=True)
+        super().__init__(units, **fixed)  # pyright: ignore[reportCallIssue]
 
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
@@ -73,7 +85,8 @@ class GRU(_Recurrent, keras.layers.GRU):
     cell_gates: ClassVar[int] = 3  # update, reset, new
 
     def __init__(self, units: int, **kwargs: Any) -> None:
-        super().__init__(units, **_complete(kwargs, return_sequences=True, return_state=True, reset_after=True))
+        fixed = _complete(kwargs, return_sequences=True, return_state=True, reset_after=True)
+        super().__init__(units, **fixed)  # pyright: ignore[reportCallIssue]
 
 
 CELLS: dict[str, Any] = {"lstm": LSTM, "gru": GRU}

@@ -56,10 +56,11 @@ def shared(family: str, variant: str) -> Any:
 def inputs_for(model: Any, rng: np.random.Generator, batch: int = 2, length: int = 9) -> dict[str, np.ndarray]:
     """Random values for the required inputs, and for token types where there are any."""
     made: dict[str, np.ndarray] = {}
-    sizes = {**model.export_spec().defaults, "batch": batch, "sequence": length}
+    sizes = {**model.export_spec().defaults, "batch": batch}
+    sizes |= dict.fromkeys(("sequence", "source", "target"), length)
     for spec in model.export_spec().inputs:
         shape = [sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.dims]
-        if spec.name in ("attention_mask", "position_ids"):
+        if spec.name.endswith("attention_mask") or spec.name == "position_ids":
             continue
         if spec.below is None:
             made[spec.name] = rng.normal(size=shape).astype("float32")
@@ -86,6 +87,12 @@ def numpy(tensor: Any) -> np.ndarray:
 
 def float64(tensor: Any) -> np.ndarray:
     return numpy(tensor).astype("float64")
+
+
+def beside_mask(model: Any) -> set[str]:
+    """Names of the inputs that have a value for each column of `attention_mask`."""
+    specs = {spec.name: spec for spec in model.export_spec().inputs}
+    return {name for name, spec in specs.items() if spec.dims == specs["attention_mask"].dims}
 
 
 def per_token(model: Any) -> set[str]:

@@ -336,8 +336,12 @@ STATES = np.random.default_rng(5).normal(size=(2, 6, 12)).astype("float32")
 IMAGES = np.random.default_rng(5).normal(size=(2, 9, 12, 2)).astype("float32")
 IDS = np.array([[0, 3, 1], [2, 2, 4]])
 SAVED: dict[str, tuple[dict[str, Any], Any]] = {
+    "ALiBi": ({"num_heads": 3}, (IDS, IDS)),
+    "AdditiveAttention": ({"units": 5, "use_bias": True}, (STATES, STATES)),
     "Dense": ({"units": 5, "activation": "tanh", "use_bias": False}, STATES),
     "FeedForward": ({"intermediate_dim": 9, "activation": "geglu", "use_bias": False, "dropout": 0.2}, STATES),
+    "GRU": ({"units": 5, "go_backwards": True}, STATES),
+    "LSTM": ({"units": 5, "recurrent_activation": "hard_sigmoid"}, STATES),
     "LayerNormalization": ({"epsilon": 0.3}, STATES),
     "LayerScale": ({"initial_value": 0.7}, STATES),
     "LearnedPositions": ({"max_length": 6, "hidden_dim": 4}, IDS),
@@ -355,6 +359,7 @@ SAVED: dict[str, tuple[dict[str, Any], Any]] = {
         },
         STATES,
     ),
+    "MultiplicativeAttention": ({"score": "dot"}, (STATES, STATES)),
     "PatchEmbedding": (
         {
             "patch_size": 3,
@@ -368,8 +373,10 @@ SAVED: dict[str, tuple[dict[str, Any], Any]] = {
         IMAGES,
     ),
     "RMSNormalization": ({"epsilon": 0.3}, STATES),
-    "RotaryEmbedding": ({"head_dim": 6, "theta": 50.0}, IDS),
-    "SinusoidalPositions": ({"hidden_dim": 6, "theta": 50.0}, IDS),
+    "RelativePositionBias": ({"num_heads": 3, "num_buckets": 8, "max_distance": 9, "bidirectional": False}, (IDS, IDS)),
+    "RotaryEmbedding": ({"head_dim": 6, "theta": 50.0, "scaling": {"rope_type": "linear", "factor": 3.0}}, IDS),
+    "SinusoidalPositions": ({"hidden_dim": 6, "theta": 50.0, "interleaved": False}, IDS),
+    "SinusoidalPositions2D": ({"hidden_dim": 8, "columns": 3, "theta": 50.0}, IDS),
     "TokenEmbedding": ({"input_dim": 6, "output_dim": 4}, IDS),
     "TransformerBlock": (
         {
@@ -393,7 +400,7 @@ SAVED: dict[str, tuple[dict[str, Any], Any]] = {
 
 
 def test_every_public_layer_is_here() -> None:
-    assert set(SAVED) == set(layers.__all__)
+    assert {*SAVED, "FixedCache", "GrowingCache"} == set(layers.__all__)
 
 
 @pytest.mark.parametrize("name", SAVED)
@@ -401,9 +408,10 @@ def test_config_round_trip(name: str) -> None:
     """A layer made from the config of another, and given its weights, gives the same."""
     arguments, inputs = SAVED[name]
     layer = getattr(layers, name)(**arguments, name="own", dtype="float32")
-    layer(inputs)
+    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+    layer(*inputs)
     randomise(layer)
-    expected = keras.tree.flatten(layer(inputs))
+    expected = keras.tree.flatten(layer(*inputs))
 
     serialised = keras.saving.serialize_keras_object(layer)
     assert serialised["registered_name"] == f"attention_zoo>{name}"
@@ -411,10 +419,10 @@ def test_config_round_trip(name: str) -> None:
     assert type(copy) is type(layer) and copy.name == "own"
     config = copy.get_config()
     assert {argument: config[argument] for argument in arguments} == arguments
-    copy(inputs)
+    copy(*inputs)
     assert [w.path for w in copy.weights] == [w.path for w in layer.weights]
     copy.set_weights(layer.get_weights())
-    for ours, theirs in zip(keras.tree.flatten(copy(inputs)), expected, strict=True):
+    for ours, theirs in zip(keras.tree.flatten(copy(*inputs)), expected, strict=True):
         close(numpy(ours), numpy(theirs), atol=0)
 
 

@@ -54,7 +54,7 @@ class Config:
 
     def _tokens(self, *names: str) -> None:
         for name in names:
-            value, below = getattr(self, name), self.vocab_size
+            value, below = getattr(self, name), self.to_dict()["vocab_size"]
             if value is not None and not (isinstance(value, int) and 0 <= value < below):
                 raise ValueError(f"{name}: got {value!r}; accepted: a token from 0 to {below - 1}, or None")
 

@@ -154,7 +154,10 @@ class LiteRTDecoder:
 
     def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
         specs = {spec.name: spec for spec in self.signature.inputs}
-        empty = {name: np.zeros(self.signature.shape(specs[name]), "float32") for name in self.signature.state}
+        empty = {
+            name: np.zeros([int(n) for n in self.signature.shape(specs[name])], "float32")
+            for name in self.signature.state
+        }
         self.states = [empty] * len(input_ids)
         self.lengths = [0] * len(input_ids)
         logits = []

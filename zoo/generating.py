@@ -192,7 +192,7 @@ class Step:
         return call
 
     def _jax(self) -> Any:
-        import jax
+        import jax  # pyright: ignore[reportMissingImports]
 
         variables = self.model.variables
 
@@ -210,7 +210,7 @@ class Step:
         return call
 
     def _torch(self) -> Any:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         def call(inputs: dict[str, Any]) -> dict[str, Any]:
             with torch.no_grad():

@@ -180,7 +180,7 @@ class Transformer(Generating, ZooModel):
         training: bool | None = None,
     ) -> Any:
         named = self.named_inputs(inputs)
-        asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        asked: Any = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         mask = named.get("attention_mask")
         encoded, seen = self.encode(named["input_ids"], mask, **asked, training=training)
         x, looked = self.decode(
@@ -364,6 +364,6 @@ class Transformer(Generating, ZooModel):
         return {
             "original": {**small, "intermediate_dim": 52, "num_decoder_layers": 1},
             "marian": {**small, "position": "sinusoidal_halves", "activation": "silu", "use_logits_bias": True},
-            "t5": {**small, **t5, "attention_scale": 1.0, "scale_embeddings": False, "tie_embeddings": False},
+            "t5": {**small, **t5, "attention_scale": 0.5, "scale_embeddings": False, "tie_embeddings": False},
             "rotary": {**small, "position": "rotary", "num_kv_heads": 2, "share_embeddings": False, "head_dim": 6},
         }

@@ -50,7 +50,7 @@ def continuation(path: Path, tokenizer: Any, prompt: str, new_tokens: int) -> st
     from .. import export
 
     ids = np.array([tokenizer.encode(prompt).ids])
-    written = export.load(path).generate(ids, max_new_tokens=new_tokens, stop_token=END_ID)
+    written = export.load(path).generate(ids, max_new_tokens=new_tokens, stop_tokens=END_ID)
     return " ".join(tokenizer.decode(written[0, ids.shape[1] :].tolist()).split())
 
 

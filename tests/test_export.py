@@ -18,23 +18,25 @@ import attention_zoo as az
 from attention_zoo import export
 from attention_zoo.export import verification
 from attention_zoo.export.runtime import tflite_operators
+from attention_zoo.zoo.base import weight_name
 from helpers import VARIANTS, every_variant, python, run, shared, tiny
 
 TOLERANCE = 1e-4
-TEXT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+GENERATING = [(f, v) for f, v in VARIANTS if shared(f, v).generates]
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Exports made once per process: ``files(family, variant, "onnx")`` gives (model, result)."""
+    """Exports made once per process: ``files(family, variant, "onnx")`` gives (model, result), of one graph without
+    memory, and with ``cache=True`` what the family has with one."""
     folder, made = tmp_path_factory.mktemp("exports"), {}
 
-    def get(family: str, variant: str, format: str) -> tuple[Any, Any]:
-        key = (family, variant, format)
+    def get(family: str, variant: str, format: str, cache: bool = False) -> tuple[Any, Any]:
+        key = (family, variant, format, cache)
         if key not in made:
             model = shared(family, variant)
-            to = {"onnx": export.to_onnx, "tflite": export.to_tflite}[format]
-            made[key] = to(model, folder / f"{family}-{variant}.{format}")
+            to: Any = {"onnx": export.to_onnx, "tflite": export.to_tflite}[format]
+            made[key] = to(model, folder / f"{family}-{variant}-{cache}.{format}", cache=cache)
         return shared(family, variant), made[key]
 
     return get
@@ -53,10 +55,12 @@ def masks(batch: int, length: int) -> dict[str, np.ndarray]:
 
 def text_inputs(model: Any, mask: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(seed)
-    specs = {spec.name: spec for spec in model.export_spec().inputs}
-    inputs = {"input_ids": generator.integers(0, specs["input_ids"].below, mask.shape), "attention_mask": mask}
-    if "token_type_ids" in specs:
-        inputs["token_type_ids"] = generator.integers(0, specs["token_type_ids"].below, mask.shape)
+    inputs = {}
+    for spec in model.graphs("plain")["model"].signature.inputs:
+        if "mask" in spec.name:
+            inputs[spec.name] = mask if spec.name == "attention_mask" else np.ones_like(mask)
+        else:
+            inputs[spec.name] = generator.integers(0, spec.below, mask.shape)
     return inputs
 
 
@@ -124,11 +128,21 @@ def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -
     model, onnx_result = files(family, variant, "onnx")
     proto = onnx.load(str(onnx_result.path))
     onnx.checker.check_model(proto, full_check=True)
-    expected = ["pixel_values"] if family == "vit" else list(TEXT_NAMES[: 3 if family == "bert" else 2])
-    dims = ["batch", "height", "width", 3] if family == "vit" else ["batch", "sequence"]
+    text = {"input_ids": "sequence", "attention_mask": "sequence"}
+    sides = {"input_ids": "source", "attention_mask": "source", "decoder_input_ids": "target"}
+    dims = {
+        "vit": {"pixel_values": ["batch", "height", "width", 3]},
+        "gpt": text,
+        "bert": {**text, "token_type_ids": "sequence"},
+        "transformer": {**sides, "decoder_attention_mask": "target"},
+        "seq2seq": sides,
+    }[family]
+    expected = list(dims)
     assert [node.name for node in proto.graph.input] == expected
     for node in proto.graph.input:
-        assert [d.dim_param or d.dim_value for d in node.type.tensor_type.shape.dim] == dims
+        wanted = dims[node.name]
+        wanted = ["batch", wanted] if isinstance(wanted, str) else wanted
+        assert [d.dim_param or d.dim_value for d in node.type.tensor_type.shape.dim] == wanted
     assert [node.name for node in proto.graph.output] == [spec.name for spec in model.export_spec().outputs]
     for node, spec in zip(proto.graph.output, model.export_spec().outputs, strict=True):
         assert tuple(d.dim_param or d.dim_value for d in node.type.tensor_type.shape.dim) == spec.dims
@@ -137,7 +151,8 @@ def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -
         for word in ("Dropout", "Random", "Einsum", "PartitionedCall", "PyFunc"):
             assert word not in node.op_type
     initializers = {tensor.name for tensor in proto.graph.initializer}
-    assert "block_0/attention/query/kernel" in initializers  # one per weight, under its name
+    unused = {"embedding/mask_token"} if variant == "dino" else set()
+    assert {weight_name(w) for w in model.weights} - initializers == unused  # one per weight, under its name
 
     _, tflite_result = files(family, variant, "tflite")
     for operator in tflite_operators(tflite_result.path):
@@ -148,10 +163,13 @@ def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -
     assert sorted(signature["outputs"]) == sorted(spec.name for spec in model.export_spec().outputs)
 
 
+@pytest.mark.parametrize("cache", [False, True])
 @every_variant()
-def test_verify_passes(family: str, variant: str, files: Any) -> None:
+def test_verify_passes(family: str, variant: str, cache: bool, files: Any) -> None:
+    if cache and (family, variant) not in GENERATING:
+        pytest.skip("has no cache")
     for format in ("onnx", "tflite"):
-        model, result = files(family, variant, format)
+        model, result = files(family, variant, format, cache)
         report = export.verify(model, result.path)
         assert report.passed, report.to_markdown()
         assert 0 < report.greatest_difference < TOLERANCE
@@ -211,10 +229,10 @@ def test_files_that_are_cut_or_lie(files: Any, tmp_path: Path) -> None:
             (tmp_path / f"cut{kept}.{format}").write_bytes(content[:kept])
     proto = onnx.load(str(files("bert", "backbone", "onnx")[1].path))
     for name, text in (("json", "{"), ("fields", '{"inputs": [{"nme": 1}], "outputs": []}'), ("list", "[]")):
-        onnx.helper.set_model_props(proto, {"attention_zoo.signature": text})
+        onnx.helper.set_model_props(proto, {"attention_zoo.signatures": f'{{"model": {text}}}'})
         onnx.save(proto, str(tmp_path / f"lie-{name}.onnx"))
-    other = files("vit", "features", "onnx")[0].export_spec().exported().to_json()
-    onnx.helper.set_model_props(proto, {"attention_zoo.signature": other})
+    other = json.dumps({"model": files("vit", "features", "onnx")[0].export_spec().exported().to_dict()})
+    onnx.helper.set_model_props(proto, {"attention_zoo.signatures": other})
     onnx.save(proto, str(tmp_path / "lie-other.onnx"))
     code = """
 import pathlib, sys
@@ -274,6 +292,7 @@ def test_weights_are_stored_once(files: Any) -> None:
     """A tied table is in the file once, and nothing folded adds up: real sizes are held by the benchmark."""
     for family, variant in VARIANTS:
         model, result = files(family, variant, "onnx")
+        assert result.files == (result.path,)
         stored = sum(onnx.numpy_helper.to_array(t).nbytes for t in onnx.load(str(result.path)).graph.initializer)
         unused = 4 * (model.config.hidden_dim if getattr(model.config, "use_mask_token", False) else 0)
         assert 4 * model.count_params() - unused <= stored <= 4 * model.count_params() + 2000, (family, variant)
@@ -369,7 +388,7 @@ def test_generate_stops_and_refuses(files: Any) -> None:
     _, result = files("gpt", "llama", "onnx")
     runner = export.load(result.path)
     free = runner.generate(np.array([[1, 2, 3]]), max_new_tokens=6)[0, 3:]
-    stopped = runner.generate(np.array([[1, 2, 3]]), max_new_tokens=6, stop_token=int(free[2]))[0, 3:]
+    stopped = runner.generate(np.array([[1, 2, 3]]), max_new_tokens=6, stop_tokens=int(free[2]))[0, 3:]
     first = int(np.argmax(free == free[2]))
     np.testing.assert_array_equal(stopped, free[: first + 1])
     with pytest.raises(ValueError, match=r"max_new_tokens: got 38 after 3 tokens; accepted: 40"):
@@ -377,7 +396,7 @@ def test_generate_stops_and_refuses(files: Any) -> None:
     with pytest.raises(ValueError, match="attention_mask"):
         runner.generate(np.array([[1, 2, 3]]), np.zeros((1, 3), int), max_new_tokens=1)
     _, bert = files("bert", "masked_lm", "onnx")
-    with pytest.raises(ValueError, match="no causal language model"):
+    with pytest.raises(ValueError, match="does not generate"):
         export.load(bert.path).generate(np.array([[1, 2]]))
 
 

@@ -112,7 +112,7 @@ class GraphDecoder:
 class RecomputingDecoder:
     """A ``generate.Decoder`` of a graph without memory: everything is computed again for every token."""
 
-    start_token = None
+    start_token: int | None = None
 
     def __init__(self, session: Session, config: Mapping[str, Any]) -> None:
         self.session = session
@@ -142,7 +142,7 @@ class LiteRTDecoder:
     each with its own cache. What a prompt leaves over of a prefill is filled up with tokens that later ones replace.
     """
 
-    start_token = None
+    start_token: int | None = None
 
     def __init__(self, sessions: Mapping[str, Session], config: Mapping[str, Any]) -> None:
         self.sessions = sessions

@@ -15,8 +15,23 @@ from typing import TYPE_CHECKING, Any
 from ._keras_hook import register_when_keras_is_imported
 
 if TYPE_CHECKING:
-    from . import export, layers, zoo
-    from .zoo import BERT, GPT, BERTConfig, GPTConfig, ViT, ViTConfig, create, list_models, load, save
+    from . import export, layers, plot, zoo
+    from .zoo import (
+        BERT,
+        GPT,
+        BERTConfig,
+        GPTConfig,
+        Seq2Seq,
+        Seq2SeqConfig,
+        Transformer,
+        TransformerConfig,
+        ViT,
+        ViTConfig,
+        create,
+        list_models,
+        load,
+        save,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,6 +39,10 @@ __all__ = [
     "GPT",
     "BERTConfig",
     "GPTConfig",
+    "Seq2Seq",
+    "Seq2SeqConfig",
+    "Transformer",
+    "TransformerConfig",
     "ViT",
     "ViTConfig",
     "create",
@@ -31,13 +50,14 @@ __all__ = [
     "layers",
     "list_models",
     "load",
+    "plot",
     "save",
     "zoo",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("export", "layers", "zoo"):
+    if name in ("export", "layers", "plot", "zoo"):
         return importlib.import_module(f".{name}", __name__)
     if name in __all__:
         return getattr(importlib.import_module(".zoo", __name__), name)

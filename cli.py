@@ -170,8 +170,9 @@ def plot(
     layer: Annotated[int | None, typer.Option(help="This layer only.")] = None,
 ):
     """Draw attention maps, where a ViT looks, positions, or an alignment."""
-    from .plot import command
+    from .plot import command, picture_format
 
+    picture_format(file)  # a wrong name is told before the heavy imports
     tokens = None if ids is None else _ids(ids)
     command(kind, _model(model), file, tokens=tokens, image=image, length=length, layer=layer)
     console.print(f"{file}")

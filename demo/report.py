@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..plot import rollout
 from .text import END_ID, GROUPS, Paragraph, encode_sentences, labelled_sentences
 from .train import Trained, digits, stage
 
@@ -54,15 +55,6 @@ def continuation(path: Path, tokenizer: Any, prompt: str, new_tokens: int) -> st
     return " ".join(tokenizer.decode(written[0, ids.shape[1] :].tolist()).split())
 
 
-def rollout(attentions: Sequence[np.ndarray]) -> np.ndarray:
-    """(tokens, tokens): attention followed through all blocks, residuals included (arXiv:2005.00928)."""
-    size = attentions[0].shape[-1]
-    flow = np.eye(size)
-    for weights in attentions:  # (1, heads, tokens, tokens)
-        flow = (0.5 * weights[0].mean(axis=0) + 0.5 * np.eye(size)) @ flow
-    return flow
-
-
 def attentions_of(model: Any, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
     """The logits and every block's weights, (1, heads, query, key)."""
     result = model(inputs, output_attentions=True)
@@ -90,7 +82,7 @@ def _draw_digit(vit: Any, figure: Any) -> None:
     def on_patches(weights: np.ndarray) -> np.ndarray:
         return weights[0, 1:].reshape(grid, grid)  # from the class token to the patches
 
-    maps = {"all blocks (rollout)": on_patches(rollout(attentions))}
+    maps = {"all blocks (rollout)": on_patches(rollout([weights[0] for weights in attentions]))}
     maps |= {f"last block, head {i + 1}": on_patches(weights) for i, weights in enumerate(attentions[-1][0])}
     figure.suptitle(f"ViT: where the class token looks. A handwritten 3 of the test set, read as {logits.argmax()}")
     axes: Any = figure.subplots(1, 1 + len(maps))

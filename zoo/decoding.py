@@ -73,6 +73,10 @@ class GraphDecoder:
         self.state = {name: value[rows] for name, value in self.state.items()}
 
     def _feed(self, tokens: Array) -> Array:
+        return self.run(self._inputs(tokens))
+
+    def _inputs(self, tokens: Array) -> dict[str, Any]:
+        """What the decoder graph is fed beside its state, and the count moved on."""
         specs = {spec.name: spec for spec in self.sessions["decoder"].signature.inputs}
         name = next(name for name in TOKENS if name in specs)
         inputs: dict[str, Any] = {name: tokens, **self.fixed}
@@ -81,7 +85,7 @@ class GraphDecoder:
         if "cache_position" in specs:
             inputs["cache_position"] = np.array([self.count], "int32")
         self.count += tokens.shape[1]
-        return self.run(inputs)
+        return inputs
 
     # ---- what a runtime may do in another way ----------------------------------------------------------------------
 

@@ -13,10 +13,14 @@ from typing import Any, Protocol
 import numpy as np
 
 Array = np.ndarray
+AHEAD = 16  # tokens that a compiled loop chooses before anybody looks whether they ended
 
 
 class Decoder(Protocol):
     """Next-token logits of a batch of rows, with a memory of what was fed.
+
+    It may also have ``greedy(tokens, count)``: feed `tokens` (rows,) and go on by itself with the likeliest, giving
+    (rows, count) tokens. Where nothing else was asked for, that saves the way from the runtime to here and back.
 
     Attributes:
         start_token: what a target begins with (an encoder reads the prompt), or None where it continues the prompt.
@@ -176,15 +180,16 @@ def _rows(decoder: Decoder, logits: Array, prompt: Array, real: Array, options: 
     fill = _fill(decoder, stops)
     strings = [options.stop_strings] if isinstance(options.stop_strings, str) else list(options.stop_strings or ())
     done = np.zeros(batch, bool)
+    plain = not (options.temperature or options.callback or strings) and options.repetition_penalty == 1
+    greedy = getattr(decoder, "greedy", None) if plain else None
     columns: list[Array] = []
+    ahead: list[Array] = []  # what a decoder that chooses by itself has chosen already
     for number in range(options.max_new_tokens):
-        if number:
+        if number and greedy and not ahead:
+            ahead = list(greedy(columns[-1], min(AHEAD, options.max_new_tokens - number)).T)
+        elif number and not greedy:
             logits = decoder.step(columns[-1])
-        scores = penalised(logits, prompt, real, columns, options.repetition_penalty)
-        token = scores.argmax(axis=-1)
-        if options.temperature:
-            chances = probabilities(scores, options.temperature, options.top_k, options.top_p, options.min_p)
-            token = np.array([_draw(draw, row) for draw, row in zip(draws, chances, strict=True)])
+        token = ahead.pop(0) if ahead else _choose(logits, prompt, real, columns, options, draws)
         token = np.where(done, fill, token)
         columns.append(token)
         done |= np.isin(token, stops)
@@ -195,6 +200,17 @@ def _rows(decoder: Decoder, logits: Array, prompt: Array, real: Array, options: 
         if done.all() or stop is True:
             break
     return np.stack(columns, axis=1).astype("int64")
+
+
+def _choose(
+    logits: Array, prompt: Array, real: Array, columns: list[Array], options: Options, draws: list[np.random.Generator]
+) -> Array:
+    """(batch,) tokens."""
+    scores = penalised(logits, prompt, real, columns, options.repetition_penalty)
+    if not options.temperature:
+        return scores.argmax(axis=-1)
+    chances = probabilities(scores, options.temperature, options.top_k, options.top_p, options.min_p)
+    return np.array([_draw(draw, row) for draw, row in zip(draws, chances, strict=True)])
 
 
 def _fill(decoder: Decoder, stops: Array) -> int:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from .decoding import GraphDecoder, bucket
-from .generate import generate
+from .decoding import TOKENS, GraphDecoder, bucket
+from .generate import AHEAD, generate
+
+if TYPE_CHECKING:
+    from .base import Graph
 
 Tensor = Any
 KEPT = 8  # compiled steps with their caches, of the latest shapes
@@ -100,11 +103,33 @@ class KerasDecoder(GraphDecoder):
         filled = np.concatenate([tokens, np.repeat(tokens[:1], self.rows - len(tokens))])
         return super().step(filled)[: len(tokens)]
 
+    def greedy(self, tokens: np.ndarray, count: int) -> np.ndarray:
+        """The likeliest token, fed again, `count` times in one compiled loop: (rows, count)."""
+        filled = np.concatenate([tokens, np.repeat(tokens[:1], self.rows - len(tokens))])
+        shapes = {name: (self.rows, *shape[1:]) for name, shape in self.shapes.items()}
+        loop = self._step("greedy", (self.rows, self.slots), shapes)
+        if loop is not self.current:
+            loop.assign(self.current.state())
+            self.current = loop
+        if self.mask is not None:
+            self.mask = np.concatenate([self.mask, np.ones((self.rows, count), "int64")], axis=1)
+        inputs = self._inputs(filled[:, None])
+        self.count += count - 1
+        chosen = loop(_tensors({**self._masked(inputs), "count": np.array(count, "int32")}))["tokens"]
+        return ops.convert_to_numpy(chosen)[: len(tokens), :count].astype("int64")
+
     def run(self, inputs: dict[str, Any]) -> np.ndarray:
+        if self.current.looped:  # a step after a loop goes on with its cache
+            step = self._decoder_step(self.rows)
+            step.assign(self.current.state())
+            self.current = step
+        return ops.convert_to_numpy(self.current(_tensors(self._masked(inputs)))["logits"])[:, -1]
+
+    def _masked(self, inputs: dict[str, Any]) -> dict[str, Any]:
         if self.mask is not None:  # a column for every slot; those to come may be seen as soon as they are written
             rest = np.ones((len(self.mask), self.slots - self.mask.shape[1]), "int32")
             inputs["attention_mask"] = np.concatenate([self.mask.astype("int32"), rest], axis=1)
-        return ops.convert_to_numpy(self.current(_tensors(inputs))["logits"])[:, -1]
+        return inputs
 
     def _decoder_step(self, rows: int) -> Step:
         shapes = {name: (rows, *shape[1:]) for name, shape in self.shapes.items()}
@@ -113,8 +138,9 @@ class KerasDecoder(GraphDecoder):
     def _step(self, name: str, key: Any, shapes: Mapping[str, tuple[int, ...]]) -> Step:
         key = (name, key)
         if key not in self.kept:
-            graph = self.graphs[name]
-            self.kept[key] = Step(self.model, graph.function, shapes, graph.signature.state)
+            graph = self.graphs["decoder" if name == "greedy" else name]
+            function = greedy_loop(graph, AHEAD) if name == "greedy" else graph.function
+            self.kept[key] = Step(self.model, function, shapes, graph.signature.state, looped=name == "greedy")
         self.kept.move_to_end(key)
         while len(self.kept) > KEPT:
             self.kept.popitem(last=False)
@@ -132,6 +158,32 @@ def _take(value: Any, index: Tensor) -> Any:
     return ops.take(ops.convert_to_tensor(value), index, axis=0)
 
 
+def greedy_loop(graph: Graph, most: int) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+    """`graph` called `count` times (another input), at most `most`, each time with the token it liked best before."""
+    state = graph.signature.state
+    name = next(spec.name for spec in graph.signature.inputs if spec.name in TOKENS)
+
+    def function(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        fixed = {key: value for key, value in given.items() if key not in (*state, "count")}
+
+        def body(i: Tensor, token: Tensor, tokens: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+            moved = {**fixed, name: token, **dict(zip(state, parts, strict=True))}
+            if "cache_position" in fixed:
+                moved["cache_position"] = fixed["cache_position"] + i
+            outputs = graph.function(moved)
+            token = ops.cast(ops.argmax(outputs["logits"][:, -1], axis=-1), "int32")[:, None]  # (B, 1)
+            new = [ops.cast(outputs[key], part.dtype) for key, part in zip(state.values(), parts, strict=True)]
+            return i + 1, token, ops.slice_update(tokens, (0, i), token), *new
+
+        token = ops.cast(given[name], "int32")
+        tokens = ops.zeros((token.shape[0], most), "int32")
+        start = (ops.zeros((), "int32"), token, tokens, *(given[key] for key in state))
+        _, _, tokens, *last = ops.while_loop(lambda i, *_: i < given["count"], body, start)
+        return {"tokens": tokens, **dict(zip(state.values(), last, strict=True))}
+
+    return function
+
+
 class Step:
     """`function` compiled, with the tensors of its state kept where they are from call to call.
 
@@ -141,6 +193,7 @@ class Step:
         function: inputs and state by name, to outputs by name.
         shapes: of the state, by input name.
         names: input of the state to the output that follows it.
+        looped: is `function` a ``greedy_loop``?
     """
 
     def __init__(
@@ -149,8 +202,9 @@ class Step:
         function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]],
         shapes: Mapping[str, tuple[int, ...]],
         names: Mapping[str, str],
+        looped: bool = False,
     ) -> None:
-        self.model, self.function, self.names = model, function, names
+        self.model, self.function, self.names, self.looped = model, function, names, looped
         dtype = keras.backend.standardize_dtype(model.compute_dtype)
         self.held = {name: ops.zeros(shape, dtype) for name, shape in shapes.items()}
         backend = keras.backend.backend()

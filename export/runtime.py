@@ -72,7 +72,7 @@ class Session:
                 sizes = {**self.signature.defaults, **self.signature.sizes, **given}
                 for dim, parts in self.signature.sums.items():
                     sizes[dim] = sum(sizes[part] for part in parts)
-                arrays[spec.name] = np.full([sizes.get(dim, dim) for dim in spec.dims], spec.fill, spec.dtype)
+                arrays[spec.name] = np.full([int(sizes.get(dim, dim)) for dim in spec.dims], spec.fill, spec.dtype)
                 given.update(zip(spec.dims, arrays[spec.name].shape, strict=True))
         return self._call_static(arrays, given) if self.signature.sizes else self._call(arrays)
 

@@ -42,8 +42,8 @@ class SinusoidalPositions(keras.layers.Layer):
     Args:
         hidden_dim: even width.
         theta: longest wavelength / 2π; 10000 in the paper.
-        interleaved: sines and cosines in turn, as in the paper; False puts all sines first, as Marian and
-            tensor2tensor do.
+        interleaved: sines and cosines in turn, as in the paper; False puts all sines first, as Hugging
+            Face's Marian does.
     """
 
     kind: ClassVar[str] = "added"

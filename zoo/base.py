@@ -52,11 +52,13 @@ class Config:
             if not isinstance(value, int | float) or not 0 <= value < 1:
                 raise ValueError(f"{name}: got {value!r}; accepted: a number from 0 up to, not including, 1")
 
-    def _tokens(self, *names: str) -> None:
+    def _tokens(self, *names: str, required: bool = False) -> None:
         for name in names:
             value, below = getattr(self, name), self.to_dict()["vocab_size"]
-            if value is not None and not (isinstance(value, int) and 0 <= value < below):
-                raise ValueError(f"{name}: got {value!r}; accepted: a token from 0 to {below - 1}, or None")
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not (whole and 0 <= value < below) and (required or value is not None):
+                accepted = f"a token from 0 to {below - 1}" + ("" if required else ", or None")
+                raise ValueError(f"{name}: got {value!r}; accepted: {accepted}")
 
     def _divides(self, part: str, whole: str) -> None:
         if getattr(self, whole) % getattr(self, part):

@@ -221,7 +221,7 @@ class Step:
             if keras.backend.backend() == "tensorflow":
                 self.held[name].assign(ops.cast(value, self.held[name].dtype))
             else:
-                self.held[name] = ops.cast(value, self.held[name].dtype)
+                self.held[name] = ops.copy(ops.cast(value, self.held[name].dtype))  # as JAX takes its arguments apart
 
     def _tensorflow(self) -> Any:
         import tensorflow as tf

@@ -70,7 +70,8 @@ class Seq2SeqConfig(Config):
         if self.bidirectional and self.hidden_dim % 2:
             raise ValueError(f"hidden_dim: got {self.hidden_dim}; accepted: an even number, half for each direction")
         self._rates("dropout")
-        self._tokens("decoder_start_token_id", "eos_token_id", "pad_token_id")
+        self._tokens("decoder_start_token_id", required=True)
+        self._tokens("eos_token_id", "pad_token_id")
 
 
 @register

@@ -1,10 +1,12 @@
 """Transformer: the encoder-decoder of "Attention Is All You Need" (Vaswani et al. 2017, arXiv:1706.03762).
 
 Sinusoidal positions added to embeddings scaled by sqrt(hidden_dim), one table for source, target and output, ReLU, and
-the normalisation after each residual (section 3). Options turn it into its descendants: Marian
-(``position="sinusoidal_halves", activation="silu", use_logits_bias=True``) and T5 v1.1 (``position="relative",
-norm="rms_norm", norm_first=True, activation="geglu", use_bias=False, attention_scale=1.0, scale_embeddings=False,
-tie_embeddings=False``). Positions are counted along the masks, so that padding on either side moves nothing.
+the normalisation after each residual (section 3). Positions are counted along the masks, so that padding on either side
+moves nothing. Options turn it into its descendants:
+
+    Marian    position="sinusoidal_halves", activation="silu", use_logits_bias=True, norm_epsilon=1e-5
+    T5 v1.1   position="relative", norm="rms_norm", norm_first=True, activation="geglu", use_bias=False,
+              attention_scale=1.0, scale_embeddings=False, tie_embeddings=False
 
     input_ids, attention_mask (1 = keep): (batch, source)
     decoder_input_ids, decoder_attention_mask: (batch, target), the target moved right behind a start token
@@ -88,7 +90,8 @@ class TransformerConfig(Config):
         self._choice("activation", (*ACTIVATIONS, *GATED))
         self._choice("norm", tuple(NORMALIZATIONS))
         self._rates("dropout", "attention_dropout")
-        self._tokens("decoder_start_token_id", "eos_token_id", "pad_token_id")
+        self._tokens("decoder_start_token_id", required=True)
+        self._tokens("eos_token_id", "pad_token_id")
 
 
 @register

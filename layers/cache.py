@@ -50,7 +50,7 @@ class FixedCache:
     """A number of slots; new keys and values go to those from `index` on.
 
     Raises:
-        ValueError: on update, more tokens than slots are left (where `index` is a number and not being traced).
+        ValueError: when used, more tokens than slots are left (where `index` is a number and not being traced).
     """
 
     def __init__(self, state: State, index: Any = 0) -> None:
@@ -65,14 +65,15 @@ class FixedCache:
         return cls([(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for _ in range(layers)])
 
     def slots(self, length: Any) -> Any:
-        """How many keys there are to read: all slots, written or not."""
-        return self.state[0][0].shape[2]
+        """How many keys there are to read after `length` new tokens: all slots, written or not."""
+        slots = self.state[0][0].shape[2]
+        if isinstance(self.index, int | np.integer) and isinstance(length, int) and self.index + length > slots:
+            raise ValueError(f"cache: got {length} tokens after {self.index}; accepted: {slots} together")
+        return slots
 
     def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """All slots of `layer`, the new keys and values (batch, heads, T, dim) written to theirs."""
-        slots, new = self.state[layer][0].shape[2], key.shape[2]
-        if isinstance(self.index, int | np.integer) and self.index + new > slots:
-            raise ValueError(f"cache: got {new} tokens after {self.index}; accepted: {slots} together")
+        self.slots(key.shape[2])  # refuses more than there is room for
         past = self.state[layer]
         self.state[layer] = tuple(F.cache_update(old, x, self.index) for old, x in zip(past, (key, value), strict=True))
         return self.state[layer]

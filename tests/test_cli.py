@@ -9,7 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 import attention_zoo as az
 from helpers import tiny
@@ -45,6 +49,44 @@ def test_export_verify_bench(tmp_path: Path) -> None:
     assert (failed.returncode, json.loads(failed.stdout)["passed"]) == (1, False)
     timed = cli("bench", file, "--sequence", 8, "--repeats", 3, "--json")
     assert json.loads(timed.stdout)["shapes"]["input_ids"] == [1, 8]
+
+
+def test_generate_and_plot(tmp_path: Path) -> None:
+    """The folder and both files continue the same prompts alike, as ids and, with a tokenizer beside them, as text."""
+    model = tiny("gpt", "gpt2")
+    az.save(model, tmp_path / "model")
+    words = {f"w{i}": i for i in range(97)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    for arguments in (("m.onnx",), ("m.tflite", "--prefill", 4, "--max-length", 24)):
+        assert cli("export", tmp_path / "model", tmp_path / arguments[0], *arguments[1:]).returncode == 0
+    prompts = np.array([[0, 0, 5], [7, 8, 9]]), np.array([[0, 0, 1], [1, 1, 1]])
+    expected = model.generate(*prompts, max_new_tokens=6)[:, 3:].tolist()
+    options = ("--max-new-tokens", 6, "--json")
+    for source in ("model", "m.onnx", "m.tflite"):
+        by_id = cli("generate", tmp_path / source, "--ids", "5", "--ids", "7 8,9", *options)
+        assert [row["ids"] for row in json.loads(by_id.stdout)] == expected, by_id.stderr
+    by_text = json.loads(cli("generate", tmp_path / "m.onnx", "w5", "w7 w8 w9", *options).stdout)
+    assert [row["text"] for row in by_text] == [" ".join(f"w{i}" for i in row) for row in expected]
+    stop = f"w{expected[1][1]}"
+    stopped = cli("generate", tmp_path / "m.onnx", "w7 w8 w9", "--stop", stop, *options)
+    assert json.loads(stopped.stdout)[0]["text"].split()[-1] == stop
+
+    drawn = cli("plot", "attention", tmp_path / "model", tmp_path / "heads.png", "--ids", "1 2 3 4")
+    assert drawn.returncode == 0, drawn.stderr
+    assert (tmp_path / "heads.png").read_bytes().startswith(b"\x89PNG")
+    for arguments, message in (
+        (("generate", tmp_path / "m.onnx"), "prompts: got none or both kinds"),
+        (("generate", tmp_path / "m.onnx", "--ids", "five"), "ids: got 'five'"),
+        (("generate", tmp_path / "m.onnx", "--ids", "97"), "input_ids: got values from 97 to 97"),
+        (("generate", tmp_path / "m.onnx", "--ids", "5", "--top-k", 3), "temperature: got 0"),
+        (("generate", tmp_path / "m.onnx", "w5", "--tokenizer", tmp_path / "none.json"), "tokenizer: none at"),
+        (("plot", "attention", tmp_path / "model", tmp_path / "heads.gif"), "path: got"),
+        (("plot", "rollout", tmp_path / "model", tmp_path / "r.png"), "accepted: "),
+    ):
+        done = cli(*arguments)
+        assert done.returncode == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(

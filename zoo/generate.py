@@ -69,7 +69,7 @@ class Options:
         def number(name: str, low: float, high: float, *, whole: bool = False, least: bool = True) -> None:
             value = getattr(self, name)
             kind = int if whole else int | float
-            inside = isinstance(value, kind) and not isinstance(value, bool) and value <= high
+            inside = isinstance(value, kind) and not isinstance(value, bool) and value <= high and abs(value) != np.inf
             if value is not None and not (inside and (value >= low if least else value > low)):
                 what = "an integer" if whole else "a number"
                 raise ValueError(
@@ -96,6 +96,9 @@ class Options:
             raise ValueError(
                 f"num_beams: got {self.num_beams} with temperature, callback or stop_strings; accepted: 1 with these"
             )
+        strings = [self.stop_strings] if isinstance(self.stop_strings, str | None) else self.stop_strings
+        if not isinstance(strings, list | tuple) or not all(isinstance(part, str | None) for part in strings):
+            raise ValueError(f"stop_strings: got {self.stop_strings!r}; accepted: a text, or a list of texts")
         if self.stop_strings and not hasattr(self.tokenizer, "decode"):
             raise ValueError(
                 f"tokenizer: got {self.tokenizer!r} with stop_strings; accepted: an object with decode(list of ids)"
@@ -142,8 +145,7 @@ def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **opt
         raise ValueError(
             f"max_new_tokens: got {chosen.max_new_tokens} after {width} tokens; accepted: {decoder.max_length} together"
         )
-    stops = decoder.eos_token if chosen.stop_tokens is None else chosen.stop_tokens
-    stops = np.array([] if stops is None else stops, "int64").reshape(-1)
+    stops = _stops(decoder.eos_token if chosen.stop_tokens is None else chosen.stop_tokens)
     prompt, real = ids, mask
     if decoder.start_token is not None:
         prompt = np.full((len(ids), 1), decoder.start_token, "int64")
@@ -158,13 +160,28 @@ def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **opt
     return np.concatenate([prompt, new], axis=1)
 
 
+def _stops(tokens: Any) -> Array:
+    """(stop tokens,) integers."""
+    found = _array("stop_tokens", [] if tokens is None else tokens).reshape(-1)
+    if found.size and found.dtype.kind not in "iu":
+        raise ValueError(f"stop_tokens: got {tokens!r}; accepted: an integer, integers, or [] for none")
+    return found.astype("int64")
+
+
+def _array(name: str, values: Any) -> Array:
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # rows of unequal lengths
+        raise ValueError(f"{name}: got rows that make no array ({error}); accepted: rows of one length") from error
+
+
 def _inputs(input_ids: Any, attention_mask: Any) -> tuple[Array, Array]:
-    ids = np.asarray(input_ids)
+    ids = _array("input_ids", input_ids)
     if ids.ndim == 1:
         ids = ids[None]
     if ids.ndim != 2 or not ids.size or ids.dtype.kind not in "iu":
         raise ValueError(f"input_ids: got {ids.dtype} of shape {ids.shape}; accepted: integers (batch, prompt)")
-    mask = np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask)
+    mask = np.ones_like(ids) if attention_mask is None else _array("attention_mask", attention_mask)
     mask = mask[None] if mask.ndim == 1 else mask
     if mask.shape != ids.shape or not np.isin(mask, (0, 1)).all():
         raise ValueError(f"attention_mask: got shape {mask.shape}; accepted: 0 and 1 of shape {ids.shape}")
@@ -197,7 +214,7 @@ def _rows(decoder: Decoder, logits: Array, prompt: Array, real: Array, options: 
             text = options.tokenizer.decode([int(column[row]) for column in columns])
             done[row] = any(string in text for string in strings)
         stop = options.callback(token.copy()) if options.callback else False
-        if done.all() or stop is True:
+        if done.all() or (isinstance(stop, bool | np.bool_) and stop):
             break
     return np.stack(columns, axis=1).astype("int64")
 
@@ -236,7 +253,7 @@ def probabilities(
     min_p: float | None = None,
 ) -> Array:
     """(rows, vocab_size) float64 chances; each filter works on what the one before left, as in Hugging Face."""
-    scores = logits.astype("float64") / temperature
+    scores = (logits.astype("float64") - logits.max(axis=-1, keepdims=True)) / max(temperature, 1e-30)
     if top_k is not None and top_k < scores.shape[-1]:
         least = np.partition(scores, -top_k, axis=-1)[:, -top_k, None]
         scores = np.where(scores < least, -np.inf, scores)
@@ -266,8 +283,8 @@ def _draw(generator: np.random.Generator, chances: Array) -> int:
 def _beams(decoder: Decoder, logits: Array, prompt: Array, real: Array, options: Options, stops: Array) -> Array:
     """The best of `num_beams` continuations of every row: (batch, new) tokens.
 
-    Twice as many candidates as beams are looked at, so that those that end leave enough to go on with. A row is
-    done when no beam can still beat its best ended ones.
+    So many candidates are looked at that those that end leave enough to go on with. A row is done when no beam can
+    still beat its best ended ones.
     """
     batch, width = len(prompt), options.num_beams
     ended: list[list[tuple[float, list[int]]]] = [[] for _ in range(batch)]
@@ -291,7 +308,7 @@ def _beams(decoder: Decoder, logits: Array, prompt: Array, real: Array, options:
             chances = own - own.max(-1, keepdims=True)
             chances -= np.log(np.exp(chances).sum(-1, keepdims=True))  # log-softmax
             totals = (chances + np.array([[score] for score, _ in current])).reshape(-1)
-            best = np.argsort(-totals, kind="stable")[: 2 * width]
+            best = np.argsort(-totals, kind="stable")[: max(2, 1 + len(stops)) * width]
             alive: list[tuple[float, list[int]]] = []
             for rank, flat in enumerate(best):
                 beam, token = divmod(int(flat), chances.shape[-1])

@@ -166,7 +166,10 @@ class GPT(Generating, ZooModel):
     ) -> Any:
         """With a `cache`, the inputs are the tokens that come after those in it, and `attention_mask` has a column
         for every slot of it; see ``layers/cache.py``."""
-        named = self.named_inputs(inputs, None if cache is None else self.decoder_spec())
+        spec = self.export_spec()
+        if cache is not None:  # the mask's width is the number of slots, which the cache knows
+            spec = replace(self.decoder_spec(), sums={}, limits=spec.limits)
+        named = self.named_inputs(inputs, spec)
         ids, mask = named["input_ids"], named.get("attention_mask")
         places = causal_places(ops.shape(ids)[1], mask, named.get("position_ids"), cache, self.config.sliding_window)
         x, intermediates = self.states(

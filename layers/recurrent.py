@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import keras
+from keras import ops
 
 from .functional import primitive
 
@@ -26,6 +27,14 @@ def recurrent(
     base = keras.layers.LSTM if layer.cell_kind == "lstm" else keras.layers.GRU
     initial = [state] if state is not None and not isinstance(state, list | tuple) else state
     return tuple(base.call(layer, inputs, initial_state=initial, mask=mask, training=bool(training)))
+
+
+@keras.saving.register_keras_serializable(package="attention_zoo")
+class Orthogonal(keras.initializers.Orthogonal):
+    """Keras' own, which fails in bfloat16 for want of a QR: drawn in float32 and cast."""
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Tensor:
+        return ops.cast(super().__call__(shape, "float32"), dtype or keras.backend.floatx())
 
 
 class _Recurrent:
@@ -55,7 +64,7 @@ class _Recurrent:
 def _complete(kwargs: dict[str, Any], **fixed: Any) -> dict[str, Any]:
     if bad := {name: kwargs[name] for name, value in fixed.items() if kwargs.get(name, value) != value}:
         raise ValueError(f"{next(iter(bad))}: got {bad}; accepted: {fixed}")
-    return {**kwargs, **fixed}
+    return {"recurrent_initializer": Orthogonal(), **kwargs, **fixed}
 
 
 @keras.saving.register_keras_serializable(package="attention_zoo")

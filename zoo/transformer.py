@@ -367,6 +367,6 @@ class Transformer(Generating, ZooModel):
         return {
             "original": {**small, "intermediate_dim": 52, "num_decoder_layers": 1},
             "marian": {**small, "position": "sinusoidal_halves", "activation": "silu", "use_logits_bias": True},
-            "t5": {**small, **t5, "attention_scale": 0.5, "scale_embeddings": False, "tie_embeddings": False},
+            "t5": {**small, **t5, "attention_scale": 0.2, "scale_embeddings": False, "tie_embeddings": False},
             "rotary": {**small, "position": "rotary", "num_kv_heads": 2, "share_embeddings": False, "head_dim": 6},
         }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from helpers import ROOT
@@ -26,3 +28,14 @@ def test_attention_in_keras() -> None:
     accuracy = re.search(r"test accuracy (0\.\d+)", example("attention_in_keras.py"))
     assert accuracy is not None
     assert float(accuracy[1]) > 0.94
+
+
+def test_reverse_and_ship(tmp_path: Path) -> None:
+    printed = example("reverse_and_ship.py", tmp_path)
+    accuracy = re.search(r"accuracy on unseen rows: ([01]\.\d+)", printed)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 0.99
+    pairs = [[json.loads(part) for part in line.split(" -> ")] for line in printed.splitlines() if " -> " in line]
+    assert len(pairs) == 3
+    assert all(written == source[::-1] for source, written in pairs)
+    assert {"alignment.png", "reverse.onnx", "reverse.encoder.onnx"} == {path.name for path in tmp_path.iterdir()}

@@ -24,6 +24,8 @@ lint: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python benchmarks/export_onnx.py
+	$(BIN)/python benchmarks/generate.py
+	$(BIN)/python benchmarks/transformer_vs_lstm.py --quick
 
 $(BIN)/python:
 	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or later is needed: make PYTHON=python3.12' if sys.version_info < (3, 11) else 0)"

@@ -6,7 +6,7 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,16 @@ from attention_zoo.zoo.registry import families
 
 ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = [(family, variant) for family, cls in families().items() for variant in cls.tiny()]
+# Past the first two of its family: what is compiled or exported for each of these runs with make test-all.
+FURTHER = {(family, variant) for family, cls in families().items() for variant in list(cls.tiny())[2:]}
 TEXT = [pair for pair in VARIANTS if pair[0] != "vit"]
 
 
-def every_variant(pairs: list[tuple[str, str]] = VARIANTS) -> Any:
-    """Parametrise a test over ``family, variant``."""
-    return pytest.mark.parametrize(("family", "variant"), pairs, ids=["-".join(pair) for pair in pairs])
+def every_variant(pairs: list[tuple[str, str]] = VARIANTS, slow: Collection[tuple[str, str]] = ()) -> Any:
+    """Parametrise a test over ``family, variant``; those in `slow` are for make test-all."""
+    marks = {True: [pytest.mark.slow], False: []}
+    cases = [pytest.param(*pair, marks=marks[pair in slow], id="-".join(pair)) for pair in pairs]
+    return pytest.mark.parametrize(("family", "variant"), cases)
 
 
 def randomise(model: Any, seed: int = 0, spread: float = 0.2) -> Any:

@@ -19,7 +19,7 @@ from attention_zoo.layers.cache import causal_places
 from attention_zoo.layers.position import POSITIONS
 from attention_zoo.zoo.generate import generate
 from attention_zoo.zoo.generating import KerasDecoder
-from helpers import VARIANTS, every_variant, numpy, randomise, shared, tiny
+from helpers import FURTHER, VARIANTS, every_variant, numpy, randomise, shared, tiny
 
 TOLERANCE = 1e-4  # of max(1, |logit|)
 FAMILIES = {"gpt": az.GPT, "transformer": az.zoo.Transformer, "seq2seq": az.zoo.Seq2Seq}
@@ -333,7 +333,7 @@ def unequal(model: Any, width: int, side: str = "left", seed: int = 0) -> tuple[
     return ids, mask.astype(int)
 
 
-@every_variant(GENERATING)
+@every_variant(GENERATING, slow=FURTHER)
 def test_generate_equals_recomputing(family: str, variant: str) -> None:
     """Prompts at the edges of a bucket, padded on both sides, up to the very last position; greedy, and drawn, since
     random weights like to say the same again and again."""

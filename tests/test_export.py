@@ -19,7 +19,7 @@ from attention_zoo import export
 from attention_zoo.export import verification
 from attention_zoo.export.runtime import tflite_operators
 from attention_zoo.zoo.base import weight_name
-from helpers import VARIANTS, every_variant, python, run, shared, tiny
+from helpers import FURTHER, VARIANTS, every_variant, python, run, shared, tiny
 
 TOLERANCE = 1e-4
 GENERATING = [(f, v) for f, v in VARIANTS if shared(f, v).generates]
@@ -163,11 +163,17 @@ def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -
     assert sorted(signature["outputs"]) == sorted(spec.name for spec in model.export_spec().outputs)
 
 
-@pytest.mark.parametrize("cache", [False, True])
 @every_variant()
-def test_verify_passes(family: str, variant: str, cache: bool, files: Any) -> None:
-    if cache and (family, variant) not in GENERATING:
-        pytest.skip("has no cache")
+def test_verify_passes(family: str, variant: str, files: Any) -> None:
+    verified(family, variant, files, cache=False)
+
+
+@every_variant(GENERATING, slow=FURTHER)
+def test_verify_passes_with_a_cache(family: str, variant: str, files: Any) -> None:
+    verified(family, variant, files, cache=True)
+
+
+def verified(family: str, variant: str, files: Any, cache: bool) -> None:
     for format in ("onnx", "tflite"):
         model, result = files(family, variant, format, cache)
         report = export.verify(model, result.path)

@@ -12,8 +12,8 @@ measuring are kept apart. A task at another length takes the rates and kernels o
     python benchmarks/transformer_vs_lstm.py --report   # table and picture again, from what a run has kept
 
 Every step is kept at once in benchmarks/results/ (--quick: benchmarks/out/, which git does not see) as lines of JSON;
-sequence_report.py makes the table and the picture of them. Expect the Transformer several times cheaper than an LSTM
-without attention where a row is looked up by place, hardly cheaper than one with attention, and dearer in text.
+sequence_report.py makes the table and the picture of them. Expect the Transformer ten times cheaper than an LSTM
+without attention where a row is looked up by place, one to three times than one with attention, and dearer in text.
 """
 
 from __future__ import annotations

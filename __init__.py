@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         GPTConfig,
         Seq2Seq,
         Seq2SeqConfig,
+        Tokenizer,
         Transformer,
         TransformerConfig,
         ViT,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         list_models,
         load,
         save,
+        to_huggingface,
     )
 
 __version__ = "0.1.0"
@@ -41,6 +43,7 @@ __all__ = [
     "GPTConfig",
     "Seq2Seq",
     "Seq2SeqConfig",
+    "Tokenizer",
     "Transformer",
     "TransformerConfig",
     "ViT",
@@ -52,6 +55,7 @@ __all__ = [
     "load",
     "plot",
     "save",
+    "to_huggingface",
     "zoo",
 ]
 

@@ -72,8 +72,8 @@ def plans(quick: bool) -> Iterator[Plan]:
     yield Plan(reversal(64, 16), 480, 2, 20, (*kernels, "unrolled"))
     yield Plan(reversal(32, 16), 60, 3)
     yield Plan(characters(256, 8), 35, 3, 10, kernels, points=30)
-    yield Plan(recall(256, 8), 90, 3, points=30)
-    yield Plan(reversal(128, 8), 480, 1)
+    yield Plan(reversal(128, 8), 480, 2)
+    yield Plan(reversal(256, 8), 600, 1)
 
 
 class Learner:

@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 from . import functional as F
-from .core import Dense
+from .core import Dense, RMSNormalization
 
 Tensor = Any
 Cache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # the new keys and values to all that may be read
@@ -34,6 +34,8 @@ class MultiHeadAttention(keras.layers.Layer):
         use_bias: biases on the query, key and value projections.
         use_output_bias: bias on the output projection. Default: `use_bias`.
         scale: factor on the scores. Default: ``key_dim ** -0.5``.
+        qk_norm_epsilon: normalise every query and key head by its root mean square, with a trained scale, before they
+            are rotated (Qwen3; Henry et al. 2020, arXiv:2010.04245); None for no such norm.
         rotary_interleaved: rotate neighbouring features, as the paper, instead of feature i with i + key_dim / 2.
         dropout: rate on the attention weights, in training only.
         kernel_initializer: of all four projections.
@@ -53,6 +55,7 @@ class MultiHeadAttention(keras.layers.Layer):
         use_bias: bool = True,
         use_output_bias: bool | None = None,
         scale: float | None = None,
+        qk_norm_epsilon: float | None = None,
         rotary_interleaved: bool = False,
         dropout: float = 0.0,
         kernel_initializer: Any = "glorot_uniform",
@@ -67,6 +70,7 @@ class MultiHeadAttention(keras.layers.Layer):
         self.use_bias = use_bias
         self.use_output_bias = use_bias if use_output_bias is None else use_output_bias
         self.scale = scale
+        self.qk_norm_epsilon = qk_norm_epsilon
         self.rotary_interleaved = rotary_interleaved
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -94,9 +98,17 @@ class MultiHeadAttention(keras.layers.Layer):
         self.query_dense = self._project("query", self.num_heads * self.key_dim, query_shape)
         self.key_dense = self._project("key", self.num_kv_heads * self.key_dim, key_shape)
         self.value_dense = self._project("value", self.num_kv_heads * self.value_dim, value_shape)
+        self.query_norm = self.key_norm = None
+        if self.qk_norm_epsilon is not None:
+            self.query_norm, self.key_norm = (self._normalise(name) for name in ("query_norm", "key_norm"))
         output_dim = self.output_dim or query_shape[-1]
         joined_shape = (*query_shape[:-1], self.num_heads * self.value_dim)
         self.output_dense = self._project("output", output_dim, joined_shape, use_bias=self.use_output_bias)
+
+    def _normalise(self, name: str) -> RMSNormalization:
+        norm = RMSNormalization(epsilon=self.qk_norm_epsilon or 0.0, dtype=self.dtype_policy, name=name)
+        norm.build((None, None, None, self.key_dim))
+        return norm
 
     def _project(self, name: str, units: int, input_shape: Any, use_bias: bool | None = None) -> Dense:
         dense = Dense(
@@ -151,6 +163,7 @@ class MultiHeadAttention(keras.layers.Layer):
             ValueError: a floating-point mask, or one of another rank.
         """
         q = F.split_heads(self.query_dense(query), self.num_heads)  # (B, H, T, D)
+        q = q if self.query_norm is None else self.query_norm(q)
         k, v = key_value or self.keys_and_values(query if value is None else value, key)
         if rotary is not None:
             cos, sin = (ops.cast(part, q.dtype) for part in rotary)
@@ -175,6 +188,7 @@ class MultiHeadAttention(keras.layers.Layer):
     def keys_and_values(self, value: Tensor, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(batch, num_kv_heads, S, key_dim) and (batch, num_kv_heads, S, value_dim), as `key_value` takes them."""
         k = F.split_heads(self.key_dense(value if key is None else key), self.num_kv_heads)
+        k = k if self.key_norm is None else self.key_norm(k)
         return k, F.split_heads(self.value_dense(value), self.num_kv_heads)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
@@ -190,6 +204,7 @@ class MultiHeadAttention(keras.layers.Layer):
             **super().get_config(),
             **{name: getattr(self, name) for name in own},
             "scale": self.scale,
+            "qk_norm_epsilon": self.qk_norm_epsilon,
             "rotary_interleaved": self.rotary_interleaved,
             "dropout": self.dropout,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),

@@ -49,7 +49,8 @@ class TransformerBlock(keras.layers.Layer):
         num_heads, num_kv_heads, head_dim, use_bias, attention_scale, rotary_interleaved: of the attention, see
             ``MultiHeadAttention``.
         intermediate_dim, activation: of the feed-forward, see ``FeedForward``.
-        use_feedforward_bias: default `use_bias`.
+        use_output_bias, use_feedforward_bias: of the attention's output and of the feed-forward; default `use_bias`.
+        qk_norm: normalise query and key heads, see ``MultiHeadAttention``.
         norm: "layer_norm" or "rms_norm".
         norm_epsilon: added to the variance.
         norm_first: pre-norm if True, post-norm if False.
@@ -73,7 +74,9 @@ class TransformerBlock(keras.layers.Layer):
         cross_attention: bool = False,
         activation: str = "gelu",
         use_bias: bool = True,
+        use_output_bias: bool | None = None,
         use_feedforward_bias: bool | None = None,
+        qk_norm: bool = False,
         norm: str = "layer_norm",
         norm_epsilon: float = 1e-6,
         norm_first: bool = True,
@@ -98,7 +101,9 @@ class TransformerBlock(keras.layers.Layer):
             "cross_attention": cross_attention,
             "activation": activation,
             "use_bias": use_bias,
+            "use_output_bias": use_output_bias,
             "use_feedforward_bias": use_feedforward_bias,
+            "qk_norm": qk_norm,
             "norm": norm,
             "norm_epsilon": norm_epsilon,
             "norm_first": norm_first,
@@ -115,7 +120,9 @@ class TransformerBlock(keras.layers.Layer):
                 head_dim,
                 num_kv_heads=num_kv_heads,
                 use_bias=use_bias,
+                use_output_bias=use_output_bias,
                 scale=attention_scale,
+                qk_norm_epsilon=norm_epsilon if qk_norm else None,
                 rotary_interleaved=rotary_interleaved,
                 dropout=attention_dropout,
                 kernel_initializer=kernel_initializer,

@@ -37,8 +37,9 @@ class PatchEmbedding(keras.layers.Layer):
 
     (batch, height, width, 3) to (batch, 1 + num_registers + height/p · width/p, hidden_dim), Dosovitskiy et al. 2021
     (arXiv:2010.11929). Positions belong to the class token and the patches; register tokens (Darcet et al. 2024,
-    arXiv:2309.16588) have none. At another size than `image_size` the patch positions are interpolated with the
-    bicubic kernel of PyTorch's ``interpolate(mode="bicubic", align_corners=False)``, as DINOv2 does it. Fixed positions
+    arXiv:2309.16588) have none; DeiT's distillation token (Touvron et al. 2021, arXiv:2012.12877) has one. At
+    another size than `image_size` the patch positions are interpolated with the bicubic kernel of PyTorch's
+    ``interpolate(mode="bicubic", align_corners=False)``, as ViT and DINOv2 do it. Fixed positions
     (MoCo v3, MAE) are computed for the grid at hand, and the class token has none.
 
     Args:
@@ -47,6 +48,9 @@ class PatchEmbedding(keras.layers.Layer):
         hidden_dim: width of a token.
         position: "learned", or "sinusoidal_2d" for fixed ones, see ``SinusoidalPositions2D``.
         num_registers: register tokens after the class token.
+        distillation_token: a second class token, right after the first.
+        antialias: interpolate positions with the wider kernel of PyTorch's ``antialias=True``, as DINOv2 with
+            registers does it.
         num_channels: channels of the image.
         use_mask_token: keep the token that DINOv2 puts in the place of masked patches. It is a weight of its
             checkpoints and is not used in the forward pass.
@@ -63,6 +67,8 @@ class PatchEmbedding(keras.layers.Layer):
         *,
         position: str = "learned",
         num_registers: int = 0,
+        distillation_token: bool = False,
+        antialias: bool = False,
         num_channels: int = 3,
         use_mask_token: bool = False,
         dropout: float = 0.0,
@@ -79,6 +85,8 @@ class PatchEmbedding(keras.layers.Layer):
             raise ValueError(f"position: got {position!r}; accepted: 'learned' or 'sinusoidal_2d'")
         self.position = position
         self.num_registers = num_registers
+        self.distillation_token = distillation_token
+        self.antialias = antialias
         self.num_channels = num_channels
         self.use_mask_token = use_mask_token
         self.dropout = dropout
@@ -93,13 +101,19 @@ class PatchEmbedding(keras.layers.Layer):
         self.kernel = weight("kernel", self.patch_size, self.patch_size, self.num_channels, self.hidden_dim)
         self.bias = self.add_weight(name="bias", shape=(self.hidden_dim,), initializer="zeros")
         self.class_token = weight("class_token", 1, 1, self.hidden_dim)
+        self.distilled: Any = weight("distillation_token", 1, 1, self.hidden_dim) if self.distillation_token else None
         self.positions: Any = None
         if self.position == "learned":
-            self.positions = weight("positions", 1, 1 + self.grid**2, self.hidden_dim)
+            self.positions = weight("positions", 1, self._classes + self.grid**2, self.hidden_dim)
         else:
             self.fixed_positions = SinusoidalPositions2D(self.hidden_dim, self.grid, dtype=self.dtype_policy)
         self.registers = weight("registers", 1, self.num_registers, self.hidden_dim) if self.num_registers else None
         self.mask_token = weight("mask_token", 1, self.hidden_dim) if self.use_mask_token else None
+
+    @property
+    def _classes(self) -> int:
+        """Tokens in front that have positions."""
+        return 2 if self.distillation_token else 1
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         for axis, argument in ((1, "height"), (2, "width")):
@@ -119,14 +133,15 @@ class PatchEmbedding(keras.layers.Layer):
         batch, rows, columns, width = ops.shape(x)
         x = ops.reshape(x, (batch, rows * columns, width))  # (B, h·w, D)
 
-        front = [ops.cast(self.class_token, x.dtype)]
+        tokens = [self.class_token] if self.distilled is None else [self.class_token, self.distilled]
+        front = [ops.concatenate([ops.cast(token, x.dtype) for token in tokens], axis=1)]  # (1, 1 or 2, D)
         if self.positions is None:
             places = ops.expand_dims(ops.arange(rows * columns, dtype="int32"), 0)  # (1, h·w)
             x = x + self.fixed_positions(places, columns=columns)
         else:
             positions = ops.cast(self.positions, x.dtype)
-            x = x + self._patch_positions(positions[:, 1:], rows, columns)
-            front[0] = front[0] + positions[:, :1]
+            x = x + self._patch_positions(positions[:, self._classes :], rows, columns)
+            front[0] = front[0] + positions[:, : self._classes]
         if self.registers is not None:
             front.append(ops.cast(self.registers, x.dtype))
         front = [ops.broadcast_to(token, (batch, token.shape[1], width)) for token in front]
@@ -138,8 +153,8 @@ class PatchEmbedding(keras.layers.Layer):
             return table
         # Interpolation along one axis is a matrix product, so both axes are two: no resize operator, whose
         # kernels differ from one runtime to the next, and dynamic sizes cost nothing more.
-        vertical = _bicubic_matrix(rows, self.grid)  # (rows, grid)
-        horizontal = _bicubic_matrix(columns, self.grid)  # (columns, grid)
+        vertical = _bicubic_matrix(rows, self.grid, self.antialias)  # (rows, grid)
+        horizontal = _bicubic_matrix(columns, self.grid, self.antialias)  # (columns, grid)
         x = ops.reshape(ops.cast(table, "float32"), (self.grid, self.grid * self.hidden_dim))
         x = ops.reshape(ops.matmul(vertical, x), (rows, self.grid, self.hidden_dim))
         x = ops.matmul(ops.expand_dims(horizontal, 0), x)  # (rows, columns, D)
@@ -150,7 +165,7 @@ class PatchEmbedding(keras.layers.Layer):
         if height is None or width is None:
             return batch, None, self.hidden_dim
         patches = (height // self.patch_size) * (width // self.patch_size)
-        return batch, 1 + self.num_registers + patches, self.hidden_dim
+        return batch, self._classes + self.num_registers + patches, self.hidden_dim
 
     def get_config(self) -> dict[str, Any]:
         own = (
@@ -159,6 +174,8 @@ class PatchEmbedding(keras.layers.Layer):
             "hidden_dim",
             "position",
             "num_registers",
+            "distillation_token",
+            "antialias",
             "num_channels",
             "use_mask_token",
             "dropout",
@@ -170,15 +187,20 @@ class PatchEmbedding(keras.layers.Layer):
         }
 
 
-def _bicubic_matrix(size: Any, grid: int) -> Tensor:
-    """(size, grid) weights that resample `grid` points to `size`: Keys' cubic kernel, a = -0.75, edges repeated."""
+def _bicubic_matrix(size: Any, grid: int, antialias: bool) -> Tensor:
+    """(size, grid) weights that resample `grid` points to `size`: Keys' cubic kernel, a = -0.75, edges repeated; with
+    `antialias` a = -0.5, the kernel wider where there are fewer points than before, and cut off at the edges."""
     ratio = grid / ops.cast(size, "float32")
     centres = (ops.cast(ops.arange(size), "float32") + 0.5) * ratio - 0.5  # (size,) in units of the old grid
-    taps = np.arange(-2, grid + 2, dtype="float32")  # the kernel reaches two points past either edge
-    distance = ops.abs(ops.expand_dims(centres, 1) - ops.convert_to_tensor(taps[None]))  # (size, grid + 4)
-    a = -0.75
+    if antialias:
+        taps, width, a = np.arange(grid, dtype="float32"), ops.maximum(ratio, 1.0), -0.5
+    else:
+        taps, width, a = np.arange(-2, grid + 2, dtype="float32"), 1.0, -0.75  # two points past either edge
+    distance = ops.abs(ops.expand_dims(centres, 1) - ops.convert_to_tensor(taps[None])) / width  # (size, taps)
     near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
     far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
     weights = ops.where(distance <= 1, near, ops.where(distance < 2, far, ops.zeros_like(far)))
+    if antialias:
+        return weights / ops.sum(weights, axis=1, keepdims=True)
     fold = np.eye(grid, dtype="float32")[np.clip(taps, 0, grid - 1).astype(int)]  # points past an edge are the edge
     return ops.matmul(weights, ops.convert_to_tensor(fold))

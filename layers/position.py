@@ -310,6 +310,8 @@ def position_layer(
     theta: float = 10000.0,
     scaling: Mapping[str, Any] | None = None,
     bidirectional: bool = False,
+    num_buckets: int = 32,
+    max_distance: int = 128,
     initializer: Any = "uniform",
     **shared: Any,
 ) -> Any:
@@ -324,7 +326,9 @@ def position_layer(
     makers = {
         "learned": lambda: LearnedPositions(max_length, hidden_dim, **trained),
         "alibi": lambda: ALiBi(num_heads, **shared),
-        "relative": lambda: RelativePositionBias(num_heads, bidirectional=bidirectional, **trained),
+        "relative": lambda: RelativePositionBias(
+            num_heads, num_buckets=num_buckets, max_distance=max_distance, bidirectional=bidirectional, **trained
+        ),
         "none": lambda: None,
     }
     return makers[position]()

@@ -38,6 +38,7 @@ def inverse_frequencies(width: int, theta: float) -> np.ndarray:
 SCALINGS: dict[str, dict[str, float | None]] = {  # fields and their defaults; None where there is none
     "linear": {"factor": None},
     "ntk": {"factor": None},
+    "factors": {"factors": None},
     "llama3": {
         "factor": None,
         "low_freq_factor": None,
@@ -75,9 +76,15 @@ def check_scaling(scaling: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if bad := {
         name: value
         for name, value in filled.items()
-        if not isinstance(value, int | float) or value < 0 or (value == 0 and name not in zero_means_default)
+        if name != "factors"
+        and (not isinstance(value, int | float) or value < 0 or (value == 0 and name not in zero_means_default))
     }:
         raise ValueError(f"rope_scaling: got {bad}; accepted: positive numbers")
+    if kind == "factors":
+        factors = np.asarray(filled["factors"], np.float64)
+        if factors.ndim != 1 or not (np.isfinite(factors) & (factors > 0)).all():
+            raise ValueError(f"rope_scaling: got factors {filled['factors']!r}; accepted: positive numbers")
+        filled["factors"] = factors.tolist()
     if kind == "llama3" and filled["low_freq_factor"] >= filled["high_freq_factor"]:
         raise ValueError(
             f"rope_scaling: got low_freq_factor {filled['low_freq_factor']}; accepted: less than high_freq_factor "
@@ -93,15 +100,20 @@ def rotary_frequencies(
 
     linear: positions / factor (Chen et al. 2023, arXiv:2306.15595). ntk: a larger theta instead, which leaves the
     fastest wave alone. llama3: long waves slowed, short ones kept, a ramp between (Llama 3.1). yarn: the same idea
-    with a ramp over features, and sharper scores (Peng et al. 2023, arXiv:2309.00071).
+    with a ramp over features, and sharper scores (Peng et al. 2023, arXiv:2309.00071). factors: one divisor for every
+    wave, as GGUF files keep them.
     """
     scaling = check_scaling(scaling)
     if scaling is None:
         return inverse_frequencies(head_dim, theta), 1.0
-    kind, factor = scaling["rope_type"], scaling["factor"]
+    kind, factor = scaling["rope_type"], scaling.get("factor")
     if kind == "ntk":
         return inverse_frequencies(head_dim, theta * factor ** (head_dim / (head_dim - 2))), 1.0
     plain = inverse_frequencies(head_dim, theta).astype(np.float64)
+    if kind == "factors":
+        if len(scaling["factors"]) != head_dim // 2:
+            raise ValueError(f"rope_scaling: got {len(scaling['factors'])} factors; accepted: {head_dim // 2}")
+        return (plain / np.array(scaling["factors"])).astype(np.float32), 1.0
     if kind == "linear":
         return (plain / factor).astype(np.float32), 1.0
     trained = scaling["original_max_position_embeddings"]
@@ -132,7 +144,7 @@ class RotaryEmbedding(keras.layers.Layer):
         head_dim: even width of one head.
         theta: base of the wavelengths, 10000 in the paper.
         scaling: for texts longer than those trained on, a dict as Hugging Face's ``rope_scaling``: "rope_type"
-            ("linear", "ntk", "llama3", "yarn"), "factor", and the fields of that type; see ``rotary_frequencies``.
+            ("linear", "ntk", "llama3", "yarn", "factors"), "factor", and the fields of that type; see ``rotary_frequencies``.
 
     Raises:
         ValueError: an odd `head_dim`, or a `scaling` that is none of these.

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from .bert import BERT, BERTConfig
     from .gpt import GPT, GPTConfig
     from .seq2seq import Seq2Seq, Seq2SeqConfig
+    from .tokenizers import Tokenizer
     from .transformer import Transformer, TransformerConfig
     from .vit import ViT, ViTConfig
-    from .weights import load, save
+    from .folders import load, save, to_huggingface
 
 _HOMES = {
     "GPT": "gpt",
@@ -26,8 +27,10 @@ _HOMES = {
     "TransformerConfig": "transformer",
     "Seq2Seq": "seq2seq",
     "Seq2SeqConfig": "seq2seq",
-    "load": "weights",
-    "save": "weights",
+    "load": "folders",
+    "save": "folders",
+    "to_huggingface": "folders",
+    "Tokenizer": "tokenizers",
 }
 
 __all__ = [
@@ -37,6 +40,7 @@ __all__ = [
     "GPTConfig",
     "Seq2Seq",
     "Seq2SeqConfig",
+    "Tokenizer",
     "Transformer",
     "TransformerConfig",
     "ViT",
@@ -45,6 +49,7 @@ __all__ = [
     "list_models",
     "load",
     "save",
+    "to_huggingface",
 ]
 
 

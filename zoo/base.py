@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 from keras.backend import standardize_dtype
 
+from .finetuning import FineTuning, checkpointed
 from .signature import Signature
 
 Tensor = Any
@@ -52,9 +53,14 @@ class Config:
             if not isinstance(value, int | float) or not 0 <= value < 1:
                 raise ValueError(f"{name}: got {value!r}; accepted: a number from 0 up to, not including, 1")
 
-    def _tokens(self, *names: str, required: bool = False) -> None:
+    def _tokens(self, *names: str, required: bool = False, several: bool = False) -> None:
         for name in names:
             value, below = getattr(self, name), self.to_dict()["vocab_size"]
+            if several and isinstance(value, list | tuple) and value:
+                if not all(isinstance(token, int) and 0 <= token < below for token in value):
+                    raise ValueError(f"{name}: got {value!r}; accepted: tokens from 0 to {below - 1}")
+                object.__setattr__(self, name, tuple(value))
+                continue
             whole = isinstance(value, int) and not isinstance(value, bool)
             if not (whole and 0 <= value < below) and (required or value is not None):
                 accepted = f"a token from 0 to {below - 1}" + ("" if required else ", or None")
@@ -80,7 +86,7 @@ class Graph:
     function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
-class ZooModel(keras.Model):
+class ZooModel(FineTuning, keras.Model):
     """A plain Keras model with a config, built on construction: ``fit``, ``save`` and ``count_params`` work at once.
 
     Calling takes a dict of the names in :meth:`export_spec`, or its first input bare. Give ``output_hidden_states``
@@ -100,6 +106,7 @@ class ZooModel(keras.Model):
 
     family: ClassVar[str]
     config_class: ClassVar[type[Config]]
+    dialects: ClassVar[Mapping[str, Any]] = {}  # how others' checkpoints say it, by model_type; see zoo/weights.py
     blocks: list[Any]
 
     def __init__(
@@ -118,6 +125,8 @@ class ZooModel(keras.Model):
             raise ValueError(f"config: got {type(config).__name__}; accepted: {self.config_class.__name__} or a dict")
         given = overrides if config is None else config
         self.config: Any = self.config_class.from_dict(given) if isinstance(given, Mapping) else given
+        self.tokenizer: Any = None  # a zoo.tokenizers.Tokenizer, of whoever loaded one; ``save`` writes it too
+        self.huggingface: dict[str, Any] = {}  # the config.json it was loaded with
         self.build_layers()
         self.build(None)
 
@@ -173,7 +182,10 @@ class ZooModel(keras.Model):
             own = dict(each[i]) if each else {}
             if cache is not None:
                 own["cache"] = functools.partial(cache.update, i)
-            x = block(x, return_attention_scores=output_attentions, **arguments, **own)
+            if self.gradient_checkpointing and arguments.get("training") and cache is None and not output_attentions:
+                x = checkpointed(block, x, {**arguments, **own})
+            else:
+                x = block(x, return_attention_scores=output_attentions, **arguments, **own)
             if output_attentions:
                 x, *scores = x
                 attentions.append(scores)
@@ -227,7 +239,8 @@ class ZooModel(keras.Model):
         Raises:
             ValueError: nothing fits, or a name fits and its shape does not.
         """
-        theirs = {weight_name(variable): variable for variable in source.weights}
+        merged = source.merged_weights() if isinstance(source, ZooModel) else None
+        theirs = dict(merged or ((weight_name(variable), variable) for variable in source.weights))
         shared = {name: variable for variable in self.weights if (name := weight_name(variable)) in theirs}
         if not shared:
             raise ValueError(f"source: got {source.name}, of which no weight has a name of {self.name}'s")
@@ -242,6 +255,7 @@ class ZooModel(keras.Model):
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         self._check_data(x)
+        self._check_optimizer()
         return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -260,11 +274,17 @@ class ZooModel(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         policy = keras.dtype_policies.serialize(self.dtype_policy)
-        return {"name": self.name, "trainable": self.trainable, "dtype": policy, **self.config.to_dict()}
+        own = {"name": self.name, "trainable": self.trainable, "dtype": policy}
+        return {**own, **self.config.to_dict(), **self.fine_tuning_config()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
-        return cls(**config)
+        fields = dict(config)
+        state = fields.pop("fine_tuning", None)
+        model = cls(**fields)
+        if state:
+            model.restore_fine_tuning(state)
+        return model
 
 
 def weight_name(variable: Any) -> str:

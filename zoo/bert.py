@@ -2,19 +2,25 @@
 
 Devlin et al. 2018 (arXiv:1810.04805): learned positions and token types summed, normalised, post-norm blocks, GELU by
 erf, LayerNorm epsilon 1e-12. The heads are Hugging Face's ``BertFor…``; the sentence embedding is the masked mean of
-Reimers & Gurevych 2019 (arXiv:1908.10084).
+Reimers & Gurevych 2019 (arXiv:1908.10084). Options turn it into its descendants:
+
+    RoBERTa (arXiv:1907.11692)     position_offset=2, pad_token_id=1, type_vocab_size=1, norm_epsilon=1e-5
+    DistilBERT (arXiv:1910.01108)  type_vocab_size=0, pooler_activation="relu", and no pooler without a head
 
     input_ids, attention_mask (1 = keep), token_type_ids: (batch, sequence)
-    head None                       last_hidden_state (batch, sequence, hidden_dim), pooler_output (batch, hidden_dim)
+    head None                       last_hidden_state (batch, sequence, hidden_dim), and with a pooler
+                                    pooler_output (batch, hidden_dim)
          "masked_lm"                logits (batch, sequence, vocab_size)
          "sequence_classification"  logits (batch, num_classes)
          "token_classification"     logits (batch, sequence, num_classes)
+         "question_answering"       start_logits, end_logits (batch, sequence)
          "sentence_embedding"       sentence_embedding (batch, hidden_dim)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import keras
@@ -26,15 +32,39 @@ from ..layers.embedding import TokenEmbedding
 from ..layers.feedforward import ACTIVATIONS
 from ..layers.position import LearnedPositions
 from .base import Config, Tensor, ZooModel
+from .huggingface import HF_ACTIVATIONS, activation, labels, number_of_labels
 from .registry import register
 from .signature import Signature, TensorSpec
+from .weights import Dialect, Field, Rule, layer_norm, linear
 
-HEADS = (None, "masked_lm", "sequence_classification", "token_classification", "sentence_embedding")
+HEADS = (
+    None,
+    "masked_lm",
+    "sequence_classification",
+    "token_classification",
+    "question_answering",
+    "sentence_embedding",
+)
+POOLINGS = ("mean", "first", "max")
+POOLERS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": ops.tanh, "relu": ops.relu}
 
 
 @dataclass(frozen=True)
 class BERTConfig(Config):
-    """Defaults are bert-base-uncased. `num_classes` is for the two classification heads. Else as ``GPTConfig``."""
+    """Defaults are bert-base-uncased. Else as ``GPTConfig``.
+
+    Attributes:
+        type_vocab_size: token types; 0 for a model without them.
+        position_offset: 0: the i-th column is position i. Else, as in RoBERTa, the i-th token that is not
+            `pad_token_id` has row `position_offset` + i of the table, and padding the row before those. In a call,
+            `position_ids` count from 0 all the same.
+        pad_token_id: needed with a `position_offset`.
+        pooler: the dense layer on the first token, where there is no head.
+        pooler_activation: "tanh", or "relu" for DistilBERT's.
+        num_classes: of the two classification heads.
+        pooling, normalize: of the sentence embedding: "mean" of the tokens, the "first" token or their "max", and
+            then perhaps divided by its length.
+    """
 
     vocab_size: int = 30522
     num_layers: int = 12
@@ -48,15 +78,28 @@ class BERTConfig(Config):
     dropout: float = 0.1
     attention_dropout: float = 0.1
     initializer_range: float = 0.02
+    position_offset: int = 0
+    pad_token_id: int | None = None
+    pooler: bool = True
+    pooler_activation: str = "tanh"
     head: str | None = None
     num_classes: int = 2
+    pooling: str = "mean"
+    normalize: bool = False
 
     def __post_init__(self) -> None:
         self._positive("hidden_dim")
         self._default("intermediate_dim", 4 * self.hidden_dim)
         sizes = ("vocab_size", "num_layers", "num_heads", "hidden_dim", "intermediate_dim", "max_length")
-        self._positive(*sizes, "type_vocab_size", "num_classes")
+        self._positive(*sizes, "num_classes")
         self._divides("num_heads", "hidden_dim")
+        for name in ("type_vocab_size", "position_offset"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ValueError(f"{name}: got {value!r}; accepted: an integer of at least 0")
+        self._tokens("pad_token_id", required=self.position_offset > 0)
+        self._choice("pooler_activation", tuple(POOLERS))
+        self._choice("pooling", POOLINGS)
         self._choice("activation", tuple(ACTIVATIONS))
         self._choice("head", HEADS)
         self._rates("dropout", "attention_dropout")
@@ -83,11 +126,13 @@ class BERT(ZooModel):
         self.embedding = TokenEmbedding(
             c.vocab_size, c.hidden_dim, embeddings_initializer=initializer.clone(), name="embedding", **shared
         )
-        self.token_types = TokenEmbedding(
-            c.type_vocab_size, c.hidden_dim, embeddings_initializer=initializer.clone(), name="token_types", **shared
-        )
+        self.token_types = None
+        if c.type_vocab_size:
+            types = {"embeddings_initializer": initializer.clone(), "name": "token_types", **shared}
+            self.token_types = TokenEmbedding(c.type_vocab_size, c.hidden_dim, **types)
+        rows = c.position_offset + c.max_length
         self.positions = LearnedPositions(
-            c.max_length, c.hidden_dim, embeddings_initializer=initializer.clone(), name="positions", **shared
+            rows, c.hidden_dim, embeddings_initializer=initializer.clone(), name="positions", **shared
         )
         self.embedding_norm = norm("embedding_norm")
         self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **shared)
@@ -107,23 +152,26 @@ class BERT(ZooModel):
             for i in range(c.num_layers)
         ]
         # Only the heads that read the first token have the pooler, as in the published checkpoints.
-        self.pooler = dense("pooler", c.hidden_dim) if c.head in (None, "sequence_classification") else None
-        self.transform = self.transform_norm = self.classifier = None
+        pooled = c.head == "sequence_classification" or (c.head is None and c.pooler)
+        self.pooler = dense("pooler", c.hidden_dim) if pooled else None
+        self.transform = self.transform_norm = self.classifier = self.span = None
         if c.head == "masked_lm":
             self.transform = dense("transform", c.hidden_dim)
             self.transform_norm = norm("transform_norm")
         elif c.head in ("sequence_classification", "token_classification"):
             self.classifier = dense("classifier", c.num_classes)
+        elif c.head == "question_answering":
+            self.span = dense("span", 2)
 
     def build(self, input_shape: Any = None) -> None:
         states = (None, None, self.config.hidden_dim)
         for layer in (self.embedding, self.token_types, self.positions):
-            layer.build((None, None))
-        for layer in (self.embedding_norm, *self.blocks, self.pooler, self.transform, self.transform_norm):
+            if layer is not None:
+                layer.build((None, None))
+        heads = (self.pooler, self.transform, self.transform_norm, self.classifier, self.span)
+        for layer in (self.embedding_norm, *self.blocks, *heads):
             if layer is not None:
                 layer.build(states)
-        if self.classifier is not None:
-            self.classifier.build(states)
         self.output_bias = None
         if self.config.head == "masked_lm":
             self.output_bias = self.add_weight(name="output_bias", shape=(self.config.vocab_size,), initializer="zeros")
@@ -138,59 +186,86 @@ class BERT(ZooModel):
         named = self.named_inputs(inputs)
         mask = named.get("attention_mask")
         x = self.embedding(named["input_ids"])  # (B, T, D)
-        types = named.get("token_type_ids")
-        # Without token types all are 0, and the first row of the table serves everybody.
-        x = x + (self.token_types(types) if types is not None else self._first_type())
-        position_ids = named.get("position_ids")
-        x = x + (
-            self.positions(position_ids)
-            if position_ids is not None
-            else ops.cast(self.positions.first(ops.shape(x)[1]), x.dtype)
-        )
+        if self.token_types is not None:
+            types = named.get("token_type_ids")
+            # Without token types all are 0, and the first row of the table serves everybody.
+            x = x + (self.token_types(types) if types is not None else self._first_type(self.token_types))
+        x = x + self._positions(named["input_ids"], mask, named.get("position_ids"), x.dtype)
         x = self.dropout(self.embedding_norm(x), training=training)
 
         x, intermediates = self.run_blocks(x, output_hidden_states, output_attentions, key_mask=mask, training=training)
         return self.finish(self._head(x, mask, training), intermediates)
 
-    def _first_type(self) -> Tensor:
-        return ops.cast(ops.convert_to_tensor(self.token_types.embeddings)[:1], self.compute_dtype)  # (1, D)
+    def _first_type(self, table: TokenEmbedding) -> Tensor:
+        return ops.cast(ops.convert_to_tensor(table.embeddings)[:1], self.compute_dtype)  # (1, D)
+
+    def _positions(self, ids: Tensor, mask: Tensor | None, position_ids: Tensor | None, dtype: Any) -> Tensor:
+        """(batch or 1, sequence, hidden_dim)."""
+        offset = self.config.position_offset
+        if position_ids is None and not offset:
+            return ops.cast(self.positions.first(ops.shape(ids)[1]), dtype)
+        if position_ids is None:
+            kept = ops.cast(ops.not_equal(ids, self.config.pad_token_id), "int32")  # (B, T)
+            kept = kept if mask is None else kept * ops.cast(mask, "int32")  # whatever ids the padding has
+            position_ids = ops.cumsum(kept, axis=-1) * kept - 1  # padding: -1, for the row before the first
+        return self.positions(position_ids + offset)
 
     def _head(self, x: Tensor, mask: Tensor | None, training: bool | None) -> Any:
-        head = self.config.head
-        if head == "masked_lm":
-            assert self.transform is not None and self.transform_norm is not None
+        if self.config.head == "sentence_embedding":
+            return {"sentence_embedding": self._sentence(ops.cast(x, "float32"), mask)}
+        if self.transform is not None and self.transform_norm is not None:
             x = ACTIVATIONS[self.config.activation](self.transform(x))
             return self.embedding.project(self.transform_norm(x), self.output_bias)  # (B, T, V)
-        if head == "token_classification":
-            assert self.classifier is not None
-            return ops.cast(self.classifier(self.dropout(x, training=training)), "float32")  # (B, T, classes)
-        if head == "sentence_embedding":
-            return {"sentence_embedding": masked_mean(ops.cast(x, "float32"), mask)}  # (B, D)
-        assert self.pooler is not None
-        pooled = ops.tanh(self.pooler(x[:, 0]))  # (B, D)
-        if head == "sequence_classification":
-            assert self.classifier is not None
-            return ops.cast(self.classifier(self.dropout(pooled, training=training)), "float32")  # (B, classes)
-        return {"last_hidden_state": ops.cast(x, "float32"), "pooler_output": ops.cast(pooled, "float32")}
+        if self.span is not None:
+            start, end = ops.split(ops.cast(self.span(x), "float32"), 2, axis=-1)  # (B, T, 1) each
+            return {"start_logits": ops.squeeze(start, -1), "end_logits": ops.squeeze(end, -1)}
+        pooled = None
+        if self.pooler is not None:
+            pooled = POOLERS[self.config.pooler_activation](self.pooler(x[:, 0]))  # (B, D)
+        if self.classifier is not None:
+            x = self.dropout(x if pooled is None else pooled, training=training)
+            return ops.cast(self.classifier(x), "float32")  # (B, T, classes) or (B, classes)
+        result = {"last_hidden_state": ops.cast(x, "float32")}
+        return result if pooled is None else {**result, "pooler_output": ops.cast(pooled, "float32")}
+
+    def _sentence(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(batch, sequence, hidden_dim) to (batch, hidden_dim)."""
+        if self.config.pooling == "first" and mask is None:
+            pooled = x[:, 0]
+        elif self.config.pooling == "first":
+            first = ops.cast(ops.cumsum(mask, axis=1) == 1, mask.dtype) * mask  # (B, T), 1 at the first token
+            pooled = ops.sum(x * ops.expand_dims(ops.cast(first, x.dtype), -1), axis=1)
+        elif self.config.pooling == "max":
+            kept = x if mask is None else ops.where(ops.expand_dims(ops.cast(mask, "bool"), -1), x, -1e9)
+            pooled = ops.max(kept, axis=1)
+        else:
+            pooled = masked_mean(x, mask)
+        if not self.config.normalize:
+            return pooled
+        length = ops.sqrt(ops.sum(ops.square(pooled), axis=-1, keepdims=True))  # (B, 1)
+        return pooled / ops.maximum(length, 1e-12)
 
     def export_spec(self) -> Signature:
         c = self.config
         ids = ("batch", "sequence")
+        pooled = (TensorSpec("pooler_output", "float32", ("batch", c.hidden_dim)),)
         outputs = {
             None: (
                 TensorSpec("last_hidden_state", "float32", (*ids, c.hidden_dim)),
-                TensorSpec("pooler_output", "float32", ("batch", c.hidden_dim)),
+                *(pooled if c.pooler else ()),
             ),
             "masked_lm": (TensorSpec("logits", "float32", (*ids, c.vocab_size)),),
             "sequence_classification": (TensorSpec("logits", "float32", ("batch", c.num_classes)),),
             "token_classification": (TensorSpec("logits", "float32", (*ids, c.num_classes)),),
+            "question_answering": tuple(TensorSpec(f"{end}_logits", "float32", ids) for end in ("start", "end")),
             "sentence_embedding": (TensorSpec("sentence_embedding", "float32", ("batch", c.hidden_dim)),),
         }
+        types = (TensorSpec("token_type_ids", "int32", ids, below=c.type_vocab_size, optional=True),)
         return Signature(
             inputs=(
                 TensorSpec("input_ids", "int32", ids, below=c.vocab_size),
                 TensorSpec("attention_mask", "int32", ids, below=2, optional=True, fill=1),
-                TensorSpec("token_type_ids", "int32", ids, below=c.type_vocab_size, optional=True),
+                *(types if c.type_vocab_size else ()),
                 TensorSpec("position_ids", "int32", ids, below=c.max_length, optional=True),
             ),
             outputs=outputs[c.head],
@@ -210,7 +285,18 @@ class BERT(ZooModel):
             "num_classes": 5,
         }
         heads = {head or "backbone": {**small, "head": head} for head in HEADS}
-        return {**heads, "tanh": {**small, "activation": "gelu_tanh", "type_vocab_size": 3}}
+        roberta = {"position_offset": 2, "pad_token_id": 1, "type_vocab_size": 1}
+        distilled = {"type_vocab_size": 0, "pooler_activation": "relu"}
+        sentence = {"head": "sentence_embedding", "normalize": True}
+        return {
+            **heads,
+            "tanh": {**small, "activation": "gelu_tanh", "type_vocab_size": 3},
+            "roberta": {**small, **roberta, "head": "masked_lm"},
+            "distilbert": {**small, **distilled, "pooler": False},
+            "distilbert_classifier": {**small, **distilled, "head": "sequence_classification"},
+            "sentence_max": {**small, **sentence, "pooling": "max"},
+            "sentence_first": {**small, **sentence, "pooling": "first"},
+        }
 
 
 def masked_mean(states: Tensor, mask: Tensor | None) -> Tensor:
@@ -219,3 +305,186 @@ def masked_mean(states: Tensor, mask: Tensor | None) -> Tensor:
         return ops.mean(states, axis=1)
     weights = ops.expand_dims(ops.cast(mask, states.dtype), -1)  # (B, T, 1)
     return ops.sum(states * weights, axis=1) / ops.maximum(ops.sum(weights, axis=1), 1.0)
+
+
+# Checkpoints.
+
+
+def _body(
+    block: str, *, query: str, key: str, value: str, output: str, norms: tuple[str, str], up: str, down: str
+) -> tuple[Rule, ...]:
+    """The rules of one block under other names."""
+    parts = {"query": query, "key": key, "value": value, "output": output}
+    rules = [rule for ours, theirs in parts.items() for rule in linear(block + theirs, f"block_{{i}}/attention/{ours}")]
+    return (
+        *rules,
+        *layer_norm(block + norms[0], "block_{i}/attention_norm"),
+        *linear(block + up, "block_{i}/feedforward/up"),
+        *linear(block + down, "block_{i}/feedforward/down"),
+        *layer_norm(block + norms[1], "block_{i}/feedforward_norm"),
+    )
+
+
+_BERT_BODY = (
+    Rule("embeddings.word_embeddings.weight", "embedding/embeddings"),
+    Rule("embeddings.position_embeddings.weight", "positions/embeddings"),
+    Rule("embeddings.token_type_embeddings.weight", "token_types/embeddings"),
+    *layer_norm("embeddings.LayerNorm", "embedding_norm"),
+)
+_BERT_BLOCK = _body(
+    "encoder.layer.{i}.",
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    output="attention.output.dense",
+    norms=("attention.output.LayerNorm", "output.LayerNorm"),
+    up="intermediate.dense",
+    down="output.dense",
+)
+_POOLER = tuple(replace(rule, new=True) for rule in linear("pooler.dense", "pooler"))
+_OUTPUT_TABLE = {"cls.predictions.decoder.weight": "embeddings.word_embeddings.weight"}
+
+_BERT = Dialect(
+    fields=(
+        Field("vocab_size", "vocab_size", 30522),
+        Field("num_hidden_layers", "num_layers", 12),
+        Field("num_attention_heads", "num_heads", 12),
+        Field("hidden_size", "hidden_dim", 768),
+        Field("intermediate_size", "intermediate_dim", 3072),
+        Field("max_position_embeddings", "max_length", 512),
+        Field("type_vocab_size", "type_vocab_size", 2),
+        Field("layer_norm_eps", "norm_epsilon", 1e-12),
+        Field("hidden_dropout_prob", "dropout", 0.1),
+        Field("attention_probs_dropout_prob", "attention_dropout", 0.1),
+        Field("initializer_range", "initializer_range", 0.02),
+        Field("pad_token_id", "pad_token_id", 0),
+    ),
+    demanded={"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},
+    read=lambda raw, names: {
+        "activation": activation(raw, "hidden_act", "gelu"),
+        "num_classes": number_of_labels(raw),
+        "pooler": any(name.endswith("pooler.dense.weight") for name in names),
+    },
+    write=lambda c: {"hidden_act": HF_ACTIVATIONS[c.activation], **_labels(c)},
+    rules=(
+        *_BERT_BODY,
+        *_BERT_BLOCK,
+        *_POOLER,
+        *linear("classifier", "classifier", head=True),
+        *linear("qa_outputs", "span", head=True),
+        *linear("cls.predictions.transform.dense", "transform", head=True),
+        *layer_norm("cls.predictions.transform.LayerNorm", "transform_norm", head=True),
+        Rule("cls.predictions.bias", "output_bias", head=True),
+    ),
+    prefix="bert.",
+    heads={
+        None: "BertModel",
+        "masked_lm": "BertForMaskedLM",
+        "sequence_classification": "BertForSequenceClassification",
+        "token_classification": "BertForTokenClassification",
+        "question_answering": "BertForQuestionAnswering",
+        "sentence_embedding": "BertModel",
+    },
+    other_classes={"BertModel": None, "BertForPreTraining": "masked_lm"},
+    aliases={r"LayerNorm\.gamma$": "LayerNorm.weight", r"LayerNorm\.beta$": "LayerNorm.bias"},
+    ignored=(r"^embeddings\.position_ids$", r"^pooler\.dense\.", r"^cls\.seq_relationship\."),
+    tied={**_OUTPUT_TABLE, "cls.predictions.decoder.bias": "cls.predictions.bias"},
+)
+
+
+def _labels(config: BERTConfig) -> dict[str, Any]:
+    return labels(config) if config.head in ("sequence_classification", "token_classification") else {}
+
+
+def _read_roberta(raw: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    pad = raw.get("pad_token_id")
+    offset = (1 if pad is None else pad) + 1
+    rows = raw.get("max_position_embeddings") or 514
+    return {**_BERT.read(raw, names), "position_offset": offset, "max_length": rows - offset}
+
+
+def _roberta_rules(c: BERTConfig) -> tuple[Rule, ...]:
+    """What is the pooler elsewhere belongs to the classifier here."""
+    of_sequence = c.head == "sequence_classification"
+    return (
+        *_BERT_BODY,
+        *_BERT_BLOCK,
+        *(linear("classifier.dense", "pooler", head=True) if of_sequence else _POOLER),
+        *linear("classifier.out_proj" if of_sequence else "classifier", "classifier", head=True),
+        *linear("qa_outputs", "span", head=True),
+        *linear("lm_head.dense", "transform", head=True),
+        *layer_norm("lm_head.layer_norm", "transform_norm", head=True),
+        Rule("lm_head.bias", "output_bias", head=True),
+    )
+
+
+def _roberta(name: str) -> Dialect:
+    return replace(
+        _BERT,
+        fields=(
+            *(entry for entry in _BERT.fields if entry.ours not in ("max_length", "norm_epsilon", "pad_token_id")),
+            Field("layer_norm_eps", "norm_epsilon", 1e-12),
+            Field("pad_token_id", "pad_token_id", 1),
+        ),
+        read=_read_roberta,
+        write=lambda c: {**_BERT.write(c), "max_position_embeddings": c.max_length + c.position_offset},
+        rules=_roberta_rules,
+        prefix="roberta.",
+        heads={head: cls.replace("Bert", name) for head, cls in _BERT.heads.items()},
+        other_classes={f"{name}Model": None},
+        aliases={},
+        ignored=(r"^embeddings\.position_ids$", r"^pooler\.dense\."),
+        tied={"lm_head.decoder.weight": "embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
+    )
+
+
+_DISTILBERT = Dialect(
+    fields=(
+        Field("vocab_size", "vocab_size", 30522),
+        Field("n_layers", "num_layers", 6),
+        Field("n_heads", "num_heads", 12),
+        Field("dim", "hidden_dim", 768),
+        Field("hidden_dim", "intermediate_dim", 3072),
+        Field("max_position_embeddings", "max_length", 512),
+        Field("dropout", "dropout", 0.1),
+        Field("attention_dropout", "attention_dropout", 0.1),
+        Field("initializer_range", "initializer_range", 0.02),
+        Field("pad_token_id", "pad_token_id", 0),
+    ),
+    fixed={"type_vocab_size": 0, "norm_epsilon": 1e-12, "pooler": False, "pooler_activation": "relu"},
+    read=lambda raw, _: {
+        "activation": activation(raw, "activation", "gelu"),
+        "num_classes": number_of_labels(raw),
+    },
+    write=lambda c: {"activation": HF_ACTIVATIONS[c.activation], **_labels(c)},
+    rules=(
+        *_BERT_BODY,
+        *_body(
+            "transformer.layer.{i}.",
+            query="attention.q_lin",
+            key="attention.k_lin",
+            value="attention.v_lin",
+            output="attention.out_lin",
+            norms=("sa_layer_norm", "output_layer_norm"),
+            up="ffn.lin1",
+            down="ffn.lin2",
+        ),
+        *linear("pre_classifier", "pooler", head=True),
+        *linear("classifier", "classifier", head=True),
+        *linear("qa_outputs", "span", head=True),
+        *linear("vocab_transform", "transform", head=True),
+        *layer_norm("vocab_layer_norm", "transform_norm", head=True),
+        Rule("vocab_projector.bias", "output_bias", head=True),
+    ),
+    prefix="distilbert.",
+    heads={head: f"Distil{cls}" for head, cls in _BERT.heads.items()},
+    other_classes={"DistilBertModel": None},
+    tied={"vocab_projector.weight": "embeddings.word_embeddings.weight"},
+)
+
+BERT.dialects = {
+    "bert": _BERT,
+    "roberta": _roberta("Roberta"),
+    "xlm-roberta": _roberta("XLMRoberta"),
+    "distilbert": _DISTILBERT,
+}

@@ -21,12 +21,24 @@ from ..layers.blocks import TransformerBlock
 from ..layers.cache import FixedCache, GrowingCache, Places, causal_places
 from ..layers.core import NORMALIZATIONS, Dense
 from ..layers.embedding import TokenEmbedding
+from ..layers.feedforward import GATED
 from ..layers.position import check_position, place, position_layer
 from ..layers.rotary import check_scaling
 from .base import Config, Graph, Tensor, ZooModel
 from .generating import Generating
+from .gguf_file import read_gguf
+from .huggingface import (
+    HF_ACTIVATIONS,
+    activation,
+    gated_activation,
+    qwen_layers,
+    qwen_window,
+    read_rope,
+    write_rope,
+)
 from .registry import register
 from .signature import Signature, TensorSpec
+from .weights import TRANSPOSED, Dialect, Field, Rule, joined, layer_norm, linear, paired_rows
 
 
 @dataclass(frozen=True)
@@ -41,8 +53,11 @@ class GPTConfig(Config):
         position: one word of ``layers.position.POSITIONS``, such as "learned", "rotary", "alibi" or "none".
         rope_theta, rope_scaling: of rotary positions, see ``layers.RotaryEmbedding``.
         sliding_window: how many tokens, its own included, a token looks back to; None for all.
+        use_qkv_bias, use_feedforward_bias: biases there, by default as `use_bias` says for all projections.
+        qk_norm: normalise every query and key head, as Qwen3.
         head: "causal_lm" for logits, None for the states.
-        eos_token_id, pad_token_id: what ends a generated row, and what fills it up then; None for nothing.
+        bos_token_id, eos_token_id, pad_token_id: what begins a text, what ends a generated row (one token or several),
+            and what fills it up then; None for nothing.
     """
 
     vocab_size: int = 50257
@@ -61,12 +76,16 @@ class GPTConfig(Config):
     norm_epsilon: float = 1e-5
     activation: str = "gelu_tanh"
     use_bias: bool = True
+    use_qkv_bias: bool | None = None
+    use_feedforward_bias: bool | None = None
+    qk_norm: bool = False
     tie_embeddings: bool = True
     dropout: float = 0.0
     attention_dropout: float = 0.0
     initializer_range: float = 0.02
     head: str | None = "causal_lm"
-    eos_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
 
     def __post_init__(self) -> None:
@@ -76,6 +95,8 @@ class GPTConfig(Config):
         self._default("num_kv_heads", self.num_heads)
         self._default("head_dim", self.hidden_dim // self.num_heads)
         self._default("intermediate_dim", 4 * self.hidden_dim)
+        self._default("use_qkv_bias", self.use_bias)
+        self._default("use_feedforward_bias", self.use_bias)
         self._positive("num_kv_heads", "head_dim", "intermediate_dim")
         self._divides("num_kv_heads", "num_heads")
         check_position(self.position, hidden_dim=self.hidden_dim, head_dim=self.head_dim or 0)
@@ -85,7 +106,8 @@ class GPTConfig(Config):
         self._choice("norm", tuple(NORMALIZATIONS))
         self._choice("head", ("causal_lm", None))
         self._rates("dropout", "attention_dropout")
-        self._tokens("eos_token_id", "pad_token_id")
+        self._tokens("bos_token_id", "pad_token_id")
+        self._tokens("eos_token_id", several=True)
 
 
 @register
@@ -127,7 +149,10 @@ class GPT(Generating, ZooModel):
                 head_dim=c.head_dim,
                 rotary_interleaved=c.position == "rotary_interleaved",
                 activation=c.activation,
-                use_bias=c.use_bias,
+                use_bias=c.use_qkv_bias,
+                use_output_bias=c.use_bias,
+                use_feedforward_bias=c.use_feedforward_bias,
+                qk_norm=c.qk_norm,
                 norm=c.norm,
                 norm_epsilon=c.norm_epsilon,
                 dropout=c.dropout,
@@ -341,6 +366,7 @@ class GPT(Generating, ZooModel):
             "relative": {**small, "position": "relative", "norm": "rms_norm", "num_kv_heads": 2},
             "gptj": {**small, "position": "rotary_interleaved", "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
             "grid": {**small, "position": "sinusoidal_2d"},
+            "qwen": {**small, **llama, "num_kv_heads": 2, "head_dim": 6, "use_qkv_bias": True, "qk_norm": True},
             "backbone": {**small, "position": "none", "head": None},
         }
 
@@ -351,3 +377,189 @@ def _pairs(flat: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
 
 def _named(names: Iterable[str], cache: GrowingCache | FixedCache) -> dict[str, Tensor]:
     return dict(zip(names, [part for pair in cache.state for part in pair], strict=True))
+
+
+# Checkpoints.
+
+
+def _each(name: str) -> tuple[str, ...]:
+    """Of queries, keys and values."""
+    return tuple(name.replace("{}", part) for part in ("query", "key", "value"))
+
+
+_END_IDS = (
+    Field("bos_token_id", "bos_token_id", None),
+    Field("eos_token_id", "eos_token_id", None),
+    Field("pad_token_id", "pad_token_id", None),
+)
+
+_GPT2 = Dialect(
+    fields=(
+        Field("vocab_size", "vocab_size", 50257),
+        Field("n_layer", "num_layers", 12),
+        Field("n_head", "num_heads", 12),
+        Field("n_embd", "hidden_dim", 768),
+        Field("n_inner", "intermediate_dim", None),
+        Field("n_positions", "max_length", 1024),
+        Field("layer_norm_epsilon", "norm_epsilon", 1e-5),
+        Field("resid_pdrop", "dropout", 0.1),
+        Field("attn_pdrop", "attention_dropout", 0.1),
+        Field("initializer_range", "initializer_range", 0.02),
+        Field("tie_word_embeddings", "tie_embeddings", True),
+        *_END_IDS,
+    ),
+    demanded={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
+    read=lambda raw, _: {"activation": activation(raw, "activation_function", "gelu_new")},
+    write=lambda c: {"activation_function": HF_ACTIVATIONS[c.activation], "embd_pdrop": c.dropout},
+    rules=(
+        Rule("wte.weight", "embedding/embeddings"),
+        Rule("wpe.weight", "positions/embeddings"),
+        *layer_norm("h.{i}.ln_1", "block_{i}/attention_norm"),
+        # Conv1D's kernels are (in, out), as ours.
+        Rule("h.{i}.attn.c_attn.weight", _each("block_{i}/attention/{}/kernel"), joined(1)),
+        Rule("h.{i}.attn.c_attn.bias", _each("block_{i}/attention/{}/bias"), joined(0)),
+        Rule("h.{i}.attn.c_proj.weight", "block_{i}/attention/output/kernel"),
+        Rule("h.{i}.attn.c_proj.bias", "block_{i}/attention/output/bias"),
+        *layer_norm("h.{i}.ln_2", "block_{i}/feedforward_norm"),
+        Rule("h.{i}.mlp.c_fc.weight", "block_{i}/feedforward/up/kernel"),
+        Rule("h.{i}.mlp.c_fc.bias", "block_{i}/feedforward/up/bias"),
+        Rule("h.{i}.mlp.c_proj.weight", "block_{i}/feedforward/down/kernel"),
+        Rule("h.{i}.mlp.c_proj.bias", "block_{i}/feedforward/down/bias"),
+        *layer_norm("ln_f", "final_norm"),
+        Rule("lm_head.weight", "lm_head/kernel", TRANSPOSED, head=True),
+    ),
+    prefix="transformer.",
+    headless=(None,),
+    heads={"causal_lm": "GPT2LMHeadModel", None: "GPT2Model"},
+    ignored=(r"\.attn\.(masked_)?bias$",),
+    tied={"lm_head.weight": "wte.weight"},
+)
+
+_LLAMA = Dialect(
+    fields=(
+        Field("vocab_size", "vocab_size"),
+        Field("num_hidden_layers", "num_layers"),
+        Field("num_attention_heads", "num_heads"),
+        Field("num_key_value_heads", "num_kv_heads", None),
+        Field("head_dim", "head_dim", None),
+        Field("hidden_size", "hidden_dim"),
+        Field("intermediate_size", "intermediate_dim"),
+        Field("max_position_embeddings", "max_length", 2048),
+        Field("rms_norm_eps", "norm_epsilon", 1e-6),
+        Field("attention_dropout", "attention_dropout", 0.0),
+        Field("initializer_range", "initializer_range", 0.02),
+        Field("tie_word_embeddings", "tie_embeddings", False),
+        Field("attention_bias", "use_bias", False),
+        Field("mlp_bias", "use_feedforward_bias", False),
+        *_END_IDS,
+    ),
+    fixed={"position": "rotary", "norm": "rms_norm"},
+    demanded={"pretraining_tp": 1},
+    read=lambda raw, _: {"activation": gated_activation(raw, "hidden_act", "silu"), **read_rope(raw)},
+    write=lambda c: {"hidden_act": HF_ACTIVATIONS[GATED[c.activation]], **write_rope(c)},
+    rules=(
+        Rule("embed_tokens.weight", "embedding/embeddings"),
+        Rule("layers.{i}.input_layernorm.weight", "block_{i}/attention_norm/scale"),
+        *linear("layers.{i}.self_attn.q_proj", "block_{i}/attention/query"),
+        *linear("layers.{i}.self_attn.k_proj", "block_{i}/attention/key"),
+        *linear("layers.{i}.self_attn.v_proj", "block_{i}/attention/value"),
+        *linear("layers.{i}.self_attn.o_proj", "block_{i}/attention/output"),
+        Rule("layers.{i}.self_attn.q_norm.weight", "block_{i}/attention/query_norm/scale"),
+        Rule("layers.{i}.self_attn.k_norm.weight", "block_{i}/attention/key_norm/scale"),
+        Rule("layers.{i}.post_attention_layernorm.weight", "block_{i}/feedforward_norm/scale"),
+        *linear("layers.{i}.mlp.gate_proj", "block_{i}/feedforward/gate"),
+        *linear("layers.{i}.mlp.up_proj", "block_{i}/feedforward/up"),
+        *linear("layers.{i}.mlp.down_proj", "block_{i}/feedforward/down"),
+        Rule("norm.weight", "final_norm/scale"),
+        Rule("lm_head.weight", "lm_head/kernel", TRANSPOSED, head=True),
+    ),
+    prefix="model.",
+    headless=(None,),
+    heads={"causal_lm": "LlamaForCausalLM", None: "LlamaModel"},
+    ignored=(r"rotary_emb\.inv_freq$",),
+    tied={"lm_head.weight": "embed_tokens.weight"},
+)
+
+
+def _without(*ours: str) -> tuple[Field, ...]:
+    return tuple(entry for entry in _LLAMA.fields if entry.ours not in ours)
+
+
+_MISTRAL = replace(
+    _LLAMA,
+    fields=(*_without("use_bias", "use_feedforward_bias"), Field("sliding_window", "sliding_window", None)),
+    fixed={**_LLAMA.fixed, "use_bias": False},
+    demanded={},
+    heads={"causal_lm": "MistralForCausalLM", None: "MistralModel"},
+)
+_QWEN3 = replace(
+    _LLAMA,
+    fields=_without("use_feedforward_bias"),
+    fixed={**_LLAMA.fixed, "use_feedforward_bias": False, "qk_norm": True},
+    demanded={},
+    read=lambda raw, names: {**_LLAMA.read(raw, names), "sliding_window": qwen_window(raw)},
+    write=lambda c: {**_LLAMA.write(c), **qwen_layers(c)},
+    heads={"causal_lm": "Qwen3ForCausalLM", None: "Qwen3Model"},
+)
+_QWEN2 = replace(
+    _QWEN3,
+    fields=_without("use_bias", "use_feedforward_bias"),
+    fixed={**_LLAMA.fixed, "use_bias": False, "use_qkv_bias": True},
+    heads={"causal_lm": "Qwen2ForCausalLM", None: "Qwen2Model"},
+)
+
+
+def _gguf_rules(c: GPTConfig) -> tuple[Rule, ...]:
+    """llama.cpp's names; queries and keys stand in pairs."""
+    query, key = paired_rows(c.num_heads), paired_rows(c.num_kv_heads or c.num_heads)
+    block, attention = "block_{i}/", "block_{i}/attention/"
+    return (
+        Rule("token_embd.weight", "embedding/embeddings"),
+        Rule("blk.{i}.attn_norm.weight", block + "attention_norm/scale"),
+        Rule("blk.{i}.attn_q.weight", attention + "query/kernel", query),
+        Rule("blk.{i}.attn_q.bias", attention + "query/bias", query),
+        Rule("blk.{i}.attn_k.weight", attention + "key/kernel", key),
+        Rule("blk.{i}.attn_k.bias", attention + "key/bias", key),
+        *linear("blk.{i}.attn_v", attention + "value"),
+        *linear("blk.{i}.attn_output", attention + "output"),
+        Rule("blk.{i}.ffn_norm.weight", block + "feedforward_norm/scale"),
+        *linear("blk.{i}.ffn_gate", block + "feedforward/gate"),
+        *linear("blk.{i}.ffn_up", block + "feedforward/up"),
+        *linear("blk.{i}.ffn_down", block + "feedforward/down"),
+        Rule("output_norm.weight", "final_norm/scale"),
+        Rule("output.weight", "lm_head/kernel", TRANSPOSED, head=True),
+    )
+
+
+_GGUF = Dialect(
+    fields=(
+        Field("llama.block_count", "num_layers"),
+        Field("llama.attention.head_count", "num_heads"),
+        Field("llama.attention.head_count_kv", "num_kv_heads", None),
+        Field("llama.attention.key_length", "head_dim", None),
+        Field("llama.embedding_length", "hidden_dim"),
+        Field("llama.feed_forward_length", "intermediate_dim"),
+        Field("llama.context_length", "max_length"),
+        Field("llama.attention.layer_norm_rms_epsilon", "norm_epsilon"),
+        Field("llama.rope.freq_base", "rope_theta", 10_000.0),
+        Field("tokenizer.ggml.bos_token_id", "bos_token_id", None),
+        Field("tokenizer.ggml.eos_token_id", "eos_token_id", None),
+        Field("tokenizer.ggml.padding_token_id", "pad_token_id", None),
+    ),
+    fixed={**_LLAMA.fixed, "activation": "swiglu"},
+    demanded={"llama.expert_count": 0},
+    read=read_gguf,
+    rules=_gguf_rules,
+    heads={"causal_lm": "llama"},
+    ignored=(r"^rope_freqs\.weight$",),  # said by rope_scaling
+    tied={"output.weight": "token_embd.weight"},
+)
+
+GPT.dialects = {
+    "gpt2": _GPT2,
+    "llama": _LLAMA,
+    "mistral": _MISTRAL,
+    "qwen2": _QWEN2,
+    "qwen3": _QWEN3,
+    "gguf": _GGUF,
+}

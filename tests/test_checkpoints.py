@@ -1,0 +1,251 @@
+"""Checkpoints of others against what their own implementation computes from them: load, save again, export.
+
+The folders of tests/goldens were written by transformers, with its results; see the README there.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401 (makes bfloat16 a dtype that NumPy knows)
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+import attention_zoo as az
+from attention_zoo import export
+from attention_zoo.zoo.folders import model_types
+from helpers import close, numpy, run
+
+GOLDENS = Path(__file__).parent / "goldens"
+DIALECTS = sorted(folder.name for folder in GOLDENS.iterdir() if (folder / "config.json").is_file())
+GGUF = sorted(file.stem for file in (GOLDENS / "llama-gguf").glob("*.gguf") if file.stem != "blocks")
+TOLERANCE = 1e-4
+# One of each architecture is exported by the quick suite; the others differ in names and numbers, not in operators.
+EXPORTED = ("bert", "deit-teacher", "dinov2-registers", "gpt2", "llama-llama3", "marian", "qwen3", "roberta")
+LOSSY = ("bert-published", "sentence-mean", "sentence-cls")  # with a pooler that this head does not have
+
+
+@functools.cache
+def cases(name: str) -> dict[str, dict[str, np.ndarray]]:
+    """Arrays by case and name; pixels as Keras has them."""
+    stored = np.load(GOLDENS / name / "golden.npz")
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for key in stored.files:
+        case, _, array = key.partition("/")
+        found.setdefault(case, {})[array] = stored[key]
+    for arrays in found.values():
+        if "pixel_values" in arrays:
+            arrays["pixel_values"] = arrays["pixel_values"].transpose(0, 2, 3, 1)
+    return found
+
+
+@functools.cache
+def loaded(name: str) -> Any:
+    return az.load(GOLDENS / name)
+
+
+def inputs_of(model: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    names = [spec.name for spec in model.export_spec().inputs if spec.name in arrays]
+    return {name: arrays[name] for name in names if name != "position_ids"}
+
+
+def difference(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> float:
+    """The greatest at the tokens that are none of padding; there is something to compare."""
+    mask = arrays.get("decoder_attention_mask" if "decoder_input_ids" in arrays else "attention_mask")
+    known = sorted(set(results) & set(arrays))
+    assert known
+    worst = 0.0
+    for name in known:
+        result, expected = results[name], arrays[name]
+        assert np.isfinite(result).all() and np.std(expected) > 1e-2
+        if mask is not None and result.shape[:2] == mask.shape:
+            result, expected = result[mask == 1], expected[mask == 1]
+        worst = max(worst, float(np.abs(result - expected).max()))
+    return worst
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_results_are_theirs(name: str, record_property: Any) -> None:
+    """Padded on either side, of unequal lengths, with images of other sizes."""
+    model = loaded(name)
+    for case, arrays in cases(name).items():
+        if case == "generate":
+            continue
+        worst = difference(run(model, inputs_of(model, arrays)), arrays)
+        record_property(case, worst)
+        assert worst <= TOLERANCE, (case, worst)
+
+
+def test_every_dialect_has_a_golden() -> None:
+    known = {json.loads((GOLDENS / name / "config.json").read_text())["model_type"] for name in DIALECTS}
+    assert known == set(model_types())
+
+
+@pytest.mark.parametrize("name", [name for name in DIALECTS if "generate" in cases(name)])
+def test_greedy_continuation_is_theirs(name: str) -> None:
+    arrays = cases(name)["generate"]
+    if name not in EXPORTED and name not in ("llama", "mistral", "t5"):
+        pytest.skip("the same code under other names")
+    written = loaded(name).generate(
+        arrays["input_ids"], arrays["attention_mask"], max_new_tokens=8, stop_tokens=[], temperature=0
+    )
+    np.testing.assert_array_equal(written[:, -8:], arrays["tokens"])
+
+
+def tensors_of(folder: Path) -> dict[str, np.ndarray]:
+    found = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="numpy") as tensors:
+            found |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+    return found
+
+
+BUFFERS = ("position_ids", "inv_freq", ".attn.bias", "masked_bias", "cls.seq_relationship")
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_round_trip_is_byte_equal(name: str, tmp_path: Path) -> None:
+    """Names, dtypes and bytes of all tensors, but for buffers; and the config says the same to us."""
+    model = loaded(name)
+    az.to_huggingface(model, tmp_path)
+    theirs, ours = tensors_of(GOLDENS / name), tensors_of(tmp_path)
+    theirs = {key: value for key, value in theirs.items() if not any(part in key for part in BUFFERS)}
+    if name in LOSSY:
+        theirs = {key: value for key, value in theirs.items() if "pooler" not in key}
+    if name.endswith("published"):  # today's names
+        prefix = "transformer." if name.startswith("gpt2") else ""
+        theirs = {
+            prefix + key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): v
+            for key, v in theirs.items()
+        }
+    assert set(ours) == set(theirs)
+    for key, value in theirs.items():
+        assert ours[key].dtype == value.dtype, key
+        assert ours[key].tobytes() == value.tobytes(), key
+    again = az.load(tmp_path)
+    assert again.config == model.config
+    before = json.loads((GOLDENS / name / "config.json").read_text())
+    after = json.loads((tmp_path / "config.json").read_text())
+    derived = ("dtype", "rope_scaling", "use_mask_token", "max_window_layers", "layer_types", "hidden_act", "n_inner")
+    changed = {key for key in before if after.get(key) != before[key]} - set(derived)
+    assert not changed - {"rope_parameters", "activation", "activation_function", "eos_token_id"}, changed
+
+
+@pytest.mark.parametrize("name", [n for n in DIALECTS if (GOLDENS / n / "config.hub.json").is_file()])
+def test_config_in_the_words_of_the_hub(name: str, tmp_path: Path) -> None:
+    """rope_theta, rope_scaling and torch_dtype, as before transformers 5."""
+    shutil.copytree(GOLDENS / name, tmp_path / name)
+    (tmp_path / name / "config.json").write_bytes((GOLDENS / name / "config.hub.json").read_bytes())
+    assert az.load(tmp_path / name).config == loaded(name).config
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in EXPORTED else pytest.mark.slow) for n in DIALECTS])
+def test_exports_compute_what_they_compute(name: str, tmp_path: Path, record_property: Any) -> None:
+    """ONNX and TFLite, without Keras in between: their results from the file's."""
+    model = loaded(name)
+    case, arrays = next((c, a) for c, a in cases(name).items() if c != "generate")
+    given = inputs_of(model, arrays)
+    export.to_onnx(model, tmp_path / "m.onnx", **({"cache": False} if model.generates else {}))
+    worst = {"onnx": difference(export.load(tmp_path / "m.onnx").run(given), arrays)}
+    sizes: dict[str, Any] = {"batch_size": len(next(iter(given.values())))}
+    if "input_ids" in given:
+        sizes |= {"cache": False} if model.generates else {}
+        sizes |= {"sequence_length": given["input_ids"].shape[1]} if "decoder_input_ids" not in given else {}
+    export.to_tflite(model, tmp_path / "m.tflite", **sizes)
+    if "decoder_input_ids" not in given:
+        worst["tflite"] = difference(export.load(tmp_path / "m.tflite").run(given), arrays)
+    for kind, value in worst.items():
+        record_property(kind, value)
+        assert value <= TOLERANCE, (kind, value)
+
+
+@pytest.mark.parametrize("name", GGUF)
+def test_gguf(name: str) -> None:
+    """Every type of block, dequantised; the reference ran on the same numbers."""
+    arrays = {k: v for case, found in cases("llama-gguf").items() if case == name for k, v in found.items()}
+    model = az.load(GOLDENS / "llama-gguf" / f"{name}.gguf")
+    assert difference(run(model, inputs_of(model, arrays)), arrays) <= TOLERANCE
+    assert model.tokenizer is not None
+
+
+def test_gguf_keeps_nothing_that_transformers_cannot_read(tmp_path: Path) -> None:
+    """A quantised file becomes a Llama of Hugging Face's, and computes the same."""
+    model = az.load(GOLDENS / "llama-gguf" / "q8_0-linear.gguf")
+    az.to_huggingface(model, tmp_path)
+    again = az.load(tmp_path)
+    assert again.config == model.config and again.huggingface["model_type"] == "llama"
+    for one, other in zip(again.weights, model.weights, strict=True):
+        close(numpy(one), numpy(other), atol=0)
+
+
+def test_our_folders_keep_what_came_along(tmp_path: Path) -> None:
+    model = loaded("bert-sequence")
+    again = az.load(az.save(model, tmp_path))
+    assert again.huggingface == model.huggingface and again.config == model.config
+    for one, other in zip(again.weights, model.weights, strict=True):
+        close(numpy(one), numpy(other), atol=0)
+
+
+@pytest.mark.parametrize("name", ["bert-backbone", "bert", "roberta", "distilbert-qa", "bert-sequence"])
+def test_another_head(name: str, recwarn: Any) -> None:
+    """The body is theirs, the head is new, and a warning says so."""
+    model = az.load(GOLDENS / name, head="sequence_classification", num_classes=7)
+    told = [str(warning.message) for warning in recwarn if "as initialised" in str(warning.message)]
+    assert len(told) == 1 and "classifier/kernel" in told[0]
+    bodies = [{w.path.partition("/")[2]: numpy(w) for w in m.weights} for m in (model, loaded(name))]
+    shared = [key for key in bodies[0] if key.startswith(("block", "embedding", "positions", "token_types"))]
+    assert len(shared) > 30
+    for key in shared:
+        close(bodies[0][key], bodies[1][key], atol=0)
+    assert numpy(model.classifier.kernel).shape[1] == 7
+
+
+def test_sizes_and_rates_may_be_overridden() -> None:
+    model = az.load(GOLDENS / "llama", dropout=0.25, max_length=16)
+    assert (model.config.dropout, model.config.max_length) == (0.25, 16)
+    assert az.load(GOLDENS / "llama", dtype="bfloat16").dtype_policy.name == "bfloat16"
+    with pytest.raises(ValueError, match=r"unknown fields \['colour'\]"):
+        az.load(GOLDENS / "llama", colour=3)
+
+
+def test_labels_survive(tmp_path: Path) -> None:
+    before = json.loads((GOLDENS / "vit" / "config.json").read_text())
+    az.to_huggingface(loaded("vit"), tmp_path)
+    after = json.loads((tmp_path / "config.json").read_text())
+    assert after["id2label"] == before["id2label"] and after["label2id"] == before["label2id"]
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "kind"),
+    [
+        ("gpt", {}, "gpt2"),
+        ("gpt", {"position": "rotary", "norm": "rms_norm", "activation": "swiglu", "use_bias": False}, "llama"),
+        ("bert", {"head": "masked_lm"}, "bert"),
+        ("vit", {"layer_scale": 0.1}, "dinov2"),
+    ],
+)
+def test_a_model_of_ones_own_finds_its_model_type(family: str, fields: Any, kind: str, tmp_path: Path) -> None:
+    sizes = {"num_layers": 1, "num_heads": 2, "hidden_dim": 16}
+    sizes |= {"vocab_size": 50} if family != "vit" else {"image_size": 16, "patch_size": 8}
+    model = az.create(family, **sizes, **fields)
+    az.to_huggingface(model, tmp_path)
+    again = az.load(tmp_path)
+    assert again.huggingface["model_type"] == kind
+    for one, other in zip(again.weights, model.weights, strict=True):
+        close(numpy(one), numpy(other), atol=0)
+
+
+def test_what_transformers_cannot_hold(tmp_path: Path) -> None:
+    alibi = az.create("gpt", num_layers=1, num_heads=2, hidden_dim=16, vocab_size=50, position="alibi")
+    with pytest.raises(
+        ValueError, match=r"model: got a config that transformers cannot hold as gpt2 .*position='alibi'"
+    ):
+        az.to_huggingface(alibi, tmp_path / "m")
+    with pytest.raises(ValueError, match=r"model_type: got 'bert'; accepted for gpt: \['gpt2', 'llama'"):
+        az.to_huggingface(alibi, tmp_path / "m", model_type="bert")
+    assert not (tmp_path / "m").exists()

@@ -1,0 +1,124 @@
+"""GGUF files of the llama architecture, through the ``gguf`` package: config, tensors dequantised one by one.
+
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The names of the tensors and the order of the
+rotary features are llama.cpp's; see ``GPT.dialects["gguf"]``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .weights import Shape
+
+LLAMA3_FACTORS = (8.0, 32.0, 16.0, 4.0, 2.0, 64.0)  # of Llama 3.1, Llama 3.2, and others like them
+
+
+class GGUFFile:
+    """The metadata and the tensors of one file.
+
+    Raises:
+        ValueError: not a GGUF file, a damaged one, or one whose counts and offsets its bytes contradict.
+    """
+
+    def __init__(self, file: Path) -> None:
+        try:
+            import gguf
+        except ImportError as error:
+            raise ImportError("gguf is needed to read GGUF files: pip install attention-zoo[gguf]") from error
+        self.where = str(file)
+        accepted = "accepted: a whole GGUF file"
+        _check_header(file, accepted)
+        try:
+            reader = gguf.GGUFReader(file)
+            self.fields: dict[str, Any] = {name: field.contents() for name, field in reader.fields.items()}
+        except Exception as error:  # whatever its reader stumbles over first
+            raise ValueError(f"path: {file} cannot be read: {error}; {accepted}") from error
+        self.tensors = {tensor.name: tensor for tensor in reader.tensors}
+        if len(self.tensors) != self.fields.get("GGUF.tensor_count"):
+            raise ValueError(f"path: {file} has {len(self.tensors)} tensors and says otherwise; {accepted}")
+        # Its first axis is the one that runs fastest, which is NumPy's last.
+        self.shapes: Mapping[str, Shape] = {
+            name: tuple(int(size) for size in reversed(tensor.shape)) for name, tensor in self.tensors.items()
+        }
+
+    def read(self, name: str) -> np.ndarray:
+        from gguf.quants import dequantize
+
+        tensor = self.tensors[name]
+        try:
+            return dequantize(tensor.data, tensor.tensor_type).reshape(self.shapes[name])
+        except (NotImplementedError, ValueError) as error:
+            kind = tensor.tensor_type.name
+            raise ValueError(f"path: {self.where}: {name} of type {kind} cannot be read: {error}") from error
+
+
+def _check_header(file: Path, accepted: str) -> None:
+    """Magic and counts, before anybody allocates by them."""
+    try:
+        with file.open("rb") as stream:
+            header, size = stream.read(24), file.stat().st_size
+    except OSError as error:
+        raise ValueError(f"path: {file} cannot be read: {error}; {accepted}") from error
+    if header[:4] != b"GGUF" or len(header) < 24:
+        raise ValueError(f"path: {file} begins with {header[:4]!r} and not with b'GGUF'; {accepted}")
+    tensors, fields = (int.from_bytes(header[i : i + 8], "little") for i in (8, 16))
+    if tensors * 24 + fields * 12 > size:  # the fewest bytes that each can take
+        raise ValueError(f"path: {file} of {size} bytes says {tensors} tensors and {fields} fields; {accepted}")
+
+
+def read_gguf(raw: Mapping[str, Any], shapes: Collection[str]) -> dict[str, Any]:
+    """What a GGUF file says through its tensors and through several fields at once.
+
+    Raises:
+        ValueError: another architecture, features rotated in part, or a scaling we do not have.
+    """
+    if (kind := raw.get("general.architecture")) != "llama":
+        raise ValueError(f"general.architecture: got {kind!r}; accepted: 'llama'")
+    assert isinstance(shapes, Mapping)
+    if "token_embd.weight" not in shapes:
+        raise ValueError("token_embd.weight: not in the file; accepted: a table of tokens")
+    head_dim = raw.get("llama.attention.key_length")
+    head_dim = head_dim or raw["llama.embedding_length"] // raw["llama.attention.head_count"]
+    if raw.get("llama.rope.dimension_count", head_dim) != head_dim:
+        raise ValueError(f"llama.rope.dimension_count: got {raw['llama.rope.dimension_count']}; accepted: {head_dim}")
+    has_bias = {part: f"blk.0.{part}.bias" in shapes for part in ("attn_output", "attn_q", "ffn_up")}
+    return {
+        "vocab_size": shapes["token_embd.weight"][0],
+        "tie_embeddings": "output.weight" not in shapes,
+        "use_bias": has_bias["attn_output"],
+        "use_qkv_bias": has_bias["attn_q"],
+        "use_feedforward_bias": has_bias["ffn_up"],
+        "rope_scaling": _scaling(raw, head_dim),
+    }
+
+
+def _scaling(raw: Mapping[str, Any], head_dim: int) -> dict[str, Any] | None:
+    if (factors := raw.get("rope_freqs")) is not None:  # put there by whoever reads the file
+        return _llama3(np.asarray(factors), head_dim, raw.get("llama.rope.freq_base", 10_000.0))
+    kind = raw.get("llama.rope.scaling.type", "none")
+    if kind == "none":
+        return None
+    if kind not in ("linear", "yarn"):
+        raise ValueError(f"llama.rope.scaling.type: got {kind!r}; accepted: 'none', 'linear', 'yarn'")
+    scaling = {"rope_type": kind, "factor": raw.get("llama.rope.scaling.factor")}
+    if kind == "yarn":
+        original = "llama.rope.scaling.original_context_length"
+        scaling["original_max_position_embeddings"] = raw.get(original, raw["llama.context_length"])
+    return scaling
+
+
+def _llama3(factors: np.ndarray, head_dim: int, theta: float) -> dict[str, Any]:
+    """The scaling whose factors these are: llama.cpp keeps the factors and not what they come from. Those of the
+    published models are known again, so that they can be saved for transformers; any others stay factors."""
+    turns = 8192 * theta ** (-np.arange(0, head_dim, 2) / head_dim) / (2 * math.pi)
+    for factor in LLAMA3_FACTORS:
+        keep = np.clip((turns - 1) / 3, 0, 1)
+        if factors.shape == keep.shape and np.allclose(1 / (keep + (1 - keep) / factor), factors, rtol=1e-4):
+            scaling = {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+            return {**scaling, "original_max_position_embeddings": 8192}
+    return {"rope_type": "factors", "factors": factors.tolist()}

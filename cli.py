@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,9 @@ app = typer.Typer(
 console = Console()
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Model = Annotated[str, typer.Argument(help="A folder written by attention_zoo.save, or a preset (random weights).")]
+Model = Annotated[
+    str, typer.Argument(help="A folder (ours or Hugging Face's), a .gguf file, or a preset (random weights).")
+]
 
 
 @app.command(name="list")
@@ -42,7 +45,7 @@ def list_(pattern: Annotated[str, typer.Argument(help="A shell pattern, such as 
 
 
 @app.command()
-def info(name: Annotated[str, typer.Argument(help="A preset, or a folder written by save.")], json_: Json = False):
+def info(name: Annotated[str, typer.Argument(help="A preset, a folder or a .gguf file.")], json_: Json = False):
     """Show a preset's or a saved model's config, inputs and outputs."""
     model = _model(name)
     signature = model.export_spec().to_dict()
@@ -60,6 +63,46 @@ def info(name: Annotated[str, typer.Argument(help="A preset, or a folder written
                 f"{side[:-1]} {spec['name']}", f"{spec['dtype']} ({', '.join(map(str, spec['dims']))}){optional}"
             )
     console.print(table)
+
+
+@app.command()
+def convert(
+    source: Model,
+    target: Annotated[Path, typer.Argument(help="The folder, or the .keras file, to write.")],
+    to: Annotated[str, typer.Option(help="zoo, huggingface or keras.")] = "huggingface",
+    dtype: Annotated[str | None, typer.Option(help="Hugging Face: float32, float16 or bfloat16.")] = None,
+    json_: Json = False,
+):
+    """Write a model in another format: ours, Hugging Face's, or Keras' own."""
+    formats = ("zoo", "huggingface", "keras")
+    if to not in formats:
+        raise ValueError(f"to: got {to!r}; accepted: {list(formats)}")
+    if to == "keras" and target.suffix != ".keras":
+        raise ValueError(f"target: got {str(target)!r}; accepted for keras: a name that ends in .keras")
+    if dtype is not None and to != "huggingface":
+        raise ValueError(f"dtype: got {dtype!r} for {to}; accepted: none, but for huggingface")
+    from . import zoo
+    from .export.quiet import quiet
+    from .zoo.weights import written
+
+    started = time.perf_counter()
+    model = _model(source)
+    with quiet():
+        if to == "zoo":
+            zoo.save(model, target)
+        elif to == "huggingface":
+            zoo.to_huggingface(model, target, dtype=dtype)
+        else:
+            with written(target) as temporary:
+                model.save(temporary)
+    size = sum(file.stat().st_size for file in ([target] if target.is_file() else target.rglob("*")) if file.is_file())
+    facts = {"source": source, "target": str(target), "format": to, "family": model.family}
+    facts |= {"parameters": model.count_params(), "bytes": size, "seconds": round(time.perf_counter() - started, 1)}
+    if json_:
+        return _print_json(facts)
+    console.print(
+        f"{target}: {facts['family']}, {facts['parameters']:,} parameters, {size / 1e6:.1f} MB, {facts['seconds']} s"
+    )
 
 
 @app.command()
@@ -199,7 +242,7 @@ def _model(name: str) -> Any:
     from .export.quiet import quiet
     from .zoo.registry import preset
 
-    if Path(name).exists():
+    if Path(name).exists() or name.endswith(".gguf"):
         with quiet():
             return zoo.load(name)
     preset(name)  # a wrong name is told before the heavy imports

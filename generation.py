@@ -51,9 +51,6 @@ def _tokenizer(name: str, given: Path | None, *, needed: bool) -> Any:
         if needed or given:
             raise ValueError(f"tokenizer: none at {', '.join(map(str, places))}; accepted: a tokenizer.json, or --ids")
         return None
-    from tokenizers import Tokenizer
+    from .zoo.tokenizers import Tokenizer
 
-    try:
-        return Tokenizer.from_file(str(found))
-    except Exception as error:  # the library raises bare exceptions
-        raise ValueError(f"tokenizer: {found} cannot be read: {error}; accepted: a tokenizer.json") from error
+    return Tokenizer.load(found)

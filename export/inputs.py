@@ -33,7 +33,8 @@ def example_inputs(
             return padded_mask(shape[0], shape[1], padding).astype(spec.dtype)
         if spec.dtype.startswith("int"):
             return rng.integers(0, spec.below or 2, shape).astype(spec.dtype)
-        return rng.normal(size=shape).astype(spec.dtype)
+        values = rng.uniform(0, 255, shape) if spec.name == "images" else rng.normal(size=shape)
+        return values.astype(spec.dtype)
 
     return {spec.name: draw(spec) for spec in signature.inputs}
 

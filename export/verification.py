@@ -179,11 +179,12 @@ def _cases(signature: Signature) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
                 example_inputs(signature, sizes, padding=padding, seed=length),
             )
         return
-    step, native = signature.multiples, signature.defaults
+    native = signature.defaults
+    step = {side: signature.multiples.get(side, 7) for side in ("height", "width")}  # 7: as good as any
     images = [(native["height"], native["width"])]
     if "height" in fixed:
         images = [(fixed["height"], fixed["width"])]
-    else:  # one patch, and one that is not square
+    else:  # the smallest, and one that is not square
         images += [(step["height"], step["width"]), (native["height"] + step["height"], step["width"] * 2)]
     for batch, (height, width) in itertools.product(batches, images):
         sizes = {"batch": batch, "height": height, "width": width}

@@ -8,6 +8,7 @@ from .cache import FixedCache, GrowingCache
 from .core import Dense, LayerNormalization, RMSNormalization
 from .embedding import PatchEmbedding, TokenEmbedding
 from .feedforward import FeedForward
+from .images import ImageProcessor
 from .position import ALiBi, LearnedPositions, RelativePositionBias, SinusoidalPositions, SinusoidalPositions2D
 from .recurrent import GRU, LSTM
 from .recurrent_attention import AdditiveAttention, MultiplicativeAttention
@@ -22,6 +23,7 @@ __all__ = [
     "FeedForward",
     "FixedCache",
     "GrowingCache",
+    "ImageProcessor",
     "LayerNormalization",
     "LayerScale",
     "LearnedPositions",

@@ -106,14 +106,15 @@ def rotary_frequencies(
     scaling = check_scaling(scaling)
     if scaling is None:
         return inverse_frequencies(head_dim, theta), 1.0
-    kind, factor = scaling["rope_type"], scaling.get("factor")
+    kind, factor = scaling["rope_type"], scaling.get("factor", 1.0)
     if kind == "ntk":
         return inverse_frequencies(head_dim, theta * factor ** (head_dim / (head_dim - 2))), 1.0
     plain = inverse_frequencies(head_dim, theta).astype(np.float64)
     if kind == "factors":
-        if len(scaling["factors"]) != head_dim // 2:
-            raise ValueError(f"rope_scaling: got {len(scaling['factors'])} factors; accepted: {head_dim // 2}")
-        return (plain / np.array(scaling["factors"])).astype(np.float32), 1.0
+        factors = np.array(scaling["factors"], np.float64)
+        if len(factors) != head_dim // 2:
+            raise ValueError(f"rope_scaling: got {len(factors)} factors; accepted: {head_dim // 2}")
+        return (plain / factors).astype(np.float32), 1.0
     if kind == "linear":
         return (plain / factor).astype(np.float32), 1.0
     trained = scaling["original_max_position_embeddings"]
@@ -144,7 +145,8 @@ class RotaryEmbedding(keras.layers.Layer):
         head_dim: even width of one head.
         theta: base of the wavelengths, 10000 in the paper.
         scaling: for texts longer than those trained on, a dict as Hugging Face's ``rope_scaling``: "rope_type"
-            ("linear", "ntk", "llama3", "yarn", "factors"), "factor", and the fields of that type; see ``rotary_frequencies``.
+            ("linear", "ntk", "llama3", "yarn", "factors"), "factor", and the fields of that type; see
+            ``rotary_frequencies``.
 
     Raises:
         ValueError: an odd `head_dim`, or a `scaling` that is none of these.

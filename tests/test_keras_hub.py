@@ -1,4 +1,4 @@
-"""Parity with KerasHub's backbones and Keras' attention layers, every weight randomised and copied."""
+"""Parity with KerasHub's backbones, as ``from_keras_hub`` reads them, and Keras' attention layers; random weights."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import keras_hub
 import numpy as np
 import pytest
 
-import attention_zoo as az
 from attention_zoo.layers import MultiHeadAttention
+from attention_zoo.zoo.keras_hub import from_keras_hub
 from helpers import close, numpy, randomise
 
 TOLERANCE = 1e-5
@@ -76,17 +76,7 @@ def test_bert(rng: Any, record_property: Any) -> None:
         vocabulary_size=89, max_sequence_length=20, num_segments=3, dropout=0.1, **SIZES
     )
     randomise(theirs)
-    # KerasHub's BERT has GELU by tanh.
-    ours = az.BERT(vocab_size=89, max_length=20, type_vocab_size=3, activation="gelu_tanh", **SIZES)
-    copy = Copier(ours, theirs)
-    copy(ours.embedding.embeddings, theirs.token_embedding.embeddings)
-    copy(ours.positions.embeddings, theirs.position_embedding.position_embeddings)
-    copy(ours.token_types.embeddings, theirs.segment_embedding.embeddings)
-    copy.norm(ours.embedding_norm, theirs.embeddings_layer_norm)
-    for block, other in zip(ours.blocks, theirs.transformer_layers, strict=True):
-        copy.block(block, other)
-    copy.dense(ours.pooler, theirs.pooled_dense)
-    copy.finish()
+    ours = from_keras_hub(theirs)
 
     ids, mask = ids_and_mask(rng, 89)
     types = rng.integers(0, 3, ids.shape).astype("int32")
@@ -104,14 +94,7 @@ def test_bert(rng: Any, record_property: Any) -> None:
 def test_gpt2(rng: Any, record_property: Any) -> None:
     theirs = keras_hub.models.GPT2Backbone(vocabulary_size=97, max_sequence_length=20, dropout=0.1, **SIZES)
     randomise(theirs)
-    ours = az.GPT(vocab_size=97, max_length=20, head=None, **SIZES)
-    copy = Copier(ours, theirs)
-    copy(ours.embedding.embeddings, theirs.token_embedding.embeddings)
-    copy(ours.position_layer.embeddings, theirs.position_embedding.position_embeddings)
-    for block, other in zip(ours.blocks, theirs.transformer_layers, strict=True):
-        copy.block(block, other)
-    copy.norm(ours.final_norm, theirs.layer_norm)
-    copy.finish()
+    ours = from_keras_hub(theirs)
 
     ids, mask = ids_and_mask(rng, 97)
     valid = mask.astype(bool)
@@ -122,8 +105,7 @@ def test_gpt2(rng: Any, record_property: Any) -> None:
     close(result, expected, atol=TOLERANCE)
 
     # The tied head is the same table read backwards.
-    headed = az.GPT(vocab_size=97, max_length=20, **SIZES)
-    assert headed.transfer_weights(ours) == []
+    headed = from_keras_hub(theirs, head="causal_lm")
     logits = numpy(headed({"input_ids": ids, "attention_mask": mask}))[valid]
     reverse = numpy(theirs.token_embedding(expected, reverse=True))
     close(logits, reverse, atol=TOLERANCE)
@@ -137,21 +119,7 @@ def test_vit(rng: Any, record_property: Any) -> None:
         **{name: size for name, size in SIZES.items() if name != "intermediate_dim"},
     )
     randomise(theirs)
-    ours = az.ViT(image_size=20, patch_size=5, **SIZES)
-    patching, encoder = theirs.get_layer("vit_patching_and_embedding"), theirs.get_layer("vit_encoder")
-    copy = Copier(ours, theirs)
-    copy(ours.embedding.kernel, patching.patch_embedding.kernel)
-    copy(ours.embedding.bias, patching.patch_embedding.bias)
-    copy(ours.embedding.class_token, patching.class_token)
-    copy(ours.embedding.positions, patching.position_embedding.embeddings)
-    for block, other in zip(ours.blocks, encoder.encoder_layers, strict=True):
-        copy.norm(block.attention_norm, other.layer_norm_1)
-        copy.attention(block.attention, other.mha)
-        copy.norm(block.feedforward_norm, other.layer_norm_2)
-        copy.dense(block.feedforward.up, other.mlp.dense_1)
-        copy.dense(block.feedforward.down, other.mlp.dense_2)
-    copy.norm(ours.final_norm, encoder.layer_norm)
-    copy.finish()
+    ours = from_keras_hub(theirs)
 
     images = rng.normal(size=(3, 20, 20, 3)).astype("float32")
     result, expected = numpy(ours(images)["last_hidden_state"]), numpy(theirs(images))
@@ -174,33 +142,7 @@ def test_llama(rng: Any, record_property: Any) -> None:
         tie_word_embeddings=False,
     )
     randomise(theirs)
-    ours = az.GPT(
-        vocab_size=97,
-        max_length=20,
-        num_kv_heads=2,
-        position="rotary",
-        rope_theta=500.0,
-        norm="rms_norm",
-        norm_epsilon=1e-5,
-        activation="swiglu",
-        use_bias=False,
-        tie_embeddings=False,
-        **SIZES,
-    )
-    copy = Copier(ours, theirs)
-    copy(ours.embedding.embeddings, theirs.token_embedding.embeddings)
-    copy.theirs.pop(id(theirs.token_embedding.reverse_embeddings))
-    copy.ours.pop(id(ours.lm_head.kernel))
-    ours.lm_head.kernel.assign(theirs.token_embedding.reverse_embeddings)
-    for block, other in zip(ours.blocks, theirs.transformer_layers, strict=True):
-        copy.attention(block.attention, other._self_attention_layer)
-        copy(block.attention_norm.scale, other._self_attention_layernorm.scale)
-        copy(block.feedforward_norm.scale, other._feedforward_layernorm.scale)
-        copy.dense(block.feedforward.gate, other._feedforward_gate_dense)
-        copy.dense(block.feedforward.up, other._feedforward_intermediate_dense)
-        copy.dense(block.feedforward.down, other._feedforward_output_dense)
-    copy(ours.final_norm.scale, theirs.layer_norm.scale)
-    copy.finish()
+    ours = from_keras_hub(theirs, head="causal_lm")
 
     ids, mask = ids_and_mask(rng, 97)
     valid = mask.astype(bool)

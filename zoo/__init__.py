@@ -9,12 +9,12 @@ from .registry import create, list_models
 
 if TYPE_CHECKING:
     from .bert import BERT, BERTConfig
+    from .folders import load, save, to_huggingface
     from .gpt import GPT, GPTConfig
     from .seq2seq import Seq2Seq, Seq2SeqConfig
     from .tokenizers import Tokenizer
     from .transformer import Transformer, TransformerConfig
     from .vit import ViT, ViTConfig
-    from .folders import load, save, to_huggingface
 
 _HOMES = {
     "GPT": "gpt",

@@ -14,6 +14,7 @@ from keras.backend import standardize_dtype
 
 from .finetuning import FineTuning, checkpointed
 from .signature import Signature
+from .weights import weight_name
 
 Tensor = Any
 
@@ -54,17 +55,18 @@ class Config:
                 raise ValueError(f"{name}: got {value!r}; accepted: a number from 0 up to, not including, 1")
 
     def _tokens(self, *names: str, required: bool = False, several: bool = False) -> None:
+        below = self.to_dict()["vocab_size"]
+
+        def is_token(value: Any) -> bool:
+            return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < below
+
         for name in names:
-            value, below = getattr(self, name), self.to_dict()["vocab_size"]
-            if several and isinstance(value, list | tuple) and value:
-                if not all(isinstance(token, int) and 0 <= token < below for token in value):
-                    raise ValueError(f"{name}: got {value!r}; accepted: tokens from 0 to {below - 1}")
+            value = getattr(self, name)
+            if several and isinstance(value, list | tuple) and value and all(map(is_token, value)):
                 object.__setattr__(self, name, tuple(value))
-                continue
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not (whole and 0 <= value < below) and (required or value is not None):
-                accepted = f"a token from 0 to {below - 1}" + ("" if required else ", or None")
-                raise ValueError(f"{name}: got {value!r}; accepted: {accepted}")
+            elif not is_token(value) and (required or value is not None):
+                accepted = f"a token from 0 to {below - 1}" + (", several of them" if several else "")
+                raise ValueError(f"{name}: got {value!r}; accepted: {accepted}{'' if required else ', or None'}")
 
     def _divides(self, part: str, whole: str) -> None:
         if getattr(self, whole) % getattr(self, part):
@@ -86,7 +88,7 @@ class Graph:
     function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
-class ZooModel(FineTuning, keras.Model):
+class ZooModel(keras.Model, FineTuning):
     """A plain Keras model with a config, built on construction: ``fit``, ``save`` and ``count_params`` work at once.
 
     Calling takes a dict of the names in :meth:`export_spec`, or its first input bare. Give ``output_hidden_states``
@@ -127,6 +129,7 @@ class ZooModel(FineTuning, keras.Model):
         self.config: Any = self.config_class.from_dict(given) if isinstance(given, Mapping) else given
         self.tokenizer: Any = None  # a zoo.tokenizers.Tokenizer, of whoever loaded one; ``save`` writes it too
         self.huggingface: dict[str, Any] = {}  # the config.json it was loaded with
+        self.preprocessor: dict[str, Any] = {}  # the preprocessor_config.json beside it, for ``layers.ImageProcessor``
         self.build_layers()
         self.build(None)
 
@@ -285,11 +288,6 @@ class ZooModel(FineTuning, keras.Model):
         if state:
             model.restore_fine_tuning(state)
         return model
-
-
-def weight_name(variable: Any) -> str:
-    """A weight's name without its model's: "block_0/attention/query/kernel", the same in every process."""
-    return variable.path.partition("/")[2]
 
 
 def _concrete(tensor: Tensor) -> np.ndarray | None:

@@ -230,14 +230,12 @@ class BERT(ZooModel):
 
     def _sentence(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(batch, sequence, hidden_dim) to (batch, hidden_dim)."""
-        if self.config.pooling == "first" and mask is None:
-            pooled = x[:, 0]
-        elif self.config.pooling == "first":
-            first = ops.cast(ops.cumsum(mask, axis=1) == 1, mask.dtype) * mask  # (B, T), 1 at the first token
+        mask = ops.ones_like(x[..., 0], dtype="int32") if mask is None else ops.cast(mask, "int32")  # (B, T)
+        if self.config.pooling == "first":
+            first = ops.cast(ops.cumsum(mask, axis=1) == 1, "int32") * mask  # 1 at the first token that is kept
             pooled = ops.sum(x * ops.expand_dims(ops.cast(first, x.dtype), -1), axis=1)
         elif self.config.pooling == "max":
-            kept = x if mask is None else ops.where(ops.expand_dims(ops.cast(mask, "bool"), -1), x, -1e9)
-            pooled = ops.max(kept, axis=1)
+            pooled = ops.max(ops.where(ops.expand_dims(ops.cast(mask, "bool"), -1), x, -1e9), axis=1)
         else:
             pooled = masked_mean(x, mask)
         if not self.config.normalize:

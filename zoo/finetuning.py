@@ -16,18 +16,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 from keras import ops
 
+from .weights import weight_name, written
+
 Tensor = Any
-HEADS = (
-    "classifier",
-    "distillation_classifier",
-    "span",
-    "pooler",
-)  # of a new task: they are trained whole beside adapters
+# Of a new task: they are trained whole beside adapters.
+HEADS = ("classifier", "distillation_classifier", "span", "pooler")
 STACKS = ("blocks", "encoder_blocks", "decoder_blocks")
 DRAWS = 16  # more than the dropout masks that one block draws from one generator
 
@@ -58,7 +56,7 @@ class FineTuning:
     """
 
     name: str
-    family: str
+    family: ClassVar[str]
     weights: list[Any]
     optimizer: Any
     compiled: bool
@@ -103,7 +101,7 @@ class FineTuning:
 
     def _matching(self, argument: str, patterns: Iterable[str]) -> list[Any]:
         """The weights that a pattern matches, each once; a pattern without any is an error."""
-        named = {variable_name(variable): variable for variable in self.weights}
+        named = {weight_name(variable): variable for variable in self.weights}
         chosen: dict[str, Any] = {}
         for pattern in patterns:
             found = {name: variable for name, variable in named.items() if _matches(name, pattern)}
@@ -127,8 +125,8 @@ class FineTuning:
     def _check_optimizer(self) -> None:
         if self._outdated is not None and self._outdated() is self.optimizer:
             raise ValueError(
-                "optimizer: got one that was built for other trainable weights, before freeze, unfreeze, enable_lora or "
-                "merge_lora; accepted: a new one, by model.compile"
+                "optimizer: got one that was built for other trainable weights, before freeze, unfreeze, enable_lora "
+                "or merge_lora; accepted: a new one, by model.compile"
             )
 
     # ---- low-rank adapters ----------------------------------------------------------------------------------------
@@ -177,10 +175,10 @@ class FineTuning:
             raise ValueError(f"alpha: got {alpha!r}; accepted: a positive number, or None for the rank")
         whole = self._trained_whole(also_train)
         layers = self._lora_targets((targets,) if isinstance(targets, str) else targets, whole)
-        frozen = tuple(variable_name(variable) for variable in self.weights if not variable.trainable)
+        frozen = tuple(weight_name(variable) for variable in self.weights if not variable.trainable)
         self._add_adapters(Adapters(rank, float(alpha), tuple(layers), frozen))
         for variable in self.weights:
-            name = variable_name(variable)
+            name = weight_name(variable)
             variable.trainable = name in whole or _is_adapter(name)
         self._changed()
         return self.parameter_counts
@@ -188,22 +186,20 @@ class FineTuning:
     def _trained_whole(self, patterns: str | Sequence[str] | None) -> set[str]:
         """Names of the weights that are trained beside the adapters."""
         if patterns is None:
-            found = {variable_name(v) for v in self.weights if _matches(variable_name(v), HEADS)}
+            found = {weight_name(v) for v in self.weights if _matches(weight_name(v), HEADS)}
             return found if any(not name.startswith("pooler/") for name in found) else set()
-        return {variable_name(v) for v in self._matching("also_train", _listed(patterns))}
+        return {weight_name(v) for v in self._matching("also_train", _listed(patterns))}
 
     def _lora_targets(self, targets: Iterable[str], whole: set[str]) -> list[str]:
-        layers = {
-            path: layer for path, layer in _dense_layers(self).items() if variable_name(_base(layer)) not in whole
-        }
+        layers = {path: layer for path, layer in _dense_layers(self).items() if weight_name(_base(layer)) not in whole}
         chosen: dict[str, None] = {}
         for target in targets:
             found = [path for path in layers if _matches(path, target) or fnmatchcase(path.rpartition("/")[2], target)]
             if not found:
                 names = sorted({path.rpartition("/")[2] for path in layers})
                 raise ValueError(
-                    f"targets: got {target!r}, which matches no layer that takes an adapter; accepted: some of {names}, "
-                    "or shell patterns over the paths of such layers"
+                    f"targets: got {target!r}, which matches no layer that takes an adapter; accepted: some of "
+                    f"{names}, or shell patterns over the paths of such layers"
                 )
             chosen |= dict.fromkeys(found)
         return list(chosen)
@@ -215,8 +211,8 @@ class FineTuning:
         self._adapters = adapters
 
     def merge_lora(self) -> Parameters:
-        """Write ``W + alpha / rank · A B`` into each W and take the adapters away: the same results, names and shapes as
-        before ``enable_lora``. What was trainable then is so again.
+        """Write ``W + alpha / rank · A B`` into each W and take the adapters away: the same results, with the names and
+        shapes of before ``enable_lora``. What was trainable then is so again.
 
         Raises:
             ValueError: a model without adapters.
@@ -232,18 +228,18 @@ class FineTuning:
             layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None
         self._adapters = None
         for variable in self.weights:
-            variable.trainable = variable_name(variable) not in adapters.frozen_before
+            variable.trainable = weight_name(variable) not in adapters.frozen_before
         self._changed()
         return self.parameter_counts
 
     def merged_weights(self) -> Iterator[tuple[str, Any]]:
-        """Every weight's name and value as after ``merge_lora``, in the weights' own dtypes; the model stays as it is."""
+        """Every weight's name and value as after ``merge_lora``, in its own dtype; the model stays as it is."""
         adapted = {} if self._adapters is None else _dense_layers(self)
         merged = {}
         for path in () if self._adapters is None else self._adapters.layers:
-            merged[variable_name(_base(adapted[path]))] = adapted[path]
+            merged[weight_name(_base(adapted[path]))] = adapted[path]
         for variable in self.weights:
-            name = variable_name(variable)
+            name = weight_name(variable)
             if not _is_adapter(name):
                 yield name, _merged(merged[name]) if name in merged else variable
 
@@ -265,18 +261,16 @@ class FineTuning:
         import numpy as np
         from safetensors.numpy import save_file
 
-        from .weights import written
-
         adapters = self._with_adapters()
-        tensors = {variable_name(v): np.ascontiguousarray(ops.convert_to_numpy(v)) for v in self.weights if v.trainable}
+        tensors = {weight_name(v): np.ascontiguousarray(ops.convert_to_numpy(v)) for v in self.weights if v.trainable}
         told = {"family": self.family, "rank": adapters.rank, "alpha": adapters.alpha, "layers": adapters.layers}
         with written(path) as temporary:
             save_file(tensors, temporary, metadata={"attention_zoo.lora": json.dumps(told)})
         return Path(path)
 
     def load_lora(self, path: str | os.PathLike[str]) -> Parameters:
-        """Put the adapters and the head of a file that ``save_lora`` wrote on this model, which has the weights they were
-        trained on. The head's weights are replaced.
+        """Put the adapters and the head of a file that ``save_lora`` wrote on this model, which has the weights they
+        were trained on. The head's weights are replaced.
 
         Raises:
             ValueError: a model that has adapters, another file, or one that does not fit.
@@ -294,10 +288,10 @@ class FineTuning:
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"path: got {path}, which cannot be read: {error}; {accepted}") from error
         self._check_lora(path, rank, layers, tensors, accepted)
-        frozen = tuple(variable_name(variable) for variable in self.weights if not variable.trainable)
+        frozen = tuple(weight_name(variable) for variable in self.weights if not variable.trainable)
         self._add_adapters(Adapters(rank, alpha, layers, frozen))
         for variable in self.weights:
-            name = variable_name(variable)
+            name = weight_name(variable)
             variable.trainable = name in tensors
             if name in tensors:
                 variable.assign(tensors[name])
@@ -308,7 +302,7 @@ class FineTuning:
         self, path: Any, rank: int, layers: Sequence[str], tensors: Mapping[str, Any], accepted: str
     ) -> None:
         """Everything is checked before anything changes."""
-        dense, shapes = _dense_layers(self), {variable_name(v): tuple(v.shape) for v in self.weights}
+        dense, shapes = _dense_layers(self), {weight_name(v): tuple(v.shape) for v in self.weights}
         for layer in layers:
             if layer in dense:
                 rows, columns = _base(dense[layer]).shape
@@ -334,7 +328,7 @@ class FineTuning:
 
     def fine_tuning_config(self) -> dict[str, Any]:
         """What ``get_config`` adds: frozen weights and adapters, nothing where there is neither."""
-        frozen = [variable_name(variable) for variable in self.weights if not variable.trainable]
+        frozen = [weight_name(variable) for variable in self.weights if not variable.trainable]
         state: dict[str, Any] = {"frozen": frozen} if frozen else {}
         if self._adapters is not None:
             state["lora"] = asdict(self._adapters)
@@ -347,15 +341,15 @@ class FineTuning:
             self._add_adapters(Adapters(lora["rank"], lora["alpha"], layers, before))
         frozen = set(state.get("frozen", ()))
         for variable in self.weights:
-            variable.trainable = variable_name(variable) not in frozen
+            variable.trainable = weight_name(variable) not in frozen
 
     # ---- learning rates by depth ----------------------------------------------------------------------------------
 
     def layerwise_decay(self, optimizer: Any, decay: float = 0.9) -> LayerwiseDecay:
         """`optimizer` with a learning rate that is smaller the deeper a weight lies: ``compile`` takes it.
 
-        Of n blocks, block i learns at ``decay ** (n - i)``, what comes before the blocks at ``decay ** (n + 1)``, and what
-        comes after them at the full rate (Sun et al. 2019, arXiv:1905.05583, section 5.3.2; Clark et al. 2020,
+        Of n blocks, block i learns at ``decay ** (n - i)``, what comes before the blocks at ``decay ** (n + 1)``, and
+        what comes after them at the full rate (Sun et al. 2019, arXiv:1905.05583, section 5.3.2; Clark et al. 2020,
         arXiv:2003.10555, whose code puts one more decay between the head and the last block). The stacks of an
         encoder–decoder count from their own ends. A tied token table counts as an embedding.
 
@@ -520,14 +514,9 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "warmup_steps": self.warmup_steps, "total_steps": self.total_steps}
 
 
-def variable_name(variable: Any) -> str:
-    """A weight's name without its model's, as ``zoo.base.weight_name``."""
-    return variable.path.partition("/")[2]
-
-
 def _part(variable: Any) -> str:
     """The first part of a weight's name, "" of the model's own weights."""
-    part, below, _ = variable_name(variable).partition("/")
+    part, below, _ = weight_name(variable).partition("/")
     return part if below else ""
 
 
@@ -561,7 +550,7 @@ def _dense_layers(model: Any) -> dict[str, Any]:
     """The layers that take an adapter, by their paths."""
     kinds = keras.layers.Dense | keras.layers.Embedding
     found = [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, kinds)]
-    return {variable_name(_base(layer)).rpartition("/")[0]: layer for layer in found}
+    return {weight_name(_base(layer)).rpartition("/")[0]: layer for layer in found}
 
 
 def _base(layer: Any) -> Any:

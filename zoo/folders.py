@@ -1,7 +1,7 @@
-"""Models in files: our folders, Hugging Face's, GGUF. ``load`` finds out which; ``save`` and ``to_huggingface`` write.
+"""Models in files: our folders, Hugging Face's, GGUF. ``load`` finds out which; ``save``, ``to_huggingface`` write.
 
-Our config.json: ``{"format": "attention_zoo", "version": 1, "family": …, "dtype": …, "config": {…}}``. Our tensors carry
-the names of ``weight_name``, such as ``block_0/attention/query/kernel``, in Keras' layout (in, out).
+Our config.json: ``{"format": "attention_zoo", "version": 1, "family": …, "dtype": …, "config": {…}}``. Our tensors
+carry the names of ``weight_name``, such as ``block_0/attention/query/kernel``, in Keras' layout (in, out).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from .base import ZooModel, weight_name
+from .base import ZooModel
 from .gguf_file import GGUFFile
 from .presets import FAMILIES
 from .registry import families, family
@@ -32,11 +32,12 @@ from .weights import (
     fill,
     read_json,
     save_tensors,
+    weight_name,
     written,
 )
 
 FORMAT, VERSION = "attention_zoo", 1
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+CONFIG_FILE, WEIGHTS_FILE, IMAGES_FILE = "config.json", "model.safetensors", "preprocessor_config.json"
 ACCEPTED = (
     "accepted: a folder with config.json and model.safetensors, of attention_zoo.save or Hugging Face, or a .gguf"
 )
@@ -45,8 +46,8 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 
 
 def save(model: ZooModel, folder: str | os.PathLike[str]) -> Path:
-    """Write `model` to `folder` as config.json and model.safetensors, and its tokenizer if it has one; ``load`` reads it
-    back.
+    """Write `model` to `folder` as config.json and model.safetensors, and its tokenizer if it has one; ``load`` reads
+    it back.
 
     Raises:
         ValueError: not one of our models, or `folder` is a file.
@@ -59,6 +60,7 @@ def save(model: ZooModel, folder: str | os.PathLike[str]) -> Path:
         "dtype": model.dtype_policy.name,
         "config": model.config.to_dict(),
         **({"huggingface": model.huggingface} if model.huggingface else {}),
+        **({"preprocessor": model.preprocessor} if model.preprocessor else {}),
     }
     tensors = {name: np.ascontiguousarray(keras.ops.convert_to_numpy(value)) for name, value in model.merged_weights()}
     save_tensors(tensors, folder / WEIGHTS_FILE, {"format": FORMAT})
@@ -68,7 +70,12 @@ def save(model: ZooModel, folder: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def to_huggingface(model: ZooModel, folder: str | os.PathLike[str], *, model_type: str | None = None) -> Path:
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+
+
+def to_huggingface(
+    model: ZooModel, folder: str | os.PathLike[str], *, model_type: str | None = None, dtype: str | None = None
+) -> Path:
     """Write `model` as transformers' ``from_pretrained`` opens it: config.json, model.safetensors, tokenizer files.
 
     A model that was loaded from Hugging Face's files keeps the entries of its config that we do not read, and the dtype
@@ -77,6 +84,8 @@ def to_huggingface(model: ZooModel, folder: str | os.PathLike[str], *, model_typ
     Args:
         model_type: Hugging Face's word, such as "llama". Default: the one it was loaded from, or the first of the
             family that can hold this config.
+        dtype: of the tensors in the file: "float32", "float16" or "bfloat16". Default: that of the files it was loaded
+            from, else "float32".
 
     Raises:
         ValueError: not one of our models, a config that no model type of theirs (or not this one) can hold, or a
@@ -88,28 +97,33 @@ def to_huggingface(model: ZooModel, folder: str | os.PathLike[str], *, model_typ
     for name in ("id2label", "label2id"):
         if len(raw.get(name) or ()) == model.config.to_dict().get("num_classes"):
             values.pop(name, None)
-    dtype = raw.get("dtype") or raw.get("torch_dtype") or "float32"
+    dtype = dtype or raw.get("dtype") or raw.get("torch_dtype") or "float32"
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: got {dtype!r}; accepted: {list(DTYPES)}")
     arrays = {name: _in_dtype(array, dtype) for name, array in collect(model, model.dialects[kind])}
     save_tensors(arrays, folder / WEIGHTS_FILE, {"format": "pt"})
     _write_json({**raw, "model_type": kind, "torch_dtype": dtype, **values}, folder / CONFIG_FILE)
     if model.config.to_dict().get("head") == "sentence_embedding":
         _write_sentence_modules(model.config, folder)
+    if images := model.config.to_dict().get("preprocessing") or model.preprocessor:
+        _write_json(images, folder / IMAGES_FILE)
     if model.tokenizer is not None:
         model.tokenizer.save(folder)
     return folder
 
 
 def load(path: str | os.PathLike[str], *, dtype: Any = None, **overrides: Any) -> ZooModel:
-    """The model in a folder that ``save`` wrote, in a Hugging Face folder, or in a GGUF file; its tokenizer, if there
-    is one, is ``model.tokenizer``, and a Hugging Face config ``model.huggingface``.
+    """The model in a folder that ``save`` wrote, in a Hugging Face folder, or in a GGUF file.
 
-    A sentence-transformers folder gives ``head="sentence_embedding"`` with its pooling. Weights of a GGUF file are
-    dequantised to `dtype`.
+    Its tokenizer, if there is one, is ``model.tokenizer``, a Hugging Face config ``model.huggingface``, and what a
+    preprocessor_config.json says of images ``model.preprocessor``. A sentence-transformers folder gives
+    ``head="sentence_embedding"`` with its pooling. Weights of a GGUF file are dequantised to `dtype`.
 
     Args:
         path: the folder, or the .gguf file.
         dtype: a Keras dtype policy in the place of the saved one; "float32" for files of others.
-        overrides: config fields in the place of the saved ones, such as ``dropout=0.2`` or ``max_length=512``. With
+        overrides: config fields in the place of the saved ones, such as ``dropout=0.2`` or ``max_length=512``.
+            ``preprocessing=True`` gives a ViT that prepares its images itself, as preprocessor_config.json says. With
             another ``head`` than the file has, the body is loaded and the new head is as initialised, which a warning
             says.
 
@@ -157,7 +171,7 @@ def _load_own(folder: Path, raw: dict[str, Any], dtype: Any, overrides: dict[str
     new_head = "head" in overrides and overrides["head"] != raw["config"].get("head")
     ours = Dialect(fields=(), rules=rules, ignored=(HEAD_WEIGHTS,) if new_head else ())
     _tell(fill(model, ours, SafetensorsFiles(folder), new_head=new_head), folder)
-    model.huggingface = raw.get("huggingface") or {}
+    model.huggingface, model.preprocessor = raw.get("huggingface") or {}, raw.get("preprocessor") or {}
     return model
 
 
@@ -187,8 +201,13 @@ def _load_huggingface(folder: Path, raw: dict[str, Any], dtype: Any, overrides: 
     cls = family(known[kind])
     pooling = _sentence_modules(folder)
     tensors = SafetensorsFiles(folder)
+    preprocessor = read_json(folder / IMAGES_FILE) if (folder / IMAGES_FILE).is_file() else {}
+    if overrides.get("preprocessing") is True:
+        if not preprocessor:
+            raise ValueError(f"preprocessing: got True without a {IMAGES_FILE} in {folder}; accepted: a dict")
+        overrides = {**overrides, "preprocessing": preprocessor}
     model = _build(cls, cls.dialects[kind], raw, tensors, dtype, pooling, overrides, folder / CONFIG_FILE)
-    model.huggingface = raw
+    model.huggingface, model.preprocessor = raw, preprocessor
     return model
 
 
@@ -254,7 +273,7 @@ def _foreign_config(model: ZooModel, wanted: str | None) -> tuple[str, dict[str,
 def _unsaid(config: Any) -> dict[str, Any]:
     """Fields that change no result of a model with this head, or that stand elsewhere (modules.json)."""
     mine, head = config.to_dict(), config.to_dict().get("head")
-    names = ["initializer_range", "dropout", "attention_dropout", "pooling", "normalize"]
+    names = ["initializer_range", "dropout", "attention_dropout", "pooling", "normalize", "preprocessing"]
     names += ["pad_token_id"] if mine.get("position_offset") == 0 else []
     names += [] if head is None else ["pooler"]
     names += [] if head in ("sequence_classification", "image_classification") else ["pooler_activation", "classifier"]

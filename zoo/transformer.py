@@ -411,7 +411,7 @@ def _write_marian(c: TransformerConfig) -> dict[str, Any]:
     return {**sizes, "activation_function": names[c.activation], "decoder_vocab_size": c.vocab_size}
 
 
-_SIDES = dict.fromkeys(("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"), "shared.weight")
+_SIDES: dict[str, str] = dict.fromkeys(("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"), "shared.weight")
 
 _MARIAN = Dialect(
     fields=(

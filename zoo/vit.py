@@ -4,7 +4,8 @@ Dosovitskiy et al. 2021 (arXiv:2010.11929): patches, a class token, pre-norm blo
 2023, arXiv:2304.07193) adds layer scale and, later, register tokens (arXiv:2309.16588). Positions are interpolated for
 images of another size.
 
-    pixel_values (batch, height, width, num_channels) float
+    pixel_values (batch, height, width, num_channels) float, or with `preprocessing`
+    images (batch, any height, any width, num_channels) float, 0 to 255
     head None                    last_hidden_state (batch, 1 + num_registers + patches, hidden_dim), normalised,
                                  pooler_output (batch, hidden_dim), of the class token
          "image_classification"  logits (batch, num_classes)
@@ -25,6 +26,7 @@ from ..layers.blocks import TransformerBlock
 from ..layers.core import Dense, LayerNormalization
 from ..layers.embedding import PatchEmbedding
 from ..layers.feedforward import ACTIVATIONS, GATED
+from ..layers.images import ImageProcessor
 from ..layers.position import check_position
 from .base import Config, ZooModel
 from .huggingface import HF_ACTIVATIONS, activation, labels, number_of_labels, one_size
@@ -51,6 +53,9 @@ class ViTConfig(Config):
         classifier: what the classification head reads: "class_token", "class_and_mean" for the class token beside the
             mean of the patches (DINOv2), or "distilled" for the mean of two heads, on class and distillation token.
         use_mask_token: keep DINOv2's (unused) mask token, so that its checkpoints load whole.
+        preprocessing: what a preprocessor_config.json says, for a model that takes images as they are and resizes,
+            crops and normalises them itself, in an exported file too; see ``layers.ImageProcessor``. Values between
+            pixels are not rounded, as no runtime does it alike.
         head: "image_classification", or None for the features.
     """
 
@@ -70,6 +75,7 @@ class ViTConfig(Config):
     use_qkv_bias: bool = True
     pooler: bool = False
     classifier: str = "class_token"
+    preprocessing: dict[str, Any] | None = None
     norm_epsilon: float = 1e-6
     activation: str = "gelu"
     dropout: float = 0.0
@@ -89,6 +95,8 @@ class ViTConfig(Config):
         self._choice("head", ("image_classification", None))
         self._choice("position", ("learned", "sinusoidal_2d"))
         self._choice("classifier", CLASSIFIERS)
+        if self.preprocessing is not None:
+            ImageProcessor.from_huggingface(self.preprocessing)  # refuses what it cannot do
         if self.classifier == "distilled" and not self.distillation_token:
             raise ValueError("classifier: got 'distilled' without distillation_token; accepted: with it")
         check_position(self.position, hidden_dim=self.hidden_dim, head_dim=0)
@@ -108,6 +116,10 @@ class ViT(ZooModel):
         c = self.config
         shared: dict[str, Any] = {"dtype": self.dtype_policy}
         initializer = keras.initializers.TruncatedNormal(stddev=c.initializer_range)
+        self.processor = None
+        if c.preprocessing is not None:
+            self.processor = ImageProcessor.from_huggingface(c.preprocessing)
+            self.processor.round_pixels = False
         self.embedding = PatchEmbedding(
             c.patch_size,
             c.image_size,
@@ -172,7 +184,9 @@ class ViT(ZooModel):
         output_attentions: bool = False,
         training: bool | None = None,
     ) -> Any:
-        x = self.embedding(self.named_inputs(inputs)["pixel_values"], training=training)  # (B, T, D)
+        (pixels,) = self.named_inputs(inputs).values()
+        pixels = pixels if self.processor is None else self.processor(pixels)
+        x = self.embedding(pixels, training=training)  # (B, T, D)
         x, intermediates = self.run_blocks(x, output_hidden_states, output_attentions, training=training)
         x = self.final_norm(x)
 
@@ -202,10 +216,11 @@ class ViT(ZooModel):
                 TensorSpec("last_hidden_state", "float32", ("batch", "tokens", c.hidden_dim)),
                 TensorSpec("pooler_output", "float32", ("batch", c.hidden_dim)),
             )
+        raw = c.preprocessing is not None
         return Signature(
-            inputs=(TensorSpec("pixel_values", "float32", ("batch", *sides, c.num_channels)),),
+            inputs=(TensorSpec("images" if raw else "pixel_values", "float32", ("batch", *sides, c.num_channels)),),
             outputs=outputs,
-            multiples=dict.fromkeys(sides, c.patch_size),
+            multiples={} if raw else dict.fromkeys(sides, c.patch_size),
             defaults=dict.fromkeys(sides, c.image_size),
         )
 
@@ -228,6 +243,7 @@ class ViT(ZooModel):
             "deit": {**small, "distillation_token": True, "classifier": "distilled", "head": "image_classification"},
             "dino_classifier": {**small, **dino, "classifier": "class_and_mean", "head": "image_classification"},
             "pooled": {**small, "pooler": True, "use_qkv_bias": False, "interpolate_antialias": True},
+            "images": {**small, "preprocessing": {"size": {"height": 25, "width": 20}, "resample": 3}},
             "mae": {**small, "position": "sinusoidal_2d", "num_registers": 1},
         }
 
@@ -248,6 +264,12 @@ _VIT_BODY = (
     *linear("encoder.layer.{i}.attention.output.dense", "block_{i}/attention/output"),
     *layer_norm("layernorm", "final_norm"),
     *linear("pooler.dense", "pooler"),
+)
+_VIT_BLOCK = (
+    *layer_norm("encoder.layer.{i}.layernorm_before", "block_{i}/attention_norm"),
+    *linear("encoder.layer.{i}.intermediate.dense", "block_{i}/feedforward/up"),
+    *linear("encoder.layer.{i}.output.dense", "block_{i}/feedforward/down"),
+    *layer_norm("encoder.layer.{i}.layernorm_after", "block_{i}/feedforward_norm"),
 )
 
 _VIT = Dialect(
@@ -274,14 +296,7 @@ _VIT = Dialect(
         "hidden_act": HF_ACTIVATIONS[c.activation],
         "pooler_output_size": c.hidden_dim,
     },
-    rules=(
-        *_VIT_BODY,
-        *layer_norm("encoder.layer.{i}.layernorm_before", "block_{i}/attention_norm"),
-        *linear("encoder.layer.{i}.intermediate.dense", "block_{i}/feedforward/up"),
-        *linear("encoder.layer.{i}.output.dense", "block_{i}/feedforward/down"),
-        *layer_norm("encoder.layer.{i}.layernorm_after", "block_{i}/feedforward_norm"),
-        *linear("classifier", "classifier", head=True),
-    ),
+    rules=(*_VIT_BODY, *_VIT_BLOCK, *linear("classifier", "classifier", head=True)),
     prefix="vit.",
     headless=(None,),
     heads={None: "ViTModel", "image_classification": "ViTForImageClassification"},
@@ -315,7 +330,8 @@ _DEIT = replace(
         **({"architectures": ["DeiTForImageClassificationWithTeacher"]} if c.classifier == "distilled" else {}),
     },
     rules=lambda c: (
-        *(rule for rule in _VIT.rules if rule.names[0] not in ("classifier/kernel", "classifier/bias")),
+        *_VIT_BODY,
+        *_VIT_BLOCK,
         *linear("cls_classifier" if c.classifier == "distilled" else "classifier", "classifier", head=True),
         *linear("distillation_classifier", "distillation_classifier", head=True),
     ),

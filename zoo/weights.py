@@ -25,10 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import keras
 import numpy as np
-
-from .base import weight_name
 
 Shape = tuple[int, ...]
 SHOWN = 8  # problems in one message
@@ -39,7 +36,7 @@ def written(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary file beside `path`, renamed to it when the block ends well and removed when it does not."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix)
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -59,7 +56,9 @@ class Tensors(Protocol):
     """Named tensors somewhere, read one by one."""
 
     where: str  # for messages
-    shapes: Mapping[str, Shape]
+
+    @property
+    def shapes(self) -> Mapping[str, Shape]: ...
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, of whatever floating-point dtype it has.
@@ -348,6 +347,11 @@ class Dialect:
         return name
 
 
+def weight_name(variable: Any) -> str:
+    """A weight's name without its model's: "block_0/attention/query/kernel", the same in every process."""
+    return variable.path.partition("/")[2]
+
+
 def by_name(model: Any) -> dict[str, Any]:
     """Every weight of a model by its name."""
     return {weight_name(variable): variable for variable in model.weights}
@@ -439,6 +443,8 @@ def _match(model: Any, dialect: Dialect, tensors: Tensors, new_head: bool) -> _M
 
 def assign(variable: Any, array: np.ndarray) -> None:
     """`array`, of any float dtype and any strides, to `variable`."""
+    import keras
+
     dtype = keras.backend.standardize_dtype(variable.dtype)
     if str(array.dtype) != dtype and dtype != "bfloat16":
         array = array.astype(dtype)
@@ -449,6 +455,8 @@ def assign(variable: Any, array: np.ndarray) -> None:
 
 def collect(model: Any, dialect: Dialect) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor of `model` by the names of `dialect`, without its prefix for the body."""
+    import keras
+
     for short, rule, variables in dialect.plan(model):
         arrays = [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables]
         alone = model.config.to_dict().get("head", "none") in dialect.headless

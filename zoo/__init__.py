@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .bert import BERT, BERTConfig
     from .folders import load, save, to_huggingface
     from .gpt import GPT, GPTConfig
+    from .keras_hub import from_keras_hub, to_keras_hub
     from .seq2seq import Seq2Seq, Seq2SeqConfig
     from .tokenizers import Tokenizer
     from .transformer import Transformer, TransformerConfig
@@ -31,6 +32,8 @@ _HOMES = {
     "save": "folders",
     "to_huggingface": "folders",
     "Tokenizer": "tokenizers",
+    "from_keras_hub": "keras_hub",
+    "to_keras_hub": "keras_hub",
 }
 
 __all__ = [
@@ -46,10 +49,12 @@ __all__ = [
     "ViT",
     "ViTConfig",
     "create",
+    "from_keras_hub",
     "list_models",
     "load",
     "save",
     "to_huggingface",
+    "to_keras_hub",
 ]
 
 

@@ -32,7 +32,7 @@ from ..layers.embedding import TokenEmbedding
 from ..layers.feedforward import ACTIVATIONS
 from ..layers.position import LearnedPositions
 from .base import Config, Tensor, ZooModel
-from .huggingface import HF_ACTIVATIONS, activation, labels, number_of_labels
+from .huggingface import HF_ACTIVATIONS, activation, integer, labels, number_of_labels
 from .registry import register
 from .signature import Signature, TensorSpec
 from .weights import Dialect, Field, Rule, layer_norm, linear
@@ -59,6 +59,7 @@ class BERTConfig(Config):
             `pad_token_id` has row `position_offset` + i of the table, and padding the row before those. In a call,
             `position_ids` count from 0 all the same.
         pad_token_id: needed with a `position_offset`.
+        transform_activation, transform_norm_epsilon: of the masked LM's transform; by default as the body's.
         pooler: the dense layer on the first token, where there is no head.
         pooler_activation: "tanh", or "relu" for DistilBERT's.
         num_classes: of the two classification heads.
@@ -80,6 +81,8 @@ class BERTConfig(Config):
     initializer_range: float = 0.02
     position_offset: int = 0
     pad_token_id: int | None = None
+    transform_activation: str | None = None
+    transform_norm_epsilon: float | None = None
     pooler: bool = True
     pooler_activation: str = "tanh"
     head: str | None = None
@@ -101,6 +104,9 @@ class BERTConfig(Config):
         self._choice("pooler_activation", tuple(POOLERS))
         self._choice("pooling", POOLINGS)
         self._choice("activation", tuple(ACTIVATIONS))
+        self._default("transform_activation", self.activation)
+        self._default("transform_norm_epsilon", self.norm_epsilon)
+        self._choice("transform_activation", tuple(ACTIVATIONS))
         self._choice("head", HEADS)
         self._rates("dropout", "attention_dropout")
 
@@ -117,8 +123,8 @@ class BERT(ZooModel):
         shared: dict[str, Any] = {"dtype": self.dtype_policy}
         initializer = keras.initializers.TruncatedNormal(stddev=c.initializer_range)
 
-        def norm(name: str) -> LayerNormalization:
-            return LayerNormalization(epsilon=c.norm_epsilon, name=name, **shared)
+        def norm(name: str, epsilon: float = c.norm_epsilon) -> LayerNormalization:
+            return LayerNormalization(epsilon=epsilon, name=name, **shared)
 
         def dense(name: str, units: int) -> Dense:
             return Dense(units, kernel_initializer=initializer.clone(), name=name, **shared)
@@ -157,7 +163,7 @@ class BERT(ZooModel):
         self.transform = self.transform_norm = self.classifier = self.span = None
         if c.head == "masked_lm":
             self.transform = dense("transform", c.hidden_dim)
-            self.transform_norm = norm("transform_norm")
+            self.transform_norm = norm("transform_norm", c.transform_norm_epsilon)
         elif c.head in ("sequence_classification", "token_classification"):
             self.classifier = dense("classifier", c.num_classes)
         elif c.head == "question_answering":
@@ -214,7 +220,7 @@ class BERT(ZooModel):
         if self.config.head == "sentence_embedding":
             return {"sentence_embedding": self._sentence(ops.cast(x, "float32"), mask)}
         if self.transform is not None and self.transform_norm is not None:
-            x = ACTIVATIONS[self.config.activation](self.transform(x))
+            x = ACTIVATIONS[self.config.transform_activation](self.transform(x))
             return self.embedding.project(self.transform_norm(x), self.output_bias)  # (B, T, V)
         if self.span is not None:
             start, end = ops.split(ops.cast(self.span(x), "float32"), 2, axis=-1)  # (B, T, 1) each
@@ -395,9 +401,10 @@ def _labels(config: BERTConfig) -> dict[str, Any]:
 
 
 def _read_roberta(raw: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    pad = raw.get("pad_token_id")
-    offset = (1 if pad is None else pad) + 1
-    rows = raw.get("max_position_embeddings") or 514
+    offset = integer(raw, "pad_token_id", 1) + 1
+    rows = integer(raw, "max_position_embeddings", 514)
+    if rows <= offset:
+        raise ValueError(f"max_position_embeddings: got {rows}; accepted: more than pad_token_id + 1 = {offset}")
     return {**_BERT.read(raw, names), "position_offset": offset, "max_length": rows - offset}
 
 
@@ -424,6 +431,7 @@ def _roberta(name: str) -> Dialect:
             Field("layer_norm_eps", "norm_epsilon", 1e-12),
             Field("pad_token_id", "pad_token_id", 1),
         ),
+        fixed={"transform_activation": "gelu"},  # whatever the body has
         read=_read_roberta,
         write=lambda c: {**_BERT.write(c), "max_position_embeddings": c.max_length + c.position_offset},
         rules=_roberta_rules,

@@ -6,18 +6,23 @@ carry the names of ``weight_name``, such as ``block_0/attention/query/kernel``, 
 
 from __future__ import annotations
 
+import collections
 import json
+import math
 import os
 import re
+import types
+import typing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from .base import ZooModel
+from .base import Config, ZooModel
 from .gguf_file import GGUFFile
 from .presets import FAMILIES
 from .registry import families, family
@@ -42,6 +47,7 @@ ACCEPTED = (
     "accepted: a folder with config.json and model.safetensors, of attention_zoo.save or Hugging Face, or a .gguf"
 )
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
+LONGEST = 900  # characters of an error
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 
 
@@ -131,7 +137,22 @@ def load(path: str | os.PathLike[str], *, dtype: Any = None, **overrides: Any) -
         ValueError: no such folder, another format, a config with what we do not have, or weights that do not fit the
             config: missing, surplus, or of another shape. Files that hold pickles are never opened.
     """
-    path = Path(path)
+    with _in_short():
+        return _load(Path(path), dtype, overrides)
+
+
+@contextmanager
+def _in_short() -> Iterator[None]:
+    """Of errors that quote what a file says, both ends."""
+    try:
+        yield
+    except ValueError as error:
+        if len(text := str(error)) <= LONGEST and type(error) is ValueError:
+            raise
+        raise ValueError(text if len(text) <= LONGEST else f"{text[:500]} … {text[-300:]}") from error.__cause__
+
+
+def _load(path: Path, dtype: Any, overrides: dict[str, Any]) -> ZooModel:
     if path.suffix in PICKLES:
         raise ValueError(f"path: got {path}, a format that can hold code and is never opened; {ACCEPTED}")
     if path.suffix == ".gguf":
@@ -158,7 +179,7 @@ def _load_own(folder: Path, raw: dict[str, Any], dtype: Any, overrides: dict[str
         raise ValueError(f"path: got format version {raw.get('version')!r}; accepted: {VERSION}")
     try:
         cls = family(raw["family"])
-        config = cls.config_class.from_dict({**raw["config"], **overrides})
+        config = _config(cls, {**raw["config"], **overrides})
     except (KeyError, TypeError) as error:
         raise ValueError(f"path: {folder / CONFIG_FILE} lacks or mistypes a field: {error}") from error
     if dtype is None:
@@ -166,11 +187,13 @@ def _load_own(folder: Path, raw: dict[str, Any], dtype: Any, overrides: dict[str
             dtype = keras.dtype_policies.get(raw.get("dtype"))
         except (TypeError, ValueError) as error:
             raise ValueError(f"path: {folder / CONFIG_FILE}: {error}") from error
+    tensors = SafetensorsFiles(folder)
+    _check_sizes(config, tensors, folder / CONFIG_FILE)
     model = cls(config, dtype=dtype)
     rules = tuple(Rule(weight_name(v), weight_name(v), SAME, head=_of_head(weight_name(v))) for v in model.weights)
     new_head = "head" in overrides and overrides["head"] != raw["config"].get("head")
     ours = Dialect(fields=(), rules=rules, ignored=(HEAD_WEIGHTS,) if new_head else ())
-    _tell(fill(model, ours, SafetensorsFiles(folder), new_head=new_head), folder)
+    _tell(fill(model, ours, tensors, new_head=new_head), folder)
     model.huggingface, model.preprocessor = raw.get("huggingface") or {}, raw.get("preprocessor") or {}
     return model
 
@@ -192,7 +215,7 @@ def model_types() -> dict[str, str]:
 
 def _load_huggingface(folder: Path, raw: dict[str, Any], dtype: Any, overrides: dict[str, Any]) -> ZooModel:
     kind, known = raw["model_type"], model_types()
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         raise ValueError(f"path: {folder / CONFIG_FILE} has model_type {kind!r}; accepted: {sorted(known)}")
     if not any((folder / name).is_file() for name in (WEIGHTS_FILE, f"{WEIGHTS_FILE}.index.json")):
         held = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
@@ -229,15 +252,84 @@ def _build(
         if values.get("head") is not None:
             values.pop("pooler", None)  # of models without a head
         values |= overrides
-        config = cls.config_class.from_dict({k: v for k, v in values.items() if v is not None or k == "head"})
-    except (KeyError, TypeError, AttributeError) as error:
+        config = _config(cls, {k: v for k, v in values.items() if v is not None or k == "head"})
+    except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"path: {where} lacks or mistypes a field: {error!r}") from error
     except ValueError as error:
-        raise ValueError(f"path: {where}: {error}") from error
+        raise ValueError(f"path: {where}: {_in_their_words(str(error), dialect)}") from error
+    _check_sizes(config, tensors, where)
     model = cls(config, dtype=dtype)
     new_head = known and "head" in overrides
     _tell(fill(model, dialect, tensors, new_head=new_head), where.parent)
     return model
+
+
+def _in_their_words(message: str, dialect: Dialect) -> str:
+    """An error about a field of ours, about the entry of their config that fills it."""
+    ours, _, rest = message.partition(":")
+    theirs = next((entry.theirs for entry in dialect.fields if entry.ours == ours), ours)
+    return message if theirs == ours else f"{theirs} (our {ours}):{rest}"
+
+
+def _config(cls: type[ZooModel], values: Mapping[str, Any]) -> Config:
+    """The config of these values, of which files say all kinds.
+
+    Raises:
+        ValueError: as ``from_dict``, and for a value of another type than its field, or beyond int32.
+    """
+    hints = typing.get_type_hints(cls.config_class)
+    for name, value in values.items():
+        if (accepted := _accepted(value, hints.get(name, Any))) is not None:
+            raise ValueError(f"{name}: got {value!r}; accepted: {accepted}")
+    return cls.config_class.from_dict(values)
+
+
+def _accepted(value: Any, hint: Any) -> str | None:
+    """What a field with this hint takes in the place of `value`; None where that may be good."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if not set(kinds) <= {bool, int, float, str, type(None)} or (value is None and type(None) in kinds):
+        return None
+    if bool in kinds:
+        return None if isinstance(value, bool) else "true or false"
+    if str in kinds:
+        return None if isinstance(value, str) else "a string"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "a number"
+    if float in kinds:
+        return None if abs(value) < 2**63 else "a finite number"
+    return None if isinstance(value, int) and abs(value) < 2**31 else "an integer below 2^31"
+
+
+def _check_sizes(config: Any, tensors: Tensors, where: Path) -> None:
+    """Refuse sizes far beyond the tensors before a model of them is made, which could take all memory and not fit.
+
+    Sizes that are merely wrong make a model, and ``fill`` tells tensor by tensor what does not fit.
+    """
+    said = config.to_dict()
+    c = {name: value if isinstance(value, int) else 0 for name, value in said.items()}
+    c = collections.defaultdict(int, c)
+    layers = c["num_layers"] + c["num_decoder_layers"]
+    rows = {
+        "num_classes": c["num_classes"] * str(said.get("head")).endswith("classification"),
+        "vocab_size": c["vocab_size"],
+        "type_vocab_size": c["type_vocab_size"],
+        "max_length": c["max_length"] * (said.get("position", "learned") == "learned"),
+        "position_offset": c["position_offset"],
+        "image_size": (c["image_size"] // (c["patch_size"] or 1)) ** 2,
+        "patch_size": c["patch_size"] ** 2 * c["num_channels"],
+        "num_registers": c["num_registers"],
+        "intermediate_dim": layers * c["intermediate_dim"],
+        "head_dim": layers * (c["num_heads"] * c["head_dim"] or c["hidden_dim"]),
+    }
+    wanted = c["hidden_dim"] * sum(rows.values()) + c["num_heads"] * c["num_buckets"]
+    held = sum(math.prod(shape) for shape in tensors.shapes.values())
+    if wanted > 4 * held + 2**24 or layers > max(8, len(tensors.shapes)):
+        names = ["num_layers", "num_decoder_layers", "num_heads", "num_channels", "num_buckets", "hidden_dim", *rows]
+        sizes = ", ".join(f"{name}={c[name]}" for name in names if c[name])
+        raise ValueError(
+            f"path: {where}: got {sizes}, at least {wanted} numbers; accepted: the sizes of the tensors of "
+            f"{tensors.where}, which hold {held} in {len(tensors.shapes)}"
+        )
 
 
 def _tell(fresh: list[str], folder: Path) -> None:
@@ -276,6 +368,7 @@ def _unsaid(config: Any) -> dict[str, Any]:
     names = ["initializer_range", "dropout", "attention_dropout", "pooling", "normalize", "preprocessing"]
     names += ["pad_token_id"] if mine.get("position_offset") == 0 else []
     names += [] if head is None else ["pooler"]
+    names += [] if head == "masked_lm" else ["transform_activation", "transform_norm_epsilon"]
     names += [] if head in ("sequence_classification", "image_classification") else ["pooler_activation", "classifier"]
     names += [] if str(head).endswith("classification") else ["num_classes"]
     return {name: mine[name] for name in names if name in mine}
@@ -303,10 +396,10 @@ def _sentence_modules(folder: Path) -> dict[str, Any]:
     if not (folder / "modules.json").is_file():
         return {}
     try:
-        modules = json.loads((folder / "modules.json").read_text())
+        modules = read_json(folder / "modules.json", list)
         kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
         places = [str(module["path"]) for module in modules]
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(f"path: {folder / 'modules.json'} is not a list of modules: {error!r}") from error
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise ValueError(f"path: {folder / 'modules.json'}: got {kinds}; accepted: Transformer, Pooling, Normalize")

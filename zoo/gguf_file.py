@@ -7,6 +7,7 @@ rotary features are llama.cpp's; see ``GPT.dialects["gguf"]``.
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,18 +59,95 @@ class GGUFFile:
             raise ValueError(f"path: {self.where}: {name} of type {kind} cannot be read: {error}") from error
 
 
+# Bytes of a value by its type; strings and arrays say their length. Types of tensors are the library's.
+_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_STRING, _ARRAY = 8, 9
+_MOST_ITEMS = 2**24  # of one array: the library makes several Python objects of each item
+_MOST_AXES = 4  # ggml's
+
+
 def _check_header(file: Path, accepted: str) -> None:
-    """Magic and counts, before anybody allocates by them."""
+    """Every length and count against the bytes that are there, before the library allocates or loops by them.
+
+    Past the end of a file the library reads empty arrays and goes on, so that one array of 2**40 numbers hangs it.
+    """
     try:
         with file.open("rb") as stream:
-            header, size = stream.read(24), file.stat().st_size
+            size = file.stat().st_size
+            if (magic := stream.read(4)) != b"GGUF":
+                raise ValueError(f"path: {file} begins with {magic!r} and not with b'GGUF'; {accepted}")
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                _Header(data, size).check()
     except OSError as error:
         raise ValueError(f"path: {file} cannot be read: {error}; {accepted}") from error
-    if header[:4] != b"GGUF" or len(header) < 24:
-        raise ValueError(f"path: {file} begins with {header[:4]!r} and not with b'GGUF'; {accepted}")
-    tensors, fields = (int.from_bytes(header[i : i + 8], "little") for i in (8, 16))
-    if tensors * 24 + fields * 12 > size:  # the fewest bytes that each can take
-        raise ValueError(f"path: {file} of {size} bytes says {tensors} tensors and {fields} fields; {accepted}")
+    except _DamagedError as error:
+        raise ValueError(f"path: {file} {error}; {accepted}") from error
+
+
+class _DamagedError(Exception):
+    """What is wrong, to stand behind the name of the file."""
+
+
+class _Header:
+    """A cursor over a file's metadata."""
+
+    def __init__(self, data: mmap.mmap, size: int) -> None:
+        self.data, self.size, self.at = data, size, 4
+
+    def skip(self, count: int) -> int:
+        """Where the next `count` bytes begin."""
+        begin = self.at
+        if count > self.size - begin:
+            raise _DamagedError(f"of {self.size} bytes says {count} bytes at byte {begin}")
+        self.at += count
+        return begin
+
+    def number(self, width: int) -> int:
+        begin = self.skip(width)
+        return int.from_bytes(self.data[begin : begin + width], "little")
+
+    def count(self, what: str, least: int) -> int:
+        """A count of things that take at least so many bytes each."""
+        found = self.number(8)
+        if found * least > self.size - self.at:
+            raise _DamagedError(f"of {self.size} bytes says {found} {what}")
+        return found
+
+    def check(self) -> None:
+        version = self.number(4)
+        if version not in (2, 3):
+            swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
+            found = "big-endian" if swapped in (1, 2, 3) else f"of version {version}"
+            raise _DamagedError(f"is {found} and not little-endian of version 2 or 3")
+        tensors = self.count("tensors", 24)
+        for _ in range(self.count("fields", 13)):
+            self.skip(self.number(8))
+            self.value(self.number(4))
+        for _ in range(tensors):
+            self.skip(self.number(8))
+            if (axes := self.number(4)) > _MOST_AXES:
+                raise _DamagedError(f"says a tensor of {axes} axes at byte {self.at}")
+            self.skip(8 * axes + 4 + 8)
+
+    def value(self, kind: int) -> None:
+        if kind in _BYTES:
+            self.skip(_BYTES[kind])
+        elif kind == _STRING:
+            self.skip(self.number(8))
+        elif kind == _ARRAY:
+            of = self.number(4)
+            if of not in _BYTES and of != _STRING:  # no field that we know nests them
+                raise _DamagedError(f"has an array of type {of} at byte {self.at}")
+            items = self.count("items in an array", _BYTES.get(of, 8))
+            if items > _MOST_ITEMS:
+                raise _DamagedError(f"has an array of {items} items, more than {_MOST_ITEMS}")
+            if of in _BYTES:
+                self.skip(items * _BYTES[of])
+                return
+            for _ in range(items):
+                self.skip(self.number(8))
+        else:
+            raise _DamagedError(f"has a field of type {kind} at byte {self.at}")
 
 
 def read_gguf(raw: Mapping[str, Any], shapes: Collection[str]) -> dict[str, Any]:

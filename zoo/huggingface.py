@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,14 +21,36 @@ HF_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu
 GATED_BY = {inner: name for name, inner in GATED.items()}  # "silu" to "swiglu"
 
 
+def number(raw: Mapping[str, Any], name: str, default: float) -> float:
+    """The finite number that `raw` has under `name`.
+
+    Raises:
+        ValueError: something else.
+    """
+    given = raw.get(name)
+    given = default if given is None else given
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        raise ValueError(f"{name}: got {given!r}; accepted: a number")
+    return given
+
+
+def integer(raw: Mapping[str, Any], name: str, default: int) -> int:
+    """As ``number``, of whole ones."""
+    given = number(raw, name, default)
+    if not isinstance(given, int):
+        raise ValueError(f"{name}: got {given!r}; accepted: an integer")
+    return given
+
+
 def activation(raw: Mapping[str, Any], name: str, default: str, accepted: Mapping[str, str] = ACTIVATION_NAMES) -> str:
     """Our word for the activation that `raw` has under `name`.
 
     Raises:
         ValueError: one we do not have.
     """
-    given = raw.get(name) or default
-    if given not in accepted:
+    given = raw.get(name)
+    given = default if given is None else given
+    if not isinstance(given, str) or given not in accepted:
         raise ValueError(f"{name}: got {given!r}; accepted: {sorted(accepted)}")
     return accepted[given]
 
@@ -46,12 +69,18 @@ def read_rope(raw: Mapping[str, Any]) -> dict[str, Any]:
     """
     if (part := raw.get("partial_rotary_factor")) not in (None, 1, 1.0):
         raise ValueError(f"partial_rotary_factor: got {part!r}; accepted: 1.0")
-    given = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    said = [raw.get(name) for name in ("rope_parameters", "rope_scaling")]
+    given = next((scaling for scaling in said if scaling not in (None, {})), {})
     if not isinstance(given, Mapping) or any(isinstance(value, Mapping) for value in given.values()):
         raise ValueError(f"rope_parameters: got {given!r}; accepted: one scaling for all layers")
     scaling = {name: value for name, value in given.items() if value is not None}
-    theta = scaling.pop("rope_theta", raw.get("rope_theta") or 10_000.0)
+    if (theta := number({**raw, **scaling}, "rope_theta", 10_000.0)) <= 0:
+        raise ValueError(f"rope_theta: got {theta!r}; accepted: a positive number")
+    scaling.pop("rope_theta", None)
     kind = scaling.pop("rope_type", scaling.pop("type", "default"))
+    numbers = [value for value in scaling.values() if isinstance(value, float)]
+    if not isinstance(kind, str) or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"rope_parameters: got {given!r}; accepted: a rope_type and finite numbers")
     scaling.pop("type", None)
     if scaling.pop("partial_rotary_factor", 1) != 1 or scaling.pop("truncate", True) is not True:
         raise ValueError(f"rope_parameters: got {given!r}; accepted: truncate=true, partial_rotary_factor=1")
@@ -89,14 +118,16 @@ def qwen_window(raw: Mapping[str, Any]) -> int | None:
     Raises:
         ValueError: some layers with one and some without.
     """
-    layers = raw["num_hidden_layers"]
     kinds = raw.get("layer_types")
     if kinds is None:
-        windowed = layers - min(raw.get("max_window_layers") or 0, layers) if raw.get("use_sliding_window") else 0
-        kinds = ["sliding_attention"] * windowed + ["full_attention"] * (layers - windowed)
-    if set(kinds) == {"full_attention"} or raw.get("sliding_window") is None:
+        layers = integer(raw, "num_hidden_layers", 1)
+        without = integer(raw, "max_window_layers", 0) if raw.get("use_sliding_window") else layers
+        kinds = ["full_attention"] * (without > 0) + ["sliding_attention"] * (without < layers)
+    if not isinstance(kinds, list):
+        raise ValueError(f"layer_types: got {kinds!r}; accepted: a list")
+    if all(kind == "full_attention" for kind in kinds) or raw.get("sliding_window") is None:
         return None
-    if set(kinds) != {"sliding_attention"}:
+    if not all(kind == "sliding_attention" for kind in kinds):
         raise ValueError(f"layer_types: got {kinds}; accepted: all full_attention or all sliding_attention")
     return raw["sliding_window"]
 
@@ -119,15 +150,24 @@ def one_size(raw: Mapping[str, Any], name: str, default: int) -> int:
         ValueError: two sides that differ.
     """
     given = raw.get(name, default)
-    sides = set(given) if isinstance(given, list) else {given}
-    if len(sides) != 1:
-        raise ValueError(f"{name}: got {given}; accepted: one size for both sides")
-    return sides.pop()
+    sides = given if isinstance(given, list) and given else [given]
+    if any(side != sides[0] for side in sides) or not isinstance(sides[0], int):
+        raise ValueError(f"{name}: got {given!r}; accepted: one size for both sides")
+    return sides[0]
 
 
 def number_of_labels(raw: Mapping[str, Any]) -> int:
+    """How many classes have a name, or else `num_labels`.
+
+    Raises:
+        ValueError: names that are no object, or no number.
+    """
     labels = raw.get("id2label")
-    return len(labels) if isinstance(labels, Mapping) else raw.get("num_labels") or 2
+    if labels is None:
+        return integer(raw, "num_labels", 2)
+    if not isinstance(labels, Mapping) or not labels:
+        raise ValueError(f"id2label: got {labels!r}; accepted: an object with a name for each class")
+    return len(labels)
 
 
 def labels(config: Any) -> dict[str, Any]:

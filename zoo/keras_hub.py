@@ -3,14 +3,11 @@
     model = az.from_keras_hub(keras_hub.models.Llama3CausalLM.from_preset("llama3_8b_en"))
     theirs = az.to_keras_hub(model, kind="Llama3")
 
-    Bert            BertBackbone, BertTextClassifier, BertTextEmbedder
+    Bert            BertBackbone, BertMaskedLM, BertTextClassifier, BertTextEmbedder
     GPT2            GPT2Backbone, GPT2CausalLM
     Llama, Llama3, Mistral, Qwen (1.5 to 2.5), Qwen3
                     …Backbone, …CausalLM
     ViT             ViTBackbone, ViTImageClassifier
-
-BertMaskedLM is not among them: its head has GELU by erf and an epsilon of 1e-5 where its body has GELU by tanh and
-1e-12, and a BERT here has one of each. Its ``backbone`` can be read.
 
 The source of the tables is keras-hub 0.32 (``keras_hub/src/models``). Inference is the same function; in training,
 rates of dropout are kept while each library drops where it does. KerasHub numbers positions by column, so that a
@@ -84,8 +81,8 @@ def to_keras_hub(model: ZooModel, *, kind: str | None = None) -> Any:
     """KerasHub's backbone (``head=None``) or task, without a preprocessor, with the config and weights of `model`.
 
     What our config says of texts (special tokens), of fresh weights (`initializer_range`) and, for Llama's kinds,
-    `max_length` has no place there. Where they have weights that `model` has not (BERT's pooler under a sentence
-    embedding, Llama's table for logits under ``head=None``), these are as initialised, which a warning says.
+    `max_length` has no place there. Where they have weights that `model` has not (BERT's pooler under a masked LM or a
+    sentence embedding, Llama's table for logits under ``head=None``), these are as initialised, which a warning says.
 
     Args:
         model: a GPT, BERT or ViT.
@@ -146,7 +143,7 @@ def _kind_of(source: Any) -> tuple[str, str | None]:
 
 def _options(source: Any, backbone: Any) -> dict[str, Any]:
     """The arguments that a model was made with; those of a task carry a prefix."""
-    options = backbone.get_config()
+    options = {**backbone.get_config(), "architectures": [type(source).__name__]}
     for name in ("tie_word_embeddings", "data_format"):  # which some of their get_config forget
         if hasattr(backbone, name):
             options[name] = getattr(backbone, name)
@@ -181,6 +178,8 @@ _OF_HEADS: dict[str, tuple[str | None, ...]] = {
     "pooling": ("sentence_embedding",),
     "normalize": ("sentence_embedding",),
     "classifier": ("image_classification",),
+    "transform_activation": ("masked_lm",),
+    "transform_norm_epsilon": ("masked_lm",),
     "tie_embeddings": ("causal_lm",),
 }
 # Fields that no option of theirs holds, and that no result at their sizes depends on.
@@ -316,8 +315,11 @@ def _transformer_layers(c: Any) -> Iterator[Rule]:
 
 def _read_bert(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
     _accept(raw, activation=None, dropout=raw["dropout"])
+    # Under a body with GELU by tanh and an epsilon of 1e-12.
+    transform = {"transform_activation": "gelu", "transform_norm_epsilon": 1e-5}
     modes = {ours: theirs for theirs, ours in _POOLING_MODES.items()}
     return {
+        **(transform if raw["architectures"] == ["BertMaskedLM"] else {}),
         "attention_dropout": raw["dropout"],
         "num_classes": raw.get(f"{TASK}num_classes", 2),
         "pooling": modes[raw.get(f"{TASK}pooling_mode", "mean")],
@@ -360,14 +362,14 @@ _BERT = Dialect(
         *_transformer_layers(c),
         *_dense("pooled_dense", "pooler"),
         *_dense("output_dense", "classifier", head=True),
-        # Of heads that are read from no task, but may be put on top of one's body.
         *_dense("masked_lm_head._intermediate_dense", "transform", head=True),
         *_layer_norm("masked_lm_head._intermediate_layer_norm", "transform_norm", head=True),
         Rule("masked_lm_head._bias", "output_bias", head=True),
-        *_dense("span", "span", head=True),
+        *_dense("span", "span", head=True),  # which no task has, but may be put on top of one's body
     ),
     heads={
         None: "BertBackbone",
+        "masked_lm": "BertMaskedLM",
         "sequence_classification": "BertTextClassifier",
         "sentence_embedding": "BertTextEmbedder",
     },

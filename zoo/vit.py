@@ -29,7 +29,7 @@ from ..layers.feedforward import ACTIVATIONS, GATED
 from ..layers.images import ImageProcessor
 from ..layers.position import check_position
 from .base import Config, ZooModel
-from .huggingface import HF_ACTIVATIONS, activation, labels, number_of_labels, one_size
+from .huggingface import HF_ACTIVATIONS, activation, integer, labels, number, number_of_labels, one_size
 from .registry import register
 from .signature import Signature, TensorSpec
 from .weights import Dialect, Field, Rule, joined, layer_norm, linear, permuted
@@ -346,7 +346,7 @@ def _gated_width(width: int, ratio: float) -> int:
 
 
 def _read_dinov2(raw: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    width, ratio = raw.get("hidden_size", 768), raw.get("mlp_ratio", 4)
+    width, ratio = integer(raw, "hidden_size", 768), number(raw, "mlp_ratio", 4)
     gated = bool(raw.get("use_swiglu_ffn"))
     return {
         **_read_images(raw),

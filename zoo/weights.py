@@ -97,6 +97,10 @@ class SafetensorsFiles:
         if listed is not None and set(listed) != set(self.homes):
             strange = sorted(set(listed) ^ set(self.homes))
             raise ValueError(f"path: {index} and its files differ in {strange[:SHOWN]}; accepted: the same tensors")
+        for name, shard in (listed or {}).items():
+            if self.homes[name].name != shard:
+                has = self.homes[name].name
+                raise ValueError(f"path: {index} says that {shard} has {name}; accepted: {has}, which has it")
 
     def read(self, name: str) -> np.ndarray:
         if self.dtypes[name] not in FLOATS:
@@ -111,6 +115,8 @@ class SafetensorsFiles:
 def _opened(file: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
+    if not file.is_file():
+        raise ValueError(f"path: {file} cannot be read: no such file; accepted: a safetensors file")
     try:
         with safe_open(file, framework="numpy") as tensors:
             yield tensors
@@ -127,18 +133,25 @@ def _read_index(index: Path) -> dict[str, str]:
     return listed
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """An object from a JSON file.
+LARGEST_JSON = 2**24  # bytes; parsed, they can take thirty times as much. The index of the largest models has half
+
+
+def read_json(file: Path, kind: type = dict) -> Any:
+    """An object from a JSON file, or with `kind` a list.
 
     Raises:
-        ValueError: no such file, not JSON, or something else than an object.
+        ValueError: no such file, one of more than 16 MiB, not JSON, or something else than an object.
     """
+    accepted = "accepted: a JSON object" if kind is dict else "accepted: a JSON list"
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        size = file.stat().st_size
+        raw = json.loads(file.read_text(encoding="utf-8")) if size <= LARGEST_JSON else None
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"path: {file} is not JSON: {error}; accepted: a JSON object") from error
-    if not isinstance(raw, dict):
-        raise ValueError(f"path: {file} holds a {type(raw).__name__}; accepted: a JSON object")
+        raise ValueError(f"path: {file} is not JSON: {error}; {accepted}") from error
+    if size > LARGEST_JSON:
+        raise ValueError(f"path: {file} has {size} bytes; {accepted} of at most {LARGEST_JSON}")
+    if not isinstance(raw, kind):
+        raise ValueError(f"path: {file} holds a {type(raw).__name__}; {accepted}")
     return raw
 
 
@@ -295,7 +308,7 @@ class Dialect:
         """
         named = raw.get("architectures") or [next(iter(self.heads.values()))]
         classes = {cls: head for head, cls in self.heads.items()} | dict(self.other_classes)
-        if not isinstance(named, list) or named[0] not in classes:
+        if named[0] not in classes:
             raise ValueError(f"architectures: got {named}; accepted: {sorted(classes)}, or a head given to load")
         return classes[named[0]]
 
@@ -305,6 +318,9 @@ class Dialect:
         Raises:
             ValueError: an entry that is missing, or one that asks for what this model cannot do.
         """
+        named = raw.get("architectures")
+        if named is not None and not (isinstance(named, list) and all(isinstance(cls, str) for cls in named)):
+            raise ValueError(f"architectures: got {named!r}; accepted: a list of names of classes")
         for name, value in self.demanded.items():
             if (given := raw.get(name)) is not None and given != value:
                 raise ValueError(f"{name}: got {given!r}; accepted: {value!r}")

@@ -17,7 +17,8 @@ class ExportError(RuntimeError):
 
 
 def exportable(model: Any) -> ZooModel:
-    """`model` in float32, ready to be traced. A model of another dtype policy is rebuilt with its weights cast.
+    """`model` in float32, ready to be traced. A model of another dtype policy is rebuilt with its weights cast, and one
+    with adapters with these merged.
 
     Raises:
         ValueError: not one of our models, or Keras runs on another backend than TensorFlow.
@@ -30,7 +31,7 @@ def exportable(model: Any) -> ZooModel:
             "model with attention_zoo.save and load it in a process with KERAS_BACKEND=tensorflow."
         )
     if model.dtype_policy.name == "float32":
-        return model
+        return model.without_adapters()
     twin = type(model)(model.config, name=model.name, dtype="float32")
     if missing := twin.transfer_weights(model):
         raise ValueError(f"model: got extra or replaced weights in the place of {missing[:4]}; accepted: a plain model")

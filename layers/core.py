@@ -14,8 +14,39 @@ from . import functional as F
 Tensor = Any
 
 
+class KeepsAdapters(keras.layers.Layer):
+    """Of a Keras layer with LoRA: weights and adapters are saved apart.
+
+    Keras' own saving merges them, in the compute dtype, and reloads adapters of zeros, which never learn again.
+    """
+
+    def save_own_variables(self, store: Any) -> None:
+        layer: Any = self
+        if not layer.lora_enabled:
+            super().save_own_variables(store)
+        else:
+            for variable in layer.weights:
+                store[variable.name] = variable
+
+    def load_own_variables(self, store: Any) -> None:
+        layer: Any = self
+        saved = [name for name in store.keys() if "lora" in name]  # noqa: SIM118 (an HDF5 group)
+        if saved and not layer.lora_enabled:
+            raise ValueError(f"{layer.path}: got weights with adapters {saved}; accepted: a model with enable_lora")
+        if saved:
+            for variable in layer.weights:
+                variable.assign(store[variable.name])
+        elif layer.lora_enabled:  # other weights below the adapters that are there
+            adapters = [(v, keras.ops.copy(v)) for v in layer.weights if "lora" in v.name]
+            super().load_own_variables(store)
+            for variable, value in adapters:
+                variable.assign(value)
+        else:
+            super().load_own_variables(store)
+
+
 @keras.saving.register_keras_serializable(package="attention_zoo")
-class Dense(keras.layers.Dense):
+class Dense(KeepsAdapters, keras.layers.Dense):
     """``activation(inputs @ kernel + bias)``; (..., in) to (..., units). Arguments as ``keras.layers.Dense``."""
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:

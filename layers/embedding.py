@@ -9,13 +9,14 @@ import numpy as np
 from keras import ops
 
 from . import functional as F
+from .core import KeepsAdapters
 from .position import SinusoidalPositions2D
 
 Tensor = Any
 
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
-class TokenEmbedding(keras.layers.Embedding):
+class TokenEmbedding(KeepsAdapters, keras.layers.Embedding):
     """Keras' Embedding that can also be read backwards: ``project`` scores a vector against every token.
 
     (batch, length) ids to (batch, length, output_dim). Tying input and output: Press & Wolf 2017 (arXiv:1608.05859).

@@ -9,6 +9,7 @@ from .registry import create, list_models
 
 if TYPE_CHECKING:
     from .bert import BERT, BERTConfig
+    from .finetuning import LayerwiseDecay, WarmupLinearDecay
     from .folders import load, save, to_huggingface
     from .gpt import GPT, GPTConfig
     from .keras_hub import from_keras_hub, to_keras_hub
@@ -31,7 +32,9 @@ _HOMES = {
     "load": "folders",
     "save": "folders",
     "to_huggingface": "folders",
+    "LayerwiseDecay": "finetuning",
     "Tokenizer": "tokenizers",
+    "WarmupLinearDecay": "finetuning",
     "from_keras_hub": "keras_hub",
     "to_keras_hub": "keras_hub",
 }
@@ -41,6 +44,7 @@ __all__ = [
     "GPT",
     "BERTConfig",
     "GPTConfig",
+    "LayerwiseDecay",
     "Seq2Seq",
     "Seq2SeqConfig",
     "Tokenizer",
@@ -48,6 +52,7 @@ __all__ = [
     "TransformerConfig",
     "ViT",
     "ViTConfig",
+    "WarmupLinearDecay",
     "create",
     "from_keras_hub",
     "list_models",

@@ -98,7 +98,8 @@ def to_huggingface(
             `folder` that is a file.
     """
     folder = _folder_for(model, folder)
-    kind, values = _foreign_config(model, model_type or model.huggingface.get("model_type"))
+    plain = model.without_adapters()
+    kind, values = _foreign_config(plain, model_type or model.huggingface.get("model_type"))
     raw = model.huggingface if model.huggingface.get("model_type") == kind else {}
     for name in ("id2label", "label2id"):
         if len(raw.get(name) or ()) == model.config.to_dict().get("num_classes"):
@@ -106,7 +107,7 @@ def to_huggingface(
     dtype = dtype or raw.get("dtype") or raw.get("torch_dtype") or "float32"
     if dtype not in DTYPES:
         raise ValueError(f"dtype: got {dtype!r}; accepted: {list(DTYPES)}")
-    arrays = {name: _in_dtype(array, dtype) for name, array in collect(model, model.dialects[kind])}
+    arrays = {name: _in_dtype(array, dtype) for name, array in collect(plain, model.dialects[kind])}
     save_tensors(arrays, folder / WEIGHTS_FILE, {"format": "pt"})
     _write_json({**raw, "model_type": kind, "torch_dtype": dtype, **values}, folder / CONFIG_FILE)
     if model.config.to_dict().get("head") == "sentence_embedding":
@@ -152,6 +153,15 @@ def _in_short() -> Iterator[None]:
         raise ValueError(text if len(text) <= LONGEST else f"{text[:500]} … {text[-300:]}") from error.__cause__
 
 
+@contextmanager
+def _from(path: Path) -> Iterator[None]:
+    """Errors name where what they are about comes from."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith("path: ") else f"path: {path}: {error}") from error
+
+
 def _load(path: Path, dtype: Any, overrides: dict[str, Any]) -> ZooModel:
     if path.suffix in PICKLES:
         raise ValueError(f"path: got {path}, a format that can hold code and is never opened; {ACCEPTED}")
@@ -167,7 +177,8 @@ def _load(path: Path, dtype: Any, overrides: dict[str, Any]) -> ZooModel:
     else:
         raise ValueError(f"path: {path / CONFIG_FILE} is not of a format we know; {ACCEPTED}")
     if any((path / name).is_file() for name in TOKENIZER_FILES):
-        model.tokenizer = Tokenizer.load(path)
+        with _from(path):
+            model.tokenizer = Tokenizer.load(path)
     return model
 
 
@@ -254,11 +265,15 @@ def _build(
         values |= overrides
         config = _config(cls, {k: v for k, v in values.items() if v is not None or k == "head"})
     except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
-        raise ValueError(f"path: {where} lacks or mistypes a field: {error!r}") from error
+        raise ValueError(f"path: {where} lacks or mistypes a field: {error!r}; accepted: a config as saved") from error
     except ValueError as error:
         raise ValueError(f"path: {where}: {_in_their_words(str(error), dialect)}") from error
     _check_sizes(config, tensors, where)
-    model = cls(config, dtype=dtype)
+    policy = None if dtype is None else keras.dtype_policies.get(dtype)
+    try:
+        model = cls(config, dtype=policy)
+    except ValueError as error:
+        raise ValueError(f"path: {where}: {_in_their_words(str(error), dialect)}") from error
     new_head = known and "head" in overrides
     _tell(fill(model, dialect, tensors, new_head=new_head), where.parent)
     return model
@@ -296,7 +311,7 @@ def _accepted(value: Any, hint: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "a number"
     if float in kinds:
-        return None if abs(value) < 2**63 else "a finite number"
+        return None if 0 <= value < 2**63 else "a finite number of at least 0"
     return None if isinstance(value, int) and abs(value) < 2**31 else "an integer below 2^31"
 
 
@@ -400,7 +415,8 @@ def _sentence_modules(folder: Path) -> dict[str, Any]:
         kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
         places = [str(module["path"]) for module in modules]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"path: {folder / 'modules.json'} is not a list of modules: {error!r}") from error
+        accepted = "accepted: a list of objects with type and path"
+        raise ValueError(f"path: {folder / 'modules.json'}: got {error!r}; {accepted}") from error
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise ValueError(f"path: {folder / 'modules.json'}: got {kinds}; accepted: Transformer, Pooling, Normalize")
     if places[0] or not re.fullmatch(r"[\w-]+", places[1]):
@@ -436,7 +452,8 @@ def _load_gguf(file: Path, dtype: Any, overrides: dict[str, Any]) -> ZooModel:
     cls = family("gpt")
     model = _build(cls, cls.dialects["gguf"], raw, tensors, dtype, {}, {"head": "causal_lm", **overrides}, file)
     if "tokenizer.ggml.model" in raw:
-        model.tokenizer = Tokenizer.from_gguf(raw)
+        with _from(file):
+            model.tokenizer = Tokenizer.from_gguf(raw)
     return model
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .huggingface import integer, number
+
 if TYPE_CHECKING:
     from .weights import Shape
 
@@ -34,7 +36,7 @@ class GGUFFile:
             raise ImportError("gguf is needed to read GGUF files: pip install attention-zoo[gguf]") from error
         self.where = str(file)
         accepted = "accepted: a whole GGUF file"
-        _check_header(file, accepted)
+        _check_header(file, {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()}, accepted)
         try:
             reader = gguf.GGUFReader(file)
             self.fields: dict[str, Any] = {name: field.contents() for name, field in reader.fields.items()}
@@ -56,28 +58,31 @@ class GGUFFile:
             return dequantize(tensor.data, tensor.tensor_type).reshape(self.shapes[name])
         except (NotImplementedError, ValueError) as error:
             kind = tensor.tensor_type.name
-            raise ValueError(f"path: {self.where}: {name} of type {kind} cannot be read: {error}") from error
+            accepted = "accepted: F32, F16, BF16 and what the gguf package dequantises"
+            raise ValueError(f"path: {self.where}: {name} is of type {kind}: {error}; {accepted}") from error
 
 
-# Bytes of a value by its type; strings and arrays say their length. Types of tensors are the library's.
+# Bytes of a value by its type; strings and arrays say their length.
 _BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-_STRING, _ARRAY = 8, 9
+_UINT32, _STRING, _ARRAY = 4, 8, 9
 _MOST_ITEMS = 2**24  # of one array: the library makes several Python objects of each item
 _MOST_AXES = 4  # ggml's
 
 
-def _check_header(file: Path, accepted: str) -> None:
-    """Every length and count against the bytes that are there, before the library allocates or loops by them.
+def _check_header(file: Path, blocks: Mapping[int, tuple[int, int]], accepted: str) -> None:
+    """Every length, count and offset against the bytes that are there, before the library allocates or loops by them.
 
     Past the end of a file the library reads empty arrays and goes on, so that one array of 2**40 numbers hangs it.
     """
+    if not file.is_file():
+        raise ValueError(f"path: {file} cannot be read: no such file; {accepted}")
     try:
         with file.open("rb") as stream:
             size = file.stat().st_size
             if (magic := stream.read(4)) != b"GGUF":
                 raise ValueError(f"path: {file} begins with {magic!r} and not with b'GGUF'; {accepted}")
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                _Header(data, size).check()
+                _Header(data, size).check(blocks)
     except OSError as error:
         raise ValueError(f"path: {file} cannot be read: {error}; {accepted}") from error
     except _DamagedError as error:
@@ -113,21 +118,41 @@ class _Header:
             raise _DamagedError(f"of {self.size} bytes says {found} {what}")
         return found
 
-    def check(self) -> None:
+    def name(self) -> str:
+        """A string. Whether it is UTF-8 the library says."""
+        length = self.number(8)
+        begin = self.skip(length)
+        return self.data[begin : begin + length].decode(errors="replace")
+
+    def check(self, blocks: Mapping[int, tuple[int, int]]) -> None:
+        """All of it; `blocks` has the values and the bytes of one block of each type of tensors."""
         version = self.number(4)
         if version not in (2, 3):
             swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
             found = "big-endian" if swapped in (1, 2, 3) else f"of version {version}"
             raise _DamagedError(f"is {found} and not little-endian of version 2 or 3")
-        tensors = self.count("tensors", 24)
+        tensors, alignment, ends = self.count("tensors", 24), 32, {}
         for _ in range(self.count("fields", 13)):
-            self.skip(self.number(8))
-            self.value(self.number(4))
+            key, kind = self.name(), self.number(4)
+            if key == "general.alignment" and kind == _UINT32:
+                alignment = int.from_bytes(self.data[self.at : self.at + 4], "little")
+            self.value(kind)
+        if alignment <= 0 or alignment & (alignment - 1):
+            raise _DamagedError(f"says general.alignment={alignment}, which is no power of two")
         for _ in range(tensors):
-            self.skip(self.number(8))
+            name = self.name()
             if (axes := self.number(4)) > _MOST_AXES:
-                raise _DamagedError(f"says a tensor of {axes} axes at byte {self.at}")
-            self.skip(8 * axes + 4 + 8)
+                raise _DamagedError(f"says that {name} has {axes} axes")
+            sizes = [self.number(8) for _ in range(axes)]
+            if (kind := self.number(4)) not in blocks:
+                raise _DamagedError(f"says that {name} is of type {kind}, which the gguf package does not know")
+            values, width = blocks[kind]
+            if (sizes[0] if sizes else 1) % values:
+                raise _DamagedError(f"says that {name} of {sizes} is in blocks of {values}")
+            ends[name] = self.number(8) + math.prod(sizes) // values * width
+        start = -(-self.at // alignment) * alignment
+        if outside := [name for name, end in ends.items() if start + end > self.size]:
+            raise _DamagedError(f"of {self.size} bytes ends before {outside[:8]}")
 
     def value(self, kind: int) -> None:
         if kind in _BYTES:
@@ -161,24 +186,28 @@ def read_gguf(raw: Mapping[str, Any], shapes: Collection[str]) -> dict[str, Any]
     assert isinstance(shapes, Mapping)
     if "token_embd.weight" not in shapes:
         raise ValueError("token_embd.weight: not in the file; accepted: a table of tokens")
-    head_dim = raw.get("llama.attention.key_length")
-    head_dim = head_dim or raw["llama.embedding_length"] // raw["llama.attention.head_count"]
-    if raw.get("llama.rope.dimension_count", head_dim) != head_dim:
-        raise ValueError(f"llama.rope.dimension_count: got {raw['llama.rope.dimension_count']}; accepted: {head_dim}")
+    if (heads := integer(raw, "llama.attention.head_count", 0)) < 1:
+        raise ValueError(f"llama.attention.head_count: got {heads}; accepted: a positive integer")
+    head_dim = integer(raw, "llama.attention.key_length", integer(raw, "llama.embedding_length", 0) // heads)
+    for name in ("llama.rope.dimension_count", "llama.attention.value_length"):
+        if raw.get(name, head_dim) != head_dim:
+            raise ValueError(f"{name}: got {raw[name]}; accepted: {head_dim}")
+    if (theta := number(raw, "llama.rope.freq_base", 10_000.0)) <= 0:
+        raise ValueError(f"llama.rope.freq_base: got {theta}; accepted: a positive number")
     has_bias = {part: f"blk.0.{part}.bias" in shapes for part in ("attn_output", "attn_q", "ffn_up")}
     return {
-        "vocab_size": shapes["token_embd.weight"][0],
+        "vocab_size": (shapes["token_embd.weight"] or (0,))[0],
         "tie_embeddings": "output.weight" not in shapes,
         "use_bias": has_bias["attn_output"],
         "use_qkv_bias": has_bias["attn_q"],
         "use_feedforward_bias": has_bias["ffn_up"],
-        "rope_scaling": _scaling(raw, head_dim),
+        "rope_scaling": _scaling(raw, head_dim, theta),
     }
 
 
-def _scaling(raw: Mapping[str, Any], head_dim: int) -> dict[str, Any] | None:
+def _scaling(raw: Mapping[str, Any], head_dim: int, theta: float) -> dict[str, Any] | None:
     if (factors := raw.get("rope_freqs")) is not None:  # put there by whoever reads the file
-        return _llama3(np.asarray(factors), head_dim, raw.get("llama.rope.freq_base", 10_000.0))
+        return _llama3(np.asarray(factors), head_dim, theta)
     kind = raw.get("llama.rope.scaling.type", "none")
     if kind == "none":
         return None

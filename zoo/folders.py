@@ -204,7 +204,7 @@ def _load_own(folder: Path, raw: dict[str, Any], dtype: Any, overrides: dict[str
     rules = tuple(Rule(weight_name(v), weight_name(v), SAME, head=_of_head(weight_name(v))) for v in model.weights)
     new_head = "head" in overrides and overrides["head"] != raw["config"].get("head")
     ours = Dialect(fields=(), rules=rules, ignored=(HEAD_WEIGHTS,) if new_head else ())
-    _tell(fill(model, ours, tensors, new_head=new_head), folder)
+    _tell(fill(model, ours, tensors, new_head=new_head), folder, 5)
     model.huggingface, model.preprocessor = raw.get("huggingface") or {}, raw.get("preprocessor") or {}
     return model
 
@@ -347,9 +347,11 @@ def _check_sizes(config: Any, tensors: Tensors, where: Path) -> None:
         )
 
 
-def _tell(fresh: list[str], folder: Path) -> None:
+def _tell(fresh: list[str], folder: Path, stacklevel: int = 6) -> None:
+    """Where the user's line is `stacklevel` calls away."""
     if fresh:
-        warnings.warn(f"{folder} has no such head: {', '.join(fresh)} are as initialised, to be trained", stacklevel=4)
+        told = f"{folder} has no such head: {', '.join(fresh)} are as initialised, to be trained"
+        warnings.warn(told, stacklevel=stacklevel)
 
 
 def _foreign_config(model: ZooModel, wanted: str | None) -> tuple[str, dict[str, Any]]:

@@ -109,10 +109,8 @@ def in_process(side: str, file: Path, transformers_python: Path | None) -> dict[
 
 
 def versions(python: Path) -> str:
-    code = (
-        "import platform; from importlib.metadata import version; "
-        "print(', '.join(f'{n} {version(n)}' for n in ('transformers', 'torch')), 'on Python', platform.python_version())"
-    )
+    names = "('transformers', 'torch')"
+    code = f"from importlib.metadata import version; print(', '.join(f'{{n}} {{version(n)}}' for n in {names}))"
     return subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 

@@ -6,14 +6,14 @@ of three with the same seconds for each rate, measured on rows of a seed of its 
 by seed, with the same budget; a run ends early at 99.5 % accuracy. Time is CPU time of training alone; compilation and
 measuring are kept apart. A task at another length takes the rates and kernels of its first; recall takes QUICK_RATES.
 
-    python benchmarks/transformer_vs_lstm.py            # about an hour on one idle core
+    python benchmarks/transformer_vs_lstm.py            # three hours on one core
     python benchmarks/transformer_vs_lstm.py --quick    # under 4 minutes: reversal of 32 and text, one seed
     python benchmarks/transformer_vs_lstm.py --resume   # goes on where a run was cut short
     python benchmarks/transformer_vs_lstm.py --report   # table and picture again, from what a run has kept
 
 Every step is kept at once in benchmarks/results/ (--quick: benchmarks/out/, which git does not see) as lines of JSON;
-sequence_report.py makes the table and the picture of them. Expect the Transformer ten times cheaper than an LSTM
-without attention where a row is looked up by place, one to three times than one with attention, and dearer in text.
+sequence_report.py makes the table and the picture of them. Expect the Transformer three to seventeen times cheaper than
+an LSTM without attention where a row is looked up by place, as dear as one with attention, and dearer in text.
 """
 
 from __future__ import annotations

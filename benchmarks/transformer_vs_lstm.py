@@ -198,9 +198,7 @@ def measure(plan: Plan, record: Record) -> None:
     sides = {name: side for name, side in task.sides.items() if name not in plan.without}
     if len(record.find("run", task=task.key)) >= plan.seeds * len(sides):
         return
-    learners = {
-        name: Learner(side, fastest(task, name, plan.kernels, record), sample) for name, side in sides.items()
-    }
+    learners = {name: Learner(side, fastest(task, name, plan.kernels, record), sample) for name, side in sides.items()}
     rates = {name: tune(plan, name, learner, record) for name, learner in learners.items()}
     rows = task.held_out(TEST, HELD_OUT)
     for seed in range(plan.seeds):

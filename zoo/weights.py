@@ -15,6 +15,7 @@ ignore; shapes are compared before the first byte is read, and then one tensor i
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import tempfile
@@ -30,6 +31,7 @@ import numpy as np
 
 Shape = tuple[int, ...]
 SHOWN = 8  # problems in one message
+PORTION = 2**22  # bytes read at a time
 
 
 @contextmanager
@@ -109,8 +111,18 @@ class SafetensorsFiles:
             raise ValueError(f"path: {self.homes[name]}: {name} is of {self.dtypes[name]}; accepted: {list(FLOATS)}")
         import ml_dtypes  # noqa: F401 (makes bfloat16 a dtype that NumPy knows)
 
-        with _opened(self.homes[name]) as tensors:
-            return tensors.get_tensor(name)
+        shape, itemsize = self.shapes[name], 8 if self.dtypes[name] == "F64" else 4
+        rows = max(1, PORTION // (itemsize * max(1, math.prod(shape[1:]))))
+        if not shape or rows >= shape[0]:
+            with _opened(self.homes[name]) as tensors:
+                return tensors.get_tensor(name)
+        whole: Any = None
+        for start in range(0, shape[0], rows):  # pages of a file that is open count as memory in use
+            with _opened(self.homes[name]) as tensors:
+                part = tensors.get_slice(name)[start : min(start + rows, shape[0])]
+            whole = np.empty(shape, part.dtype) if whole is None else whole
+            whole[start : start + rows] = part
+        return whole
 
 
 @contextmanager
@@ -401,10 +413,102 @@ class _Match:
     fresh: list[str]  # weights that keep what they were initialised with
 
 
-def fill(model: Any, dialect: Dialect, tensors: Tensors, *, new_head: bool = False) -> list[str]:
+class FirstValues:
+    """Variables of models made in its block get no value before its end, and then those that ``fill`` has for them::
+
+        with FirstValues() as later:
+            model = GPT(config)
+            fill(model, dialect, tensors, later=later)
+
+    No random numbers are drawn to be overwritten, and no second copy of the model is ever in memory. Keras puts
+    initialising off itself, in a ``StatelessScope``; what is done here is to exchange the initialisers in between.
+    """
+
+    def __enter__(self) -> FirstValues:
+        import keras
+
+        self.errors: list[Exception] = []
+        self.done: list[Callable[[], None]] = []
+        self.scope = keras.StatelessScope()
+        self.scope.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self.scope.__exit__(*raised)
+        if raised[0] is None:
+            if self.errors:
+                raise self.errors[0]
+            for call in self.done:
+                call()
+
+    def first_value(self, values: _Values, place: int) -> Callable[..., Any]:
+        """An initialiser. A file that is damaged gives zeros, so that Keras ends what it began, and then an error."""
+
+        import keras
+
+        def initializer(shape: Shape, dtype: Any = None, **_: Any) -> Any:
+            try:
+                return _tensor(values.take(place), dtype)
+            except Exception as error:
+                self.errors.append(error)
+                return keras.ops.zeros(shape, dtype=dtype)
+
+        return initializer
+
+
+class _Values:
+    """What one tensor of a file is for one or more variables; read when the first asks and kept until the last did."""
+
+    def __init__(
+        self, tensors: Tensors, name: str, transform: Transform, shapes: Sequence[Shape], strange: list[str]
+    ) -> None:
+        self.tensors, self.name, self.transform, self.shapes, self.strange = tensors, name, transform, shapes, strange
+        self.parts: dict[int, np.ndarray] = {}
+
+    def take(self, place: int) -> np.ndarray:
+        if place not in self.parts:
+            array = self.tensors.read(self.name)
+            if not _finite(array):
+                self.strange.append(self.name)
+            self.parts = dict(enumerate(self.transform.load(array, self.shapes)))
+        return self.parts.pop(place)
+
+
+def _tensor(array: np.ndarray, dtype: Any) -> Any:
+    """A tensor of the backend's. TensorFlow copies an array twice on the way and lets go of one copy at its next
+    operation, so it gets large ones in portions, each with such an operation; whoever calls should not keep `array`."""
+    import keras
+
+    def tensor(part: np.ndarray) -> Any:
+        made = keras.ops.convert_to_tensor(_fitting(part, dtype), dtype=dtype)
+        return keras.ops.reshape(made, part.shape)
+
+    rows = max(1, PORTION // max(1, array[:1].nbytes)) if array.ndim else 1
+    if array.nbytes <= PORTION or rows >= len(array):
+        return tensor(array)
+    parts = [tensor(array[start : start + rows]) for start in range(0, len(array), rows)]
+    del array
+    return keras.ops.concatenate(parts)
+
+
+def _finite(array: np.ndarray) -> bool:
+    """A sum takes no memory; it may be infinite for finite float64."""
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(array.sum(dtype="float64")) or np.isfinite(array).all())
+
+
+def _tell_strange(where: str, names: Sequence[str]) -> None:
+    if names:
+        warnings.warn(f"{where}: not every number is finite in {list(names[:SHOWN])}", stacklevel=4)
+
+
+def fill(
+    model: Any, dialect: Dialect, tensors: Tensors, *, new_head: bool = False, later: FirstValues | None = None
+) -> list[str]:
     """Give every weight of `model` its value from `tensors`.
 
     Args:
+        later: the model was made in this block, at whose end the values are read. Default: at once.
         new_head: the model has another head than the file: what is the head's own stays as it was initialised, and
             the file's head is not read.
 
@@ -422,16 +526,18 @@ def fill(model: Any, dialect: Dialect, tensors: Tensors, *, new_head: bool = Fal
                 f"path: {tensors.where} does not fit its config, which ties {name} to {other}: their values differ; "
                 "accepted: equal ones, or a config that does not tie them"
             )
-    strange = []
+    strange: list[str] = []
     for name, rule, variables in match.plan:
-        array = tensors.read(name)
-        if not np.isfinite(array).all():
-            strange.append(name)
-        shapes = [tuple(v.shape) for v in variables]
-        for variable, part in zip(variables, rule.transform.load(array, shapes), strict=True):
-            assign(variable, part)
-    if strange:
-        warnings.warn(f"{tensors.where}: not every number is finite in {strange[:SHOWN]}", stacklevel=2)
+        values = _Values(tensors, name, rule.transform, [tuple(v.shape) for v in variables], strange)
+        for place, variable in enumerate(variables):
+            if later is None:
+                assign(variable, values.take(place))
+            else:
+                variable._initializer = later.first_value(values, place)
+    if later is not None:
+        later.done.append(lambda: _tell_strange(tensors.where, strange))
+    else:
+        _tell_strange(tensors.where, strange)
     return match.fresh
 
 
@@ -470,14 +576,17 @@ def _match(model: Any, dialect: Dialect, tensors: Tensors, new_head: bool) -> _M
 
 def assign(variable: Any, array: np.ndarray) -> None:
     """`array`, of any float dtype and any strides, to `variable`."""
+    variable.assign(_fitting(array, variable.dtype))
+
+
+def _fitting(array: np.ndarray, dtype: Any) -> np.ndarray:
+    """Whole in memory, and of a dtype from which every backend makes `dtype`."""
     import keras
 
-    dtype = keras.backend.standardize_dtype(variable.dtype)
-    if str(array.dtype) != dtype and dtype != "bfloat16":
-        array = array.astype(dtype)
-    elif dtype == "bfloat16" and str(array.dtype) != dtype:
-        array = array.astype("float32")  # the backend rounds
-    variable.assign(np.ascontiguousarray(array))
+    wanted = keras.backend.standardize_dtype(dtype)
+    if str(array.dtype) != wanted:
+        array = array.astype("float32" if wanted == "bfloat16" else wanted)  # the backend rounds to bfloat16
+    return np.ascontiguousarray(array)
 
 
 def collect(model: Any, dialect: Dialect) -> Iterator[tuple[str, np.ndarray]]:

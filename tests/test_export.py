@@ -77,6 +77,13 @@ def assert_same(model: Any, actual: dict[str, np.ndarray], inputs: dict[str, np.
         assert np.abs(ours - theirs).max(initial=0) <= TOLERANCE, f"{case}: {spec.name}"
 
 
+def pictures(model: Any, shape: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:
+    """Pixels as this model takes them: from 0 to 255, or normalised."""
+    rng, name = np.random.default_rng(seed), model.export_spec().inputs[0].name
+    values = rng.uniform(0, 255, shape) if name == "images" else rng.normal(size=shape)
+    return {name: values.astype("float32")}
+
+
 @every_variant()
 def test_onnx_equals_keras(family: str, variant: str, files: Any) -> None:
     """In ONNX Runtime itself, dynamic in every named dimension."""
@@ -92,8 +99,7 @@ def test_onnx_equals_keras(family: str, variant: str, files: Any) -> None:
 
     if family == "vit":
         for batch, height, width in ((1, 20, 20), (3, 20, 20), (1, 5, 5), (2, 25, 10), (3, 40, 35)):
-            pixels = np.random.default_rng(height).normal(size=(batch, height, width, 3)).astype("float32")
-            check({"pixel_values": pixels}, f"{batch} × {height} × {width}")
+            check(pictures(model, (batch, height, width, 3), height), f"{batch} × {height} × {width}")
         return
     for batch in (1, 3):
         for length in (1, 7, 33):
@@ -110,8 +116,8 @@ def test_tflite_equals_keras(family: str, variant: str, files: Any) -> None:
     signature = interpreter.get_signature_runner("serving_default")
     details = signature.get_input_details()
     if family == "vit":
-        pixels = np.random.default_rng(0).normal(size=(1, 20, 20, 3)).astype("float32")
-        assert_same(model, signature(pixel_values=pixels), {"pixel_values": pixels}, "image")
+        image = pictures(model, (1, 20, 20, 3), 0)
+        assert_same(model, signature(**image), image, "image")
         return
     length = 40
     for padding, mask in masks(1, length).items():
@@ -131,9 +137,9 @@ def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -
     text = {"input_ids": "sequence", "attention_mask": "sequence"}
     sides = {"input_ids": "source", "attention_mask": "source", "decoder_input_ids": "target"}
     dims = {
-        "vit": {"pixel_values": ["batch", "height", "width", 3]},
+        "vit": {model.export_spec().inputs[0].name: ["batch", "height", "width", 3]},
         "gpt": text,
-        "bert": {**text, "token_type_ids": "sequence"},
+        "bert": {**text, **({} if "distilbert" in variant else {"token_type_ids": "sequence"})},
         "transformer": {**sides, "decoder_attention_mask": "target"},
         "seq2seq": sides,
     }[family]
@@ -151,7 +157,7 @@ def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -
         for word in ("Dropout", "Random", "Einsum", "PartitionedCall", "PyFunc"):
             assert word not in node.op_type
     initializers = {tensor.name for tensor in proto.graph.initializer}
-    unused = {"embedding/mask_token"} if variant == "dino" else set()
+    unused = {"embedding/mask_token"} if variant.startswith("dino") else set()
     assert {weight_name(w) for w in model.weights} - initializers == unused  # one per weight, under its name
 
     _, tflite_result = files(family, variant, "tflite")

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import reference
 from attention_zoo import layers
@@ -297,9 +298,12 @@ def test_patch_embedding_of_unknown_size(rng: Any) -> None:
 def test_bicubic_matrix(grid: int, size: int, rng: Any) -> None:
     line = rng.normal(size=(1, grid, 1))
     expected = reference.bicubic(line, 1, size)[0, :, 0]
-    matrix = float64(_bicubic_matrix(size, grid))
+    matrix = float64(_bicubic_matrix(size, grid, antialias=False))
     close(matrix @ line[0, :, 0], expected, atol=2e-5)
     close(matrix.sum(1), np.ones(size), atol=1e-5)
+    # Pillow's bicubic on floating-point pixels is the kernel of PyTorch's antialias=True.
+    smooth = Image.fromarray(line[:, :, 0].astype("float32")).resize((size, 1), Image.Resampling.BICUBIC)
+    close(float64(_bicubic_matrix(size, grid, antialias=True)) @ line[0, :, 0], np.asarray(smooth)[0], atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -341,6 +345,18 @@ SAVED: dict[str, tuple[dict[str, Any], Any]] = {
     "Dense": ({"units": 5, "activation": "tanh", "use_bias": False}, STATES),
     "FeedForward": ({"intermediate_dim": 9, "activation": "geglu", "use_bias": False, "dropout": 0.2}, STATES),
     "GRU": ({"units": 5, "go_backwards": True}, STATES),
+    "ImageProcessor": (
+        {
+            "size": {"shortest_edge": 9},
+            "resample": 3,
+            "do_center_crop": True,
+            "crop_size": {"height": 7, "width": 6},
+            "rescale_factor": 0.5,
+            "image_mean": [0.1, 0.2],
+            "image_std": [0.3, 0.4],
+        },
+        np.linspace(0, 255, 2 * 13 * 11 * 2).reshape(2, 13, 11, 2).astype("float32"),
+    ),
     "LSTM": ({"units": 5, "recurrent_activation": "hard_sigmoid"}, STATES),
     "LayerNormalization": ({"epsilon": 0.3}, STATES),
     "LayerScale": ({"initial_value": 0.7}, STATES),

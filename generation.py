@@ -15,7 +15,7 @@ def continue_prompts(
 
     Args:
         source: a Keras model or an exported file's runner, which generates.
-        name: its path, beside or in which a tokenizer.json may lie.
+        name: its path, beside or in which a tokenizer.json may lie, if it is a file without one.
         texts, ids: prompts of one kind.
 
     Raises:
@@ -27,7 +27,8 @@ def continue_prompts(
         raise ValueError(
             f"model: got a {source.family}, which does not generate; accepted: a GPT, Transformer or Seq2Seq"
         )
-    coder = _tokenizer(name, tokenizer, needed=bool(texts) or bool(options.get("stop_strings")))
+    coder = getattr(source, "tokenizer", None) if tokenizer is None else None  # a model brings its own
+    coder = coder or _tokenizer(name, tokenizer, needed=bool(texts) or bool(options.get("stop_strings")))
     rows = [coder.encode(text).ids for text in texts] if texts else ids
     if empty := [number for number, row in enumerate(rows) if not row]:
         raise ValueError(f"prompts: got nothing in number {empty[0]}; accepted: at least one token")

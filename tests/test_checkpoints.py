@@ -190,6 +190,18 @@ def test_gguf_keeps_nothing_that_transformers_cannot_read(tmp_path: Path) -> Non
         close(numpy(one), numpy(other), atol=0)
 
 
+def test_gguf_brings_its_tokenizer() -> None:
+    """A prompt of the command line needs nothing beside the file."""
+    from attention_zoo.generation import continue_prompts
+
+    file = GOLDENS / "llama-gguf" / "f16.gguf"
+    model = az.load(file)
+    (row,) = continue_prompts(model, str(file), ["ab"], [], None, {"max_new_tokens": 4, "stop_tokens": []})
+    ids = np.array([model.tokenizer.encode("ab").ids])
+    written = model.generate(ids, max_new_tokens=4, stop_tokens=[])[0, ids.shape[1] :]
+    assert row == {"ids": written.tolist(), "text": model.tokenizer.decode(written.tolist())}
+
+
 def test_our_folders_keep_what_came_along(tmp_path: Path) -> None:
     model = loaded("bert-sequence")
     again = az.load(az.save(model, tmp_path))

@@ -224,7 +224,7 @@ def plot(
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="Where the files go.")] = Path("demo-output"),
-    quick: Annotated[bool, typer.Option("--quick", help="Shorter training, about ninety seconds in all.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Shorter training, about a hundred seconds in all.")] = False,
     json_: Json = False,
 ):
     """Train a GPT, a BERT and a ViT on data every Python has, ship them, and prove the files right."""

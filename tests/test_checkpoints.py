@@ -81,6 +81,15 @@ def test_results_are_theirs(name: str, record_property: Any) -> None:
         assert worst <= TOLERANCE, (case, worst)
 
 
+@pytest.mark.parametrize("name", ["llama", "roberta"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 0.02), ("bfloat16", 0.2)])
+def test_results_in_half_precision(name: str, dtype: str, tolerance: float) -> None:
+    """Loaded in half precision, padded on the left, against their float32."""
+    model, arrays = az.load(GOLDENS / name, dtype=dtype), cases(name)["left"]
+    assert model.weights[0].dtype == dtype
+    assert difference(run(model, inputs_of(model, arrays)), arrays) <= tolerance
+
+
 def test_every_dialect_has_a_golden() -> None:
     known = {json.loads((GOLDENS / name / "config.json").read_text())["model_type"] for name in DIALECTS}
     assert known == set(model_types())

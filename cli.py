@@ -83,7 +83,7 @@ def convert(
         raise ValueError(f"dtype: got {dtype!r} for {to}; accepted: none, but for huggingface")
     from . import zoo
     from .export.quiet import quiet
-    from .zoo.weights import written
+    from .files import written
 
     started = time.perf_counter()
     model = _model(source)
@@ -186,7 +186,7 @@ def generate(
     json_: Json = False,
 ):
     """Continue prompts, with a Keras model or an exported file."""
-    from .generation import continue_prompts
+    from .text.prompts import continue_prompts
 
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k}
     options |= {"top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty, "num_beams": num_beams}

@@ -370,7 +370,7 @@ def _figure(path: File) -> Iterator[Any]:
         from matplotlib.figure import Figure  # not pyplot: nobody's backend changes
     except ImportError as error:
         raise ImportError("matplotlib is not there; get it with: pip install 'attention-zoo[demo]'") from error
-    from .zoo.weights import written
+    from .files import written
 
     # Names of tokens are no formulas, and the ids in an SVG come from its content.
     own: Any = {"text.parse_math": False, "text.usetex": False, "svg.hashsalt": "attention_zoo"}

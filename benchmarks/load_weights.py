@@ -144,9 +144,9 @@ def ours() -> Callable[[Path], int]:
     import tokenizers  # noqa: F401
 
     import attention_zoo as az
-    from attention_zoo.zoo.onnx_file import ONNXTensors
+    from attention_zoo.weights.fill import fill
+    from attention_zoo.weights.onnx_file import ONNXTensors
     from attention_zoo.zoo.registry import families
-    from attention_zoo.zoo.weights import fill
 
     families()
     keras.ops.add(keras.ops.zeros(3), 1)

@@ -130,8 +130,8 @@ def from_smollm2(package: Path) -> tuple[Any, dict[str, np.ndarray]]:
 
 def from_focus(package: Path) -> tuple[Any, dict[str, np.ndarray]]:
     import attention_zoo as az
-    from attention_zoo.zoo.onnx_file import ONNXTensors
-    from attention_zoo.zoo.weights import fill
+    from attention_zoo.weights.fill import fill
+    from attention_zoo.weights.onnx_file import ONNXTensors
 
     tensors = ONNXTensors(package / "models" / "vit_s_focus.onnx", prefix="backbone", pieces=POSITIONS)
     dialect = az.ViT.dialects["dinov2"]

@@ -66,7 +66,7 @@ def run(output: str | os.PathLike[str], quick: bool = False, console: Any = None
             import keras
 
             from .. import zoo
-            from ..zoo.weights import written
+            from ..files import written
         if keras.backend.backend() != "tensorflow":
             raise ValueError(f"KERAS_BACKEND: got {keras.backend.backend()!r}; accepted: 'tensorflow'")
         with stage(progress, "train tokenizer"):

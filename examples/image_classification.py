@@ -28,9 +28,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from attention_zoo import export
+from attention_zoo.weights.fill import fill
+from attention_zoo.weights.onnx_file import ONNXTensors
 from attention_zoo.zoo import ViT
-from attention_zoo.zoo.onnx_file import ONNXTensors
-from attention_zoo.zoo.weights import fill
 
 SIDE, PIXELS = 96, 56  # of a view, and of what the model makes of it: 4 × 4 patches
 BATCH, EPOCHS = 28, 40

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..zoo.signature import Signature, TensorSpec
+from ..signature import Signature, TensorSpec
 
 PADDINGS = ("none", "right", "left", "interior")
 

@@ -22,7 +22,8 @@ import keras
 import numpy as np
 
 from ..layers import functional as F
-from ..zoo.base import Graph, ZooModel
+from ..signature import Graph
+from ..zoo.base import ZooModel
 from .result import ExportResult
 from .runtime import OnnxRunner
 from .spec import ExportError, exportable, input_specs, metadata, named_weights, weight_bytes

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ..zoo.decoding import GraphDecoder, LiteRTDecoder, RecomputingDecoder
-from ..zoo.generate import Decoder, generate
-from ..zoo.signature import Signature, TensorSpec
+from ..generation.decoder import GraphDecoder, LiteRTDecoder, RecomputingDecoder
+from ..generation.search import Decoder, generate
+from ..signature import Signature, TensorSpec
 
 METADATA_KEY = "attention_zoo"
 OURS = "accepted: a file as attention_zoo.export writes it"

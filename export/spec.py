@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 
+from ..signature import Signature
 from ..zoo.base import ZooModel, weight_name
-from ..zoo.signature import Signature
 
 
 class ExportError(RuntimeError):

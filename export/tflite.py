@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from ..files import written
 from ..layers import functional as F
-from ..zoo.base import Graph, ZooModel
-from ..zoo.signature import Signature
-from ..zoo.weights import written
+from ..signature import Graph, Signature
+from ..zoo.base import ZooModel
 from .quiet import quiet
 from .result import ExportResult
 from .runtime import METADATA_KEY, TFLiteRunner, tflite_operators

@@ -15,9 +15,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..zoo.base import Graph, ZooModel
-from ..zoo.generate import generate
-from ..zoo.signature import Signature, TensorSpec
+from ..generation.search import generate
+from ..signature import Graph, Signature, TensorSpec
+from ..zoo.base import ZooModel
 from .inputs import PADDINGS, example_inputs, padded_mask
 from .runtime import Runner, Session, load
 from .spec import ExportError, exportable

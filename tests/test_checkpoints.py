@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 import attention_zoo as az
 from attention_zoo import export
-from attention_zoo.zoo.folders import model_types
+from attention_zoo.zoo.loading import model_types
 from helpers import close, numpy, run
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -201,7 +201,7 @@ def test_gguf_keeps_nothing_that_transformers_cannot_read(tmp_path: Path) -> Non
 
 def test_gguf_brings_its_tokenizer() -> None:
     """A prompt of the command line needs nothing beside the file."""
-    from attention_zoo.generation import continue_prompts
+    from attention_zoo.text.prompts import continue_prompts
 
     file = GOLDENS / "llama-gguf" / "f16.gguf"
     model = az.load(file)

@@ -17,8 +17,8 @@ from attention_zoo import export
 from attention_zoo.layers import FixedCache, GrowingCache
 from attention_zoo.layers.cache import causal_places
 from attention_zoo.layers.position import POSITIONS
-from attention_zoo.zoo.generate import generate
-from attention_zoo.zoo.generating import KerasDecoder
+from attention_zoo.text.prompts.keras_decoder import KerasDecoder
+from attention_zoo.text.prompts.search import generate
 from helpers import FURTHER, VARIANTS, every_variant, numpy, randomise, shared, tiny
 
 TOLERANCE = 1e-4  # of max(1, |logit|)

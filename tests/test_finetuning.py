@@ -13,8 +13,8 @@ import tensorflow as tf
 
 import attention_zoo as az
 from attention_zoo import export
+from attention_zoo.finetuning.model import LayerwiseDecay, WarmupLinearDecay
 from attention_zoo.zoo.base import weight_name
-from attention_zoo.zoo.finetuning import LayerwiseDecay, WarmupLinearDecay
 from helpers import FURTHER, VARIANTS, close, every_variant, float64, inputs_for, numpy, run, tiny
 
 LOSS = keras.losses.SparseCategoricalCrossentropy

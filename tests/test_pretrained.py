@@ -21,9 +21,9 @@ from sklearn.datasets import load_sample_image
 
 import attention_zoo as az
 from attention_zoo import export
-from attention_zoo.zoo.onnx_file import ONNXTensors
+from attention_zoo.weights.fill import fill
+from attention_zoo.weights.onnx_file import ONNXTensors
 from attention_zoo.zoo.vit import ViT
-from attention_zoo.zoo.weights import fill
 from helpers import ROOT, close, numpy, run
 
 pytestmark = pytest.mark.pretrained

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attention_zoo.zoo.tokenizers import Tokenizer
+from attention_zoo.text.tokenizer import Tokenizer
 from helpers import python
 
 TEXTS = [
@@ -674,7 +674,7 @@ def test_ids_that_are_not_accepted(tmp_path: Path) -> None:
 def test_importing_is_cheap() -> None:
     """The command line reads this before it knows what is asked for."""
     code = (
-        "import attention_zoo.zoo.tokenizers, sys\n"
+        "import attention_zoo.text.tokenizer, sys\n"
         "print(sorted({'keras', 'tensorflow', 'tokenizers', 'jinja2'} & set(sys.modules)))"
     )
     assert python(code).strip() == "[]"

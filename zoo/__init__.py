@@ -8,35 +8,36 @@ from typing import TYPE_CHECKING, Any
 from .registry import create, list_models
 
 if TYPE_CHECKING:
+    from ..finetuning.model import LayerwiseDecay, WarmupLinearDecay
+    from ..text.tokenizer import Tokenizer
     from .bert import BERT, BERTConfig
-    from .finetuning import LayerwiseDecay, WarmupLinearDecay
-    from .folders import load, save, to_huggingface
     from .gpt import GPT, GPTConfig
     from .keras_hub import from_keras_hub, to_keras_hub
+    from .loading import load
+    from .saving import save, to_huggingface
     from .seq2seq import Seq2Seq, Seq2SeqConfig
-    from .tokenizers import Tokenizer
     from .transformer import Transformer, TransformerConfig
     from .vit import ViT, ViTConfig
 
 _HOMES = {
-    "GPT": "gpt",
-    "GPTConfig": "gpt",
-    "BERT": "bert",
-    "BERTConfig": "bert",
-    "ViT": "vit",
-    "ViTConfig": "vit",
-    "Transformer": "transformer",
-    "TransformerConfig": "transformer",
-    "Seq2Seq": "seq2seq",
-    "Seq2SeqConfig": "seq2seq",
-    "load": "folders",
-    "save": "folders",
-    "to_huggingface": "folders",
-    "LayerwiseDecay": "finetuning",
-    "Tokenizer": "tokenizers",
-    "WarmupLinearDecay": "finetuning",
-    "from_keras_hub": "keras_hub",
-    "to_keras_hub": "keras_hub",
+    "GPT": ".gpt",
+    "GPTConfig": ".gpt",
+    "BERT": ".bert",
+    "BERTConfig": ".bert",
+    "ViT": ".vit",
+    "ViTConfig": ".vit",
+    "Transformer": ".transformer",
+    "TransformerConfig": ".transformer",
+    "Seq2Seq": ".seq2seq",
+    "Seq2SeqConfig": ".seq2seq",
+    "load": ".loading",
+    "save": ".saving",
+    "to_huggingface": ".saving",
+    "LayerwiseDecay": "..finetuning.model",
+    "Tokenizer": "..text.tokenizer",
+    "WarmupLinearDecay": "..finetuning.model",
+    "from_keras_hub": ".keras_hub",
+    "to_keras_hub": ".keras_hub",
 }
 
 __all__ = [
@@ -65,5 +66,5 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+        return getattr(importlib.import_module(_HOMES[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

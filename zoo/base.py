@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -12,9 +12,9 @@ import numpy as np
 from keras import ops
 from keras.backend import standardize_dtype
 
-from .finetuning import FineTuning, checkpointed
-from .signature import Signature
-from .weights import weight_name
+from ..finetuning.model import FineTuning, checkpointed
+from ..signature import Graph, Signature
+from ..weights.rules import weight_name
 
 Tensor = Any
 
@@ -78,14 +78,6 @@ class Config:
         """Fill a field that was left None from others (the dataclass is frozen for everybody else)."""
         if getattr(self, name) is None:
             object.__setattr__(self, name, value)
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A function of a model that becomes one graph of a file: tensors by the names of `signature`, in and out."""
-
-    signature: Signature
-    function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 class ZooModel(keras.Model, FineTuning):

@@ -26,10 +26,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from ..text.tokenizer import Tokenizer
+from ..weights.fill import assign, collect, fill
+from ..weights.rules import Dialect, Field, Rule
+from ..weights.tensors import Shape
+from ..weights.transforms import SAME, Transform
 from .base import ZooModel
 from .registry import family
-from .tokenizers import Tokenizer
-from .weights import SAME, Dialect, Field, Rule, Shape, Transform, assign, collect, fill
 
 TASK = "task."  # stands before the options of a task, those of its backbone being bare
 

@@ -21,7 +21,8 @@ from typing import Any, ClassVar, NamedTuple
 import keras
 from keras import ops
 
-from .weights import weight_name, written
+from ..files import written
+from ..weights.rules import weight_name
 
 Tensor = Any
 # Of a new task: they are trained whole beside adapters.

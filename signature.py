@@ -6,7 +6,7 @@ that verifies it, so that none of them can disagree.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -160,6 +160,14 @@ class Signature:
         }
         sums = {dim: tuple(parts) for dim, parts in raw.pop("sums", {}).items()}
         return cls(**specs, **raw, sums=sums)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A function that becomes one graph of a file: tensors by the names of `signature`, in and out."""
+
+    signature: Signature
+    function: Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def _show(shape: tuple[int | None, ...]) -> str:

@@ -52,6 +52,6 @@ def _tokenizer(name: str, given: Path | None, *, needed: bool) -> Any:
         if needed or given:
             raise ValueError(f"tokenizer: none at {', '.join(map(str, places))}; accepted: a tokenizer.json, or --ids")
         return None
-    from .zoo.tokenizers import Tokenizer
+    from .tokenizer import Tokenizer
 
     return Tokenizer.load(found)

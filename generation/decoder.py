@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .signature import Signature
+from ..signature import Signature
 
 Array = np.ndarray
 TOKENS = ("input_ids", "decoder_input_ids")

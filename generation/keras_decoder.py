@@ -10,11 +10,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from .decoding import TOKENS, GraphDecoder, bucket
-from .generate import AHEAD, generate
+from .decoder import TOKENS, GraphDecoder, bucket
+from .search import AHEAD, generate
 
 if TYPE_CHECKING:
-    from .base import Graph
+    from ..signature import Graph
 
 Tensor = Any
 KEPT = 8  # compiled steps with their caches, of the latest shapes

@@ -284,7 +284,7 @@ class Tokenizer:
         Raises:
             ValueError: `folder` is a file.
         """
-        from .weights import written
+        from ..files import written
 
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():

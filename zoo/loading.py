@@ -1,4 +1,4 @@
-"""Models in files: our folders, Hugging Face's, GGUF. ``load`` finds out which; ``save``, ``to_huggingface`` write.
+"""Models from files: our folders, Hugging Face's, GGUF. ``load`` finds out which.
 
 Our config.json: ``{"format": "attention_zoo", "version": 1, "family": …, "dtype": …, "config": {…}}``. Our tensors
 carry the names of ``weight_name``, such as ``block_0/attention/query/kernel``, in Keras' layout (in, out).
@@ -7,7 +7,6 @@ carry the names of ``weight_name``, such as ``block_0/attention/query/kernel``, 
 from __future__ import annotations
 
 import collections
-import json
 import math
 import os
 import re
@@ -20,27 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
+from ..files import read_json
+from ..text.tokenizer import Tokenizer
+from ..weights.fill import FirstValues, fill
+from ..weights.gguf_file import GGUFFile
+from ..weights.rules import Dialect, Rule, weight_name
+from ..weights.tensors import SafetensorsFiles, Tensors
+from ..weights.transforms import SAME
 from .base import Config, ZooModel
-from .gguf_file import GGUFFile
-from .presets import FAMILIES
 from .registry import families, family
-from .tokenizers import Tokenizer
-from .weights import (
-    SAME,
-    Dialect,
-    FirstValues,
-    Rule,
-    SafetensorsFiles,
-    Tensors,
-    collect,
-    fill,
-    read_json,
-    save_tensors,
-    weight_name,
-    written,
-)
+from .sentence_transformers import read_sentence_modules
 
 FORMAT, VERSION = "attention_zoo", 1
 CONFIG_FILE, WEIGHTS_FILE, IMAGES_FILE = "config.json", "model.safetensors", "preprocessor_config.json"
@@ -50,74 +39,6 @@ ACCEPTED = (
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
 LONGEST = 900  # characters of an error
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
-
-
-def save(model: ZooModel, folder: str | os.PathLike[str]) -> Path:
-    """Write `model` to `folder` as config.json and model.safetensors, and its tokenizer if it has one; ``load`` reads
-    it back.
-
-    Raises:
-        ValueError: not one of our models, or `folder` is a file.
-    """
-    folder = _folder_for(model, folder)
-    config = {
-        "format": FORMAT,
-        "version": VERSION,
-        "family": model.family,
-        "dtype": model.dtype_policy.name,
-        "config": model.config.to_dict(),
-        **({"huggingface": model.huggingface} if model.huggingface else {}),
-        **({"preprocessor": model.preprocessor} if model.preprocessor else {}),
-    }
-    tensors = {name: np.ascontiguousarray(keras.ops.convert_to_numpy(value)) for name, value in model.merged_weights()}
-    save_tensors(tensors, folder / WEIGHTS_FILE, {"format": FORMAT})
-    _write_json(config, folder / CONFIG_FILE)
-    if model.tokenizer is not None:
-        model.tokenizer.save(folder)
-    return folder
-
-
-DTYPES = ("float32", "float16", "bfloat16", "float64")
-
-
-def to_huggingface(
-    model: ZooModel, folder: str | os.PathLike[str], *, model_type: str | None = None, dtype: str | None = None
-) -> Path:
-    """Write `model` as transformers' ``from_pretrained`` opens it: config.json, model.safetensors, tokenizer files.
-
-    A model that was loaded from Hugging Face's files keeps the entries of its config that we do not read, and the dtype
-    of its tensors: load and save give the same bytes.
-
-    Args:
-        model_type: Hugging Face's word, such as "llama". Default: the one it was loaded from, or the first of the
-            family that can hold this config.
-        dtype: of the tensors in the file: "float32", "float16" or "bfloat16". Default: that of the files it was loaded
-            from, else "float32".
-
-    Raises:
-        ValueError: not one of our models, a config that no model type of theirs (or not this one) can hold, or a
-            `folder` that is a file.
-    """
-    folder = _folder_for(model, folder)
-    plain = model.without_adapters()
-    kind, values = _foreign_config(plain, model_type or model.huggingface.get("model_type"))
-    raw = model.huggingface if model.huggingface.get("model_type") == kind else {}
-    for name in ("id2label", "label2id"):
-        if len(raw.get(name) or ()) == model.config.to_dict().get("num_classes"):
-            values.pop(name, None)
-    dtype = dtype or raw.get("dtype") or raw.get("torch_dtype") or "float32"
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype: got {dtype!r}; accepted: {list(DTYPES)}")
-    arrays = {name: _in_dtype(array, dtype) for name, array in collect(plain, model.dialects[kind])}
-    save_tensors(arrays, folder / WEIGHTS_FILE, {"format": "pt"})
-    _write_json({**raw, "model_type": kind, "torch_dtype": dtype, **values}, folder / CONFIG_FILE)
-    if model.config.to_dict().get("head") == "sentence_embedding":
-        _write_sentence_modules(model.config, folder)
-    if images := model.config.to_dict().get("preprocessing") or model.preprocessor:
-        _write_json(images, folder / IMAGES_FILE)
-    if model.tokenizer is not None:
-        model.tokenizer.save(folder)
-    return folder
 
 
 def load(path: str | os.PathLike[str], *, dtype: Any = None, **overrides: Any) -> ZooModel:
@@ -237,7 +158,7 @@ def _load_huggingface(folder: Path, raw: dict[str, Any], dtype: Any, overrides: 
         why = f"only {held}, which can hold code and are never opened" if held else f"without {WEIGHTS_FILE}"
         raise ValueError(f"path: got {folder} {why}; {ACCEPTED}")
     cls = family(known[kind])
-    pooling = _sentence_modules(folder)
+    pooling = read_sentence_modules(folder)
     tensors = SafetensorsFiles(folder)
     preprocessor = read_json(folder / IMAGES_FILE) if (folder / IMAGES_FILE).is_file() else {}
     if overrides.get("preprocessing") is True:
@@ -360,95 +281,6 @@ def _tell(fresh: list[str], folder: Path, stacklevel: int = 6) -> None:
         warnings.warn(told, stacklevel=stacklevel)
 
 
-def _foreign_config(model: ZooModel, wanted: str | None) -> tuple[str, dict[str, Any]]:
-    """The model type of theirs that says what our config says, and its config."""
-    kinds = [kind for kind in model.dialects if kind != "gguf"]
-    if wanted is not None and wanted not in kinds:
-        raise ValueError(f"model_type: got {wanted!r}; accepted for {model.family}: {kinds}")
-    problems = []
-    for kind in [wanted] if wanted else kinds:
-        dialect = model.dialects[kind]
-        try:
-            values = dialect.foreign(model.config)
-            names = {name for name, _, _ in dialect.plan(model)}
-            again = {**dialect.config(values, names), "head": model.config.to_dict().get("head")}
-            again = {name: value for name, value in again.items() if name in model.config.to_dict()}
-            read = model.config_class.from_dict({**again, **_unsaid(model.config)})
-        except (KeyError, ValueError) as error:
-            problems.append(f"{kind} ({error})")
-            continue
-        ours, theirs = model.config.to_dict(), read.to_dict()
-        if differ := sorted(name for name in ours if ours[name] != theirs[name]):
-            problems.append(f"{kind} ({', '.join(f'{name}={ours[name]!r}' for name in differ)})")
-        else:
-            return kind, values
-    raise ValueError(f"model: got a config that transformers cannot hold as {'; '.join(problems)}; accepted: others")
-
-
-def _unsaid(config: Any) -> dict[str, Any]:
-    """Fields that change no result of a model with this head, or that stand elsewhere (modules.json)."""
-    mine, head = config.to_dict(), config.to_dict().get("head")
-    names = ["initializer_range", "dropout", "attention_dropout", "pooling", "normalize", "preprocessing"]
-    names += ["pad_token_id"] if mine.get("position_offset") == 0 else []
-    names += [] if head is None else ["pooler"]
-    names += [] if head == "masked_lm" else ["transform_activation", "transform_norm_epsilon"]
-    names += [] if head in ("sequence_classification", "image_classification") else ["pooler_activation", "classifier"]
-    names += [] if str(head).endswith("classification") else ["num_classes"]
-    return {name: mine[name] for name in names if name in mine}
-
-
-def _in_dtype(array: np.ndarray, dtype: str) -> np.ndarray:
-    if dtype == "bfloat16":
-        import ml_dtypes
-
-        return array.astype(ml_dtypes.bfloat16)
-    return array.astype(dtype)
-
-
-# sentence-transformers.
-
-_POOLINGS = {"mean": "pooling_mode_mean_tokens", "first": "pooling_mode_cls_token", "max": "pooling_mode_max_tokens"}
-
-
-def _sentence_modules(folder: Path) -> dict[str, Any]:
-    """Head and pooling that modules.json asks for, or nothing.
-
-    Raises:
-        ValueError: a module or a pooling we do not have, or one in another folder.
-    """
-    if not (folder / "modules.json").is_file():
-        return {}
-    try:
-        modules = read_json(folder / "modules.json", list)
-        kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
-        places = [str(module["path"]) for module in modules]
-    except (KeyError, TypeError) as error:
-        accepted = "accepted: a list of objects with type and path"
-        raise ValueError(f"path: {folder / 'modules.json'}: got {error!r}; {accepted}") from error
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise ValueError(f"path: {folder / 'modules.json'}: got {kinds}; accepted: Transformer, Pooling, Normalize")
-    if places[0] or not re.fullmatch(r"[\w-]+", places[1]):
-        raise ValueError(f"path: {folder / 'modules.json'}: got paths {places}; accepted: names of folders in it")
-    said = read_json(folder / places[1] / "config.json")
-    chosen = sorted(name for name, value in said.items() if name.startswith("pooling_mode_") and value is True)
-    by_mode = {mode: name for name, mode in _POOLINGS.items()}
-    if len(chosen) != 1 or chosen[0] not in by_mode:
-        raise ValueError(f"path: {folder / places[1]}: got {chosen}; accepted: one of {sorted(by_mode)}")
-    return {"head": "sentence_embedding", "pooling": by_mode[chosen[0]], "normalize": "Normalize" in kinds}
-
-
-def _write_sentence_modules(config: Any, folder: Path) -> None:
-    kinds = {"": "Transformer", "1_Pooling": "Pooling", **({"2_Normalize": "Normalize"} if config.normalize else {})}
-    modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (path, kind) in enumerate(kinds.items())
-    ]
-    modes = {mode: name == config.pooling for name, mode in _POOLINGS.items()}
-    _write_json({"word_embedding_dimension": config.hidden_dim, **modes}, folder / "1_Pooling" / "config.json")
-    _write_json({"max_seq_length": config.max_length, "do_lower_case": False}, folder / "sentence_bert_config.json")
-    _write_json(modules, folder / "modules.json")
-
-
 # GGUF.
 
 
@@ -463,20 +295,3 @@ def _load_gguf(file: Path, dtype: Any, overrides: dict[str, Any]) -> ZooModel:
         with _from(file):
             model.tokenizer = Tokenizer.from_gguf(raw)
     return model
-
-
-def _folder_for(model: Any, folder: str | os.PathLike[str]) -> Path:
-    if not isinstance(model, ZooModel):
-        raise ValueError(f"model: got {type(model).__name__}; accepted: a model of attention_zoo")
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"folder: got {folder}, which is a file; accepted: a folder, made if it is not there")
-    return folder
-
-
-def _write_json(value: Any, file: Path) -> None:
-    with written(file) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
-
-
-__all__ = ["FAMILIES", "load", "model_types", "save", "to_huggingface"]

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .huggingface import integer, number
-
 if TYPE_CHECKING:
-    from .weights import Shape
+    from .tensors import Shape
 
 PORTION = 2**20  # bytes read at a time
-LLAMA3_FACTORS = (8.0, 32.0, 16.0, 4.0, 2.0, 64.0)  # of Llama 3.1, Llama 3.2, and others like them
 
 
 class GGUFFile:
@@ -192,62 +189,3 @@ class _Header:
                 self.skip(self.number(8))
         else:
             raise _DamagedError(f"has a field of type {kind} at byte {self.at}")
-
-
-def read_gguf(raw: Mapping[str, Any], shapes: Collection[str]) -> dict[str, Any]:
-    """What a GGUF file says through its tensors and through several fields at once.
-
-    Raises:
-        ValueError: another architecture, features rotated in part, or a scaling we do not have.
-    """
-    if (kind := raw.get("general.architecture")) != "llama":
-        raise ValueError(f"general.architecture: got {kind!r}; accepted: 'llama'")
-    assert isinstance(shapes, Mapping)
-    if "token_embd.weight" not in shapes:
-        raise ValueError("token_embd.weight: not in the file; accepted: a table of tokens")
-    if (heads := integer(raw, "llama.attention.head_count", 0)) < 1:
-        raise ValueError(f"llama.attention.head_count: got {heads}; accepted: a positive integer")
-    head_dim = integer(raw, "llama.attention.key_length", integer(raw, "llama.embedding_length", 0) // heads)
-    for name in ("llama.rope.dimension_count", "llama.attention.value_length"):
-        if raw.get(name, head_dim) != head_dim:
-            raise ValueError(f"{name}: got {raw[name]}; accepted: {head_dim}")
-    if (theta := number(raw, "llama.rope.freq_base", 10_000.0)) <= 0:
-        raise ValueError(f"llama.rope.freq_base: got {theta}; accepted: a positive number")
-    has_bias = {part: f"blk.0.{part}.bias" in shapes for part in ("attn_output", "attn_q", "ffn_up")}
-    return {
-        "vocab_size": (shapes["token_embd.weight"] or (0,))[0],
-        "tie_embeddings": "output.weight" not in shapes,
-        "use_bias": has_bias["attn_output"],
-        "use_qkv_bias": has_bias["attn_q"],
-        "use_feedforward_bias": has_bias["ffn_up"],
-        "rope_scaling": _scaling(raw, head_dim, theta),
-    }
-
-
-def _scaling(raw: Mapping[str, Any], head_dim: int, theta: float) -> dict[str, Any] | None:
-    if (factors := raw.get("rope_freqs")) is not None:  # put there by whoever reads the file
-        if np.shape(factors) != (head_dim // 2,):
-            raise ValueError(f"rope_freqs.weight: got {np.size(factors)} factors; accepted: {head_dim // 2}")
-        return _llama3(np.asarray(factors), head_dim, theta)
-    kind = raw.get("llama.rope.scaling.type", "none")
-    if kind == "none":
-        return None
-    if kind not in ("linear", "yarn"):
-        raise ValueError(f"llama.rope.scaling.type: got {kind!r}; accepted: 'none', 'linear', 'yarn'")
-    scaling = {"rope_type": kind, "factor": raw.get("llama.rope.scaling.factor")}
-    if kind == "yarn":
-        original = "llama.rope.scaling.original_context_length"
-        scaling["original_max_position_embeddings"] = raw.get(original, raw["llama.context_length"])
-    return scaling
-
-
-def _llama3(factors: np.ndarray, head_dim: int, theta: float) -> dict[str, Any]:
-    """The scaling whose factors these are: llama.cpp keeps the factors and not what they come from. Those of the
-    published models are known again, so that they can be saved for transformers; any others stay factors."""
-    turns = 8192 * theta ** (-np.arange(0, head_dim, 2) / head_dim) / (2 * math.pi)
-    for factor in LLAMA3_FACTORS:
-        keep = np.clip((turns - 1) / 3, 0, 1)
-        if factors.shape == keep.shape and np.allclose(1 / (keep + (1 - keep) / factor), factors, rtol=1e-4):
-            scaling = {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-            return {**scaling, "original_max_position_embeddings": 8192}
-    return {"rope_type": "factors", "factors": factors.tolist()}

@@ -20,14 +20,14 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from ..layers.core import Dense
-from ..layers.embedding import TokenEmbedding
-from ..layers.recurrent import CELLS
-from ..layers.recurrent_attention import recurrent_attention
-from .base import Config, Graph, Tensor, ZooModel
-from .generating import Generating
-from .registry import register
-from .signature import Signature, TensorSpec
+from ...generation.keras_decoder import Generating
+from ...layers.core import Dense
+from ...layers.embedding import TokenEmbedding
+from ...layers.recurrent import CELLS
+from ...layers.recurrent_attention import recurrent_attention
+from ...signature import Graph, Signature, TensorSpec
+from ..base import Config, Tensor, ZooModel
+from ..registry import register
 
 State = list[Tensor]  # (batch, hidden_dim) each: h and c of every LSTM layer, or h of every GRU layer
 

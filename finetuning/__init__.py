@@ -1,0 +1,1 @@
+"""Fine-tuning: adapters, frozen weights, learning rates by depth, gradient checkpointing."""

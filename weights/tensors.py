@@ -1,0 +1,136 @@
+"""Where tensors come from and go to: safetensors files, one or several, read tensor by tensor.
+
+Nothing is ever unpickled or executed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..files import read_json, written
+
+Shape = tuple[int, ...]
+
+
+SHOWN = 8  # problems in one message
+
+
+PORTION = 2**22  # bytes read at a time
+
+
+class Tensors(Protocol):
+    """Named tensors somewhere, read one by one."""
+
+    where: str  # for messages
+
+    @property
+    def shapes(self) -> Mapping[str, Shape]: ...
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, of whatever floating-point dtype it has.
+
+        Raises:
+            ValueError: it is damaged, or not of floating point.
+        """
+        ...
+
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+class SafetensorsFiles:
+    """The tensors of ``model.safetensors``, or of the shards that ``model.safetensors.index.json`` lists.
+
+    Raises:
+        ValueError: no such file, a damaged one, an index that names a file elsewhere or that its shards contradict.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.shapes: dict[str, Shape] = {}
+        self.homes: dict[str, Path] = {}
+        self.dtypes: dict[str, str] = {}
+        single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+        self.where = str(single if single.exists() or not index.is_file() else index)
+        listed = None if self.where == str(single) else _read_index(index)
+        for file in [single] if listed is None else sorted({folder / shard for shard in listed.values()}):
+            with _opened(file) as tensors:
+                _check_names(file)
+                for name in tensors.keys():  # noqa: SIM118 (it has no __iter__)
+                    view = tensors.get_slice(name)
+                    if name in self.homes:
+                        raise ValueError(f"path: {file} has {name}, which {self.homes[name].name} has; accepted: one")
+                    self.homes[name] = file
+                    self.shapes[name], self.dtypes[name] = tuple(view.get_shape()), view.get_dtype()
+        if listed is not None and set(listed) != set(self.homes):
+            strange = sorted(set(listed) ^ set(self.homes))
+            raise ValueError(f"path: {index} and its files differ in {strange[:SHOWN]}; accepted: the same tensors")
+        for name, shard in (listed or {}).items():
+            if self.homes[name].name != shard:
+                has = self.homes[name].name
+                raise ValueError(f"path: {index} says that {shard} has {name}; accepted: {has}, which has it")
+
+    def read(self, name: str) -> np.ndarray:
+        if self.dtypes[name] not in FLOATS:
+            raise ValueError(f"path: {self.homes[name]}: {name} is of {self.dtypes[name]}; accepted: {list(FLOATS)}")
+        import ml_dtypes  # noqa: F401 (makes bfloat16 a dtype that NumPy knows)
+
+        shape, itemsize = self.shapes[name], 8 if self.dtypes[name] == "F64" else 4
+        rows = max(1, PORTION // (itemsize * max(1, math.prod(shape[1:]))))
+        if not shape or rows >= shape[0]:
+            with _opened(self.homes[name]) as tensors:
+                return tensors.get_tensor(name)
+        whole: Any = None
+        for start in range(0, shape[0], rows):  # pages of a file that is open count as memory in use
+            with _opened(self.homes[name]) as tensors:
+                part = tensors.get_slice(name)[start : min(start + rows, shape[0])]
+            whole = np.empty(shape, part.dtype) if whole is None else whole
+            whole[start : start + rows] = part
+        return whole
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        raise ValueError(f"path: {file} cannot be read: no such file; accepted: a safetensors file")
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            yield tensors
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"path: {file} cannot be read: {error}; accepted: a safetensors file") from error
+
+
+def _check_names(file: Path) -> None:
+    """No name twice, which the format forbids and its library takes without a word. The header is known to be good."""
+    with file.open("rb") as stream:
+        header = stream.read(int.from_bytes(stream.read(8), "little"))
+    names = Counter(name for name, _ in json.loads(header, object_pairs_hook=list))
+    if twice := sorted(name for name, times in names.items() if times > 1):
+        raise ValueError(f"path: {file} has {twice[:SHOWN]} twice; accepted: each tensor once")
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    listed = read_json(index).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(shard, str) for shard in listed.values()):
+        raise ValueError(f"path: {index} has no weight_map from tensors to files; accepted: an index as it is saved")
+    if outside := sorted({shard for shard in listed.values() if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", shard)}):
+        raise ValueError(f"path: {index} names {outside[:SHOWN]}; accepted: names of .safetensors files beside it")
+    return listed
+
+
+def save_tensors(arrays: Mapping[str, np.ndarray], file: Path, metadata: dict[str, str]) -> None:
+    """A safetensors file, whole or not at all."""
+    import safetensors.numpy
+
+    with written(file) as temporary:
+        safetensors.numpy.save_file(dict(arrays), temporary, metadata=metadata)

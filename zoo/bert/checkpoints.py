@@ -1,0 +1,193 @@
+"""BERTs of others: how their files name configs and weights, and the transforms between theirs and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...weights.rules import Dialect, Field, Rule, layer_norm, linear
+from ..huggingface import HF_ACTIVATIONS, activation, integer, labels, number_of_labels
+from .model import BERT, BERTConfig
+
+
+def _body(
+    block: str, *, query: str, key: str, value: str, output: str, norms: tuple[str, str], up: str, down: str
+) -> tuple[Rule, ...]:
+    """The rules of one block under other names."""
+    parts = {"query": query, "key": key, "value": value, "output": output}
+    rules = [rule for ours, theirs in parts.items() for rule in linear(block + theirs, f"block_{{i}}/attention/{ours}")]
+    return (
+        *rules,
+        *layer_norm(block + norms[0], "block_{i}/attention_norm"),
+        *linear(block + up, "block_{i}/feedforward/up"),
+        *linear(block + down, "block_{i}/feedforward/down"),
+        *layer_norm(block + norms[1], "block_{i}/feedforward_norm"),
+    )
+
+
+_BERT_BODY = (
+    Rule("embeddings.word_embeddings.weight", "embedding/embeddings"),
+    Rule("embeddings.position_embeddings.weight", "positions/embeddings"),
+    Rule("embeddings.token_type_embeddings.weight", "token_types/embeddings"),
+    *layer_norm("embeddings.LayerNorm", "embedding_norm"),
+)
+_BERT_BLOCK = _body(
+    "encoder.layer.{i}.",
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    output="attention.output.dense",
+    norms=("attention.output.LayerNorm", "output.LayerNorm"),
+    up="intermediate.dense",
+    down="output.dense",
+)
+_POOLER = tuple(replace(rule, new=True) for rule in linear("pooler.dense", "pooler"))
+_OUTPUT_TABLE = {"cls.predictions.decoder.weight": "embeddings.word_embeddings.weight"}
+
+_BERT = Dialect(
+    fields=(
+        Field("vocab_size", "vocab_size", 30522),
+        Field("num_hidden_layers", "num_layers", 12),
+        Field("num_attention_heads", "num_heads", 12),
+        Field("hidden_size", "hidden_dim", 768),
+        Field("intermediate_size", "intermediate_dim", 3072),
+        Field("max_position_embeddings", "max_length", 512),
+        Field("type_vocab_size", "type_vocab_size", 2),
+        Field("layer_norm_eps", "norm_epsilon", 1e-12),
+        Field("hidden_dropout_prob", "dropout", 0.1),
+        Field("attention_probs_dropout_prob", "attention_dropout", 0.1),
+        Field("initializer_range", "initializer_range", 0.02),
+        Field("pad_token_id", "pad_token_id", 0),
+    ),
+    demanded={"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},
+    read=lambda raw, names: {
+        "activation": activation(raw, "hidden_act", "gelu"),
+        "num_classes": number_of_labels(raw),
+        "pooler": any(name.endswith("pooler.dense.weight") for name in names),
+    },
+    write=lambda c: {"hidden_act": HF_ACTIVATIONS[c.activation], **_labels(c)},
+    rules=(
+        *_BERT_BODY,
+        *_BERT_BLOCK,
+        *_POOLER,
+        *linear("classifier", "classifier", head=True),
+        *linear("qa_outputs", "span", head=True),
+        *linear("cls.predictions.transform.dense", "transform", head=True),
+        *layer_norm("cls.predictions.transform.LayerNorm", "transform_norm", head=True),
+        Rule("cls.predictions.bias", "output_bias", head=True),
+    ),
+    prefix="bert.",
+    heads={
+        None: "BertModel",
+        "masked_lm": "BertForMaskedLM",
+        "sequence_classification": "BertForSequenceClassification",
+        "token_classification": "BertForTokenClassification",
+        "question_answering": "BertForQuestionAnswering",
+        "sentence_embedding": "BertModel",
+    },
+    other_classes={"BertModel": None, "BertForPreTraining": "masked_lm"},
+    aliases={r"LayerNorm\.gamma$": "LayerNorm.weight", r"LayerNorm\.beta$": "LayerNorm.bias"},
+    ignored=(r"^embeddings\.position_ids$", r"^pooler\.dense\.", r"^cls\.seq_relationship\."),
+    tied={**_OUTPUT_TABLE, "cls.predictions.decoder.bias": "cls.predictions.bias"},
+)
+
+
+def _labels(config: BERTConfig) -> dict[str, Any]:
+    return labels(config) if config.head in ("sequence_classification", "token_classification") else {}
+
+
+def _read_roberta(raw: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    offset = integer(raw, "pad_token_id", 1) + 1
+    rows = integer(raw, "max_position_embeddings", 514)
+    if rows <= offset:
+        raise ValueError(f"max_position_embeddings: got {rows}; accepted: more than pad_token_id + 1 = {offset}")
+    return {**_BERT.read(raw, names), "position_offset": offset, "max_length": rows - offset}
+
+
+def _roberta_rules(c: BERTConfig) -> tuple[Rule, ...]:
+    """What is the pooler elsewhere belongs to the classifier here."""
+    of_sequence = c.head == "sequence_classification"
+    return (
+        *_BERT_BODY,
+        *_BERT_BLOCK,
+        *(linear("classifier.dense", "pooler", head=True) if of_sequence else _POOLER),
+        *linear("classifier.out_proj" if of_sequence else "classifier", "classifier", head=True),
+        *linear("qa_outputs", "span", head=True),
+        *linear("lm_head.dense", "transform", head=True),
+        *layer_norm("lm_head.layer_norm", "transform_norm", head=True),
+        Rule("lm_head.bias", "output_bias", head=True),
+    )
+
+
+def _roberta(name: str) -> Dialect:
+    return replace(
+        _BERT,
+        fields=(
+            *(entry for entry in _BERT.fields if entry.ours not in ("max_length", "norm_epsilon", "pad_token_id")),
+            Field("layer_norm_eps", "norm_epsilon", 1e-12),
+            Field("pad_token_id", "pad_token_id", 1),
+        ),
+        fixed={"transform_activation": "gelu"},  # whatever the body has
+        read=_read_roberta,
+        write=lambda c: {**_BERT.write(c), "max_position_embeddings": c.max_length + c.position_offset},
+        rules=_roberta_rules,
+        prefix="roberta.",
+        heads={head: cls.replace("Bert", name) for head, cls in _BERT.heads.items()},
+        other_classes={f"{name}Model": None},
+        aliases={},
+        ignored=(r"^embeddings\.position_ids$", r"^pooler\.dense\."),
+        tied={"lm_head.decoder.weight": "embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
+    )
+
+
+_DISTILBERT = Dialect(
+    fields=(
+        Field("vocab_size", "vocab_size", 30522),
+        Field("n_layers", "num_layers", 6),
+        Field("n_heads", "num_heads", 12),
+        Field("dim", "hidden_dim", 768),
+        Field("hidden_dim", "intermediate_dim", 3072),
+        Field("max_position_embeddings", "max_length", 512),
+        Field("dropout", "dropout", 0.1),
+        Field("attention_dropout", "attention_dropout", 0.1),
+        Field("initializer_range", "initializer_range", 0.02),
+        Field("pad_token_id", "pad_token_id", 0),
+    ),
+    fixed={"type_vocab_size": 0, "norm_epsilon": 1e-12, "pooler": False, "pooler_activation": "relu"},
+    read=lambda raw, _: {
+        "activation": activation(raw, "activation", "gelu"),
+        "num_classes": number_of_labels(raw),
+    },
+    write=lambda c: {"activation": HF_ACTIVATIONS[c.activation], **_labels(c)},
+    rules=(
+        *_BERT_BODY,
+        *_body(
+            "transformer.layer.{i}.",
+            query="attention.q_lin",
+            key="attention.k_lin",
+            value="attention.v_lin",
+            output="attention.out_lin",
+            norms=("sa_layer_norm", "output_layer_norm"),
+            up="ffn.lin1",
+            down="ffn.lin2",
+        ),
+        *linear("pre_classifier", "pooler", head=True),
+        *linear("classifier", "classifier", head=True),
+        *linear("qa_outputs", "span", head=True),
+        *linear("vocab_transform", "transform", head=True),
+        *layer_norm("vocab_layer_norm", "transform_norm", head=True),
+        Rule("vocab_projector.bias", "output_bias", head=True),
+    ),
+    prefix="distilbert.",
+    heads={head: f"Distil{cls}" for head, cls in _BERT.heads.items()},
+    other_classes={"DistilBertModel": None},
+    tied={"vocab_projector.weight": "embeddings.word_embeddings.weight"},
+)
+
+BERT.dialects = {
+    "bert": _BERT,
+    "roberta": _roberta("Roberta"),
+    "xlm-roberta": _roberta("XLMRoberta"),
+    "distilbert": _DISTILBERT,
+}

@@ -1,0 +1,6 @@
+"""GPT: ``model.py`` reads aloud, ``checkpoints.py`` says how others name its weights."""
+
+from . import checkpoints
+from .model import GPT, GPTConfig
+
+__all__ = ["GPT", "GPTConfig", "checkpoints"]

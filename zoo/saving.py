@@ -1,0 +1,143 @@
+"""Models to folders: ours by ``save``, Hugging Face's by ``to_huggingface``.
+
+Our config.json: ``{"format": "attention_zoo", "version": 1, "family": …, "dtype": …, "config": {…}}``. Our tensors
+carry the names of ``weight_name``, such as ``block_0/attention/query/kernel``, in Keras' layout (in, out).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from ..files import write_json
+from ..weights.fill import collect
+from ..weights.tensors import save_tensors
+from .base import ZooModel
+from .loading import CONFIG_FILE, FORMAT, IMAGES_FILE, VERSION, WEIGHTS_FILE
+from .sentence_transformers import write_sentence_modules
+
+
+def save(model: ZooModel, folder: str | os.PathLike[str]) -> Path:
+    """Write `model` to `folder` as config.json and model.safetensors, and its tokenizer if it has one; ``load`` reads
+    it back.
+
+    Raises:
+        ValueError: not one of our models, or `folder` is a file.
+    """
+    folder = _folder_for(model, folder)
+    config = {
+        "format": FORMAT,
+        "version": VERSION,
+        "family": model.family,
+        "dtype": model.dtype_policy.name,
+        "config": model.config.to_dict(),
+        **({"huggingface": model.huggingface} if model.huggingface else {}),
+        **({"preprocessor": model.preprocessor} if model.preprocessor else {}),
+    }
+    tensors = {name: np.ascontiguousarray(keras.ops.convert_to_numpy(value)) for name, value in model.merged_weights()}
+    save_tensors(tensors, folder / WEIGHTS_FILE, {"format": FORMAT})
+    write_json(config, folder / CONFIG_FILE)
+    if model.tokenizer is not None:
+        model.tokenizer.save(folder)
+    return folder
+
+
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+
+
+def to_huggingface(
+    model: ZooModel, folder: str | os.PathLike[str], *, model_type: str | None = None, dtype: str | None = None
+) -> Path:
+    """Write `model` as transformers' ``from_pretrained`` opens it: config.json, model.safetensors, tokenizer files.
+
+    A model that was loaded from Hugging Face's files keeps the entries of its config that we do not read, and the dtype
+    of its tensors: load and save give the same bytes.
+
+    Args:
+        model_type: Hugging Face's word, such as "llama". Default: the one it was loaded from, or the first of the
+            family that can hold this config.
+        dtype: of the tensors in the file: "float32", "float16" or "bfloat16". Default: that of the files it was loaded
+            from, else "float32".
+
+    Raises:
+        ValueError: not one of our models, a config that no model type of theirs (or not this one) can hold, or a
+            `folder` that is a file.
+    """
+    folder = _folder_for(model, folder)
+    plain = model.without_adapters()
+    kind, values = _foreign_config(plain, model_type or model.huggingface.get("model_type"))
+    raw = model.huggingface if model.huggingface.get("model_type") == kind else {}
+    for name in ("id2label", "label2id"):
+        if len(raw.get(name) or ()) == model.config.to_dict().get("num_classes"):
+            values.pop(name, None)
+    dtype = dtype or raw.get("dtype") or raw.get("torch_dtype") or "float32"
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: got {dtype!r}; accepted: {list(DTYPES)}")
+    arrays = {name: _in_dtype(array, dtype) for name, array in collect(plain, model.dialects[kind])}
+    save_tensors(arrays, folder / WEIGHTS_FILE, {"format": "pt"})
+    write_json({**raw, "model_type": kind, "torch_dtype": dtype, **values}, folder / CONFIG_FILE)
+    if model.config.to_dict().get("head") == "sentence_embedding":
+        write_sentence_modules(model.config, folder)
+    if images := model.config.to_dict().get("preprocessing") or model.preprocessor:
+        write_json(images, folder / IMAGES_FILE)
+    if model.tokenizer is not None:
+        model.tokenizer.save(folder)
+    return folder
+
+
+def _foreign_config(model: ZooModel, wanted: str | None) -> tuple[str, dict[str, Any]]:
+    """The model type of theirs that says what our config says, and its config."""
+    kinds = [kind for kind in model.dialects if kind != "gguf"]
+    if wanted is not None and wanted not in kinds:
+        raise ValueError(f"model_type: got {wanted!r}; accepted for {model.family}: {kinds}")
+    problems = []
+    for kind in [wanted] if wanted else kinds:
+        dialect = model.dialects[kind]
+        try:
+            values = dialect.foreign(model.config)
+            names = {name for name, _, _ in dialect.plan(model)}
+            again = {**dialect.config(values, names), "head": model.config.to_dict().get("head")}
+            again = {name: value for name, value in again.items() if name in model.config.to_dict()}
+            read = model.config_class.from_dict({**again, **_unsaid(model.config)})
+        except (KeyError, ValueError) as error:
+            problems.append(f"{kind} ({error})")
+            continue
+        ours, theirs = model.config.to_dict(), read.to_dict()
+        if differ := sorted(name for name in ours if ours[name] != theirs[name]):
+            problems.append(f"{kind} ({', '.join(f'{name}={ours[name]!r}' for name in differ)})")
+        else:
+            return kind, values
+    raise ValueError(f"model: got a config that transformers cannot hold as {'; '.join(problems)}; accepted: others")
+
+
+def _unsaid(config: Any) -> dict[str, Any]:
+    """Fields that change no result of a model with this head, or that stand elsewhere (modules.json)."""
+    mine, head = config.to_dict(), config.to_dict().get("head")
+    names = ["initializer_range", "dropout", "attention_dropout", "pooling", "normalize", "preprocessing"]
+    names += ["pad_token_id"] if mine.get("position_offset") == 0 else []
+    names += [] if head is None else ["pooler"]
+    names += [] if head == "masked_lm" else ["transform_activation", "transform_norm_epsilon"]
+    names += [] if head in ("sequence_classification", "image_classification") else ["pooler_activation", "classifier"]
+    names += [] if str(head).endswith("classification") else ["num_classes"]
+    return {name: mine[name] for name in names if name in mine}
+
+
+def _in_dtype(array: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        return array.astype(ml_dtypes.bfloat16)
+    return array.astype(dtype)
+
+
+def _folder_for(model: Any, folder: str | os.PathLike[str]) -> Path:
+    if not isinstance(model, ZooModel):
+        raise ValueError(f"model: got {type(model).__name__}; accepted: a model of attention_zoo")
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"folder: got {folder}, which is a file; accepted: a folder, made if it is not there")
+    return folder

@@ -1,0 +1,50 @@
+"""Folders of sentence-transformers: modules.json says which head and which pooling."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ..files import read_json, write_json
+
+_POOLINGS = {"mean": "pooling_mode_mean_tokens", "first": "pooling_mode_cls_token", "max": "pooling_mode_max_tokens"}
+
+
+def read_sentence_modules(folder: Path) -> dict[str, Any]:
+    """Head and pooling that modules.json asks for, or nothing.
+
+    Raises:
+        ValueError: a module or a pooling we do not have, or one in another folder.
+    """
+    if not (folder / "modules.json").is_file():
+        return {}
+    try:
+        modules = read_json(folder / "modules.json", list)
+        kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
+        places = [str(module["path"]) for module in modules]
+    except (KeyError, TypeError) as error:
+        accepted = "accepted: a list of objects with type and path"
+        raise ValueError(f"path: {folder / 'modules.json'}: got {error!r}; {accepted}") from error
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise ValueError(f"path: {folder / 'modules.json'}: got {kinds}; accepted: Transformer, Pooling, Normalize")
+    if places[0] or not re.fullmatch(r"[\w-]+", places[1]):
+        raise ValueError(f"path: {folder / 'modules.json'}: got paths {places}; accepted: names of folders in it")
+    said = read_json(folder / places[1] / "config.json")
+    chosen = sorted(name for name, value in said.items() if name.startswith("pooling_mode_") and value is True)
+    by_mode = {mode: name for name, mode in _POOLINGS.items()}
+    if len(chosen) != 1 or chosen[0] not in by_mode:
+        raise ValueError(f"path: {folder / places[1]}: got {chosen}; accepted: one of {sorted(by_mode)}")
+    return {"head": "sentence_embedding", "pooling": by_mode[chosen[0]], "normalize": "Normalize" in kinds}
+
+
+def write_sentence_modules(config: Any, folder: Path) -> None:
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", **({"2_Normalize": "Normalize"} if config.normalize else {})}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds.items())
+    ]
+    modes = {mode: name == config.pooling for name, mode in _POOLINGS.items()}
+    write_json({"word_embedding_dimension": config.hidden_dim, **modes}, folder / "1_Pooling" / "config.json")
+    write_json({"max_seq_length": config.max_length, "do_lower_case": False}, folder / "sentence_bert_config.json")
+    write_json(modules, folder / "modules.json")

@@ -1,0 +1,187 @@
+"""ViTs of others: how their files name configs and weights, and the transforms between theirs and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...layers.feedforward import GATED
+from ...weights.rules import Dialect, Field, Rule, layer_norm, linear
+from ...weights.transforms import joined, permuted
+from ..huggingface import HF_ACTIVATIONS, activation, integer, labels, number, number_of_labels, one_size
+from .model import ViT, ViTConfig
+
+_VIT_BODY = (
+    Rule("embeddings.patch_embeddings.projection.weight", "embedding/kernel", permuted(2, 3, 1, 0)),
+    Rule("embeddings.patch_embeddings.projection.bias", "embedding/bias"),
+    Rule("embeddings.cls_token", "embedding/class_token"),
+    Rule("embeddings.distillation_token", "embedding/distillation_token"),
+    Rule("embeddings.register_tokens", "embedding/registers"),
+    Rule("embeddings.mask_token", "embedding/mask_token"),
+    Rule("embeddings.position_embeddings", "embedding/positions"),
+    *linear("encoder.layer.{i}.attention.attention.query", "block_{i}/attention/query"),
+    *linear("encoder.layer.{i}.attention.attention.key", "block_{i}/attention/key"),
+    *linear("encoder.layer.{i}.attention.attention.value", "block_{i}/attention/value"),
+    *linear("encoder.layer.{i}.attention.output.dense", "block_{i}/attention/output"),
+    *layer_norm("layernorm", "final_norm"),
+    *linear("pooler.dense", "pooler"),
+)
+_VIT_BLOCK = (
+    *layer_norm("encoder.layer.{i}.layernorm_before", "block_{i}/attention_norm"),
+    *linear("encoder.layer.{i}.intermediate.dense", "block_{i}/feedforward/up"),
+    *linear("encoder.layer.{i}.output.dense", "block_{i}/feedforward/down"),
+    *layer_norm("encoder.layer.{i}.layernorm_after", "block_{i}/feedforward_norm"),
+)
+
+_VIT = Dialect(
+    fields=(
+        Field("num_channels", "num_channels", 3),
+        Field("num_hidden_layers", "num_layers", 12),
+        Field("num_attention_heads", "num_heads", 12),
+        Field("hidden_size", "hidden_dim", 768),
+        Field("intermediate_size", "intermediate_dim", 3072),
+        Field("layer_norm_eps", "norm_epsilon", 1e-12),
+        Field("qkv_bias", "use_qkv_bias", True),
+        Field("hidden_dropout_prob", "dropout", 0.0),
+        Field("attention_probs_dropout_prob", "attention_dropout", 0.0),
+        Field("initializer_range", "initializer_range", 0.02),
+    ),
+    demanded={"pooler_act": "tanh"},
+    read=lambda raw, names: {
+        **_read_images(raw),
+        "activation": activation(raw, "hidden_act", "gelu"),
+        "pooler": any(name.endswith("pooler.dense.weight") for name in names),
+    },
+    write=lambda c: {
+        **_write_images(c),
+        "hidden_act": HF_ACTIVATIONS[c.activation],
+        "pooler_output_size": c.hidden_dim,
+    },
+    rules=(*_VIT_BODY, *_VIT_BLOCK, *linear("classifier", "classifier", head=True)),
+    prefix="vit.",
+    headless=(None,),
+    heads={None: "ViTModel", "image_classification": "ViTForImageClassification"},
+    ignored=(r"^pooler\.dense\.", r"^embeddings\.mask_token$"),
+)
+
+
+def _read_images(raw: Mapping[str, Any]) -> dict[str, Any]:
+    sizes = {"image_size": one_size(raw, "image_size", 224), "patch_size": one_size(raw, "patch_size", 16)}
+    return {**sizes, "num_classes": number_of_labels(raw)}
+
+
+def _write_images(c: ViTConfig) -> dict[str, Any]:
+    named = labels(c) if c.head == "image_classification" else {}
+    return {"image_size": c.image_size, "patch_size": c.patch_size, **named}
+
+
+def _distilled(raw: Mapping[str, Any]) -> bool:
+    return "DeiTForImageClassificationWithTeacher" in (raw.get("architectures") or [])
+
+
+_DEIT = replace(
+    _VIT,
+    fixed={"distillation_token": True},
+    read=lambda raw, names: {
+        **_VIT.read(raw, names),
+        "classifier": "distilled" if _distilled(raw) else "class_token",
+    },
+    write=lambda c: {
+        **_VIT.write(c),
+        **({"architectures": ["DeiTForImageClassificationWithTeacher"]} if c.classifier == "distilled" else {}),
+    },
+    rules=lambda c: (
+        *_VIT_BODY,
+        *_VIT_BLOCK,
+        *linear("cls_classifier" if c.classifier == "distilled" else "classifier", "classifier", head=True),
+        *linear("distillation_classifier", "distillation_classifier", head=True),
+    ),
+    prefix="deit.",
+    heads={None: "DeiTModel", "image_classification": "DeiTForImageClassification"},
+    other_classes={"DeiTForImageClassificationWithTeacher": "image_classification"},
+)
+
+
+def _gated_width(width: int, ratio: float) -> int:
+    return (int(int(width * ratio) * 2 / 3) + 7) // 8 * 8
+
+
+def _read_dinov2(raw: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    width, ratio = integer(raw, "hidden_size", 768), number(raw, "mlp_ratio", 4)
+    if not 0 < width * ratio < 2**31:
+        raise ValueError(f"mlp_ratio: got {ratio} of hidden_size {width}; accepted: a positive width below 2^31")
+    gated = bool(raw.get("use_swiglu_ffn"))
+    return {
+        **_read_images(raw),
+        "activation": "swiglu" if gated else activation(raw, "hidden_act", "gelu"),
+        "intermediate_dim": _gated_width(width, ratio) if gated else int(width * ratio),
+        "use_mask_token": any(name.endswith("embeddings.mask_token") for name in names),
+        "classifier": "class_and_mean",
+    }
+
+
+def _write_dinov2(c: ViTConfig) -> dict[str, Any]:
+    inner = c.intermediate_dim or 0
+    ratio = inner / c.hidden_dim
+    if c.activation in GATED:  # two thirds of a multiple of the width, rounded up to eights: the roundest that fits
+        exact = inner * 3 / 2 / c.hidden_dim
+        candidates = (int(exact), round(exact, 1))
+        ratio = next((r for r in candidates if _gated_width(c.hidden_dim, r) == inner), exact)
+    ratio = int(ratio) if ratio == int(ratio) else ratio
+    act = "gelu" if c.activation in GATED else HF_ACTIVATIONS[c.activation]
+    feed = {"use_swiglu_ffn": c.activation in GATED, "mlp_ratio": ratio, "hidden_act": act}
+    return {**_write_images(c), **feed, "use_mask_token": c.use_mask_token}
+
+
+_DINOV2_BODY = (
+    *_VIT_BODY,
+    *layer_norm("encoder.layer.{i}.norm1", "block_{i}/attention_norm"),
+    Rule("encoder.layer.{i}.layer_scale1.lambda1", "block_{i}/attention_scale/scale"),
+    *layer_norm("encoder.layer.{i}.norm2", "block_{i}/feedforward_norm"),
+    Rule("encoder.layer.{i}.layer_scale2.lambda1", "block_{i}/feedforward_scale/scale"),
+    *linear("classifier", "classifier", head=True),
+)
+
+
+def _dinov2_rules(c: ViTConfig) -> tuple[Rule, ...]:
+    """The gated feed-forward keeps gate and up in one."""
+    mlp, ours = "encoder.layer.{i}.mlp.", "block_{i}/feedforward/"
+    if c.activation not in GATED:
+        return (*_DINOV2_BODY, *linear(mlp + "fc1", ours + "up"), *linear(mlp + "fc2", ours + "down"))
+    gate_and_up = (ours + "gate/", ours + "up/")
+    return (
+        *_DINOV2_BODY,
+        Rule(mlp + "weights_in.weight", tuple(part + "kernel" for part in gate_and_up), joined(0, transposed=True)),
+        Rule(mlp + "weights_in.bias", tuple(part + "bias" for part in gate_and_up), joined(0)),
+        *linear(mlp + "weights_out", ours + "down"),
+    )
+
+
+_DINOV2 = Dialect(
+    fields=(
+        *(entry for entry in _VIT.fields if entry.ours not in ("intermediate_dim", "norm_epsilon")),
+        Field("layer_norm_eps", "norm_epsilon", 1e-6),
+        Field("layerscale_value", "layer_scale", 1.0),
+    ),
+    read=_read_dinov2,
+    write=_write_dinov2,
+    rules=_dinov2_rules,
+    prefix="dinov2.",
+    headless=(None,),
+    heads={None: "Dinov2Model", "image_classification": "Dinov2ForImageClassification"},
+)
+
+
+_DINOV2_REGISTERS = replace(
+    _DINOV2,
+    fields=(*_DINOV2.fields, Field("num_register_tokens", "num_registers", 4)),
+    fixed={"interpolate_antialias": True},
+    prefix="dinov2_with_registers.",
+    heads={
+        None: "Dinov2WithRegistersModel",
+        "image_classification": "Dinov2WithRegistersForImageClassification",
+    },
+)
+
+ViT.dialects = {"vit": _VIT, "deit": _DEIT, "dinov2": _DINOV2, "dinov2_with_registers": _DINOV2_REGISTERS}

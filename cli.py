@@ -48,7 +48,7 @@ def list_(pattern: Annotated[str, typer.Argument(help="A shell pattern, such as 
 def info(name: Annotated[str, typer.Argument(help="A preset, a folder or a .gguf file.")], json_: Json = False):
     """Show a preset's or a saved model's config, inputs and outputs."""
     model = _model(name)
-    signature = model.export_spec().to_dict()
+    signature = model.signature.to_dict()
     facts = {"name": name, "family": model.family, "parameters": model.count_params()}
     facts |= {"config": model.config.to_dict(), "inputs": signature["inputs"], "outputs": signature["outputs"]}
     if json_:

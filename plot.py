@@ -252,7 +252,7 @@ def _prepared(model: Any, inputs: Any) -> tuple[dict[str, Array], Array | None]:
 
     if not isinstance(model, ZooModel):
         raise ValueError(f"model: got {_name(model)}; accepted: a model of attention_zoo")
-    signature, generating = model.export_spec(), cast("Any", model)
+    signature, generating = model.signature, cast("Any", model)
     names = [spec.name for spec in signature.inputs]
     given = inputs if isinstance(inputs, Mapping) else {names[0]: inputs}
     arrays = {name: _numpy(value) for name, value in given.items() if value is not None}

@@ -107,7 +107,7 @@ def from_golden(folder: Path) -> tuple[Any, dict[str, np.ndarray]]:
 
     model, stored = az.load(folder), np.load(folder / "golden.npz")
     case = next(key.partition("/")[0] for key in stored.files if not key.startswith("generate"))
-    inputs = {spec.name: stored[key] for spec in model.export_spec().inputs if (key := f"{case}/{spec.name}") in stored}
+    inputs = {spec.name: stored[key] for spec in model.signature.inputs if (key := f"{case}/{spec.name}") in stored}
     inputs.pop("position_ids", None)
     if "pixel_values" in inputs:
         inputs["pixel_values"] = inputs["pixel_values"].transpose(0, 2, 3, 1)

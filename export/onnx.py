@@ -43,7 +43,7 @@ def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None
     A GPT becomes a decoder with a key/value cache: ``past_key_values.{i}.key/.value`` (batch, kv_heads, past_sequence,
     head_dim) in, ``present.{i}.key/.value`` out, empty for the first call; `attention_mask` spans past and new tokens.
     A Transformer or Seq2Seq becomes two graphs: `path` is the decoder's step and ``<stem>.encoder.onnx`` beside it what
-    the encoder computes once. Everything else is one graph with the names of ``model.export_spec()``. Ids and masks
+    the encoder computes once. Everything else is one graph with the names of ``model.signature``. Ids and masks
     are int64, the rest float32. Weights over 1.9 GB go to ``<name>.data`` beside a file. Files appear whole or not at
     all.
 
@@ -66,7 +66,7 @@ def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None
     model = exportable(model)
     if cache and not model.generates:
         raise ValueError(f"cache: got True for a {model.family} that does not generate; accepted: None or False")
-    graphs = model.graphs("growing" if cache is not False and model.generates else "plain")
+    graphs = model.graphs("dynamic" if cache is not False and model.generates else "plain")
     names = dict.fromkeys(graphs, target.name)
     if "encoder" in graphs:
         names["encoder"] = f"{target.stem}.encoder.onnx"

@@ -46,7 +46,7 @@ def to_tflite(
 ) -> ExportResult:
     """Write `model` as TFLite with static shapes and built-in operators, and check the file against Keras.
 
-    One signature, ``serving_default``, with the names of ``model.export_spec()``; ids and masks are int32. A GPT with
+    One signature, ``serving_default``, with the names of ``model.signature``; ids and masks are int32. A GPT with
     `prefill` or `max_length` gets the signatures ``prefill_{n}`` and ``decode`` instead, whose key/value cache has
     `max_length` slots: ``tokens``, ``input_pos``, ``mask``, ``kv_cache_k_{i}``, ``kv_cache_v_{i}``. A Transformer or
     Seq2Seq gets ``encode`` and ``decode``. The file appears whole or not at all. ``export.load`` pads shorter
@@ -79,7 +79,7 @@ def to_tflite(
     model = exportable(model)
     memory = _memory(model, prefill, max_length, cache)
     if memory is None:
-        spec = model.export_spec()
+        spec = model.signature
         graphs = {"serving_default": model.graphs("plain")["model"]}
         sizes = {"batch": batch_size, **_sizes(spec, sequence_length, image_size)}
         every = {"serving_default": spec.exported(sizes)}
@@ -114,7 +114,7 @@ def _memory(
     asked = [name for name, value in given.items() if value is not None]
     if asked and not model.generates:
         raise ValueError(f"{asked[0]}: got {given[asked[0]]!r} for a {model.family} that does not generate")
-    encodes = model.generates and "encoder" in model.graphs("fixed")
+    encodes = model.generates and "encoder" in model.graphs("static")
     if encodes and prefill is not None:
         raise ValueError(f"prefill: got {prefill!r} for a {model.family}, whose prompt is encoded; accepted: None")
     if cache is False and asked:
@@ -135,7 +135,7 @@ def _with_memory(
     model: ZooModel, batch_size: int, sequence_length: int | None, image_size: Any, lengths: list[int], slots: int
 ) -> tuple[dict[str, Graph], dict[str, Signature]]:
     """The graphs of a file that generates, and their signatures with every size filled in."""
-    graphs = model.graphs("fixed")
+    graphs = model.graphs("static")
     if "encoder" in graphs:
         source = _sizes(graphs["encoder"].signature, None, image_size)["source"]
         sizes = {"batch": batch_size, "source": source if sequence_length is None else sequence_length}

@@ -148,10 +148,10 @@ def _graphs(model: ZooModel, runner: Runner) -> dict[str, Graph]:
         graph = model.graphs("litert")["decoder"]
         return dict.fromkeys(runner.sessions, graph)
     if "encode" in names:
-        graphs = model.graphs("fixed")
+        graphs = model.graphs("static")
         return {"encode": graphs["encoder"], "decode": graphs["decoder"]}
     if "decoder" in names and model.generates:
-        return model.graphs("growing")
+        return model.graphs("dynamic")
     return {next(iter(runner.sessions)): model.graphs("plain")["model"]}
 
 

@@ -1,1 +1,1 @@
-"""Text, one token at a time: ``search`` chooses, ``decoder`` feeds a graph with a cache, ``keras_decoder`` compiles one."""
+"""Text, one token at a time: ``search`` chooses, ``decoder`` feeds graphs, ``keras_decoder`` compiles one."""

@@ -61,13 +61,13 @@ class KerasDecoder(GraphDecoder):
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.graphs = model.graphs("fixed")  # refuses a model without logits
+        self.graphs = model.graphs("static")  # refuses a model without logits
         super().__init__(self.graphs, model.config.to_dict())
         self.kept: OrderedDict[Any, Step] = model.__dict__.setdefault("_steps", OrderedDict())
 
     def prompt(self, input_ids: np.ndarray, attention_mask: np.ndarray, room: int) -> np.ndarray:
         given = {"input_ids": input_ids, "attention_mask": attention_mask}
-        self.model.export_spec().check_arrays(given, complete=False)
+        self.model.signature.check_arrays(given, complete=False)
         extra = bucket(input_ids.shape[1], 16) - input_ids.shape[1]
         widths = ((0, 0), (0, extra) if "encoder" in self.graphs else (extra, 0))
         return super().prompt(np.pad(input_ids, widths), np.pad(attention_mask, widths), room)

@@ -4,7 +4,7 @@ import keras  # noqa: F401  first: importing Keras may import the families, whic
 
 from .attention import MultiHeadAttention
 from .blocks import LayerScale, TransformerBlock
-from .cache import FixedCache, GrowingCache
+from .cache import DynamicCache, StaticCache
 from .core import Dense, LayerNormalization, RMSNormalization
 from .embedding import PatchEmbedding, TokenEmbedding
 from .feedforward import FeedForward
@@ -20,9 +20,8 @@ __all__ = [
     "ALiBi",
     "AdditiveAttention",
     "Dense",
+    "DynamicCache",
     "FeedForward",
-    "FixedCache",
-    "GrowingCache",
     "ImageProcessor",
     "LayerNormalization",
     "LayerScale",
@@ -35,6 +34,7 @@ __all__ = [
     "RotaryEmbedding",
     "SinusoidalPositions",
     "SinusoidalPositions2D",
+    "StaticCache",
     "TokenEmbedding",
     "TransformerBlock",
 ]

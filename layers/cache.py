@@ -1,13 +1,13 @@
 """The keys and values of the tokens seen so far, so that a decoder computes each only once.
 
-Two kinds behind one interface. ``GrowingCache`` is as long as what was seen: every call returns a longer one, as files
-for ONNX Runtime have it. ``FixedCache`` has a number of slots from the start and fills them: shapes never change, as
+Two kinds behind one interface. ``DynamicCache`` is as long as what was seen: every call returns a longer one, as files
+for ONNX Runtime have it. ``StaticCache`` has a number of slots from the start and fills them: shapes never change, as
 LiteRT and compiled Keras functions want it. Slots that nothing was written to may hold anything; the causal mask
 hides them.
 
-    cache = FixedCache.empty(layers=2, batch=1, heads=4, slots=64, head_dim=8)
+    cache = StaticCache.empty(layers=2, batch=1, heads=4, slots=64, head_dim=8)
     logits = model({"input_ids": prompt}, cache=cache)         # the prompt
-    cache = FixedCache(cache.state, index=prompt.shape[1])
+    cache = StaticCache(cache.state, index=prompt.shape[1])
     logits = model({"input_ids": next_token}, cache=cache)     # one more token
 """
 
@@ -26,7 +26,7 @@ Tensor = Any
 State = Sequence[tuple[Tensor, Tensor]]  # for each layer (batch, heads, slots, dim) keys and values
 
 
-class GrowingCache:
+class DynamicCache:
     """Keys and values of `past` tokens; new ones are joined to the end."""
 
     def __init__(self, state: State) -> None:
@@ -46,7 +46,7 @@ class GrowingCache:
         return self.state[layer]
 
 
-class FixedCache:
+class StaticCache:
     """A number of slots; new keys and values go to those from `index` on.
 
     Raises:
@@ -60,7 +60,7 @@ class FixedCache:
     @classmethod
     def empty(
         cls, layers: int, batch: int, heads: int, slots: int, head_dim: int, dtype: Any = "float32"
-    ) -> FixedCache:
+    ) -> StaticCache:
         shape = (batch, heads, slots, head_dim)
         return cls([(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for _ in range(layers)])
 
@@ -97,7 +97,7 @@ def causal_places(
     length: Any,
     mask: Tensor | None = None,
     position_ids: Tensor | None = None,
-    cache: GrowingCache | FixedCache | None = None,
+    cache: DynamicCache | StaticCache | None = None,
     window: int | None = None,
 ) -> Places:
     """Places of `length` new tokens behind those in `cache`.

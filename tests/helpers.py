@@ -60,9 +60,9 @@ def shared(family: str, variant: str) -> Any:
 def inputs_for(model: Any, rng: np.random.Generator, batch: int = 2, length: int = 9) -> dict[str, np.ndarray]:
     """Random values for the required inputs, and for token types where there are any."""
     made: dict[str, np.ndarray] = {}
-    sizes = {**model.export_spec().defaults, "batch": batch}
+    sizes = {**model.signature.defaults, "batch": batch}
     sizes |= dict.fromkeys(("sequence", "source", "target"), length)
-    for spec in model.export_spec().inputs:
+    for spec in model.signature.inputs:
         shape = [sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.dims]
         if spec.name.endswith("attention_mask") or spec.name == "position_ids":
             continue
@@ -77,7 +77,7 @@ def run(model: Any, inputs: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
     """The model's results by name, as NumPy; tuples of intermediates as lists."""
     result = model(dict(inputs), **kwargs)
     if not isinstance(result, Mapping):
-        result = {model.export_spec().outputs[0].name: result}
+        result = {model.signature.outputs[0].name: result}
     return {
         name: [numpy(part) for part in value] if isinstance(value, tuple) else numpy(value)
         for name, value in result.items()
@@ -95,13 +95,13 @@ def float64(tensor: Any) -> np.ndarray:
 
 def beside_mask(model: Any) -> set[str]:
     """Names of the inputs that have a value for each column of `attention_mask`."""
-    specs = {spec.name: spec for spec in model.export_spec().inputs}
+    specs = {spec.name: spec for spec in model.signature.inputs}
     return {name for name, spec in specs.items() if spec.dims == specs["attention_mask"].dims}
 
 
 def per_token(model: Any) -> set[str]:
     """Names of the results that have a value for each token."""
-    return {spec.name for spec in model.export_spec().outputs if "sequence" in spec.dims}
+    return {spec.name for spec in model.signature.outputs if "sequence" in spec.dims}
 
 
 def close(actual: Any, expected: Any, atol: float = 1e-5, what: str = "") -> None:

@@ -26,11 +26,11 @@ def attention(kv_heads: int = HEADS, **kwargs: Any) -> Any:
 
 def walk(kind: str, layer: Any, x: np.ndarray, chunk: int, extra: Any, kv_heads: int) -> np.ndarray:
     """The outputs of `x` given in chunks, every slot not yet written to full of garbage."""
-    shape = (2, kv_heads, LENGTH if kind == "fixed" else 0, HEAD_DIM)
+    shape = (2, kv_heads, LENGTH if kind == "static" else 0, HEAD_DIM)
     state: Any = [(np.full(shape, 1e4, "float32"), np.full(shape, -1e4, "float32"))]
     outputs = []
     for start in range(0, LENGTH, chunk):
-        cache = layers.FixedCache(state, index=start) if kind == "fixed" else layers.GrowingCache(state)
+        cache = layers.StaticCache(state, index=start) if kind == "static" else layers.DynamicCache(state)
         own = np.arange(start, min(start + chunk, LENGTH))
         slots = np.arange(cache.slots(len(own)))
         mask = (slots <= own[:, None])[None]
@@ -43,7 +43,7 @@ def walk(kind: str, layer: Any, x: np.ndarray, chunk: int, extra: Any, kv_heads:
 @pytest.mark.parametrize("chunk", [1, 3, LENGTH])
 @pytest.mark.parametrize("position", ["none", "rotary", "rotary_interleaved", "alibi", "relative"])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize("kind", ["growing", "fixed"])
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
 def test_cached_steps_equal_the_whole(kind: str, kv_heads: int, position: str, chunk: int, rng: Any) -> None:
     x = rng.normal(size=(2, LENGTH, WIDTH)).astype("float32")
     layer = attention(kv_heads, rotary_interleaved=position == "rotary_interleaved")
@@ -61,12 +61,12 @@ def test_fixed_cache_in_a_traced_function(rng: Any) -> None:
     """One function for every step, the index a tensor."""
     x = rng.normal(size=(2, LENGTH, WIDTH)).astype("float32")
     layer = attention(2)
-    cache = layers.FixedCache.empty(1, 2, 2, LENGTH, HEAD_DIM)
+    cache = layers.StaticCache.empty(1, 2, 2, LENGTH, HEAD_DIM)
     assert cache.slots(3) == LENGTH
 
     @tf.function
     def step(token: Any, state: Any, index: Any) -> Any:
-        cache = layers.FixedCache(state, index)
+        cache = layers.StaticCache(state, index)
         mask = (tf.range(LENGTH) <= index)[None, None]
         return layer(token, attention_mask=mask, cache=functools.partial(cache.update, 0)), cache.state
 
@@ -81,8 +81,8 @@ def test_fixed_cache_in_a_traced_function(rng: Any) -> None:
 def test_caches_keep_their_layers_apart(rng: Any) -> None:
     keys, values = (rng.normal(size=(1, 2, 3, HEAD_DIM)).astype("float32") for _ in range(2))
     past = rng.normal(size=(1, 2, 4, HEAD_DIM)).astype("float32")
-    fixed = layers.FixedCache([(past, past * 2), (past, past * 2)], index=1)
-    growing = layers.GrowingCache([(past[:, :, :1], past[:, :, :1] * 2)] * 2)
+    fixed = layers.StaticCache([(past, past * 2), (past, past * 2)], index=1)
+    growing = layers.DynamicCache([(past[:, :, :1], past[:, :, :1] * 2)] * 2)
     for cache in (fixed, growing):
         assert cache.slots(3) == 4
         found = cache.update(1, keys, values)
@@ -94,8 +94,8 @@ def test_caches_keep_their_layers_apart(rng: Any) -> None:
 
 @pytest.mark.parametrize(("index", "tokens"), [(7, 1), (5, 3), (0, 8), (np.int64(6), 2)])
 def test_fixed_cache_overflow(index: int, tokens: int, rng: Any) -> None:
-    state = layers.FixedCache.empty(1, 2, HEADS, LENGTH, HEAD_DIM).state
-    cache = layers.FixedCache(state, index)
+    state = layers.StaticCache.empty(1, 2, HEADS, LENGTH, HEAD_DIM).state
+    cache = layers.StaticCache(state, index)
     x = rng.normal(size=(2, tokens, WIDTH)).astype("float32")
     with pytest.raises(ValueError, match=rf"cache: got {tokens} tokens after {index}; accepted: 7 together"):
         attention()(x, cache=functools.partial(cache.update, 0))

@@ -50,7 +50,7 @@ def loaded(name: str) -> Any:
 
 
 def inputs_of(model: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    names = [spec.name for spec in model.export_spec().inputs if spec.name in arrays]
+    names = [spec.name for spec in model.signature.inputs if spec.name in arrays]
     return {name: arrays[name] for name in names if name != "position_ids"}
 
 

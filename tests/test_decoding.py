@@ -14,7 +14,7 @@ import tensorflow as tf
 
 import attention_zoo as az
 from attention_zoo import export
-from attention_zoo.layers import FixedCache, GrowingCache
+from attention_zoo.layers import DynamicCache, StaticCache
 from attention_zoo.layers.cache import causal_places
 from attention_zoo.layers.position import POSITIONS
 from attention_zoo.text.prompts.keras_decoder import KerasDecoder
@@ -99,7 +99,7 @@ def prompts(case: str) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
 
 def empty_state(kind: str, layers: int, rows: int, heads: int, head_dim: int, slots: int) -> list[Any]:
     """No slots, or all of them full of garbage."""
-    shape = (rows, heads, slots if kind == "fixed" else 0, head_dim)
+    shape = (rows, heads, slots if kind == "static" else 0, head_dim)
     return [(tf.fill(shape, 1e4), tf.fill(shape, -1e4)) for _ in range(layers)]
 
 
@@ -114,7 +114,7 @@ def traced(function: Callable[..., Any], kind: str, state: Any, *more: Any) -> A
     signature = [ids, ids, tf.nest.map_structure(spec, state), tf.TensorSpec((), tf.int32), *rest]
 
     def run(ids: Any, mask: Any, state: Any, index: Any, *more: Any) -> Any:
-        cache = FixedCache(state, index) if kind == "fixed" else GrowingCache(state)
+        cache = StaticCache(state, index) if kind == "static" else DynamicCache(state)
         return function(ids, mask, cache, *more), cache.state
 
     return tf.function(run, input_signature=signature, autograph=False)
@@ -128,7 +128,7 @@ def walk(
     while start < length:
         end = min(start + chunk, prompt) if start < prompt else start + 1
         seen = mask[:, :end]
-        if kind == "fixed":  # what the mask says of slots to come does not matter
+        if kind == "static":  # what the mask says of slots to come does not matter
             seen = np.concatenate([seen, rng.integers(0, 2, (len(mask), length - end))], axis=1)
         new = tf.constant(ids[:, start:end], tf.int32)
         logits, state = step(new, tf.constant(seen, tf.int32), state, tf.constant(start), *more)
@@ -137,7 +137,7 @@ def walk(
     return np.concatenate(outputs, axis=1)
 
 
-@pytest.mark.parametrize("kind", ["fixed", "growing"])
+@pytest.mark.parametrize("kind", ["static", "dynamic"])
 @pytest.mark.parametrize("case", CASES)
 def test_gpt_decode_equals_forward(case: str, kind: str, figures: Any) -> None:
     model = small_gpt(case)
@@ -155,7 +155,7 @@ def test_gpt_decode_equals_forward(case: str, kind: str, figures: Any) -> None:
             compare(actual, full, mask == 1, figures, cells)
 
 
-@pytest.mark.parametrize("kind", ["fixed", "growing"])
+@pytest.mark.parametrize("kind", ["static", "dynamic"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_gpt_called_with_a_cache(kind: str, masked: bool) -> None:
     """The model itself, eagerly, through the last slot; a token more is refused."""
@@ -165,17 +165,17 @@ def test_gpt_called_with_a_cache(kind: str, masked: bool) -> None:
     ids, mask, expected = ids[keep], mask[keep], expected[keep]
     state, outputs = empty_state(kind, 2, len(ids), 2, 6, SLOTS), []
     for start, end in [(0, PROMPT), *((t, t + 1) for t in range(PROMPT, SLOTS))]:
-        cache = FixedCache(state, start) if kind == "fixed" else GrowingCache(state)
+        cache = StaticCache(state, start) if kind == "static" else DynamicCache(state)
         inputs = {"input_ids": ids[:, start:end]}
         if masked:
-            inputs["attention_mask"] = mask if kind == "fixed" else mask[:, :end]
+            inputs["attention_mask"] = mask if kind == "static" else mask[:, :end]
         outputs.append(numpy(model(inputs, cache=cache)))
         state = cache.state
     compare(np.concatenate(outputs, axis=1), expected, mask == 1, {"greatest": 0, "cells": 0}, 0)
-    if kind == "fixed":
+    if kind == "static":
         for index, tokens in ((SLOTS, 1), (SLOTS - 2, 3)):
             with pytest.raises(ValueError, match=f"got {tokens} tokens after {index}; accepted: {SLOTS} together"):
-                model({"input_ids": ids[:, :tokens]}, cache=FixedCache(state, index))
+                model({"input_ids": ids[:, :tokens]}, cache=StaticCache(state, index))
 
 
 # ---- encoder and decoder -------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def small_transformer(position: str) -> Any:
     return model, *both(model)
 
 
-@pytest.mark.parametrize("kind", ["fixed", "growing"])
+@pytest.mark.parametrize("kind", ["static", "dynamic"])
 @pytest.mark.parametrize("position", POSITIONS)
 def test_transformer_decode_equals_forward(position: str, kind: str, figures: Any) -> None:
     model, inputs, full, moved = small_transformer(position)

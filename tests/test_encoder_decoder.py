@@ -235,7 +235,7 @@ def ragged_task(model: Any, rng: np.random.Generator, size: int = 6) -> tuple[di
         rows_and_mask(rng, 61, (longest, *rng.integers(2, longest + 1, size - 1))) for longest in (8, 6)
     )
     x = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": decoder_ids, "decoder_attention_mask": real}
-    x = {spec.name: x[spec.name] for spec in model.export_spec().inputs}
+    x = {spec.name: x[spec.name] for spec in model.signature.inputs}
     return x, rng.integers(0, 61, decoder_ids.shape).astype("int32"), real.astype("float32")
 
 

@@ -67,7 +67,7 @@ def text_inputs(model: Any, mask: np.ndarray, seed: int) -> dict[str, np.ndarray
 def assert_same(model: Any, actual: dict[str, np.ndarray], inputs: dict[str, np.ndarray], case: str) -> None:
     expected = run(model, inputs)
     assert set(actual) == set(expected)
-    for spec in model.export_spec().outputs:
+    for spec in model.signature.outputs:
         theirs, ours = expected[spec.name], actual[spec.name]
         assert ours.shape == theirs.shape, case
         assert np.isfinite(ours).all(), case
@@ -79,7 +79,7 @@ def assert_same(model: Any, actual: dict[str, np.ndarray], inputs: dict[str, np.
 
 def pictures(model: Any, shape: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:
     """Pixels as this model takes them: from 0 to 255, or normalised."""
-    rng, name = np.random.default_rng(seed), model.export_spec().inputs[0].name
+    rng, name = np.random.default_rng(seed), model.signature.inputs[0].name
     values = rng.uniform(0, 255, shape) if name == "images" else rng.normal(size=shape)
     return {name: values.astype("float32")}
 
@@ -137,7 +137,7 @@ def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -
     text = {"input_ids": "sequence", "attention_mask": "sequence"}
     sides = {"input_ids": "source", "attention_mask": "source", "decoder_input_ids": "target"}
     dims = {
-        "vit": {model.export_spec().inputs[0].name: ["batch", "height", "width", 3]},
+        "vit": {model.signature.inputs[0].name: ["batch", "height", "width", 3]},
         "gpt": text,
         "bert": {**text, **({} if "distilbert" in variant else {"token_type_ids": "sequence"})},
         "transformer": {**sides, "decoder_attention_mask": "target"},
@@ -149,8 +149,8 @@ def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -
         wanted = dims[node.name]
         wanted = ["batch", wanted] if isinstance(wanted, str) else wanted
         assert [d.dim_param or d.dim_value for d in node.type.tensor_type.shape.dim] == wanted
-    assert [node.name for node in proto.graph.output] == [spec.name for spec in model.export_spec().outputs]
-    for node, spec in zip(proto.graph.output, model.export_spec().outputs, strict=True):
+    assert [node.name for node in proto.graph.output] == [spec.name for spec in model.signature.outputs]
+    for node, spec in zip(proto.graph.output, model.signature.outputs, strict=True):
         assert tuple(d.dim_param or d.dim_value for d in node.type.tensor_type.shape.dim) == spec.dims
     for node in proto.graph.node:
         assert node.domain == "", f"{node.op_type} is of {node.domain}"
@@ -166,7 +166,7 @@ def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -
     interpreter = Interpreter(model_path=str(tflite_result.path))
     signature = interpreter.get_signature_list()["serving_default"]
     assert sorted(signature["inputs"]) == sorted(expected)
-    assert sorted(signature["outputs"]) == sorted(spec.name for spec in model.export_spec().outputs)
+    assert sorted(signature["outputs"]) == sorted(spec.name for spec in model.signature.outputs)
 
 
 @every_variant()
@@ -243,7 +243,7 @@ def test_files_that_are_cut_or_lie(files: Any, tmp_path: Path) -> None:
     for name, text in (("json", "{"), ("fields", '{"inputs": [{"nme": 1}], "outputs": []}'), ("list", "[]")):
         onnx.helper.set_model_props(proto, {"attention_zoo.signatures": f'{{"model": {text}}}'})
         onnx.save(proto, str(tmp_path / f"lie-{name}.onnx"))
-    other = json.dumps({"model": files("vit", "features", "onnx")[0].export_spec().exported().to_dict()})
+    other = json.dumps({"model": files("vit", "features", "onnx")[0].signature.exported().to_dict()})
     onnx.helper.set_model_props(proto, {"attention_zoo.signatures": other})
     onnx.save(proto, str(tmp_path / "lie-other.onnx"))
     code = """
@@ -504,4 +504,4 @@ assert {package!r} in sys.modules
 
 
 def result_name(model: Any) -> str:
-    return model.export_spec().outputs[0].name
+    return model.signature.outputs[0].name

@@ -416,7 +416,7 @@ SAVED: dict[str, tuple[dict[str, Any], Any]] = {
 
 
 def test_every_public_layer_is_here() -> None:
-    assert {*SAVED, "FixedCache", "GrowingCache"} == set(layers.__all__)
+    assert {*SAVED, "StaticCache", "DynamicCache"} == set(layers.__all__)
 
 
 @pytest.mark.parametrize("name", SAVED)

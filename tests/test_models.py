@@ -112,7 +112,7 @@ def test_fully_masked_row_is_finite_and_alone(family: str, variant: str, rng: An
     mask[1] = 0
     with tf.GradientTape() as tape:
         result = model({**inputs, "attention_mask": mask})
-        named = result if isinstance(result, dict) else {model.export_spec().outputs[0].name: result}
+        named = result if isinstance(result, dict) else {model.signature.outputs[0].name: result}
         loss = sum(tf.reduce_sum(tf.square(value)) for value in named.values())
     for name, value in named.items():
         assert np.isfinite(numpy(value)).all()
@@ -500,7 +500,7 @@ def test_bare_input_is_the_first_input(rng: Any) -> None:
     for family, variant in (("gpt", "gpt2"), ("bert", "masked_lm"), ("vit", "classifier")):
         model = shared(family, variant)
         inputs = inputs_for(model, rng)
-        name = model.export_spec().inputs[0].name
+        name = model.signature.inputs[0].name
         close(numpy(model(inputs[name])), numpy(model({name: inputs[name]})), atol=0)
 
 
@@ -635,8 +635,8 @@ def test_outputs_are_what_the_signature_says(rng: Any) -> None:
         model = shared(family, variant)
         inputs = inputs_for(model, rng, batch=3)
         results = run(model, inputs)
-        assert list(results) == [spec.name for spec in model.export_spec().outputs]
-        for spec in model.export_spec().outputs:
+        assert list(results) == [spec.name for spec in model.signature.outputs]
+        for spec in model.signature.outputs:
             sizes = {"batch": 3, "sequence": LENGTH, "target": LENGTH, "tokens": results[spec.name].shape[1]}
             assert results[spec.name].shape == tuple(sizes.get(d, d) if isinstance(d, str) else d for d in spec.dims)
             assert results[spec.name].dtype == spec.dtype

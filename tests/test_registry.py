@@ -317,7 +317,7 @@ for model_folder in sorted(f for f in folder.iterdir() if f.is_dir()):
     model = az.load(model_folder)
     result = model({k[3:]: v for k, v in stored.items() if k.startswith("in.")})
     if not isinstance(result, dict):
-        result = {model.export_spec().outputs[0].name: result}
+        result = {model.signature.outputs[0].name: result}
     for name, value in result.items():
         value = keras.ops.convert_to_numpy(value)
         assert np.isfinite(value).all()

@@ -33,7 +33,7 @@ def check(label, model, stored):
         assert str(model.weights[i].path) == str(stored[f"path.{i}"]), label
     result = model({k[3:]: v for k, v in stored.items() if k.startswith("in.")})
     if not isinstance(result, dict):
-        result = {model.export_spec().outputs[0].name: result}
+        result = {model.signature.outputs[0].name: result}
     for name, value in result.items():
         difference = np.abs(keras.ops.convert_to_numpy(value) - stored["out." + name]).max()
         found[f"{label}.{name}"] = float(difference)

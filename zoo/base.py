@@ -83,7 +83,7 @@ class Config:
 class ZooModel(keras.Model, FineTuning):
     """A plain Keras model with a config, built on construction: ``fit``, ``save`` and ``count_params`` work at once.
 
-    Calling takes a dict of the names in :meth:`export_spec`, or its first input bare. Give ``output_hidden_states``
+    Calling takes a dict of the names in :attr:`signature`, or its first input bare. Give ``output_hidden_states``
     or ``output_attentions`` to any model for a dict with those tuples beside its result: the states before the first
     block and after each, and the attention weights of each block, (batch, heads, query, key).
 
@@ -129,7 +129,8 @@ class ZooModel(keras.Model, FineTuning):
         """Make the layers, of `self.config`."""
         raise NotImplementedError
 
-    def export_spec(self) -> Signature:
+    @property
+    def signature(self) -> Signature:
         """Inputs and outputs by name: see ``zoo/signature.py``."""
         raise NotImplementedError
 
@@ -139,8 +140,8 @@ class ZooModel(keras.Model, FineTuning):
         raise NotImplementedError
 
     def named_inputs(self, inputs: Any, signature: Signature | None = None) -> dict[str, Tensor]:
-        """`inputs` as a dict of tensors, checked against `signature` (default: ``export_spec()``)."""
-        signature = signature or self.export_spec()
+        """`inputs` as a dict of tensors, checked against `signature` (default: ``signature``)."""
+        signature = signature or self.signature
         named = dict(inputs) if isinstance(inputs, Mapping) else {signature.inputs[0].name: inputs}
         named = {name: ops.convert_to_tensor(value) for name, value in named.items() if value is not None}
         signature.check_shapes(
@@ -195,22 +196,22 @@ class ZooModel(keras.Model, FineTuning):
         """`result` alone, or in a dict with the intermediates where there are any."""
         if not intermediates:
             return result
-        named = result if isinstance(result, Mapping) else {self.export_spec().outputs[0].name: result}
+        named = result if isinstance(result, Mapping) else {self.signature.outputs[0].name: result}
         return {**named, **intermediates}
 
     def graphs(self, kind: str = "plain") -> dict[str, Graph]:
         """The functions that make up an exported file, by name.
 
         Args:
-            kind: "plain", one call without memory; where the model generates also "growing", whose caches get longer
-                with every call, and "fixed", whose caches have slots.
+            kind: "plain", one call without memory; where the model generates also "dynamic", whose caches get longer
+                with every call, and "static", whose caches have slots.
 
         Raises:
             ValueError: a kind this model does not have.
         """
         if kind != "plain":
             raise ValueError(f"model: got {self.name} without logits to generate from; accepted: one that generates")
-        return {"model": Graph(self.export_spec().exported(), self.by_name)}
+        return {"model": Graph(self.signature.exported(), self.by_name)}
 
     @property
     def generates(self) -> bool:
@@ -218,9 +219,9 @@ class ZooModel(keras.Model, FineTuning):
         return False
 
     def by_name(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The results of a call by the names of ``export_spec().outputs``."""
+        """The results of a call by the names of ``signature.outputs``."""
         result = self(dict(inputs), training=False)
-        outputs = self.export_spec().outputs
+        outputs = self.signature.outputs
         if not isinstance(result, Mapping):
             return {outputs[0].name: result}
         return {spec.name: result[spec.name] for spec in outputs}
@@ -262,7 +263,7 @@ class ZooModel(keras.Model, FineTuning):
         return super().predict(x, *args, **kwargs)
 
     def _check_data(self, x: Any) -> None:
-        signature = self.export_spec()
+        signature = self.signature
         arrays = x if isinstance(x, Mapping) else {signature.inputs[0].name: x}
         if all(isinstance(array, np.ndarray) for array in arrays.values()):
             signature.check_arrays(arrays)

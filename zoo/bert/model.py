@@ -247,7 +247,8 @@ class BERT(ZooModel):
         length = ops.sqrt(ops.sum(ops.square(pooled), axis=-1, keepdims=True))  # (B, 1)
         return pooled / ops.maximum(length, 1e-12)
 
-    def export_spec(self) -> Signature:
+    @property
+    def signature(self) -> Signature:
         c = self.config
         ids = ("batch", "sequence")
         pooled = (TensorSpec("pooler_output", "float32", ("batch", c.hidden_dim)),)

@@ -19,7 +19,7 @@ from keras import ops
 
 from ...generation.keras_decoder import Generating
 from ...layers.blocks import TransformerBlock
-from ...layers.cache import FixedCache, GrowingCache, Places, causal_places
+from ...layers.cache import DynamicCache, Places, StaticCache, causal_places
 from ...layers.core import NORMALIZATIONS, Dense
 from ...layers.embedding import TokenEmbedding
 from ...layers.position import check_position, place, position_layer
@@ -174,14 +174,14 @@ class GPT(Generating, ZooModel):
         inputs: Any,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
-        cache: GrowingCache | FixedCache | None = None,
+        cache: DynamicCache | StaticCache | None = None,
         training: bool | None = None,
     ) -> Any:
         """With a `cache`, the inputs are the tokens that come after those in it, and `attention_mask` has a column
         for every slot of it; see ``layers/cache.py``."""
-        spec = self.export_spec()
+        spec = self.signature
         if cache is not None:  # the mask's width is the number of slots, which the cache knows
-            spec = replace(self.decoder_spec(), sums={}, limits=spec.limits)
+            spec = replace(self.decoder_signature(), sums={}, limits=spec.limits)
         named = self.named_inputs(inputs, spec)
         ids, mask = named["input_ids"], named.get("attention_mask")
         places = causal_places(ops.shape(ids)[1], mask, named.get("position_ids"), cache, self.config.sliding_window)
@@ -195,7 +195,7 @@ class GPT(Generating, ZooModel):
         ids: Tensor,
         places: Places,
         mask: Tensor | None = None,
-        cache: GrowingCache | FixedCache | None = None,
+        cache: DynamicCache | StaticCache | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
         training: bool | None = None,
@@ -222,7 +222,8 @@ class GPT(Generating, ZooModel):
             return ops.cast(self.lm_head(x), "float32")
         return self.embedding.project(x)
 
-    def export_spec(self) -> Signature:
+    @property
+    def signature(self) -> Signature:
         c = self.config
         ids = ("batch", "sequence")
         output = TensorSpec("logits", "float32", (*ids, c.vocab_size))
@@ -239,9 +240,9 @@ class GPT(Generating, ZooModel):
             defaults={"sequence": min(128, c.max_length)},
         )
 
-    def decoder_spec(self) -> Signature:
+    def decoder_signature(self) -> Signature:
         """One call with a cache that grows: new tokens behind `past_sequence` others."""
-        c, spec = self.config, self.export_spec()
+        c, spec = self.config, self.signature
         ids, mask, positions = spec.inputs
         past = self._cache_specs("past_key_values.{}.{}", "past_sequence")
         present = self._cache_specs("present.{}.{}", "total_sequence")
@@ -261,10 +262,10 @@ class GPT(Generating, ZooModel):
         parts = [(i, part) for i in range(c.num_layers) for part in ("key", "value")]
         return [TensorSpec(name.format(*part), "float32", dims, optional=True) for part in parts]
 
-    def graphs(self, kind: str = "growing") -> dict[str, Graph]:
-        """As ``ZooModel.graphs``. "fixed" gives the logits of the last token only; "litert" is LiteRT-LM's way of it,
+    def graphs(self, kind: str = "dynamic") -> dict[str, Graph]:
+        """As ``ZooModel.graphs``. "static" gives the logits of the last token only; "litert" is LiteRT-LM's way of it,
         where whoever runs the file numbers the positions and makes the mask."""
-        makers = {"growing": self._growing, "fixed": self._fixed, "litert": self._litert}
+        makers = {"dynamic": self._dynamic, "static": self._static, "litert": self._litert}
         if self.config.head is None or kind not in makers:
             return super().graphs(kind)
         return {"decoder": makers[kind]()}
@@ -273,11 +274,11 @@ class GPT(Generating, ZooModel):
     def generates(self) -> bool:
         return self.config.head == "causal_lm"
 
-    def _growing(self) -> Graph:
-        signature = self.decoder_spec().exported()
+    def _dynamic(self) -> Graph:
+        signature = self.decoder_signature().exported()
 
         def function(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            cache = GrowingCache(_pairs([inputs[name] for name in signature.state]))
+            cache = DynamicCache(_pairs([inputs[name] for name in signature.state]))
             mask = inputs["attention_mask"]
             ids = inputs["input_ids"]
             places = causal_places(ops.shape(ids)[1], mask, None, cache, self.config.sliding_window)
@@ -286,8 +287,8 @@ class GPT(Generating, ZooModel):
 
         return Graph(signature, function)
 
-    def _fixed(self) -> Graph:
-        c, spec = self.config, self.export_spec()
+    def _static(self) -> Graph:
+        c, spec = self.config, self.signature
         past, present = (self._cache_specs(f"{name}.{{}}.{{}}", "slots") for name in ("past_key_values", "present"))
         state = {old.name: new.name for old, new in zip(past, present, strict=True)}
         signature = Signature(
@@ -302,7 +303,7 @@ class GPT(Generating, ZooModel):
         )
 
         def function(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            cache = FixedCache(_pairs([inputs[name] for name in state]), inputs["cache_position"][0])
+            cache = StaticCache(_pairs([inputs[name] for name in state]), inputs["cache_position"][0])
             ids = inputs["input_ids"]
             mask = inputs["attention_mask"]
             places = causal_places(ops.shape(ids)[1], mask, None, cache, c.sliding_window)
@@ -330,7 +331,7 @@ class GPT(Generating, ZooModel):
 
         def function(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             positions = inputs["input_pos"]
-            cache = FixedCache(_pairs([inputs[name] for name in names]), positions[0])
+            cache = StaticCache(_pairs([inputs[name] for name in names]), positions[0])
             keys = ops.arange(cache.slots(0), dtype="int32")
             visible = inputs["mask"][:, 0]  # (1, T, S)
             if c.sliding_window is not None:
@@ -363,5 +364,5 @@ def _pairs(flat: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     return list(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _named(names: Iterable[str], cache: GrowingCache | FixedCache) -> dict[str, Tensor]:
+def _named(names: Iterable[str], cache: DynamicCache | StaticCache) -> dict[str, Tensor]:
     return dict(zip(names, [part for pair in cache.state for part in pair], strict=True))

@@ -197,7 +197,8 @@ class Seq2Seq(Generating, ZooModel):
         """(..., hidden_dim) states to (..., vocab_size) logits in float32."""
         return ops.cast(self.lm_head(x), "float32")
 
-    def export_spec(self) -> Signature:
+    @property
+    def signature(self) -> Signature:
         c = self.config
         source, target = ("batch", "source"), ("batch", "target")
         return Signature(
@@ -211,10 +212,10 @@ class Seq2Seq(Generating, ZooModel):
             defaults=dict.fromkeys(("source", "target"), min(64, c.max_length)),
         )
 
-    def graphs(self, kind: str = "growing") -> dict[str, Graph]:
-        if kind not in ("growing", "fixed"):
+    def graphs(self, kind: str = "dynamic") -> dict[str, Graph]:
+        if kind not in ("dynamic", "static"):
             return super().graphs(kind)
-        c, spec = self.config, self.export_spec()
+        c, spec = self.config, self.signature
         parts = ("h", "c") if c.cell == "lstm" else ("h",)
         names = [f"{i}.{part}" for i in range(c.num_layers) for part in parts]
         width = ("batch", "source", c.hidden_dim)

@@ -24,7 +24,7 @@ from keras import ops
 
 from ...generation.keras_decoder import Generating
 from ...layers.blocks import TransformerBlock
-from ...layers.cache import FixedCache, GrowingCache, causal_places
+from ...layers.cache import DynamicCache, StaticCache, causal_places
 from ...layers.core import NORMALIZATIONS, Dense
 from ...layers.embedding import TokenEmbedding
 from ...layers.feedforward import ACTIVATIONS, GATED
@@ -244,7 +244,7 @@ class Transformer(Generating, ZooModel):
         encoder_mask: Tensor | None = None,
         *,
         decoder_mask: Tensor | None = None,
-        cache: GrowingCache | FixedCache | None = None,
+        cache: DynamicCache | StaticCache | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
         training: bool | None = None,
@@ -285,7 +285,8 @@ class Transformer(Generating, ZooModel):
         logits = ops.cast(self.lm_head(x), "float32")
         return logits if self.logits_bias is None else logits + ops.cast(self.logits_bias, "float32")
 
-    def export_spec(self) -> Signature:
+    @property
+    def signature(self) -> Signature:
         c = self.config
         source, target = ("batch", "source"), ("batch", "target")
         ids, mask = {"below": c.vocab_size}, {"below": 2, "optional": True, "fill": 1}
@@ -301,16 +302,16 @@ class Transformer(Generating, ZooModel):
             defaults=dict.fromkeys(("source", "target"), min(128, c.max_length)),
         )
 
-    def graphs(self, kind: str = "growing") -> dict[str, Graph]:
-        if kind not in ("growing", "fixed"):
+    def graphs(self, kind: str = "dynamic") -> dict[str, Graph]:
+        if kind not in ("dynamic", "static"):
             return super().graphs(kind)
-        return {"encoder": self._encoder_graph(), "decoder": self._decoder_graph(fixed=kind == "fixed")}
+        return {"encoder": self._encoder_graph(), "decoder": self._decoder_graph(static=kind == "static")}
 
     def _names(self, prefix: str) -> list[str]:
         return [f"{prefix}.{i}.{part}" for i in range(self.config.num_decoder_layers) for part in ("key", "value")]
 
     def _encoder_graph(self) -> Graph:
-        c, spec = self.config, self.export_spec()
+        c, spec = self.config, self.signature
         projected = ("batch", c.num_kv_heads, "source", c.head_dim)
         outputs = [TensorSpec(name, "float32", projected) for name in self._names("encoder_key_values")]
         states = TensorSpec("last_hidden_state", "float32", ("batch", "source", c.hidden_dim))
@@ -324,7 +325,7 @@ class Transformer(Generating, ZooModel):
         return Graph(Signature(spec.inputs[:2], (states, *outputs), limits=limits, defaults=defaults), function)
 
     def _decoder_graph(self, fixed: bool) -> Graph:
-        c, spec = self.config, self.export_spec()
+        c, spec = self.config, self.signature
         projected = ("batch", c.num_kv_heads, "source", c.head_dim)
         past = ("batch", c.num_kv_heads, "slots" if fixed else "past_sequence", c.head_dim)
         total = ("batch", c.num_kv_heads, "slots" if fixed else "total_sequence", c.head_dim)
@@ -345,7 +346,7 @@ class Transformer(Generating, ZooModel):
                 return [(given[key], given[value]) for key, value in zip(names[::2], names[1::2], strict=True)]
 
             state = pairs([f"past_key_values{name}" for name in names])
-            cache = FixedCache(state, given["cache_position"][0]) if fixed else GrowingCache(state)
+            cache = StaticCache(state, given["cache_position"][0]) if fixed else DynamicCache(state)
             x, _ = self.decode(
                 given["decoder_input_ids"],
                 pairs(encoder_names),

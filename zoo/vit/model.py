@@ -204,7 +204,8 @@ class ViT(ZooModel):
         patches = x[:, 1 + self.config.distillation_token + self.config.num_registers :]
         return self.classifier(ops.concatenate([x[:, 0], ops.mean(patches, axis=1)], axis=-1))
 
-    def export_spec(self) -> Signature:
+    @property
+    def signature(self) -> Signature:
         c = self.config
         sides = ("height", "width")
         outputs: tuple[TensorSpec, ...] = (TensorSpec("logits", "float32", ("batch", c.num_classes)),)

@@ -52,9 +52,9 @@ def tiny(family: str, variant: str, *, seed: int = 0, dtype: Any = None, **overr
 
 
 @functools.cache
-def shared(family: str, variant: str) -> Any:
+def shared(family: str, variant: str, dtype: Any = None) -> Any:
     """The same model for every test that does not change it."""
-    return tiny(family, variant)
+    return tiny(family, variant, dtype=dtype)
 
 
 def inputs_for(model: Any, rng: np.random.Generator, batch: int = 2, length: int = 9) -> dict[str, np.ndarray]:

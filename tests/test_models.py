@@ -76,7 +76,9 @@ def test_padding_is_never_read(family: str, variant: str, side: str, rng: Any) -
 @pytest.mark.parametrize("side", SLOTS)
 @every_variant(TEXT)
 def test_batch_of_unequal_lengths_against_each_row_alone(family: str, variant: str, side: str, rng: Any) -> None:
-    model, mask = shared(family, variant), mask_of(SLOTS[side])
+    """In float64: a product of another shape is summed in another order, which in float32 shows, more or less so by the
+    processor, at the size of the tolerance. What padding adds does not get smaller with the precision."""
+    model, mask = shared(family, variant, "float64"), mask_of(SLOTS[side])
     inputs = inputs_for(model, rng, batch=3)
     given = {**inputs, "attention_mask": mask}
     counts = family == "bert" and model.config.position_offset  # RoBERTa numbers tokens, whatever the mask's side

@@ -324,11 +324,11 @@ class Transformer(Generating, ZooModel):
         limits, defaults = ({"source": table["source"]} for table in (spec.limits, spec.defaults))
         return Graph(Signature(spec.inputs[:2], (states, *outputs), limits=limits, defaults=defaults), function)
 
-    def _decoder_graph(self, fixed: bool) -> Graph:
+    def _decoder_graph(self, static: bool) -> Graph:
         c, spec = self.config, self.signature
         projected = ("batch", c.num_kv_heads, "source", c.head_dim)
-        past = ("batch", c.num_kv_heads, "slots" if fixed else "past_sequence", c.head_dim)
-        total = ("batch", c.num_kv_heads, "slots" if fixed else "total_sequence", c.head_dim)
+        past = ("batch", c.num_kv_heads, "slots" if static else "past_sequence", c.head_dim)
+        total = ("batch", c.num_kv_heads, "slots" if static else "total_sequence", c.head_dim)
         encoder_names, names = self._names("encoder_key_values"), self._names("")
         inputs = [
             TensorSpec("decoder_input_ids", "int32", ("batch", "sequence"), below=c.vocab_size),
@@ -336,7 +336,7 @@ class Transformer(Generating, ZooModel):
             *(TensorSpec(name, "float32", projected) for name in encoder_names),
             *(TensorSpec(f"past_key_values{name}", "float32", past, optional=True) for name in names),
         ]
-        if fixed:
+        if static:
             inputs.insert(1, TensorSpec("cache_position", "int32", (1,), below=c.max_length))
         outputs = [TensorSpec("logits", "float32", ("batch", "sequence", c.vocab_size))]
         outputs += [TensorSpec(f"present{name}", "float32", total) for name in names]
@@ -346,7 +346,7 @@ class Transformer(Generating, ZooModel):
                 return [(given[key], given[value]) for key, value in zip(names[::2], names[1::2], strict=True)]
 
             state = pairs([f"past_key_values{name}" for name in names])
-            cache = StaticCache(state, given["cache_position"][0]) if fixed else DynamicCache(state)
+            cache = StaticCache(state, given["cache_position"][0]) if static else DynamicCache(state)
             x, _ = self.decode(
                 given["decoder_input_ids"],
                 pairs(encoder_names),
@@ -363,7 +363,7 @@ class Transformer(Generating, ZooModel):
             tuple(outputs),
             limits={"source": c.max_length, "sequence": c.max_length, "total_sequence": c.max_length},
             defaults={"source": spec.defaults["source"], "past_sequence": 0, "sequence": 1},
-            sums={} if fixed else {"total_sequence": ("past_sequence", "sequence")},
+            sums={} if static else {"total_sequence": ("past_sequence", "sequence")},
             state={f"past_key_values{name}": f"present{name}" for name in names},
         )
         return Graph(signature, function)

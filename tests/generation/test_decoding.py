@@ -14,11 +14,11 @@ import tensorflow as tf
 
 import attention_zoo as az
 from attention_zoo import export
+from attention_zoo.generation.keras_decoder import KerasDecoder
+from attention_zoo.generation.search import generate
 from attention_zoo.layers import DynamicCache, StaticCache
 from attention_zoo.layers.cache import causal_places
 from attention_zoo.layers.position import POSITIONS
-from attention_zoo.text.prompts.keras_decoder import KerasDecoder
-from attention_zoo.text.prompts.search import generate
 from helpers import FURTHER, VARIANTS, every_variant, numpy, randomise, shared, tiny
 
 TOLERANCE = 1e-4  # of max(1, |logit|)

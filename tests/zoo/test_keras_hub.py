@@ -12,6 +12,7 @@ import pytest
 from attention_zoo.layers import MultiHeadAttention
 from attention_zoo.zoo.keras_hub import from_keras_hub
 from helpers import close, numpy, randomise
+from keras_weights import Copier
 
 TOLERANCE = 1e-5
 SIZES = {"num_layers": 3, "num_heads": 4, "hidden_dim": 32, "intermediate_dim": 52}
@@ -23,52 +24,6 @@ def ids_and_mask(rng: np.random.Generator, vocab_size: int) -> tuple[np.ndarray,
     ids = rng.integers(0, vocab_size, (len(LENGTHS), max(LENGTHS))).astype("int32")
     mask = (np.arange(max(LENGTHS)) < np.array(LENGTHS)[:, None]).astype("int32")
     return ids, mask
-
-
-class Copier:
-    """Assigns weights one by one and, in the end, wants every one of both models to have been met once."""
-
-    def __init__(self, ours: Any, theirs: Any) -> None:
-        self.ours = {id(w): w.path for w in ours.weights}
-        self.theirs = {id(w): w.path for w in theirs.weights if "seed_generator" not in w.path}
-
-    def __call__(self, ours: Any, theirs: Any) -> None:
-        self.ours.pop(id(ours))
-        self.theirs.pop(id(theirs))
-        assert np.prod(ours.shape) == np.prod(theirs.shape)
-        ours.assign(numpy(theirs).reshape(ours.shape))
-
-    def dense(self, ours: Any, theirs: Any) -> None:
-        """Kernels (in, heads, dim) and (heads, dim, out) become (in, heads · dim) and (heads · dim, out)."""
-        self(ours.kernel, theirs.kernel)
-        if theirs.bias is not None:
-            self(ours.bias, theirs.bias)
-
-    def norm(self, ours: Any, theirs: Any) -> None:
-        self(ours.gamma, theirs.gamma)
-        self(ours.beta, theirs.beta)
-
-    def attention(self, ours: Any, theirs: Any) -> None:
-        for name in ("query", "key", "value", "output"):
-            self.dense(
-                getattr(ours, f"{name}_dense"), getattr(theirs, f"{name}_dense", None) or theirs_of(theirs, name)
-            )
-
-    def block(self, ours: Any, theirs: Any) -> None:
-        """KerasHub's TransformerEncoder and TransformerDecoder."""
-        self.attention(ours.attention, theirs._self_attention_layer)
-        self.norm(ours.attention_norm, theirs._self_attention_layer_norm)
-        self.norm(ours.feedforward_norm, theirs._feedforward_layer_norm)
-        self.dense(ours.feedforward.up, theirs._feedforward_intermediate_dense)
-        self.dense(ours.feedforward.down, theirs._feedforward_output_dense)
-
-    def finish(self) -> None:
-        assert not self.ours, f"not filled: {sorted(self.ours.values())}"
-        assert not self.theirs, f"not copied: {sorted(self.theirs.values())}"
-
-
-def theirs_of(layer: Any, name: str) -> Any:
-    return getattr(layer, f"_{name}_dense")
 
 
 def test_bert(rng: Any, record_property: Any) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from attention_zoo.text.prompts.search import generate
+from attention_zoo.generation.search import generate
 
 Logits = Callable[[Sequence[int]], np.ndarray]  # of one row's tokens so far
 

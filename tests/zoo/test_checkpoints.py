@@ -19,9 +19,9 @@ from safetensors import safe_open
 import attention_zoo as az
 from attention_zoo import export
 from attention_zoo.zoo.loading import model_types
-from helpers import close, numpy, run
+from helpers import ROOT, close, numpy, run
 
-GOLDENS = Path(__file__).parent / "goldens"
+GOLDENS = ROOT / "tests" / "goldens"
 DIALECTS = sorted(folder.name for folder in GOLDENS.iterdir() if (folder / "config.json").is_file())
 GGUF = sorted(file.stem for file in (GOLDENS / "llama-gguf").glob("*.gguf") if file.stem != "blocks")
 TOLERANCE = 1e-4

@@ -14,8 +14,8 @@ import attention_zoo as az
 from attention_zoo.zoo import Seq2Seq, Seq2SeqConfig, Transformer, TransformerConfig
 from attention_zoo.zoo.presets import PRESETS
 from helpers import VARIANTS, close, every_variant, numpy, randomise, run, shared, tiny
+from keras_weights import Copier
 from reference_models import Weights, seq2seq, transformer
-from test_keras_hub import Copier
 
 TOLERANCE = 2e-5
 SOURCES, TARGETS = 9, 7

@@ -26,9 +26,9 @@ import pytest
 import safetensors.numpy
 
 import attention_zoo as az
-from helpers import numpy, tiny
+from helpers import ROOT, numpy, tiny
 
-GOLDENS = Path(__file__).parent / "goldens"
+GOLDENS = ROOT / "tests" / "goldens"
 LONGEST = 1000  # characters of a message
 SECONDS = 20  # for one file; a refusal takes milliseconds, the first model of a process seconds
 MEMORY = 2**30  # bytes of address space that one test may add

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checks import positive_integer
 from .inputs import example_inputs
 from .runtime import load
 
@@ -64,8 +65,7 @@ def benchmark(
     Raises:
         ValueError: an unreadable file, or sizes it does not accept.
     """
-    if not isinstance(repeats, int) or repeats < 1:
-        raise ValueError(f"repeats: got {repeats!r}; accepted: a positive integer")
+    positive_integer("repeats", repeats)
     threads = threads or os.cpu_count() or 1
     start = time.perf_counter()
     runner = load(path, threads=threads)

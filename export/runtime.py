@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ..generation.decoder import GraphDecoder, LiteRTDecoder, RecomputingDecoder
+from ..checks import positive_integer
 from ..generation.search import Decoder, generate
 from ..signature import Signature, TensorSpec
+from .graph_names import file_decoder, layout_of
 
 METADATA_KEY = "attention_zoo"
 OURS = "accepted: a file as attention_zoo.export writes it"
@@ -37,16 +38,16 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Runner:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"path: got {path}, which is not a file; accepted: an .onnx or .tflite file")
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise ValueError(f"threads: got {threads!r}; accepted: a positive integer or None")
+    if threads is not None:
+        positive_integer("threads", threads)
     formats = {".onnx": OnnxRunner, ".tflite": TFLiteRunner}
     if path.suffix not in formats:
         raise ValueError(f"path: got {path.name}; accepted: a name that ends in {' or '.join(formats)}")
     return formats[path.suffix](path, threads)
 
 
-class Session:
-    """One graph of a file: names and dimensions as stated, and arrays in and out."""
+class LoadedGraph:
+    """One graph of a file: names and dimensions as its metadata has them, and arrays in and out."""
 
     signature: Signature
 
@@ -108,20 +109,20 @@ class Runner:
     Attributes:
         path, format: of the file.
         metadata: what the file says of itself: family, config, signatures.
-        sessions: its graphs by name: "model", or "decoder" and perhaps "encoder", or LiteRT's "decode", "prefill_32" …
+        graphs: by name; see ``graph_names.py``.
         signature: names, dtypes, dimensions and limits of the graph that ``run`` runs.
     """
 
     format: str
 
-    def __init__(self, path: Path, sessions: Mapping[str, Session], metadata: dict[str, str]) -> None:
-        self.path, self.sessions, self.metadata = path, dict(sessions), metadata
-        stated = _stated(path, metadata)
-        for name, session in self.sessions.items():
-            session.signature = _own_signature(path, stated.get(name), session.runtime_signature())
-        main = next((name for name in ("decoder", "decode") if name in self.sessions), next(iter(self.sessions)))
-        self.signature = self.sessions[main].signature
-        self._main = self.sessions[main]
+    def __init__(self, path: Path, graphs: Mapping[str, LoadedGraph], metadata: dict[str, str]) -> None:
+        self.path, self.graphs, self.metadata = path, dict(graphs), metadata
+        signatures = _signatures(path, metadata)
+        for name, graph in self.graphs.items():
+            graph.signature = _own_signature(path, signatures.get(name), graph.runtime_signature())
+        self.layout = layout_of(self.graphs)
+        self._main = self.graphs[self.layout.main]
+        self.signature = self._main.signature
 
     def run(self, inputs: Mapping[str, Any] | np.ndarray) -> dict[str, np.ndarray]:
         """The outputs by name, of the only graph or of one step of the decoder.
@@ -137,7 +138,7 @@ class Runner:
         return self._main.run(inputs)
 
     def generate(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> np.ndarray:
-        """Continue each row: the options of ``zoo.generate.generate``, and the same tokens as the Keras model's
+        """Continue each row: the options of ``generation.search.generate``, and the same tokens as the Keras model's
         ``generate``.
 
         Args:
@@ -156,40 +157,36 @@ class Runner:
     @property
     def generates(self) -> bool:
         """Is this a file that ``generate`` can be asked of?"""
-        causal = json.loads(self.metadata.get("attention_zoo.config", "{}")).get("head") == "causal_lm"
-        return causal or bool({"decoder", "decode"} & set(self.sessions))
+        return self.layout.generates or self._config.get("head") == "causal_lm"
+
+    @property
+    def _config(self) -> dict[str, Any]:
+        return json.loads(self.metadata.get("attention_zoo.config", "{}"))
 
     def decoder(self) -> Decoder:
         """What gives ``generate`` its logits."""
-        config = json.loads(self.metadata.get("attention_zoo.config", "{}"))
-        if "decoder" in self.sessions:
-            return GraphDecoder(self.sessions, config)
-        if "encode" in self.sessions:
-            return GraphDecoder({"encoder": self.sessions["encode"], "decoder": self.sessions["decode"]}, config)
-        if "decode" in self.sessions:
-            return LiteRTDecoder(self.sessions, config)
-        if self.generates:
-            return RecomputingDecoder(self._main, config)
-        raise ValueError(
-            f"path: {self.path.name} does not generate; accepted: an exported GPT, or a Transformer or Seq2Seq "
-            "exported with its cache"
-        )
+        if not self.generates:
+            raise ValueError(
+                f"path: {self.path.name} does not generate; accepted: an exported GPT, or a Transformer or Seq2Seq "
+                "exported with its cache"
+            )
+        return file_decoder(self.graphs, self._config)
 
 
-def _stated(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """The signatures a file states, by graph."""
+def _signatures(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """The signatures in a file's metadata, by graph."""
     try:
         return dict(json.loads(metadata.get("attention_zoo.signatures", "{}")))
     except (ValueError, TypeError) as error:
         raise ValueError(f"path: the signatures in {path} cannot be read: {error}; {OURS}") from error
 
 
-def _own_signature(path: Path, stated: Any, found: Signature) -> Signature:
-    """The stated signature, which must have the names that the runtime finds; `found` where none is stated."""
-    if stated is None:
+def _own_signature(path: Path, declared: Any, found: Signature) -> Signature:
+    """The signature of the metadata, which must have the names that the runtime finds; `found` where there is none."""
+    if declared is None:
         return found
     try:
-        signature = Signature.from_dict(stated)
+        signature = Signature.from_dict(declared)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"path: the signature in {path} cannot be read: {error}; {OURS}") from error
     for side in ("inputs", "outputs"):
@@ -199,7 +196,7 @@ def _own_signature(path: Path, stated: Any, found: Signature) -> Signature:
     return signature
 
 
-class OnnxSession(Session):
+class OnnxGraph(LoadedGraph):
     """A graph in ONNX Runtime, on the CPU."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
@@ -236,27 +233,27 @@ class OnnxRunner(Runner):
     format = "onnx"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        main = OnnxSession(path, threads)
-        beside, signatures = _stated_files(path, main.metadata), _stated(path, main.metadata)
-        sessions: dict[str, Session] = {}
+        main = OnnxGraph(path, threads)
+        beside, signatures = _files_beside(path, main.metadata), _signatures(path, main.metadata)
+        graphs: dict[str, LoadedGraph] = {}
         for name, file in beside.items():
             if not (path.parent / file).is_file():
                 raise ValueError(f"path: {path} needs {file} beside it, which is not there; accepted: both files")
-            sessions[name] = other = OnnxSession(path.parent / file, threads)
-            signatures |= _stated(path, other.metadata)
-        sessions[next((name for name in signatures if name not in beside), "model")] = main
+            graphs[name] = other = OnnxGraph(path.parent / file, threads)
+            signatures |= _signatures(path, other.metadata)
+        graphs[next((name for name in signatures if name not in beside), "model")] = main
         metadata = {**main.metadata, "attention_zoo.signatures": json.dumps(signatures)}
-        super().__init__(path, sessions, metadata)
+        super().__init__(path, graphs, metadata)
 
 
-def _stated_files(path: Path, metadata: dict[str, str]) -> dict[str, str]:
+def _files_beside(path: Path, metadata: dict[str, str]) -> dict[str, str]:
     files = json.loads(metadata.get("attention_zoo.files", "{}"))
     if bad := [file for file in files.values() if Path(file).name != file]:
         raise ValueError(f"path: {path} names {bad}; accepted: files in its own folder")
     return files
 
 
-class TFLiteSession(Session):
+class TFLiteGraph(LoadedGraph):
     """A signature of a TFLite file in LiteRT's interpreter, on the CPU with XNNPACK."""
 
     def __init__(self, interpreter: Any, name: str) -> None:
@@ -291,10 +288,10 @@ class TFLiteRunner(Runner):
             names = list(self.interpreter.get_signature_list())
             if not names:
                 raise ValueError("it has no signature")
-            sessions = {name: TFLiteSession(self.interpreter, name) for name in names}
+            graphs = {name: TFLiteGraph(self.interpreter, name) for name in names}
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"path: LiteRT cannot read {path}: {error}; accepted: a TFLite model") from error
-        super().__init__(path, sessions, _tflite_metadata(path))
+        super().__init__(path, graphs, _tflite_metadata(path))
 
 
 def _numpy_dtype(onnx_type: str) -> str:

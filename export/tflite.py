@@ -23,6 +23,8 @@ from ..files import written
 from ..layers import functional as F
 from ..signature import Graph, Signature
 from ..zoo.base import ZooModel
+from .graph_names import SINGLE, STATIC, prefill_name
+from .litert import litert_graph
 from .quiet import quiet
 from .result import ExportResult
 from .runtime import METADATA_KEY, TFLiteRunner, tflite_operators
@@ -80,9 +82,9 @@ def to_tflite(
     memory = _memory(model, prefill, max_length, cache)
     if memory is None:
         spec = model.signature
-        graphs = {"serving_default": model.graphs("plain")["model"]}
+        graphs = {SINGLE: model.graphs("plain")["model"]}
         sizes = {"batch": batch_size, **_sizes(spec, sequence_length, image_size)}
-        every = {"serving_default": spec.exported(sizes)}
+        every = {SINGLE: spec.exported(sizes)}
     else:
         graphs, every = _with_memory(model, batch_size, sequence_length, image_size, *memory)
     functions = {name: Graph(every[name], graph.function) for name, graph in graphs.items()}
@@ -139,15 +141,15 @@ def _with_memory(
     if "encoder" in graphs:
         source = _sizes(graphs["encoder"].signature, None, image_size)["source"]
         sizes = {"batch": batch_size, "source": source if sequence_length is None else sequence_length}
-        named = {"encode": graphs["encoder"], "decode": graphs["decoder"]}
+        named = {name: graphs[role] for name, role in STATIC.items()}
         fixed = {"encode": sizes, "decode": {**sizes, "slots": slots, "sequence": 1}}
     else:
         if batch_size != 1 or sequence_length is not None:
             raise ValueError("batch_size, sequence_length: got one for a file with a cache; accepted: 1 and None")
-        graph = model.graphs("litert")["decoder"]
-        named = {"decode": graph, **{f"prefill_{n}": _without_logits(graph) for n in lengths}}
+        graph, prefill = litert_graph(model), {prefill_name(n): n for n in lengths}
+        named = {"decode": graph, **dict.fromkeys(prefill, _without_logits(graph))}
         common = {"batch": 1, "slots": slots}
-        fixed = {name: {**common, "sequence": 1 if name == "decode" else int(name[8:])} for name in named}
+        fixed = {name: {**common, "sequence": prefill.get(name, 1)} for name in named}
     signatures = {}
     for name, graph in named.items():
         dims = {dim for spec in graph.signature.inputs for dim in spec.dims}

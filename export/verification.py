@@ -18,8 +18,9 @@ import numpy as np
 from ..generation.search import generate
 from ..signature import Graph, Signature, TensorSpec
 from ..zoo.base import ZooModel
+from .graph_names import is_prefill, model_graphs
 from .inputs import PADDINGS, example_inputs, padded_mask
-from .runtime import Runner, Session, load
+from .runtime import LoadedGraph, Runner, load
 from .spec import ExportError, exportable
 
 TOLERANCE = 1e-4
@@ -80,7 +81,7 @@ def verify(model: ZooModel, path: str | os.PathLike[str], *, tolerance: float = 
 
     Every graph of the file. ONNX: batches of 1 and 3, sequences of 1, 7 and 33, each without padding and padded right,
     left and in between, with and without a past, or images of three sizes; TFLite: its own static shape. A row without
-    any token, two runs alike, names and dimensions as the model states them, and for a model that generates, the same
+    any token, two runs alike, the signature's names and dimensions, and for a model that generates, the same
     greedy tokens for three prompts of unequal lengths.
 
     Args:
@@ -95,14 +96,14 @@ def verify(model: ZooModel, path: str | os.PathLike[str], *, tolerance: float = 
     if not isinstance(tolerance, int | float) or not tolerance > 0:
         raise ValueError(f"tolerance: got {tolerance!r}; accepted: a positive number")
     runner = load(path)
-    graphs = _graphs(model, runner)
+    graphs = model_graphs(model, runner.graphs)
     checks = [_check_names(model, runner, graphs)]
     if checks[0].passed:
         for name, graph in graphs.items():
             prefix = f"{name}: " if len(graphs) > 1 else ""
-            session = runner.sessions[name]
+            loaded = runner.graphs[name]
             checks += [
-                _compare(graph, session, prefix + case, inputs, tolerance) for case, inputs in _cases(session.signature)
+                _compare(graph, loaded, prefix + case, inputs, tolerance) for case, inputs in _cases(loaded.signature)
             ]
         checks.append(_check_repeats(runner))
         if runner.generates:
@@ -124,35 +125,19 @@ def quick_check(model: ZooModel, runner: Runner) -> float:
         ExportError: more than the tolerance, or a number that is none.
     """
     worst = 0.0
-    for name, graph in _graphs(model, runner).items():
-        signature = runner.sessions[name].signature
+    for name, graph in model_graphs(model, runner.graphs).items():
+        signature = runner.graphs[name].signature
         limits = signature.limits
         small = {dim: min(7, limits.get(dim, 7)) for dim in ("sequence", "source", "target")}
         others = {dim: size for dim, size in signature.defaults.items() if dim not in small}
         sizes = {"batch": 2, **others, **small, **signature.sizes}
         if "past_sequence" in sizes:
             sizes["past_sequence"] = min(4, limits.get("total_sequence", 4) - sizes["sequence"])
-        check = _compare(
-            graph, runner.sessions[name], name, example_inputs(signature, sizes, padding="left"), TOLERANCE
-        )
+        check = _compare(graph, runner.graphs[name], name, example_inputs(signature, sizes, padding="left"), TOLERANCE)
         if not check.passed or check.difference is None:
             raise ExportError(f"the exported file differs from Keras: {check.name}: {check.detail}")
         worst = max(worst, check.difference)
     return worst
-
-
-def _graphs(model: ZooModel, runner: Runner) -> dict[str, Graph]:
-    """The model's functions by the names of the file's graphs, as far as they belong together."""
-    names = set(runner.sessions)
-    if "decode" in names and "encode" not in names:  # LiteRT's way with a causal model
-        graph = model.graphs("litert")["decoder"]
-        return dict.fromkeys(runner.sessions, graph)
-    if "encode" in names:
-        graphs = model.graphs("static")
-        return {"encode": graphs["encoder"], "decode": graphs["decoder"]}
-    if "decoder" in names and model.generates:
-        return model.graphs("dynamic")
-    return {next(iter(runner.sessions)): model.graphs("plain")["model"]}
 
 
 def _cases(signature: Signature) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
@@ -173,9 +158,9 @@ def _cases(signature: Signature) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
                 continue
             sizes = {**signature.defaults, "batch": batch, **dict.fromkeys(text, length), "past_sequence": past}
             sizes.update(fixed)
-            told = [f"{dim} {sizes[dim]}" for dim in ("batch", *text)] + ([f"past {past}"] if len(pasts) > 1 else [])
+            named = [f"{dim} {sizes[dim]}" for dim in ("batch", *text)] + ([f"past {past}"] if len(pasts) > 1 else [])
             yield (
-                f"{', '.join(told)}, padding {padding}",
+                f"{', '.join(named)}, padding {padding}",
                 example_inputs(signature, sizes, padding=padding, seed=length),
             )
         return
@@ -191,21 +176,21 @@ def _cases(signature: Signature) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         yield f"batch {batch}, image {height} × {width}", example_inputs(signature, sizes, seed=height)
 
 
-def _compare(graph: Graph, session: Session, name: str, inputs: dict[str, np.ndarray], tolerance: float) -> Check:
+def _compare(graph: Graph, loaded: LoadedGraph, name: str, inputs: dict[str, np.ndarray], tolerance: float) -> Check:
     # The function an export traces, so that the names are the same; the masks say which positions count.
     integers = {spec.name for spec in graph.signature.inputs if spec.dtype.startswith("int")}
     given = {key: array.astype("int32") if key in integers else array for key, array in inputs.items()}
     expected = graph.function({key: keras.ops.convert_to_tensor(array) for key, array in given.items()})
-    actual = session.run(inputs)
+    actual = loaded.run(inputs)
     worst, passed, details = 0.0, True, []
-    for spec in session.signature.outputs:
+    for spec in loaded.signature.outputs:
         theirs, ours = keras.ops.convert_to_numpy(expected[spec.name]), actual[spec.name]
         if ours.shape != theirs.shape:
             return Check(name, False, None, f"{spec.name} has shape {ours.shape} for {theirs.shape}")
         for side, array in (("in Keras", theirs), ("in the file", ours)):
             if not np.isfinite(array).all():
                 return Check(name, False, None, f"{spec.name} is not finite {side}")
-        valid = _valid(spec, session.signature, inputs)
+        valid = _valid(spec, loaded.signature, inputs)
         if valid is not None:
             theirs, ours = theirs[valid], ours[valid]
         difference = float(np.abs(ours - theirs).max(initial=0))
@@ -236,16 +221,16 @@ def _valid(spec: TensorSpec, signature: Signature, inputs: dict[str, np.ndarray]
 
 
 def _check_names(model: ZooModel, runner: Runner, graphs: dict[str, Graph]) -> Check:
-    """The file's own graphs, inputs and outputs, read from the runtime, are those the model states."""
+    """The file's own graphs, inputs and outputs, read from the runtime, are those of the model's signature."""
     problems = []
-    if set(graphs) != set(runner.sessions):
-        problems.append(f"graphs {sorted(runner.sessions)} for {sorted(graphs)}")
-    for name in set(graphs) & set(runner.sessions):
-        session = runner.sessions[name]
-        signature = graphs[name].signature.exported(session.signature.sizes)
-        if name.startswith("prefill_"):
+    if set(graphs) != set(runner.graphs):
+        problems.append(f"graphs {sorted(runner.graphs)} for {sorted(graphs)}")
+    for name in set(graphs) & set(runner.graphs):
+        loaded = runner.graphs[name]
+        signature = graphs[name].signature.exported(loaded.signature.sizes)
+        if is_prefill(name):
             signature = replace(signature, outputs=tuple(s for s in signature.outputs if s.name != "logits"))
-        found = session.runtime_signature()
+        found = loaded.runtime_signature()
         for side in ("inputs", "outputs"):
             expected = {spec.name: signature.shape(spec) for spec in getattr(signature, side)}
             actual = {spec.name: spec.dims for spec in getattr(found, side)}
@@ -260,7 +245,7 @@ def _check_names(model: ZooModel, runner: Runner, graphs: dict[str, Graph]) -> C
                 ]
                 if len(sizes) != len(dims) or not all(same):
                     problems.append(f"{tensor} has dimensions {sizes} for {dims}")
-        if session.signature != signature:
+        if loaded.signature != signature:
             problems.append("the file was made of a model of another signature")
     return Check("names and dimensions", not problems, None, "; ".join(problems))
 
@@ -268,7 +253,7 @@ def _check_names(model: ZooModel, runner: Runner, graphs: dict[str, Graph]) -> C
 def _check_generation(model: Any, runner: Runner, tolerance: float) -> Check:
     """Three prompts of unequal lengths, continued greedily: token for token what Keras says."""
     longest = min(decoder.max_length for decoder in (runner.decoder(), model.decoder()))
-    source = min((session.signature.sizes.get("source", 9) for session in runner.sessions.values()), default=9)
+    source = min((graph.signature.sizes.get("source", 9) for graph in runner.graphs.values()), default=9)
     length = max(1, min(9, source, longest // 2))
     new = min(16, longest - length)
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (3, length))
@@ -284,8 +269,8 @@ def _check_generation(model: Any, runner: Runner, tolerance: float) -> Check:
     row, column = (int(n[0]) for n in np.nonzero(ours != theirs))
     logits = keras_side.logits[column - ours.shape[1] + new][row]
     gap = float(logits[theirs[row, column]] - logits[ours[row, column]])
-    told = f"row {row}, token {column}: {ours[row, column]} for {theirs[row, column]}, {gap:.1e} apart in Keras"
-    return Check(name, gap <= 2 * tolerance * max(1.0, float(np.abs(logits).max())), None, told)
+    detail = f"row {row}, token {column}: {ours[row, column]} for {theirs[row, column]}, {gap:.1e} apart in Keras"
+    return Check(name, gap <= 2 * tolerance * max(1.0, float(np.abs(logits).max())), None, detail)
 
 
 class _Recorded:

@@ -18,7 +18,7 @@ Array = np.ndarray
 TOKENS = ("input_ids", "decoder_input_ids")
 
 
-class Session(Protocol):
+class GraphRunner(Protocol):
     """A graph that can be run."""
 
     signature: Signature
@@ -29,18 +29,18 @@ class Session(Protocol):
 
 
 class GraphDecoder:
-    """A ``generate.Decoder`` of the graphs "decoder" and, where there is one, "encoder".
+    """A ``search.Decoder`` of the graphs "decoder" and, where there is one, "encoder".
 
     Args:
-        sessions: the graphs by name.
+        graphs: by name.
         config: the model's, for its special tokens and `max_length`.
     """
 
-    def __init__(self, sessions: Mapping[str, Session], config: Mapping[str, Any]) -> None:
-        self.sessions = sessions
-        self.start_token = config.get("decoder_start_token_id") if "encoder" in sessions else None
+    def __init__(self, graphs: Mapping[str, GraphRunner], config: Mapping[str, Any]) -> None:
+        self.graphs = graphs
+        self.start_token = config.get("decoder_start_token_id") if "encoder" in graphs else None
         self.eos_token, self.pad_token = config.get("eos_token_id"), config.get("pad_token_id")
-        sizes = sessions["decoder"].signature.sizes
+        sizes = graphs["decoder"].signature.sizes
         self.max_length = min(config["max_length"], sizes.get("slots", config["max_length"]))
 
     def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
@@ -50,13 +50,13 @@ class GraphDecoder:
         self.mask: Array | None = None
         tokens = input_ids
         found: dict[str, Any] = {}
-        if "encoder" in self.sessions:
+        if "encoder" in self.graphs:
             found = self.encode(input_ids, attention_mask)
             found["encoder_attention_mask"] = attention_mask
             tokens = np.full((rows, 1), self.start_token)
         else:
             tokens, self.mask = align(input_ids, attention_mask)
-        signature = self.sessions["decoder"].signature
+        signature = self.graphs["decoder"].signature
         self.start_state(rows, tokens.shape[1] + room, {name: found[name] for name in signature.state if name in found})
         wanted = {spec.name for spec in signature.inputs} - set(signature.state)
         self.fixed = {name: value for name, value in found.items() if name in wanted}
@@ -77,7 +77,7 @@ class GraphDecoder:
 
     def _inputs(self, tokens: Array) -> dict[str, Any]:
         """What the decoder graph is fed beside its state, and the count moved on."""
-        specs = {spec.name: spec for spec in self.sessions["decoder"].signature.inputs}
+        specs = {spec.name: spec for spec in self.graphs["decoder"].signature.inputs}
         name = next(name for name in TOKENS if name in specs)
         inputs: dict[str, Any] = {name: tokens, **self.fixed}
         if "attention_mask" in specs:
@@ -91,11 +91,11 @@ class GraphDecoder:
 
     def encode(self, input_ids: Array, attention_mask: Array) -> dict[str, Any]:
         """What the encoder says of the prompt."""
-        return self.sessions["encoder"].run({"input_ids": input_ids, "attention_mask": attention_mask})
+        return self.graphs["encoder"].run({"input_ids": input_ids, "attention_mask": attention_mask})
 
     def start_state(self, rows: int, slots: int, given: Mapping[str, Any]) -> None:
         """The state before the first token: what the encoder gave, else zeros."""
-        signature = self.sessions["decoder"].signature
+        signature = self.graphs["decoder"].signature
         sizes = {**signature.defaults, **signature.sizes, "batch": rows}
         specs = {spec.name: spec for spec in signature.inputs}
         self.state = {
@@ -107,21 +107,21 @@ class GraphDecoder:
 
     def run(self, inputs: dict[str, Any]) -> Array:
         """(rows, vocab_size) logits of the last token, and the state moved on."""
-        session = self.sessions["decoder"]
-        outputs = session.run({**inputs, **self.state})
-        self.state = {name: outputs[new] for name, new in session.signature.state.items()}
+        graph = self.graphs["decoder"]
+        outputs = graph.run({**inputs, **self.state})
+        self.state = {name: outputs[new] for name, new in graph.signature.state.items()}
         return outputs["logits"][:, -1]
 
 
 class RecomputingDecoder:
-    """A ``generate.Decoder`` of a graph without memory: everything is computed again for every token."""
+    """A ``search.Decoder`` of a graph without memory: everything is computed again for every token."""
 
     start_token: int | None = None
 
-    def __init__(self, session: Session, config: Mapping[str, Any]) -> None:
-        self.session = session
+    def __init__(self, graph: GraphRunner, config: Mapping[str, Any]) -> None:
+        self.graph = graph
         self.eos_token, self.pad_token = config.get("eos_token_id"), config.get("pad_token_id")
-        self.max_length = min(config["max_length"], session.signature.sizes.get("sequence", config["max_length"]))
+        self.max_length = min(config["max_length"], graph.signature.sizes.get("sequence", config["max_length"]))
 
     def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
         self.ids, self.mask = align(input_ids, attention_mask)
@@ -136,67 +136,7 @@ class RecomputingDecoder:
         self.ids, self.mask = self.ids[rows], self.mask[rows]
 
     def _run(self) -> Array:
-        return self.session.run({"input_ids": self.ids, "attention_mask": self.mask})["logits"][:, -1]
-
-
-class LiteRTDecoder:
-    """A ``generate.Decoder`` of the signatures "decode" and "prefill_{n}" of a causal model, as LiteRT-LM has them.
-
-    They take one row, whose tokens stand without padding in the slots from 0 on; a batch is one row after another,
-    each with its own cache. What a prompt leaves over of a prefill is filled up with tokens that later ones replace.
-    """
-
-    start_token: int | None = None
-
-    def __init__(self, sessions: Mapping[str, Session], config: Mapping[str, Any]) -> None:
-        self.sessions = sessions
-        self.eos_token, self.pad_token = config.get("eos_token_id"), config.get("pad_token_id")
-        self.signature = sessions["decode"].signature
-        self.slots = self.max_length = self.signature.sizes["slots"]
-        prefills = [name for name in sessions if name.startswith("prefill_")]
-        self.prefills = {sessions[name].signature.sizes["sequence"]: name for name in prefills}
-
-    def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
-        specs = {spec.name: spec for spec in self.signature.inputs}
-        empty = {
-            name: np.zeros([int(n) for n in self.signature.shape(specs[name])], "float32")
-            for name in self.signature.state
-        }
-        self.states = [empty] * len(input_ids)
-        self.lengths = [0] * len(input_ids)
-        logits = []
-        for row, (ids, mask) in enumerate(zip(input_ids, attention_mask, strict=True)):
-            tokens = ids[mask == 1]
-            self._prefill(row, tokens[:-1])
-            logits.append(self._run(row, "decode", tokens[-1:], 1)["logits"][0, -1])
-        return np.stack(logits)
-
-    def step(self, tokens: Array) -> Array:
-        found = [self._run(row, "decode", tokens[row : row + 1], 1) for row in range(len(tokens))]
-        return np.stack([outputs["logits"][0, -1] for outputs in found])
-
-    def select(self, rows: Array) -> None:
-        self.states, self.lengths = [self.states[row] for row in rows], [self.lengths[row] for row in rows]
-
-    def _prefill(self, row: int, tokens: Array) -> None:
-        while len(tokens):
-            fitting = [size for size in sorted(self.prefills) if self.lengths[row] + size <= self.slots]
-            size = next((size for size in fitting if size >= len(tokens)), fitting[-1] if fitting else 1)
-            new, tokens = tokens[:size], tokens[size:]
-            self._run(row, self.prefills.get(size, "decode"), new, size)
-
-    def _run(self, row: int, name: str, tokens: Array, size: int) -> dict[str, Array]:
-        first = self.lengths[row]
-        positions = np.arange(first, first + size, dtype="int32")
-        inputs = {
-            "tokens": np.pad(tokens, (0, size - len(tokens))).astype("int32")[None],
-            "input_pos": positions,
-            "mask": (np.arange(self.slots)[None] <= positions[:, None])[None, None],
-        }
-        outputs = self.sessions[name].run({**inputs, **self.states[row]})
-        self.states[row] = {name: outputs[new] for name, new in self.signature.state.items()}
-        self.lengths[row] = first + len(tokens)
-        return outputs
+        return self.graph.run({"input_ids": self.ids, "attention_mask": self.mask})["logits"][:, -1]
 
 
 def align(input_ids: Array, attention_mask: Array) -> tuple[Array, Array]:

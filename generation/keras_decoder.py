@@ -32,9 +32,7 @@ class Generating:
         return True
 
     def generate(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> np.ndarray:
-        """As ``zoo.generate.generate``, with this model's logits: `max_new_tokens`, `temperature`, `top_k`, `top_p`,
-        `min_p`, `repetition_penalty`, `num_beams`, `length_penalty`, `stop_tokens`, `stop_strings`, `tokenizer`,
-        `callback` and `seed`.
+        """As ``generation.search.generate``, with this model's logits and all its options.
 
         The first call with new sizes (rows, and lengths rounded up to the next bucket) compiles, later ones do not.
 

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from ..checks import positive_integer
 from . import functional as F
 from .core import Dense, RMSNormalization
 
@@ -77,8 +78,8 @@ class MultiHeadAttention(keras.layers.Layer):
         sizes = {"num_heads": num_heads, "num_kv_heads": self.num_kv_heads}
         sizes |= {"key_dim": key_dim, "value_dim": value_dim, "output_dim": output_dim}
         for argument, size in sizes.items():
-            if size is not None and (not isinstance(size, int) or size < 1):
-                raise ValueError(f"{argument}: got {size!r}; accepted: a positive integer")
+            if size is not None:
+                positive_integer(argument, size)
         if num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads: got {num_kv_heads}; accepted: a divisor of num_heads={num_heads}")
         self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")

@@ -3,13 +3,13 @@ and its normalisation."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import keras
 from keras import ops
 
 from .attention import Cache, MultiHeadAttention
-from .core import NORMALIZATIONS
+from .core import NORMALIZATIONS, fields_for
 from .feedforward import FeedForward
 
 Tensor = Any
@@ -49,7 +49,8 @@ class TransformerBlock(keras.layers.Layer):
         num_heads, num_kv_heads, head_dim, use_bias, attention_scale, rotary_interleaved: of the attention, see
             ``MultiHeadAttention``.
         intermediate_dim, activation: of the feed-forward, see ``FeedForward``.
-        use_output_bias, use_feedforward_bias: of the attention's output and of the feed-forward; default `use_bias`.
+        use_qkv_bias, use_output_bias, use_feedforward_bias: of queries, keys and values, of the attention's output and
+            of the feed-forward; default `use_bias`.
         qk_norm: normalise query and key heads, see ``MultiHeadAttention``.
         norm: "layer_norm" or "rms_norm".
         norm_epsilon: added to the variance.
@@ -74,6 +75,7 @@ class TransformerBlock(keras.layers.Layer):
         cross_attention: bool = False,
         activation: str = "gelu",
         use_bias: bool = True,
+        use_qkv_bias: bool | None = None,
         use_output_bias: bool | None = None,
         use_feedforward_bias: bool | None = None,
         qk_norm: bool = False,
@@ -101,6 +103,7 @@ class TransformerBlock(keras.layers.Layer):
             "cross_attention": cross_attention,
             "activation": activation,
             "use_bias": use_bias,
+            "use_qkv_bias": use_qkv_bias,
             "use_output_bias": use_output_bias,
             "use_feedforward_bias": use_feedforward_bias,
             "qk_norm": qk_norm,
@@ -119,8 +122,8 @@ class TransformerBlock(keras.layers.Layer):
                 num_heads,
                 head_dim,
                 num_kv_heads=num_kv_heads,
-                use_bias=use_bias,
-                use_output_bias=use_output_bias,
+                use_bias=use_bias if use_qkv_bias is None else use_qkv_bias,
+                use_output_bias=use_bias if use_output_bias is None else use_output_bias,
                 scale=attention_scale,
                 qk_norm_epsilon=norm_epsilon if qk_norm else None,
                 rotary_interleaved=rotary_interleaved,
@@ -152,6 +155,11 @@ class TransformerBlock(keras.layers.Layer):
             self.attention_scale = LayerScale(layer_scale, name="attention_scale", **shared)
             self.feedforward_scale = LayerScale(layer_scale, name="feedforward_scale", **shared)
         self.dropout_layer = keras.layers.Dropout(dropout, name="dropout", **shared)
+
+    @classmethod
+    def from_fields(cls, config: Any, **arguments: Any) -> Self:
+        """A block with the options that `config` has fields of the same name for; `arguments` on top."""
+        return cls(**{**fields_for(cls.__init__, config), **arguments})
 
     def build(self, input_shape: Any) -> None:
         for layer in (

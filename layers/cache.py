@@ -33,7 +33,7 @@ class DynamicCache:
         self.state = list(state)
         self.index = ops.shape(self.state[0][0])[2]
 
-    def slots(self, length: Any) -> Any:
+    def length_after(self, length: Any) -> Any:
         """How many keys there are to read after `length` new tokens."""
         return self.index + length
 
@@ -64,7 +64,7 @@ class StaticCache:
         shape = (batch, heads, slots, head_dim)
         return cls([(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for _ in range(layers)])
 
-    def slots(self, length: Any) -> Any:
+    def length_after(self, length: Any) -> Any:
         """How many keys there are to read after `length` new tokens: all slots, written or not."""
         slots = self.state[0][0].shape[2]
         if isinstance(self.index, int | np.integer) and isinstance(length, int) and self.index + length > slots:
@@ -73,34 +73,34 @@ class StaticCache:
 
     def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """All slots of `layer`, the new keys and values (batch, heads, T, dim) written to theirs."""
-        self.slots(key.shape[2])  # refuses more than there is room for
+        self.length_after(key.shape[2])  # refuses more than there is room for
         past = self.state[layer]
         self.state[layer] = tuple(F.cache_update(old, x, self.index) for old, x in zip(past, (key, value), strict=True))
         return self.state[layer]
 
 
-class Places(NamedTuple):
-    """Where the tokens of one call stand, and which keys they may see.
+class CausalContext(NamedTuple):
+    """Where the new tokens of one call stand, and what they may see.
 
     Attributes:
-        queries: positions of the new tokens, (batch or 1, T).
-        keys: positions of all there is to read, (batch or 1, S).
-        visible: (batch or 1, T, S) booleans, or None where the plain causal mask says all.
+        query_positions: of the new tokens, (batch or 1, T).
+        key_positions: of all there is to read, (batch or 1, S).
+        masks: arguments of every block's attention that say so.
     """
 
-    queries: Tensor
-    keys: Tensor
-    visible: Tensor | None
+    query_positions: Tensor
+    key_positions: Tensor
+    masks: dict[str, Any]
 
 
-def causal_places(
+def causal_context(
     length: Any,
     mask: Tensor | None = None,
     position_ids: Tensor | None = None,
     cache: DynamicCache | StaticCache | None = None,
     window: int | None = None,
-) -> Places:
-    """Places of `length` new tokens behind those in `cache`.
+) -> CausalContext:
+    """The context of `length` new tokens behind those in `cache`.
 
     Positions count the kept tokens of `mask`, so padding on any side moves nobody; what is visible goes by slots,
     which padding fills too.
@@ -114,7 +114,7 @@ def causal_places(
         ValueError: a mask that is not as wide as there are slots.
     """
     index = 0 if cache is None else cache.index
-    slots = length if cache is None else cache.slots(length)
+    slots = length if cache is None else cache.length_after(length)
     if mask is None:
         keys = ops.expand_dims(ops.arange(slots, dtype="int32"), 0)  # (1, S)
     else:
@@ -128,15 +128,19 @@ def causal_places(
         queries = keys
     else:
         queries = ops.take(keys, ops.arange(length, dtype="int32") + index, axis=1)  # (B, T)
-    if cache is None and window is None:
-        return Places(queries, keys, None)
+    if cache is None and window is None:  # the plain causal mask says all
+        return CausalContext(queries, keys, {"key_mask": mask, "use_causal_mask": True})
 
     columns = ops.expand_dims(ops.arange(slots, dtype="int32"), 0)  # (1, S)
     rows = ops.expand_dims(ops.arange(length, dtype="int32"), 1) + index  # (T, 1)
     visible = ops.expand_dims(columns <= rows, 0)  # (1, T, S)
     if window is not None:
-        back = ops.expand_dims(queries, 2) - ops.expand_dims(keys, 1)  # (B, T, S)
-        visible = ops.logical_and(visible, back < window)
+        visible = ops.logical_and(visible, within_window(queries, keys, window))
     if mask is not None:
         visible = ops.logical_and(visible, ops.expand_dims(F.boolean_mask(mask, "attention_mask"), 1))
-    return Places(queries, keys, visible)
+    return CausalContext(queries, keys, {"attention_mask": visible})
+
+
+def within_window(query_positions: Tensor, key_positions: Tensor, window: int) -> Tensor:
+    """(batch or 1, T, S) booleans: does the query look back that far?"""
+    return ops.expand_dims(query_positions, 2) - ops.expand_dims(key_positions, 1) < window

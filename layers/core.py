@@ -5,6 +5,8 @@ Weights, initialisers, LoRA and saving stay Keras' own.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -77,3 +79,9 @@ class RMSNormalization(keras.layers.RMSNormalization):
 
 
 NORMALIZATIONS = {"layer_norm": LayerNormalization, "rms_norm": RMSNormalization}
+
+
+def fields_for(function: Callable[..., Any], config: Any) -> dict[str, Any]:
+    """The arguments of `function` that `config` has fields of the same name for."""
+    names = inspect.signature(function).parameters
+    return {name: getattr(config, name) for name in names if hasattr(config, name)}

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
+from ..checks import choice, is_integer, multiple, positive_number
 from . import functional as F
-from .rotary import RotaryEmbedding, angles_of, inverse_frequencies, multiple_of, positive
+from .rotary import RotaryEmbedding, angles_of, inverse_frequencies
 
 Tensor = Any
 
@@ -50,8 +51,8 @@ class SinusoidalPositions(keras.layers.Layer):
 
     def __init__(self, hidden_dim: int, theta: float = 10000.0, *, interleaved: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.hidden_dim = multiple_of("hidden_dim", hidden_dim, 2)
-        self.theta = positive("theta", theta)
+        self.hidden_dim = multiple("hidden_dim", hidden_dim, 2)
+        self.theta = positive_number("theta", theta)
         self.interleaved = interleaved
 
     def build(self, input_shape: Any = None) -> None:
@@ -93,9 +94,9 @@ class SinusoidalPositions2D(keras.layers.Layer):
 
     def __init__(self, hidden_dim: int, columns: int, theta: float = 10000.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.hidden_dim = multiple_of("hidden_dim", hidden_dim, 4)
-        self.columns = multiple_of("columns", columns, 1)
-        self.theta = positive("theta", theta)
+        self.hidden_dim = multiple("hidden_dim", hidden_dim, 4)
+        self.columns = multiple("columns", columns, 1)
+        self.theta = positive_number("theta", theta)
 
     def build(self, input_shape: Any = None) -> None:
         self.built = True
@@ -105,8 +106,8 @@ class SinusoidalPositions2D(keras.layers.Layer):
         position_ids = ops.cast(position_ids, "int32")
         frequencies = inverse_frequencies(self.hidden_dim // 2, self.theta)  # (d/4,)
         parts = []
-        for places in (position_ids % columns, position_ids // columns):
-            angles = angles_of(places, frequencies)  # (B, T, d/4)
+        for coordinate in (position_ids % columns, position_ids // columns):
+            angles = angles_of(coordinate, frequencies)  # (B, T, d/4)
             parts += [ops.sin(angles), ops.cos(angles)]
         return ops.cast(ops.concatenate(parts, axis=-1), self.compute_dtype)
 
@@ -185,7 +186,7 @@ class ALiBi(keras.layers.Layer):
 
     def __init__(self, num_heads: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.num_heads = multiple_of("num_heads", num_heads, 1)
+        self.num_heads = multiple("num_heads", num_heads, 1)
 
     def build(self, query_positions_shape: Any = None, key_positions_shape: Any = None) -> None:
         self.built = True
@@ -248,10 +249,10 @@ class RelativePositionBias(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.num_heads = multiple_of("num_heads", num_heads, 1)
-        self.num_buckets = multiple_of("num_buckets", num_buckets, 4)
+        self.num_heads = multiple("num_heads", num_heads, 1)
+        self.num_buckets = multiple("num_buckets", num_buckets, 4)
         self.max_distance = max_distance
-        if not isinstance(max_distance, int) or max_distance <= num_buckets // 2:
+        if not is_integer(max_distance) or max_distance <= num_buckets // 2:
             raise ValueError(f"max_distance: got {max_distance!r}; accepted: an integer above {num_buckets // 2}")
         self.bidirectional = bidirectional
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
@@ -307,8 +308,8 @@ def position_layer(
     head_dim: int,
     num_heads: int,
     max_length: int,
-    theta: float = 10000.0,
-    scaling: Mapping[str, Any] | None = None,
+    rope_theta: float = 10000.0,
+    rope_scaling: Mapping[str, Any] | None = None,
     bidirectional: bool = False,
     num_buckets: int = 32,
     max_distance: int = 128,
@@ -321,7 +322,7 @@ def position_layer(
             return SinusoidalPositions2D(hidden_dim, math.ceil(math.sqrt(max_length)), **shared)
         return SinusoidalPositions(hidden_dim, interleaved=position == "sinusoidal", **shared)
     if position.startswith("rotary"):
-        return RotaryEmbedding(head_dim, theta, scaling=scaling, **shared)
+        return RotaryEmbedding(head_dim, rope_theta, scaling=rope_scaling, **shared)
     trained = {"embeddings_initializer": initializer, **shared}
     makers = {
         "learned": lambda: LearnedPositions(max_length, hidden_dim, **trained),
@@ -336,19 +337,41 @@ def position_layer(
 
 def check_position(position: str, *, hidden_dim: int, head_dim: int) -> None:
     """Raise ValueError for a word that is none of ``POSITIONS``, or a width it cannot take."""
-    if position not in POSITIONS:
-        raise ValueError(f"position: got {position!r}; accepted: {list(POSITIONS)}")
+    choice("position", position, POSITIONS)
     if position.startswith("sinusoidal"):
-        multiple_of("hidden_dim", hidden_dim, 4 if position == "sinusoidal_2d" else 2)
+        multiple("hidden_dim", hidden_dim, 4 if position == "sinusoidal_2d" else 2)
     if position.startswith("rotary"):
-        multiple_of("head_dim", head_dim, 2)
+        multiple("head_dim", head_dim, 2)
 
 
-def place(layer: Any, query_positions: Tensor, key_positions: Tensor) -> dict[str, Tensor]:
-    """What a position layer (or None) has to say of these positions, (batch or 1, T) and (batch or 1, S): one of
-    "added" (to the embeddings), "rotary" and "bias" (to give to every block), or nothing."""
+class EncodedPositions(NamedTuple):
+    """What a position layer makes of some positions: one of three, by its kind, or nothing.
+
+    Attributes:
+        added: vectors for the embeddings.
+        rotary: cosines and sines, which turn the queries and keys of every block.
+        bias: numbers for the scores of every block.
+    """
+
+    added: Tensor | None = None
+    rotary: tuple[Tensor, Tensor] | None = None
+    bias: Tensor | None = None
+
+    def add_to(self, embeddings: Tensor) -> Tensor:
+        return embeddings if self.added is None else embeddings + self.added
+
+    @property
+    def in_attention(self) -> dict[str, Any]:
+        """Arguments of every block's attention."""
+        return {"rotary": self.rotary, "bias": self.bias}
+
+
+def encode_positions(layer: Any, query_positions: Tensor, key_positions: Tensor) -> EncodedPositions:
+    """`layer` (or None) of positions (batch or 1, T) of queries and (batch or 1, S) of keys."""
     if layer is None:
-        return {}
+        return EncodedPositions()
     if layer.kind == "biased":
-        return {"bias": layer(query_positions, key_positions)}
-    return {"rotary" if layer.kind == "rotated" else "added": layer(query_positions)}
+        return EncodedPositions(bias=layer(query_positions, key_positions))
+    if layer.kind == "rotated":
+        return EncodedPositions(rotary=layer(query_positions))
+    return EncodedPositions(added=layer(query_positions))

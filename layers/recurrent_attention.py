@@ -11,6 +11,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from ..checks import positive_integer
 from . import functional as F
 from .core import Dense
 
@@ -89,9 +90,7 @@ class AdditiveAttention(RecurrentAttention):
 
     def __init__(self, units: int, *, use_bias: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not isinstance(units, int) or units < 1:
-            raise ValueError(f"units: got {units!r}; accepted: a positive integer")
-        self.units = units
+        self.units = positive_integer("units", units)
         self.use_bias = use_bias
         self.query_dense = Dense(units, use_bias=use_bias, dtype=self.dtype_policy, name="query")
         self.key_dense = Dense(units, use_bias=False, dtype=self.dtype_policy, name="key")

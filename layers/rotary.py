@@ -10,19 +10,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from ..checks import multiple, positive_number
+
 Tensor = Any
-
-
-def multiple_of(argument: str, size: int, divisor: int) -> int:
-    if not isinstance(size, int) or size < divisor or size % divisor:
-        raise ValueError(f"{argument}: got {size!r}; accepted: a positive multiple of {divisor}")
-    return size
-
-
-def positive(argument: str, value: float) -> float:
-    if not isinstance(value, int | float) or not value > 0:
-        raise ValueError(f"{argument}: got {value!r}; accepted: a positive number")
-    return value
 
 
 def angles_of(positions: Tensor, frequencies: np.ndarray) -> Tensor:
@@ -158,8 +148,8 @@ class RotaryEmbedding(keras.layers.Layer):
         self, head_dim: int, theta: float = 10000.0, *, scaling: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.head_dim = multiple_of("head_dim", head_dim, 2)
-        self.theta = positive("theta", theta)
+        self.head_dim = multiple("head_dim", head_dim, 2)
+        self.theta = positive_number("theta", theta)
         self.scaling = check_scaling(scaling)
         if head_dim == 2 and self.scaling and self.scaling["rope_type"] == "ntk":
             raise ValueError("head_dim: got 2 with ntk scaling; accepted: at least 4, one wave having nothing to scale")

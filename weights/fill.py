@@ -44,11 +44,15 @@ class FirstValues:
 
         self.errors: list[Exception] = []
         self.done: list[Callable[[], None]] = []
+        self.refused: list[Any] = []  # variables of a model that its file does not fit
         self.scope = keras.StatelessScope()
         self.scope.__enter__()
         return self
 
     def __exit__(self, *raised: Any) -> None:
+        if raised[0] is not None:  # Keras initialises what it has put off in any case: nothing worth the time
+            for variable in self.refused:
+                variable._shape, variable._initializer = (), _zeros
         self.scope.__exit__(*raised)
         if raised[0] is None:
             if self.errors:
@@ -69,6 +73,12 @@ class FirstValues:
                 return keras.ops.zeros(shape, dtype=dtype)
 
         return initializer
+
+
+def _zeros(shape: Shape, dtype: Any = None) -> Any:
+    import keras
+
+    return keras.ops.zeros(shape, dtype)
 
 
 class _Values:
@@ -112,7 +122,7 @@ def _finite(array: np.ndarray) -> bool:
         return bool(np.isfinite(array.sum(dtype="float64")) or np.isfinite(array).all())
 
 
-def _tell_strange(where: str, names: Sequence[str]) -> None:
+def _warn_of_strange(where: str, names: Sequence[str]) -> None:
     if names:
         warnings.warn(f"{where}: not every number is finite in {list(names[:SHOWN])}", stacklevel=4)
 
@@ -134,6 +144,8 @@ def fill(
         ValueError: tensors that are missing, that nothing wants, or of another shape or dtype, by name. Nothing is
             changed then, but for a tensor that turns out to be damaged when it is read.
     """
+    if later is not None:
+        later.refused = list(model.weights)
     match = _match(model, dialect, tensors, new_head)
     for name, other in match.copies:
         if not np.array_equal(tensors.read(name), tensors.read(other)):
@@ -150,9 +162,9 @@ def fill(
             else:
                 variable._initializer = later.first_value(values, place)
     if later is not None:
-        later.done.append(lambda: _tell_strange(tensors.where, strange))
+        later.done.append(lambda: _warn_of_strange(tensors.where, strange))
     else:
-        _tell_strange(tensors.where, strange)
+        _warn_of_strange(tensors.where, strange)
     return match.fresh
 
 
@@ -169,7 +181,7 @@ def _match(model: Any, dialect: Dialect, tensors: Tensors, new_head: bool) -> _M
         name = left.pop(short, None)
         if name is not None and tensors.shapes[name] == expected:
             plan.append((name, rule, variables))
-        elif new_head and (rule.head or rule.new):
+        elif new_head and all(model.of_head(weight_name(v)) for v in variables):
             fresh += [weight_name(v) for v in variables]
         elif name is None:
             problems.append(f"missing {short}")
@@ -211,4 +223,7 @@ def collect(model: Any, dialect: Dialect) -> Iterator[tuple[str, np.ndarray]]:
     for short, rule, variables in dialect.plan(model):
         arrays = [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables]
         alone = model.config.to_dict().get("head", "none") in dialect.headless
-        yield short if rule.head or alone else dialect.prefix + short, np.ascontiguousarray(rule.transform.save(arrays))
+        yield (
+            short if rule.outside or alone else dialect.prefix + short,
+            np.ascontiguousarray(rule.transform.save(arrays)),
+        )

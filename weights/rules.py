@@ -29,23 +29,24 @@ class Rule:
     theirs: str
     ours: str | tuple[str, ...]
     transform: Transform = SAME
-    head: bool = False  # stands outside the body, and another head may do without
-    new: bool = False  # stands in the body, and another head may need it where the file has none
+    outside: bool = False  # without the prefix of the body
 
     @property
     def names(self) -> tuple[str, ...]:
         return (self.ours,) if isinstance(self.ours, str) else self.ours
 
 
-def linear(theirs: str, ours: str, *, head: bool = False) -> tuple[Rule, Rule]:
+def linear(theirs: str, ours: str, *, outside: bool = False) -> tuple[Rule, Rule]:
     """torch's Linear, whose kernel is (out, in)."""
-    kernel = Rule(f"{theirs}.weight", f"{ours}/kernel", TRANSPOSED, head)
-    return kernel, Rule(f"{theirs}.bias", f"{ours}/bias", head=head)
+    kernel = Rule(f"{theirs}.weight", f"{ours}/kernel", TRANSPOSED, outside)
+    return kernel, Rule(f"{theirs}.bias", f"{ours}/bias", outside=outside)
 
 
-def layer_norm(theirs: str, ours: str, *, head: bool = False) -> tuple[Rule, Rule]:
+def layer_norm(theirs: str, ours: str, *, outside: bool = False) -> tuple[Rule, Rule]:
     """torch's LayerNorm."""
-    return Rule(f"{theirs}.weight", f"{ours}/gamma", head=head), Rule(f"{theirs}.bias", f"{ours}/beta", head=head)
+    return Rule(f"{theirs}.weight", f"{ours}/gamma", outside=outside), Rule(
+        f"{theirs}.bias", f"{ours}/beta", outside=outside
+    )
 
 
 REQUIRED: Any = object()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .registry import create, list_models
 
 if TYPE_CHECKING:
-    from ..finetuning.model import LayerwiseDecay, WarmupLinearDecay
+    from ..finetuning.optimizers import LayerwiseDecay, WarmupLinearDecay
     from ..text.tokenizer import Tokenizer
     from .bert import BERT, BERTConfig
     from .gpt import GPT, GPTConfig
@@ -33,9 +33,9 @@ _HOMES = {
     "load": ".loading",
     "save": ".saving",
     "to_huggingface": ".saving",
-    "LayerwiseDecay": "..finetuning.model",
+    "LayerwiseDecay": "..finetuning.optimizers",
     "Tokenizer": "..text.tokenizer",
-    "WarmupLinearDecay": "..finetuning.model",
+    "WarmupLinearDecay": "..finetuning.optimizers",
     "from_keras_hub": ".keras_hub",
     "to_keras_hub": ".keras_hub",
 }

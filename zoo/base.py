@@ -1,10 +1,9 @@
-"""What every family shares: a checked config, checked inputs, and Keras' own saving."""
+"""What every family shares: checked inputs, blocks and their intermediates, and Keras' own saving."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
 import keras
@@ -12,72 +11,41 @@ import numpy as np
 from keras import ops
 from keras.backend import standardize_dtype
 
-from ..finetuning.model import FineTuning, checkpointed
+from ..finetuning.checkpointing import checkpointed
+from ..finetuning.model import FineTuning
 from ..signature import Graph, Signature
-from ..weights.rules import weight_name
+from ..weights.rules import Dialect, weight_name
+from .config import Config
 
 Tensor = Any
 
 
-@dataclass(frozen=True)
-class Config:
-    """A family's sizes and choices. One vocabulary for all: see the fields of ``GPTConfig``."""
+class Intermediates:
+    """What a caller wants to see beside the result: every block's states and attention weights, as they come."""
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """A config of these values and defaults for the rest.
+    def __init__(self, hidden_states: bool = False, attentions: bool = False) -> None:
+        self.with_hidden_states, self.with_attentions = hidden_states, attentions
+        self.hidden_states: list[Tensor] = []
+        self.attentions: list[Tensor] = []
+        self.cross_attentions: list[Tensor] = []
 
-        Raises:
-            ValueError: a field this family does not have, or a value it does not accept.
-        """
-        known = [f.name for f in fields(cls)]
-        if unknown := sorted(set(values) - set(known)):
-            raise ValueError(f"{cls.__name__}: got unknown fields {unknown}; accepted: {known}")
-        return cls(**values)
+    def named(self, stack: str = "") -> dict[str, tuple[Tensor, ...]]:
+        """Those that were asked for and that there are; `stack` stands before the names of what is its own."""
+        found: dict[str, tuple[Tensor, ...]] = {}
+        if self.with_hidden_states:
+            found[f"{stack}hidden_states"] = tuple(self.hidden_states)
+        if self.with_attentions and self.attentions:
+            found[f"{stack}attentions"] = tuple(self.attentions)
+        if self.with_attentions and self.cross_attentions:
+            found["cross_attentions"] = tuple(self.cross_attentions)
+        return found
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
-    def _positive(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}: got {value!r}; accepted: a positive integer")
-
-    def _choice(self, name: str, accepted: tuple[Any, ...]) -> None:
-        if getattr(self, name) not in accepted:
-            raise ValueError(f"{name}: got {getattr(self, name)!r}; accepted: {list(accepted)}")
-
-    def _rates(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value < 1:
-                raise ValueError(f"{name}: got {value!r}; accepted: a number from 0 up to, not including, 1")
-
-    def _tokens(self, *names: str, required: bool = False, several: bool = False) -> None:
-        below = self.to_dict()["vocab_size"]
-
-        def is_token(value: Any) -> bool:
-            return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < below
-
-        for name in names:
-            value = getattr(self, name)
-            if several and isinstance(value, list | tuple) and value and all(map(is_token, value)):
-                object.__setattr__(self, name, tuple(value))
-            elif not is_token(value) and (required or value is not None):
-                accepted = f"a token from 0 to {below - 1}" + (", several of them" if several else "")
-                raise ValueError(f"{name}: got {value!r}; accepted: {accepted}{'' if required else ', or None'}")
-
-    def _divides(self, part: str, whole: str) -> None:
-        if getattr(self, whole) % getattr(self, part):
-            raise ValueError(
-                f"{part}: got {getattr(self, part)}; accepted: a divisor of {whole}={getattr(self, whole)}"
-            )
-
-    def _default(self, name: str, value: Any) -> None:
-        """Fill a field that was left None from others (the dataclass is frozen for everybody else)."""
-        if getattr(self, name) is None:
-            object.__setattr__(self, name, value)
+def build_each(input_shape: tuple[int | None, ...], *layers: Any) -> None:
+    """Build the layers that are there, for inputs of one shape."""
+    for layer in layers:
+        if layer is not None:
+            layer.build(input_shape)
 
 
 class ZooModel(keras.Model, FineTuning):
@@ -100,7 +68,9 @@ class ZooModel(keras.Model, FineTuning):
 
     family: ClassVar[str]
     config_class: ClassVar[type[Config]]
-    dialects: ClassVar[Mapping[str, Any]] = {}  # how others' checkpoints say it, by model_type; see zoo/weights.py
+    dialects: ClassVar[Mapping[str, Dialect]] = {}  # Hugging Face's checkpoints, by model_type, and "gguf"
+    keras_hub_dialects: ClassVar[Mapping[str, Dialect]] = {}  # by the beginning of KerasHub's class names
+    head_parts: ClassVar[tuple[str, ...]] = ()  # layers, and weights outside of layers, that a new head replaces
     blocks: list[Any]
 
     def __init__(
@@ -119,7 +89,7 @@ class ZooModel(keras.Model, FineTuning):
             raise ValueError(f"config: got {type(config).__name__}; accepted: {self.config_class.__name__} or a dict")
         given = overrides if config is None else config
         self.config: Any = self.config_class.from_dict(given) if isinstance(given, Mapping) else given
-        self.tokenizer: Any = None  # a zoo.tokenizers.Tokenizer, of whoever loaded one; ``save`` writes it too
+        self.tokenizer: Any = None  # a ``text.tokenizer.Tokenizer``, of whoever loaded one; ``save`` writes it too
         self.huggingface: dict[str, Any] = {}  # the config.json it was loaded with
         self.preprocessor: dict[str, Any] = {}  # the preprocessor_config.json beside it, for ``layers.ImageProcessor``
         self.build_layers()
@@ -131,7 +101,7 @@ class ZooModel(keras.Model, FineTuning):
 
     @property
     def signature(self) -> Signature:
-        """Inputs and outputs by name: see ``zoo/signature.py``."""
+        """Inputs and outputs by name: see ``signature.py``."""
         raise NotImplementedError
 
     @classmethod
@@ -156,48 +126,46 @@ class ZooModel(keras.Model, FineTuning):
 
     def run_blocks(
         self,
+        blocks: Sequence[Any],
         x: Tensor,
-        output_hidden_states: bool,
-        output_attentions: bool,
-        cache: Any = None,
+        intermediates: Intermediates,
         *,
-        blocks: Sequence[Any] | None = None,
-        each: Sequence[Mapping[str, Any]] | None = None,
+        cache: Any = None,
+        encoder_key_values: Sequence[tuple[Tensor, Tensor]] | None = None,
         **arguments: Any,
-    ) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
-        """`x` through `blocks`, and the intermediates that were asked for, by name.
+    ) -> Tensor:
+        """`x` through `blocks`, each of which gets `arguments`, and from these what is its own:
 
         Args:
-            cache: gives every block its keys and values; see ``layers/cache.py``.
-            blocks: default ``self.blocks``.
-            each: arguments of each block alone; `arguments` are for all.
+            cache: of the keys and values of all blocks; see ``layers/cache.py``.
+            encoder_key_values: of each block's cross-attention.
         """
-        blocks = self.blocks if blocks is None else blocks
-        states, attentions = [x], []
+        scores_wanted = intermediates.with_attentions
+        recompute = self.gradient_checkpointing and arguments.get("training") and cache is None and not scores_wanted
+        intermediates.hidden_states.append(x)
         for i, block in enumerate(blocks):
-            own = dict(each[i]) if each else {}
+            own = dict(arguments)
             if cache is not None:
                 own["cache"] = functools.partial(cache.update, i)
-            if self.gradient_checkpointing and arguments.get("training") and cache is None and not output_attentions:
-                x = checkpointed(block, x, {**arguments, **own})
+            if encoder_key_values is not None:
+                own["encoder_key_value"] = encoder_key_values[i]
+            if recompute:
+                x = checkpointed(block, x, own)
+            elif scores_wanted:
+                x, scores, *cross_scores = block(x, return_attention_scores=True, **own)
+                intermediates.attentions.append(scores)
+                intermediates.cross_attentions += cross_scores
             else:
-                x = block(x, return_attention_scores=output_attentions, **arguments, **own)
-            if output_attentions:
-                x, *scores = x
-                attentions.append(scores)
-            states.append(x)
-        asked: dict[str, tuple[Tensor, ...]] = {"hidden_states": tuple(states)} if output_hidden_states else {}
-        if output_attentions:
-            kinds = ("attentions", "cross_attentions")[: len(attentions[0])]
-            asked |= dict(zip(kinds, zip(*attentions, strict=True), strict=True))
-        return x, asked
+                x = block(x, **own)
+            intermediates.hidden_states.append(x)
+        return x
 
-    def finish(self, result: Any, intermediates: Mapping[str, Any]) -> Any:
+    def finish(self, result: Any, *intermediates: Mapping[str, Any]) -> Any:
         """`result` alone, or in a dict with the intermediates where there are any."""
-        if not intermediates:
+        if not any(intermediates):
             return result
         named = result if isinstance(result, Mapping) else {self.signature.outputs[0].name: result}
-        return {**named, **intermediates}
+        return functools.reduce(lambda all_, some: {**all_, **some}, intermediates, dict(named))
 
     def graphs(self, kind: str = "plain") -> dict[str, Graph]:
         """The functions that make up an exported file, by name.
@@ -225,6 +193,11 @@ class ZooModel(keras.Model, FineTuning):
         if not isinstance(result, Mapping):
             return {outputs[0].name: result}
         return {spec.name: result[spec.name] for spec in outputs}
+
+    @classmethod
+    def of_head(cls, name: str) -> bool:
+        """Does the weight of this name belong to the head?"""
+        return name.partition("/")[0] in cls.head_parts
 
     def transfer_weights(self, source: keras.Model) -> list[str]:
         """Copy every weight of `source` that has the same name and shape here: a body under a new head.
@@ -276,10 +249,10 @@ class ZooModel(keras.Model, FineTuning):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
         fields = dict(config)
-        state = fields.pop("fine_tuning", None)
+        fine_tuning = fields.pop("fine_tuning", None)
         model = cls(**fields)
-        if state:
-            model.restore_fine_tuning(state)
+        if fine_tuning:
+            model.restore_fine_tuning(fine_tuning)
         return model
 
 

@@ -285,12 +285,12 @@ def _split_heads(axis: int, heads: int) -> Transform:
 _BATCHED = Transform(lambda theirs, _: [theirs[None]], lambda ours: ours[0][0], lambda shapes: shapes[0][1:])
 
 
-def _dense(theirs: str, ours: str, *, head: bool = False) -> tuple[Rule, Rule]:
-    return tuple(Rule(f"{theirs}.{part}", f"{ours}/{part}", SAME, head) for part in ("kernel", "bias"))  # pyright: ignore[reportReturnType]
+def _dense(theirs: str, ours: str, *, outside: bool = False) -> tuple[Rule, Rule]:
+    return tuple(Rule(f"{theirs}.{part}", f"{ours}/{part}", SAME, outside) for part in ("kernel", "bias"))  # pyright: ignore[reportReturnType]
 
 
-def _layer_norm(theirs: str, ours: str, *, head: bool = False) -> tuple[Rule, Rule]:
-    return tuple(Rule(f"{theirs}.{part}", f"{ours}/{part}", SAME, head) for part in ("gamma", "beta"))  # pyright: ignore[reportReturnType]
+def _layer_norm(theirs: str, ours: str, *, outside: bool = False) -> tuple[Rule, Rule]:
+    return tuple(Rule(f"{theirs}.{part}", f"{ours}/{part}", SAME, outside) for part in ("gamma", "beta"))  # pyright: ignore[reportReturnType]
 
 
 def _attention(theirs: str, num_heads: int, num_kv_heads: int) -> Iterator[Rule]:
@@ -364,11 +364,11 @@ _BERT = Dialect(
         *_layer_norm("embeddings_layer_norm", "embedding_norm"),
         *_transformer_layers(c),
         *_dense("pooled_dense", "pooler"),
-        *_dense("output_dense", "classifier", head=True),
-        *_dense("masked_lm_head._intermediate_dense", "transform", head=True),
-        *_layer_norm("masked_lm_head._intermediate_layer_norm", "transform_norm", head=True),
-        Rule("masked_lm_head._bias", "output_bias", head=True),
-        *_dense("span", "span", head=True),  # which no task has, but may be put on top of one's body
+        *_dense("output_dense", "classifier", outside=True),
+        *_dense("masked_lm_head._intermediate_dense", "transform", outside=True),
+        *_layer_norm("masked_lm_head._intermediate_layer_norm", "transform_norm", outside=True),
+        Rule("masked_lm_head._bias", "output_bias", outside=True),
+        *_dense("span", "span", outside=True),  # which no task has, but may be put on top of one's body
     ),
     heads={
         None: "BertBackbone",
@@ -412,7 +412,7 @@ def _llama_rules(c: Any) -> tuple[Rule, ...]:
     layer, attention = "transformer_layers.{i}.", "transformer_layers.{i}._self_attention_layer"
     return (
         Rule("token_embedding.embeddings", "embedding/embeddings"),
-        Rule("token_embedding.reverse_embeddings", "lm_head/kernel", head=True),
+        Rule("token_embedding.reverse_embeddings", "lm_head/kernel", outside=True),
         *_attention(attention, c.num_heads, c.num_kv_heads),
         Rule(f"{attention}._query_dense_layer_norm.scale", "block_{i}/attention/query_norm/scale"),
         Rule(f"{attention}._key_dense_layer_norm.scale", "block_{i}/attention/key_norm/scale"),
@@ -565,7 +565,7 @@ def _vit_rules(c: Any) -> tuple[Rule, ...]:
         *_dense(f"{layer}mlp.dense_1", "block_{i}/feedforward/up"),
         *_dense(f"{layer}mlp.dense_2", "block_{i}/feedforward/down"),
         *_layer_norm("vit_encoder.layer_norm", "final_norm"),
-        *_dense("output_dense", "classifier", head=True),
+        *_dense("output_dense", "classifier", outside=True),
     )
 
 

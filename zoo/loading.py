@@ -6,12 +6,8 @@ carry the names of ``weight_name``, such as ``block_0/attention/query/kernel``, 
 
 from __future__ import annotations
 
-import collections
 import math
 import os
-import re
-import types
-import typing
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +23,8 @@ from ..weights.gguf_file import GGUFFile
 from ..weights.rules import Dialect, Rule, weight_name
 from ..weights.tensors import SafetensorsFiles, Tensors
 from ..weights.transforms import SAME
-from .base import Config, ZooModel
+from .base import ZooModel
+from .config import Config
 from .registry import families, family
 from .sentence_transformers import read_sentence_modules
 
@@ -112,7 +109,7 @@ def _load_own(folder: Path, raw: dict[str, Any], dtype: Any, overrides: dict[str
         raise ValueError(f"path: got format version {raw.get('version')!r}; accepted: {VERSION}")
     try:
         cls = family(raw["family"])
-        config = _config(cls, {**raw["config"], **overrides})
+        config = cls.config_class.from_dict({**raw["config"], **overrides})
     except (KeyError, TypeError) as error:
         raise ValueError(f"path: {folder / CONFIG_FILE} lacks or mistypes a field: {error}") from error
     if dtype is None:
@@ -126,19 +123,13 @@ def _load_own(folder: Path, raw: dict[str, Any], dtype: Any, overrides: dict[str
     with FirstValues() as later:
         model = cls(config, dtype=dtype)
         names = [weight_name(v) for v in model.weights]
-        rules = tuple(Rule(name, name, SAME, head=_of_head(name)) for name in names)
-        ours = Dialect(fields=(), rules=rules, ignored=(HEAD_WEIGHTS,) if new_head else ())
+        rules = tuple(Rule(name, name, SAME) for name in names)
+        old_head = tuple(f"^{part}(/|$)" for part in cls.head_parts) if new_head else ()
+        ours = Dialect(fields=(), rules=rules, ignored=old_head)
         fresh = fill(model, ours, tensors, new_head=new_head, later=later)
-    _tell(fresh, folder, 5)
+    _warn_of_new_head(fresh, folder, 5)
     model.huggingface, model.preprocessor = raw.get("huggingface") or {}, raw.get("preprocessor") or {}
     return model
-
-
-HEAD_WEIGHTS = r"^(classifier|distillation_classifier|pooler|span|transform|transform_norm|lm_head)/|^output_bias$"
-
-
-def _of_head(name: str) -> bool:
-    return re.match(HEAD_WEIGHTS, name) is not None
 
 
 # Hugging Face's.
@@ -188,7 +179,7 @@ def _build(
         if values.get("head") is not None:
             values.pop("pooler", None)  # of models without a head
         values |= overrides
-        config = _config(cls, {k: v for k, v in values.items() if v is not None or k == "head"})
+        config = cls.config_class.from_dict({k: v for k, v in values.items() if v is not None or k == "head"})
     except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"path: {where} lacks or mistypes a field: {error!r}; accepted: a config as saved") from error
     except ValueError as error:
@@ -202,7 +193,7 @@ def _build(
         except ValueError as error:
             raise ValueError(f"path: {where}: {_in_their_words(str(error), dialect)}") from error
         fresh = fill(model, dialect, tensors, new_head=new_head, later=later)
-    _tell(fresh, where.parent)
+    _warn_of_new_head(fresh, where.parent)
     return model
 
 
@@ -213,72 +204,26 @@ def _in_their_words(message: str, dialect: Dialect) -> str:
     return message if theirs == ours else f"{theirs} (our {ours}):{rest}"
 
 
-def _config(cls: type[ZooModel], values: Mapping[str, Any]) -> Config:
-    """The config of these values, of which files say all kinds.
-
-    Raises:
-        ValueError: as ``from_dict``, and for a value of another type than its field, or beyond int32.
-    """
-    hints = typing.get_type_hints(cls.config_class)
-    for name, value in values.items():
-        if (accepted := _accepted(value, hints.get(name, Any))) is not None:
-            raise ValueError(f"{name}: got {value!r}; accepted: {accepted}")
-    return cls.config_class.from_dict(values)
-
-
-def _accepted(value: Any, hint: Any) -> str | None:
-    """What a field with this hint takes in the place of `value`; None where that may be good."""
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if not set(kinds) <= {bool, int, float, str, type(None)} or (value is None and type(None) in kinds):
-        return None
-    if bool in kinds:
-        return None if isinstance(value, bool) else "true or false"
-    if str in kinds:
-        return None if isinstance(value, str) else "a string"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "a number"
-    if float in kinds:
-        return None if 0 <= value < 2**63 else "a finite number of at least 0"
-    return None if isinstance(value, int) and abs(value) < 2**31 else "an integer below 2^31"
-
-
-def _check_sizes(config: Any, tensors: Tensors, where: Path) -> None:
+def _check_sizes(config: Config, tensors: Tensors, where: Path) -> None:
     """Refuse sizes far beyond the tensors before a model of them is made, which could take all memory and not fit.
 
-    Sizes that are merely wrong make a model, and ``fill`` tells tensor by tensor what does not fit.
+    Sizes that are merely wrong make a model without values, and ``fill`` says tensor by tensor what does not fit.
     """
-    said = config.to_dict()
-    c = {name: value if isinstance(value, int) else 0 for name, value in said.items()}
-    c = collections.defaultdict(int, c)
-    layers = c["num_layers"] + c["num_decoder_layers"]
-    rows = {
-        "num_classes": c["num_classes"] * str(said.get("head")).endswith("classification"),
-        "vocab_size": c["vocab_size"],
-        "type_vocab_size": c["type_vocab_size"],
-        "max_length": c["max_length"] * (said.get("position", "learned") == "learned"),
-        "position_offset": c["position_offset"],
-        "image_size": (c["image_size"] // (c["patch_size"] or 1)) ** 2,
-        "patch_size": c["patch_size"] ** 2 * c["num_channels"],
-        "num_registers": c["num_registers"],
-        "intermediate_dim": layers * c["intermediate_dim"],
-        "head_dim": layers * (c["num_heads"] * c["head_dim"] or c["hidden_dim"]),
-    }
-    wanted = c["hidden_dim"] * sum(rows.values()) + c["num_heads"] * c["num_buckets"]
+    wanted = config.least_parameters()
     held = sum(math.prod(shape) for shape in tensors.shapes.values())
-    if wanted > 4 * held + 2**22 or layers > max(8, len(tensors.shapes)):
-        names = ["num_layers", "num_decoder_layers", "num_heads", "num_channels", "num_buckets", "hidden_dim", *rows]
-        sizes = ", ".join(f"{name}={c[name]}" for name in names if c[name])
+    if wanted > 4 * held + 2**22 or config.depth > max(8, len(tensors.shapes)):
+        sizes = ", ".join(f"{name}={value}" for name, value in config.sizes().items())
         raise ValueError(
             f"path: {where}: got {sizes}, at least {wanted} numbers; accepted: the sizes of the tensors of "
             f"{tensors.where}, which hold {held} in {len(tensors.shapes)}"
         )
 
 
-def _tell(fresh: list[str], folder: Path, stacklevel: int = 6) -> None:
+def _warn_of_new_head(fresh: list[str], folder: Path, stacklevel: int = 6) -> None:
     """Where the user's line is `stacklevel` calls away."""
     if fresh:
-        told = f"{folder} has no such head: {', '.join(fresh)} are as initialised, to be trained"
-        warnings.warn(told, stacklevel=stacklevel)
+        message = f"{folder} has no such head: {', '.join(fresh)} are as initialised, to be trained"
+        warnings.warn(message, stacklevel=stacklevel)
 
 
 # GGUF.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -13,9 +16,9 @@ import tensorflow as tf
 
 import attention_zoo as az
 from attention_zoo import export
-from attention_zoo.finetuning.model import LayerwiseDecay, WarmupLinearDecay
+from attention_zoo.finetuning.optimizers import LayerwiseDecay, WarmupLinearDecay
 from attention_zoo.zoo.base import weight_name
-from helpers import FURTHER, VARIANTS, close, every_variant, float64, inputs_for, numpy, run, tiny
+from helpers import FURTHER, VARIANTS, close, every_variant, float64, inputs_for, numpy, python, run, tiny
 
 LOSS = keras.losses.SparseCategoricalCrossentropy
 SMALL = {"num_layers": 2, "dropout": 0.0, "attention_dropout": 0.0}
@@ -110,6 +113,24 @@ def test_what_is_trained_and_what_moves(rng: Any) -> None:
         for name, array in before.items():
             assert (np.abs(array - after[name]).max() > 1e-4) == (name in head), name
         assert all(np.abs(after[name]).max() > 1e-4 for name in adapters)
+
+
+def test_what_a_new_task_brings_is_trained_whole() -> None:
+    """The layers that the family names; a pooler alone is none of them, and no more is what scores tokens."""
+    for family, variant, own in (
+        ("bert", "question_answering", {"span"}),
+        ("bert", "token_classification", {"classifier"}),
+        ("bert", "masked_lm", set()),
+        ("bert", "backbone", set()),
+        ("vit", "deit", {"classifier", "distillation_classifier"}),
+        ("vit", "pooled", set()),
+        ("gpt", "gpt2", set()),
+    ):
+        model = tiny(family, variant)
+        names = set(values(model))
+        model.enable_lora(2)
+        assert {name.partition("/")[0] for name in trained(model) & names} == own, (family, variant)
+        assert any(name.startswith("pooler/") for name in names) == (variant in ("backbone", "pooled"))
 
 
 @pytest.mark.parametrize(
@@ -226,6 +247,36 @@ def test_keras_file_goes_on_where_training_stopped(tmp_path: Path, rng: Any) -> 
             assert np.abs(array - before[name]).max() > 1e-5, "both adapters still learn"
     loaded.merge_lora()
     assert {v.name for v in loaded.weights}.isdisjoint({"lora_kernel_a", "lora_kernel_b"})
+
+
+@pytest.mark.parametrize(
+    ("family", "variant", "stacks"),
+    [("bert", "backbone", ("blocks",)), ("transformer", "original", ("encoder_blocks", "decoder_blocks"))],
+)
+def test_keras_file_names_blocks_once(family: str, variant: str, stacks: tuple[str, ...], tmp_path: Path) -> None:
+    """Keras' files follow properties: one that gives blocks would move them, and files of before would not fit."""
+    model = tiny(family, variant)
+    model.save(tmp_path / "model.keras")
+    paths: list[str] = []
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        content = io.BytesIO(archive.read("model.weights.h5"))
+    with h5py.File(content) as file:
+        file.visit(paths.append)
+    assert {path.partition("/")[0] for path in paths if "/transformer_block" in path} == {*stacks}
+    assert [list(stack) for stack in model.block_stacks()] == [getattr(model, name) for name in stacks]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import attention_zoo as az; print(az.LayerwiseDecay.__name__)",
+        "from attention_zoo.finetuning.optimizers import LayerwiseDecay; print(LayerwiseDecay.__name__)",
+        "from attention_zoo.finetuning.model import FineTuning; print(FineTuning.__name__)",
+    ],
+)
+def test_the_first_import_may_be_any(code: str) -> None:
+    """Keras' first import brings in the families, which import these modules: none may be half imported by then."""
+    assert python(code).split()[-1] in ("LayerwiseDecay", "FineTuning")
 
 
 def test_adapters_alone_in_a_file(tmp_path: Path, rng: Any) -> None:

@@ -17,7 +17,7 @@ from attention_zoo import export
 from attention_zoo.generation.keras_decoder import KerasDecoder
 from attention_zoo.generation.search import generate
 from attention_zoo.layers import DynamicCache, StaticCache
-from attention_zoo.layers.cache import causal_places
+from attention_zoo.layers.cache import causal_context
 from attention_zoo.layers.position import POSITIONS
 from helpers import FURTHER, VARIANTS, every_variant, numpy, randomise, shared, tiny
 
@@ -144,8 +144,8 @@ def test_gpt_decode_equals_forward(case: str, kind: str, figures: Any) -> None:
     c, (ids, mask, expected) = model.config, prompts(case)
 
     def forward(ids: Any, mask: Any, cache: Any) -> Any:
-        places = causal_places(tf.shape(ids)[1], mask, None, cache, c.sliding_window)
-        return model.head(model.states(ids, places, cache=cache, training=False)[0])
+        context = causal_context(tf.shape(ids)[1], mask, None, cache, c.sliding_window)
+        return model.head(model.hidden_states(ids, context, cache, training=False))
 
     state = empty_state(kind, c.num_layers, len(ids), c.num_kv_heads, c.head_dim, SLOTS)
     step = traced(forward, kind, state)
@@ -218,9 +218,10 @@ def test_transformer_decode_equals_forward(position: str, kind: str, figures: An
     ids, mask = inputs["decoder_input_ids"], tf.constant(inputs["attention_mask"])
 
     def forward(ids: Any, mask: Any, cache: Any, projected: Any, encoder_mask: Any) -> Any:
-        return model.head(model.decode(ids, projected, encoder_mask, decoder_mask=mask, cache=cache, training=False)[0])
+        context = causal_context(tf.shape(ids)[1], mask, None, cache)
+        return model.head(model.decode(ids, context, projected, encoder_mask, cache, training=False))
 
-    more = (model.project_encoded(model.encode(inputs["input_ids"], mask, training=False)[0]), mask)
+    more = (model.project_encoded(model.encode(inputs["input_ids"], mask, training=False)), mask)
     state, ones = empty_state(kind, 2, len(ids), 2, 8, TARGET), np.ones(ids.shape, "int32")
     step = traced(forward, kind, state, *more)
     for chunk in (1, 3, TARGET):
@@ -234,11 +235,11 @@ def test_seq2seq_decode_equals_forward(family: str, variant: str, figures: Any) 
     model = shared(family, variant)
     inputs, full, moved = both(model)
     mask, outputs = inputs["attention_mask"], []
-    encoded, state, _ = model.encode(inputs["input_ids"], mask)
+    encoded, state = model.encode(inputs["input_ids"], mask)
     keys = None if model.attention is None else model.attention.prepare(encoded)
     for start, end in ((0, 1), (1, 2), (2, 5), (5, TARGET)):
         tokens = inputs["decoder_input_ids"][:, start:end]
-        x, state, _, _ = model.decode(tokens, state, encoded, mask, keys=keys if start else None)
+        x, state = model.decode(tokens, state, encoded, mask, keys if start else None)
         outputs.append(numpy(model.head(x)))
     for expected in (full, moved):
         compare(
@@ -396,7 +397,7 @@ def test_beams_seeds_weights_and_files_after_generate(family: str, variant: str,
 @pytest.mark.parametrize(("family", "variant"), THREE)
 def test_compiled_once_per_bucket(family: str, variant: str, monkeypatch: Any) -> None:
     """Calls of the model's Python code: few, for the prompt and for what chooses tokens, and none after that."""
-    calls, name = [], "states" if family == "gpt" else "decode"
+    calls, name = [], "hidden_states" if family == "gpt" else "decode"
     plain = getattr(FAMILIES[family], name)
     monkeypatch.setattr(FAMILIES[family], name, lambda *args, **kwargs: calls.append(1) or plain(*args, **kwargs))
     model = tiny(family, variant, num_layers=1)

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import reference
 from attention_zoo import layers
-from attention_zoo.layers.position import place, position_layer
+from attention_zoo.layers.position import encode_positions, position_layer
 from helpers import close, float64, numpy, randomise
 
 HEADS, WIDTH, HEAD_DIM, LENGTH = 4, 12, 6, 7
@@ -32,7 +32,7 @@ def walk(kind: str, layer: Any, x: np.ndarray, chunk: int, extra: Any, kv_heads:
     for start in range(0, LENGTH, chunk):
         cache = layers.StaticCache(state, index=start) if kind == "static" else layers.DynamicCache(state)
         own = np.arange(start, min(start + chunk, LENGTH))
-        slots = np.arange(cache.slots(len(own)))
+        slots = np.arange(cache.length_after(len(own)))
         mask = (slots <= own[:, None])[None]
         update = functools.partial(cache.update, 0)
         outputs.append(numpy(layer(x[:, own], attention_mask=mask, cache=update, **extra(own[None], slots[None]))))
@@ -52,7 +52,10 @@ def test_cached_steps_equal_the_whole(kind: str, kv_heads: int, position: str, c
     if position == "relative":
         places(all_places, all_places)
         randomise(places, spread=1.0)
-    extra = functools.partial(place, places)
+
+    def extra(queries: np.ndarray, keys: np.ndarray) -> dict[str, Any]:
+        return encode_positions(places, queries, keys).in_attention
+
     expected = numpy(layer(x, use_causal_mask=True, **extra(all_places, all_places)))
     close(walk(kind, layer, x, chunk, extra, kv_heads), expected)
 
@@ -62,7 +65,7 @@ def test_fixed_cache_in_a_traced_function(rng: Any) -> None:
     x = rng.normal(size=(2, LENGTH, WIDTH)).astype("float32")
     layer = attention(2)
     cache = layers.StaticCache.empty(1, 2, 2, LENGTH, HEAD_DIM)
-    assert cache.slots(3) == LENGTH
+    assert cache.length_after(3) == LENGTH
 
     @tf.function
     def step(token: Any, state: Any, index: Any) -> Any:
@@ -84,7 +87,7 @@ def test_caches_keep_their_layers_apart(rng: Any) -> None:
     fixed = layers.StaticCache([(past, past * 2), (past, past * 2)], index=1)
     growing = layers.DynamicCache([(past[:, :, :1], past[:, :, :1] * 2)] * 2)
     for cache in (fixed, growing):
-        assert cache.slots(3) == 4
+        assert cache.length_after(3) == 4
         found = cache.update(1, keys, values)
         for got, kept, untouched, given, factor in zip(found, *cache.state[::-1], (keys, values), (1, 2), strict=True):
             close(numpy(got), np.concatenate([past[:, :, :1] * factor, given], axis=2), atol=0)

@@ -13,7 +13,13 @@ import tensorflow as tf
 import reference
 from attention_zoo import layers
 from attention_zoo.layers import functional as F
-from attention_zoo.layers.position import POSITIONS, check_position, place, position_layer, positions_from_mask
+from attention_zoo.layers.position import (
+    POSITIONS,
+    check_position,
+    encode_positions,
+    position_layer,
+    positions_from_mask,
+)
 from attention_zoo.layers.rotary import check_scaling, rotary_frequencies
 from helpers import close, float64, numpy, randomise
 
@@ -263,15 +269,15 @@ def test_left_padding_moves_nobody(position: str, causal: bool, rng: Any) -> Non
     """With positions counted by the mask, real tokens get what they get without the padding."""
     sizes = {"hidden_dim": WIDTH, "head_dim": HEAD_DIM, "num_heads": HEADS, "max_length": LENGTH}
     scaling = yarn(4.0, 64) if position == "rotary" else None
-    layer = position_layer(position, **sizes, scaling=scaling, bidirectional=not causal)
+    layer = position_layer(position, **sizes, rope_scaling=scaling, bidirectional=not causal)
     tokens = rng.normal(size=(3, LENGTH, WIDTH)).astype("float32")
     tokens[PADDED == 0] = 5.0
     attend = attention(2, rotary_interleaved=position == "rotary_interleaved")
 
     def run(tokens: np.ndarray, positions: Any, mask: np.ndarray | None) -> np.ndarray:
-        extra = place(layer, positions, positions)
-        tokens = tokens + numpy(extra.pop("added", 0.0))
-        return numpy(attend(tokens, **extra, key_mask=mask, use_causal_mask=causal))
+        encoded = encode_positions(layer, positions, positions)
+        tokens = numpy(encoded.add_to(tokens))
+        return numpy(attend(tokens, **encoded.in_attention, key_mask=mask, use_causal_mask=causal))
 
     places = positions_from_mask(PADDED)
     if position != "none":

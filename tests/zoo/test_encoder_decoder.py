@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import attention_zoo as az
+from attention_zoo.layers.cache import causal_context
 from attention_zoo.zoo import Seq2Seq, Seq2SeqConfig, Transformer, TransformerConfig
 from attention_zoo.zoo.presets import PRESETS
 from helpers import VARIANTS, close, every_variant, numpy, randomise, run, shared, tiny
@@ -171,8 +172,9 @@ def test_t5(lengths: Any, rng: Any, record_property: Any) -> None:
     source, target = mask.astype(bool), decoder_mask.astype(bool)
     given = {"encoder_token_ids": ids, "encoder_padding_mask": mask}
     expected = theirs({**given, "decoder_token_ids": decoder_ids, "decoder_padding_mask": decoder_mask})
-    encoded, _ = ours.encode(ids, mask)
-    decoded, _ = ours.decode(decoder_ids, ours.project_encoded(encoded), mask, decoder_mask=decoder_mask)
+    encoded = ours.encode(ids, mask)
+    context = causal_context(decoder_ids.shape[1], keras.ops.convert_to_tensor(decoder_mask))
+    decoded = ours.decode(decoder_ids, context, ours.project_encoded(encoded), mask)
     states = expected["decoder_sequence_output"]
     pairs = [
         (numpy(encoded)[source], numpy(expected["encoder_sequence_output"])[source]),

@@ -12,8 +12,8 @@ import tensorflow as tf
 import attention_zoo as az
 import reference
 from attention_zoo.layers import MultiHeadAttention
-from attention_zoo.layers.cache import causal_places
-from attention_zoo.layers.position import POSITIONS, place
+from attention_zoo.layers.cache import causal_context
+from attention_zoo.layers.position import POSITIONS, encode_positions
 from helpers import (
     TEXT,
     VARIANTS,
@@ -237,10 +237,10 @@ def test_intermediates(family: str, variant: str, rng: Any) -> None:
     if family in ("gpt", "bert"):
         options = {"key_mask": mask, "use_causal_mask": family == "gpt"}
     if family == "gpt":
-        places = causal_places(LENGTH, mask, window=model.config.sliding_window)
-        options |= {k: v for k, v in place(model.position_layer, places.queries, places.keys).items() if k != "added"}
-        if places.visible is not None:
-            options |= {"attention_mask": places.visible, "use_causal_mask": False, "key_mask": None}
+        context = causal_context(LENGTH, mask, window=model.config.sliding_window)
+        options |= encode_positions(model.position_layer, context.query_positions, context.key_positions).in_attention
+        if "attention_mask" in context.masks:
+            options |= {**context.masks, "use_causal_mask": False, "key_mask": None}
     for i, block in enumerate(model.blocks):
         expected, scores = block(states[i], return_attention_scores=True, **options)
         scaled(states[i + 1], numpy(expected))

@@ -42,7 +42,7 @@ _BERT_BLOCK = _body(
     up="intermediate.dense",
     down="output.dense",
 )
-_POOLER = tuple(replace(rule, new=True) for rule in linear("pooler.dense", "pooler"))
+_POOLER = linear("pooler.dense", "pooler")
 _OUTPUT_TABLE = {"cls.predictions.decoder.weight": "embeddings.word_embeddings.weight"}
 
 _BERT = Dialect(
@@ -71,11 +71,11 @@ _BERT = Dialect(
         *_BERT_BODY,
         *_BERT_BLOCK,
         *_POOLER,
-        *linear("classifier", "classifier", head=True),
-        *linear("qa_outputs", "span", head=True),
-        *linear("cls.predictions.transform.dense", "transform", head=True),
-        *layer_norm("cls.predictions.transform.LayerNorm", "transform_norm", head=True),
-        Rule("cls.predictions.bias", "output_bias", head=True),
+        *linear("classifier", "classifier", outside=True),
+        *linear("qa_outputs", "span", outside=True),
+        *linear("cls.predictions.transform.dense", "transform", outside=True),
+        *layer_norm("cls.predictions.transform.LayerNorm", "transform_norm", outside=True),
+        Rule("cls.predictions.bias", "output_bias", outside=True),
     ),
     prefix="bert.",
     heads={
@@ -111,12 +111,12 @@ def _roberta_rules(c: BERTConfig) -> tuple[Rule, ...]:
     return (
         *_BERT_BODY,
         *_BERT_BLOCK,
-        *(linear("classifier.dense", "pooler", head=True) if of_sequence else _POOLER),
-        *linear("classifier.out_proj" if of_sequence else "classifier", "classifier", head=True),
-        *linear("qa_outputs", "span", head=True),
-        *linear("lm_head.dense", "transform", head=True),
-        *layer_norm("lm_head.layer_norm", "transform_norm", head=True),
-        Rule("lm_head.bias", "output_bias", head=True),
+        *(linear("classifier.dense", "pooler", outside=True) if of_sequence else _POOLER),
+        *linear("classifier.out_proj" if of_sequence else "classifier", "classifier", outside=True),
+        *linear("qa_outputs", "span", outside=True),
+        *linear("lm_head.dense", "transform", outside=True),
+        *layer_norm("lm_head.layer_norm", "transform_norm", outside=True),
+        Rule("lm_head.bias", "output_bias", outside=True),
     )
 
 
@@ -172,12 +172,12 @@ _DISTILBERT = Dialect(
             up="ffn.lin1",
             down="ffn.lin2",
         ),
-        *linear("pre_classifier", "pooler", head=True),
-        *linear("classifier", "classifier", head=True),
-        *linear("qa_outputs", "span", head=True),
-        *linear("vocab_transform", "transform", head=True),
-        *layer_norm("vocab_layer_norm", "transform_norm", head=True),
-        Rule("vocab_projector.bias", "output_bias", head=True),
+        *linear("pre_classifier", "pooler", outside=True),
+        *linear("classifier", "classifier", outside=True),
+        *linear("qa_outputs", "span", outside=True),
+        *linear("vocab_transform", "transform", outside=True),
+        *layer_norm("vocab_layer_norm", "transform_norm", outside=True),
+        Rule("vocab_projector.bias", "output_bias", outside=True),
     ),
     prefix="distilbert.",
     heads={head: f"Distil{cls}" for head, cls in _BERT.heads.items()},

@@ -32,7 +32,8 @@ from ...layers.embedding import TokenEmbedding
 from ...layers.feedforward import ACTIVATIONS
 from ...layers.position import LearnedPositions
 from ...signature import Signature, TensorSpec
-from ..base import Config, Tensor, ZooModel
+from ..base import Intermediates, Tensor, ZooModel, build_each
+from ..config import Config, choice, flag, number, rate, size, token
 from ..registry import register
 
 HEADS = (
@@ -65,48 +66,38 @@ class BERTConfig(Config):
             then perhaps divided by its length.
     """
 
-    vocab_size: int = 30522
-    num_layers: int = 12
-    num_heads: int = 12
-    hidden_dim: int = 768
-    intermediate_dim: int | None = None
-    max_length: int = 512
-    type_vocab_size: int = 2
+    vocab_size: int = size(30522)
+    num_layers: int = size(12)
+    num_heads: int = size(12)
+    hidden_dim: int = size(768)
+    intermediate_dim: int | None = size(None, derived=lambda c: 4 * c.hidden_dim)
+    max_length: int = size(512)
+    type_vocab_size: int = size(2, least=0)
     norm_epsilon: float = 1e-12
-    activation: str = "gelu"
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
+    activation: str = choice("gelu", ACTIVATIONS)
+    dropout: float = rate(0.1)
+    attention_dropout: float = rate(0.1)
     initializer_range: float = 0.02
-    position_offset: int = 0
-    pad_token_id: int | None = None
-    transform_activation: str | None = None
-    transform_norm_epsilon: float | None = None
-    pooler: bool = True
-    pooler_activation: str = "tanh"
-    head: str | None = None
-    num_classes: int = 2
-    pooling: str = "mean"
-    normalize: bool = False
+    position_offset: int = size(0, least=0)
+    pad_token_id: int | None = token(None, used=lambda c: c.position_offset > 0)
+    transform_activation: str | None = choice(None, ACTIVATIONS, derived=lambda c: c.activation, heads=("masked_lm",))
+    transform_norm_epsilon: float | None = number(None, derived=lambda c: c.norm_epsilon, heads=("masked_lm",))
+    pooler: bool = flag(True, heads=(None,))
+    pooler_activation: str = choice("tanh", POOLERS, heads=(None, "sequence_classification"))
+    head: str | None = choice(None, HEADS)
+    num_classes: int = size(2, heads=("sequence_classification", "token_classification"))
+    pooling: str = choice("mean", POOLINGS, heads=("sentence_embedding",))
+    normalize: bool = flag(False, heads=("sentence_embedding",))
 
-    def __post_init__(self) -> None:
-        self._positive("hidden_dim")
-        self._default("intermediate_dim", 4 * self.hidden_dim)
-        sizes = ("vocab_size", "num_layers", "num_heads", "hidden_dim", "intermediate_dim", "max_length")
-        self._positive(*sizes, "num_classes")
-        self._divides("num_heads", "hidden_dim")
-        for name in ("type_vocab_size", "position_offset"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ValueError(f"{name}: got {value!r}; accepted: an integer of at least 0")
-        self._tokens("pad_token_id", required=self.position_offset > 0)
-        self._choice("pooler_activation", tuple(POOLERS))
-        self._choice("pooling", POOLINGS)
-        self._choice("activation", tuple(ACTIVATIONS))
-        self._default("transform_activation", self.activation)
-        self._default("transform_norm_epsilon", self.norm_epsilon)
-        self._choice("transform_activation", tuple(ACTIVATIONS))
-        self._choice("head", HEADS)
-        self._rates("dropout", "attention_dropout")
+    def check(self) -> None:
+        self.quotient("hidden_dim", "num_heads")
+        if self.position_offset and self.pad_token_id is None:
+            raise ValueError(f"pad_token_id: got None; accepted: a token from 0 to {self.vocab_size - 1}")
+
+    def least_parameters(self) -> int:
+        rows = self.vocab_size + self.type_vocab_size + self.position_offset + self.max_length
+        rows += self.num_classes if "num_classes" not in self.unused_fields() else 0
+        return self.hidden_dim * (rows + self.num_layers * (self.hidden_dim + (self.intermediate_dim or 0)))
 
 
 @register
@@ -115,6 +106,16 @@ class BERT(ZooModel):
 
     family: ClassVar[str] = "bert"
     config_class: ClassVar[type[Config]] = BERTConfig
+    head_parts: ClassVar[tuple[str, ...]] = (
+        "classifier",
+        "span",
+        "pooler",
+        "transform",
+        "transform_norm",
+        "output_bias",
+    )
+    task_layers: ClassVar[tuple[str, ...]] = ("classifier", "span")
+    shared_task_layers: ClassVar[tuple[str, ...]] = ("pooler",)
 
     def build_layers(self) -> None:
         c = self.config
@@ -141,17 +142,8 @@ class BERT(ZooModel):
         self.embedding_norm = norm("embedding_norm")
         self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **shared)
         self.blocks = [
-            TransformerBlock(
-                c.num_heads,
-                c.intermediate_dim,
-                activation=c.activation,
-                norm_epsilon=c.norm_epsilon,
-                norm_first=False,
-                dropout=c.dropout,
-                attention_dropout=c.attention_dropout,
-                kernel_initializer=initializer,
-                name=f"block_{i}",
-                **shared,
+            TransformerBlock.from_fields(
+                c, norm_first=False, kernel_initializer=initializer, name=f"block_{i}", **shared
             )
             for i in range(c.num_layers)
         ]
@@ -168,14 +160,9 @@ class BERT(ZooModel):
             self.span = dense("span", 2)
 
     def build(self, input_shape: Any = None) -> None:
-        states = (None, None, self.config.hidden_dim)
-        for layer in (self.embedding, self.token_types, self.positions):
-            if layer is not None:
-                layer.build((None, None))
         heads = (self.pooler, self.transform, self.transform_norm, self.classifier, self.span)
-        for layer in (self.embedding_norm, *self.blocks, *heads):
-            if layer is not None:
-                layer.build(states)
+        build_each((None, None), self.embedding, self.token_types, self.positions)
+        build_each((None, None, self.config.hidden_dim), self.embedding_norm, *self.blocks, *heads)
         self.output_bias = None
         if self.config.head == "masked_lm":
             self.output_bias = self.add_weight(name="output_bias", shape=(self.config.vocab_size,), initializer="zeros")
@@ -188,19 +175,20 @@ class BERT(ZooModel):
         training: bool | None = None,
     ) -> Any:
         named = self.named_inputs(inputs)
-        mask = named.get("attention_mask")
-        x = self.embedding(named["input_ids"])  # (B, T, D)
+        ids, mask = named["input_ids"], named.get("attention_mask")
+        intermediates = Intermediates(output_hidden_states, output_attentions)
+        x = self.embedding(ids)  # (B, T, D)
         if self.token_types is not None:
-            types = named.get("token_type_ids")
-            # Without token types all are 0, and the first row of the table serves everybody.
-            x = x + (self.token_types(types) if types is not None else self._first_type(self.token_types))
-        x = x + self._positions(named["input_ids"], mask, named.get("position_ids"), x.dtype)
+            x = x + self._token_types(self.token_types, named.get("token_type_ids"))
+        x = x + self._positions(ids, mask, named.get("position_ids"), x.dtype)
         x = self.dropout(self.embedding_norm(x), training=training)
+        x = self.run_blocks(self.blocks, x, intermediates, key_mask=mask, training=training)
+        return self.finish(self._head(x, mask, training), intermediates.named())
 
-        x, intermediates = self.run_blocks(x, output_hidden_states, output_attentions, key_mask=mask, training=training)
-        return self.finish(self._head(x, mask, training), intermediates)
-
-    def _first_type(self, table: TokenEmbedding) -> Tensor:
+    def _token_types(self, table: TokenEmbedding, token_type_ids: Tensor | None) -> Tensor:
+        if token_type_ids is not None:
+            return table(token_type_ids)  # (B, T, D)
+        # Without token types all are 0, and the first row of the table serves everybody.
         return ops.cast(ops.convert_to_tensor(table.embeddings)[:1], self.compute_dtype)  # (1, D)
 
     def _positions(self, ids: Tensor, mask: Tensor | None, position_ids: Tensor | None, dtype: Any) -> Tensor:

@@ -70,7 +70,7 @@ _GPT2 = Dialect(
         Rule("h.{i}.mlp.c_proj.weight", "block_{i}/feedforward/down/kernel"),
         Rule("h.{i}.mlp.c_proj.bias", "block_{i}/feedforward/down/bias"),
         *layer_norm("ln_f", "final_norm"),
-        Rule("lm_head.weight", "lm_head/kernel", TRANSPOSED, head=True),
+        Rule("lm_head.weight", "lm_head/kernel", TRANSPOSED, outside=True),
     ),
     prefix="transformer.",
     headless=(None,),
@@ -115,7 +115,7 @@ _LLAMA = Dialect(
         *linear("layers.{i}.mlp.up_proj", "block_{i}/feedforward/up"),
         *linear("layers.{i}.mlp.down_proj", "block_{i}/feedforward/down"),
         Rule("norm.weight", "final_norm/scale"),
-        Rule("lm_head.weight", "lm_head/kernel", TRANSPOSED, head=True),
+        Rule("lm_head.weight", "lm_head/kernel", TRANSPOSED, outside=True),
     ),
     prefix="model.",
     headless=(None,),
@@ -235,7 +235,7 @@ def _gguf_rules(c: GPTConfig) -> tuple[Rule, ...]:
         *linear("blk.{i}.ffn_up", block + "feedforward/up"),
         *linear("blk.{i}.ffn_down", block + "feedforward/down"),
         Rule("output_norm.weight", "final_norm/scale"),
-        Rule("output.weight", "lm_head/kernel", TRANSPOSED, head=True),
+        Rule("output.weight", "lm_head/kernel", TRANSPOSED, outside=True),
     )
 
 

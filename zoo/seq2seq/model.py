@@ -26,7 +26,8 @@ from ...layers.embedding import TokenEmbedding
 from ...layers.recurrent import CELLS
 from ...layers.recurrent_attention import recurrent_attention
 from ...signature import Graph, Signature, TensorSpec
-from ..base import Config, Tensor, ZooModel
+from ..base import Intermediates, Tensor, ZooModel, build_each
+from ..config import Config, choice, rate, size, token
 from ..registry import register
 
 State = list[Tensor]  # (batch, hidden_dim) each: h and c of every LSTM layer, or h of every GRU layer
@@ -49,29 +50,25 @@ class Seq2SeqConfig(Config):
         decoder_start_token_id, eos_token_id, pad_token_id: how a target begins and ends, and what fills it up.
     """
 
-    vocab_size: int = 32_000
-    num_layers: int = 1
-    hidden_dim: int = 1000
-    embedding_dim: int | None = None
-    cell: str = "lstm"
+    vocab_size: int = size(32_000)
+    num_layers: int = size(1)
+    hidden_dim: int = size(1000)
+    embedding_dim: int | None = size(None, derived=lambda c: c.hidden_dim)
+    cell: str = choice("lstm", CELLS)
     bidirectional: bool = True
-    attention: str | None = "additive"
-    max_length: int = 1024
-    dropout: float = 0.0
-    decoder_start_token_id: int = 1
-    eos_token_id: int | None = 2
-    pad_token_id: int = 0
+    attention: str | None = choice("additive", ("additive", "concat", "general", "dot", None))
+    max_length: int = size(1024)
+    dropout: float = rate(0.0)
+    decoder_start_token_id: int = token(1)
+    eos_token_id: int | None = token(2)
+    pad_token_id: int | None = token(0)
 
-    def __post_init__(self) -> None:
-        self._default("embedding_dim", self.hidden_dim)
-        self._positive("vocab_size", "num_layers", "hidden_dim", "embedding_dim", "max_length")
-        self._choice("cell", tuple(CELLS))
-        self._choice("attention", ("additive", "concat", "general", "dot", None))
+    def check(self) -> None:
         if self.bidirectional and self.hidden_dim % 2:
             raise ValueError(f"hidden_dim: got {self.hidden_dim}; accepted: an even number, half for each direction")
-        self._rates("dropout")
-        self._tokens("decoder_start_token_id", required=True)
-        self._tokens("eos_token_id", "pad_token_id")
+
+    def least_parameters(self) -> int:
+        return self.vocab_size * (self.embedding_dim or 0) + self.num_layers * self.hidden_dim**2
 
 
 @register
@@ -109,16 +106,13 @@ class Seq2Seq(Generating, ZooModel):
 
     def build(self, input_shape: Any = None) -> None:
         c = self.config
-        states = (None, None, c.hidden_dim)
-        self.embedding.build((None, None))
-        self.decoder_embedding.build((None, None))
-        for stack in (self.forward_layers, self.backward_layers, self.decoder_layers):
-            for i, layer in enumerate(stack):
-                layer.build((None, None, c.embedding_dim) if i == 0 else states)
+        build_each((None, None), self.embedding, self.decoder_embedding)
+        stacks = (self.forward_layers, self.backward_layers, self.decoder_layers)
+        build_each((None, None, c.embedding_dim), *(layer for stack in stacks for layer in stack[:1]))
+        build_each((None, None, c.hidden_dim), *(layer for stack in stacks for layer in stack[1:]), self.lm_head)
         if self.attention is not None and self.combine is not None:
-            self.attention.build(states, states)
+            self.attention.build(*[(None, None, c.hidden_dim)] * 2)
             self.combine.build((None, None, 2 * c.hidden_dim))
-        self.lm_head.build(states)
 
     def call(
         self,
@@ -129,32 +123,30 @@ class Seq2Seq(Generating, ZooModel):
     ) -> Any:
         named = self.named_inputs(inputs)
         mask = named.get("attention_mask")
-        encoded, state, seen = self.encode(named["input_ids"], mask, training)
-        x, _, scores, looked = self.decode(
-            named["decoder_input_ids"], state, encoded, mask, output_attentions=output_attentions, training=training
-        )
-        asked: dict[str, Any] = {}
-        if output_hidden_states:
-            asked |= {"encoder_hidden_states": seen, "decoder_hidden_states": looked}
-        if output_attentions and scores is not None:
-            asked["cross_attentions"] = (scores,)
-        return self.finish(self.head(x), asked)
+        seen, seen_behind = (Intermediates(output_hidden_states, output_attentions) for _ in range(2))
+        encoded, state = self.encode(named["input_ids"], mask, seen, training)
+        x, _ = self.decode(named["decoder_input_ids"], state, encoded, mask, None, seen_behind, training)
+        return self.finish(self.head(x), seen.named("encoder_"), seen_behind.named("decoder_"))
 
     def encode(
-        self, ids: Tensor, mask: Tensor | None = None, training: bool | None = None
-    ) -> tuple[Tensor, State, tuple[Tensor, ...]]:
-        """(batch, source) ids to (batch, source, hidden_dim) states, the state the decoder starts from, and the
-        states after every layer."""
+        self,
+        ids: Tensor,
+        mask: Tensor | None = None,
+        intermediates: Intermediates | None = None,
+        training: bool | None = None,
+    ) -> tuple[Tensor, State]:
+        """(batch, source) ids to (batch, source, hidden_dim) outputs and the state the decoder starts from."""
+        seen = intermediates or Intermediates()
         mask = None if mask is None else ops.cast(mask, "bool")
         x = self.dropout(self.embedding(ids), training=training)  # (B, S, E)
-        states, seen = [], [x]
+        seen.hidden_states.append(x)
+        state: State = []
         for i, forward in enumerate(self.forward_layers):
-            x, *last = self._both_ways(i, forward, x, mask, training)
-            states += last
-            seen.append(x)
-            if i + 1 < len(self.forward_layers):
-                x = self.dropout(x, training=training)
-        return x, states, tuple(seen)
+            x = x if i == 0 else self.dropout(x, training=training)
+            x, *last = self._both_ways(i, forward, x, mask, training)  # (B, S, D)
+            state += last
+            seen.hidden_states.append(x)
+        return x, state
 
     def _both_ways(self, i: int, forward: Any, x: Tensor, mask: Tensor | None, training: bool | None) -> list[Tensor]:
         outputs = forward(x, mask=mask, training=training)
@@ -170,28 +162,29 @@ class Seq2Seq(Generating, ZooModel):
         state: Sequence[Tensor],
         encoded: Tensor | None,
         encoder_mask: Tensor | None,
-        *,
-        keys: Tensor | None = None,
-        output_attentions: bool = False,
+        encoder_keys: Tensor | None = None,
+        intermediates: Intermediates | None = None,
         training: bool | None = None,
-    ) -> tuple[Tensor, State, Tensor | None, tuple[Tensor, ...]]:
-        """(batch, target) ids to (batch, target, hidden_dim) states, the state after them, the alignment if asked for,
-        and the states after every layer. `keys` is ``attention.prepare(encoded)``, where it is already known."""
+    ) -> tuple[Tensor, State]:
+        """(batch, target) ids to (batch, target, hidden_dim) outputs and the state after them. `encoder_keys` is
+        ``attention.prepare(encoded)``, where it is already known."""
+        seen = intermediates or Intermediates()
         x = self.dropout(self.decoder_embedding(ids), training=training)  # (B, T, E)
-        per_layer = len(state) // len(self.decoder_layers)
-        states, looked = [], [x]
+        seen.hidden_states.append(x)
+        parts = len(state) // len(self.decoder_layers)  # of one layer's state
+        after: State = []
         for i, layer in enumerate(self.decoder_layers):
-            x, *last = layer(x, initial_state=list(state[i * per_layer : (i + 1) * per_layer]), training=training)
-            states += last
-            looked.append(x)
+            x, *last = layer(x, initial_state=list(state[i * parts : (i + 1) * parts]), training=training)
+            after += last
+            seen.hidden_states.append(x)
             x = self.dropout(x, training=training)
-        scores = None
         if self.attention is not None and self.combine is not None:
             context, scores = self.attention(
-                x, encoded, key_mask=encoder_mask, keys=keys, return_attention_scores=True
+                x, encoded, key_mask=encoder_mask, keys=encoder_keys, return_attention_scores=True
             )  # (B, T, D), (B, T, S)
+            seen.cross_attentions.append(scores)
             x = self.dropout(self.combine(ops.concatenate([context, x], axis=-1)), training=training)
-        return x, states, scores if output_attentions else None, tuple(looked)
+        return x, after
 
     def head(self, x: Tensor) -> Tensor:
         """(..., hidden_dim) states to (..., vocab_size) logits in float32."""
@@ -226,7 +219,7 @@ class Seq2Seq(Generating, ZooModel):
             states = []
 
         def encode(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            encoded, state, _ = self.encode(inputs["input_ids"], inputs["attention_mask"], training=False)
+            encoded, state = self.encode(inputs["input_ids"], inputs["attention_mask"], training=False)
             found = {f"past_state.{name}": part for name, part in zip(names, state, strict=True)}
             if states:
                 found["encoder_hidden_states"] = encoded
@@ -235,12 +228,12 @@ class Seq2Seq(Generating, ZooModel):
             return found
 
         def decode(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            x, state, _, _ = self.decode(
+            x, state = self.decode(
                 inputs["decoder_input_ids"],
                 [inputs[f"past_state.{name}"] for name in names],
                 inputs.get("encoder_hidden_states"),
                 inputs.get("encoder_attention_mask"),
-                keys=inputs.get("encoder_keys"),
+                inputs.get("encoder_keys"),
                 training=False,
             )
             present = {f"present_state.{name}": part for name, part in zip(names, state, strict=True)}

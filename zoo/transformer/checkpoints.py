@@ -64,7 +64,7 @@ _MARIAN = Dialect(
         Rule("shared.weight", "embedding/embeddings"),
         *_stack("encoder.layers.{i}.", "encoder_block_{i}/", decoder=False),
         *_stack("decoder.layers.{i}.", "decoder_block_{i}/", decoder=True),
-        Rule("final_logits_bias", "logits_bias", ROW, head=True),
+        Rule("final_logits_bias", "logits_bias", ROW, outside=True),
     ),
     prefix="model.",
     headless=(),

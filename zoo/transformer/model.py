@@ -22,15 +22,17 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
+from ...generation.cached_graphs import cache_pairs, decoder_graph
 from ...generation.keras_decoder import Generating
 from ...layers.blocks import TransformerBlock
-from ...layers.cache import DynamicCache, StaticCache, causal_places
-from ...layers.core import NORMALIZATIONS, Dense
+from ...layers.cache import CausalContext, DynamicCache, StaticCache, causal_context
+from ...layers.core import NORMALIZATIONS, Dense, fields_for
 from ...layers.embedding import TokenEmbedding
 from ...layers.feedforward import ACTIVATIONS, GATED
-from ...layers.position import check_position, place, position_layer, positions_from_mask
+from ...layers.position import EncodedPositions, check_position, encode_positions, position_layer, positions_from_mask
 from ...signature import Graph, Signature, TensorSpec
-from ..base import Config, Tensor, ZooModel
+from ..base import Intermediates, Tensor, ZooModel, build_each
+from ..config import Config, choice, rate, size, token
 from ..registry import register
 
 
@@ -51,20 +53,20 @@ class TransformerConfig(Config):
         decoder_start_token_id, eos_token_id, pad_token_id: how a target begins and ends, and what fills it up.
     """
 
-    vocab_size: int = 37_000
-    num_layers: int = 6
-    num_decoder_layers: int | None = None
-    num_heads: int = 8
-    num_kv_heads: int | None = None
-    head_dim: int | None = None
-    hidden_dim: int = 512
-    intermediate_dim: int | None = None
-    max_length: int = 512
+    vocab_size: int = size(37_000)
+    num_layers: int = size(6)
+    num_decoder_layers: int | None = size(None, derived=lambda c: c.num_layers)
+    num_heads: int = size(8)
+    num_kv_heads: int | None = size(None, derived=lambda c: c.num_heads)
+    head_dim: int | None = size(None, derived=lambda c: c.quotient("hidden_dim", "num_heads"))
+    hidden_dim: int = size(512)
+    intermediate_dim: int | None = size(None, derived=lambda c: 4 * c.hidden_dim)
+    max_length: int = size(512)
     position: str = "sinusoidal"
-    num_buckets: int = 32
-    max_distance: int = 128
-    activation: str = "relu"
-    norm: str = "layer_norm"
+    num_buckets: int = size(32)
+    max_distance: int = size(128)
+    activation: str = choice("relu", (*ACTIVATIONS, *GATED))
+    norm: str = choice("layer_norm", NORMALIZATIONS)
     norm_epsilon: float = 1e-6
     norm_first: bool = False
     use_bias: bool = True
@@ -73,30 +75,29 @@ class TransformerConfig(Config):
     share_embeddings: bool = True
     tie_embeddings: bool = True
     use_logits_bias: bool = False
-    dropout: float = 0.1
-    attention_dropout: float = 0.0
-    decoder_start_token_id: int = 1
-    eos_token_id: int | None = 2
-    pad_token_id: int = 0
+    dropout: float = rate(0.1)
+    attention_dropout: float = rate(0.0)
+    decoder_start_token_id: int = token(1)
+    eos_token_id: int | None = token(2)
+    pad_token_id: int | None = token(0)
 
-    def __post_init__(self) -> None:
-        self._positive("vocab_size", "num_layers", "num_heads", "hidden_dim", "max_length")
-        if self.head_dim is None:
-            self._divides("num_heads", "hidden_dim")
-        self._default("num_decoder_layers", self.num_layers)
-        self._default("num_kv_heads", self.num_heads)
-        self._default("head_dim", self.hidden_dim // self.num_heads)
-        self._default("intermediate_dim", 4 * self.hidden_dim)
-        self._positive(
-            "num_buckets", "max_distance", "num_decoder_layers", "num_kv_heads", "head_dim", "intermediate_dim"
-        )
-        self._divides("num_kv_heads", "num_heads")
+    def check(self) -> None:
+        self.quotient("num_heads", "num_kv_heads")
         check_position(self.position, hidden_dim=self.hidden_dim, head_dim=self.head_dim or 0)
-        self._choice("activation", (*ACTIVATIONS, *GATED))
-        self._choice("norm", tuple(NORMALIZATIONS))
-        self._rates("dropout", "attention_dropout")
-        self._tokens("decoder_start_token_id", required=True)
-        self._tokens("eos_token_id", "pad_token_id")
+
+    @property
+    def rotary_interleaved(self) -> bool:
+        return self.position == "rotary_interleaved"
+
+    @property
+    def depth(self) -> int:
+        return self.num_layers + (self.num_decoder_layers or 0)
+
+    def least_parameters(self) -> int:
+        block = (self.intermediate_dim or 0) + self.num_heads * (self.head_dim or 0)
+        rows = self.max_length if self.position == "learned" else 0
+        buckets = self.num_heads * self.num_buckets if self.position == "relative" else 0
+        return self.hidden_dim * (self.vocab_size + rows + self.depth * block) + buckets
 
 
 @register
@@ -114,73 +115,43 @@ class Transformer(Generating, ZooModel):
         c = self.config
         shared: dict[str, Any] = {"dtype": self.dtype_policy}
         # As tensor2tensor has it, so that embeddings scaled by sqrt(hidden_dim) have unit variance.
-        initializer = keras.initializers.RandomNormal(stddev=c.hidden_dim**-0.5)
+        normal = keras.initializers.RandomNormal(stddev=c.hidden_dim**-0.5)
 
         def embedding(name: str) -> TokenEmbedding:
-            table = {"embeddings_initializer": initializer.clone(), "name": name}
-            return TokenEmbedding(c.vocab_size, c.hidden_dim, **table, **shared)
-
-        def positions(name: str, bidirectional: bool) -> Any:
-            return position_layer(
-                c.position,
-                hidden_dim=c.hidden_dim,
-                head_dim=c.head_dim,
-                num_heads=c.num_heads,
-                max_length=c.max_length,
-                bidirectional=bidirectional,
-                num_buckets=c.num_buckets,
-                max_distance=c.max_distance,
-                name=name,
-                **shared,
+            return TokenEmbedding(
+                c.vocab_size, c.hidden_dim, embeddings_initializer=normal.clone(), name=name, **shared
             )
 
-        def block(name: str, cross_attention: bool) -> TransformerBlock:
-            return TransformerBlock(
-                c.num_heads,
-                c.intermediate_dim,
-                num_kv_heads=c.num_kv_heads,
-                head_dim=c.head_dim,
-                attention_scale=c.attention_scale,
-                rotary_interleaved=c.position == "rotary_interleaved",
-                cross_attention=cross_attention,
-                activation=c.activation,
-                use_bias=c.use_bias,
-                norm=c.norm,
-                norm_epsilon=c.norm_epsilon,
-                norm_first=c.norm_first,
-                dropout=c.dropout,
-                attention_dropout=c.attention_dropout,
-                name=name,
-                **shared,
-            )
+        def positions(name: str, **options: bool) -> Any:
+            return position_layer(**fields_for(position_layer, c), **options, name=name, **shared)
+
+        def block(name: str, **options: bool) -> TransformerBlock:
+            return TransformerBlock.from_fields(c, **options, name=name, **shared)
+
+        def last_norm(name: str) -> Any:
+            return NORMALIZATIONS[c.norm](epsilon=c.norm_epsilon, name=name, **shared) if c.norm_first else None
 
         self.embedding = embedding("embedding")
         self.decoder_embedding = self.embedding if c.share_embeddings else embedding("decoder_embedding")
         self.encoder_positions = positions("encoder_positions", bidirectional=True)
         self.decoder_positions = positions("decoder_positions", bidirectional=False)
-        self.encoder_blocks = [block(f"encoder_block_{i}", False) for i in range(c.num_layers)]
-        self.decoder_blocks = [block(f"decoder_block_{i}", True) for i in range(c.num_decoder_layers)]
-        self.encoder_norm = self.decoder_norm = None
-        if c.norm_first:
-            self.encoder_norm = NORMALIZATIONS[c.norm](epsilon=c.norm_epsilon, name="encoder_norm", **shared)
-            self.decoder_norm = NORMALIZATIONS[c.norm](epsilon=c.norm_epsilon, name="decoder_norm", **shared)
+        self.encoder_blocks = [block(f"encoder_block_{i}") for i in range(c.num_layers)]
+        self.decoder_blocks = [block(f"decoder_block_{i}", cross_attention=True) for i in range(c.num_decoder_layers)]
+        self.encoder_norm, self.decoder_norm = last_norm("encoder_norm"), last_norm("decoder_norm")
         self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **shared)
         self.lm_head = None if c.tie_embeddings else Dense(c.vocab_size, use_bias=False, name="lm_head", **shared)
 
     def build(self, input_shape: Any = None) -> None:
-        states = (None, None, self.config.hidden_dim)
-        self.embedding.build((None, None))
-        if self.decoder_embedding is not self.embedding:
-            self.decoder_embedding.build((None, None))
-        for layer in (self.encoder_positions, self.decoder_positions):
-            if layer is not None:
-                layer.build((None, None))
-        for layer in (*self.encoder_blocks, *self.decoder_blocks, self.encoder_norm, self.decoder_norm, self.lm_head):
-            if layer is not None:
-                layer.build(states)
+        own = None if self.decoder_embedding is self.embedding else self.decoder_embedding
+        build_each((None, None), self.embedding, own, self.encoder_positions, self.decoder_positions)
+        blocks = (*self.encoder_blocks, *self.decoder_blocks)
+        build_each((None, None, self.config.hidden_dim), *blocks, self.encoder_norm, self.decoder_norm, self.lm_head)
         self.logits_bias = None
         if self.config.use_logits_bias:
             self.logits_bias = self.add_weight(name="logits_bias", shape=(self.config.vocab_size,), initializer="zeros")
+
+    def block_stacks(self) -> list[Sequence[Any]]:
+        return [self.encoder_blocks, self.decoder_blocks]
 
     def call(
         self,
@@ -190,48 +161,30 @@ class Transformer(Generating, ZooModel):
         training: bool | None = None,
     ) -> Any:
         named = self.named_inputs(inputs)
-        asked: Any = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        mask = named.get("attention_mask")
-        encoded, seen = self.encode(named["input_ids"], mask, **asked, training=training)
-        x, looked = self.decode(
-            named["decoder_input_ids"],
-            self.project_encoded(encoded),
-            mask,
-            decoder_mask=named.get("decoder_attention_mask"),
-            **asked,
-            training=training,
-        )
-        intermediates = {f"encoder_{name}": value for name, value in seen.items()}
-        intermediates |= {
-            name if name.startswith("cross") else f"decoder_{name}": value for name, value in looked.items()
-        }
-        return self.finish(self.head(x), intermediates)
+        ids, mask = named["decoder_input_ids"], named.get("attention_mask")
+        seen, seen_behind = (Intermediates(output_hidden_states, output_attentions) for _ in range(2))
+        encoded = self.encode(named["input_ids"], mask, seen, training)
+        context = causal_context(ops.shape(ids)[1], named.get("decoder_attention_mask"))
+        x = self.decode(ids, context, self.project_encoded(encoded), mask, None, seen_behind, training)
+        return self.finish(self.head(x), seen.named("encoder_"), seen_behind.named("decoder_"))
 
     def encode(
         self,
         ids: Tensor,
         mask: Tensor | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        intermediates: Intermediates | None = None,
         training: bool | None = None,
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """(batch, source) ids to (batch, source, hidden_dim) states, and the intermediates asked for."""
+    ) -> Tensor:
+        """(batch, source) ids to (batch, source, hidden_dim) states."""
         if mask is None:
-            places = ops.expand_dims(ops.arange(ops.shape(ids)[1], dtype="int32"), 0)  # (1, S)
+            numbers = ops.expand_dims(ops.arange(ops.shape(ids)[1], dtype="int32"), 0)  # (1, S)
         else:
-            places = positions_from_mask(mask)  # (B, S)
-        placed = place(self.encoder_positions, places, places)
-        x = self._embed(self.embedding, ids, placed, training)
-        x, asked = self.run_blocks(
-            x,
-            output_hidden_states,
-            output_attentions,
-            blocks=self.encoder_blocks,
-            key_mask=mask,
-            **placed,
-            training=training,
-        )
-        return (x if self.encoder_norm is None else self.encoder_norm(x)), asked
+            numbers = positions_from_mask(mask)  # (B, S)
+        positions = encode_positions(self.encoder_positions, numbers, numbers)
+        x = self._embed(self.embedding, ids, positions, training)  # (B, S, D)
+        seen = intermediates or Intermediates()
+        x = self.run_blocks(self.encoder_blocks, x, seen, key_mask=mask, **positions.in_attention, training=training)
+        return x if self.encoder_norm is None else self.encoder_norm(x)
 
     def project_encoded(self, encoded: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Every decoder block's keys and values of the source, (batch, num_kv_heads, source, head_dim): once."""
@@ -240,43 +193,34 @@ class Transformer(Generating, ZooModel):
     def decode(
         self,
         ids: Tensor,
+        context: CausalContext,
         encoder_key_values: Sequence[tuple[Tensor, Tensor]],
         encoder_mask: Tensor | None = None,
-        *,
-        decoder_mask: Tensor | None = None,
         cache: DynamicCache | StaticCache | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        intermediates: Intermediates | None = None,
         training: bool | None = None,
-    ) -> tuple[Tensor, dict[str, Any]]:
+    ) -> Tensor:
         """(batch, target) ids, behind those in `cache`, to (batch, target, hidden_dim) states."""
-        places = causal_places(ops.shape(ids)[1], decoder_mask, None, cache)
-        placed = place(self.decoder_positions, places.queries, places.keys)
-        x = self._embed(self.decoder_embedding, ids, placed, training)
-        seen = {"attention_mask": places.visible}
-        if places.visible is None:
-            seen = {"key_mask": decoder_mask, "use_causal_mask": True}
-        x, asked = self.run_blocks(
+        positions = encode_positions(self.decoder_positions, context.query_positions, context.key_positions)
+        x = self._embed(self.decoder_embedding, ids, positions, training)  # (B, T, D)
+        x = self.run_blocks(
+            self.decoder_blocks,
             x,
-            output_hidden_states,
-            output_attentions,
-            cache,
-            blocks=self.decoder_blocks,
-            each=[{"encoder_key_value": pair} for pair in encoder_key_values],
+            intermediates or Intermediates(),
+            cache=cache,
+            encoder_key_values=encoder_key_values,
             encoder_mask=encoder_mask,
-            **seen,
-            **placed,
+            **context.masks,
+            **positions.in_attention,
             training=training,
         )
-        return (x if self.decoder_norm is None else self.decoder_norm(x)), asked
+        return x if self.decoder_norm is None else self.decoder_norm(x)
 
-    def _embed(self, table: TokenEmbedding, ids: Tensor, placed: dict[str, Tensor], training: bool | None) -> Tensor:
+    def _embed(self, table: TokenEmbedding, ids: Tensor, positions: EncodedPositions, training: bool | None) -> Tensor:
         x = table(ids)  # (B, T, D)
         if self.config.scale_embeddings:
             x = x * ops.cast(self.config.hidden_dim**0.5, x.dtype)
-        if "added" in placed:
-            x = x + placed.pop("added")
-        return self.dropout(x, training=training)
+        return self.dropout(positions.add_to(x), training=training)
 
     def head(self, x: Tensor) -> Tensor:
         """(..., hidden_dim) states to (..., vocab_size) logits in float32."""
@@ -307,66 +251,44 @@ class Transformer(Generating, ZooModel):
             return super().graphs(kind)
         return {"encoder": self._encoder_graph(), "decoder": self._decoder_graph(static=kind == "static")}
 
-    def _names(self, prefix: str) -> list[str]:
-        return [f"{prefix}.{i}.{part}" for i in range(self.config.num_decoder_layers) for part in ("key", "value")]
-
     def _encoder_graph(self) -> Graph:
-        c, spec = self.config, self.signature
-        projected = ("batch", c.num_kv_heads, "source", c.head_dim)
-        outputs = [TensorSpec(name, "float32", projected) for name in self._names("encoder_key_values")]
-        states = TensorSpec("last_hidden_state", "float32", ("batch", "source", c.hidden_dim))
+        """What the decoder reads of the source at every step, computed once."""
+        spec, projected = self.signature, self._projected_specs()
+        states = TensorSpec("last_hidden_state", "float32", ("batch", "source", self.config.hidden_dim))
 
         def function(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            encoded, _ = self.encode(inputs["input_ids"], inputs["attention_mask"], training=False)
+            encoded = self.encode(inputs["input_ids"], inputs["attention_mask"], training=False)
             flat = [part for pair in self.project_encoded(encoded) for part in pair]
-            return {"last_hidden_state": encoded, **dict(zip(self._names("encoder_key_values"), flat, strict=True))}
+            return {states.name: encoded, **dict(zip([spec.name for spec in projected], flat, strict=True))}
 
         limits, defaults = ({"source": table["source"]} for table in (spec.limits, spec.defaults))
-        return Graph(Signature(spec.inputs[:2], (states, *outputs), limits=limits, defaults=defaults), function)
+        return Graph(Signature(spec.inputs[:2], (states, *projected), limits=limits, defaults=defaults), function)
+
+    def _projected_specs(self) -> list[TensorSpec]:
+        c = self.config
+        names = [f"encoder_key_values.{i}.{part}" for i in range(c.num_decoder_layers) for part in ("key", "value")]
+        return [TensorSpec(name, "float32", ("batch", c.num_kv_heads, "source", c.head_dim)) for name in names]
 
     def _decoder_graph(self, static: bool) -> Graph:
-        c, spec = self.config, self.signature
-        projected = ("batch", c.num_kv_heads, "source", c.head_dim)
-        past = ("batch", c.num_kv_heads, "slots" if static else "past_sequence", c.head_dim)
-        total = ("batch", c.num_kv_heads, "slots" if static else "total_sequence", c.head_dim)
-        encoder_names, names = self._names("encoder_key_values"), self._names("")
-        inputs = [
-            TensorSpec("decoder_input_ids", "int32", ("batch", "sequence"), below=c.vocab_size),
-            replace(spec.inputs[1], name="encoder_attention_mask"),
-            *(TensorSpec(name, "float32", projected) for name in encoder_names),
-            *(TensorSpec(f"past_key_values{name}", "float32", past, optional=True) for name in names),
-        ]
-        if static:
-            inputs.insert(1, TensorSpec("cache_position", "int32", (1,), below=c.max_length))
-        outputs = [TensorSpec("logits", "float32", ("batch", "sequence", c.vocab_size))]
-        outputs += [TensorSpec(f"present{name}", "float32", total) for name in names]
+        c, spec, projected = self.config, self.signature, self._projected_specs()
 
-        def function(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            def pairs(names: list[str]) -> list[tuple[Tensor, Tensor]]:
-                return [(given[key], given[value]) for key, value in zip(names[::2], names[1::2], strict=True)]
+        def step(inputs: Mapping[str, Tensor], cache: DynamicCache | StaticCache) -> Tensor:
+            ids = inputs["decoder_input_ids"]
+            context = causal_context(ops.shape(ids)[1], cache=cache)
+            encoded = cache_pairs(inputs[spec.name] for spec in projected)
+            mask = inputs["encoder_attention_mask"]
+            return self.head(self.decode(ids, context, encoded, mask, cache, training=False))
 
-            state = pairs([f"past_key_values{name}" for name in names])
-            cache = StaticCache(state, given["cache_position"][0]) if static else DynamicCache(state)
-            x, _ = self.decode(
-                given["decoder_input_ids"],
-                pairs(encoder_names),
-                given["encoder_attention_mask"],
-                cache=cache,
-                training=False,
-            )
-            flat = [part for pair in cache.state for part in pair]
-            present = {f"present{name}": part for name, part in zip(names, flat, strict=True)}
-            return {"logits": self.head(x), **present}
-
-        signature = Signature(
-            tuple(inputs),
-            tuple(outputs),
-            limits={"source": c.max_length, "sequence": c.max_length, "total_sequence": c.max_length},
-            defaults={"source": spec.defaults["source"], "past_sequence": 0, "sequence": 1},
-            sums={} if static else {"total_sequence": ("past_sequence", "sequence")},
-            state={f"past_key_values{name}": f"present{name}" for name in names},
+        tokens = TensorSpec("decoder_input_ids", "int32", ("batch", "sequence"), below=c.vocab_size)
+        return decoder_graph(
+            step,
+            self.decoder_blocks,
+            (tokens, replace(spec.inputs[1], name="encoder_attention_mask"), *projected),
+            TensorSpec("logits", "float32", ("batch", "sequence", c.vocab_size)),
+            static=static,
+            limits=dict.fromkeys(("source", "sequence", "total_sequence"), c.max_length),
+            defaults={"source": spec.defaults["source"], "sequence": 1},
         )
-        return Graph(signature, function)
 
     @classmethod
     def tiny(cls) -> dict[str, dict[str, Any]]:

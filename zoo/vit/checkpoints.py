@@ -58,7 +58,7 @@ _VIT = Dialect(
         "hidden_act": HF_ACTIVATIONS[c.activation],
         "pooler_output_size": c.hidden_dim,
     },
-    rules=(*_VIT_BODY, *_VIT_BLOCK, *linear("classifier", "classifier", head=True)),
+    rules=(*_VIT_BODY, *_VIT_BLOCK, *linear("classifier", "classifier", outside=True)),
     prefix="vit.",
     headless=(None,),
     heads={None: "ViTModel", "image_classification": "ViTForImageClassification"},
@@ -94,8 +94,8 @@ _DEIT = replace(
     rules=lambda c: (
         *_VIT_BODY,
         *_VIT_BLOCK,
-        *linear("cls_classifier" if c.classifier == "distilled" else "classifier", "classifier", head=True),
-        *linear("distillation_classifier", "distillation_classifier", head=True),
+        *linear("cls_classifier" if c.classifier == "distilled" else "classifier", "classifier", outside=True),
+        *linear("distillation_classifier", "distillation_classifier", outside=True),
     ),
     prefix="deit.",
     heads={None: "DeiTModel", "image_classification": "DeiTForImageClassification"},
@@ -140,7 +140,7 @@ _DINOV2_BODY = (
     Rule("encoder.layer.{i}.layer_scale1.lambda1", "block_{i}/attention_scale/scale"),
     *layer_norm("encoder.layer.{i}.norm2", "block_{i}/feedforward_norm"),
     Rule("encoder.layer.{i}.layer_scale2.lambda1", "block_{i}/feedforward_scale/scale"),
-    *linear("classifier", "classifier", head=True),
+    *linear("classifier", "classifier", outside=True),
 )
 
 

@@ -28,7 +28,8 @@ from ...layers.feedforward import ACTIVATIONS, GATED
 from ...layers.images import ImageProcessor
 from ...layers.position import check_position
 from ...signature import Signature, TensorSpec
-from ..base import Config, ZooModel
+from ..base import Intermediates, ZooModel, build_each
+from ..config import Config, choice, flag, rate, size
 from ..registry import register
 
 CLASSIFIERS = ("class_token", "class_and_mean", "distilled")
@@ -56,50 +57,50 @@ class ViTConfig(Config):
         head: "image_classification", or None for the features.
     """
 
-    image_size: int = 224
-    patch_size: int = 16
-    num_channels: int = 3
-    num_layers: int = 12
-    num_heads: int = 12
-    hidden_dim: int = 768
-    intermediate_dim: int | None = None
-    position: str = "learned"
-    num_registers: int = 0
+    image_size: int = size(224)
+    patch_size: int = size(16)
+    num_channels: int = size(3)
+    num_layers: int = size(12)
+    num_heads: int = size(12)
+    hidden_dim: int = size(768)
+    intermediate_dim: int | None = size(None, derived=lambda c: 4 * c.hidden_dim)
+    position: str = choice("learned", ("learned", "sinusoidal_2d"))
+    num_registers: int = size(0, least=0)
     layer_scale: float | None = None
     use_mask_token: bool = False
     distillation_token: bool = False
     interpolate_antialias: bool = False
     use_qkv_bias: bool = True
-    pooler: bool = False
-    classifier: str = "class_token"
+    pooler: bool = flag(False, heads=(None,))
+    classifier: str = choice("class_token", CLASSIFIERS, heads=("image_classification",))
     preprocessing: dict[str, Any] | None = None
     norm_epsilon: float = 1e-6
-    activation: str = "gelu"
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
+    activation: str = choice("gelu", (*ACTIVATIONS, *GATED))
+    dropout: float = rate(0.0)
+    attention_dropout: float = rate(0.0)
     initializer_range: float = 0.02
-    head: str | None = None
-    num_classes: int = 1000
+    head: str | None = choice(None, ("image_classification", None))
+    num_classes: int = size(1000, heads=("image_classification",))
 
-    def __post_init__(self) -> None:
-        self._positive("hidden_dim")
-        self._default("intermediate_dim", 4 * self.hidden_dim)
-        sizes = ("image_size", "patch_size", "num_channels", "num_layers", "num_heads", "hidden_dim")
-        self._positive(*sizes, "intermediate_dim", "num_classes")
-        self._divides("num_heads", "hidden_dim")
-        self._divides("patch_size", "image_size")
-        self._choice("activation", (*ACTIVATIONS, *GATED))
-        self._choice("head", ("image_classification", None))
-        self._choice("position", ("learned", "sinusoidal_2d"))
-        self._choice("classifier", CLASSIFIERS)
+    def check(self) -> None:
+        self.quotient("hidden_dim", "num_heads")
+        self.quotient("image_size", "patch_size")
         if self.preprocessing is not None:
             ImageProcessor.from_huggingface(self.preprocessing)  # refuses what it cannot do
         if self.classifier == "distilled" and not self.distillation_token:
             raise ValueError("classifier: got 'distilled' without distillation_token; accepted: with it")
         check_position(self.position, hidden_dim=self.hidden_dim, head_dim=0)
-        self._rates("dropout", "attention_dropout")
-        if not isinstance(self.num_registers, int) or self.num_registers < 0:
-            raise ValueError(f"num_registers: got {self.num_registers!r}; accepted: an integer of at least 0")
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Class, distillation and register tokens, which stand before the patches."""
+        return 1 + self.distillation_token + self.num_registers
+
+    def least_parameters(self) -> int:
+        rows = self.num_channels * self.patch_size**2 + self.num_registers
+        rows += (self.image_size // self.patch_size) ** 2 if self.position == "learned" else 0
+        rows += self.num_classes if self.head is not None else 0
+        return self.hidden_dim * (rows + self.num_layers * (self.hidden_dim + (self.intermediate_dim or 0)))
 
 
 @register
@@ -108,6 +109,9 @@ class ViT(ZooModel):
 
     family: ClassVar[str] = "vit"
     config_class: ClassVar[type[Config]] = ViTConfig
+    head_parts: ClassVar[tuple[str, ...]] = ("classifier", "distillation_classifier", "pooler")
+    task_layers: ClassVar[tuple[str, ...]] = ("classifier", "distillation_classifier")
+    shared_task_layers: ClassVar[tuple[str, ...]] = ("pooler",)
 
     def build_layers(self) -> None:
         c = self.config
@@ -133,21 +137,7 @@ class ViT(ZooModel):
             **shared,
         )
         self.blocks = [
-            TransformerBlock(
-                c.num_heads,
-                c.intermediate_dim,
-                activation=c.activation,
-                use_bias=c.use_qkv_bias,
-                use_output_bias=True,
-                use_feedforward_bias=True,
-                norm_epsilon=c.norm_epsilon,
-                layer_scale=c.layer_scale,
-                dropout=c.dropout,
-                attention_dropout=c.attention_dropout,
-                kernel_initializer=initializer,
-                name=f"block_{i}",
-                **shared,
-            )
+            TransformerBlock.from_fields(c, kernel_initializer=initializer, name=f"block_{i}", **shared)
             for i in range(c.num_layers)
         ]
         self.final_norm = LayerNormalization(epsilon=c.norm_epsilon, name="final_norm", **shared)
@@ -163,16 +153,12 @@ class ViT(ZooModel):
                 self.distillation_classifier = dense("distillation_classifier", c.num_classes)
 
     def build(self, input_shape: Any = None) -> None:
-        states = (None, None, self.config.hidden_dim)
-        self.embedding.build((None, None, None, self.config.num_channels))
-        for layer in (*self.blocks, self.final_norm):
-            layer.build(states)
-        read = self.config.hidden_dim * (2 if self.config.classifier == "class_and_mean" else 1)
-        for layer in (self.classifier, self.distillation_classifier):
-            if layer is not None:
-                layer.build((None, read))
-        if self.pooler is not None:
-            self.pooler.build((None, self.config.hidden_dim))
+        c = self.config
+        build_each((None, None, None, c.num_channels), self.embedding)
+        build_each((None, None, c.hidden_dim), *self.blocks, self.final_norm)
+        read = c.hidden_dim * (2 if c.classifier == "class_and_mean" else 1)
+        build_each((None, read), self.classifier, self.distillation_classifier)
+        build_each((None, c.hidden_dim), self.pooler)
 
     def call(
         self,
@@ -183,16 +169,16 @@ class ViT(ZooModel):
     ) -> Any:
         (pixels,) = self.named_inputs(inputs).values()
         pixels = pixels if self.processor is None else self.processor(pixels)
-        x = self.embedding(pixels, training=training)  # (B, T, D)
-        x, intermediates = self.run_blocks(x, output_hidden_states, output_attentions, training=training)
-        x = self.final_norm(x)
+        intermediates = Intermediates(output_hidden_states, output_attentions)
+        x = self.embedding(pixels, training=training)  # (B, T, D), with positions
+        x = self.run_blocks(self.blocks, x, intermediates, training=training)
+        return self.finish(self._head(self.final_norm(x)), intermediates.named())
 
-        if self.classifier is None:
-            pooled = x[:, 0] if self.pooler is None else ops.tanh(self.pooler(x[:, 0]))
-            result: Any = {"last_hidden_state": ops.cast(x, "float32"), "pooler_output": ops.cast(pooled, "float32")}
-        else:
-            result = ops.cast(self._classify(x), "float32")
-        return self.finish(result, intermediates)
+    def _head(self, x: Any) -> Any:
+        if self.classifier is not None:
+            return ops.cast(self._classify(x), "float32")
+        pooled = x[:, 0] if self.pooler is None else ops.tanh(self.pooler(x[:, 0]))
+        return {"last_hidden_state": ops.cast(x, "float32"), "pooler_output": ops.cast(pooled, "float32")}
 
     def _classify(self, x: Any) -> Any:
         """(batch, tokens, hidden_dim) to (batch, num_classes)."""
@@ -201,7 +187,7 @@ class ViT(ZooModel):
             return (self.classifier(x[:, 0]) + self.distillation_classifier(x[:, 1])) / 2
         if self.config.classifier == "class_token":
             return self.classifier(x[:, 0])
-        patches = x[:, 1 + self.config.distillation_token + self.config.num_registers :]
+        patches = x[:, self.config.num_prefix_tokens :]
         return self.classifier(ops.concatenate([x[:, 0], ops.mean(patches, axis=1)], axis=-1))
 
     @property

@@ -1,0 +1,68 @@
+"""What an argument may be: one check for each kind, with one wording of the error. Python's standard library only.
+
+Every function gives the value back, or raises ``ValueError("name: got …; accepted: …")``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any, TypeGuard
+
+INT32 = 2**31  # what ids, positions and sizes must stay below in every runtime
+
+
+def is_integer(value: Any) -> TypeGuard[int]:
+    """``True`` and ``False`` are integers to Python, and mistakes here."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _refused(name: str, value: Any, accepted: str) -> ValueError:
+    return ValueError(f"{name}: got {value!r}; accepted: {accepted}")
+
+
+def integer(name: str, value: Any, *, least: int = 0) -> int:
+    """An integer of at least `least`."""
+    if not is_integer(value) or value < least:
+        raise _refused(name, value, f"an integer of at least {least}")
+    return value
+
+
+def positive_integer(name: str, value: Any, *, below: int | None = None) -> int:
+    """An integer of at least 1."""
+    if not is_integer(value) or value < 1 or (below is not None and value >= below):
+        limit = "" if below is None else f" below {below}"
+        raise _refused(name, value, f"a positive integer{limit}")
+    return value
+
+
+def multiple(name: str, value: Any, divisor: int) -> int:
+    """A positive multiple of `divisor`."""
+    if not is_integer(value) or value < divisor or value % divisor:
+        raise _refused(name, value, f"a positive multiple of {divisor}")
+    return value
+
+
+def positive_number(name: str, value: Any) -> float:
+    """A finite number above 0."""
+    if not is_number(value) or not 0 < value < math.inf:
+        raise _refused(name, value, "a positive number")
+    return value
+
+
+def rate(name: str, value: Any) -> float:
+    """A number from 0 up to, not including, 1."""
+    if not is_number(value) or not 0 <= value < 1:
+        raise _refused(name, value, "a number from 0 up to, not including, 1")
+    return value
+
+
+def choice(name: str, value: Any, accepted: Collection[Any]) -> Any:
+    """One of `accepted`."""
+    if not any(type(value) is type(known) and value == known for known in accepted):
+        raise _refused(name, value, str(list(accepted)))
+    return value

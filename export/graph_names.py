@@ -1,0 +1,81 @@
+"""What the graphs of a file are called: one table for the exporters, the runtime and verification. No Keras.
+
+file                                   its graphs                   kind       graphs of the model
+ONNX, TFLite without a cache           "model", "serving_default"   "plain"    "model"
+ONNX with a cache                      "decoder" ["encoder"]        "dynamic"  "decoder" ["encoder"]
+TFLite, an encoder-decoder             "encode", "decode"           "static"   "encoder", "decoder"
+TFLite, a causal model with a cache    "prefill_{n}" …, "decode"    "litert"   ``litert.litert_graph``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..generation.decoder import GraphDecoder, GraphRunner, RecomputingDecoder
+from ..generation.search import Decoder
+from ..signature import Graph
+from .litert import LiteRTDecoder, litert_graph
+
+SINGLE = "serving_default"  # the only signature of a TFLite file, as TensorFlow calls it
+STATIC = {"encode": "encoder", "decode": "decoder"}
+PREFILL = "prefill_"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a file's graphs belong to the model's.
+
+    Attributes:
+        kind: of ``model.graphs(kind)``, or "litert".
+        main: the graph that a runner's ``run`` runs.
+        roles: graph of the file to graph of the model.
+    """
+
+    kind: str
+    main: str
+    roles: Mapping[str, str]
+
+    @property
+    def generates(self) -> bool:
+        return self.kind != "plain"
+
+
+def layout_of(names: Collection[str]) -> Layout:
+    """The layout of a file with graphs of these names."""
+    if set(STATIC) <= set(names):
+        return Layout("static", "decode", STATIC)
+    if "decode" in names:
+        return Layout("litert", "decode", dict.fromkeys(names, "decoder"))
+    if "decoder" in names:
+        return Layout("dynamic", "decoder", {name: name for name in names})
+    only = next(iter(names))
+    return Layout("plain", only, {only: "model"})
+
+
+def model_graphs(model: Any, names: Collection[str]) -> dict[str, Graph]:
+    """The model's graphs by the names that they have in a file with graphs of these names."""
+    layout = layout_of(names)
+    if layout.kind == "litert":
+        return dict.fromkeys(names, litert_graph(model))
+    graphs = model.graphs(layout.kind)
+    return {name: graphs[role] for name, role in layout.roles.items() if role in graphs}
+
+
+def file_decoder(graphs: Mapping[str, GraphRunner], config: Mapping[str, Any]) -> Decoder:
+    """What gives ``generate`` the logits of a file."""
+    layout = layout_of(graphs)
+    if layout.kind == "litert":
+        return LiteRTDecoder(graphs, config)
+    if layout.kind == "plain":
+        return RecomputingDecoder(graphs[layout.main], config)
+    return GraphDecoder({layout.roles[name]: graph for name, graph in graphs.items()}, config)
+
+
+def prefill_name(length: int) -> str:
+    return f"{PREFILL}{length}"
+
+
+def is_prefill(name: str) -> bool:
+    return name.startswith(PREFILL)

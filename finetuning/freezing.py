@@ -1,0 +1,117 @@
+"""Which weights are trained: patterns over their names, and what must be compiled anew after a change."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Container, Iterable, Sequence
+from fnmatch import fnmatchcase
+from math import prod
+from typing import Any, NamedTuple
+
+from ..weights.rules import weight_name
+
+
+class Parameters(NamedTuple):
+    """How many numbers of a model are trained, and how many it has."""
+
+    trainable: int
+    total: int
+
+
+class Freezing:
+    """What of a model is trained.
+
+    Patterns are those of a shell, and ``*`` takes any part of a path, slashes included. A pattern means the weights
+    whose name it matches, and those of layers whose path it matches: "block_0" and "block_0/*" are the same weights,
+    "*/bias" all biases.
+    """
+
+    name: str
+    weights: list[Any]
+    optimizer: Any
+    compiled: bool
+    train_function: Any
+    test_function: Any
+    predict_function: Any
+    _outdated_optimizer: Any = None  # a weak reference: an optimizer that was built for other trainable weights
+
+    @property
+    def parameter_counts(self) -> Parameters:
+        """Counts of the trained and of all parameters, adapters included."""
+        sizes = [(variable.trainable, prod(variable.shape)) for variable in self.weights]
+        return Parameters(sum(size for trained, size in sizes if trained), sum(size for _, size in sizes))
+
+    def freeze(self, *patterns: str) -> int:
+        """Train the weights that match `patterns` no more: ``model.freeze("embedding*", "block_[0-3]/*")``.
+
+        Works before ``compile`` and after it; a model that has already been fitted must be compiled again, which
+        ``fit`` says. ``.keras`` files keep it, ``save`` to a folder does not.
+
+        Returns:
+            how many weights (tensors) matched.
+
+        Raises:
+            ValueError: no pattern, or one that matches nothing.
+        """
+        return self._set_trainable(patterns, False)
+
+    def unfreeze(self, *patterns: str) -> int:
+        """Train the weights that match `patterns` again. As :meth:`freeze`; ``unfreeze("*")`` is everything."""
+        return self._set_trainable(patterns, True)
+
+    def _set_trainable(self, patterns: Sequence[str], trainable: bool) -> int:
+        if not patterns:
+            raise ValueError('patterns: got none; accepted: at least one, such as "embedding*" or "block_[0-3]/*"')
+        chosen = self._matching("patterns", patterns)
+        for variable in chosen.values():
+            variable.trainable = trainable
+        self._changed()
+        return len(chosen)
+
+    def _matching(self, argument: str, patterns: Iterable[str]) -> dict[str, Any]:
+        """The weights that a pattern matches, by name; a pattern without any is an error."""
+        named = {weight_name(variable): variable for variable in self.weights}
+        chosen: dict[str, Any] = {}
+        for pattern in patterns:
+            found = {name: variable for name, variable in named.items() if matches(name, pattern)}
+            if not found:
+                accepted = sorted({name.partition("/")[0] for name in named})
+                raise ValueError(
+                    f"{argument}: got {pattern!r}, which matches no weight of {self.name}; accepted: a shell pattern "
+                    f"of a path that begins with one of {accepted}"
+                )
+            chosen |= found
+        return chosen
+
+    def _frozen_names(self) -> list[str]:
+        return [weight_name(variable) for variable in self.weights if not variable.trainable]
+
+    def _freeze_only(self, names: Container[str]) -> None:
+        for variable in self.weights:
+            variable.trainable = weight_name(variable) not in names
+
+    def _changed(self) -> None:
+        """Forget what was compiled for other weights."""
+        self.train_function = self.test_function = self.predict_function = None
+        self.__dict__.pop("_steps", None)  # of ``generate``
+        if self.compiled and self.optimizer is not None and self.optimizer.built:
+            self._outdated_optimizer = weakref.ref(self.optimizer)
+
+    def _check_optimizer(self) -> None:
+        if self._outdated_optimizer is not None and self._outdated_optimizer() is self.optimizer:
+            raise ValueError(
+                "optimizer: got one that was built for other trainable weights, before freeze, unfreeze, enable_lora "
+                "or merge_lora; accepted: a new one, by model.compile"
+            )
+
+
+def listed(patterns: str | Sequence[str]) -> Sequence[str]:
+    """One pattern is a list of one."""
+    return (patterns,) if isinstance(patterns, str) else patterns
+
+
+def matches(path: str, patterns: str | Sequence[str]) -> bool:
+    """Does a pattern match `path`, or a layer that it lies in?"""
+    parts = path.split("/")
+    prefixes = ["/".join(parts[: i + 1]) for i in range(len(parts))]
+    return any(fnmatchcase(prefix, pattern) for prefix in prefixes for pattern in listed(patterns))

@@ -23,7 +23,7 @@ def _register() -> None:
     if f"{__package__}.zoo.base" in sys.modules:
         return
     # A module that is half imported already (it asked for Keras just now) is skipped by Python and finishes later.
-    for module in ("layers", *(f"zoo.{name}" for name in FAMILIES.values())):
+    for module in ("layers", *(f"zoo.{name}" for name in FAMILIES)):
         importlib.import_module(f".{module}", __package__)
 
 

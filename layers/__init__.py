@@ -1,6 +1,6 @@
 """Attention, positions, caches and blocks as Keras layers, usable alone."""
 
-import keras  # noqa: F401  first: importing Keras may import the families, which need these modules whole
+import keras
 
 from .attention import MultiHeadAttention
 from .blocks import LayerScale, TransformerBlock

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .presets import FAMILIES
 from .registry import create, list_models
 
 if TYPE_CHECKING:
@@ -20,48 +21,18 @@ if TYPE_CHECKING:
     from .vit import ViT, ViTConfig
 
 _HOMES = {
-    "GPT": ".gpt",
-    "GPTConfig": ".gpt",
-    "BERT": ".bert",
-    "BERTConfig": ".bert",
-    "ViT": ".vit",
-    "ViTConfig": ".vit",
-    "Transformer": ".transformer",
-    "TransformerConfig": ".transformer",
-    "Seq2Seq": ".seq2seq",
-    "Seq2SeqConfig": ".seq2seq",
+    **{name: f".{family}" for family, cls in FAMILIES.items() for name in (cls, f"{cls}Config")},
     "load": ".loading",
     "save": ".saving",
     "to_huggingface": ".saving",
-    "LayerwiseDecay": "..finetuning.optimizers",
-    "Tokenizer": "..text.tokenizer",
-    "WarmupLinearDecay": "..finetuning.optimizers",
     "from_keras_hub": ".keras_hub",
     "to_keras_hub": ".keras_hub",
+    "LayerwiseDecay": "..finetuning.optimizers",
+    "WarmupLinearDecay": "..finetuning.optimizers",
+    "Tokenizer": "..text.tokenizer",
 }
-
-__all__ = [
-    "BERT",
-    "GPT",
-    "BERTConfig",
-    "GPTConfig",
-    "LayerwiseDecay",
-    "Seq2Seq",
-    "Seq2SeqConfig",
-    "Tokenizer",
-    "Transformer",
-    "TransformerConfig",
-    "ViT",
-    "ViTConfig",
-    "WarmupLinearDecay",
-    "create",
-    "from_keras_hub",
-    "list_models",
-    "load",
-    "save",
-    "to_huggingface",
-    "to_keras_hub",
-]
+PUBLIC = sorted([*_HOMES, "create", "list_models"])
+__all__ = PUBLIC  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

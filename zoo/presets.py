@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-# family -> module of this package that registers it
-FAMILIES = {"gpt": "gpt", "bert": "bert", "vit": "vit", "transformer": "transformer", "seq2seq": "seq2seq"}
+# A family's name, which is that of its folder, and its class, beside which stands the class's config.
+FAMILIES = {"gpt": "GPT", "bert": "BERT", "vit": "ViT", "transformer": "Transformer", "seq2seq": "Seq2Seq"}
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,31 @@ _classes: dict[str, type[ZooModel]] = {}
 
 
 def register(cls: type[ZooModel]) -> type[ZooModel]:
-    """Make a family known to ``create``, ``load``, the command line, the tests and ``keras.models.load_model``."""
+    """Make a family known to ``create``, ``load``, the command line and ``keras.models.load_model``: one of ours, or
+    one that a program brings with it.
+
+    Raises:
+        ValueError: another class has this family's name.
+    """
     import keras
 
+    known = _classes.get(cls.family)
+    if known is not None and known.__qualname__ != cls.__qualname__:
+        raise ValueError(
+            f"family: got {cls.family!r} for {cls.__name__}, which {known.__name__} has; accepted: another"
+        )
     _classes[cls.family] = cls
     return keras.saving.register_keras_serializable(package="attention_zoo")(cls)
 
 
 def families() -> dict[str, type[ZooModel]]:
     """Every family's class by name, imported."""
-    return {name: family(name) for name in FAMILIES}
+    return {name: family(name) for name in family_names()}
+
+
+def family_names() -> list[str]:
+    """Names of our families, and of those registered by others."""
+    return list(dict.fromkeys((*FAMILIES, *_classes)))
 
 
 def family(name: str) -> type[ZooModel]:
@@ -34,9 +49,10 @@ def family(name: str) -> type[ZooModel]:
     Raises:
         ValueError: a name that is none.
     """
-    if name not in FAMILIES:
-        raise ValueError(f"family: got {name!r}; accepted: {sorted(FAMILIES)}")
-    importlib.import_module(f".{FAMILIES[name]}", __package__)
+    if name not in family_names():
+        raise ValueError(f"family: got {name!r}; accepted: {sorted(family_names())}")
+    if name in FAMILIES:
+        importlib.import_module(f".{name}", __package__)
     return _classes[name]
 
 
@@ -69,7 +85,7 @@ def create(name: str, *, dtype: Any = None, **overrides: Any) -> ZooModel:
     Raises:
         ValueError: an unknown name, an unknown field, or a value the config does not accept.
     """
-    if name in FAMILIES:
+    if name in family_names():
         chosen, config = name, {}
     else:
         chosen, config = preset(name).family, preset(name).config

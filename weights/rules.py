@@ -82,6 +82,7 @@ class Dialect:
         headless: which ``head`` of ours has such a file of the body alone.
         heads: the name of their class by our ``head``; the first is what a config without one means.
         other_classes: further classes of theirs, and the ``head`` that reads them.
+        silent: fields of ours that no entry of theirs holds, and that may have any value.
     """
 
     fields: tuple[Field, ...]
@@ -97,6 +98,7 @@ class Dialect:
     aliases: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
+    silent: tuple[str, ...] = ()
 
     def head(self, raw: Mapping[str, Any]) -> str | None:
         """The ``head`` that their config asks for.
@@ -137,6 +139,21 @@ class Dialect:
         values = {entry.theirs: mine[entry.ours] for entry in self.fields}
         values["architectures"] = [self.heads[mine.get("head")]]
         return {**self.demanded, **values, **self.write(config)}
+
+    def differences(
+        self, config: Any, names: Collection[str], silent: Collection[str] = ()
+    ) -> dict[str, tuple[Any, Any]]:
+        """What `config` would lose: fields that come back with another value when it is written and read again, with
+        both values. Fields that change no result, and silent ones (`silent` are more of them), do not count.
+
+        Raises:
+            ValueError: theirs cannot say it at all.
+        """
+        mine = config.to_dict()
+        free = {name: mine[name] for name in (*config.unused_fields(), *self.silent, *silent) if name in mine}
+        again = {**self.config(self.foreign(config), names), "head": mine.get("head"), **free}
+        read = type(config).from_dict({name: value for name, value in again.items() if name in mine}).to_dict()
+        return {name: (value, read[name]) for name, value in mine.items() if value != read[name]}
 
     def plan(self, model: Any) -> list[tuple[str, Rule, list[Any]]]:
         """Every tensor of theirs that this model has, by its name without prefix, with its rule and our variables."""

@@ -74,8 +74,8 @@ def number(default: float | None, **options: Any) -> Any:
 
 
 def rate(default: float) -> Any:
-    """A share of what is dropped: from 0 up to, not including, 1."""
-    return _field(default, lambda _, name, value: checks.rate(name, value))
+    """A share of what is dropped in training: from 0 up to, not including, 1."""
+    return _field(default, lambda _, name, value: checks.rate(name, value), training=True)
 
 
 def choice(default: Any, accepted: Collection[Any], **options: Any) -> Any:
@@ -151,6 +151,10 @@ class Config:
         """Names of the fields that change no result of a model with this config, such as another head's."""
         tests = {entry.name: entry.metadata.get("used") for entry in fields(self)}
         return frozenset(name for name, used in tests.items() if used is not None and not used(self))
+
+    def training_fields(self) -> frozenset[str]:
+        """Names of the fields that matter before inference only."""
+        return frozenset(entry.name for entry in fields(self) if entry.metadata.get("training"))
 
     def sizes(self) -> dict[str, int]:
         """The fields that are numbers of things, by name."""

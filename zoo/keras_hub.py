@@ -20,7 +20,6 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import keras
@@ -28,13 +27,11 @@ import numpy as np
 
 from ..text.tokenizer import Tokenizer
 from ..weights.fill import assign, collect, fill
-from ..weights.rules import Dialect, Field, Rule
+from ..weights.rules import Dialect
 from ..weights.tensors import Shape
-from ..weights.transforms import SAME, Transform
 from .base import ZooModel
-from .registry import family
-
-TASK = "task."  # stands before the options of a task, those of its backbone being bare
+from .keras_hub_rules import TASK
+from .registry import families, family
 
 
 def from_keras_hub(source: Any, *, dtype: Any = None, **overrides: Any) -> ZooModel:
@@ -56,7 +53,7 @@ def from_keras_hub(source: Any, *, dtype: Any = None, **overrides: Any) -> ZooMo
             quantisation), or a field that the config does not accept.
     """
     kind, head = _kind_of(source)
-    name, dialect = KINDS[kind]
+    name, dialect = kinds()[kind]
     cls = family(name)
     backbone = source if head is None else source.backbone
     raw = _options(source, backbone)
@@ -89,21 +86,21 @@ def to_keras_hub(model: ZooModel, *, kind: str | None = None) -> Any:
 
     Args:
         model: a GPT, BERT or ViT.
-        kind: one of ``KINDS``, such as "Llama3". Default: the first that can hold the config.
+        kind: one of ``kinds()``, such as "Llama3". Default: the first that can hold the config.
 
     Raises:
         ValueError: another object, an unknown `kind`, a config that theirs cannot hold, or a model with adapters.
     """
     if not isinstance(model, ZooModel):
         raise ValueError(f"model: got {type(model).__name__}; accepted: a model of attention_zoo")
-    kinds = [known for known, (name, _) in KINDS.items() if name == model.family]
-    if not kinds:
-        families = sorted({name for name, _ in KINDS.values()})
-        raise ValueError(f"model: got a {model.family}; accepted: one of {families}")
-    if kind is not None and kind not in kinds:
-        raise ValueError(f"kind: got {kind!r}; accepted for a {model.family}: {kinds}")
-    kind = _kind_for(model.config, [kind] if kind else kinds)
-    dialect, head = KINDS[kind][1], model.config.head
+    dialects = model.keras_hub_dialects
+    if not dialects:
+        known = sorted({name for name, _ in kinds().values()})
+        raise ValueError(f"model: got a {model.family}; accepted: one of {known}")
+    if kind is not None and kind not in dialects:
+        raise ValueError(f"kind: got {kind!r}; accepted for a {model.family}: {list(dialects)}")
+    kind = _kind_for(model.config, {kind: dialects[kind]} if kind else dialects)
+    dialect, head = dialects[kind], model.config.head
     values = dialect.foreign(model.config)
     values.pop("architectures")
     body = {name: value for name, value in values.items() if not name.startswith(TASK)}
@@ -132,12 +129,19 @@ def _models() -> Any:
     return keras_hub.models
 
 
+def kinds() -> dict[str, tuple[str, Dialect]]:
+    """The family and the dialect of every kind; where several can hold a config, the first is taken."""
+    return {
+        kind: (name, dialect) for name, cls in families().items() for kind, dialect in cls.keras_hub_dialects.items()
+    }
+
+
 # Their config.
 
 
 def _kind_of(source: Any) -> tuple[str, str | None]:
     """The kind and the ``head`` of a KerasHub model. A subclass may compute something else, and is not known."""
-    classes = {cls: (kind, head) for kind, (_, dialect) in KINDS.items() for head, cls in dialect.heads.items()}
+    classes = {cls: (kind, head) for kind, (_, dialect) in kinds().items() for head, cls in dialect.heads.items()}
     named = type(source).__name__
     if named not in classes or not type(source).__module__.startswith("keras_hub."):
         raise ValueError(f"source: got {type(source).__module__}.{named}; accepted: KerasHub's {sorted(classes)}")
@@ -173,30 +177,14 @@ def _special_tokens(source: Any, cls: type[ZooModel]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name in cls.config_class.__dataclass_fields__}
 
 
-# Fields of ours that mean something under these heads only.
-_OF_HEADS: dict[str, tuple[str | None, ...]] = {
-    "num_classes": ("sequence_classification", "image_classification"),
-    "pooler": (None,),
-    "pooler_activation": (None, "sequence_classification"),
-    "pooling": ("sentence_embedding",),
-    "normalize": ("sentence_embedding",),
-    "classifier": ("image_classification",),
-    "transform_activation": ("masked_lm",),
-    "transform_norm_epsilon": ("masked_lm",),
-    "tie_embeddings": ("causal_lm",),
-}
-# Fields that no option of theirs holds, and that no result at their sizes depends on.
-_UNHELD = ("initializer_range", "bos_token_id", "eos_token_id", "pad_token_id", "interpolate_antialias")
-
-
-def _kind_for(config: Any, kinds: list[str]) -> str:
+def _kind_for(config: Any, dialects: Mapping[str, Dialect]) -> str:
     """The first kind that gives `config` back when it is written and read.
 
     Raises:
         ValueError: none does; says what stands in the way of the nearest.
     """
-    problems = {kind: _problems(config, KINDS[kind][1]) for kind in kinds}
-    kind = min(kinds, key=lambda kind: len(problems[kind]))
+    problems = {kind: _problems(config, dialect) for kind, dialect in dialects.items()}
+    kind = min(problems, key=lambda kind: len(problems[kind]))
     if problems[kind]:
         raise ValueError(f"{'; '.join(problems[kind])}, for KerasHub's {kind}")
     return kind
@@ -206,25 +194,10 @@ def _problems(config: Any, dialect: Dialect) -> list[str]:
     if config.head not in dialect.heads:
         return [f"head: got {config.head!r}; accepted: {list(dialect.heads)}"]
     try:
-        values = {**dialect.config(dialect.foreign(config), ()), "head": config.head}
-        read = type(config).from_dict(values).to_dict()
+        differences = dialect.differences(config, ())
     except ValueError as error:
         return [str(error)]
-    silent = {*_UNHELD, *(name for name, heads in _OF_HEADS.items() if config.head not in heads)}
-    if "max_length" not in {entry.ours for entry in dialect.fields} and "max_length" in read and "position" in read:
-        silent.add("max_length")
-    return [
-        f"{name}: got {value!r}; accepted: {read[name]!r}"
-        for name, value in config.to_dict().items()
-        if value != read[name] and name not in silent
-    ]
-
-
-def _accept(raw: Mapping[str, Any], **accepted: Any) -> None:
-    """Raise ValueError for an option of a task that has another value than the one we know."""
-    for name, value in accepted.items():
-        if (given := raw.get(TASK + name)) is not None and given != value:
-            raise ValueError(f"{name}: got {given!r}; accepted: {value!r}")
+    return [f"{name}: got {ours!r}; accepted: {theirs!r}" for name, (ours, theirs) in differences.items()]
 
 
 # Their weights.
@@ -267,341 +240,3 @@ def _step(parent: Any, part: str) -> Any:
         return parent[int(part)] if parent is not None and int(part) < len(parent) else None
     named = {layer.name: layer for layer in parent.layers} if isinstance(parent, keras.Model) else {}
     return getattr(parent, part, named.get(part))
-
-
-def _split_heads(axis: int, heads: int) -> Transform:
-    """One axis (heads · dim) here is two (heads, dim) there, as of an EinsumDense."""
-
-    def shape(ours: Shape) -> Shape:
-        return (*ours[:axis], heads, ours[axis] // heads, *ours[axis + 1 :])
-
-    return Transform(
-        lambda theirs, shapes: [theirs.reshape(shapes[0])],
-        lambda ours: ours[0].reshape(shape(ours[0].shape)),
-        lambda shapes: shape(shapes[0]),
-    )
-
-
-_BATCHED = Transform(lambda theirs, _: [theirs[None]], lambda ours: ours[0][0], lambda shapes: shapes[0][1:])
-
-
-def _dense(theirs: str, ours: str, *, outside: bool = False) -> tuple[Rule, Rule]:
-    return tuple(Rule(f"{theirs}.{part}", f"{ours}/{part}", SAME, outside) for part in ("kernel", "bias"))  # pyright: ignore[reportReturnType]
-
-
-def _layer_norm(theirs: str, ours: str, *, outside: bool = False) -> tuple[Rule, Rule]:
-    return tuple(Rule(f"{theirs}.{part}", f"{ours}/{part}", SAME, outside) for part in ("gamma", "beta"))  # pyright: ignore[reportReturnType]
-
-
-def _attention(theirs: str, num_heads: int, num_kv_heads: int) -> Iterator[Rule]:
-    """Keras' MultiHeadAttention and its like."""
-    for part, heads in (("query", num_heads), ("key", num_kv_heads), ("value", num_kv_heads)):
-        dense, ours = f"{theirs}._{part}_dense", f"block_{{i}}/attention/{part}"
-        yield Rule(f"{dense}.kernel", f"{ours}/kernel", _split_heads(1, heads))
-        yield Rule(f"{dense}.bias", f"{ours}/bias", _split_heads(0, heads))
-    yield Rule(f"{theirs}._output_dense.kernel", "block_{i}/attention/output/kernel", _split_heads(0, num_heads))
-    yield Rule(f"{theirs}._output_dense.bias", "block_{i}/attention/output/bias")
-
-
-def _transformer_layers(c: Any) -> Iterator[Rule]:
-    """KerasHub's TransformerEncoder and TransformerDecoder."""
-    layer = "transformer_layers.{i}."
-    yield from _attention(f"{layer}_self_attention_layer", c.num_heads, c.num_heads)
-    yield from _layer_norm(f"{layer}_self_attention_layer_norm", "block_{i}/attention_norm")
-    yield from _layer_norm(f"{layer}_feedforward_layer_norm", "block_{i}/feedforward_norm")
-    yield from _dense(f"{layer}_feedforward_intermediate_dense", "block_{i}/feedforward/up")
-    yield from _dense(f"{layer}_feedforward_output_dense", "block_{i}/feedforward/down")
-
-
-# BERT.
-
-
-def _read_bert(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
-    _accept(raw, activation=None, dropout=raw["dropout"])
-    # Under a body with GELU by tanh and an epsilon of 1e-12.
-    transform = {"transform_activation": "gelu", "transform_norm_epsilon": 1e-5}
-    modes = {ours: theirs for theirs, ours in _POOLING_MODES.items()}
-    return {
-        **(transform if raw["architectures"] == ["BertMaskedLM"] else {}),
-        "attention_dropout": raw["dropout"],
-        "num_classes": raw.get(f"{TASK}num_classes", 2),
-        "pooling": modes[raw.get(f"{TASK}pooling_mode", "mean")],
-        "normalize": raw.get(f"{TASK}normalize", False),
-    }
-
-
-_POOLING_MODES = {"mean": "mean", "first": "cls", "max": "max"}
-
-
-def _write_bert(c: Any) -> dict[str, Any]:
-    if not c.type_vocab_size:
-        raise ValueError("type_vocab_size: got 0; accepted: at least 1")
-    of_task: dict[str | None, dict[str, Any]] = {
-        "sequence_classification": {"num_classes": c.num_classes, "dropout": c.dropout},
-        "sentence_embedding": {"pooling_mode": _POOLING_MODES[c.pooling], "normalize": c.normalize},
-    }
-    return {TASK + name: value for name, value in of_task.get(c.head, {}).items()}
-
-
-_BERT = Dialect(
-    fields=(
-        Field("vocabulary_size", "vocab_size"),
-        Field("num_layers", "num_layers"),
-        Field("num_heads", "num_heads"),
-        Field("hidden_dim", "hidden_dim"),
-        Field("intermediate_dim", "intermediate_dim"),
-        Field("dropout", "dropout"),
-        Field("max_sequence_length", "max_length"),
-        Field("num_segments", "type_vocab_size"),
-    ),
-    fixed={"activation": "gelu_tanh", "norm_epsilon": 1e-12},
-    read=_read_bert,
-    write=_write_bert,
-    rules=lambda c: (
-        Rule("token_embedding.embeddings", "embedding/embeddings"),
-        Rule("position_embedding.position_embeddings", "positions/embeddings"),
-        Rule("segment_embedding.embeddings", "token_types/embeddings"),
-        *_layer_norm("embeddings_layer_norm", "embedding_norm"),
-        *_transformer_layers(c),
-        *_dense("pooled_dense", "pooler"),
-        *_dense("output_dense", "classifier", outside=True),
-        *_dense("masked_lm_head._intermediate_dense", "transform", outside=True),
-        *_layer_norm("masked_lm_head._intermediate_layer_norm", "transform_norm", outside=True),
-        Rule("masked_lm_head._bias", "output_bias", outside=True),
-        *_dense("span", "span", outside=True),  # which no task has, but may be put on top of one's body
-    ),
-    heads={
-        None: "BertBackbone",
-        "masked_lm": "BertMaskedLM",
-        "sequence_classification": "BertTextClassifier",
-        "sentence_embedding": "BertTextEmbedder",
-    },
-    prefix="backbone.",
-    ignored=(r"^pooled_dense\.",),  # which only some of our heads have
-)
-
-
-# GPT-2.
-
-_GPT2 = Dialect(
-    fields=tuple(entry for entry in _BERT.fields if entry.ours != "type_vocab_size"),
-    fixed={
-        "position": "learned",
-        "norm": "layer_norm",
-        "norm_epsilon": 1e-5,
-        "activation": "gelu_tanh",
-        "use_bias": True,
-        "tie_embeddings": True,
-    },
-    read=lambda raw, _: {"attention_dropout": raw["dropout"]},
-    rules=lambda c: (
-        Rule("token_embedding.embeddings", "embedding/embeddings"),
-        Rule("position_embedding.position_embeddings", "positions/embeddings"),
-        *_transformer_layers(c),
-        *_layer_norm("layer_norm", "final_norm"),
-    ),
-    heads={None: "GPT2Backbone", "causal_lm": "GPT2CausalLM"},
-    prefix="backbone.",
-)
-
-
-# Llama and its like.
-
-
-def _llama_rules(c: Any) -> tuple[Rule, ...]:
-    layer, attention = "transformer_layers.{i}.", "transformer_layers.{i}._self_attention_layer"
-    return (
-        Rule("token_embedding.embeddings", "embedding/embeddings"),
-        Rule("token_embedding.reverse_embeddings", "lm_head/kernel", outside=True),
-        *_attention(attention, c.num_heads, c.num_kv_heads),
-        Rule(f"{attention}._query_dense_layer_norm.scale", "block_{i}/attention/query_norm/scale"),
-        Rule(f"{attention}._key_dense_layer_norm.scale", "block_{i}/attention/key_norm/scale"),
-        Rule(f"{layer}_self_attention_layernorm.scale", "block_{i}/attention_norm/scale"),
-        Rule(f"{layer}_feedforward_layernorm.scale", "block_{i}/feedforward_norm/scale"),
-        *_dense(f"{layer}_feedforward_gate_dense", "block_{i}/feedforward/gate"),
-        *_dense(f"{layer}_feedforward_intermediate_dense", "block_{i}/feedforward/up"),
-        *_dense(f"{layer}_feedforward_output_dense", "block_{i}/feedforward/down"),
-        Rule("layer_norm.scale", "final_norm/scale"),
-    )
-
-
-_LLAMA3_SCALING = {  # ours: theirs
-    "factor": "rope_frequency_adjustment_factor",
-    "low_freq_factor": "rope_low_freq_factor",
-    "high_freq_factor": "rope_high_freq_factor",
-    "original_max_position_embeddings": "rope_pretraining_sequence_length",
-}
-
-
-def _read_llama(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
-    given = {ours: raw.get(theirs) for ours, theirs in _LLAMA3_SCALING.items()}
-    if given["factor"] is None:
-        return {"rope_scaling": None, "max_length": 2048}
-    length = int(given["original_max_position_embeddings"] * given["factor"])
-    return {"rope_scaling": {"rope_type": "llama3", **given}, "max_length": length}
-
-
-def _write_llama(c: Any) -> dict[str, Any]:
-    scaling = c.rope_scaling or {}
-    if scaling.get("rope_type", "llama3") != "llama3":
-        raise ValueError(f"rope_scaling: got rope_type {scaling['rope_type']!r}; accepted: 'llama3', or None")
-    return {theirs: scaling.get(ours) for ours, theirs in _LLAMA3_SCALING.items()}
-
-
-def _read_linear(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
-    factor = raw["rope_scaling_factor"]
-    scaling = None if factor == 1 else {"rope_type": "linear", "factor": factor}
-    return {"rope_scaling": scaling, "max_length": 2048}
-
-
-def _write_linear(c: Any) -> dict[str, Any]:
-    scaling = c.rope_scaling or {"rope_type": "linear", "factor": 1.0}
-    if scaling["rope_type"] != "linear":
-        raise ValueError(f"rope_scaling: got rope_type {scaling['rope_type']!r}; accepted: 'linear', or None")
-    return {"rope_scaling_factor": scaling["factor"]}
-
-
-_LLAMA = Dialect(
-    fields=(
-        Field("vocabulary_size", "vocab_size"),
-        Field("num_layers", "num_layers"),
-        Field("num_query_heads", "num_heads"),
-        Field("num_key_value_heads", "num_kv_heads"),
-        Field("hidden_dim", "hidden_dim"),
-        Field("intermediate_dim", "intermediate_dim"),
-        Field("rope_max_wavelength", "rope_theta"),
-        Field("layer_norm_epsilon", "norm_epsilon"),
-        Field("dropout", "dropout"),
-        Field("tie_word_embeddings", "tie_embeddings"),
-    ),
-    fixed={"position": "rotary", "norm": "rms_norm", "activation": "swiglu", "use_bias": False},
-    demanded={"rope_position_scaling_factor": 1.0},  # their LlamaRotaryEmbedding computes the same for any value
-    read=_read_llama,
-    write=_write_llama,
-    rules=_llama_rules,
-    heads={None: "LlamaBackbone", "causal_lm": "LlamaCausalLM"},
-    prefix="backbone.",
-    ignored=(r"^token_embedding\.reverse_embeddings$",),  # without a head
-)
-
-_QWEN3 = replace(
-    _LLAMA,
-    fields=(*_LLAMA.fields, Field("head_dim", "head_dim", None), Field("sliding_window_size", "sliding_window", None)),
-    fixed={**_LLAMA.fixed, "qk_norm": True},
-    demanded={},
-    read=_read_linear,
-    write=_write_linear,
-    heads={None: "Qwen3Backbone", "causal_lm": "Qwen3CausalLM"},
-)
-
-_QWEN = replace(
-    _QWEN3,
-    fields=_LLAMA.fields,
-    fixed={**_LLAMA.fixed, "use_qkv_bias": True},
-    read=lambda raw, _: {
-        **_read_linear(raw, _),
-        "sliding_window": raw["sliding_window_size"] if raw["use_sliding_window_attention"] else None,
-    },
-    write=lambda c: {
-        **_write_linear(c),
-        "use_sliding_window_attention": c.sliding_window is not None,
-        "sliding_window_size": c.sliding_window or 32768,
-    },
-    heads={None: "QwenBackbone", "causal_lm": "QwenCausalLM"},
-)
-
-_MISTRAL = replace(
-    _LLAMA,
-    fields=(
-        *(entry for entry in _LLAMA.fields if entry.ours != "tie_embeddings"),
-        Field("sliding_window", "sliding_window", None),
-    ),
-    fixed={**_LLAMA.fixed, "tie_embeddings": False},
-    demanded={},
-    read=lambda raw, _: {**_read_linear(raw, _), "head_dim": raw["head_dim"]},
-    write=lambda c: {
-        **_write_linear(c),
-        "head_dim": None if c.head_dim * c.num_heads == c.hidden_dim else c.head_dim,
-    },
-    heads={None: "MistralBackbone", "causal_lm": "MistralCausalLM"},
-)
-
-
-# ViT.
-
-
-def _read_vit(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
-    _accept(raw, activation=None, dropout=0.0, pooling="token")
-    if (width := raw.get(f"{TASK}intermediate_dim")) is not None:
-        raise ValueError(f"intermediate_dim: got {width} for the head; accepted: None")
-    height, width, channels = raw["image_shape"]
-    patches = raw["patch_size"]
-    patches = (patches, patches) if isinstance(patches, int) else tuple(patches)
-    for name, given, sides in (("image_shape", raw["image_shape"], {height, width}), ("patch_size", patches, patches)):
-        if len(set(sides)) != 1:
-            raise ValueError(f"{name}: got {tuple(given)}; accepted: a square")
-    sizes = {"image_size": height, "patch_size": patches[0], "num_channels": channels}
-    return {**sizes, "num_classes": raw.get(f"{TASK}num_classes", 1000)}
-
-
-def _write_vit(c: Any) -> dict[str, Any]:
-    sizes = {
-        "image_shape": (c.image_size, c.image_size, c.num_channels),
-        "patch_size": (c.patch_size, c.patch_size),
-    }
-    return {**sizes, f"{TASK}num_classes": c.num_classes}
-
-
-def _vit_rules(c: Any) -> tuple[Rule, ...]:
-    front, layer = "vit_patching_and_embedding.", "vit_encoder.encoder_layers.{i}."
-    return (
-        Rule(f"{front}patch_embedding.kernel", "embedding/kernel"),
-        Rule(f"{front}patch_embedding.bias", "embedding/bias"),
-        Rule(f"{front}class_token", "embedding/class_token"),
-        Rule(f"{front}position_embedding.embeddings", "embedding/positions", _BATCHED),
-        *_layer_norm(f"{layer}layer_norm_1", "block_{i}/attention_norm"),
-        *_attention(f"{layer}mha", c.num_heads, c.num_heads),
-        *_layer_norm(f"{layer}layer_norm_2", "block_{i}/feedforward_norm"),
-        *_dense(f"{layer}mlp.dense_1", "block_{i}/feedforward/up"),
-        *_dense(f"{layer}mlp.dense_2", "block_{i}/feedforward/down"),
-        *_layer_norm("vit_encoder.layer_norm", "final_norm"),
-        *_dense("output_dense", "classifier", outside=True),
-    )
-
-
-_VIT = Dialect(
-    fields=(
-        Field("num_layers", "num_layers"),
-        Field("num_heads", "num_heads"),
-        Field("hidden_dim", "hidden_dim"),
-        Field("mlp_dim", "intermediate_dim"),
-        Field("dropout_rate", "dropout"),
-        Field("attention_dropout", "attention_dropout"),
-        Field("layer_norm_epsilon", "norm_epsilon"),
-    ),
-    fixed={"activation": "gelu"},
-    demanded={
-        "use_mha_bias": True,
-        "use_mlp_bias": True,
-        "use_class_token": True,
-        "use_patch_bias": True,
-        "data_format": "channels_last",
-    },
-    read=_read_vit,
-    write=_write_vit,
-    rules=_vit_rules,
-    heads={None: "ViTBackbone", "image_classification": "ViTImageClassifier"},
-    prefix="backbone.",
-)
-
-# The family and the dialect of every kind; where several can hold a config, the first is taken.
-KINDS: dict[str, tuple[str, Dialect]] = {
-    "Bert": ("bert", _BERT),
-    "GPT2": ("gpt", _GPT2),
-    "Llama": ("gpt", _LLAMA),
-    "Llama3": ("gpt", replace(_LLAMA, heads={None: "Llama3Backbone", "causal_lm": "Llama3CausalLM"})),
-    "Mistral": ("gpt", _MISTRAL),
-    "Qwen": ("gpt", _QWEN),
-    "Qwen3": ("gpt", _QWEN3),
-    "ViT": ("vit", _VIT),
-}

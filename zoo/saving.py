@@ -98,32 +98,15 @@ def _foreign_config(model: ZooModel, wanted: str | None) -> tuple[str, dict[str,
     for kind in [wanted] if wanted else kinds:
         dialect = model.dialects[kind]
         try:
-            values = dialect.foreign(model.config)
             names = {name for name, _, _ in dialect.plan(model)}
-            again = {**dialect.config(values, names), "head": model.config.to_dict().get("head")}
-            again = {name: value for name, value in again.items() if name in model.config.to_dict()}
-            read = model.config_class.from_dict({**again, **_unsaid(model.config)})
+            differences = dialect.differences(model.config, names, model.config.training_fields())
         except (KeyError, ValueError) as error:
             problems.append(f"{kind} ({error})")
             continue
-        ours, theirs = model.config.to_dict(), read.to_dict()
-        if differ := sorted(name for name in ours if ours[name] != theirs[name]):
-            problems.append(f"{kind} ({', '.join(f'{name}={ours[name]!r}' for name in differ)})")
-        else:
-            return kind, values
+        if not differences:
+            return kind, dialect.foreign(model.config)
+        problems.append(f"{kind} ({', '.join(f'{name}={ours!r}' for name, (ours, _) in differences.items())})")
     raise ValueError(f"model: got a config that transformers cannot hold as {'; '.join(problems)}; accepted: others")
-
-
-def _unsaid(config: Any) -> dict[str, Any]:
-    """Fields that change no result of a model with this head, or that stand elsewhere (modules.json)."""
-    mine, head = config.to_dict(), config.to_dict().get("head")
-    names = ["initializer_range", "dropout", "attention_dropout", "pooling", "normalize", "preprocessing"]
-    names += ["pad_token_id"] if mine.get("position_offset") == 0 else []
-    names += [] if head is None else ["pooler"]
-    names += [] if head == "masked_lm" else ["transform_activation", "transform_norm_epsilon"]
-    names += [] if head in ("sequence_classification", "image_classification") else ["pooler_activation", "classifier"]
-    names += [] if str(head).endswith("classification") else ["num_classes"]
-    return {name: mine[name] for name in names if name in mine}
 
 
 def _in_dtype(array: np.ndarray, dtype: str) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import attention_zoo as az
-from attention_zoo.zoo.keras_hub import KINDS, from_keras_hub, to_keras_hub
+from attention_zoo.zoo.keras_hub import from_keras_hub, kinds, to_keras_hub
 from helpers import ROOT, close, numpy, python, randomise, tiny
 
 hub = keras_hub.models
@@ -203,7 +203,7 @@ def test_ours_as_theirs(name: str, rng: Any) -> None:
     family, kind, fields = OURS[name]
     ours = randomise(az.create(family, **{**SMALL, **fields}), seed=3)
     theirs = to_keras_hub(ours)
-    assert type(theirs).__name__ == KINDS[kind][1].heads[ours.config.head]
+    assert type(theirs).__name__ == kinds()[kind][1].heads[ours.config.head]
     assert_same_results(theirs, ours, rng)
     again = from_keras_hub(theirs, max_length=ours.config.max_length)
     assert again.config == ours.config

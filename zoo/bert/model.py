@@ -77,13 +77,13 @@ class BERTConfig(Config):
     activation: str = choice("gelu", ACTIVATIONS)
     dropout: float = rate(0.1)
     attention_dropout: float = rate(0.1)
-    initializer_range: float = 0.02
+    initializer_range: float = number(0.02, training=True)
     position_offset: int = size(0, least=0)
     pad_token_id: int | None = token(None, used=lambda c: c.position_offset > 0)
     transform_activation: str | None = choice(None, ACTIVATIONS, derived=lambda c: c.activation, heads=("masked_lm",))
     transform_norm_epsilon: float | None = number(None, derived=lambda c: c.norm_epsilon, heads=("masked_lm",))
     pooler: bool = flag(True, heads=(None,))
-    pooler_activation: str = choice("tanh", POOLERS, heads=(None, "sequence_classification"))
+    pooler_activation: str = choice("tanh", POOLERS, used=lambda c: c.pooled)
     head: str | None = choice(None, HEADS)
     num_classes: int = size(2, heads=("sequence_classification", "token_classification"))
     pooling: str = choice("mean", POOLINGS, heads=("sentence_embedding",))
@@ -93,6 +93,11 @@ class BERTConfig(Config):
         self.quotient("hidden_dim", "num_heads")
         if self.position_offset and self.pad_token_id is None:
             raise ValueError(f"pad_token_id: got None; accepted: a token from 0 to {self.vocab_size - 1}")
+
+    @property
+    def pooled(self) -> bool:
+        """Is there a pooler? Only the heads that read the first token have one, as in the published checkpoints."""
+        return self.head == "sequence_classification" or (self.head is None and self.pooler)
 
     def least_parameters(self) -> int:
         rows = self.vocab_size + self.type_vocab_size + self.position_offset + self.max_length
@@ -147,9 +152,7 @@ class BERT(ZooModel):
             )
             for i in range(c.num_layers)
         ]
-        # Only the heads that read the first token have the pooler, as in the published checkpoints.
-        pooled = c.head == "sequence_classification" or (c.head is None and c.pooler)
-        self.pooler = dense("pooler", c.hidden_dim) if pooled else None
+        self.pooler = dense("pooler", c.hidden_dim) if c.pooled else None
         self.transform = self.transform_norm = self.classifier = self.span = None
         if c.head == "masked_lm":
             self.transform = dense("transform", c.hidden_dim)

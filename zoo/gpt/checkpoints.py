@@ -23,6 +23,10 @@ from ..huggingface import (
     read_rope,
     write_rope,
 )
+from ..keras_hub_rules import attention as keras_attention
+from ..keras_hub_rules import dense as keras_dense
+from ..keras_hub_rules import layer_norm as keras_layer_norm
+from ..keras_hub_rules import transformer_layers as keras_transformer_layers
 from .model import GPT, GPTConfig
 
 
@@ -270,4 +274,175 @@ GPT.dialects = {
     "qwen2": _QWEN2,
     "qwen3": _QWEN3,
     "gguf": _GGUF,
+}
+
+
+# KerasHub.
+
+_KERAS_SILENT = ("initializer_range", "bos_token_id", "eos_token_id", "pad_token_id")
+
+_KERAS_GPT2 = Dialect(
+    fields=(
+        Field("vocabulary_size", "vocab_size"),
+        Field("num_layers", "num_layers"),
+        Field("num_heads", "num_heads"),
+        Field("hidden_dim", "hidden_dim"),
+        Field("intermediate_dim", "intermediate_dim"),
+        Field("dropout", "dropout"),
+        Field("max_sequence_length", "max_length"),
+    ),
+    silent=_KERAS_SILENT,
+    fixed={
+        "position": "learned",
+        "norm": "layer_norm",
+        "norm_epsilon": 1e-5,
+        "activation": "gelu_tanh",
+        "use_bias": True,
+        "tie_embeddings": True,
+    },
+    read=lambda raw, _: {"attention_dropout": raw["dropout"]},
+    rules=lambda c: (
+        Rule("token_embedding.embeddings", "embedding/embeddings"),
+        Rule("position_embedding.position_embeddings", "positions/embeddings"),
+        *keras_transformer_layers(c),
+        *keras_layer_norm("layer_norm", "final_norm"),
+    ),
+    heads={None: "GPT2Backbone", "causal_lm": "GPT2CausalLM"},
+    prefix="backbone.",
+)
+
+
+# Llama and its like.
+
+
+def _keras_llama_rules(c: Any) -> tuple[Rule, ...]:
+    layer, attention = "transformer_layers.{i}.", "transformer_layers.{i}._self_attention_layer"
+    return (
+        Rule("token_embedding.embeddings", "embedding/embeddings"),
+        Rule("token_embedding.reverse_embeddings", "lm_head/kernel", outside=True),
+        *keras_attention(attention, c.num_heads, c.num_kv_heads),
+        Rule(f"{attention}._query_dense_layer_norm.scale", "block_{i}/attention/query_norm/scale"),
+        Rule(f"{attention}._key_dense_layer_norm.scale", "block_{i}/attention/key_norm/scale"),
+        Rule(f"{layer}_self_attention_layernorm.scale", "block_{i}/attention_norm/scale"),
+        Rule(f"{layer}_feedforward_layernorm.scale", "block_{i}/feedforward_norm/scale"),
+        *keras_dense(f"{layer}_feedforward_gate_dense", "block_{i}/feedforward/gate"),
+        *keras_dense(f"{layer}_feedforward_intermediate_dense", "block_{i}/feedforward/up"),
+        *keras_dense(f"{layer}_feedforward_output_dense", "block_{i}/feedforward/down"),
+        Rule("layer_norm.scale", "final_norm/scale"),
+    )
+
+
+_LLAMA3_SCALING = {  # ours: theirs
+    "factor": "rope_frequency_adjustment_factor",
+    "low_freq_factor": "rope_low_freq_factor",
+    "high_freq_factor": "rope_high_freq_factor",
+    "original_max_position_embeddings": "rope_pretraining_sequence_length",
+}
+
+
+def _read_keras_llama(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
+    given = {ours: raw.get(theirs) for ours, theirs in _LLAMA3_SCALING.items()}
+    if given["factor"] is None:
+        return {"rope_scaling": None, "max_length": 2048}
+    length = int(given["original_max_position_embeddings"] * given["factor"])
+    return {"rope_scaling": {"rope_type": "llama3", **given}, "max_length": length}
+
+
+def _write_keras_llama(c: Any) -> dict[str, Any]:
+    scaling = c.rope_scaling or {}
+    if scaling.get("rope_type", "llama3") != "llama3":
+        raise ValueError(f"rope_scaling: got rope_type {scaling['rope_type']!r}; accepted: 'llama3', or None")
+    return {theirs: scaling.get(ours) for ours, theirs in _LLAMA3_SCALING.items()}
+
+
+def _read_linear(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
+    factor = raw["rope_scaling_factor"]
+    scaling = None if factor == 1 else {"rope_type": "linear", "factor": factor}
+    return {"rope_scaling": scaling, "max_length": 2048}
+
+
+def _write_linear(c: Any) -> dict[str, Any]:
+    scaling = c.rope_scaling or {"rope_type": "linear", "factor": 1.0}
+    if scaling["rope_type"] != "linear":
+        raise ValueError(f"rope_scaling: got rope_type {scaling['rope_type']!r}; accepted: 'linear', or None")
+    return {"rope_scaling_factor": scaling["factor"]}
+
+
+_KERAS_LLAMA = Dialect(
+    fields=(
+        Field("vocabulary_size", "vocab_size"),
+        Field("num_layers", "num_layers"),
+        Field("num_query_heads", "num_heads"),
+        Field("num_key_value_heads", "num_kv_heads"),
+        Field("hidden_dim", "hidden_dim"),
+        Field("intermediate_dim", "intermediate_dim"),
+        Field("rope_max_wavelength", "rope_theta"),
+        Field("layer_norm_epsilon", "norm_epsilon"),
+        Field("dropout", "dropout"),
+        Field("tie_word_embeddings", "tie_embeddings"),
+    ),
+    fixed={"position": "rotary", "norm": "rms_norm", "activation": "swiglu", "use_bias": False},
+    demanded={"rope_position_scaling_factor": 1.0},  # their LlamaRotaryEmbedding computes the same for any value
+    read=_read_keras_llama,
+    write=_write_keras_llama,
+    rules=_keras_llama_rules,
+    silent=(*_KERAS_SILENT, "max_length"),
+    heads={None: "LlamaBackbone", "causal_lm": "LlamaCausalLM"},
+    prefix="backbone.",
+    ignored=(r"^token_embedding\.reverse_embeddings$",),  # without a head
+)
+
+_KERAS_QWEN3 = replace(
+    _KERAS_LLAMA,
+    fields=(
+        *_KERAS_LLAMA.fields,
+        Field("head_dim", "head_dim", None),
+        Field("sliding_window_size", "sliding_window", None),
+    ),
+    fixed={**_KERAS_LLAMA.fixed, "qk_norm": True},
+    demanded={},
+    read=_read_linear,
+    write=_write_linear,
+    heads={None: "Qwen3Backbone", "causal_lm": "Qwen3CausalLM"},
+)
+
+_KERAS_QWEN = replace(
+    _KERAS_QWEN3,
+    fields=_KERAS_LLAMA.fields,
+    fixed={**_KERAS_LLAMA.fixed, "use_qkv_bias": True},
+    read=lambda raw, _: {
+        **_read_linear(raw, _),
+        "sliding_window": raw["sliding_window_size"] if raw["use_sliding_window_attention"] else None,
+    },
+    write=lambda c: {
+        **_write_linear(c),
+        "use_sliding_window_attention": c.sliding_window is not None,
+        "sliding_window_size": c.sliding_window or 32768,
+    },
+    heads={None: "QwenBackbone", "causal_lm": "QwenCausalLM"},
+)
+
+_KERAS_MISTRAL = replace(
+    _KERAS_LLAMA,
+    fields=(
+        *(entry for entry in _KERAS_LLAMA.fields if entry.ours != "tie_embeddings"),
+        Field("sliding_window", "sliding_window", None),
+    ),
+    fixed={**_KERAS_LLAMA.fixed, "tie_embeddings": False},
+    demanded={},
+    read=lambda raw, _: {**_read_linear(raw, _), "head_dim": raw["head_dim"]},
+    write=lambda c: {
+        **_write_linear(c),
+        "head_dim": None if c.head_dim * c.num_heads == c.hidden_dim else c.head_dim,
+    },
+    heads={None: "MistralBackbone", "causal_lm": "MistralCausalLM"},
+)
+
+GPT.keras_hub_dialects = {  # where several can hold a config, the first is taken
+    "GPT2": _KERAS_GPT2,
+    "Llama": _KERAS_LLAMA,
+    "Llama3": replace(_KERAS_LLAMA, heads={None: "Llama3Backbone", "causal_lm": "Llama3CausalLM"}),
+    "Mistral": _KERAS_MISTRAL,
+    "Qwen": _KERAS_QWEN,
+    "Qwen3": _KERAS_QWEN3,
 }

@@ -28,7 +28,7 @@ from ...layers.position import check_position, encode_positions, position_layer
 from ...layers.rotary import check_scaling
 from ...signature import Graph, Signature, TensorSpec
 from ..base import Intermediates, Tensor, ZooModel, build_each
-from ..config import Config, choice, rate, size, token
+from ..config import Config, choice, flag, number, rate, size, token
 from ..registry import register
 
 
@@ -70,10 +70,10 @@ class GPTConfig(Config):
     use_qkv_bias: bool | None = None
     use_feedforward_bias: bool | None = None
     qk_norm: bool = False
-    tie_embeddings: bool = True
+    tie_embeddings: bool = flag(True, heads=("causal_lm",))
     dropout: float = rate(0.0)
     attention_dropout: float = rate(0.0)
-    initializer_range: float = 0.02
+    initializer_range: float = number(0.02, training=True)
     head: str | None = choice("causal_lm", ("causal_lm", None))
     bos_token_id: int | None = token(None)
     eos_token_id: int | tuple[int, ...] | None = token(None, several=True)

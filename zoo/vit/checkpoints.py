@@ -10,6 +10,11 @@ from ...layers.feedforward import GATED
 from ...weights.rules import Dialect, Field, Rule, layer_norm, linear
 from ...weights.transforms import joined, permuted
 from ..huggingface import HF_ACTIVATIONS, activation, integer, labels, number, number_of_labels, one_size
+from ..keras_hub_rules import BATCHED, TASK
+from ..keras_hub_rules import accept as accept_of_task
+from ..keras_hub_rules import attention as keras_attention
+from ..keras_hub_rules import dense as keras_dense
+from ..keras_hub_rules import layer_norm as keras_layer_norm
 from .model import ViT, ViTConfig
 
 _VIT_BODY = (
@@ -47,6 +52,7 @@ _VIT = Dialect(
         Field("attention_probs_dropout_prob", "attention_dropout", 0.0),
         Field("initializer_range", "initializer_range", 0.02),
     ),
+    silent=("preprocessing",),  # which preprocessor_config.json has
     demanded={"pooler_act": "tanh"},
     read=lambda raw, names: {
         **_read_images(raw),
@@ -164,6 +170,7 @@ _DINOV2 = Dialect(
         Field("layer_norm_eps", "norm_epsilon", 1e-6),
         Field("layerscale_value", "layer_scale", 1.0),
     ),
+    silent=_VIT.silent,
     read=_read_dinov2,
     write=_write_dinov2,
     rules=_dinov2_rules,
@@ -185,3 +192,74 @@ _DINOV2_REGISTERS = replace(
 )
 
 ViT.dialects = {"vit": _VIT, "deit": _DEIT, "dinov2": _DINOV2, "dinov2_with_registers": _DINOV2_REGISTERS}
+
+
+# KerasHub.
+
+
+def _read_keras_vit(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
+    accept_of_task(raw, activation=None, dropout=0.0, pooling="token")
+    if (width := raw.get(f"{TASK}intermediate_dim")) is not None:
+        raise ValueError(f"intermediate_dim: got {width} for the head; accepted: None")
+    height, width, channels = raw["image_shape"]
+    patches = raw["patch_size"]
+    patches = (patches, patches) if isinstance(patches, int) else tuple(patches)
+    for name, given, sides in (("image_shape", raw["image_shape"], {height, width}), ("patch_size", patches, patches)):
+        if len(set(sides)) != 1:
+            raise ValueError(f"{name}: got {tuple(given)}; accepted: a square")
+    sizes = {"image_size": height, "patch_size": patches[0], "num_channels": channels}
+    return {**sizes, "num_classes": raw.get(f"{TASK}num_classes", 1000)}
+
+
+def _write_keras_vit(c: Any) -> dict[str, Any]:
+    sizes = {
+        "image_shape": (c.image_size, c.image_size, c.num_channels),
+        "patch_size": (c.patch_size, c.patch_size),
+    }
+    return {**sizes, f"{TASK}num_classes": c.num_classes}
+
+
+def _keras_vit_rules(c: Any) -> tuple[Rule, ...]:
+    front, layer = "vit_patching_and_embedding.", "vit_encoder.encoder_layers.{i}."
+    return (
+        Rule(f"{front}patch_embedding.kernel", "embedding/kernel"),
+        Rule(f"{front}patch_embedding.bias", "embedding/bias"),
+        Rule(f"{front}class_token", "embedding/class_token"),
+        Rule(f"{front}position_embedding.embeddings", "embedding/positions", BATCHED),
+        *keras_layer_norm(f"{layer}layer_norm_1", "block_{i}/attention_norm"),
+        *keras_attention(f"{layer}mha", c.num_heads, c.num_heads),
+        *keras_layer_norm(f"{layer}layer_norm_2", "block_{i}/feedforward_norm"),
+        *keras_dense(f"{layer}mlp.dense_1", "block_{i}/feedforward/up"),
+        *keras_dense(f"{layer}mlp.dense_2", "block_{i}/feedforward/down"),
+        *keras_layer_norm("vit_encoder.layer_norm", "final_norm"),
+        *keras_dense("output_dense", "classifier", outside=True),
+    )
+
+
+_KERAS_VIT = Dialect(
+    fields=(
+        Field("num_layers", "num_layers"),
+        Field("num_heads", "num_heads"),
+        Field("hidden_dim", "hidden_dim"),
+        Field("mlp_dim", "intermediate_dim"),
+        Field("dropout_rate", "dropout"),
+        Field("attention_dropout", "attention_dropout"),
+        Field("layer_norm_epsilon", "norm_epsilon"),
+    ),
+    fixed={"activation": "gelu"},
+    demanded={
+        "use_mha_bias": True,
+        "use_mlp_bias": True,
+        "use_class_token": True,
+        "use_patch_bias": True,
+        "data_format": "channels_last",
+    },
+    read=_read_keras_vit,
+    silent=("initializer_range", "interpolate_antialias"),
+    write=_write_keras_vit,
+    rules=_keras_vit_rules,
+    heads={None: "ViTBackbone", "image_classification": "ViTImageClassifier"},
+    prefix="backbone.",
+)
+
+ViT.keras_hub_dialects = {"ViT": _KERAS_VIT}

@@ -29,7 +29,7 @@ from ...layers.images import ImageProcessor
 from ...layers.position import check_position
 from ...signature import Signature, TensorSpec
 from ..base import Intermediates, ZooModel, build_each
-from ..config import Config, choice, flag, rate, size
+from ..config import Config, choice, flag, number, rate, size
 from ..registry import register
 
 CLASSIFIERS = ("class_token", "class_and_mean", "distilled")
@@ -78,7 +78,7 @@ class ViTConfig(Config):
     activation: str = choice("gelu", (*ACTIVATIONS, *GATED))
     dropout: float = rate(0.0)
     attention_dropout: float = rate(0.0)
-    initializer_range: float = 0.02
+    initializer_range: float = number(0.02, training=True)
     head: str | None = choice(None, ("image_classification", None))
     num_classes: int = size(1000, heads=("image_classification",))
 

@@ -1,0 +1,66 @@
+"""What KerasHub's models say in words of their own, for more than one family: options of tasks, layers, attention.
+
+The source of all tables is keras-hub 0.32 (``keras_hub/src/models``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..weights.rules import Rule
+from ..weights.tensors import Shape
+from ..weights.transforms import SAME, Transform
+
+TASK = "task."  # stands before the options of a task, those of its backbone being bare
+
+
+def accept(raw: Mapping[str, Any], **accepted: Any) -> None:
+    """Raise ValueError for an option of a task that has another value than the one we know."""
+    for name, value in accepted.items():
+        if (given := raw.get(TASK + name)) is not None and given != value:
+            raise ValueError(f"{name}: got {given!r}; accepted: {value!r}")
+
+
+def split_heads(axis: int, heads: int) -> Transform:
+    """One axis (heads · dim) here is two (heads, dim) there, as of an EinsumDense."""
+
+    def shape(ours: Shape) -> Shape:
+        return (*ours[:axis], heads, ours[axis] // heads, *ours[axis + 1 :])
+
+    return Transform(
+        lambda theirs, shapes: [theirs.reshape(shapes[0])],
+        lambda ours: ours[0].reshape(shape(ours[0].shape)),
+        lambda shapes: shape(shapes[0]),
+    )
+
+
+BATCHED = Transform(lambda theirs, _: [theirs[None]], lambda ours: ours[0][0], lambda shapes: shapes[0][1:])
+
+
+def dense(theirs: str, ours: str, *, outside: bool = False) -> tuple[Rule, Rule]:
+    return tuple(Rule(f"{theirs}.{part}", f"{ours}/{part}", SAME, outside) for part in ("kernel", "bias"))  # pyright: ignore[reportReturnType]
+
+
+def layer_norm(theirs: str, ours: str, *, outside: bool = False) -> tuple[Rule, Rule]:
+    return tuple(Rule(f"{theirs}.{part}", f"{ours}/{part}", SAME, outside) for part in ("gamma", "beta"))  # pyright: ignore[reportReturnType]
+
+
+def attention(theirs: str, num_heads: int, num_kv_heads: int) -> Iterator[Rule]:
+    """Keras' MultiHeadAttention and its like."""
+    for part, heads in (("query", num_heads), ("key", num_kv_heads), ("value", num_kv_heads)):
+        dense, ours = f"{theirs}._{part}_dense", f"block_{{i}}/attention/{part}"
+        yield Rule(f"{dense}.kernel", f"{ours}/kernel", split_heads(1, heads))
+        yield Rule(f"{dense}.bias", f"{ours}/bias", split_heads(0, heads))
+    yield Rule(f"{theirs}._output_dense.kernel", "block_{i}/attention/output/kernel", split_heads(0, num_heads))
+    yield Rule(f"{theirs}._output_dense.bias", "block_{i}/attention/output/bias")
+
+
+def transformer_layers(c: Any) -> Iterator[Rule]:
+    """KerasHub's TransformerEncoder and TransformerDecoder."""
+    layer = "transformer_layers.{i}."
+    yield from attention(f"{layer}_self_attention_layer", c.num_heads, c.num_heads)
+    yield from layer_norm(f"{layer}_self_attention_layer_norm", "block_{i}/attention_norm")
+    yield from layer_norm(f"{layer}_feedforward_layer_norm", "block_{i}/feedforward_norm")
+    yield from dense(f"{layer}_feedforward_intermediate_dense", "block_{i}/feedforward/up")
+    yield from dense(f"{layer}_feedforward_output_dense", "block_{i}/feedforward/down")

@@ -25,10 +25,11 @@ def _refused(name: str, value: Any, accepted: str) -> ValueError:
     return ValueError(f"{name}: got {value!r}; accepted: {accepted}")
 
 
-def integer(name: str, value: Any, *, least: int = 0) -> int:
+def integer(name: str, value: Any, *, least: int = 0, below: int | None = None) -> int:
     """An integer of at least `least`."""
-    if not is_integer(value) or value < least:
-        raise _refused(name, value, f"an integer of at least {least}")
+    if not is_integer(value) or value < least or (below is not None and value >= below):
+        limit = "" if below is None else f" and below {below}"
+        raise _refused(name, value, f"an integer of at least {least}{limit}")
     return value
 
 

@@ -58,7 +58,7 @@ def size(default: int | None, *, least: int = 1, **options: Any) -> Any:
     def check(_: Any, name: str, value: Any) -> int:
         if least == 1:
             return checks.positive_integer(name, value, below=checks.INT32)
-        return checks.integer(name, value, least=least)
+        return checks.integer(name, value, least=least, below=checks.INT32)
 
     return _field(default, check, size=True, **options)
 
@@ -157,8 +157,9 @@ class Config:
         return frozenset(entry.name for entry in fields(self) if entry.metadata.get("training"))
 
     def sizes(self) -> dict[str, int]:
-        """The fields that are numbers of things, by name."""
+        """The fields that are numbers of things, by name, depth first."""
         names = [entry.name for entry in fields(self) if entry.metadata.get("size")]
+        names.sort(key=lambda name: not name.endswith("layers"))
         return {name: value for name in names if (value := getattr(self, name))}
 
     @property

@@ -286,7 +286,7 @@ def with_lora() -> Any:
         (keras.Sequential, r"source: got keras\S*\.Sequential; accepted: KerasHub's \['BertBackbone'"),
         (lambda: "bert", r"source: got builtins\.str; accepted: "),
         (lambda: Changed(**LEARNED), r"source: got \S*test_from_keras_hub\.Changed; accepted: "),
-        (lambda: az.GPT(**SMALL), r"source: got attention_zoo\.zoo\.gpt\.GPT; accepted: "),
+        (lambda: az.GPT(**SMALL), r"source: got attention_zoo\.zoo\.gpt\.model\.GPT; accepted: "),
         (with_lora, r"source: the GPT2Backbone \S* does not fit .*surplus \S*lora_kernel_a"),
         (lambda: llama(rope_position_scaling_factor=2.0), "rope_position_scaling_factor: got 2.0; accepted: 1.0"),
         (

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -14,6 +16,38 @@ sys.path.insert(0, str(Path(__file__).parent))
 import keras
 import numpy as np
 import pytest
+
+# Tests without a variant in their names, and the variant whose exports or compiled steps most of them use.
+OWNERS = {
+    **dict.fromkeys(("test_reload_in_a_new_process", "test_without_tensorflow"), "all variants"),
+    **dict.fromkeys(("test_generate_equals_keras", "test_generate_stops_and_refuses"), "gpt-llama"),
+    **dict.fromkeys(("test_large_weights_go_beside_the_file", "test_runner_needs_only_its_runtime"), "gpt-llama"),
+    **dict.fromkeys(("test_verify_notices", "test_files_that_are_cut_or_lie", "test_wrong_arguments"), "bert-backbone"),
+    **dict.fromkeys(("test_benchmark_reports_what_it_measured", "test_runner_refuses_wrong_inputs"), "bert-backbone"),
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of one variant run in one process, which builds, exports and compiles its model once.
+
+    By the ids, since the marks of ``--dist loadgroup`` do not reach pytest-xdist 3.8 through pytest 9.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    from helpers import VARIANTS
+
+    groups = sorted(("-".join(pair) for pair in VARIANTS), key=len, reverse=True)
+    alone = re.compile(rf"\[(?:.*-)?({'|'.join(map(re.escape, groups))})(?:-[^\]]*)?\]$")
+
+    class ByVariant(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            found = alone.search(nodeid)
+            if found:
+                return found[1]
+            return OWNERS.get(nodeid.partition("[")[0].rpartition("::")[2], nodeid)
+
+    return ByVariant(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -25,3 +59,23 @@ def seeded() -> None:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Exports made once per process: ``files(family, variant, "onnx")`` gives (model, result), of one graph without
+    memory, and with ``cache=True`` what the family has with one."""
+    from attention_zoo import export
+    from helpers import shared
+
+    folder, made = tmp_path_factory.mktemp("exports"), {}
+
+    def get(family: str, variant: str, format: str, cache: bool = False) -> tuple[Any, Any]:
+        key = (family, variant, format, cache)
+        if key not in made:
+            model = shared(family, variant)
+            to: Any = {"onnx": export.to_onnx, "tflite": export.to_tflite}[format]
+            made[key] = to(model, folder / f"{family}-{variant}-{cache}.{format}", cache=cache)
+        return shared(family, variant), made[key]
+
+    return get

@@ -1,13 +1,16 @@
-"""The command line as a user has it: a process, its exit code, what it prints where."""
+"""The command line as a user has it: its exit code, what it prints where; a process for each exit code."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,16 +19,30 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
 import attention_zoo as az
+from attention_zoo.cli import main
 from helpers import tiny
 
 
-def cli(*arguments: Any) -> subprocess.CompletedProcess[str]:
+def process(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    """The installed command."""
     command = [str(Path(sys.executable).with_name("attention-zoo")), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=os.path.sep)
 
 
+def cli(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    """What the installed command calls, in this process, where TensorFlow has been imported."""
+    command, out, err, code = ["attention-zoo", *map(str, arguments)], io.StringIO(), io.StringIO(), 0
+    with mock.patch.object(sys, "argv", command), redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+
+
 def test_list_is_light() -> None:
-    assert json.loads(cli("list", "vit*", "--json").stdout) == az.list_models("vit*")
+    listed = process("list", "vit*", "--json")
+    assert (listed.returncode, json.loads(listed.stdout)) == (0, az.list_models("vit*"))
     code = (
         "import sys; sys.argv = ['attention-zoo', '--help']; from attention_zoo.cli import main\n"
         "try: main()\nexcept SystemExit: pass\nassert not {'keras', 'tensorflow'} & set(sys.modules)"
@@ -45,7 +62,7 @@ def test_export_verify_bench(tmp_path: Path) -> None:
     assert json.loads(made.stdout)["bytes"] == file.stat().st_size
     passed = cli("verify", tmp_path / "model", file, "--json")
     assert (passed.returncode, json.loads(passed.stdout)["passed"]) == (0, True)
-    failed = cli("verify", tmp_path / "other", file, "--json")
+    failed = process("verify", tmp_path / "other", file, "--json")
     assert (failed.returncode, json.loads(failed.stdout)["passed"]) == (1, False)
     timed = cli("bench", file, "--sequence", 8, "--repeats", 3, "--json")
     assert json.loads(timed.stdout)["shapes"]["input_ids"] == [1, 8]
@@ -99,7 +116,7 @@ def test_generate_and_plot(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_one_line(arguments: tuple[str, ...], message: str) -> None:
-    done = cli(*arguments)
+    done = (process if arguments[0] == "info" else cli)(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -57,7 +57,10 @@ def test_attention_in_keras() -> None:
     assert float(accuracy[1]) > 0.94
 
 
+@pytest.mark.slow
 def test_reverse_and_ship(tmp_path: Path) -> None:
+    """What it shows the quick suite has in parts: a Seq2Seq learning to copy, its export verified and generating, and
+    the alignments that are drawn of it."""
     printed = example("reverse_and_ship.py", tmp_path)
     accuracy = re.search(r"accuracy on unseen rows: ([01]\.\d+)", printed)
     assert accuracy is not None

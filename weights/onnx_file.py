@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ONNXTensors:
-    """The tensors of a file, or of one module in it, for ``zoo.weights.fill``.
+    """The tensors of a file, or of one module in it, for ``weights.fill.fill``.
 
     ::
 

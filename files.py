@@ -32,23 +32,37 @@ def written(path: str | os.PathLike[str]) -> Iterator[Path]:
 LARGEST_JSON = 2**24  # bytes; parsed, they can take thirty times as much. The index of the largest models has half
 
 
-def read_json(file: Path, kind: type = dict) -> Any:
+def read_json(file: Path, kind: type = dict, *, most: int = LARGEST_JSON) -> Any:
     """An object from a JSON file, or with `kind` a list.
 
     Raises:
-        ValueError: no such file, one of more than 16 MiB, not JSON, or something else than an object.
+        ValueError: no such file, one of more than `most` bytes, not JSON, or something else than an object.
     """
     accepted = "accepted: a JSON object" if kind is dict else "accepted: a JSON list"
     try:
         size = file.stat().st_size
-        raw = json.loads(file.read_text(encoding="utf-8")) if size <= LARGEST_JSON else None
+        raw = json.loads(file.read_text(encoding="utf-8")) if size <= most else None
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"path: {file} is not JSON: {error}; {accepted}") from error
-    if size > LARGEST_JSON:
-        raise ValueError(f"path: {file} has {size} bytes; {accepted} of at most {LARGEST_JSON}")
+    if size > most:
+        raise ValueError(f"path: {file} has {size} bytes; {accepted} of at most {most}")
     if not isinstance(raw, kind):
         raise ValueError(f"path: {file} holds a {type(raw).__name__}; {accepted}")
     return raw
+
+
+def read_text(file: Path, *, most: int = LARGEST_JSON) -> str:
+    """A file's text, its line ends as they are.
+
+    Raises:
+        ValueError: a file that cannot be read, of more than `most` bytes, or not UTF-8.
+    """
+    try:
+        if (size := file.stat().st_size) > most:
+            raise ValueError(f"path: {file} has {size} bytes; accepted: a UTF-8 file of at most {most}")
+        return file.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"path: {file} cannot be read: {error}; accepted: a UTF-8 file") from error
 
 
 def write_json(value: Any, file: str | os.PathLike[str]) -> None:

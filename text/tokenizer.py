@@ -13,10 +13,26 @@ from typing import Any
 
 import numpy as np
 
+from ..files import LARGEST_JSON, read_text, written
+from .chat import chat_text, named_templates
+from .gguf_vocabularies import gguf_tokenizer
+from .keras_hub_vocabularies import keras_hub_tokenizer
+from .vocabularies import (
+    FILE,
+    LARGEST,
+    SPECIAL,
+    add_tokens,
+    added_contents,
+    added_token,
+    checked,
+    empty_backend,
+    json_of,
+    vocabulary_tokenizer,
+)
+
 Array = np.ndarray
-FILE, CONFIG_FILE, SPECIAL_FILE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+CONFIG_FILE, SPECIAL_FILE = "tokenizer_config.json", "special_tokens_map.json"
 TEMPLATE_FILE = "chat_template.jinja"
-SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _OPTIONS = (
     *SPECIAL,
     "model_max_length",
@@ -33,20 +49,6 @@ _OPTIONS = (
     "tokenize_chinese_chars",
 )
 _UNLIMITED = 10**9  # Hugging Face writes "no limit" as some enormous number
-
-# How texts are cut before byte-pair encoding, by GGUF's name for it (``llama-vocab.cpp`` of llama.cpp). The regular
-# expressions are those of the tokenizer.json that Llama 3 and Qwen2 published.
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
-_SPLITS: dict[str, str] = {
-    **dict.fromkeys(("gpt-2", "phi-2"), ""),
-    **dict.fromkeys(("smollm", "starcoder", "refact"), "digits"),
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), _LLAMA3),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), _LLAMA3.replace("{1,3}", "")),
-}
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # GGUF's token types
 
 
 class Tokenizer:
@@ -91,7 +93,7 @@ class Tokenizer:
         if config.get("pad_token") is None and own_padding.get("pad_token") in backend.get_vocab():
             config["pad_token"] = own_padding["pad_token"]
         for name in SPECIAL:
-            token = _added_token(name, config.get(name))
+            token = added_token(name, config.get(name))
             content = None if token is None else token.content
             number = None if content is None else backend.token_to_id(content)
             if content is not None and number is None:
@@ -100,7 +102,7 @@ class Tokenizer:
                 )
             setattr(self, name, content)
             setattr(self, f"{name}_id", number)
-            if token is not None and content not in _contents(backend):
+            if token is not None and content not in added_contents(backend):
                 backend.add_special_tokens([token])  # from now on it is found whole in texts; its id stays
 
         vocabulary = backend.get_vocab()
@@ -134,7 +136,7 @@ class Tokenizer:
         framed = {*backend.encode("").ids, *backend.encode("", "").ids}
         if surplus := sorted(framed - set(vocabulary.values())):
             raise ValueError(f"post_processor: got ids {surplus}; accepted: ids of the vocabulary")
-        self.chat_templates = _templates(config.get("chat_template"))
+        self.chat_templates = named_templates(config.get("chat_template"))
 
     # Ways to make one
 
@@ -162,16 +164,16 @@ class Tokenizer:
             raise ValueError(f"config: got {unknown}; accepted: {list(_OPTIONS)}")
         found: dict[str, Any] = {}
         if path.is_dir() or path.name == FILE:  # a file of another name may lie anywhere
-            found = {**_read_json(folder / SPECIAL_FILE), **_read_json(folder / CONFIG_FILE)}
+            found = {**json_of(folder / SPECIAL_FILE, LARGEST_JSON), **json_of(folder / CONFIG_FILE, LARGEST_JSON)}
             if (folder / TEMPLATE_FILE).is_file():
-                found["chat_template"] = _read(folder / TEMPLATE_FILE)
+                found["chat_template"] = read_text(folder / TEMPLATE_FILE, most=LARGEST_JSON)
         merged = {**found, **config}
         if file.is_file():
-            backend = _checked(f"path: {file}", lambda: _backend().from_str(_read(file)))
+            backend = checked(f"path: {file}", lambda: empty_backend().from_str(read_text(file, most=LARGEST)))
         else:
-            backend, defaults = _from_vocabulary(path, folder, merged)
+            backend, defaults = vocabulary_tokenizer(path, folder, merged)
             merged = {**defaults, **merged}
-        _add_tokens(backend, merged.get("added_tokens_decoder"), folder)
+        add_tokens(backend, merged.get("added_tokens_decoder"), folder)
         return cls(backend, **{name: merged[name] for name in _OPTIONS if name in merged})
 
     @classmethod
@@ -189,41 +191,7 @@ class Tokenizer:
         Raises:
             ValueError: a field that is missing, of another type, or names a kind that is not known.
         """
-        kinds = {"gpt2": _gguf_byte_level, "llama": _gguf_sentencepiece}
-        kind = str(fields.get("tokenizer.ggml.model"))
-        if kind not in kinds:
-            raise ValueError(f"tokenizer.ggml.model: got {kind!r}; accepted: {sorted(kinds)}")
-        tokens = _field(fields, "tokens", str)
-        if len(set(tokens)) != len(tokens):
-            raise ValueError(f"tokenizer.ggml.tokens: got {len(tokens) - len(set(tokens))} twice; accepted: each once")
-        types = _field(fields, "token_type", int, [_NORMAL] * len(tokens))
-        if len(types) != len(tokens):
-            raise ValueError(f"tokenizer.ggml.token_type: got {len(types)}; accepted: one for each of {len(tokens)}")
-        found: dict[str, Any] = {"padding_side": "left"}
-        named = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
-        for name, key in named.items():
-            number = fields.get(f"tokenizer.ggml.{key}_token_id")
-            if number is None:
-                continue
-            if not isinstance(number, int | np.integer) or not 0 <= number < len(tokens):
-                accepted = f"accepted: an integer below {len(tokens)}"
-                raise ValueError(f"tokenizer.ggml.{key}_token_id: got {number!r}; {accepted}")
-            found[name] = tokens[number]
-        backend, adds_bos = kinds[kind](fields, tokens, types, found.get("unk_token"))
-        found["add_bos_token"] = bool(fields.get("tokenizer.ggml.add_bos_token", adds_bos)) and "bos_token" in found
-        found["add_eos_token"] = bool(fields.get("tokenizer.ggml.add_eos_token", False)) and "eos_token" in found
-        from tokenizers import AddedToken
-
-        for number, special in ((_CONTROL, True), (_USER_DEFINED, False)):
-            added = [token for token, of in zip(tokens, types, strict=True) if of == number]
-            backend.add_tokens([AddedToken(token, special=special, normalized=False) for token in added])
-        prefix = "tokenizer.chat_template"
-        templates = {
-            key[len(prefix) + 1 :] or "default": text for key, text in fields.items() if key.startswith(prefix)
-        }
-        templates = {name: text for name, text in templates.items() if isinstance(text, str)}
-        found["chat_template"] = [{"name": name, "template": text} for name, text in templates.items()] or None
-        found["model_max_length"] = fields.get(f"{fields.get('general.architecture')}.context_length")
+        backend, found = gguf_tokenizer(fields)
         return cls(backend, **{**found, **config})
 
     @classmethod
@@ -237,43 +205,7 @@ class Tokenizer:
         Raises:
             ValueError: another object, or a tokenizer without a vocabulary.
         """
-        kinds = {parent.__name__ for parent in type(tokenizer).__mro__}
-        vocabulary = getattr(tokenizer, "vocabulary", None)
-        if not kinds & {"WordPieceTokenizer", "BytePairTokenizer"} or vocabulary is None:
-            raise ValueError(
-                f"tokenizer: got {type(tokenizer).__name__} with {'no' if vocabulary is None else 'a'} vocabulary; "
-                "accepted: KerasHub's WordPieceTokenizer or BytePairTokenizer with a vocabulary"
-            )
-        own = {name: getattr(tokenizer, name, None) for name in SPECIAL}
-        if "WordPieceTokenizer" in kinds:
-            own["unk_token"] = tokenizer.oov_token
-            numbered = {token: number for number, token in enumerate(vocabulary)}
-            backend = _wordpiece(
-                numbered,
-                own,
-                lowercase=tokenizer.lowercase,
-                strip_accents=tokenizer.strip_accents,
-                chinese=tokenizer.split_on_cjk,
-                prefix=tokenizer.suffix_indicator,
-            )
-            return cls(backend, **{**own, **config})
-        own |= {
-            "bos_token": getattr(tokenizer, "start_token", None),
-            "eos_token": getattr(tokenizer, "end_token", None),
-        }
-        splits = {"GPT2": "gpt-2", "Roberta": "gpt-2", "Bart": "gpt-2", "OPT": "gpt-2", "BytePair": "gpt-2"}
-        splits |= {"Llama3": "llama-bpe", "Qwen": "qwen2", "QwenMoe": "qwen2", "Qwen3": "qwen2", "Qwen3Moe": "qwen2"}
-        name = type(tokenizer).__name__.removesuffix("Tokenizer")
-        if name not in splits:
-            raise ValueError(f"tokenizer: got {type(tokenizer).__name__}; accepted: the tokenizers of {sorted(splits)}")
-        merges = [tuple(str(merge).split(" ")) for merge in tokenizer.merges if not str(merge).startswith("#version")]
-        backend = _byte_level(vocabulary, merges, splits[name], prefix_space=bool(tokenizer.add_prefix_space))
-        backend.add_special_tokens([token for token in tokenizer.unsplittable_tokens or [] if token in vocabulary])
-        if name in ("Roberta", "Bart"):
-            own |= {"cls_token": own["bos_token"], "sep_token": own["eos_token"]}
-            _roberta_frame(backend, own, bool(tokenizer.add_prefix_space))
-        if name == "Llama3":
-            own["add_bos_token"] = True
+        backend, own = keras_hub_tokenizer(tokenizer)
         return cls(backend, **{**own, **config})
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -284,8 +216,6 @@ class Tokenizer:
         Raises:
             ValueError: `folder` is a file.
         """
-        from ..files import written
-
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"folder: got {folder}, which is a file; accepted: a folder, made if it is not there")
@@ -406,7 +336,7 @@ class Tokenizer:
         for name, value in (("text", text), ("pair", pair)):
             if not isinstance(value, str) and not (name == "pair" and value is None):
                 raise ValueError(f"{name}: got {type(value).__name__}; accepted: a text")
-        return _checked("text", lambda: self.backend.encode(text, pair, add_special_tokens=add_special_tokens))
+        return checked("text", lambda: self.backend.encode(text, pair, add_special_tokens=add_special_tokens))
 
     def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
         """The text of ids (tokens,): a list or an array. Ids above the vocabulary's, of a padded table, give nothing.
@@ -458,28 +388,8 @@ class Tokenizer:
         Raises:
             ValueError: no template, messages or variables of another kind, a template that fails or is not safe.
         """
-        if not isinstance(messages, list | tuple) or not messages:
-            raise ValueError(
-                f"messages: got {type(messages).__name__}; accepted: a list of {{'role', 'content'}}, not empty"
-            )
-        for message in messages:
-            known = isinstance(message, Mapping) and isinstance(message.get("role"), str)
-            if not known or (message.get("content") is None and not message.get("tool_calls")):
-                raise ValueError(f"messages: got {message!r}; accepted: a role and a content in each")
-        name = "tool_use" if tools and "tool_use" in self.chat_templates else "default"
-        if name not in self.chat_templates:
-            raise ValueError(f"chat_template: got {sorted(self.chat_templates)}; accepted: a tokenizer that has one")
-        # What is None in a message is left out, as in transformers: templates ask whether a key is there.
-        plain = [{key: value for key, value in message.items() if value is not None} for message in messages]
-        given = {"messages": plain, "tools": tools, "documents": None, **variables}
-        text = _render(
-            self.chat_templates[name],
-            {
-                **self.special_tokens,
-                "add_generation_prompt": add_generation_prompt,
-                **{key: _plain(key, value) for key, value in given.items()},
-            },
-        )
+        given = {"add_generation_prompt": add_generation_prompt, "tools": tools, **variables}
+        text = chat_text(self.chat_templates, messages, self.special_tokens, given)
         return self.encode(text, add_special_tokens=False).ids if tokenize else text
 
     # The parts of __call__ and __init__
@@ -537,7 +447,7 @@ class Tokenizer:
                 "or a GPT-2 or RoBERTa tokenizer loaded with add_prefix_space=True"
             )
         batch = [str(row) for row in rows] if not words else rows
-        return _checked(name, lambda: self.backend.encode_batch(batch, is_pretokenized=words, add_special_tokens=False))
+        return checked(name, lambda: self.backend.encode_batch(batch, is_pretokenized=words, add_special_tokens=False))
 
     def _words_are_words(self) -> bool:
         """A word alone gives the tokens that it gives inside a text."""
@@ -570,95 +480,10 @@ class Tokenizer:
                 encoding.truncate(target, direction=self.truncation_side)
 
 
-def _backend() -> Any:
-    from tokenizers import Tokenizer as Backend
-
-    return Backend
-
-
-def _checked(what: str, make: Any) -> Any:
-    """`make`'s result; the library raises bare exceptions, and panics that are no Exception."""
-    try:
-        return make()
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:
-        raise ValueError(f"{what}: got what cannot be read: {error}; accepted: a valid one") from error
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"path: {file} cannot be read: {error}; accepted: a UTF-8 file") from error
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """The object in `file`; empty where there is no file."""
-    if not file.is_file():
-        return {}
-    try:
-        raw = json.loads(_read(file))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"path: {file} is not JSON: {error}; accepted: a JSON object") from error
-    if not isinstance(raw, dict):
-        raise ValueError(f"path: {file} holds a {type(raw).__name__}; accepted: a JSON object")
-    return raw
-
-
 def _side(name: str, value: Any) -> str:
     if value not in ("left", "right"):
         raise ValueError(f"{name}: got {value!r}; accepted: 'left' or 'right'")
     return value
-
-
-def _added_token(name: str, value: Any) -> Any:
-    """A special token as files have it: its content, or an object with that and how it takes spaces."""
-    from tokenizers import AddedToken
-
-    if value is None or isinstance(value, str):
-        return None if value is None else AddedToken(value, special=True, normalized=False)
-    if not isinstance(value, Mapping) or not isinstance(value.get("content"), str):
-        raise ValueError(f"{name}: got {value!r}; accepted: a text, or an object with 'content'")
-    flags = {flag: bool(value.get(flag, False)) for flag in ("lstrip", "rstrip", "normalized", "single_word")}
-    return AddedToken(value["content"], special=bool(value.get("special", True)), **flags)
-
-
-def _contents(backend: Any) -> set[str]:
-    return {token.content for token in backend.get_added_tokens_decoder().values()}
-
-
-def _add_tokens(backend: Any, decoder: Any, folder: Path) -> None:
-    """Tokens beside the vocabulary, at the ids that `added_tokens_decoder` or an added_tokens.json gives them."""
-    if decoder is not None and not isinstance(decoder, Mapping):
-        raise ValueError(f"added_tokens_decoder: got {type(decoder).__name__}; accepted: an object of tokens by id")
-    if decoder is None and not _contents(backend):
-        decoder = {number: token for token, number in _read_json(folder / "added_tokens.json").items()}
-    try:
-        numbered = sorted((int(number), token) for number, token in (decoder or {}).items())
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"added_tokens_decoder: got {error}; accepted: tokens by distinct ids") from error
-    for number, value in numbered:
-        token = _added_token("added_tokens_decoder", value)
-        if token.content not in _contents(backend):
-            backend.add_tokens([token])
-        if backend.token_to_id(token.content) != number:
-            actual = backend.token_to_id(token.content)
-            raise ValueError(f"added_tokens_decoder: got id {number} for {token.content!r}; accepted: {actual}")
-
-
-def _templates(value: Any) -> dict[str, str]:
-    if value is None:
-        return {}
-    if isinstance(value, str):
-        return {"default": value}
-    named = {}
-    for entry in value if isinstance(value, list | tuple) else [None]:
-        pair = [entry.get(key) for key in ("name", "template")] if isinstance(entry, Mapping) else [None]
-        if not all(isinstance(text, str) for text in pair):
-            raise ValueError(f"chat_template: got {value!r:.80}; accepted: a text, or a list of {{'name', 'template'}}")
-        named[str(pair[0])] = str(pair[1])
-    return named
 
 
 def _padded(rows: list[list[int]], width: int, fill: int, side: str) -> Array:
@@ -666,246 +491,3 @@ def _padded(rows: list[list[int]], width: int, fill: int, side: str) -> Array:
     for number, row in enumerate(rows):
         result[number, slice(width - len(row), None) if side == "left" else slice(len(row))] = row
     return result
-
-
-# Tokenizers made of a vocabulary
-
-
-def _from_vocabulary(path: Path, folder: Path, config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The backend of a folder without tokenizer.json, and the special tokens its kind has by default."""
-    accepted = f"accepted: a folder with {FILE}, vocab.txt, or vocab.json and merges.txt"
-    if not path.is_dir():
-        raise ValueError(f"path: got {path}, where no file is; {accepted}")
-    kind = str(config.get("tokenizer_class") or _read_json(folder / "config.json").get("model_type") or "")
-    kind = kind.lower().removesuffix("fast").removesuffix("tokenizer")
-    if (folder / "vocab.txt").is_file():
-        if kind not in ("", "bert", "distilbert", "electra", "mobilebert"):
-            raise ValueError(f"tokenizer_class: got {kind!r} with vocab.txt; accepted: BertTokenizer, or a {FILE}")
-        defaults = {name: f"[{name[:-6].upper()}]" for name in ("unk_token", "sep_token", "pad_token", "cls_token")}
-        defaults["mask_token"] = "[MASK]"
-        lines = _read(folder / "vocab.txt").replace("\r\n", "\n").removesuffix("\n").split("\n")
-        backend = _wordpiece(
-            {token: number for number, token in enumerate(lines)},
-            {**defaults, **config},
-            lowercase=bool(config.get("do_lower_case", True)),
-            strip_accents=config.get("strip_accents"),
-            chinese=bool(config.get("tokenize_chinese_chars", True)),
-        )
-        return backend, defaults
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        kinds = {"": "gpt-2", "gpt2": "gpt-2", "roberta": "gpt-2", "bart": "gpt-2", "qwen2": "qwen2"}
-        if kind not in kinds:
-            raise ValueError(
-                f"tokenizer_class: got {kind!r} with vocab.json; accepted: {sorted(kinds)[1:]}, or a {FILE}"
-            )
-        vocabulary = _read_json(folder / "vocab.json")
-        lines = _read(folder / "merges.txt").replace("\r\n", "\n").split("\n")
-        merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-        prefix_space = bool(config.get("add_prefix_space", False))
-        backend = _byte_level(vocabulary, merges, kinds[kind], prefix_space=prefix_space)
-        defaults: dict[str, Any] = {}
-        if kind in ("roberta", "bart"):
-            defaults = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>"}
-            defaults |= {"unk_token": "<unk>", "pad_token": "<pad>"}
-            defaults["mask_token"] = {"content": "<mask>", "lstrip": True}
-            _roberta_frame(backend, {**defaults, **config}, prefix_space)
-        elif "<|endoftext|>" in vocabulary:
-            names = ("eos_token", "pad_token") if kind == "qwen2" else ("bos_token", "eos_token", "unk_token")
-            defaults = dict.fromkeys(names, "<|endoftext|>")
-        return backend, defaults
-    if pieces := [file.name for file in folder.iterdir() if file.suffix in (".model", ".spm")]:
-        raise ValueError(
-            f"path: got {folder} with {sorted(pieces)}, SentencePiece models, and no {FILE}; accepted: a folder with "
-            f"{FILE}, which transformers' AutoTokenizer.from_pretrained(…).save_pretrained(…) writes"
-        )
-    raise ValueError(f"path: got {folder} without a tokenizer; {accepted}")
-
-
-def _wordpiece(
-    vocabulary: Mapping[str, int],
-    special: Mapping[str, Any],
-    *,
-    lowercase: bool,
-    strip_accents: bool | None,
-    chinese: bool,
-    prefix: str = "##",
-) -> Any:
-    """BERT's (Devlin et al. 2019): cleaned, split at spaces and punctuation, then the longest pieces first."""
-    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
-
-    unk, cls, sep = (_content(name, special.get(name)) for name in ("unk_token", "cls_token", "sep_token"))
-    backend = _backend()(models.WordPiece(dict(vocabulary), unk_token=unk or "[UNK]", continuing_subword_prefix=prefix))
-    backend.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=chinese, strip_accents=strip_accents, lowercase=lowercase
-    )
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece(prefix=prefix)
-    if cls is not None and sep is not None:
-        _known(vocabulary, cls_token=cls, sep_token=sep)
-        backend.post_processor = processors.TemplateProcessing(
-            single=[f"{cls}:0", "$A:0", f"{sep}:0"],
-            pair=[f"{cls}:0", "$A:0", f"{sep}:0", "$B:1", f"{sep}:1"],
-            special_tokens=[(token, vocabulary[token]) for token in {cls, sep}],
-        )
-    return backend
-
-
-def _byte_level(vocabulary: Mapping[str, Any], merges: Sequence[Any], pre: str, *, prefix_space: bool = False) -> Any:
-    """GPT-2's byte-pair encoding of UTF-8 bytes (Radford et al. 2019), cut beforehand as `pre` says."""
-    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
-
-    split = _SPLITS[pre]
-    whole = split == _LLAMA3  # a piece that is a token itself is taken as it is, whatever the merges would make of it
-
-    def make() -> Any:
-        return models.BPE(vocab=dict(vocabulary), merges=list(merges), fuse_unk=False, ignore_merges=whole)
-
-    backend = _backend()(_checked("vocabulary and merges", make))
-    if split in ("", "digits"):
-        cutter: Any = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=True)
-        if split:
-            cutter = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), cutter])
-    else:
-        bytewise = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=False)
-        cutter = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), behavior="isolated"), bytewise])
-    backend.pre_tokenizer = cutter
-    if split == _SPLITS["qwen2"]:
-        backend.normalizer = normalizers.NFC()  # as Qwen2 was trained
-    backend.decoder = decoders.ByteLevel()
-    return backend
-
-
-def _roberta_frame(backend: Any, special: Mapping[str, Any], prefix_space: bool) -> None:
-    """<s> A </s>, and <s> A </s></s> B </s>."""
-    from tokenizers.processors import RobertaProcessing
-
-    cls, sep = (_content(name, special.get(name)) or "" for name in ("cls_token", "sep_token"))
-    vocabulary = backend.get_vocab()
-    _known(vocabulary, cls_token=cls, sep_token=sep)
-    backend.post_processor = RobertaProcessing(
-        (sep, vocabulary[sep]), (cls, vocabulary[cls]), trim_offsets=True, add_prefix_space=prefix_space
-    )
-
-
-def _content(name: str, value: Any) -> str | None:
-    token = _added_token(name, value)
-    return None if token is None else token.content
-
-
-def _known(vocabulary: Mapping[str, Any], **tokens: str | None) -> None:
-    for name, token in tokens.items():
-        if token not in vocabulary:
-            raise ValueError(f"{name}: got {token!r}, which is not in the vocabulary; accepted: one of its tokens")
-
-
-# GGUF
-
-
-def _field(fields: Mapping[str, Any], name: str, kind: type, default: list[Any] | None = None) -> list[Any]:
-    values = fields.get(f"tokenizer.ggml.{name}", default)
-    values = values.tolist() if isinstance(values, np.ndarray) else values
-    kinds = {int: int | np.integer, float: int | float | np.number}.get(kind, kind)
-    if not isinstance(values, list | tuple) or not all(isinstance(value, kinds) for value in values):
-        got = type(values).__name__
-        raise ValueError(f"tokenizer.ggml.{name}: got {got}; accepted: a list of {kind.__name__}")
-    return list(values)
-
-
-def _gguf_byte_level(
-    fields: Mapping[str, Any], tokens: list[str], types: list[int], unk: str | None
-) -> tuple[Any, bool]:
-    """The backend, and whether it sets bos in front where the file does not say."""
-    pre = str(fields.get("tokenizer.ggml.pre"))
-    if pre not in _SPLITS:
-        raise ValueError(f"tokenizer.ggml.pre: got {pre!r}; accepted: {sorted(_SPLITS)}")
-    merges = [tuple(merge.split(" ")) for merge in _field(fields, "merges", str)]
-    return _byte_level({token: n for n, token in enumerate(tokens)}, merges, pre), _SPLITS[pre] == _LLAMA3
-
-
-def _gguf_sentencepiece(
-    fields: Mapping[str, Any], tokens: list[str], types: list[int], unk: str | None
-) -> tuple[Any, bool]:
-    """Llama's: SentencePiece's BPE (Kudo & Richardson 2018), whose files keep scores and no merges.
-
-    Every way to cut a piece into two others is a merge, the best-scored pieces first, as transformers recovers them.
-    A space goes in front of every text, also behind a special token, as in SentencePiece and llama.cpp.
-    """
-    from tokenizers import decoders, models, normalizers
-
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    scores = _field(fields, "scores", float)
-    if len(scores) != len(tokens):
-        raise ValueError(f"tokenizer.ggml.scores: got {len(scores)}; accepted: one for each of {len(tokens)} tokens")
-    normal = {token: score for token, score, kind in zip(tokens, scores, types, strict=True) if kind == _NORMAL}
-    merges = [
-        (-score, len(token[:cut]), len(token[cut:]), vocabulary[token[:cut]], vocabulary[token[cut:]])
-        for token, score in normal.items()
-        for cut in range(1, len(token))
-        if token[:cut] in normal and token[cut:] in normal
-    ]
-    pairs = [(tokens[left], tokens[right]) for *_, left, right in sorted(merges)]
-    unk = unk or next((token for token, kind in zip(tokens, types, strict=True) if kind == _UNKNOWN), None)
-    model = _checked(
-        "tokenizer.ggml.tokens",
-        lambda: models.BPE(vocab=vocabulary, merges=pairs, unk_token=unk, fuse_unk=True, byte_fallback=True),
-    )
-    backend = _backend()(model)
-    space = bool(fields.get("tokenizer.ggml.add_space_prefix", True))
-    steps = [normalizers.Prepend("▁")] * space + [normalizers.Replace(" ", "▁")]
-    backend.normalizer = normalizers.Sequence(steps)
-    undo = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    backend.decoder = decoders.Sequence(undo + [decoders.Strip(" ", 1, 0)] * space)
-    return backend, True
-
-
-# Chat templates
-
-
-def _plain(name: str, value: Any) -> Any:
-    """A copy made of JSON's types: other objects have methods that the sandbox knows nothing of."""
-    try:
-        return json.loads(json.dumps(value))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{name}: got what is not JSON: {error}; accepted: texts, numbers, lists, objects") from error
-
-
-def _render(template: str, variables: Mapping[str, Any]) -> str:
-    """The text that a template of a stranger makes, in transformers' environment (``utils/chat_template_utils.py``)."""
-    from datetime import datetime
-
-    from jinja2.exceptions import SecurityError, TemplateError
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Environment(ImmutableSandboxedEnvironment):
-        def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
-            raise SecurityError(f"access to attribute {attribute!r}")  # Jinja's would print as nothing
-
-    class Generation(Extension):
-        """``{% generation %}`` marks what the model wrote, for training; it prints its body."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Any) -> Any:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def raise_exception(message: Any) -> None:
-        raise TemplateError(str(message))
-
-    def tojson(
-        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-    ) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
-    try:
-        return environment.from_string(template).render(variables)
-    except Exception as error:  # a template may fail in any way that Python can
-        kind = type(error).__name__
-        raise ValueError(
-            f"chat_template: got {kind}: {error}; accepted: a template that takes these messages"
-        ) from error

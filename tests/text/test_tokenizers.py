@@ -678,3 +678,22 @@ def test_importing_is_cheap() -> None:
         "print(sorted({'keras', 'tensorflow', 'tokenizers', 'jinja2'} & set(sys.modules)))"
     )
     assert python(code).strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.jinja", "vocab.txt"])
+def test_files_that_are_too_large(name: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """Refused by their size, before they are read."""
+    from attention_zoo.text import tokenizer, vocabularies
+
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]))
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "chat_template.jinja").write_text("hello")
+    Tokenizer.load(tmp_path)
+    limits = {"vocab.txt": (vocabularies, "LARGEST"), "tokenizer_config.json": (tokenizer, "LARGEST_JSON")}
+    limits["chat_template.jinja"] = (tokenizer, "LARGEST_JSON")
+    size = (tmp_path / name).stat().st_size
+    monkeypatch.setattr(*limits[name], size - 1)
+    if name == "chat_template.jinja":
+        (tmp_path / "tokenizer_config.json").unlink()
+    with pytest.raises(ValueError, match=rf"path: .*{name} has {size} bytes; accepted: .* of at most {size - 1}"):
+        Tokenizer.load(tmp_path)

@@ -1,0 +1,95 @@
+"""Chat templates: what a conversation looks like to the model that was trained on it, in Jinja's sandbox."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def named_templates(value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {"default": value}
+    named = {}
+    for entry in value if isinstance(value, list | tuple) else [None]:
+        pair = [entry.get(key) for key in ("name", "template")] if isinstance(entry, Mapping) else [None]
+        if not all(isinstance(text, str) for text in pair):
+            raise ValueError(f"chat_template: got {value!r:.80}; accepted: a text, or a list of {{'name', 'template'}}")
+        named[str(pair[0])] = str(pair[1])
+    return named
+
+
+def chat_text(
+    templates: Mapping[str, str],
+    messages: Sequence[Mapping[str, Any]],
+    special_tokens: Mapping[str, str],
+    variables: Mapping[str, Any],
+) -> str:
+    """What the template that fits makes of `messages`; see ``Tokenizer.apply_chat_template``."""
+    if not isinstance(messages, list | tuple) or not messages:
+        raise ValueError(
+            f"messages: got {type(messages).__name__}; accepted: a list of {{'role', 'content'}}, not empty"
+        )
+    for message in messages:
+        known = isinstance(message, Mapping) and isinstance(message.get("role"), str)
+        if not known or (message.get("content") is None and not message.get("tool_calls")):
+            raise ValueError(f"messages: got {message!r}; accepted: a role and a content in each")
+    name = "tool_use" if variables.get("tools") and "tool_use" in templates else "default"
+    if name not in templates:
+        raise ValueError(f"chat_template: got {sorted(templates)}; accepted: a tokenizer that has one")
+    # What is None in a message is left out, as in transformers: templates ask whether a key is there.
+    plain = [{key: value for key, value in message.items() if value is not None} for message in messages]
+    given = {"messages": plain, "documents": None, **variables}
+    return _render(templates[name], {**special_tokens, **{key: _plain(key, value) for key, value in given.items()}})
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A copy made of JSON's types: other objects have methods that the sandbox knows nothing of."""
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{name}: got what is not JSON: {error}; accepted: texts, numbers, lists, objects") from error
+
+
+def _render(template: str, variables: Mapping[str, Any]) -> str:
+    """The text that a template of a stranger makes, in transformers' environment (``utils/chat_template_utils.py``)."""
+    from datetime import datetime
+
+    from jinja2.exceptions import SecurityError, TemplateError
+    from jinja2.ext import Extension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Environment(ImmutableSandboxedEnvironment):
+        def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
+            raise SecurityError(f"access to attribute {attribute!r}")  # Jinja's would print as nothing
+
+    class Generation(Extension):
+        """``{% generation %}`` marks what the model wrote, for training; it prints its body."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def raise_exception(message: Any) -> None:
+        raise TemplateError(str(message))
+
+    def tojson(
+        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+    ) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
+    try:
+        return environment.from_string(template).render(variables)
+    except Exception as error:  # a template may fail in any way that Python can
+        kind = type(error).__name__
+        raise ValueError(
+            f"chat_template: got {kind}: {error}; accepted: a template that takes these messages"
+        ) from error

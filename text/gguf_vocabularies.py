@@ -1,0 +1,107 @@
+"""The tokenizer in a GGUF file's metadata: byte-level pairs, or SentencePiece's with merges recovered from scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .vocabularies import LLAMA3, SPLITS, byte_level, checked, empty_backend
+
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # GGUF's token types
+
+
+def gguf_tokenizer(fields: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The backend, and keys of a tokenizer_config.json; see ``Tokenizer.from_gguf``."""
+    kinds = {"gpt2": _gguf_byte_level, "llama": _gguf_sentencepiece}
+    kind = str(fields.get("tokenizer.ggml.model"))
+    if kind not in kinds:
+        raise ValueError(f"tokenizer.ggml.model: got {kind!r}; accepted: {sorted(kinds)}")
+    tokens = _field(fields, "tokens", str)
+    if len(set(tokens)) != len(tokens):
+        raise ValueError(f"tokenizer.ggml.tokens: got {len(tokens) - len(set(tokens))} twice; accepted: each once")
+    types = _field(fields, "token_type", int, [_NORMAL] * len(tokens))
+    if len(types) != len(tokens):
+        raise ValueError(f"tokenizer.ggml.token_type: got {len(types)}; accepted: one for each of {len(tokens)}")
+    found: dict[str, Any] = {"padding_side": "left"}
+    named = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
+    for name, key in named.items():
+        number = fields.get(f"tokenizer.ggml.{key}_token_id")
+        if number is None:
+            continue
+        if not isinstance(number, int | np.integer) or not 0 <= number < len(tokens):
+            accepted = f"accepted: an integer below {len(tokens)}"
+            raise ValueError(f"tokenizer.ggml.{key}_token_id: got {number!r}; {accepted}")
+        found[name] = tokens[number]
+    backend, adds_bos = kinds[kind](fields, tokens, types, found.get("unk_token"))
+    found["add_bos_token"] = bool(fields.get("tokenizer.ggml.add_bos_token", adds_bos)) and "bos_token" in found
+    found["add_eos_token"] = bool(fields.get("tokenizer.ggml.add_eos_token", False)) and "eos_token" in found
+    from tokenizers import AddedToken
+
+    for number, special in ((_CONTROL, True), (_USER_DEFINED, False)):
+        added = [token for token, of in zip(tokens, types, strict=True) if of == number]
+        backend.add_tokens([AddedToken(token, special=special, normalized=False) for token in added])
+    prefix = "tokenizer.chat_template"
+    templates = {key[len(prefix) + 1 :] or "default": text for key, text in fields.items() if key.startswith(prefix)}
+    templates = {name: text for name, text in templates.items() if isinstance(text, str)}
+    found["chat_template"] = [{"name": name, "template": text} for name, text in templates.items()] or None
+    found["model_max_length"] = fields.get(f"{fields.get('general.architecture')}.context_length")
+    return backend, found
+
+
+def _field(fields: Mapping[str, Any], name: str, kind: type, default: list[Any] | None = None) -> list[Any]:
+    values = fields.get(f"tokenizer.ggml.{name}", default)
+    values = values.tolist() if isinstance(values, np.ndarray) else values
+    kinds = {int: int | np.integer, float: int | float | np.number}.get(kind, kind)
+    if not isinstance(values, list | tuple) or not all(isinstance(value, kinds) for value in values):
+        got = type(values).__name__
+        raise ValueError(f"tokenizer.ggml.{name}: got {got}; accepted: a list of {kind.__name__}")
+    return list(values)
+
+
+def _gguf_byte_level(
+    fields: Mapping[str, Any], tokens: list[str], types: list[int], unk: str | None
+) -> tuple[Any, bool]:
+    """The backend, and whether it sets bos in front where the file does not say."""
+    pre = str(fields.get("tokenizer.ggml.pre"))
+    if pre not in SPLITS:
+        raise ValueError(f"tokenizer.ggml.pre: got {pre!r}; accepted: {sorted(SPLITS)}")
+    merges = [tuple(merge.split(" ")) for merge in _field(fields, "merges", str)]
+    return byte_level({token: n for n, token in enumerate(tokens)}, merges, pre), SPLITS[pre] == LLAMA3
+
+
+def _gguf_sentencepiece(
+    fields: Mapping[str, Any], tokens: list[str], types: list[int], unk: str | None
+) -> tuple[Any, bool]:
+    """Llama's: SentencePiece's BPE (Kudo & Richardson 2018), whose files keep scores and no merges.
+
+    Every way to cut a piece into two others is a merge, the best-scored pieces first, as transformers recovers them.
+    A space goes in front of every text, also behind a special token, as in SentencePiece and llama.cpp.
+    """
+    from tokenizers import decoders, models, normalizers
+
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    scores = _field(fields, "scores", float)
+    if len(scores) != len(tokens):
+        raise ValueError(f"tokenizer.ggml.scores: got {len(scores)}; accepted: one for each of {len(tokens)} tokens")
+    normal = {token: score for token, score, kind in zip(tokens, scores, types, strict=True) if kind == _NORMAL}
+    merges = [
+        (-score, len(token[:cut]), len(token[cut:]), vocabulary[token[:cut]], vocabulary[token[cut:]])
+        for token, score in normal.items()
+        for cut in range(1, len(token))
+        if token[:cut] in normal and token[cut:] in normal
+    ]
+    pairs = [(tokens[left], tokens[right]) for *_, left, right in sorted(merges)]
+    unk = unk or next((token for token, kind in zip(tokens, types, strict=True) if kind == _UNKNOWN), None)
+    model = checked(
+        "tokenizer.ggml.tokens",
+        lambda: models.BPE(vocab=vocabulary, merges=pairs, unk_token=unk, fuse_unk=True, byte_fallback=True),
+    )
+    backend = empty_backend()(model)
+    space = bool(fields.get("tokenizer.ggml.add_space_prefix", True))
+    steps = [normalizers.Prepend("▁")] * space + [normalizers.Replace(" ", "▁")]
+    backend.normalizer = normalizers.Sequence(steps)
+    undo = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence(undo + [decoders.Strip(" ", 1, 0)] * space)
+    return backend, True

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .vocabularies import LLAMA3, SPLITS, byte_level, checked, empty_backend
+from .vocabularies import LLAMA3, SPLITS, backend_class, byte_level, checked
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # GGUF's token types
 
@@ -98,7 +98,7 @@ def _gguf_sentencepiece(
         "tokenizer.ggml.tokens",
         lambda: models.BPE(vocab=vocabulary, merges=pairs, unk_token=unk, fuse_unk=True, byte_fallback=True),
     )
-    backend = empty_backend()(model)
+    backend = backend_class()(model)
     space = bool(fields.get("tokenizer.ggml.add_space_prefix", True))
     steps = [normalizers.Prepend("▁")] * space + [normalizers.Replace(" ", "▁")]
     backend.normalizer = normalizers.Sequence(steps)

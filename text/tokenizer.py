@@ -17,6 +17,7 @@ from ..files import LARGEST_JSON, read_text, written
 from .chat import chat_text, named_templates
 from .gguf_vocabularies import gguf_tokenizer
 from .keras_hub_vocabularies import keras_hub_tokenizer
+from .lengths import padded, row_limit, side, truncate
 from .vocabularies import (
     FILE,
     LARGEST,
@@ -24,8 +25,8 @@ from .vocabularies import (
     add_tokens,
     added_contents,
     added_token,
+    backend_class,
     checked,
-    empty_backend,
     json_of,
     vocabulary_tokenizer,
 )
@@ -113,8 +114,8 @@ class Tokenizer:
         if limit is not None and (not isinstance(limit, int | float) or isinstance(limit, bool) or limit < 1):
             raise ValueError(f"model_max_length: got {limit!r}; accepted: a positive integer, or None for no limit")
         self.model_max_length = None if limit is None or limit > _UNLIMITED else int(limit)
-        self.padding_side = _side("padding_side", config.get("padding_side", own_padding.get("direction", "right")))
-        self.truncation_side = _side(
+        self.padding_side = side("padding_side", config.get("padding_side", own_padding.get("direction", "right")))
+        self.truncation_side = side(
             "truncation_side", config.get("truncation_side", own_limit.get("direction", "right"))
         )
 
@@ -169,7 +170,8 @@ class Tokenizer:
                 found["chat_template"] = read_text(folder / TEMPLATE_FILE, most=LARGEST_JSON)
         merged = {**found, **config}
         if file.is_file():
-            backend = checked(f"path: {file}", lambda: empty_backend().from_str(read_text(file, most=LARGEST)))
+            text = read_text(file, most=LARGEST)
+            backend = checked(f"path: {file}", lambda: backend_class().from_str(text))
         else:
             backend, defaults = vocabulary_tokenizer(path, folder, merged)
             merged = {**defaults, **merged}
@@ -292,8 +294,8 @@ class Tokenizer:
             ValueError: texts of another kind, rows of unequal length without a pad token or with ``padding=False``,
                 or a `max_length` that cannot be kept.
         """
-        limit = self._limit(max_length, truncation, padding)
-        side = self.padding_side if padding_side is None else _side("padding_side", padding_side)
+        limit = row_limit(max_length, self.model_max_length, truncation, padding)
+        padding_side = self.padding_side if padding_side is None else side("padding_side", padding_side)
         first = self._encode("texts", texts, is_split_into_words)
         second = [None] * len(first) if pairs is None else self._encode("pairs", pairs, is_split_into_words)
         if len(second) != len(first):
@@ -302,7 +304,7 @@ class Tokenizer:
         rows = []
         for one, other in zip(first, second, strict=True):
             if truncation:
-                self._cut(one, other, limit, framing, truncation)
+                truncate(one, other, limit, framing, truncation, self.truncation_side)
             rows.append(self.backend.post_process(one, other, add_special_tokens))
         width = max(len(row.ids) for row in rows)
         if padding == "max_length" and limit is not None:
@@ -325,7 +327,7 @@ class Tokenizer:
             columns["token_type_ids"] = ([row.type_ids for row in rows], 0)
         if return_word_ids:
             columns["word_ids"] = ([[-1 if word is None else word for word in row.word_ids] for row in rows], -1)
-        return {name: _padded(values, width, fill, side) for name, (values, fill) in columns.items()}
+        return {name: padded(values, width, fill, padding_side) for name, (values, fill) in columns.items()}
 
     def encode(self, text: str, pair: str | None = None, *, add_special_tokens: bool = True) -> Any:
         """The ``tokenizers.Encoding`` of one text, uncut: ``.ids``, ``.tokens``, ``.offsets`` (characters), ….
@@ -388,7 +390,7 @@ class Tokenizer:
         Raises:
             ValueError: no template, messages or variables of another kind, a template that fails or is not safe.
         """
-        given = {"add_generation_prompt": add_generation_prompt, "tools": tools, **variables}
+        given = {"add_generation_prompt": bool(add_generation_prompt), "tools": tools, **variables}
         text = chat_text(self.chat_templates, messages, self.special_tokens, given)
         return self.encode(text, add_special_tokens=False).ids if tokenize else text
 
@@ -411,19 +413,6 @@ class Tokenizer:
             pair=parts[0] + parts[1],
             special_tokens=[(token, self.backend.token_to_id(token)) for token in {*before, *behind}],
         )
-
-    def _limit(self, max_length: Any, truncation: Any, padding: Any) -> int | None:
-        if max_length is not None and (not isinstance(max_length, int | np.integer) or max_length < 1):
-            raise ValueError(f"max_length: got {max_length!r}; accepted: a positive integer")
-        if truncation not in (True, False, "longest_first", "only_first", "only_second"):
-            accepted = "accepted: True, False, 'longest_first', 'only_first' or 'only_second'"
-            raise ValueError(f"truncation: got {truncation!r}; {accepted}")
-        if padding not in (True, False, "longest", "max_length"):
-            raise ValueError(f"padding: got {padding!r}; accepted: 'longest', 'max_length', True or False")
-        limit = self.model_max_length if max_length is None else int(max_length)
-        if padding == "max_length" and limit is None:
-            raise ValueError("max_length: got None with padding='max_length'; accepted: a positive integer")
-        return limit
 
     def _encode(self, name: str, texts: Any, words: bool) -> list[Any]:
         """Encodings without special tokens."""
@@ -455,39 +444,3 @@ class Tokenizer:
         if cutter is None:
             return True
         return cutter.pre_tokenize_str("a")[0][0] == cutter.pre_tokenize_str(" a")[0][0]
-
-    def _cut(self, one: Any, other: Any, limit: int | None, framing: int, how: bool | str) -> None:
-        """Truncate in place, as the library's own strategies of these names would."""
-        if limit is None:
-            return
-        room = limit - framing
-        if room < 0:
-            raise ValueError(f"max_length: got {limit}; accepted: at least {framing}, for the special tokens")
-        lengths = [len(one.ids), 0 if other is None else len(other.ids)]
-        if sum(lengths) <= room:
-            return
-        if how in ("only_first", "only_second"):
-            cut = int(how == "only_second")
-            kept = room - lengths[1 - cut]
-            if kept < 0 or (cut and other is None):
-                raise ValueError(f"truncation: got {how!r} for {lengths} tokens and room for {room}; accepted: True")
-            targets = [kept if number == cut else lengths[number] for number in (0, 1)]
-        else:
-            shorter = min(*lengths, room // 2)
-            targets = [shorter, room - shorter] if lengths[0] <= lengths[1] else [room - shorter, shorter]
-        for encoding, target in zip((one, other), targets, strict=True):
-            if encoding is not None:
-                encoding.truncate(target, direction=self.truncation_side)
-
-
-def _side(name: str, value: Any) -> str:
-    if value not in ("left", "right"):
-        raise ValueError(f"{name}: got {value!r}; accepted: 'left' or 'right'")
-    return value
-
-
-def _padded(rows: list[list[int]], width: int, fill: int, side: str) -> Array:
-    result = np.full((len(rows), width), fill, "int32")
-    for number, row in enumerate(rows):
-        result[number, slice(width - len(row), None) if side == "left" else slice(len(row))] = row
-    return result

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import read_json, read_text
+from ..files import LARGEST_JSON, read_json, read_text
 
 FILE = "tokenizer.json"
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -26,7 +26,8 @@ SPLITS: dict[str, str] = {
 }
 
 
-def empty_backend() -> Any:
+def backend_class() -> Any:
+    """``tokenizers.Tokenizer``, imported where it is needed: the library is not light."""
     from tokenizers import Tokenizer as Backend
 
     return Backend
@@ -42,7 +43,7 @@ def checked(what: str, make: Any) -> Any:
         raise ValueError(f"{what}: got what cannot be read: {error}; accepted: a valid one") from error
 
 
-def json_of(file: Path, most: int = LARGEST) -> dict[str, Any]:
+def json_of(file: Path, most: int) -> dict[str, Any]:
     """The object in `file`; empty where there is no file."""
     return read_json(file, most=most) if file.is_file() else {}
 
@@ -68,7 +69,7 @@ def add_tokens(backend: Any, decoder: Any, folder: Path) -> None:
     if decoder is not None and not isinstance(decoder, Mapping):
         raise ValueError(f"added_tokens_decoder: got {type(decoder).__name__}; accepted: an object of tokens by id")
     if decoder is None and not added_contents(backend):
-        decoder = {number: token for token, number in json_of(folder / "added_tokens.json").items()}
+        decoder = {number: token for token, number in json_of(folder / "added_tokens.json", LARGEST_JSON).items()}
     try:
         numbered = sorted((int(number), token) for number, token in (decoder or {}).items())
     except (TypeError, ValueError) as error:
@@ -87,7 +88,7 @@ def vocabulary_tokenizer(path: Path, folder: Path, config: Mapping[str, Any]) ->
     accepted = f"accepted: a folder with {FILE}, vocab.txt, or vocab.json and merges.txt"
     if not path.is_dir():
         raise ValueError(f"path: got {path}, where no file is; {accepted}")
-    kind = str(config.get("tokenizer_class") or json_of(folder / "config.json").get("model_type") or "")
+    kind = str(config.get("tokenizer_class") or json_of(folder / "config.json", LARGEST_JSON).get("model_type") or "")
     kind = kind.lower().removesuffix("fast").removesuffix("tokenizer")
     if (folder / "vocab.txt").is_file():
         if kind not in ("", "bert", "distilbert", "electra", "mobilebert"):
@@ -109,7 +110,7 @@ def vocabulary_tokenizer(path: Path, folder: Path, config: Mapping[str, Any]) ->
             raise ValueError(
                 f"tokenizer_class: got {kind!r} with vocab.json; accepted: {sorted(kinds)[1:]}, or a {FILE}"
             )
-        vocabulary = json_of(folder / "vocab.json")
+        vocabulary = json_of(folder / "vocab.json", LARGEST)
         lines = read_text(folder / "merges.txt", most=LARGEST).replace("\r\n", "\n").split("\n")
         merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
         prefix_space = bool(config.get("add_prefix_space", False))
@@ -145,7 +146,7 @@ def wordpiece(
     from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
     unk, cls, sep = (content_of(name, special.get(name)) for name in ("unk_token", "cls_token", "sep_token"))
-    backend = empty_backend()(
+    backend = backend_class()(
         models.WordPiece(dict(vocabulary), unk_token=unk or "[UNK]", continuing_subword_prefix=prefix)
     )
     backend.normalizer = normalizers.BertNormalizer(
@@ -173,7 +174,7 @@ def byte_level(vocabulary: Mapping[str, Any], merges: Sequence[Any], pre: str, *
     def make() -> Any:
         return models.BPE(vocab=dict(vocabulary), merges=list(merges), fuse_unk=False, ignore_merges=whole)
 
-    backend = empty_backend()(checked("vocabulary and merges", make))
+    backend = backend_class()(checked("vocabulary and merges", make))
     if split in ("", "digits"):
         cutter: Any = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=True)
         if split:

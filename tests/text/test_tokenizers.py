@@ -697,3 +697,40 @@ def test_files_that_are_too_large(name: str, tmp_path: Path, monkeypatch: Any) -
         (tmp_path / "tokenizer_config.json").unlink()
     with pytest.raises(ValueError, match=rf"path: .*{name} has {size} bytes; accepted: .* of at most {size - 1}"):
         Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "merges.txt", "config.json", "added_tokens.json"])
+def test_each_kind_of_file_has_its_limit(name: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """Vocabularies may be larger than configs; what is refused is named once, by its own path."""
+    from attention_zoo.text import tokenizer, vocabularies
+
+    folder = gpt2_folder(tmp_path, "<|endoftext|>")
+    small = {"config.json": '{"model_type": "gpt2"}', "added_tokens.json": "{}"}
+    if name in small:
+        (folder / name).write_text(small[name])
+    if name == "tokenizer.json":
+        Tokenizer.load(folder).backend.save(str(folder / name))
+    limits = {"tokenizer.json": (tokenizer, "LARGEST"), "vocab.json": (vocabularies, "LARGEST")}
+    limits["merges.txt"] = limits["vocab.json"]
+    size = (folder / name).stat().st_size
+    if name == "merges.txt":
+        (folder / "vocab.json").write_text("{}")  # the smaller of the two, read first
+    monkeypatch.setattr(*limits.get(name, (vocabularies, "LARGEST_JSON")), size - 1)
+    with pytest.raises(
+        ValueError, match=rf"^path: [^:]*{name} has {size} bytes; accepted: [^;]* of at most {size - 1}$"
+    ):
+        Tokenizer.load(folder)
+
+
+def test_a_file_that_is_not_utf8_is_named_once(tmp_path: Path) -> None:
+    bert_folder(tmp_path)
+    broken(tmp_path, "tokenizer.json", "\xff")
+    with pytest.raises(ValueError, match=r"^path: \S*tokenizer\.json cannot be read: [^;]*; accepted: a UTF-8 file$"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_generation_prompt_asked_for_by_numpy(tmp_path: Path) -> None:
+    """Templates see JSON alone, and a comparison of arrays gives a bool that is none."""
+    tokenizer = Tokenizer.load(bert_folder(tmp_path), chat_template="{{ add_generation_prompt }}")
+    for asked in (True, False):
+        assert tokenizer.apply_chat_template(TALK, add_generation_prompt=np.bool_(asked)) == str(asked)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Files, read checked and written whole: one reader of JSON with a limit, one writer that leaves no half a file."""
+"""Files, read checked and written whole: text and JSON under a limit, and a writer that leaves no half a file."""
 
 from __future__ import annotations
 

@@ -43,8 +43,9 @@ def gguf_tokenizer(fields: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         added = [token for token, of in zip(tokens, types, strict=True) if of == number]
         backend.add_tokens([AddedToken(token, special=special, normalized=False) for token in added])
     prefix = "tokenizer.chat_template"
-    templates = {key[len(prefix) + 1 :] or "default": text for key, text in fields.items() if key.startswith(prefix)}
-    templates = {name: text for name, text in templates.items() if isinstance(text, str)}
+    # Not "tokenizer.chat_templates", the list of the names of those beside the default.
+    texts = {key: text for key, text in fields.items() if key == prefix or key.startswith(f"{prefix}.")}
+    templates = {key[len(prefix) + 1 :] or "default": text for key, text in texts.items() if isinstance(text, str)}
     found["chat_template"] = [{"name": name, "template": text} for name, text in templates.items()] or None
     found["model_max_length"] = fields.get(f"{fields.get('general.architecture')}.context_length")
     return backend, found

@@ -69,13 +69,16 @@ def add_tokens(backend: Any, decoder: Any, folder: Path) -> None:
     if decoder is not None and not isinstance(decoder, Mapping):
         raise ValueError(f"added_tokens_decoder: got {type(decoder).__name__}; accepted: an object of tokens by id")
     if decoder is None and not added_contents(backend):
-        decoder = {number: token for token, number in json_of(folder / "added_tokens.json", LARGEST_JSON).items()}
+        added = json_of(folder / "added_tokens.json", LARGEST_JSON)
+        decoder = {str(number): token for token, number in added.items()}
     try:
         numbered = sorted((int(number), token) for number, token in (decoder or {}).items())
     except (TypeError, ValueError) as error:
         raise ValueError(f"added_tokens_decoder: got {error}; accepted: tokens by distinct ids") from error
     for number, value in numbered:
         token = added_token("added_tokens_decoder", value)
+        if token is None:
+            raise ValueError(f"added_tokens_decoder: got None for id {number}; accepted: an object with 'content'")
         if token.content not in added_contents(backend):
             backend.add_tokens([token])
         if backend.token_to_id(token.content) != number:
@@ -145,6 +148,8 @@ def wordpiece(
     """BERT's (Devlin et al. 2019): cleaned, split at spaces and punctuation, then the longest pieces first."""
     from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+    if strip_accents is not None and not isinstance(strip_accents, bool):
+        raise ValueError(f"strip_accents: got {strip_accents!r}; accepted: True, False, or None to follow lowercase")
     unk, cls, sep = (content_of(name, special.get(name)) for name in ("unk_token", "cls_token", "sep_token"))
     backend = backend_class()(
         models.WordPiece(dict(vocabulary), unk_token=unk or "[UNK]", continuing_subword_prefix=prefix)

@@ -436,6 +436,13 @@ def test_chat_template() -> None:
     assert tokenizer.apply_chat_template(TALK, add_generation_prompt=False, tokenize=True) == expected
 
 
+def test_gguf_with_several_chat_templates() -> None:
+    """The list of their names is no template, whichever key comes first."""
+    several = {"chat_template": "usual", "chat_template.tool_use": "with tools", "chat_templates": ["tool_use"]}
+    tokenizer = Tokenizer.from_gguf(gguf("gpt-2", **several))
+    assert tokenizer.chat_templates == {"default": "usual", "tool_use": "with tools"}
+
+
 def test_what_templates_may_use() -> None:
     template = (
         "{%- for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}"
@@ -587,6 +594,11 @@ def broken(folder: Path, name: str, content: Any) -> None:
         ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "<x>"}}}),
         ("tokenizer_config.json", {"added_tokens_decoder": []}),
         ("tokenizer_config.json", {"tokenizer_class": "T5Tokenizer"}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"13": None}}),
+        ("tokenizer_config.json", {"model_max_length": float("nan")}),
+        ("tokenizer_config.json", {"strip_accents": "yes"}),
+        ("tokenizer_config.json", {"strip_accents": 1}),
+        ("added_tokens.json", {"<x>": []}),
         ("special_tokens_map.json", "3"),
         ("chat_template.jinja", "\xff"),
         ("vocab.txt", "un\nwant\n"),

@@ -223,7 +223,5 @@ def collect(model: Any, dialect: Dialect) -> Iterator[tuple[str, np.ndarray]]:
     for short, rule, variables in dialect.plan(model):
         arrays = [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables]
         alone = model.config.to_dict().get("head", "none") in dialect.headless
-        yield (
-            short if rule.outside or alone else dialect.prefix + short,
-            np.ascontiguousarray(rule.transform.save(arrays)),
-        )
+        name = short if rule.outside or alone else dialect.prefix + short
+        yield name, np.ascontiguousarray(rule.transform.save(arrays))

@@ -44,9 +44,8 @@ def linear(theirs: str, ours: str, *, outside: bool = False) -> tuple[Rule, Rule
 
 def layer_norm(theirs: str, ours: str, *, outside: bool = False) -> tuple[Rule, Rule]:
     """torch's LayerNorm."""
-    return Rule(f"{theirs}.weight", f"{ours}/gamma", outside=outside), Rule(
-        f"{theirs}.bias", f"{ours}/beta", outside=outside
-    )
+    gamma = Rule(f"{theirs}.weight", f"{ours}/gamma", outside=outside)
+    return gamma, Rule(f"{theirs}.bias", f"{ours}/beta", outside=outside)
 
 
 REQUIRED: Any = object()

@@ -164,8 +164,10 @@ class ZooModel(keras.Model, FineTuning):
         """`result` alone, or in a dict with the intermediates where there are any."""
         if not any(intermediates):
             return result
-        named = result if isinstance(result, Mapping) else {self.signature.outputs[0].name: result}
-        return functools.reduce(lambda all_, some: {**all_, **some}, intermediates, dict(named))
+        named = dict(result) if isinstance(result, Mapping) else {self.signature.outputs[0].name: result}
+        for some in intermediates:
+            named |= some
+        return named
 
     def graphs(self, kind: str = "plain") -> dict[str, Graph]:
         """The functions that make up an exported file, by name.

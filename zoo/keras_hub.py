@@ -31,7 +31,7 @@ from ..weights.rules import Dialect
 from ..weights.tensors import Shape
 from .base import ZooModel
 from .keras_hub_rules import TASK
-from .registry import families, family
+from .registry import family, own_dialects
 
 
 def from_keras_hub(source: Any, *, dtype: Any = None, **overrides: Any) -> ZooModel:
@@ -131,9 +131,7 @@ def _models() -> Any:
 
 def kinds() -> dict[str, tuple[str, Dialect]]:
     """The family and the dialect of every kind; where several can hold a config, the first is taken."""
-    return {
-        kind: (name, dialect) for name, cls in families().items() for kind, dialect in cls.keras_hub_dialects.items()
-    }
+    return own_dialects("keras_hub_dialects")
 
 
 # Their config.

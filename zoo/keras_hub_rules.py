@@ -8,10 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..weights.rules import Rule
+from ..weights.rules import Field, Rule
 from ..weights.tensors import Shape
 from ..weights.transforms import SAME, Transform
 
+FIELDS = (  # of their backbones made of TransformerEncoder and TransformerDecoder
+    Field("vocabulary_size", "vocab_size"),
+    Field("num_layers", "num_layers"),
+    Field("num_heads", "num_heads"),
+    Field("hidden_dim", "hidden_dim"),
+    Field("intermediate_dim", "intermediate_dim"),
+    Field("dropout", "dropout"),
+    Field("max_sequence_length", "max_length"),
+)
 TASK = "task."  # stands before the options of a task, those of its backbone being bare
 
 

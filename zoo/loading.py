@@ -25,7 +25,7 @@ from ..weights.tensors import SafetensorsFiles, Tensors
 from ..weights.transforms import SAME
 from .base import ZooModel
 from .config import Config
-from .registry import families, family
+from .registry import family, own_dialects
 from .sentence_transformers import read_sentence_modules
 
 FORMAT, VERSION = "attention_zoo", 1
@@ -137,7 +137,7 @@ def _load_own(folder: Path, raw: dict[str, Any], dtype: Any, overrides: dict[str
 
 def model_types() -> dict[str, str]:
     """The family of every ``model_type`` that can be loaded."""
-    return {kind: name for name, cls in families().items() for kind in cls.dialects if kind != "gguf"}
+    return {kind: name for kind, (name, _) in own_dialects("dialects").items() if kind != "gguf"}
 
 
 def _load_huggingface(folder: Path, raw: dict[str, Any], dtype: Any, overrides: dict[str, Any]) -> ZooModel:

@@ -24,11 +24,10 @@ def register(cls: type[ZooModel]) -> type[ZooModel]:
     """
     import keras
 
-    known = _classes.get(cls.family)
-    if known is not None and known.__qualname__ != cls.__qualname__:
-        raise ValueError(
-            f"family: got {cls.family!r} for {cls.__name__}, which {known.__name__} has; accepted: another"
-        )
+    registered = _classes.get(cls.family)
+    known = FAMILIES.get(cls.family, cls.__qualname__) if registered is None else registered.__qualname__
+    if known != cls.__qualname__:
+        raise ValueError(f"family: got {cls.family!r} for {cls.__qualname__}, which {known} has; accepted: another")
     _classes[cls.family] = cls
     return keras.saving.register_keras_serializable(package="attention_zoo")(cls)
 
@@ -36,6 +35,13 @@ def register(cls: type[ZooModel]) -> type[ZooModel]:
 def families() -> dict[str, type[ZooModel]]:
     """Every family's class by name, imported."""
     return {name: family(name) for name in family_names()}
+
+
+def own_dialects(attribute: str) -> dict[str, tuple[str, Any]]:
+    """Family and dialect by kind, of the families that say `attribute` themselves: one that is made from another's
+    class inherits its tables to save by, and must not take its files over."""
+    found = {name: vars(cls).get(attribute, {}) for name, cls in families().items()}
+    return {kind: (name, dialect) for name, dialects in found.items() for kind, dialect in dialects.items()}
 
 
 def family_names() -> list[str]:

@@ -18,6 +18,8 @@ import safetensors.numpy
 import attention_zoo as az
 from attention_zoo import cli, export
 from attention_zoo.zoo import registry
+from attention_zoo.zoo.keras_hub import kinds
+from attention_zoo.zoo.loading import model_types
 from helpers import ROOT, close, numpy, randomise, run
 
 CODE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding_a_family.md").read_text(), re.DOTALL)[0]
@@ -72,6 +74,11 @@ def test_it_is_short_and_known(opt: Any) -> None:
     assert az.create("opt", **opt.OPT.tiny()["opt"]).config.max_length == 40
     with pytest.raises(ValueError, match="activation: got 'swiglu'; accepted"):
         opt.OPT(activation="swiglu")
+    # It is made of GPT's class, and GPT's files stay GPT's.
+    assert model_types()["gpt2"] == "gpt" and model_types()["opt"] == "opt"
+    assert {name for name, _ in kinds().values()} == {"bert", "gpt", "vit"}
+    with pytest.raises(ValueError, match=r"family: got 'bert' for Other, which BERT has"):
+        registry.register(type("Other", (opt.OPT,), {"family": "bert"}))
     with pytest.raises(ValueError, match=r"family: got 'neo'; accepted: .*'opt'"):
         registry.family("neo")
 

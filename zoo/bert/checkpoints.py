@@ -7,12 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from ...weights.rules import Dialect, Field, Rule, layer_norm, linear
+from .. import keras_hub_rules as hub
 from ..huggingface import HF_ACTIVATIONS, activation, integer, labels, number_of_labels
-from ..keras_hub_rules import TASK
-from ..keras_hub_rules import accept as accept_of_task
-from ..keras_hub_rules import dense as keras_dense
-from ..keras_hub_rules import layer_norm as keras_layer_norm
-from ..keras_hub_rules import transformer_layers as keras_transformer_layers
 from .model import BERT, BERTConfig
 
 
@@ -204,16 +200,16 @@ BERT.dialects = {
 
 
 def _read_keras_bert(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
-    accept_of_task(raw, activation=None, dropout=raw["dropout"])
+    hub.accept(raw, activation=None, dropout=raw["dropout"])
     # Under a body with GELU by tanh and an epsilon of 1e-12.
     transform = {"transform_activation": "gelu", "transform_norm_epsilon": 1e-5}
     modes = {ours: theirs for theirs, ours in _POOLING_MODES.items()}
     return {
         **(transform if raw["architectures"] == ["BertMaskedLM"] else {}),
         "attention_dropout": raw["dropout"],
-        "num_classes": raw.get(f"{TASK}num_classes", 2),
-        "pooling": modes[raw.get(f"{TASK}pooling_mode", "mean")],
-        "normalize": raw.get(f"{TASK}normalize", False),
+        "num_classes": raw.get(f"{hub.TASK}num_classes", 2),
+        "pooling": modes[raw.get(f"{hub.TASK}pooling_mode", "mean")],
+        "normalize": raw.get(f"{hub.TASK}normalize", False),
     }
 
 
@@ -227,20 +223,11 @@ def _write_keras_bert(c: Any) -> dict[str, Any]:
         "sequence_classification": {"num_classes": c.num_classes, "dropout": c.dropout},
         "sentence_embedding": {"pooling_mode": _POOLING_MODES[c.pooling], "normalize": c.normalize},
     }
-    return {TASK + name: value for name, value in of_task.get(c.head, {}).items()}
+    return {hub.TASK + name: value for name, value in of_task.get(c.head, {}).items()}
 
 
 _KERAS_BERT = Dialect(
-    fields=(
-        Field("vocabulary_size", "vocab_size"),
-        Field("num_layers", "num_layers"),
-        Field("num_heads", "num_heads"),
-        Field("hidden_dim", "hidden_dim"),
-        Field("intermediate_dim", "intermediate_dim"),
-        Field("dropout", "dropout"),
-        Field("max_sequence_length", "max_length"),
-        Field("num_segments", "type_vocab_size"),
-    ),
+    fields=(*hub.FIELDS, Field("num_segments", "type_vocab_size")),
     fixed={"activation": "gelu_tanh", "norm_epsilon": 1e-12},
     read=_read_keras_bert,
     silent=("initializer_range", "pad_token_id"),
@@ -249,14 +236,14 @@ _KERAS_BERT = Dialect(
         Rule("token_embedding.embeddings", "embedding/embeddings"),
         Rule("position_embedding.position_embeddings", "positions/embeddings"),
         Rule("segment_embedding.embeddings", "token_types/embeddings"),
-        *keras_layer_norm("embeddings_layer_norm", "embedding_norm"),
-        *keras_transformer_layers(c),
-        *keras_dense("pooled_dense", "pooler"),
-        *keras_dense("output_dense", "classifier", outside=True),
-        *keras_dense("masked_lm_head._intermediate_dense", "transform", outside=True),
-        *keras_layer_norm("masked_lm_head._intermediate_layer_norm", "transform_norm", outside=True),
+        *hub.layer_norm("embeddings_layer_norm", "embedding_norm"),
+        *hub.transformer_layers(c),
+        *hub.dense("pooled_dense", "pooler"),
+        *hub.dense("output_dense", "classifier", outside=True),
+        *hub.dense("masked_lm_head._intermediate_dense", "transform", outside=True),
+        *hub.layer_norm("masked_lm_head._intermediate_layer_norm", "transform_norm", outside=True),
         Rule("masked_lm_head._bias", "output_bias", outside=True),
-        *keras_dense("span", "span", outside=True),  # which no task has, but may be put on top of one's body
+        *hub.dense("span", "span", outside=True),  # which no task has, but may be put on top of one's body
     ),
     heads={
         None: "BertBackbone",

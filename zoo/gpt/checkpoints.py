@@ -12,6 +12,7 @@ import numpy as np
 from ...layers.feedforward import GATED
 from ...weights.rules import Dialect, Field, Rule, layer_norm, linear
 from ...weights.transforms import TRANSPOSED, joined, paired_rows
+from .. import keras_hub_rules as hub
 from ..huggingface import (
     HF_ACTIVATIONS,
     activation,
@@ -23,10 +24,6 @@ from ..huggingface import (
     read_rope,
     write_rope,
 )
-from ..keras_hub_rules import attention as keras_attention
-from ..keras_hub_rules import dense as keras_dense
-from ..keras_hub_rules import layer_norm as keras_layer_norm
-from ..keras_hub_rules import transformer_layers as keras_transformer_layers
 from .model import GPT, GPTConfig
 
 
@@ -282,15 +279,7 @@ GPT.dialects = {
 _KERAS_SILENT = ("initializer_range", "bos_token_id", "eos_token_id", "pad_token_id")
 
 _KERAS_GPT2 = Dialect(
-    fields=(
-        Field("vocabulary_size", "vocab_size"),
-        Field("num_layers", "num_layers"),
-        Field("num_heads", "num_heads"),
-        Field("hidden_dim", "hidden_dim"),
-        Field("intermediate_dim", "intermediate_dim"),
-        Field("dropout", "dropout"),
-        Field("max_sequence_length", "max_length"),
-    ),
+    fields=hub.FIELDS,
     silent=_KERAS_SILENT,
     fixed={
         "position": "learned",
@@ -304,8 +293,8 @@ _KERAS_GPT2 = Dialect(
     rules=lambda c: (
         Rule("token_embedding.embeddings", "embedding/embeddings"),
         Rule("position_embedding.position_embeddings", "positions/embeddings"),
-        *keras_transformer_layers(c),
-        *keras_layer_norm("layer_norm", "final_norm"),
+        *hub.transformer_layers(c),
+        *hub.layer_norm("layer_norm", "final_norm"),
     ),
     heads={None: "GPT2Backbone", "causal_lm": "GPT2CausalLM"},
     prefix="backbone.",
@@ -320,14 +309,14 @@ def _keras_llama_rules(c: Any) -> tuple[Rule, ...]:
     return (
         Rule("token_embedding.embeddings", "embedding/embeddings"),
         Rule("token_embedding.reverse_embeddings", "lm_head/kernel", outside=True),
-        *keras_attention(attention, c.num_heads, c.num_kv_heads),
+        *hub.attention(attention, c.num_heads, c.num_kv_heads),
         Rule(f"{attention}._query_dense_layer_norm.scale", "block_{i}/attention/query_norm/scale"),
         Rule(f"{attention}._key_dense_layer_norm.scale", "block_{i}/attention/key_norm/scale"),
         Rule(f"{layer}_self_attention_layernorm.scale", "block_{i}/attention_norm/scale"),
         Rule(f"{layer}_feedforward_layernorm.scale", "block_{i}/feedforward_norm/scale"),
-        *keras_dense(f"{layer}_feedforward_gate_dense", "block_{i}/feedforward/gate"),
-        *keras_dense(f"{layer}_feedforward_intermediate_dense", "block_{i}/feedforward/up"),
-        *keras_dense(f"{layer}_feedforward_output_dense", "block_{i}/feedforward/down"),
+        *hub.dense(f"{layer}_feedforward_gate_dense", "block_{i}/feedforward/gate"),
+        *hub.dense(f"{layer}_feedforward_intermediate_dense", "block_{i}/feedforward/up"),
+        *hub.dense(f"{layer}_feedforward_output_dense", "block_{i}/feedforward/down"),
         Rule("layer_norm.scale", "final_norm/scale"),
     )
 

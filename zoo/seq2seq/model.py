@@ -123,10 +123,10 @@ class Seq2Seq(Generating, ZooModel):
     ) -> Any:
         named = self.named_inputs(inputs)
         mask = named.get("attention_mask")
-        seen, seen_behind = (Intermediates(output_hidden_states, output_attentions) for _ in range(2))
-        encoded, state = self.encode(named["input_ids"], mask, seen, training)
-        x, _ = self.decode(named["decoder_input_ids"], state, encoded, mask, None, seen_behind, training)
-        return self.finish(self.head(x), seen.named("encoder_"), seen_behind.named("decoder_"))
+        encoder_seen, decoder_seen = (Intermediates(output_hidden_states, output_attentions) for _ in range(2))
+        encoded, state = self.encode(named["input_ids"], mask, encoder_seen, training)
+        x, _ = self.decode(named["decoder_input_ids"], state, encoded, mask, None, decoder_seen, training)
+        return self.finish(self.head(x), encoder_seen.named("encoder_"), decoder_seen.named("decoder_"))
 
     def encode(
         self,

@@ -162,11 +162,11 @@ class Transformer(Generating, ZooModel):
     ) -> Any:
         named = self.named_inputs(inputs)
         ids, mask = named["decoder_input_ids"], named.get("attention_mask")
-        seen, seen_behind = (Intermediates(output_hidden_states, output_attentions) for _ in range(2))
-        encoded = self.encode(named["input_ids"], mask, seen, training)
+        encoder_seen, decoder_seen = (Intermediates(output_hidden_states, output_attentions) for _ in range(2))
+        encoded = self.encode(named["input_ids"], mask, encoder_seen, training)
         context = causal_context(ops.shape(ids)[1], named.get("decoder_attention_mask"))
-        x = self.decode(ids, context, self.project_encoded(encoded), mask, None, seen_behind, training)
-        return self.finish(self.head(x), seen.named("encoder_"), seen_behind.named("decoder_"))
+        x = self.decode(ids, context, self.project_encoded(encoded), mask, None, decoder_seen, training)
+        return self.finish(self.head(x), encoder_seen.named("encoder_"), decoder_seen.named("decoder_"))
 
     def encode(
         self,

@@ -9,12 +9,8 @@ from typing import Any
 from ...layers.feedforward import GATED
 from ...weights.rules import Dialect, Field, Rule, layer_norm, linear
 from ...weights.transforms import joined, permuted
+from .. import keras_hub_rules as hub
 from ..huggingface import HF_ACTIVATIONS, activation, integer, labels, number, number_of_labels, one_size
-from ..keras_hub_rules import BATCHED, TASK
-from ..keras_hub_rules import accept as accept_of_task
-from ..keras_hub_rules import attention as keras_attention
-from ..keras_hub_rules import dense as keras_dense
-from ..keras_hub_rules import layer_norm as keras_layer_norm
 from .model import ViT, ViTConfig
 
 _VIT_BODY = (
@@ -198,8 +194,8 @@ ViT.dialects = {"vit": _VIT, "deit": _DEIT, "dinov2": _DINOV2, "dinov2_with_regi
 
 
 def _read_keras_vit(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
-    accept_of_task(raw, activation=None, dropout=0.0, pooling="token")
-    if (width := raw.get(f"{TASK}intermediate_dim")) is not None:
+    hub.accept(raw, activation=None, dropout=0.0, pooling="token")
+    if (width := raw.get(f"{hub.TASK}intermediate_dim")) is not None:
         raise ValueError(f"intermediate_dim: got {width} for the head; accepted: None")
     height, width, channels = raw["image_shape"]
     patches = raw["patch_size"]
@@ -208,7 +204,7 @@ def _read_keras_vit(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
         if len(set(sides)) != 1:
             raise ValueError(f"{name}: got {tuple(given)}; accepted: a square")
     sizes = {"image_size": height, "patch_size": patches[0], "num_channels": channels}
-    return {**sizes, "num_classes": raw.get(f"{TASK}num_classes", 1000)}
+    return {**sizes, "num_classes": raw.get(f"{hub.TASK}num_classes", 1000)}
 
 
 def _write_keras_vit(c: Any) -> dict[str, Any]:
@@ -216,7 +212,7 @@ def _write_keras_vit(c: Any) -> dict[str, Any]:
         "image_shape": (c.image_size, c.image_size, c.num_channels),
         "patch_size": (c.patch_size, c.patch_size),
     }
-    return {**sizes, f"{TASK}num_classes": c.num_classes}
+    return {**sizes, f"{hub.TASK}num_classes": c.num_classes}
 
 
 def _keras_vit_rules(c: Any) -> tuple[Rule, ...]:
@@ -225,14 +221,14 @@ def _keras_vit_rules(c: Any) -> tuple[Rule, ...]:
         Rule(f"{front}patch_embedding.kernel", "embedding/kernel"),
         Rule(f"{front}patch_embedding.bias", "embedding/bias"),
         Rule(f"{front}class_token", "embedding/class_token"),
-        Rule(f"{front}position_embedding.embeddings", "embedding/positions", BATCHED),
-        *keras_layer_norm(f"{layer}layer_norm_1", "block_{i}/attention_norm"),
-        *keras_attention(f"{layer}mha", c.num_heads, c.num_heads),
-        *keras_layer_norm(f"{layer}layer_norm_2", "block_{i}/feedforward_norm"),
-        *keras_dense(f"{layer}mlp.dense_1", "block_{i}/feedforward/up"),
-        *keras_dense(f"{layer}mlp.dense_2", "block_{i}/feedforward/down"),
-        *keras_layer_norm("vit_encoder.layer_norm", "final_norm"),
-        *keras_dense("output_dense", "classifier", outside=True),
+        Rule(f"{front}position_embedding.embeddings", "embedding/positions", hub.BATCHED),
+        *hub.layer_norm(f"{layer}layer_norm_1", "block_{i}/attention_norm"),
+        *hub.attention(f"{layer}mha", c.num_heads, c.num_heads),
+        *hub.layer_norm(f"{layer}layer_norm_2", "block_{i}/feedforward_norm"),
+        *hub.dense(f"{layer}mlp.dense_1", "block_{i}/feedforward/up"),
+        *hub.dense(f"{layer}mlp.dense_2", "block_{i}/feedforward/down"),
+        *hub.layer_norm("vit_encoder.layer_norm", "final_norm"),
+        *hub.dense("output_dense", "classifier", outside=True),
     )
 
 

@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 fine, 1 a check failed, 2 the user's mistake, told in one line."""
+"""The command line. Exit codes: 0 fine, 1 a check failed, 2 the user's mistake, in one line."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def plot(
     """Draw attention maps, where a ViT looks, positions, or an alignment."""
     from .plot import command, picture_format
 
-    picture_format(file)  # a wrong name is told before the heavy imports
+    picture_format(file)  # a wrong name is refused before the heavy imports
     tokens = None if ids is None else _ids(ids)
     command(kind, _model(model), file, tokens=tokens, image=image, length=length, layer=layer)
     console.print(f"{file}")
@@ -245,7 +245,7 @@ def _model(name: str) -> Any:
     if Path(name).exists() or name.endswith(".gguf"):
         with quiet():
             return zoo.load(name)
-    preset(name)  # a wrong name is told before the heavy imports
+    preset(name)  # a wrong name is refused before the heavy imports
     with quiet():
         import keras
 

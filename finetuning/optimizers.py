@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from ..checks import is_number, positive_number
+from ..checks import integer, is_number, positive_integer, positive_number
 from ..weights.rules import weight_name
 from .stacks import BlockStacks
 
@@ -129,8 +129,8 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
     def __init__(self, peak: float, warmup_steps: int, total_steps: int) -> None:
         super().__init__()
         positive_number("peak", peak)
-        if not 0 <= warmup_steps < total_steps:
-            raise ValueError(f"warmup_steps: got {warmup_steps}; accepted: from 0 to below total_steps={total_steps}")
+        positive_integer("total_steps", total_steps)
+        integer("warmup_steps", warmup_steps, below=total_steps)
         self.peak, self.warmup_steps, self.total_steps = peak, warmup_steps, total_steps
 
     def __call__(self, step: Any) -> Tensor:

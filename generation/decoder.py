@@ -1,6 +1,6 @@
 """How graphs with a memory are fed: the one decoder behind every runtime's ``generate``. NumPy only.
 
-A decoder graph takes tokens, what its encoder said (if it has one), a mask or a position if it asks for them, and its
+A decoder graph takes tokens, its encoder's states (if it has one), a mask or a position if it asks for them, and its
 state; it gives logits and the state for the next call. The signatures say which is which, so that nothing here knows
 a family.
 """

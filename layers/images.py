@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+
+from ..files import read_json
 
 Tensor = Any
 FILE = "preprocessor_config.json"
@@ -118,13 +119,7 @@ class ImageProcessor(keras.layers.Layer):
                 that this layer has not.
         """
         file = Path(path) / FILE if Path(path).is_dir() else Path(path)
-        try:
-            raw = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"path: {file} cannot be read: {error}; accepted: a folder with {FILE}") from error
-        if not isinstance(raw, dict):
-            raise ValueError(f"path: {file} holds a {type(raw).__name__}; accepted: a JSON object")
-        return cls.from_huggingface(raw)
+        return cls.from_huggingface(read_json(file))
 
     @classmethod
     def from_huggingface(cls, config: Mapping[str, Any]) -> ImageProcessor:

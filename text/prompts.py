@@ -46,11 +46,11 @@ def continue_prompts(
 
 def _tokenizer(name: str, given: Path | None, *, needed: bool) -> Any:
     path = Path(name)
-    places = [given] if given else [path / "tokenizer.json", path.with_name("tokenizer.json")]
-    found = next((place for place in places if place.is_file()), None)
+    files = [given] if given else [path / "tokenizer.json", path.with_name("tokenizer.json")]
+    found = next((file for file in files if file.is_file()), None)
     if found is None:
         if needed or given:
-            raise ValueError(f"tokenizer: none at {', '.join(map(str, places))}; accepted: a tokenizer.json, or --ids")
+            raise ValueError(f"tokenizer: none at {', '.join(map(str, files))}; accepted: a tokenizer.json, or --ids")
         return None
     from .tokenizer import Tokenizer
 

@@ -60,14 +60,14 @@ class FirstValues:
             for call in self.done:
                 call()
 
-    def first_value(self, values: _Values, place: int) -> Callable[..., Any]:
+    def first_value(self, values: _Values, index: int) -> Callable[..., Any]:
         """An initialiser. A file that is damaged gives zeros, so that Keras ends what it began, and then an error."""
 
         import keras
 
         def initializer(shape: Shape, dtype: Any = None, **_: Any) -> Any:
             try:
-                return _tensor(values.take(place), dtype)
+                return _tensor(values.take(index), dtype)
             except Exception as error:
                 self.errors.append(error)
                 return keras.ops.zeros(shape, dtype=dtype)
@@ -90,13 +90,13 @@ class _Values:
         self.tensors, self.name, self.transform, self.shapes, self.strange = tensors, name, transform, shapes, strange
         self.parts: dict[int, np.ndarray] = {}
 
-    def take(self, place: int) -> np.ndarray:
-        if place not in self.parts:
+    def take(self, index: int) -> np.ndarray:
+        if index not in self.parts:
             array = self.tensors.read(self.name)
             if not _finite(array):
                 self.strange.append(self.name)
             self.parts = dict(enumerate(self.transform.load(array, self.shapes)))
-        return self.parts.pop(place)
+        return self.parts.pop(index)
 
 
 def _tensor(array: np.ndarray, dtype: Any) -> Any:
@@ -156,11 +156,11 @@ def fill(
     strange: list[str] = []
     for name, rule, variables in match.plan:
         values = _Values(tensors, name, rule.transform, [tuple(v.shape) for v in variables], strange)
-        for place, variable in enumerate(variables):
+        for index, variable in enumerate(variables):
             if later is None:
-                assign(variable, values.take(place))
+                assign(variable, values.take(index))
             else:
-                variable._initializer = later.first_value(values, place)
+                variable._initializer = later.first_value(values, index)
     if later is not None:
         later.done.append(lambda: _warn_of_strange(tensors.where, strange))
     else:

@@ -45,15 +45,15 @@ class GGUFFile:
         self.shapes: Mapping[str, Shape] = {
             tensor.name: tuple(int(size) for size in reversed(tensor.shape)) for tensor in reader.tensors
         }
-        self.places = {t.name: (int(t.data_offset), int(t.n_bytes), t.tensor_type) for t in reader.tensors}
-        if len(self.places) != self.fields.get("GGUF.tensor_count"):
-            raise ValueError(f"path: {file} has {len(self.places)} tensors and says otherwise; {accepted}")
+        self.extents = {t.name: (int(t.data_offset), int(t.n_bytes), t.tensor_type) for t in reader.tensors}
+        if len(self.extents) != self.fields.get("GGUF.tensor_count"):
+            raise ValueError(f"path: {file} has {len(self.extents)} tensors and says otherwise; {accepted}")
 
     def read(self, name: str) -> np.ndarray:
         from gguf import GGML_QUANT_SIZES
         from gguf.quants import dequantize
 
-        offset, size, kind = self.places[name]
+        offset, size, kind = self.extents[name]
         step = max(1, PORTION // GGML_QUANT_SIZES[kind][1]) * GGML_QUANT_SIZES[kind][1]
         whole, filled = np.empty(math.prod(self.shapes[name]), "float32"), 0
         try:

@@ -69,8 +69,8 @@ def read_rope(raw: Mapping[str, Any]) -> dict[str, Any]:
     """
     if (part := raw.get("partial_rotary_factor")) not in (None, 1, 1.0):
         raise ValueError(f"partial_rotary_factor: got {part!r}; accepted: 1.0")
-    said = [raw.get(name) for name in ("rope_parameters", "rope_scaling")]
-    given = next((scaling for scaling in said if scaling not in (None, {})), {})
+    scalings = [raw.get(name) for name in ("rope_parameters", "rope_scaling")]
+    given = next((scaling for scaling in scalings if scaling not in (None, {})), {})
     if not isinstance(given, Mapping) or any(isinstance(value, Mapping) for value in given.values()):
         raise ValueError(f"rope_parameters: got {given!r}; accepted: one scaling for all layers")
     scaling = {name: value for name, value in given.items() if value is not None}

@@ -234,8 +234,8 @@ def _load_gguf(file: Path, dtype: Any, overrides: dict[str, Any]) -> ZooModel:
     raw = dict(tensors.fields)
     if "rope_freqs.weight" in tensors.shapes:
         raw["rope_freqs"] = tensors.read("rope_freqs.weight")
-    cls = family("gpt")
-    model = _build(cls, cls.dialects["gguf"], raw, tensors, dtype, {}, overrides, file)
+    name, dialect = own_dialects("dialects")["gguf"]
+    model = _build(family(name), dialect, raw, tensors, dtype, {}, overrides, file)
     if "tokenizer.ggml.model" in raw:
         with _from(file):
             model.tokenizer = Tokenizer.from_gguf(raw)

@@ -22,19 +22,19 @@ def read_sentence_modules(folder: Path) -> dict[str, Any]:
     try:
         modules = read_json(folder / "modules.json", list)
         kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
-        places = [str(module["path"]) for module in modules]
+        paths = [str(module["path"]) for module in modules]
     except (KeyError, TypeError) as error:
         accepted = "accepted: a list of objects with type and path"
         raise ValueError(f"path: {folder / 'modules.json'}: got {error!r}; {accepted}") from error
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise ValueError(f"path: {folder / 'modules.json'}: got {kinds}; accepted: Transformer, Pooling, Normalize")
-    if places[0] or not re.fullmatch(r"[\w-]+", places[1]):
-        raise ValueError(f"path: {folder / 'modules.json'}: got paths {places}; accepted: names of folders in it")
-    said = read_json(folder / places[1] / "config.json")
-    chosen = sorted(name for name, value in said.items() if name.startswith("pooling_mode_") and value is True)
+    if paths[0] or not re.fullmatch(r"[\w-]+", paths[1]):
+        raise ValueError(f"path: {folder / 'modules.json'}: got paths {paths}; accepted: names of folders in it")
+    options = read_json(folder / paths[1] / "config.json")
+    chosen = sorted(name for name, value in options.items() if name.startswith("pooling_mode_") and value is True)
     by_mode = {mode: name for name, mode in _POOLINGS.items()}
     if len(chosen) != 1 or chosen[0] not in by_mode:
-        raise ValueError(f"path: {folder / places[1]}: got {chosen}; accepted: one of {sorted(by_mode)}")
+        raise ValueError(f"path: {folder / paths[1]}: got {chosen}; accepted: one of {sorted(by_mode)}")
     return {"head": "sentence_embedding", "pooling": by_mode[chosen[0]], "normalize": "Normalize" in kinds}
 
 

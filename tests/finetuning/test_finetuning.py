@@ -476,7 +476,13 @@ def test_warmup_linear_decay() -> None:
     close([float(schedule(step)) for step in range(15)], expected, atol=1e-6)
     close([float(again(step)) for step in range(15)], expected, atol=1e-6)
     close([float(WarmupLinearDecay(2.0, 0, 4)(step)) for step in range(5)], [2, 1.5, 1, 0.5, 0], atol=1e-6)
-    for arguments, message in (((0, 1, 2), "peak"), ((1, 2, 2), "warmup_steps"), ((1, -1, 2), "warmup_steps")):
+    for arguments, message in (
+        ((0, 1, 2), "peak"),
+        ((1, 2, 2), "warmup_steps"),
+        ((1, -1, 2), "warmup_steps"),
+        ((1, 0.5, 2), "warmup_steps"),
+        ((1, 0, 2.5), "total_steps"),
+    ):
         with pytest.raises(ValueError, match=rf"{message}: got .*; accepted"):
             WarmupLinearDecay(*arguments)
 

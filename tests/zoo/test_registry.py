@@ -168,7 +168,7 @@ ROOMS = ("layers", "weights", "generation", "finetuning", "text", "zoo", "export
 GROUND = {"checks": set[str](), "signature": set[str](), "files": set[str]()}
 MAY_IMPORT = {
     **GROUND,
-    "layers": {"checks", "layers"},
+    "layers": {"checks", "files", "layers"},
     "weights": {*GROUND, "weights"},
     "generation": {*GROUND, "layers", "generation"},
     "finetuning": {*GROUND, "weights", "finetuning"},

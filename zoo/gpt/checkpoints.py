@@ -260,7 +260,7 @@ _GGUF = Dialect(
     read=read_gguf,
     rules=_gguf_rules,
     heads={"causal_lm": "llama"},
-    ignored=(r"^rope_freqs\.weight$",),  # said by rope_scaling
+    ignored=(r"^rope_freqs\.weight$",),  # rope_scaling has them
     tied={"output.weight": "token_embd.weight"},
 )
 

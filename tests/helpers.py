@@ -111,6 +111,34 @@ def close(actual: Any, expected: Any, atol: float = 1e-5, what: str = "") -> Non
     np.testing.assert_allclose(actual, expected, rtol=0, atol=atol, equal_nan=False, err_msg=what)
 
 
+# Put before the code of a new process, it refuses TensorFlow. Keras' NumPy backend takes convolution and little else
+# from JAX. Where JAX is not installed a stand-in lets the backend be imported, and the patches' convolution becomes the
+# matrix product it is.
+WITHOUT_TENSORFLOW = """
+import importlib.abc, importlib.machinery, importlib.util, json, os, sys
+from unittest.mock import MagicMock
+
+backend = os.environ["KERAS_BACKEND"]
+
+class StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path=None, target=None):
+        blocked = name.split(".")[0]
+        if blocked == "tensorflow":
+            raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+        if blocked == "jax" and backend == "numpy":
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+        return None
+    def create_module(self, spec):
+        module = MagicMock(name=spec.name)
+        module.__path__, module.__spec__ = [], spec
+        return module
+    def exec_module(self, module):
+        pass
+
+sys.meta_path.insert(0, StandIn())
+"""
+
+
 def python(code: str, *arguments: Any, **environment: str) -> str:
     """Run `code` in a new process, outside the repository, and return what it printed."""
     env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}

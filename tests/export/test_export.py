@@ -327,7 +327,7 @@ def test_weights_are_stored_once(family: str, variant: str, files: Any) -> None:
     assert 4 * model.count_params() - unused <= stored <= 4 * model.count_params() + 2500
 
 
-@pytest.mark.parametrize("family", ["gpt", "bert", "vit"])
+@pytest.mark.parametrize("family", ["bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt", "vit"))])
 def test_a_failed_export_leaves_no_file(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = shared(family, next(iter(dict(VARIANTS) and [v for f, v in VARIANTS if f == family])))
 

@@ -455,7 +455,9 @@ FILES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in ("alibi", "dot") else []) for name in FILES]
+)
 def test_keras_onnx_and_tflite_choose_the_same_tokens(name: str, tmp_path: Path) -> None:
     family, variant, overrides = FILES[name]
     model = randomise(tiny(family, variant, **overrides, **LONG), spread=1.0 if family == "seq2seq" else 0.5)

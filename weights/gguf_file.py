@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 PORTION = 2**20  # bytes read at a time
 
 
+def shortest(value: Any) -> float:
+    """The shortest decimal number that is this float32: 1e-05, which its writer meant, not 9.999999747378752e-06."""
+    return float(str(np.float32(value)))
+
+
 class GGUFFile:
     """The metadata and the tensors of one file.
 
@@ -37,7 +42,11 @@ class GGUFFile:
         _check_header(file, {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()}, accepted)
         try:
             reader = gguf.GGUFReader(file)
-            self.fields: dict[str, Any] = {name: field.contents() for name, field in reader.fields.items()}
+            self.fields: dict[str, Any] = {
+                name: shortest(value) if field.types == [gguf.GGUFValueType.FLOAT32] else value
+                for name, field in reader.fields.items()
+                for value in [field.contents()]
+            }
         except Exception as error:  # whatever its reader stumbles over first
             raise ValueError(f"path: {file} cannot be read: {error}; {accepted}") from error
         # Its first axis is the one that runs fastest, which is NumPy's last. The reader itself is not kept: the pages

@@ -126,7 +126,8 @@ class Dialect:
         values = dict(self.fixed)
         for entry in self.fields:
             value = raw.get(entry.theirs)
-            value = entry.default if value is None else value
+            no_token = entry.ours.endswith("_token_id") and entry.theirs in raw  # null is none there, and not the usual
+            value = entry.default if value is None and not no_token else value
             if value is REQUIRED:
                 raise ValueError(f"{entry.theirs}: not in the config; accepted: a value")
             values[entry.ours] = value

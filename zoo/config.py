@@ -96,7 +96,7 @@ def token(default: int | None, *, several: bool = False, **options: Any) -> Any:
             raise ValueError(f"{name}: got {value!r}; accepted: {accepted}{optional}")
         return ids if many else value
 
-    return _field(default, check, last=True, **options)
+    return _field(default, check, last=True, token=True, **options)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from ..weights.tensors import Shape
 from .base import ZooModel
 from .keras_hub_rules import TASK
 from .registry import family, own_dialects
+from .special_ids import without_outside_ids
 
 
 def from_keras_hub(source: Any, *, dtype: Any = None, **overrides: Any) -> ZooModel:
@@ -59,7 +60,8 @@ def from_keras_hub(source: Any, *, dtype: Any = None, **overrides: Any) -> ZooMo
     raw = _options(source, backbone)
     if "dropout" in overrides:
         raw.pop(f"{TASK}dropout", None)  # it need not agree with the backbone's any more
-    values = {**dialect.config(raw, ()), "head": head, **_special_tokens(source, cls), **overrides}
+    values = {**dialect.config(raw, ()), "head": head, **_special_tokens(source, cls)}
+    values = {**without_outside_ids(cls.config_class, values, f"source: {source.name}", 2), **overrides}
     config = cls.config_class.from_dict(values)
     model = cls(config, dtype=backbone.dtype_policy if dtype is None else dtype)
     try:

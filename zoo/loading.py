@@ -16,6 +16,7 @@ from typing import Any
 
 import keras
 
+from .. import checks
 from ..files import read_json
 from ..text.tokenizer import Tokenizer
 from ..weights.fill import FirstValues, fill
@@ -27,6 +28,7 @@ from .base import ZooModel
 from .config import Config
 from .registry import family, own_dialects
 from .sentence_transformers import read_sentence_modules
+from .special_ids import without_outside_ids
 
 FORMAT, VERSION = "attention_zoo", 1
 CONFIG_FILE, WEIGHTS_FILE, IMAGES_FILE = "config.json", "model.safetensors", "preprocessor_config.json"
@@ -51,7 +53,7 @@ def load(path: str | os.PathLike[str], *, dtype: Any = None, **overrides: Any) -
         overrides: config fields in the place of the saved ones, such as ``dropout=0.2`` or ``max_length=512``.
             ``preprocessing=True`` gives a ViT that prepares its images itself, as preprocessor_config.json says. With
             another ``head`` than the file has, the body is loaded and the new head is as initialised, which a warning
-            says.
+            says. Special tokens of another's file that lie outside of its vocabulary are absent, which another says.
 
     Raises:
         ValueError: no such folder, another format, a config with what we do not have, or weights that do not fit the
@@ -178,8 +180,9 @@ def _build(
             values["head"] = overrides["head"] if "head" in overrides else dialect.head(raw)
         if values.get("head") is not None:
             values.pop("pooler", None)  # of models without a head
-        values |= overrides
-        config = cls.config_class.from_dict({k: v for k, v in values.items() if v is not None or k == "head"})
+        values = without_outside_ids(cls.config_class, values, f"path: {where}", 5) | overrides
+        none = ("head", *(k for k in values if k.endswith("_token_id")))  # is a value there, elsewhere the default
+        config = cls.config_class.from_dict({k: v for k, v in values.items() if v is not None or k in none})
     except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"path: {where} lacks or mistypes a field: {error!r}; accepted: a config as saved") from error
     except ValueError as error:
@@ -229,6 +232,13 @@ def _warn_of_new_head(fresh: list[str], folder: Path, stacklevel: int = 6) -> No
 # GGUF.
 
 
+def _with_special_ids_of(config: Config, dialect: Dialect, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """`raw` without the special ids that the config does without, as they are outside of its vocabulary."""
+    ids = {entry.theirs: entry.ours for entry in dialect.fields if entry.ours.endswith("_token_id")}
+    rows = config.to_dict()["vocab_size"]
+    return {k: v for k, v in raw.items() if k not in ids or not checks.is_integer(v) or 0 <= v < rows}
+
+
 def _load_gguf(file: Path, dtype: Any, overrides: dict[str, Any]) -> ZooModel:
     tensors = GGUFFile(file)
     raw = dict(tensors.fields)
@@ -238,5 +248,5 @@ def _load_gguf(file: Path, dtype: Any, overrides: dict[str, Any]) -> ZooModel:
     model = _build(family(name), dialect, raw, tensors, dtype, {}, overrides, file)
     if "tokenizer.ggml.model" in raw:
         with _from(file):
-            model.tokenizer = Tokenizer.from_gguf(raw)
+            model.tokenizer = Tokenizer.from_gguf(_with_special_ids_of(model.config, dialect, raw))
     return model

@@ -331,7 +331,6 @@ CONTRADICTIONS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "BERT as DistilBERT": ("bert-sequence", {"model_type": "distilbert"}, ["architectures", "BertForSequenceClass"]),
     "10^9 token types": ("bert-sequence", {"type_vocab_size": 10**9}, ["type_vocab_size=1000000000"]),
     "10^9 columns": ("bert-sequence", {"max_position_embeddings": 10**9}, ["max_length=1000000000"]),
-    "padding beyond the vocabulary": ("bert-sequence", {"pad_token_id": 97}, ["pad_token_id: got 97; accepted"]),
     "positions for padding alone": ("roberta", {"max_position_embeddings": 2}, ["max_position_embeddings: got 2"]),
     "padding of 10^9": (
         "roberta",
@@ -371,7 +370,8 @@ BAD: dict[str, list[Any]] = {
     "number": [-1, "1e-5", LONG, [], [1.0], {}, {"a": 1}, 10**30, math.nan, math.inf, True],
     "flag": ["true", LONG, [], [True], {}, 0, 1, 0.5],
     "word": ["selu", LONG, [], ["relu"], {}, {"a": "relu"}, 0, 1, False, True],
-    "token": ["1", LONG, {}, {"a": 1}, -1, 1.0, True, 97, 10**30, math.nan],
+    "token": ["1", LONG, {}, {"a": 1}, 1.0, True, math.nan],
+    "needed token": ["1", LONG, {}, {"a": 1}, -1, 1.0, True, 97, 10**30, math.nan],
     "rope": [
         "linear",
         LONG,
@@ -437,7 +437,8 @@ ENTRIES: dict[str, dict[str, str]] = {
         **dict.fromkeys(("encoder_attention_heads", "encoder_ffn_dim", "max_position_embeddings"), "size"),
         "scale_embedding": "flag",
         "activation_function": "word",
-        **dict.fromkeys(("eos_token_id", "pad_token_id", "decoder_start_token_id"), "token"),
+        **dict.fromkeys(("eos_token_id", "pad_token_id"), "token"),
+        "decoder_start_token_id": "needed token",
     },
     "t5": {
         **dict.fromkeys(("num_layers", "num_decoder_layers", "num_heads", "d_kv", "d_model", "d_ff"), "size"),
@@ -484,7 +485,7 @@ def test_required_entries(name: str, tmp_path: Path) -> None:
     folder = copy(name, tmp_path)
     content = (folder / "config.json").read_bytes()
     for entry in REQUIRED[name]:
-        for value in (DROP, None):
+        for value in (DROP,) if entry.endswith("_token_id") else (DROP, None):  # null is no token
             change(folder, {entry: value})
             refused(folder, f"{folder / 'config.json'}: {entry}: not in the config; accepted: a value")
             (folder / "config.json").write_bytes(content)
@@ -939,7 +940,6 @@ BAD_GGUF: dict[str, tuple[Any, list[str]]] = {
     "fewer types than tokens": (gguf({"tokenizer.ggml.token_type": (ARRAY, (I32, [1]))}), ["token_type: got 1"]),
     "a token twice": (gguf({"tokenizer.ggml.tokens": (ARRAY, (STRING, ["a"] * 9))}), ["tokens: got 8 twice"]),
     "no tokens": (gguf({"tokenizer.ggml.tokens": DROP}), ["tokenizer.ggml.tokens"]),
-    "a beginning past the end": (gguf({"tokenizer.ggml.bos_token_id": (U32, 9)}), ["bos_token_id"]),
     "a merge of no token": (
         gguf({"tokenizer.ggml.merges": (ARRAY, (STRING, ["a z"]))}),
         ["Token `z` out of vocabulary"],
@@ -962,6 +962,17 @@ def test_gguf(problem: str, tmp_path: Path) -> None:
     content, parts = BAD_GGUF[problem]
     (tmp_path / "m.gguf").write_bytes(content() if callable(content) else content)
     refused(tmp_path / "m.gguf", f"path: {tmp_path / 'm.gguf'}", *parts)
+
+
+def test_gguf_with_special_ids_outside(tmp_path: Path) -> None:
+    """Neither the model nor the tokenizer has them, and one warning says so."""
+    file, outside = tmp_path / "m.gguf", {"bos": 9, "eos": 2**32 - 1}
+    file.write_bytes(gguf({f"tokenizer.ggml.{name}_token_id": (U32, number) for name, number in outside.items()}))
+    with pytest.warns(UserWarning, match="bos_token_id=9, eos_token_id=4294967295: outside") as told:
+        model = az.load(file)
+    assert len(told) == 1 and model.tokenizer is not None
+    for holder in (model.config, model.tokenizer):
+        assert holder.bos_token_id is None and holder.eos_token_id is None
 
 
 @pytest.mark.parametrize("name", ["q4_0", "f32-llama3"])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...layers.feedforward import GATED
+from ...weights.gguf_file import shortest
 from ...weights.rules import Dialect, Field, Rule, layer_norm, linear
 from ...weights.transforms import TRANSPOSED, joined, paired_rows
 from .. import keras_hub_rules as hub
@@ -215,7 +216,7 @@ def _llama3(factors: np.ndarray, head_dim: int, theta: float) -> dict[str, Any]:
         if factors.shape == keep.shape and np.allclose(1 / (keep + (1 - keep) / factor), factors, rtol=1e-4):
             scaling = {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
             return {**scaling, "original_max_position_embeddings": 8192}
-    return {"rope_type": "factors", "factors": factors.tolist()}
+    return {"rope_type": "factors", "factors": [shortest(factor) for factor in factors]}
 
 
 def _gguf_rules(c: GPTConfig) -> tuple[Rule, ...]:

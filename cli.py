@@ -25,7 +25,7 @@ console = Console()
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Model = Annotated[
-    str, typer.Argument(help="A folder (ours or Hugging Face's), a .gguf file, or a preset (random weights).")
+    str, typer.Argument(help="A folder (ours or Hugging Face's), a .gguf or .keras file, or a preset (random weights).")
 ]
 
 
@@ -45,7 +45,9 @@ def list_(pattern: Annotated[str, typer.Argument(help="A shell pattern, such as 
 
 
 @app.command()
-def info(name: Annotated[str, typer.Argument(help="A preset, a folder or a .gguf file.")], json_: Json = False):
+def info(
+    name: Annotated[str, typer.Argument(help="A preset, a folder, a .gguf or a .keras file.")], json_: Json = False
+):
     """Show a preset's or a saved model's config, inputs and outputs."""
     model = _model(name)
     signature = model.signature.to_dict()
@@ -242,7 +244,7 @@ def _model(name: str) -> Any:
     from .export.quiet import quiet
     from .zoo.registry import preset
 
-    if Path(name).exists() or name.endswith(".gguf"):
+    if Path(name).exists() or name.endswith((".gguf", ".keras")):
         with quiet():
             return zoo.load(name)
     preset(name)  # a wrong name is refused before the heavy imports

@@ -25,6 +25,7 @@ class _Match:
 
     plan: list[tuple[str, Rule, list[Any]]]  # the tensor's name, its rule, our variables
     copies: list[tuple[str, str]]  # names of tensors that must be equal
+    unused: dict[str, str]  # names of weights that nobody asks for, by how the dialect calls them
     fresh: list[str]  # weights that keep what they were initialised with
 
 
@@ -153,6 +154,7 @@ def fill(
                 f"path: {tensors.where} does not fit its config, which ties {name} to {other}: their values differ; "
                 "accepted: equal ones, or a config that does not tie them"
             )
+    model.unused = {short: tensors.read(name) for short, name in match.unused.items()}
     strange: list[str] = []
     for name, rule, variables in match.plan:
         values = _Values(tensors, name, rule.transform, [tuple(v.shape) for v in variables], strange)
@@ -189,8 +191,10 @@ def _match(model: Any, dialect: Dialect, tensors: Tensors, new_head: bool) -> _M
             problems.append(f"{name} has shape {tensors.shapes[name]} for {expected}")
     copies = [(name, theirs[dialect.tied[s]]) for s, name in left.items() if dialect.tied.get(s) in theirs]
     may_stay = {name for name, _ in copies}
+    unused = {} if new_head else {s: n for s, n in left.items() if any(re.search(p, s) for p in dialect.unused)}
+    may_stay |= set(unused.values())
     for short, name in left.items():
-        if any(re.search(pattern, short) for pattern in dialect.ignored):
+        if any(re.search(pattern, short) for pattern in (*dialect.ignored, *dialect.unused)):
             may_stay.add(name)
         if new_head and dialect.prefix and not name.startswith(dialect.prefix):
             may_stay.add(name)  # the file's own head
@@ -198,7 +202,7 @@ def _match(model: Any, dialect: Dialect, tensors: Tensors, new_head: bool) -> _M
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ValueError(f"path: {tensors.where} does not fit its config: {'; '.join(problems[:SHOWN])}{more}")
-    return _Match(plan, copies, fresh)
+    return _Match(plan, copies, unused, fresh)
 
 
 def assign(variable: Any, array: np.ndarray) -> None:
@@ -220,8 +224,12 @@ def collect(model: Any, dialect: Dialect) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor of `model` by the names of `dialect`, without its prefix for the body."""
     import keras
 
+    alone = model.config.to_dict().get("head", "none") in dialect.headless
     for short, rule, variables in dialect.plan(model):
         arrays = [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables]
-        alone = model.config.to_dict().get("head", "none") in dialect.headless
         name = short if rule.outside or alone else dialect.prefix + short
         yield name, np.ascontiguousarray(rule.transform.save(arrays))
+    for short, array in model.unused.items():
+        outside = next((outside for pattern, outside in dialect.unused.items() if re.search(pattern, short)), None)
+        if outside is not None:  # else it is of another kind of checkpoint
+            yield short if outside or alone else dialect.prefix + short, array

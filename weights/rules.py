@@ -76,7 +76,9 @@ class Dialect:
         rules: see ``Rule``. Names are those of a model without a head.
         prefix: stands before the names of the body, but not in files of the body alone.
         aliases: pattern to replacement for names that other versions write.
-        ignored: patterns of names that may be left over: buffers, and heads that nobody asks for.
+        ignored: patterns of names that may be left over: buffers.
+        unused: patterns of names of real weights that no head asks for, and whether they stand outside of the prefix.
+            A model keeps them beside its own, to be saved again.
         tied: names that may be there a second time, and what they then must equal.
         headless: which ``head`` of ours has such a file of the body alone.
         heads: the name of their class by our ``head``; the first is what a config without one means.
@@ -96,6 +98,7 @@ class Dialect:
     headless: tuple[str | None, ...] = (None, "sentence_embedding")
     aliases: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    unused: Mapping[str, bool] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
     silent: tuple[str, ...] = ()
 
@@ -179,13 +182,25 @@ class Dialect:
 
 
 def weight_name(variable: Any) -> str:
-    """A weight's name without its model's: "block_0/attention/query/kernel", the same in every process."""
+    """A weight's name without its model's: "block_0/attention/query/kernel", the same in every process.
+
+    Of our own models, whose paths begin with the model, wherever they are made. For others see ``by_name``.
+    """
     return variable.path.partition("/")[2]
 
 
 def by_name(model: Any) -> dict[str, Any]:
-    """Every weight of a model by its name."""
-    return {weight_name(variable): variable for variable in model.weights}
+    """Every weight of a model by its name: its path, without the model's own where that stands first.
+
+    Raises:
+        ValueError: two weights of one name.
+    """
+    own, found = f"{model.name}/", {}
+    for variable in model.weights:
+        if (name := variable.path.removeprefix(own)) in found:
+            raise ValueError(f"model: got two weights of the name {name}; accepted: layers of different names")
+        found[name] = variable
+    return found
 
 
 def _layers(name: str, variables: Collection[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import keras
@@ -14,7 +15,8 @@ from keras.backend import standardize_dtype
 from ..finetuning.checkpointing import checkpointed
 from ..finetuning.model import FineTuning
 from ..signature import Graph, Signature
-from ..weights.rules import Dialect, weight_name
+from ..weights.rules import Dialect, by_name, weight_name
+from .companions import load_companions, save_companions
 from .config import Config
 
 Tensor = Any
@@ -83,6 +85,7 @@ class ZooModel(keras.Model, FineTuning):
         **overrides: Any,
     ) -> None:
         super().__init__(name=name or self.family, dtype=dtype, trainable=trainable)
+        self._parent_path = ""  # names of weights begin at this model, wherever it is made; see ``weight_name``
         if config is not None and overrides:
             raise ValueError(f"config: got a config and fields {sorted(overrides)}; accepted: one or the other")
         if not isinstance(config, self.config_class | Mapping | None):
@@ -92,6 +95,10 @@ class ZooModel(keras.Model, FineTuning):
         self.tokenizer: Any = None  # a ``text.tokenizer.Tokenizer``, of whoever loaded one; ``save`` writes it too
         self.huggingface: dict[str, Any] = {}  # the config.json it was loaded with
         self.preprocessor: dict[str, Any] = {}  # the preprocessor_config.json beside it, for ``layers.ImageProcessor``
+        self.sentences: dict[str, Any] = {}  # the sentence_bert_config.json beside it
+        # Weights of the file that no head asks for, such as a pooler, which ``to_huggingface`` writes again. They
+        # belong to the body as it was loaded: training it, or putting another in its place, forgets them.
+        self.unused: dict[str, np.ndarray] = {}
         self.build_layers()
         self.build(None)
 
@@ -211,7 +218,7 @@ class ZooModel(keras.Model, FineTuning):
             ValueError: nothing fits, or a name fits and its shape does not.
         """
         merged = source.merged_weights() if isinstance(source, ZooModel) else None
-        theirs = dict(merged or ((weight_name(variable), variable) for variable in source.weights))
+        theirs = dict(merged or by_name(source))
         shared = {name: variable for variable in self.weights if (name := weight_name(variable)) in theirs}
         if not shared:
             raise ValueError(f"source: got {source.name}, of which no weight has a name of {self.name}'s")
@@ -222,11 +229,14 @@ class ZooModel(keras.Model, FineTuning):
                 )
         for name, variable in shared.items():
             variable.assign(theirs[name])
+        self.unused = {}
         return [name for variable in self.weights if (name := weight_name(variable)) not in shared]
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         self._check_data(x)
         self._check_optimizer()
+        if any(not self.of_head(weight_name(variable)) for variable in self.trainable_weights):
+            self.unused = {}
         return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -242,6 +252,15 @@ class ZooModel(keras.Model, FineTuning):
         arrays = x if isinstance(x, Mapping) else {signature.inputs[0].name: x}
         if all(isinstance(array, np.ndarray) for array in arrays.values()):
             signature.check_arrays(arrays)
+
+    def save_assets(self, folder: str) -> None:
+        """Called by Keras for what a ``.keras`` file has beside config and weights."""
+        save_companions(self, Path(folder))
+
+    def load_assets(self, folder: str | None) -> None:
+        """As ``save_assets``; files of before have none."""
+        if folder is not None:
+            load_companions(self, Path(folder))
 
     def get_config(self) -> dict[str, Any]:
         policy = keras.dtype_policies.serialize(self.dtype_policy)

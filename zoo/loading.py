@@ -26,29 +26,29 @@ from ..weights.tensors import SafetensorsFiles, Tensors
 from ..weights.transforms import SAME
 from .base import ZooModel
 from .config import Config
+from .keras_files import SUFFIX, load_keras
 from .registry import family, own_dialects
-from .sentence_transformers import read_sentence_modules
+from .sentence_transformers import read_sentence_config, read_sentence_modules, sentence_length
 from .special_ids import without_outside_ids
 
 FORMAT, VERSION = "attention_zoo", 1
 CONFIG_FILE, WEIGHTS_FILE, IMAGES_FILE = "config.json", "model.safetensors", "preprocessor_config.json"
-ACCEPTED = (
-    "accepted: a folder with config.json and model.safetensors, of attention_zoo.save or Hugging Face, or a .gguf"
-)
+ACCEPTED = "accepted: a folder with config.json and model.safetensors, of attention_zoo.save or Hugging Face, a .gguf or a .keras"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
+UNUSED = "unused/"  # before the names of what no head asks for
 LONGEST = 900  # characters of an error
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 
 
 def load(path: str | os.PathLike[str], *, dtype: Any = None, **overrides: Any) -> ZooModel:
-    """The model in a folder that ``save`` wrote, in a Hugging Face folder, or in a GGUF file.
+    """The model in a folder that ``save`` wrote, in a Hugging Face folder, in a GGUF file, or in Keras' own.
 
     Its tokenizer, if there is one, is ``model.tokenizer``, a Hugging Face config ``model.huggingface``, and what a
     preprocessor_config.json says of images ``model.preprocessor``. A sentence-transformers folder gives
     ``head="sentence_embedding"`` with its pooling. Weights of a GGUF file are dequantised to `dtype`.
 
     Args:
-        path: the folder, or the .gguf file.
+        path: the folder, or the .gguf or .keras file; of the latter the model is not compiled.
         dtype: a Keras dtype policy in the place of the saved one; "float32" for files of others.
         overrides: config fields in the place of the saved ones, such as ``dropout=0.2`` or ``max_length=512``.
             ``preprocessing=True`` gives a ViT that prepares its images itself, as preprocessor_config.json says. With
@@ -86,6 +86,10 @@ def _from(path: Path) -> Iterator[None]:
 def _load(path: Path, dtype: Any, overrides: dict[str, Any]) -> ZooModel:
     if path.suffix in PICKLES:
         raise ValueError(f"path: got {path}, a format that can hold code and is never opened; {ACCEPTED}")
+    if path.suffix == SUFFIX and not path.is_dir():
+        model, fresh = load_keras(path, dtype, overrides)
+        _warn_of_new_head(fresh, path, 4)
+        return model
     if path.suffix == ".gguf":
         return _load_gguf(path, dtype, overrides)
     if not (path / CONFIG_FILE).is_file():
@@ -99,7 +103,8 @@ def _load(path: Path, dtype: Any, overrides: dict[str, Any]) -> ZooModel:
         raise ValueError(f"path: {path / CONFIG_FILE} is not of a format we know; {ACCEPTED}")
     if any((path / name).is_file() for name in TOKENIZER_FILES):
         with _from(path):
-            model.tokenizer = Tokenizer.load(path)
+            longest = sentence_length(model)
+            model.tokenizer = Tokenizer.load(path, **({} if longest is None else {"model_max_length": longest}))
     return model
 
 
@@ -127,10 +132,12 @@ def _load_own(folder: Path, raw: dict[str, Any], dtype: Any, overrides: dict[str
         names = [weight_name(v) for v in model.weights]
         rules = tuple(Rule(name, name, SAME) for name in names)
         old_head = tuple(f"^{part}(/|$)" for part in cls.head_parts) if new_head else ()
-        ours = Dialect(fields=(), rules=rules, ignored=old_head)
+        ours = Dialect(fields=(), rules=rules, ignored=old_head, unused={f"^{UNUSED}": True})
         fresh = fill(model, ours, tensors, new_head=new_head, later=later)
+    model.unused = {name.removeprefix(UNUSED): value for name, value in model.unused.items()}
     _warn_of_new_head(fresh, folder, 5)
-    model.huggingface, model.preprocessor = raw.get("huggingface") or {}, raw.get("preprocessor") or {}
+    for name in ("huggingface", "preprocessor", "sentences"):
+        setattr(model, name, raw.get(name) or {})
     return model
 
 
@@ -160,6 +167,7 @@ def _load_huggingface(folder: Path, raw: dict[str, Any], dtype: Any, overrides: 
         overrides = {**overrides, "preprocessing": preprocessor}
     model = _build(cls, cls.dialects[kind], raw, tensors, dtype, pooling, overrides, folder / CONFIG_FILE)
     model.huggingface, model.preprocessor = raw, preprocessor
+    model.sentences = read_sentence_config(folder) if pooling else {}
     return model
 
 

@@ -17,7 +17,7 @@ from ..files import write_json
 from ..weights.fill import collect
 from ..weights.tensors import save_tensors
 from .base import ZooModel
-from .loading import CONFIG_FILE, FORMAT, IMAGES_FILE, VERSION, WEIGHTS_FILE
+from .loading import CONFIG_FILE, FORMAT, IMAGES_FILE, UNUSED, VERSION, WEIGHTS_FILE
 from .sentence_transformers import write_sentence_modules
 
 
@@ -37,8 +37,10 @@ def save(model: ZooModel, folder: str | os.PathLike[str]) -> Path:
         "config": model.config.to_dict(),
         **({"huggingface": model.huggingface} if model.huggingface else {}),
         **({"preprocessor": model.preprocessor} if model.preprocessor else {}),
+        **({"sentences": model.sentences} if model.sentences else {}),
     }
     tensors = {name: np.ascontiguousarray(keras.ops.convert_to_numpy(value)) for name, value in model.merged_weights()}
+    tensors |= {UNUSED + name: value for name, value in model.unused.items()}
     save_tensors(tensors, folder / WEIGHTS_FILE, {"format": FORMAT})
     write_json(config, folder / CONFIG_FILE)
     if model.tokenizer is not None:
@@ -55,7 +57,9 @@ def to_huggingface(
     """Write `model` as transformers' ``from_pretrained`` opens it: config.json, model.safetensors, tokenizer files.
 
     A model that was loaded from Hugging Face's files keeps the entries of its config that we do not read, and the dtype
-    of its tensors: load and save give the same bytes.
+    of its tensors: load and save give the same bytes. That holds for weights that no head of ours asks for too, such as
+    the pooler of a sentence embedding, until ``fit`` trains the body, to which they do not belong any more; after a
+    training loop of your own say ``model.unused.clear()``. A new head is saved without them.
 
     Args:
         model_type: Hugging Face's word, such as "llama". Default: the one it was loaded from, or the first of the
@@ -81,7 +85,7 @@ def to_huggingface(
     save_tensors(arrays, folder / WEIGHTS_FILE, {"format": "pt"})
     write_json({**raw, "model_type": kind, "torch_dtype": dtype, **values}, folder / CONFIG_FILE)
     if model.config.to_dict().get("head") == "sentence_embedding":
-        write_sentence_modules(model.config, folder)
+        write_sentence_modules(model, folder)
     if images := model.config.to_dict().get("preprocessing") or model.preprocessor:
         write_json(images, folder / IMAGES_FILE)
     if model.tokenizer is not None:

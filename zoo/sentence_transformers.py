@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .. import checks
 from ..files import read_json, write_json
 
+FILE = "sentence_bert_config.json"
 _POOLINGS = {"mean": "pooling_mode_mean_tokens", "first": "pooling_mode_cls_token", "max": "pooling_mode_max_tokens"}
 
 
@@ -38,7 +40,32 @@ def read_sentence_modules(folder: Path) -> dict[str, Any]:
     return {"head": "sentence_embedding", "pooling": by_mode[chosen[0]], "normalize": "Normalize" in kinds}
 
 
-def write_sentence_modules(config: Any, folder: Path) -> None:
+def read_sentence_config(folder: Path) -> dict[str, Any]:
+    """What sentence_bert_config.json says, which is how texts are cut; nothing without one.
+
+    Raises:
+        ValueError: a length that is none.
+    """
+    options = read_json(folder / FILE) if (folder / FILE).is_file() else {}
+    longest = options.get("max_seq_length")
+    if longest is not None and (not checks.is_integer(longest) or longest < 1):
+        raise ValueError(
+            f"path: {folder / FILE}: max_seq_length: got {longest!r}; accepted: a positive integer or null"
+        )
+    return options
+
+
+def sentence_length(model: Any) -> int | None:
+    """Tokens that a sentence is cut to, where its folder said so."""
+    longest = model.sentences.get("max_seq_length")
+    return None if longest is None else min(longest, model.config.max_length)
+
+
+def write_sentence_modules(model: Any, folder: Path) -> None:
+    """modules.json and what it names. Texts are cut as the model's tokenizer cuts them, or else as its folder said."""
+    config = model.config
+    longest = None if model.tokenizer is None else model.tokenizer.model_max_length
+    longest = min(longest or sentence_length(model) or config.max_length, config.max_length)
     kinds = {"": "Transformer", "1_Pooling": "Pooling", **({"2_Normalize": "Normalize"} if config.normalize else {})}
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -46,5 +73,5 @@ def write_sentence_modules(config: Any, folder: Path) -> None:
     ]
     modes = {mode: name == config.pooling for name, mode in _POOLINGS.items()}
     write_json({"word_embedding_dimension": config.hidden_dim, **modes}, folder / "1_Pooling" / "config.json")
-    write_json({"max_seq_length": config.max_length, "do_lower_case": False}, folder / "sentence_bert_config.json")
+    write_json({"do_lower_case": False, **model.sentences, "max_seq_length": longest}, folder / FILE)
     write_json(modules, folder / "modules.json")

@@ -712,7 +712,7 @@ def test_pickles_are_never_opened(tmp_path: Path) -> None:
     assert trace.exists()  # so that this would have shown
 
 
-@pytest.mark.parametrize("name", ["model.keras", "model.onnx", "model.safetensors", "absent", "pytorch_model.BIN"])
+@pytest.mark.parametrize("name", ["model.onnx", "model.safetensors", "absent", "pytorch_model.BIN"])
 def test_files_of_other_formats(name: str, tmp_path: Path) -> None:
     if name != "absent":
         (tmp_path / name).write_bytes(pickle.dumps(Evil(tmp_path / "executed")))

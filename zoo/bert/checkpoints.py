@@ -90,7 +90,8 @@ _BERT = Dialect(
     },
     other_classes={"BertModel": None, "BertForPreTraining": "masked_lm"},
     aliases={r"LayerNorm\.gamma$": "LayerNorm.weight", r"LayerNorm\.beta$": "LayerNorm.bias"},
-    ignored=(r"^embeddings\.position_ids$", r"^pooler\.dense\.", r"^cls\.seq_relationship\."),
+    ignored=(r"^embeddings\.position_ids$",),
+    unused={r"^pooler\.dense\.": False, r"^cls\.seq_relationship\.": True},
     tied={**_OUTPUT_TABLE, "cls.predictions.decoder.bias": "cls.predictions.bias"},
 )
 
@@ -138,7 +139,7 @@ def _roberta(name: str) -> Dialect:
         heads={head: cls.replace("Bert", name) for head, cls in _BERT.heads.items()},
         other_classes={f"{name}Model": None},
         aliases={},
-        ignored=(r"^embeddings\.position_ids$", r"^pooler\.dense\."),
+        unused={r"^pooler\.dense\.": False},
         tied={"lm_head.decoder.weight": "embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
     )
 

@@ -64,7 +64,7 @@ _VIT = Dialect(
     prefix="vit.",
     headless=(None,),
     heads={None: "ViTModel", "image_classification": "ViTForImageClassification"},
-    ignored=(r"^pooler\.dense\.", r"^embeddings\.mask_token$"),
+    unused={r"^pooler\.dense\.": False, r"^embeddings\.mask_token$": False},
 )
 
 

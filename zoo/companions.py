@@ -1,0 +1,43 @@
+"""What ``.keras`` files hold beside config and weights: tokenizer, metadata of other files, weights no head asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..files import read_json, write_json
+from ..text.tokenizer import FILE as TOKENIZER_FILE
+from ..text.tokenizer import Tokenizer
+from ..weights.tensors import SafetensorsFiles, save_tensors
+
+FILE, WEIGHTS_FILE = "attention_zoo.json", "model.safetensors"
+DICTS = ("huggingface", "preprocessor", "sentences")
+
+
+def save_companions(model: Any, folder: Path) -> None:
+    """Write what there is to `folder`, as plain data: JSON and safetensors."""
+    said = {name: value for name in DICTS if (value := getattr(model, name))}
+    if said:
+        write_json(said, folder / FILE)
+    if model.unused:
+        save_tensors(model.unused, folder / WEIGHTS_FILE, {})
+    if model.tokenizer is not None:
+        model.tokenizer.save(folder)
+
+
+def load_companions(model: Any, folder: Path) -> None:
+    """Give `model` what ``save_companions`` wrote.
+
+    Raises:
+        ValueError: a file that is not what it should be.
+    """
+    said = read_json(folder / FILE) if (folder / FILE).is_file() else {}
+    for name in DICTS:
+        if not isinstance(said.get(name, {}), dict):
+            raise ValueError(f"{FILE}: {name}: got {type(said[name]).__name__}; accepted: an object")
+        setattr(model, name, said.get(name, {}))
+    if (folder / WEIGHTS_FILE).is_file():
+        tensors = SafetensorsFiles(folder)
+        model.unused = {name: tensors.read(name) for name in tensors.shapes}
+    if (folder / TOKENIZER_FILE).is_file():
+        model.tokenizer = Tokenizer.load(folder)

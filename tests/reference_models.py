@@ -93,7 +93,10 @@ def transformer(
     """Logits and all that lies between, of ids and masks (batch, length)."""
     c = config
     results: dict[str, Any] = {}
-    shared = {"heads": c.num_heads, "kv_heads": c.num_kv_heads, "scale": c.attention_scale}
+    heads = {
+        "encoder": {"heads": c.num_heads, "kv_heads": c.num_kv_heads, "scale": c.attention_scale},
+        "decoder": {"heads": c.num_decoder_heads, "kv_heads": c.num_decoder_kv_heads, "scale": c.attention_scale},
+    }
 
     def sublayer(name: str, x: Array, branch: Any) -> Array:
         """Section 3.1: "LayerNorm(x + Sublayer(x))", or pre-norm, "x + Sublayer(LayerNorm(x))"."""
@@ -103,7 +106,7 @@ def transformer(
         return normalise(weights.under(name), x + branch(x))
 
     def stack(side: str, table: str, ids: Array, mask: Array, encoded: Array | None) -> Array:
-        positions = places(mask)
+        positions, shared = places(mask), heads[side]
         x = weights[f"{table}/embeddings"][ids]
         if c.scale_embeddings:
             x = x * math.sqrt(c.hidden_dim)

@@ -106,6 +106,23 @@ def test_generate_and_plot(tmp_path: Path) -> None:
         assert done.returncode == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
+def test_keras_files(tmp_path: Path) -> None:
+    """What convert writes, every command that takes a model reads, the tokenizer inside included."""
+    source = Path(__file__).parent / "goldens" / "llama-gguf" / "q8_0.gguf"
+    file = tmp_path / "m.keras"
+    assert cli("convert", source, file, "--to", "keras").returncode == 0
+    said = [json.loads(cli("info", path, "--json").stdout) for path in (source, file)]
+    assert said[0] == {**said[1], "name": str(source)}
+    said = [cli("generate", path, "ab", "--max-new-tokens", 4, "--json").stdout for path in (source, file)]
+    assert said[0] == said[1] and json.loads(said[0])
+    assert cli("plot", "attention", file, tmp_path / "a.png", "--ids", "1 2 3").returncode == 0
+    assert cli("export", file, tmp_path / "m.onnx", "--no-cache").returncode == 0
+    assert cli("convert", file, tmp_path / "folder", "--to", "zoo").returncode == 0
+    assert (tmp_path / "folder" / "tokenizer.json").is_file()
+    done = cli("info", tmp_path / "none.keras")
+    assert done.returncode == 2 and "none.keras cannot be read" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

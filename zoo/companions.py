@@ -1,4 +1,4 @@
-"""What ``.keras`` files hold beside config and weights: tokenizer, metadata of other files, weights no head asks for."""
+"""What ``.keras`` files hold beside config and weights: tokenizer, metadata, weights that no head asks for."""
 
 from __future__ import annotations
 

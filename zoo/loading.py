@@ -33,7 +33,8 @@ from .special_ids import without_outside_ids
 
 FORMAT, VERSION = "attention_zoo", 1
 CONFIG_FILE, WEIGHTS_FILE, IMAGES_FILE = "config.json", "model.safetensors", "preprocessor_config.json"
-ACCEPTED = "accepted: a folder with config.json and model.safetensors, of attention_zoo.save or Hugging Face, a .gguf or a .keras"
+ACCEPTED = "accepted: a folder with config.json and model.safetensors, of attention_zoo.save or Hugging Face, a .gguf"
+ACCEPTED += " or a .keras"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
 UNUSED = "unused/"  # before the names of what no head asks for
 LONGEST = 900  # characters of an error

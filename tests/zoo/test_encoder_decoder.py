@@ -31,6 +31,7 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
     "t5": ("t5", {}),
     "rotary": ("rotary", {}),
     "pre_norm": ("original", PRE_NORM),
+    "uneven": ("uneven", {}),
 }
 
 

@@ -24,18 +24,14 @@ def _stack(theirs: str, ours: str, *, decoder: bool) -> tuple[Rule, ...]:
 
 
 def _read_marian(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
-    for one, other in (("encoder_attention_heads", "decoder_attention_heads"), ("encoder_ffn_dim", "decoder_ffn_dim")):
-        if raw.get(one) != raw.get(other):
-            raise ValueError(f"{other}: got {raw.get(other)}; accepted: {raw.get(one)}, as {one}")
     if raw.get("decoder_vocab_size") not in (None, raw.get("vocab_size")):
         raise ValueError(f"decoder_vocab_size: got {raw['decoder_vocab_size']}; accepted: {raw.get('vocab_size')}")
     return {"activation": activation(raw, "activation_function", "gelu")}
 
 
 def _write_marian(c: TransformerConfig) -> dict[str, Any]:
-    sizes = {"decoder_attention_heads": c.num_heads, "decoder_ffn_dim": c.intermediate_dim}
     names = {**HF_ACTIVATIONS, "silu": "swish"}
-    return {**sizes, "activation_function": names[c.activation], "decoder_vocab_size": c.vocab_size}
+    return {"activation_function": names[c.activation], "decoder_vocab_size": c.vocab_size}
 
 
 _SIDES: dict[str, str] = dict.fromkeys(("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"), "shared.weight")
@@ -46,8 +42,10 @@ _MARIAN = Dialect(
         Field("encoder_layers", "num_layers"),
         Field("decoder_layers", "num_decoder_layers"),
         Field("encoder_attention_heads", "num_heads"),
+        Field("decoder_attention_heads", "num_decoder_heads", 16),
         Field("d_model", "hidden_dim"),
         Field("encoder_ffn_dim", "intermediate_dim"),
+        Field("decoder_ffn_dim", "decoder_intermediate_dim", 4096),
         Field("max_position_embeddings", "max_length", 1024),
         Field("dropout", "dropout", 0.1),
         Field("attention_dropout", "attention_dropout", 0.0),

@@ -43,6 +43,8 @@ class TransformerConfig(Config):
     Attributes:
         vocab_size: of source and target, which share a table unless `share_embeddings` is off.
         num_layers: of the encoder; `num_decoder_layers` of the decoder, by default as many.
+        num_decoder_heads, decoder_intermediate_dim: of the decoder, by default as in the encoder; so are
+            `num_decoder_kv_heads` and `decoder_head_dim`, but that another number of heads divides `hidden_dim` anew.
         max_length: longest source and longest target.
         num_buckets, max_distance: of relative positions, see ``RelativePositionBias``.
         attention_scale: factor on the scores; None for head_dim^-1/2.
@@ -57,10 +59,21 @@ class TransformerConfig(Config):
     num_layers: int = size(6)
     num_decoder_layers: int | None = size(None, derived=lambda c: c.num_layers)
     num_heads: int = size(8)
+    num_decoder_heads: int | None = size(None, derived=lambda c: c.num_heads)
     num_kv_heads: int | None = size(None, derived=lambda c: c.num_heads)
+    num_decoder_kv_heads: int | None = size(
+        None, derived=lambda c: c.num_kv_heads if c.num_decoder_heads == c.num_heads else c.num_decoder_heads
+    )
     head_dim: int | None = size(None, derived=lambda c: c.quotient("hidden_dim", "num_heads"))
+    decoder_head_dim: int | None = size(
+        None,
+        derived=lambda c: (
+            c.head_dim if c.num_decoder_heads == c.num_heads else c.quotient("hidden_dim", "num_decoder_heads")
+        ),
+    )
     hidden_dim: int = size(512)
     intermediate_dim: int | None = size(None, derived=lambda c: 4 * c.hidden_dim)
+    decoder_intermediate_dim: int | None = size(None, derived=lambda c: c.intermediate_dim)
     max_length: int = size(512)
     position: str = "sinusoidal"
     num_buckets: int = size(32)
@@ -83,7 +96,9 @@ class TransformerConfig(Config):
 
     def check(self) -> None:
         self.quotient("num_heads", "num_kv_heads")
-        check_position(self.position, hidden_dim=self.hidden_dim, head_dim=self.head_dim or 0)
+        self.quotient("num_decoder_heads", "num_decoder_kv_heads")
+        for head_dim in (self.head_dim, self.decoder_head_dim):
+            check_position(self.position, hidden_dim=self.hidden_dim, head_dim=head_dim or 0)
 
     @property
     def rotary_interleaved(self) -> bool:
@@ -94,10 +109,12 @@ class TransformerConfig(Config):
         return self.num_layers + (self.num_decoder_layers or 0)
 
     def least_parameters(self) -> int:
-        block = (self.intermediate_dim or 0) + self.num_heads * (self.head_dim or 0)
+        heads = self.num_heads * (self.head_dim or 0), (self.num_decoder_heads or 0) * (self.decoder_head_dim or 0)
+        blocks = self.num_layers * ((self.intermediate_dim or 0) + heads[0])
+        blocks += (self.num_decoder_layers or 0) * ((self.decoder_intermediate_dim or 0) + heads[1])
         rows = self.max_length if self.position == "learned" else 0
         buckets = self.num_heads * self.num_buckets if self.position == "relative" else 0
-        return self.hidden_dim * (self.vocab_size + rows + self.depth * block) + buckets
+        return self.hidden_dim * (self.vocab_size + rows + blocks) + buckets
 
 
 @register
@@ -122,21 +139,25 @@ class Transformer(Generating, ZooModel):
                 c.vocab_size, c.hidden_dim, embeddings_initializer=normal.clone(), name=name, **shared
             )
 
-        def positions(name: str, **options: bool) -> Any:
-            return position_layer(**fields_for(position_layer, c), **options, name=name, **shared)
+        def positions(name: str, **options: Any) -> Any:
+            return position_layer(**{**fields_for(position_layer, c), **options}, name=name, **shared)
 
-        def block(name: str, **options: bool) -> TransformerBlock:
+        def block(name: str, **options: Any) -> TransformerBlock:
             return TransformerBlock.from_fields(c, **options, name=name, **shared)
 
         def last_norm(name: str) -> Any:
             return NORMALIZATIONS[c.norm](epsilon=c.norm_epsilon, name=name, **shared) if c.norm_first else None
 
+        decoder = {"num_heads": c.num_decoder_heads, "head_dim": c.decoder_head_dim}
+        inside = {"num_kv_heads": c.num_decoder_kv_heads, "intermediate_dim": c.decoder_intermediate_dim}
         self.embedding = embedding("embedding")
         self.decoder_embedding = self.embedding if c.share_embeddings else embedding("decoder_embedding")
         self.encoder_positions = positions("encoder_positions", bidirectional=True)
-        self.decoder_positions = positions("decoder_positions", bidirectional=False)
+        self.decoder_positions = positions("decoder_positions", bidirectional=False, **decoder)
         self.encoder_blocks = [block(f"encoder_block_{i}") for i in range(c.num_layers)]
-        self.decoder_blocks = [block(f"decoder_block_{i}", cross_attention=True) for i in range(c.num_decoder_layers)]
+        self.decoder_blocks = [
+            block(f"decoder_block_{i}", cross_attention=True, **decoder, **inside) for i in range(c.num_decoder_layers)
+        ]
         self.encoder_norm, self.decoder_norm = last_norm("encoder_norm"), last_norm("decoder_norm")
         self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **shared)
         self.lm_head = None if c.tie_embeddings else Dense(c.vocab_size, use_bias=False, name="lm_head", **shared)
@@ -187,7 +208,7 @@ class Transformer(Generating, ZooModel):
         return x if self.encoder_norm is None else self.encoder_norm(x)
 
     def project_encoded(self, encoded: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Every decoder block's keys and values of the source, (batch, num_kv_heads, source, head_dim): once."""
+        """Every decoder block's keys and values of the source, (batch, kv_heads, source, head_dim): once."""
         return [block.cross_attention.keys_and_values(encoded) for block in self.decoder_blocks]
 
     def decode(
@@ -267,7 +288,10 @@ class Transformer(Generating, ZooModel):
     def _projected_specs(self) -> list[TensorSpec]:
         c = self.config
         names = [f"encoder_key_values.{i}.{part}" for i in range(c.num_decoder_layers) for part in ("key", "value")]
-        return [TensorSpec(name, "float32", ("batch", c.num_kv_heads, "source", c.head_dim)) for name in names]
+        return [
+            TensorSpec(name, "float32", ("batch", c.num_decoder_kv_heads, "source", c.decoder_head_dim))
+            for name in names
+        ]
 
     def _decoder_graph(self, static: bool) -> Graph:
         c, spec, projected = self.config, self.signature, self._projected_specs()
@@ -299,4 +323,5 @@ class Transformer(Generating, ZooModel):
             "marian": {**small, "position": "sinusoidal_halves", "activation": "silu", "use_logits_bias": True},
             "t5": {**small, **t5, "attention_scale": 0.2, "scale_embeddings": False, "tie_embeddings": False},
             "rotary": {**small, "position": "rotary", "num_kv_heads": 2, "share_embeddings": False, "head_dim": 6},
+            "uneven": {**small, "position": "relative", "num_decoder_heads": 2, "decoder_intermediate_dim": 20},
         }

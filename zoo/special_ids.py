@@ -19,12 +19,12 @@ def without_outside_ids(cls: type[Config], values: Mapping[str, Any], where: obj
     that a model cannot do without, and values that are no ids at all, are left for the config to refuse.
     """
     kept, strange = dict(values), {}
-    rows = values.get("vocab_size")
+    rows: Any = values.get("vocab_size")
     optional = [entry.name for entry in fields(cls) if entry.metadata.get("token")]
     for name in optional if checks.is_integer(rows) and rows > 0 and not values.get("position_offset") else ():
         given = values.get(name)
         several = isinstance(given, list | tuple)
-        ids = list(given) if several else [given]
+        ids: list[Any] = list(given) if several else [given]
         if name not in cls.optional_fields() or not ids or not all(map(checks.is_integer, ids)):
             continue
         inside = [number for number in ids if 0 <= number < rows]

@@ -53,9 +53,11 @@ def check_scaling(scaling: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """
     if scaling is None:
         return None
+    if not isinstance(scaling, Mapping):
+        raise ValueError(f"rope_scaling: got {scaling!r}; accepted: a dict with rope_type, or None")
     fields = dict(scaling)
     kind = fields.pop("rope_type", None)
-    if kind not in SCALINGS:
+    if not isinstance(kind, str) or kind not in SCALINGS:
         raise ValueError(f"rope_scaling: got rope_type {kind!r}; accepted: {sorted(SCALINGS)}")
     accepted = SCALINGS[kind]
     missing = [name for name, default in accepted.items() if default is None and name not in fields]

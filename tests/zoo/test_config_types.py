@@ -16,5 +16,7 @@ CASES = [(name, entry.name) for name, cls in families().items() for entry in fie
 @pytest.mark.parametrize(("family", "field"), CASES)
 def test_values_of_another_type(family: str, field: str) -> None:
     for value in WRONG:
+        if field == "preprocessing" and isinstance(value, dict):
+            continue  # a preprocessor_config.json may say anything besides
         with pytest.raises(ValueError, match=rf"{field}.*(got|accepted)"):
             families()[family].config_class.from_dict({field: value})

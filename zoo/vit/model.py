@@ -86,6 +86,8 @@ class ViTConfig(Config):
         self.quotient("hidden_dim", "num_heads")
         self.quotient("image_size", "patch_size")
         if self.preprocessing is not None:
+            if not isinstance(self.preprocessing, dict):
+                raise ValueError(f"preprocessing: got {self.preprocessing!r}; accepted: a dict, or None")
             ImageProcessor.from_huggingface(self.preprocessing)  # refuses what it cannot do
         if self.classifier == "distilled" and not self.distillation_token:
             raise ValueError("classifier: got 'distilled' without distillation_token; accepted: with it")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,9 @@ class LoadedGraph:
 
 class Runner:
     """An exported model, ready to run: one graph, or a decoder and what belongs to it.
+
+    Several threads may use one runner. ONNX Runtime then works on all their calls at once; LiteRT's interpreter, which
+    has one set of buffers, takes them in turn.
 
     Attributes:
         path, format: of the file.
@@ -254,9 +258,13 @@ def _files_beside(path: Path, metadata: dict[str, str]) -> dict[str, str]:
 
 
 class TFLiteGraph(LoadedGraph):
-    """A signature of a TFLite file in LiteRT's interpreter, on the CPU with XNNPACK."""
+    """A signature of a TFLite file in LiteRT's interpreter, on the CPU with XNNPACK.
 
-    def __init__(self, interpreter: Any, name: str) -> None:
+    An interpreter is one set of buffers that the signatures share: `lock` is held from feeding it to reading it.
+    """
+
+    def __init__(self, interpreter: Any, name: str, lock: threading.Lock) -> None:
+        self.lock = lock
         self.runner = interpreter.get_signature_runner(name)
         self.details = self.runner.get_input_details()
 
@@ -271,7 +279,8 @@ class TFLiteGraph(LoadedGraph):
 
     def _call(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         feeds = {name: np.ascontiguousarray(a, self.details[name]["dtype"]) for name, a in arrays.items()}
-        return self.runner(**feeds)
+        with self.lock:
+            return self.runner(**feeds)
 
 
 class TFLiteRunner(Runner):
@@ -288,7 +297,8 @@ class TFLiteRunner(Runner):
             names = list(self.interpreter.get_signature_list())
             if not names:
                 raise ValueError("it has no signature")
-            graphs = {name: TFLiteGraph(self.interpreter, name) for name in names}
+            lock = threading.Lock()
+            graphs = {name: TFLiteGraph(self.interpreter, name, lock) for name in names}
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"path: LiteRT cannot read {path}: {error}; accepted: a TFLite model") from error
         super().__init__(path, graphs, _tflite_metadata(path))

@@ -8,29 +8,38 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_lock = threading.Lock()
-_within = (
-    0  # blocks of all threads; standard error is the process', so the first puts it aside and the last puts it back
-)
-_saved = -1
+
+class _StandardError:
+    """The process' own: of the blocks of all threads the first puts it aside, and the last puts it back."""
+
+    def __init__(self) -> None:
+        self.lock, self.blocks, self.saved = threading.Lock(), 0, -1
+
+    def drop(self) -> None:
+        with self.lock:
+            if self.blocks == 0:
+                sys.stderr.flush()
+                self.saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, 2)
+                os.close(null)
+            self.blocks += 1
+
+    def restore(self) -> None:
+        with self.lock:
+            self.blocks -= 1
+            if self.blocks == 0:
+                os.dup2(self.saved, 2)
+                os.close(self.saved)
+
+
+_standard_error = _StandardError()
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """What C++ writes to standard error within the block is dropped. Python's exceptions are not touched."""
-    global _within, _saved
-    with _lock:
-        if _within == 0:
-            sys.stderr.flush()
-            _saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 2)
-            os.close(null)
-        _within += 1
+    _standard_error.drop()
     try:
         yield
     finally:
-        with _lock:
-            _within -= 1
-            if _within == 0:
-                os.dup2(_saved, 2)
-                os.close(_saved)
+        _standard_error.restore()

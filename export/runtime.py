@@ -21,6 +21,8 @@ from ..signature import Signature, TensorSpec
 from .graph_names import file_decoder, layout_of
 
 METADATA_KEY = "attention_zoo"
+DIGEST = "attention_zoo.digest"  # of a file, in its own metadata: see ``contents.py``
+DIGESTS_BESIDE = "attention_zoo.digests"  # of the files beside it, by graph
 OURS = "accepted: a file as attention_zoo.export writes it"
 PADDED = ("sequence", "source", "target")  # dimensions where zeros at the end, under a mask, change nothing
 
@@ -114,6 +116,7 @@ class Runner:
         path, format: of the file.
         metadata: what the file says of itself: family, config, signatures.
         graphs: by name; see ``graph_names.py``.
+        files: all that belong together, each with what it says of itself.
         signature: names, dtypes, dimensions and limits of the graph that ``run`` runs.
     """
 
@@ -121,6 +124,7 @@ class Runner:
 
     def __init__(self, path: Path, graphs: Mapping[str, LoadedGraph], metadata: dict[str, str]) -> None:
         self.path, self.graphs, self.metadata = path, dict(graphs), metadata
+        self.files: dict[Path, dict[str, str]] = {path: metadata}
         signatures = _signatures(path, metadata)
         for name, graph in self.graphs.items():
             graph.signature = _own_signature(path, signatures.get(name), graph.runtime_signature())
@@ -239,15 +243,21 @@ class OnnxRunner(Runner):
     def __init__(self, path: Path, threads: int | None = None) -> None:
         main = OnnxGraph(path, threads)
         beside, signatures = _files_beside(path, main.metadata), _signatures(path, main.metadata)
+        digests = json.loads(main.metadata.get(DIGESTS_BESIDE, "{}"))
         graphs: dict[str, LoadedGraph] = {}
+        files = {path: main.metadata}
         for name, file in beside.items():
             if not (path.parent / file).is_file():
                 raise ValueError(f"path: {path} needs {file} beside it, which is not there; accepted: both files")
             graphs[name] = other = OnnxGraph(path.parent / file, threads)
+            if (known := digests.get(name)) and known != other.metadata.get(DIGEST):
+                raise ValueError(f"path: {path} was exported with another {file} than the one beside it; {OURS}")
+            files[path.parent / file] = other.metadata
             signatures |= _signatures(path, other.metadata)
         graphs[next((name for name in signatures if name not in beside), "model")] = main
         metadata = {**main.metadata, "attention_zoo.signatures": json.dumps(signatures)}
         super().__init__(path, graphs, metadata)
+        self.files = files
 
 
 def _files_beside(path: Path, metadata: dict[str, str]) -> dict[str, str]:

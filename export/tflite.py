@@ -13,28 +13,33 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from ..files import written
 from ..layers import functional as F
 from ..signature import Graph, Signature
 from ..zoo.base import ZooModel
+from .computing import FileWeights, inference, one_at_a_time
+from .contents import seal, unsealed
 from .graph_names import SINGLE, STATIC, prefill_name
 from .litert import litert_graph
 from .quiet import quiet
 from .result import ExportResult
 from .runtime import METADATA_KEY, TFLiteRunner, tflite_operators
-from .spec import ExportError, exportable, input_specs, metadata, weight_bytes
+from .spec import ExportError, exportable, input_specs, metadata
 
 Tensor = Any
 
 FORBIDDEN = ("Flex", "CUSTOM", "VAR_HANDLE", "READ_VARIABLE", "RANDOM", "MULTINOMIAL", "IF", "CALL")
 
 
+@one_at_a_time
 def to_tflite(
     model: ZooModel,
     path: str | os.PathLike[str],
@@ -88,12 +93,15 @@ def to_tflite(
     else:
         graphs, every = _with_memory(model, batch_size, sequence_length, image_size, *memory)
     functions = {name: Graph(every[name], graph.function) for name, graph in graphs.items()}
-    content = _with_metadata(_convert(model, functions), metadata(model, every, {}))
-    weights = weight_bytes(model)
+    with inference(model) as stored:
+        entries = {**metadata(model, every, {}), **unsealed(stored)}
+        content = _with_metadata(_convert(stored, functions), entries)
+    weights = stored.bytes
     if len(content) < 0.9 * weights:
         raise ExportError(f"the file has {len(content)} bytes for {weights} bytes of weights: some were not frozen")
     with written(target) as temporary:
         temporary.write_bytes(content)
+        seal(temporary)
         operators = _operators(temporary)
         difference = quick_check(model, TFLiteRunner(temporary))
     return ExportResult(
@@ -187,16 +195,17 @@ def _sizes(
     return sizes
 
 
-def _convert(model: ZooModel, graphs: Mapping[str, Graph]) -> bytes:
+def _convert(stored: FileWeights, graphs: Mapping[str, Graph]) -> bytes:
     """One file with every graph as a signature."""
     import tensorflow as tf
 
-    traced = {}
-    for name, graph in graphs.items():
-        traced[name] = _traced(graph)
+    changed = {name: tf.Variable(stored.value(name), trainable=False) for name in stored.changed}
+    mapping = [(stored.variables[name], value) for name, value in changed.items()]
+    with keras.StatelessScope(state_mapping=mapping) if mapping else nullcontext():
+        traced = {name: _traced(graph) for name, graph in graphs.items()}
     # Holding the Keras model instead leaves the weights unfrozen, and the file computes NaN without a word.
     module: Any = tf.Module()
-    module.weights = [variable.value for variable in model.weights]
+    module.weights = [changed.get(name, variable.value) for name, variable in stored.variables.items()]
     with tempfile.TemporaryDirectory() as folder, quiet():
         tf.saved_model.save(module, folder, signatures=traced)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(traced))

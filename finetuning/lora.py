@@ -157,16 +157,15 @@ class LowRankAdapters(Freezing):
 
     def merged_weights(self) -> Iterator[tuple[str, Any]]:
         """Every weight's name and value as after ``merge_lora``, in its own dtype; the model stays as it is."""
-        layers = [] if self._adapters is None else self._adapted(self._adapters)
-        adapted = {weight_name(_base(layer)): layer for layer in layers}
+        adapted = {weight_name(_base(layer)): layer for layer in with_adapters(self)}
         for variable in self.weights:
             name = weight_name(variable)
             if not _is_adapter(name):
                 yield name, _merged(adapted[name]) if name in adapted else variable
 
     def without_adapters(self) -> Any:
-        """A copy with merged weights, or the model itself where there are no adapters: what a file is made of."""
-        if self._adapters is None:
+        """A copy with merged weights, or the model itself where there are no adapters."""
+        if not with_adapters(self):
             return self
         model: Any = self
         twin = type(model)(model.config, name=model.name, dtype=model.dtype_policy)
@@ -254,6 +253,11 @@ def _read(path: str | os.PathLike[str]) -> _AdapterFile:
     except SafetensorError as error:
         raise ValueError(error) from error
     return _AdapterFile(int(metadata["rank"]), float(metadata["alpha"]), tuple(metadata["layers"]), tensors)
+
+
+def with_adapters(model: Any) -> list[Any]:
+    """The layers that have an adapter, by ``enable_lora`` of the model or of the layer itself."""
+    return [layer for layer in model._flatten_layers(include_self=False) if getattr(layer, "lora_enabled", False)]
 
 
 def _is_adapter(name: str) -> bool:

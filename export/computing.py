@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -75,7 +75,7 @@ class FileWeights:
     def __init__(self, model: ZooModel) -> None:
         self.model = model
         self.variables = {weight_name(variable): variable for variable in model.weights}
-        merged = dict(model.merged_weights())
+        merged = dict(model.merged_weights("float32"))
         self.variables = {name: variable for name, variable in self.variables.items() if name in merged}
         # What is stored is the variable itself, unless it is in another dtype or has an adapter.
         self.changed = {
@@ -105,5 +105,14 @@ def _dtype(value: Any) -> str:
 @contextmanager
 def inference(model: ZooModel) -> Iterator[FileWeights]:
     """`model` as its file computes: in float32, its adapters merged. For the time of a trace."""
+    weights = FileWeights(model)
     with computing_in(model, "float32"), without_adapters(model):
-        yield FileWeights(model)
+        yield weights
+
+
+def reading(values: Mapping[str, Any], weights: FileWeights) -> keras.StatelessScope:
+    """A scope in which layers read `values` for the variables of these names, as they are: given to the scope by its
+    own argument, they would be rounded to the dtypes of the variables."""
+    scope = keras.StatelessScope()
+    scope.state_mapping.update({id(weights.variables[name]): value for name, value in values.items()})
+    return scope

@@ -25,7 +25,7 @@ from .runtime import LoadedGraph, Runner
 Arrays = dict[str, np.ndarray]
 
 TEXT = ("sequence", "source", "target")
-MOST_WORK = 2e11  # multiplications of one case: a second or two, and some more in float64
+MOST_WORK = 1e11  # multiplications of one case: about a second, and some more in float64
 
 
 @dataclass(frozen=True)

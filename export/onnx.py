@@ -18,13 +18,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from ..layers import functional as F
 from ..signature import Graph
 from ..zoo.base import ZooModel
-from .computing import FileWeights, inference, one_at_a_time
+from .computing import FileWeights, inference, one_at_a_time, reading
 from .contents import seal, unsealed
 from .result import ExportResult
 from .runtime import DIGESTS_BESIDE, OnnxRunner
@@ -122,8 +121,8 @@ def _convert(model: ZooModel, stored: FileWeights, name: str, function: Graph, b
     given = [spec.name for spec in signature.inputs]
 
     def traceable(*tensors: Tensor) -> dict[str, Tensor]:
-        values = zip(weights.values(), tensors[len(inputs) :], strict=True)
-        with F.lowering(LOWERINGS), keras.StatelessScope(state_mapping=list(values)):
+        values = dict(zip(weights, tensors[len(inputs) :], strict=True))
+        with F.lowering(LOWERINGS), reading(values, stored):
             return function.function(dict(zip(given, tensors[: len(inputs)], strict=True)))
 
     traced = tf.function(traceable, autograph=False, jit_compile=False).get_concrete_function(*inputs, *arguments)

@@ -18,14 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from ..files import written
 from ..layers import functional as F
 from ..signature import Graph, Signature
 from ..zoo.base import ZooModel
-from .computing import FileWeights, inference, one_at_a_time
+from .computing import FileWeights, inference, one_at_a_time, reading
 from .contents import seal, unsealed
 from .graph_names import SINGLE, STATIC, prefill_name
 from .litert import litert_graph
@@ -200,8 +199,7 @@ def _convert(stored: FileWeights, graphs: Mapping[str, Graph]) -> bytes:
     import tensorflow as tf
 
     changed = {name: tf.Variable(stored.value(name), trainable=False) for name in stored.changed}
-    mapping = [(stored.variables[name], value) for name, value in changed.items()]
-    with keras.StatelessScope(state_mapping=mapping) if mapping else nullcontext():
+    with reading(changed, stored) if changed else nullcontext():
         traced = {name: _traced(graph) for name, graph in graphs.items()}
     # Holding the Keras model instead leaves the weights unfrozen, and the file computes NaN without a word.
     module: Any = tf.Module()

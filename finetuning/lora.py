@@ -155,13 +155,14 @@ class LowRankAdapters(Freezing):
 
     # ---- for files that know no adapters --------------------------------------------------------------------------
 
-    def merged_weights(self) -> Iterator[tuple[str, Any]]:
-        """Every weight's name and value as after ``merge_lora``, in its own dtype; the model stays as it is."""
+    def merged_weights(self, dtype: str | None = None) -> Iterator[tuple[str, Any]]:
+        """Every weight's name and value as after ``merge_lora``, what was merged in `dtype` or by default in its own;
+        the model stays as it is."""
         adapted = {weight_name(_base(layer)): layer for layer in with_adapters(self)}
         for variable in self.weights:
             name = weight_name(variable)
             if not _is_adapter(name):
-                yield name, _merged(adapted[name]) if name in adapted else variable
+                yield name, _merged(adapted[name], dtype) if name in adapted else variable
 
     def without_adapters(self) -> Any:
         """A copy with merged weights, or the model itself where there are no adapters."""
@@ -276,12 +277,12 @@ def _base(layer: Any) -> Any:
     return next(variable for variable in layer.weights if variable.name in ("kernel", "embeddings"))
 
 
-def _merged(layer: Any) -> Tensor:
-    """W + alpha / rank · A B, computed in float32 and given in W's dtype."""
+def _merged(layer: Any, dtype: str | None = None) -> Tensor:
+    """W + alpha / rank · A B, computed in float32 and given in `dtype`, by default W's."""
     named = {variable.name.rpartition("_")[2]: variable for variable in layer.weights if _is_adapter(variable.name)}
     delta = ops.matmul(ops.cast(named["a"], "float32"), ops.cast(named["b"], "float32"))
     base = _base(layer)
-    return ops.cast(ops.cast(base, "float32") + (layer.lora_alpha / layer.lora_rank) * delta, base.dtype)
+    return ops.cast(ops.cast(base, "float32") + (layer.lora_alpha / layer.lora_rank) * delta, dtype or base.dtype)
 
 
 def _merge(layer: Any) -> None:

@@ -14,6 +14,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from .checks import is_integer
+
 Array = np.ndarray
 File = str | os.PathLike[str]
 Side = tuple[list[str], Array]  # what stands along an axis: a text per token, and the places of those that are kept
@@ -46,7 +48,7 @@ def attention_maps(
     with _figure(path) as figure:
         maps, (query, key), heading = _attend(model, _prepared(model, inputs)[0], kind)
         count = len(maps)
-        if layer is not None and not (type(layer) is int and -count <= layer < count):
+        if layer is not None and not (is_integer(layer) and -count <= layer < count):
             raise ValueError(f"layer: got {layer!r}; accepted: an integer from {-count} to {count - 1}, or None")
         pair = (labels, labels) if query is key or labels is None else labels
         if isinstance(pair, str) or not hasattr(pair, "__len__") or len(pair) != 2:
@@ -133,7 +135,7 @@ def position_map(model_or_layer: Any, path: File, *, length: int | None = None) 
         layer, longest, heading = _position_layer(model_or_layer)
         biased = layer.kind == "biased"
         count = min(32 if biased else 64, longest) if length is None else length
-        if type(count) is not int or not 1 <= count <= longest:
+        if not is_integer(count) or not 1 <= count <= longest:
             raise ValueError(f"length: got {length!r}; accepted: an integer from 1 to {longest}")
         places = np.arange(count, dtype="int32")[None]
         axes, titles, bar = ("position", "feature"), [""], "added to the token's vector"

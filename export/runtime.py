@@ -16,7 +16,7 @@ import numpy as np
 
 from ..checks import positive_integer
 from ..generation.search import Decoder, generate
-from ..signature import Signature, TensorSpec
+from ..signature import Signature, TensorSpec, as_array
 from .graph_names import file_decoder, layout_of
 
 METADATA_KEY = "attention_zoo"
@@ -62,7 +62,7 @@ class LoadedGraph:
     def run(self, inputs: Mapping[str, Any] | np.ndarray) -> dict[str, np.ndarray]:
         """The outputs by name; see ``Runner.run``."""
         named = inputs if isinstance(inputs, Mapping) else {self.signature.inputs[0].name: inputs}
-        arrays = {name: np.asarray(value) for name, value in named.items() if value is not None}
+        arrays = {name: as_array(name, value) for name, value in named.items() if value is not None}
         self.signature.check_arrays(arrays)
         given: dict[Any, int] = {}
         for spec in self.signature.inputs:

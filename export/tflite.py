@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import is_integer
 from ..files import written
 from ..layers import functional as F
 from ..signature import Graph, Signature
@@ -125,12 +126,12 @@ def _memory(
         return None
     longest = model.config.max_length
     slots = min(longest, 512) if max_length is None else max_length
-    if not isinstance(slots, int) or not 1 <= slots <= longest:
+    if not is_integer(slots) or not 1 <= slots <= longest:
         raise ValueError(f"max_length: got {max_length!r}; accepted: an integer from 1 to {longest}")
     lengths = [n for n in (32, 128) if n <= slots] if prefill is None else list(np.atleast_1d(prefill).tolist())
-    if bad := [n for n in lengths if not isinstance(n, int) or not 1 <= n <= slots]:
+    if bad := [n for n in lengths if not is_integer(n) or not 1 <= n <= slots]:
         raise ValueError(f"prefill: got {bad}; accepted: integers from 1 to max_length={slots}")
-    return sorted(set(lengths)), slots
+    return sorted(set(lengths)), int(slots)
 
 
 def _with_memory(
@@ -180,7 +181,7 @@ def _sizes(
     if image_size is not None:
         if "height" not in sizes:
             raise ValueError(f"image_size: got {image_size} for a model of text; accepted: sequence_length")
-        sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        sides = (image_size, image_size) if is_integer(image_size) else tuple(np.atleast_1d(image_size).tolist())
         if len(sides) != 2:
             raise ValueError(f"image_size: got {image_size!r}; accepted: a side or (height, width) in pixels")
         sizes["height"], sizes["width"] = sides

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from ..checks import positive_number
 from ..signature import Graph, Signature, TensorSpec
 from ..zoo.base import ZooModel
 from .graph_names import is_prefill, model_graphs
@@ -92,8 +93,7 @@ def verify(model: ZooModel, path: str | os.PathLike[str], *, tolerance: float = 
     """
     start = time.perf_counter()
     model = exportable(model)
-    if not isinstance(tolerance, int | float) or not tolerance > 0:
-        raise ValueError(f"tolerance: got {tolerance!r}; accepted: a positive number")
+    tolerance = positive_number("tolerance", tolerance)
     runner = load(path)
     graphs = model_graphs(model, runner.graphs)
     checks = [_check_names(model, runner, graphs)]

@@ -42,6 +42,7 @@ def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None
 
     A GPT becomes a decoder with a key/value cache: ``past_key_values.{i}.key/.value`` (batch, kv_heads, past_sequence,
     head_dim) in, ``present.{i}.key/.value`` out, empty for the first call; `attention_mask` spans past and new tokens.
+    Its logits are those of all tokens, or of the last `num_logits_to_keep` (a scalar that may be left out: 0, for all).
     A Transformer or Seq2Seq becomes two graphs: `path` is the decoder's step and ``<stem>.encoder.onnx`` beside it what
     the encoder computes once. Everything else is one graph with the names of ``model.signature``. Ids and masks
     are int64, the rest float32. Weights over 1.9 GB go to ``<name>.data`` beside a file. Files appear whole or not at
@@ -147,6 +148,11 @@ def _convert(model: ZooModel, name: str, function: Graph, beside: dict[str, str]
             raise ExportError(f"the graph has {sorted(map(str, found))} where {[s.name for s in specs]} belong")
         for spec in specs:
             found[spec.name].shape = ir.Shape(spec.dims)
+    for spec in signature.inputs:
+        if spec.optional and all(isinstance(dim, int) for dim in spec.dims):  # a default, for who leaves it out
+            value = next(value for value in graph.inputs if value.name == spec.name)
+            value.const_value = ir.tensor(np.full(spec.dims, spec.fill, "int64"), name=spec.name)
+            graph.register_initializer(value)
     onnx_model.metadata_props.update(metadata(model, {name: signature}, beside))
     return onnx_model
 

@@ -210,20 +210,22 @@ class OnnxGraph(LoadedGraph):
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its classes differ by what is wrong with the file
             raise ValueError(f"path: ONNX Runtime cannot read {path}: {error}; accepted: an ONNX model") from error
-        self.dtypes = {node.name: _numpy_dtype(node.type) for node in self.session.get_inputs()}
         self.names = [node.name for node in self.session.get_outputs()]
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+        self.inputs = list(self.session.get_inputs())
+        if "attention_zoo.signatures" in self.metadata:  # other files may list all their weights there
+            self.inputs += self.session.get_overridable_initializers()
+        self.dtypes = {node.name: _numpy_dtype(node.type) for node in self.inputs}
 
     def runtime_signature(self) -> Signature:
         def spec(node: Any) -> TensorSpec:
             dims = tuple(d if isinstance(d, int) else str(d or f"{node.name}_{i}") for i, d in enumerate(node.shape))
             return TensorSpec(node.name, _numpy_dtype(node.type), dims)
 
-        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        return Signature(tuple(map(spec, inputs)), tuple(map(spec, outputs)))
+        return Signature(tuple(map(spec, self.inputs)), tuple(map(spec, self.session.get_outputs())))
 
     def _call(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        feeds = {name: np.ascontiguousarray(array, self.dtypes[name]) for name, array in arrays.items()}
+        feeds = {name: np.asarray(array, self.dtypes[name], order="C") for name, array in arrays.items()}
         return dict(zip(self.names, self.session.run(self.names, feeds), strict=True))
 
 

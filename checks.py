@@ -5,9 +5,10 @@ Every function gives the value back, a number as Python's own, or raises ``Value
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, TypeGuard
 
 INT32 = 2**31  # what ids, positions and sizes must stay below in every runtime
@@ -29,6 +30,13 @@ def plain(value: Any) -> Any:
     if is_integer(value):
         return int(value)
     return float(value) if is_number(value) else value
+
+
+def meant(names: Iterable[Any], known: Iterable[Any]) -> str:
+    """``"did you mean ['…']? "`` for names that are nearly known ones, or nothing."""
+    texts = [entry for entry in known if isinstance(entry, str)]
+    near = [found for name in names if isinstance(name, str) for found in difflib.get_close_matches(name, texts)]
+    return f"did you mean {list(dict.fromkeys(near))}? " if near else ""
 
 
 def _refused(name: str, value: Any, accepted: str) -> ValueError:
@@ -75,5 +83,5 @@ def rate(name: str, value: Any) -> float:
 def choice(name: str, value: Any, accepted: Collection[Any]) -> Any:
     """One of `accepted`."""
     if not any(type(value) is type(known) and value == known for known in accepted):
-        raise _refused(name, value, str(list(accepted)))
+        raise ValueError(f"{name}: got {value!r}; {meant([value], accepted)}accepted: {list(accepted)}")
     return value

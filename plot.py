@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from .checks import is_integer
+from .needs import named_extras
 
 Array = np.ndarray
 File = str | os.PathLike[str]
@@ -367,11 +368,9 @@ def picture_format(path: File) -> str:
 def _figure(path: File) -> Iterator[Any]:
     """An empty figure, which becomes the file when the block ends well."""
     format = picture_format(path)
-    try:
+    with named_extras():
         from matplotlib import rc_context
         from matplotlib.figure import Figure  # not pyplot: nobody's backend changes
-    except ImportError as error:
-        raise ImportError("matplotlib is not there; get it with: pip install 'attention-zoo[demo]'") from error
     from .files import written
 
     # Names of tokens are no formulas, and the ids in an SVG come from its content.

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .checks import is_integer
+from .checks import is_integer, meant
 
 Dim = int | str  # a size, or the name of one that may vary
 
@@ -92,7 +92,7 @@ class Signature:
         """
         specs = {spec.name: spec for spec in self.inputs}
         if unknown := sorted(set(given) - set(specs)):
-            raise ValueError(f"inputs: got {unknown}; accepted: {list(specs)}")
+            raise ValueError(f"inputs: got {unknown}; {meant(unknown, specs)}accepted: {list(specs)}")
         missing = [s.name for s in self.inputs if s.name not in given and not s.optional]
         if missing and complete:
             raise ValueError(f"inputs: got {sorted(given)}, without {missing}; accepted: {list(specs)}")

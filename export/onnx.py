@@ -22,11 +22,12 @@ import keras
 import numpy as np
 
 from ..layers import functional as F
+from ..needs import named_extras
 from ..signature import Graph
 from ..zoo.base import ZooModel
-from .result import ExportResult
+from .result import ExportError, ExportResult
 from .runtime import OnnxRunner
-from .spec import ExportError, exportable, input_specs, metadata, named_weights, weight_bytes
+from .spec import exportable, input_specs, metadata, named_weights, weight_bytes
 
 Tensor = Any
 
@@ -37,6 +38,7 @@ GATES = {"lstm": (0, 3, 1, 2), "gru": (0, 1, 2)}  # Keras' gates in the order of
 PROTOBUF_LIMIT = 1_900_000_000  # bytes; a protobuf file ends at 2 GiB, larger weights go beside it
 
 
+@named_extras()
 def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None = None) -> ExportResult:
     """Write `model` as ONNX (opset 23) with named dynamic dimensions, and check the file against Keras.
 

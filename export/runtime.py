@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from ..checks import positive_integer
 from ..generation.search import Decoder, generate
+from ..needs import named_extras
 from ..signature import Signature, TensorSpec, as_array
 from .graph_names import file_decoder, layout_of
 
@@ -124,6 +125,16 @@ class Runner:
         self._main = self.graphs[self.layout.main]
         self.signature = self._main.signature
 
+    def __repr__(self) -> str:
+        def named(specs: Iterable[TensorSpec], apart: Collection[str]) -> str:
+            shown = [f"{s.name} ({', '.join(map(str, s.dims))})" for s in specs if s.name not in apart]
+            return ", ".join([*shown, *([f"a state of {len(apart)} tensors"] if apart else [])])
+
+        family = self.metadata.get("attention_zoo.family", "not of attention_zoo")
+        own = self.signature
+        inputs, outputs = named(own.inputs, own.state), named(own.outputs, set(own.state.values()))
+        return f"<{type(self).__name__} {self.path} ({family}, {', '.join(self.graphs)}): {inputs} -> {outputs}>"
+
     def run(self, inputs: Mapping[str, Any] | np.ndarray) -> dict[str, np.ndarray]:
         """The outputs by name, of the only graph or of one step of the decoder.
 
@@ -200,7 +211,8 @@ class OnnxGraph(LoadedGraph):
     """A graph in ONNX Runtime, on the CPU."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        import onnxruntime
+        with named_extras():
+            import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -282,7 +294,8 @@ class TFLiteRunner(Runner):
     format = "tflite"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        from ai_edge_litert.interpreter import Interpreter
+        with named_extras():
+            from ai_edge_litert.interpreter import Interpreter
 
         try:
             self.interpreter = Interpreter(model_path=str(path), num_threads=threads or os.cpu_count())

@@ -12,10 +12,6 @@ from ..signature import Signature
 from ..zoo.base import ZooModel, weight_name
 
 
-class ExportError(RuntimeError):
-    """An export that did not become what it should: nothing the caller passed was wrong, and no file was left."""
-
-
 def exportable(model: Any) -> ZooModel:
     """`model` in float32, ready to be traced. A model of another dtype policy is rebuilt with its weights cast, and one
     with adapters with these merged.

@@ -22,20 +22,22 @@ import numpy as np
 from ..checks import is_integer
 from ..files import written
 from ..layers import functional as F
+from ..needs import named_extras
 from ..signature import Graph, Signature
 from ..zoo.base import ZooModel
 from .graph_names import SINGLE, STATIC, prefill_name
 from .litert import litert_graph
 from .quiet import quiet
-from .result import ExportResult
+from .result import ExportError, ExportResult
 from .runtime import METADATA_KEY, TFLiteRunner, tflite_operators
-from .spec import ExportError, exportable, input_specs, metadata, weight_bytes
+from .spec import exportable, input_specs, metadata, weight_bytes
 
 Tensor = Any
 
 FORBIDDEN = ("Flex", "CUSTOM", "VAR_HANDLE", "READ_VARIABLE", "RANDOM", "MULTINOMIAL", "IF", "CALL")
 
 
+@named_extras()
 def to_tflite(
     model: ZooModel,
     path: str | os.PathLike[str],

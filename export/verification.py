@@ -20,8 +20,9 @@ from ..signature import Graph, Signature, TensorSpec
 from ..zoo.base import ZooModel
 from .graph_names import is_prefill, model_graphs
 from .inputs import PADDINGS, example_inputs, padded_mask
+from .result import ExportError
 from .runtime import LoadedGraph, Runner, load
-from .spec import ExportError, exportable, input_specs
+from .spec import exportable, input_specs
 
 TOLERANCE = 1e-4
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..checks import is_integer, is_number, plain
+from ..checks import is_integer, is_number, meant, plain
 from ..signature import as_array
 
 Array = np.ndarray
@@ -143,7 +143,7 @@ def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **opt
     """
     accepted = list(Options.__dataclass_fields__)
     if unknown := sorted(set(options) - set(accepted)):
-        raise ValueError(f"options: got {unknown}; accepted: {accepted}")
+        raise ValueError(f"options: got {unknown}; {meant(unknown, accepted)}accepted: {accepted}")
     chosen = Options(**options)
     ids, mask = _inputs(input_ids, attention_mask)
     width = 1 if decoder.start_token is not None else ids.shape[1]

@@ -256,6 +256,12 @@ class Tokenizer:
         """Contents of the special tokens there are, by name: ``{"bos_token": "<s>", …}``."""
         return {name: getattr(self, name) for name in SPECIAL if getattr(self, name) is not None}
 
+    def __repr__(self) -> str:
+        special = {name: getattr(self, name) for name in SPECIAL if getattr(self, name) is not None}
+        said = f"vocab_size={self.vocab_size}, model_max_length={self.model_max_length}"
+        said += f", padding_side={self.padding_side!r}, special={special}, chat_templates={list(self.chat_templates)}"
+        return f"<{type(self).__name__} {type(self.backend.model).__name__}: {said}>"
+
     def __len__(self) -> int:
         return self.vocab_size
 

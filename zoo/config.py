@@ -181,7 +181,8 @@ class Config:
         """
         known = [f.name for f in fields(cls)]
         if unknown := sorted(set(values) - set(known)):
-            raise ValueError(f"{cls.__name__}: got unknown fields {unknown}; accepted: {known}")
+            hint = checks.meant(unknown, known)
+            raise ValueError(f"{cls.__name__}: got unknown fields {unknown}; {hint}accepted: {known}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

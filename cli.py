@@ -266,19 +266,22 @@ def plot(
     kind: Annotated[str, typer.Argument(help="attention, rollout, positions or alignment.")],
     model: Model,
     file: Annotated[Path, typer.Argument(help="Where to, ending in .png or .svg.")],
-    ids: Annotated[
-        str | None, typer.Option(help="Tokens to attend to, such as '5 6 7'; default: some at random.")
-    ] = None,
-    image: Annotated[Path | None, typer.Option(help="A picture; default: a made-up one.")] = None,
+    ids: Annotated[str | None, typer.Option(help="Tokens to attend to, such as '5 6 7'.")] = None,
+    text: Annotated[str | None, typer.Option(help="A text to attend to, for the model's tokenizer.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture, for the model's preprocessing.")] = None,
     length: Annotated[int | None, typer.Option(help="Positions to draw.")] = None,
     layer: Annotated[int | None, typer.Option(help="This layer only.")] = None,
+    random: Annotated[bool, typer.Option("--random", help="Make the input up, as is done for a preset.")] = False,
 ):
     """Draw attention maps, where a ViT looks, positions, or an alignment."""
     from .plot import command, picture_format
 
     picture_format(file)  # a wrong name is refused before the heavy imports
     tokens = None if ids is None else _ids(ids)
-    command(kind, _model(model), file, tokens=tokens, image=image, length=length, layer=layer)
+    made_up = random or not Path(model).exists()  # of a preset, whose weights are random too
+    given: dict[str, Any] = {"tokens": tokens, "text": text, "image": image, "length": length, "layer": layer}
+    with working(f"drawing {model}"):
+        command(kind, _model(model), file, **given, random=made_up)
     console.print(f"{file}")
 
 

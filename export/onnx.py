@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 
 from ..layers import functional as F
+from ..needs import named_extras
 from ..signature import Graph
 from ..zoo.base import ZooModel
 from .computing import FileWeights, inference, one_at_a_time, reading
 from .contents import seal, unsealed
-from .result import ExportResult
+from .result import ExportError, ExportResult
 from .runtime import DIGESTS_BESIDE, OnnxRunner
-from .spec import ExportError, exportable, input_specs, metadata
+from .spec import exportable, input_specs, metadata
 
 Tensor = Any
 
@@ -38,12 +39,14 @@ GATES = {"lstm": (0, 3, 1, 2), "gru": (0, 1, 2)}  # Keras' gates in the order of
 PROTOBUF_LIMIT = 1_900_000_000  # bytes; a protobuf file ends at 2 GiB, larger weights go beside it
 
 
+@named_extras()
 @one_at_a_time
 def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None = None) -> ExportResult:
     """Write `model` as ONNX (opset 23) with named dynamic dimensions, and check the file against Keras.
 
     A GPT becomes a decoder with a key/value cache: ``past_key_values.{i}.key/.value`` (batch, kv_heads, past_sequence,
     head_dim) in, ``present.{i}.key/.value`` out, empty for the first call; `attention_mask` spans past and new tokens.
+    Its logits are those of all tokens, or of the last `num_logits_to_keep` (a scalar that may be left out: 0, for all).
     A Transformer or Seq2Seq becomes two graphs: `path` is the decoder's step and ``<stem>.encoder.onnx`` beside it what
     the encoder computes once. Everything else is one graph with the names of ``model.signature``. Ids and masks
     are int64, the rest float32. Weights over 1.9 GB go to ``<name>.data`` beside a file. Files appear whole or not at
@@ -158,6 +161,11 @@ def _convert(model: ZooModel, stored: FileWeights, name: str, function: Graph, b
             raise ExportError(f"the graph has {sorted(map(str, found))} where {[s.name for s in specs]} belong")
         for spec in specs:
             found[spec.name].shape = ir.Shape(spec.dims)
+    for spec in signature.inputs:
+        if spec.optional and all(isinstance(dim, int) for dim in spec.dims):  # a default, for who leaves it out
+            value = next(value for value in graph.inputs if value.name == spec.name)
+            value.const_value = ir.tensor(np.full(spec.dims, spec.fill, "int64"), name=spec.name)
+            graph.register_initializer(value)
     onnx_model.metadata_props.update(metadata(model, {name: signature}, beside))
     return onnx_model
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 
 from ..checks import positive_integer
 from ..generation.search import Decoder, generate
-from ..signature import Signature, TensorSpec
+from ..needs import named_extras
+from ..signature import Signature, TensorSpec, as_array
 from .graph_names import file_decoder, layout_of
 
 METADATA_KEY = "attention_zoo"
@@ -65,7 +66,7 @@ class LoadedGraph:
     def run(self, inputs: Mapping[str, Any] | np.ndarray) -> dict[str, np.ndarray]:
         """The outputs by name; see ``Runner.run``."""
         named = inputs if isinstance(inputs, Mapping) else {self.signature.inputs[0].name: inputs}
-        arrays = {name: np.asarray(value) for name, value in named.items() if value is not None}
+        arrays = {name: as_array(name, value) for name, value in named.items() if value is not None}
         self.signature.check_arrays(arrays)
         given: dict[Any, int] = {}
         for spec in self.signature.inputs:
@@ -131,6 +132,16 @@ class Runner:
         self.layout = layout_of(self.graphs)
         self._main = self.graphs[self.layout.main]
         self.signature = self._main.signature
+
+    def __repr__(self) -> str:
+        def named(specs: Iterable[TensorSpec], apart: Collection[str]) -> str:
+            shown = [f"{s.name} ({', '.join(map(str, s.dims))})" for s in specs if s.name not in apart]
+            return ", ".join([*shown, *([f"a state of {len(apart)} tensors"] if apart else [])])
+
+        family = self.metadata.get("attention_zoo.family", "not of attention_zoo")
+        own = self.signature
+        inputs, outputs = named(own.inputs, own.state), named(own.outputs, set(own.state.values()))
+        return f"<{type(self).__name__} {self.path} ({family}, {', '.join(self.graphs)}): {inputs} -> {outputs}>"
 
     def run(self, inputs: Mapping[str, Any] | np.ndarray) -> dict[str, np.ndarray]:
         """The outputs by name, of the only graph or of one step of the decoder.
@@ -208,7 +219,8 @@ class OnnxGraph(LoadedGraph):
     """A graph in ONNX Runtime, on the CPU."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        import onnxruntime
+        with named_extras():
+            import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -218,20 +230,22 @@ class OnnxGraph(LoadedGraph):
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its classes differ by what is wrong with the file
             raise ValueError(f"path: ONNX Runtime cannot read {path}: {error}; accepted: an ONNX model") from error
-        self.dtypes = {node.name: _numpy_dtype(node.type) for node in self.session.get_inputs()}
         self.names = [node.name for node in self.session.get_outputs()]
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+        self.inputs = list(self.session.get_inputs())
+        if "attention_zoo.signatures" in self.metadata:  # other files may list all their weights there
+            self.inputs += self.session.get_overridable_initializers()
+        self.dtypes = {node.name: _numpy_dtype(node.type) for node in self.inputs}
 
     def runtime_signature(self) -> Signature:
         def spec(node: Any) -> TensorSpec:
             dims = tuple(d if isinstance(d, int) else str(d or f"{node.name}_{i}") for i, d in enumerate(node.shape))
             return TensorSpec(node.name, _numpy_dtype(node.type), dims)
 
-        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        return Signature(tuple(map(spec, inputs)), tuple(map(spec, outputs)))
+        return Signature(tuple(map(spec, self.inputs)), tuple(map(spec, self.session.get_outputs())))
 
     def _call(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        feeds = {name: np.ascontiguousarray(array, self.dtypes[name]) for name, array in arrays.items()}
+        feeds = {name: np.asarray(array, self.dtypes[name], order="C") for name, array in arrays.items()}
         return dict(zip(self.names, self.session.run(self.names, feeds), strict=True))
 
 
@@ -299,7 +313,8 @@ class TFLiteRunner(Runner):
     format = "tflite"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        from ai_edge_litert.interpreter import Interpreter
+        with named_extras():
+            from ai_edge_litert.interpreter import Interpreter
 
         try:
             self.interpreter = Interpreter(model_path=str(path), num_threads=threads or os.cpu_count())

@@ -12,10 +12,6 @@ from ..signature import Signature
 from ..zoo.base import ZooModel
 
 
-class ExportError(RuntimeError):
-    """An export that did not become what it should: nothing the caller passed was wrong, and no file was left."""
-
-
 def exportable(model: Any) -> ZooModel:
     """`model`, which can be exported.
 

@@ -20,8 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import is_integer
 from ..files import written
 from ..layers import functional as F
+from ..needs import named_extras
 from ..signature import Graph, Signature
 from ..zoo.base import ZooModel
 from .computing import FileWeights, inference, one_at_a_time, reading
@@ -29,15 +31,16 @@ from .contents import seal, unsealed
 from .graph_names import SINGLE, STATIC, prefill_name
 from .litert import litert_graph
 from .quiet import quiet
-from .result import ExportResult
+from .result import ExportError, ExportResult
 from .runtime import METADATA_KEY, TFLiteRunner, tflite_operators
-from .spec import ExportError, exportable, input_specs, metadata
+from .spec import exportable, input_specs, metadata
 
 Tensor = Any
 
 FORBIDDEN = ("Flex", "CUSTOM", "VAR_HANDLE", "READ_VARIABLE", "RANDOM", "MULTINOMIAL", "IF", "CALL")
 
 
+@named_extras()
 @one_at_a_time
 def to_tflite(
     model: ZooModel,
@@ -132,12 +135,12 @@ def _memory(
         return None
     longest = model.config.max_length
     slots = min(longest, 512) if max_length is None else max_length
-    if not isinstance(slots, int) or not 1 <= slots <= longest:
+    if not is_integer(slots) or not 1 <= slots <= longest:
         raise ValueError(f"max_length: got {max_length!r}; accepted: an integer from 1 to {longest}")
     lengths = [n for n in (32, 128) if n <= slots] if prefill is None else list(np.atleast_1d(prefill).tolist())
-    if bad := [n for n in lengths if not isinstance(n, int) or not 1 <= n <= slots]:
+    if bad := [n for n in lengths if not is_integer(n) or not 1 <= n <= slots]:
         raise ValueError(f"prefill: got {bad}; accepted: integers from 1 to max_length={slots}")
-    return sorted(set(lengths)), slots
+    return sorted(set(lengths)), int(slots)
 
 
 def _with_memory(
@@ -187,7 +190,7 @@ def _sizes(
     if image_size is not None:
         if "height" not in sizes:
             raise ValueError(f"image_size: got {image_size} for a model of text; accepted: sequence_length")
-        sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        sides = (image_size, image_size) if is_integer(image_size) else tuple(np.atleast_1d(image_size).tolist())
         if len(sides) != 2:
             raise ValueError(f"image_size: got {image_size!r}; accepted: a side or (height, width) in pixels")
         sizes["height"], sizes["width"] = sides

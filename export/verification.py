@@ -35,8 +35,9 @@ from .grid import (
 )
 from .inputs import example_inputs
 from .reference import Reference
+from .result import ExportError
 from .runtime import Runner, load
-from .spec import ExportError, exportable
+from .spec import exportable
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def verify(model: ZooModel, path: str | os.PathLike[str], *, tolerance: float = 
     """
     start = time.perf_counter()
     model = exportable(model)
-    positive_number("tolerance", tolerance)
+    tolerance = positive_number("tolerance", tolerance)
     runner = load(path)
     graphs = model_graphs(model, runner.graphs)
     checks = [_names(model, runner, graphs)]

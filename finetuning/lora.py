@@ -90,7 +90,7 @@ class LowRankAdapters(Freezing):
                 f"rank: got {rank} for a model with adapters of rank {self._adapters.rank}; accepted: a model without "
                 "adapters, which merge_lora makes of it"
             )
-        positive_integer("rank", rank)
+        rank = positive_integer("rank", rank)
         alpha = positive_number("alpha", rank if alpha is None else alpha)
         whole = self._trained_whole(also_train)
         layers = self._lora_targets(listed(targets), whole)

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from ..checks import is_integer
 from ..files import read_json
 
 Tensor = Any
@@ -240,11 +241,11 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _size(name: str, value: Any, *, shortest_edge: bool = False) -> dict[str, int]:
-    if isinstance(value, int) and not isinstance(value, bool):
+    if is_integer(value):
         value = {"height": value, "width": value}
     forms = [{"height", "width"}] + [{"shortest_edge"}] * shortest_edge
     found = {k: v for k, v in value.items() if v is not None} if isinstance(value, Mapping) else {}
-    whole = all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in found.values())
+    whole = all(is_integer(v) and v > 0 for v in found.values())
     if set(found) not in forms or not whole:
         raise ValueError(f"{name}: got {value!r}; accepted: positive integers under {[sorted(form) for form in forms]}")
     return {key: int(found[key]) for key in sorted(found)}

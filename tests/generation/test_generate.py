@@ -443,7 +443,7 @@ WRONG = {
     "length_penalty": ["1", True, None, math.nan],
     "seed": [-1, "1", True, 1.5],
     "stop_tokens": ["a", "2", True, 1.5, [0.5], [None], [[1], [2, 3]]],
-    "stop_strings": [5, [5], True],
+    "stop_strings": [5, [5], True, "", [""], ["a", ""], [None]],
     "callback": ["print", 3],
 }
 

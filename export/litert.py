@@ -94,7 +94,7 @@ class LiteRTDecoder:
         return np.stack(logits)
 
     def step(self, tokens: Array) -> Array:
-        running = np.flatnonzero(~self.done)
+        running = np.flatnonzero(~self.done).tolist()
         found = [self._run(row, "decode", tokens[row : row + 1], 1)["logits"][0, -1] for row in running]
         logits = np.zeros((len(tokens), *found[0].shape), found[0].dtype)
         logits[running] = found

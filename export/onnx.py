@@ -162,9 +162,10 @@ def _convert(model: ZooModel, stored: FileWeights, name: str, function: Graph, b
         for spec in specs:
             found[spec.name].shape = ir.Shape(spec.dims)
     for spec in signature.inputs:
-        if spec.optional and all(isinstance(dim, int) for dim in spec.dims):  # a default, for who leaves it out
+        fixed = [dim for dim in spec.dims if isinstance(dim, int)]
+        if spec.optional and len(fixed) == len(spec.dims):  # a default, for who leaves it out
             value = next(value for value in graph.inputs if value.name == spec.name)
-            value.const_value = ir.tensor(np.full(spec.dims, spec.fill, "int64"), name=spec.name)
+            value.const_value = ir.tensor(np.full(fixed, spec.fill, "int64"), name=spec.name)
             graph.register_initializer(value)
     onnx_model.metadata_props.update(metadata(model, {name: signature}, beside))
     return onnx_model

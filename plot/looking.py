@@ -99,7 +99,7 @@ def words(model: Any, ids: Iterable[Any]) -> list[str]:
 
     def word(token: int) -> str:
         own = None if backend is None else backend.id_to_token(token)
-        if own is None:
+        if backend is None or own is None:
             return str(token)
         text = backend.decode([token], skip_special_tokens=False)
         if not text.strip() or "\ufffd" in text:  # a part of a character, or what its decoder drops

@@ -460,7 +460,7 @@ def test_wrong_values(name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"top_q": 1}, r"options: got \['top_q'\]; accepted: \['max_new_tokens'"),
+        ({"top_q": 1}, r"options: got \['top_q'\]; did you mean \['top_p', 'top_k'\]\? accepted: \['max_new_tokens'"),
         ({"top_k": 5}, r"temperature: got 0 .*top_k"),
         ({"top_p": 0.5, "min_p": 0.1}, r"temperature: got 0 .*top_p.*min_p"),
         ({"num_beams": 2, "callback": print}, "num_beams: got 2 with .*callback"),

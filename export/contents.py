@@ -28,7 +28,7 @@ SHOWN = 4  # names in a message
 
 def weight_digests(weights: FileWeights) -> dict[str, str]:
     """Name to the beginning of the SHA-256 of its float32 values."""
-    return {name: hashlib.sha256(weights.value(name)).hexdigest()[:16] for name in weights.variables}
+    return {name: hashlib.sha256(weights.value(name).data).hexdigest()[:16] for name in weights.variables}
 
 
 def unsealed(weights: FileWeights) -> dict[str, str]:
@@ -123,4 +123,5 @@ def _initializers(files: Mapping[Path, Any]) -> Any:
 
     for file in files:
         for name, value in ir.load(os.fspath(file)).graph.initializers.items():
-            yield name, value.const_value.numpy()
+            if value.const_value is not None:
+                yield name, value.const_value.numpy()

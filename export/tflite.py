@@ -201,7 +201,7 @@ def _convert(stored: FileWeights, graphs: Mapping[str, Graph]) -> bytes:
     """One file with every graph as a signature."""
     import tensorflow as tf
 
-    changed = {name: tf.Variable(stored.value(name), trainable=False) for name in stored.changed}
+    changed = {name: tf.Variable(tf.constant(stored.value(name)), trainable=False) for name in stored.changed}
     with reading(changed, stored) if changed else nullcontext():
         traced = {name: _traced(graph) for name, graph in graphs.items()}
     # Holding the Keras model instead leaves the weights unfrozen, and the file computes NaN without a word.

@@ -444,7 +444,10 @@ def test_runner_refuses_wrong_inputs(files: Any) -> None:
         (np.zeros((0, 5), "int64"), r"batch of 0; accepted: at least 1"),
         ({"input_ids": ids, "attention_mask": np.ones((2, 4), "int64")}, r"sequence of 4; accepted: 5"),
         ({"input_ids": ids, "attention_mask": ids + 2}, r"attention_mask: got values from 2 to 2"),
-        ({"input_ids": ids, "token_types": ids}, r"inputs: got \['token_types'\]; did you mean \['token_type_ids'\]\? accepted: "),
+        (
+            {"input_ids": ids, "token_types": ids},
+            r"inputs: got \['token_types'\]; did you mean .*accepted: ",
+        ),
         ({"attention_mask": ids}, r"without \['input_ids'\]"),
     ):
         with pytest.raises(ValueError, match=message):

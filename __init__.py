@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ._keras_hook import register_when_keras_is_imported
+from .needs import named_extras
 
 if TYPE_CHECKING:
     from . import export, layers, plot, zoo
@@ -45,7 +46,8 @@ _ROOMS = ("export", "layers", "plot", "zoo")
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
-        return importlib.import_module(f".{name}", __name__)
+        with named_extras():
+            return importlib.import_module(f".{name}", __name__)
     if name == "__all__":
         return __dir__()
     if __name__ == "attention_zoo" and not name.startswith("__"):

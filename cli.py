@@ -6,13 +6,22 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-from rich.console import Console
-from rich.markdown import Markdown
-from rich.table import Table
+from .needs import named_extras
+from .terminal import complain, working
+
+try:
+    with named_extras():
+        import typer
+        from rich.console import Console
+        from rich.markdown import Markdown
+        from rich.table import Table
+        from typer.exceptions import TyperException
+except ImportError as error:  # such as after pip install --no-deps, which is enough for running files from Python
+    raise SystemExit(complain(error, 2)) from error
 
 app = typer.Typer(
     name="attention-zoo",
@@ -20,6 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console()
 
@@ -29,26 +39,44 @@ Model = Annotated[
 ]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+
+        print(f"attention-zoo {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _all(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
 @app.command(name="list")
 def list_(pattern: Annotated[str, typer.Argument(help="A shell pattern, such as 'vit*'.")] = "*", json_: Json = False):
     """Name the presets."""
     from .zoo.registry import list_models, preset
 
-    names = list_models(pattern)
+    columns = ("family", "parameters", "source", "licence")
+    rows = [{"name": name} | {c: getattr(preset(name), c) for c in columns} for name in list_models(pattern)]
     if json_:
-        return _print_json(names)
-    table = Table("name", "family", "parameters", "source")
-    for name in names:
-        row = preset(name)
-        table.add_row(name, row.family, f"{row.parameters:,}", row.source)
+        return _print_json(rows)
+    table = Table("name", *columns)
+    for row in rows:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in row.values()))
     console.print(table)
 
 
 @app.command()
 def info(
-    name: Annotated[str, typer.Argument(help="A preset, a folder, a .gguf or a .keras file.")], json_: Json = False
+    name: Annotated[str, typer.Argument(help="A preset, a folder, or a .gguf, .keras, .onnx or .tflite file.")],
+    json_: Json = False,
 ):
-    """Show a preset's or a saved model's config, inputs and outputs."""
+    """Show a preset's, a saved model's or an exported file's config, inputs and outputs."""
+    if _exported(name):
+        return _file_info(_existing("name", name), json_)
     model = _model(name)
     signature = model.signature.to_dict()
     facts = {"name": name, "family": model.family, "parameters": model.count_params()}
@@ -58,12 +86,38 @@ def info(
     table = Table(name, f"{facts['family']}, {facts['parameters']:,} parameters")
     for field, value in facts["config"].items():
         table.add_row(field, str(value))
+    _add_tensors(table, facts)
+    console.print(table)
+
+
+def _add_tensors(table: Table, graph: dict[str, Any], before: str = "") -> None:
     for side in ("inputs", "outputs"):
-        for spec in facts[side]:
+        specs = [spec for spec in graph[side] if "." not in spec["name"] and "kv_cache" not in spec["name"]]
+        for spec in specs:
             optional = ", optional" if spec["optional"] else ""
-            table.add_row(
-                f"{side[:-1]} {spec['name']}", f"{spec['dtype']} ({', '.join(map(str, spec['dims']))}){optional}"
-            )
+            dims = ", ".join(map(str, spec["dims"]))
+            table.add_row(f"{before}{side[:-1]} {spec['name']}", f"{spec['dtype']} ({dims}){optional}")
+        if rest := [spec for spec in graph[side] if spec not in specs]:
+            table.add_row(f"{before}{side}", f"{len(rest)} of the cache, from {rest[0]['name']} on")
+
+
+def _file_info(file: str, json_: bool) -> None:
+    from . import export as exporters
+
+    facts = exporters.describe(file)
+    if json_:
+        return _print_json(facts)
+    table = Table(
+        file, f"{facts['family'] or 'not of attention_zoo'}, {facts['format']}, {facts['bytes'] / 1e6:.1f} MB"
+    )
+    for name in facts["files"][1:]:
+        table.add_row("with it", name)
+    for field, value in facts["config"].items():
+        table.add_row(field, str(value))
+    for name, graph in facts["graphs"].items():
+        _add_tensors(table, graph, f"{name}: ")
+    operators = facts["operators"]
+    table.add_row("operators", f"{sum(operators.values())}: {', '.join(f'{k} {n}' for k, n in operators.items())}")
     console.print(table)
 
 
@@ -88,8 +142,8 @@ def convert(
     from .files import written
 
     started = time.perf_counter()
-    model = _model(source)
-    with quiet():
+    with working(f"converting {source}"), quiet():
+        model = _model(source)
         if to == "zoo":
             zoo.save(model, target)
         elif to == "huggingface":
@@ -128,11 +182,12 @@ def export(
     sizes["prefill"] = prefill or None
     if file.suffix == ".onnx" and (batch_size != 1 or any(size is not None for size in sizes.values())):
         raise ValueError("sizes: got static sizes for an ONNX file, whose dimensions are open; accepted: none")
-    loaded = _model(model)
-    if file.suffix == ".onnx":
-        result = exporters.to_onnx(loaded, file, cache=cache)
-    else:
-        result = exporters.to_tflite(loaded, file, batch_size=batch_size, cache=cache, **sizes)
+    with working(f"exporting {model} to {file}"):
+        loaded = _model(model)
+        if file.suffix == ".onnx":
+            result = exporters.to_onnx(loaded, file, cache=cache)
+        else:
+            result = exporters.to_tflite(loaded, file, batch_size=batch_size, cache=cache, **sizes)
     _print_report(result, json_)
 
 
@@ -146,8 +201,9 @@ def verify(
     """Compare an exported file with its model; exit 1 if they differ."""
     from . import export as exporters
 
-    loaded = _model(model)
-    report = exporters.verify(loaded, file, tolerance=tolerance)
+    _existing("file", file)
+    with working(f"comparing {file} with {model}"):
+        report = exporters.verify(_model(model), file, tolerance=tolerance)
     _print_report(report, json_)
     if not report.passed:
         raise typer.Exit(1)
@@ -156,8 +212,8 @@ def verify(
 @app.command()
 def bench(
     file: Annotated[Path, typer.Argument(help="An .onnx or .tflite file.")],
-    batch: int = 1,
-    sequence: Annotated[int | None, typer.Option(help="Tokens per row.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows; default: the file's own, or 1.")] = None,
+    sequence: Annotated[int | None, typer.Option(help="Tokens per row; default: the file's own.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the image in pixels.")] = None,
     repeats: int = 30,
     threads: Annotated[int | None, typer.Option(help="CPU threads; every core by default.")] = None,
@@ -167,7 +223,10 @@ def bench(
     from . import export as exporters
 
     sizes: dict[str, Any] = {"batch": batch, "sequence": sequence, "image_size": image_size}
-    _print_report(exporters.benchmark(file, repeats=repeats, threads=threads, **sizes), json_)
+    _existing("file", file)
+    with working(f"timing {file}"):
+        figures = exporters.benchmark(file, repeats=repeats, threads=threads, **sizes)
+    print(figures.to_json() if json_ else figures.to_text())
 
 
 @app.command()
@@ -193,9 +252,9 @@ def generate(
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k}
     options |= {"top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty, "num_beams": num_beams}
     options |= {"seed": seed, "stop_strings": stop or None}
-    rows = continue_prompts(
-        _runnable(model), model, prompts or [], [_ids(row) for row in ids or []], tokenizer, options
-    )
+    given = [_ids(row) for row in ids or []]
+    with working(f"continuing with {model}"):
+        rows = continue_prompts(_runnable(model), model, prompts or [], given, tokenizer, options)
     if json_:
         return _print_json(rows)
     for row in rows:
@@ -207,19 +266,22 @@ def plot(
     kind: Annotated[str, typer.Argument(help="attention, rollout, positions or alignment.")],
     model: Model,
     file: Annotated[Path, typer.Argument(help="Where to, ending in .png or .svg.")],
-    ids: Annotated[
-        str | None, typer.Option(help="Tokens to attend to, such as '5 6 7'; default: some at random.")
-    ] = None,
-    image: Annotated[Path | None, typer.Option(help="A picture; default: a made-up one.")] = None,
+    ids: Annotated[str | None, typer.Option(help="Tokens to attend to, such as '5 6 7'.")] = None,
+    text: Annotated[str | None, typer.Option(help="A text to attend to, for the model's tokenizer.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture, for the model's preprocessing.")] = None,
     length: Annotated[int | None, typer.Option(help="Positions to draw.")] = None,
     layer: Annotated[int | None, typer.Option(help="This layer only.")] = None,
+    random: Annotated[bool, typer.Option("--random", help="Make the input up, as is done for a preset.")] = False,
 ):
     """Draw attention maps, where a ViT looks, positions, or an alignment."""
     from .plot import command, picture_format
 
     picture_format(file)  # a wrong name is refused before the heavy imports
     tokens = None if ids is None else _ids(ids)
-    command(kind, _model(model), file, tokens=tokens, image=image, length=length, layer=layer)
+    made_up = random or not Path(model).exists()  # of a preset, whose weights are random too
+    given: dict[str, Any] = {"tokens": tokens, "text": text, "image": image, "length": length, "layer": layer}
+    with working(f"drawing {model}"):
+        command(kind, _model(model), file, **given, random=made_up)
     console.print(f"{file}")
 
 
@@ -244,9 +306,13 @@ def _model(name: str) -> Any:
     from .export.quiet import quiet
     from .zoo.registry import preset
 
-    if Path(name).exists() or name.endswith((".gguf", ".keras")):
+    if Path(name).exists():
         with quiet():
             return zoo.load(name)
+    if os.sep in name or name.endswith((".gguf", ".keras", ".safetensors", ".onnx", ".tflite")):
+        raise ValueError(
+            f"model: got {name}, which is not there; accepted: a folder, a .gguf or .keras file, or a preset"
+        )
     preset(name)  # a wrong name is refused before the heavy imports
     with quiet():
         import keras
@@ -259,7 +325,18 @@ def _runnable(name: str) -> Any:
     """What has a ``generate``: an exported file's runner, or a Keras model."""
     from . import export as exporters
 
-    return exporters.load(name) if name.endswith((".onnx", ".tflite")) else _model(name)
+    return exporters.load(_existing("model", name)) if _exported(name) else _model(name)
+
+
+def _exported(name: str) -> bool:
+    return name.endswith((".onnx", ".tflite"))
+
+
+def _existing(argument: str, file: Any) -> Any:
+    """`file`, which must be there: said before the heavy imports."""
+    if not Path(file).is_file():
+        raise ValueError(f"{argument}: got {file}, which is not a file; accepted: an .onnx or .tflite file")
+    return file
 
 
 def _ids(text: str) -> list[int]:
@@ -280,14 +357,24 @@ def _print_report(report: Any, as_json: bool) -> None:
         console.print(Markdown(report.to_markdown()))
 
 
-def main() -> None:
+def main(arguments: Iterable[str] | None = None) -> None:
     """The console script."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greetings are not ours
     try:
-        app()
+        code = app(None if arguments is None else list(arguments), standalone_mode=False)
+    except TyperException as error:  # an option or a command that is not there, or a value of another kind
+        code = complain(error.format_message() or "no command; see --help", error.exit_code)
     except (ValueError, ImportError, OSError) as error:
-        print(f"attention-zoo: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        code = complain(error, 2)
+    except (KeyboardInterrupt, typer.Abort):
+        code = complain("stopped", 130)
+    except RuntimeError as error:
+        from .export.result import ExportError  # of a file that did not become what it should
+
+        if not isinstance(error, ExportError):
+            raise
+        code = complain(error, 1)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 if __name__ == "__main__":

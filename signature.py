@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from .checks import is_integer, meant
+
 Dim = int | str  # a size, or the name of one that may vary
 
 
@@ -90,10 +92,15 @@ class Signature:
         """
         specs = {spec.name: spec for spec in self.inputs}
         if unknown := sorted(set(given) - set(specs)):
-            raise ValueError(f"inputs: got {unknown}; accepted: {list(specs)}")
+            raise ValueError(f"inputs: got {unknown}; {meant(unknown, specs)}accepted: {list(specs)}")
         missing = [s.name for s in self.inputs if s.name not in given and not s.optional]
         if missing and complete:
             raise ValueError(f"inputs: got {sorted(given)}, without {missing}; accepted: {list(specs)}")
+        absent = [name for name in self.state if name not in given]
+        if absent and len(absent) < len(self.state):  # zeros in their place would be memories of nothing
+            raise ValueError(
+                f"inputs: got {sorted(given)}, without {absent}; accepted: all of {list(self.state)} or none"
+            )
         sizes: dict[str, tuple[int, str]] = {}
         for name, (dtype, shape) in given.items():
             spec = specs[name]
@@ -138,11 +145,11 @@ class Signature:
         for dim, size in (sizes or {}).items():
             if dim not in names:
                 raise ValueError(f"{dim}: not a dimension of this model; accepted: {sorted(names)}")
-            if not isinstance(size, int) or isinstance(size, bool):
+            if not is_integer(size):
                 raise ValueError(f"{dim}: got {size!r}; accepted: a positive integer")
             self._check_size(dim, dim, size, {})
         inputs = tuple(spec for spec in self.inputs if spec.name != "position_ids")
-        return replace(self, inputs=inputs, sizes=dict(sizes or {}))
+        return replace(self, inputs=inputs, sizes={dim: int(size) for dim, size in (sizes or {}).items()})
 
     def shape(self, spec: TensorSpec) -> tuple[Dim, ...]:
         """A tensor's dimensions in a file: sizes where it has them for good, names elsewhere."""
@@ -168,6 +175,18 @@ class Graph:
 
     signature: Signature
     function: Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+def as_array(name: str, values: Any) -> np.ndarray:
+    """`values` as NumPy has them.
+
+    Raises:
+        ValueError: naming the input, where lists of unequal lengths make no array.
+    """
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name}: got rows that make no array ({error}); accepted: rows of one length") from error
 
 
 def _show(shape: tuple[int | None, ...]) -> str:

@@ -5,27 +5,32 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ..needs import named_extras
+
 if TYPE_CHECKING:
     from .bench import benchmark
+    from .description import describe
     from .onnx import to_onnx
+    from .result import ExportError
     from .runtime import load
-    from .spec import ExportError
     from .tflite import to_tflite
     from .verification import verify
 
 _HOMES = {
-    "ExportError": "spec",
+    "ExportError": "result",
     "benchmark": "bench",
+    "describe": "description",
     "load": "runtime",
     "to_onnx": "onnx",
     "to_tflite": "tflite",
     "verify": "verification",
 }
 
-__all__ = ["ExportError", "benchmark", "load", "to_onnx", "to_tflite", "verify"]
+__all__ = ["ExportError", "benchmark", "describe", "load", "to_onnx", "to_tflite", "verify"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    with named_extras():
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -37,19 +37,23 @@ class Figures:
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
 
-    def to_markdown(self) -> str:
-        shape = ", ".join(f"{name} {tuple(sizes)}" for name, sizes in self.shapes.items())
+    def to_text(self) -> str:
+        """A few lines for people."""
+        shapes = [f"{name} ({', '.join(map(str, sizes))})" for name, sizes in self.shapes.items()]
+        more = [f"{len(shapes) - 4} more"] if len(shapes) > 4 else []
         return (
-            f"| file | shape | threads | load | min | median | p90 |\n|---|---|---|---|---|---|---|\n"
-            f"| {self.path} | {shape} | {self.threads} | {self.load_ms:.0f} ms | {self.min_ms:.2f} ms "
-            f"| {self.median_ms:.2f} ms | {self.p90_ms:.2f} ms |\n\n{self.runtime}, {self.machine}"
+            f"{self.path}: {self.bytes / 1e6:.1f} MB, loaded in {self.load_ms:.0f} ms\n"
+            f"inputs: {', '.join(shapes[:4] + more)}\n"
+            f"median {self.median_ms:.2f} ms, fastest {self.min_ms:.2f} ms, nine of ten within {self.p90_ms:.2f} ms "
+            f"({self.repeats} runs, {self.threads} threads)\n"
+            f"{self.runtime}, {self.machine}"
         )
 
 
 def benchmark(
     path: str | os.PathLike[str],
     *,
-    batch: int = 1,
+    batch: int | None = None,
     sequence: int | None = None,
     image_size: int | None = None,
     repeats: int = 30,
@@ -58,31 +62,34 @@ def benchmark(
     """Latency of an exported file, ours or another's, with random inputs and every position kept.
 
     Args:
-        batch, sequence, image_size: sizes of the inputs where the file leaves them open. Defaults: the model's own.
+        batch, sequence, image_size: sizes of the inputs. Defaults: those the file has for good; else one row of the
+            model's own.
         repeats: timed runs, after three that are not.
         threads: CPU threads. Default: every core.
 
     Raises:
         ValueError: an unreadable file, or sizes it does not accept.
     """
-    positive_integer("repeats", repeats)
+    repeats = positive_integer("repeats", repeats)
     threads = threads or os.cpu_count() or 1
     start = time.perf_counter()
     runner = load(path, threads=threads)
     load_ms = 1e3 * (time.perf_counter() - start)
 
     signature = runner.signature
-    sizes: dict[str, int] = {**signature.defaults, "batch": batch}
-    if sequence is not None:
-        sizes["sequence"] = sequence
-    if image_size is not None:
-        sizes["height"] = sizes["width"] = image_size
-    sizes = {**sizes, **{dim: n for dim, n in signature.sizes.items() if dim not in ("batch", "sequence")}}
+    sizes: dict[str, int] = {**signature.defaults, "batch": 1, **signature.sizes}
+    for name, value, dims in (
+        ("batch", batch, ("batch",)),
+        ("sequence", sequence, ("sequence", "source")),
+        ("image_size", image_size, ("height", "width")),
+    ):
+        if value is not None:
+            sizes |= dict.fromkeys(dims, positive_integer(name, value))
     # Other people's files name their dimensions at random: the first is the batch, the second the sequence.
     for spec in signature.inputs:
         for axis, dim in enumerate(spec.dims):
             if isinstance(dim, str):
-                sizes.setdefault(dim, batch if axis == 0 else sequence or 1)
+                sizes.setdefault(dim, sizes["batch"] if axis == 0 else sequence or 1)
     inputs = example_inputs(signature, sizes)
     for _ in range(3):
         runner.run(inputs)

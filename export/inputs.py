@@ -36,7 +36,8 @@ def example_inputs(
         values = rng.uniform(0, 255, shape) if spec.name == "images" else rng.normal(size=shape)
         return values.astype(spec.dtype)
 
-    return {spec.name: draw(spec) for spec in signature.inputs}
+    # What has no dimensions is an option of the graph, and no data.
+    return {s.name: draw(s) if s.dims else np.full((), s.fill, s.dtype) for s in signature.inputs}
 
 
 def padded_mask(batch: int, sequence: int, padding: str) -> np.ndarray:

@@ -63,8 +63,8 @@ def litert_graph(model: Any) -> Graph:
 class LiteRTDecoder:
     """A ``generation.search.Decoder`` of the graphs "decode" and "prefill_{n}".
 
-    A batch is one row after another, each with its own cache. What a prompt leaves over of a prefill is filled up with
-    tokens that later ones replace.
+    A batch is one row after another, each with its own cache; rows that ended are not run. What a prompt leaves over of
+    a prefill is filled up with tokens that later ones replace.
     """
 
     start_token: int | None = None
@@ -85,6 +85,7 @@ class LiteRTDecoder:
         }
         self.caches = [empty] * len(input_ids)
         self.lengths = [0] * len(input_ids)
+        self.done = np.zeros(len(input_ids), bool)
         logits = []
         for row, (ids, mask) in enumerate(zip(input_ids, attention_mask, strict=True)):
             tokens = ids[mask == 1]
@@ -93,11 +94,18 @@ class LiteRTDecoder:
         return np.stack(logits)
 
     def step(self, tokens: Array) -> Array:
-        found = [self._run(row, "decode", tokens[row : row + 1], 1) for row in range(len(tokens))]
-        return np.stack([outputs["logits"][0, -1] for outputs in found])
+        running = np.flatnonzero(~self.done).tolist()
+        found = [self._run(row, "decode", tokens[row : row + 1], 1)["logits"][0, -1] for row in running]
+        logits = np.zeros((len(tokens), *found[0].shape), found[0].dtype)
+        logits[running] = found
+        return logits
+
+    def ended(self, rows: Array) -> None:
+        self.done = rows.copy()
 
     def select(self, rows: Array) -> None:
         self.caches, self.lengths = [self.caches[row] for row in rows], [self.lengths[row] for row in rows]
+        self.done = self.done[rows]
 
     def _prefill(self, row: int, tokens: Array) -> None:
         while len(tokens):

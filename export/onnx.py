@@ -18,15 +18,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from ..layers import functional as F
+from ..needs import named_extras
 from ..signature import Graph
 from ..zoo.base import ZooModel
-from .result import ExportResult
-from .runtime import OnnxRunner
-from .spec import ExportError, exportable, input_specs, metadata, named_weights, weight_bytes
+from .computing import FileWeights, inference, one_at_a_time, reading
+from .contents import seal, unsealed
+from .result import ExportError, ExportResult
+from .runtime import DIGESTS_BESIDE, OnnxRunner
+from .spec import exportable, input_specs, metadata
 
 Tensor = Any
 
@@ -37,11 +39,14 @@ GATES = {"lstm": (0, 3, 1, 2), "gru": (0, 1, 2)}  # Keras' gates in the order of
 PROTOBUF_LIMIT = 1_900_000_000  # bytes; a protobuf file ends at 2 GiB, larger weights go beside it
 
 
+@named_extras()
+@one_at_a_time
 def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None = None) -> ExportResult:
     """Write `model` as ONNX (opset 23) with named dynamic dimensions, and check the file against Keras.
 
     A GPT becomes a decoder with a key/value cache: ``past_key_values.{i}.key/.value`` (batch, kv_heads, past_sequence,
     head_dim) in, ``present.{i}.key/.value`` out, empty for the first call; `attention_mask` spans past and new tokens.
+    Its logits are those of all tokens, or of the last `num_logits_to_keep` (a scalar that may be left out: 0, for all).
     A Transformer or Seq2Seq becomes two graphs: `path` is the decoder's step and ``<stem>.encoder.onnx`` beside it what
     the encoder computes once. Everything else is one graph with the names of ``model.signature``. Ids and masks
     are int64, the rest float32. Weights over 1.9 GB go to ``<name>.data`` beside a file. Files appear whole or not at
@@ -76,10 +81,17 @@ def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None
     operators: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         files: list[Path] = []
+        digests: dict[str, str] = {}
         for name, graph in graphs.items():  # the one that was asked for comes last, as the others belong to it
-            converted = _convert(model, name, graph, {} if names[name] != target.name else beside)
+            with inference(model) as weights:
+                converted = _convert(model, weights, name, graph, {} if names[name] != target.name else beside)
+                converted.metadata_props.update(unsealed(weights))
+            if names[name] == target.name and digests:
+                converted.metadata_props[DIGESTS_BESIDE] = json.dumps(digests)
             operators.update(_operators(converted))
-            files += _write(converted, Path(folder) / names[name])
+            data, file = _write(converted, Path(folder) / names[name])
+            digests[name] = seal(file, data)
+            files += [file] if data is None else [data, file]
         size = sum(file.stat().st_size for file in files)
         difference = quick_check(model, OnnxRunner(Path(folder) / target.name))
         for file in files:  # the data first: a graph never stands there without it
@@ -90,7 +102,7 @@ def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None
         path=target,
         format="onnx",
         bytes=size,
-        weight_bytes=weight_bytes(model),
+        weight_bytes=FileWeights(model).bytes,
         seconds=time.perf_counter() - start,
         operators=dict(operators.most_common()),
         greatest_difference=difference,
@@ -98,20 +110,22 @@ def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None
     )
 
 
-def _convert(model: ZooModel, name: str, function: Graph, beside: dict[str, str]) -> Any:
+def _convert(model: ZooModel, stored: FileWeights, name: str, function: Graph, beside: dict[str, str]) -> Any:
     """One graph of the model as an ``onnx_ir.Model``."""
     import onnx_ir as ir
     import tensorflow as tf
 
-    weights = named_weights(model)
+    weights = stored.variables
     signature = function.signature
     inputs = input_specs(signature, "int64")
-    arguments = [tf.TensorSpec(v.shape, v.dtype, name=f"weight_{i}") for i, v in enumerate(weights.values())]
+    arguments = [
+        tf.TensorSpec(v.shape, stored.dtype(n), name=f"weight_{i}") for i, (n, v) in enumerate(weights.items())
+    ]
     given = [spec.name for spec in signature.inputs]
 
     def traceable(*tensors: Tensor) -> dict[str, Tensor]:
-        values = zip(weights.values(), tensors[len(inputs) :], strict=True)
-        with F.lowering(LOWERINGS), keras.StatelessScope(state_mapping=list(values)):
+        values = dict(zip(weights, tensors[len(inputs) :], strict=True))
+        with F.lowering(LOWERINGS), reading(values, stored):
             return function.function(dict(zip(given, tensors[: len(inputs)], strict=True)))
 
     traced = tf.function(traceable, autograph=False, jit_compile=False).get_concrete_function(*inputs, *arguments)
@@ -137,8 +151,8 @@ def _convert(model: ZooModel, name: str, function: Graph, beside: dict[str, str]
             graph.inputs.remove(value)
             if not value.uses():
                 continue  # such as DINOv2's mask token, or an encoder's weight in the decoder
-            array = keras.ops.convert_to_numpy(weights[value.name])
-            value.const_value = ir.tensor(np.ascontiguousarray(array), name=value.name)
+            array = stored.value(value.name)
+            value.const_value = ir.tensor(array, name=value.name)
             value.shape = ir.Shape(array.shape)
             graph.register_initializer(value)
     for side, specs in ((graph.inputs, signature.inputs), (graph.outputs, signature.outputs)):
@@ -147,6 +161,12 @@ def _convert(model: ZooModel, name: str, function: Graph, beside: dict[str, str]
             raise ExportError(f"the graph has {sorted(map(str, found))} where {[s.name for s in specs]} belong")
         for spec in specs:
             found[spec.name].shape = ir.Shape(spec.dims)
+    for spec in signature.inputs:
+        fixed = [dim for dim in spec.dims if isinstance(dim, int)]
+        if spec.optional and len(fixed) == len(spec.dims):  # a default, for who leaves it out
+            value = next(value for value in graph.inputs if value.name == spec.name)
+            value.const_value = ir.tensor(np.full(fixed, spec.fill, "int64"), name=spec.name)
+            graph.register_initializer(value)
     onnx_model.metadata_props.update(metadata(model, {name: signature}, beside))
     return onnx_model
 
@@ -243,16 +263,16 @@ def _operators(model: Any) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def _write(model: Any, file: Path) -> list[Path]:
-    """The files written, in the order in which they may appear."""
+def _write(model: Any, file: Path) -> tuple[Path | None, Path]:
+    """The files written, in the order in which they may appear: that of the weights, if they have one, and `file`."""
     import onnx_ir as ir
 
     if sum(value.const_value.nbytes for value in model.graph.initializers.values()) <= PROTOBUF_LIMIT:
         ir.save(model, file)
-        return [file]
+        return None, file
     data = file.with_name(f"{file.name}.data")
     ir.save(model, file, external_data=data.name)
-    return [data, file]
+    return data, file
 
 
 # ---- the operators that primitives become -------------------------------------------------------------------------

@@ -7,6 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 
+class ExportError(RuntimeError):
+    """An export that did not become what it should: nothing the caller passed was wrong, and no file was left."""
+
+
 @dataclass(frozen=True)
 class ExportResult:
     """One exported file.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ import numpy as np
 
 from ..checks import positive_integer
 from ..generation.search import Decoder, generate
-from ..signature import Signature, TensorSpec
+from ..needs import named_extras
+from ..signature import Signature, TensorSpec, as_array
 from .graph_names import file_decoder, layout_of
 
 METADATA_KEY = "attention_zoo"
+DIGEST = "attention_zoo.digest"  # of a file, in its own metadata: see ``contents.py``
+DIGESTS_BESIDE = "attention_zoo.digests"  # of the files beside it, by graph
 OURS = "accepted: a file as attention_zoo.export writes it"
 PADDED = ("sequence", "source", "target")  # dimensions where zeros at the end, under a mask, change nothing
 
@@ -62,7 +66,7 @@ class LoadedGraph:
     def run(self, inputs: Mapping[str, Any] | np.ndarray) -> dict[str, np.ndarray]:
         """The outputs by name; see ``Runner.run``."""
         named = inputs if isinstance(inputs, Mapping) else {self.signature.inputs[0].name: inputs}
-        arrays = {name: np.asarray(value) for name, value in named.items() if value is not None}
+        arrays = {name: as_array(name, value) for name, value in named.items() if value is not None}
         self.signature.check_arrays(arrays)
         given: dict[Any, int] = {}
         for spec in self.signature.inputs:
@@ -106,10 +110,14 @@ class LoadedGraph:
 class Runner:
     """An exported model, ready to run: one graph, or a decoder and what belongs to it.
 
+    Several threads may use one runner. ONNX Runtime then works on all their calls at once; LiteRT's interpreter, which
+    has one set of buffers, takes them in turn.
+
     Attributes:
         path, format: of the file.
         metadata: what the file says of itself: family, config, signatures.
         graphs: by name; see ``graph_names.py``.
+        files: all that belong together, each with what it says of itself.
         signature: names, dtypes, dimensions and limits of the graph that ``run`` runs.
     """
 
@@ -117,12 +125,23 @@ class Runner:
 
     def __init__(self, path: Path, graphs: Mapping[str, LoadedGraph], metadata: dict[str, str]) -> None:
         self.path, self.graphs, self.metadata = path, dict(graphs), metadata
+        self.files: dict[Path, dict[str, str]] = {path: metadata}
         signatures = _signatures(path, metadata)
         for name, graph in self.graphs.items():
             graph.signature = _own_signature(path, signatures.get(name), graph.runtime_signature())
         self.layout = layout_of(self.graphs)
         self._main = self.graphs[self.layout.main]
         self.signature = self._main.signature
+
+    def __repr__(self) -> str:
+        def named(specs: Iterable[TensorSpec], apart: Collection[str]) -> str:
+            shown = [f"{s.name} ({', '.join(map(str, s.dims))})" for s in specs if s.name not in apart]
+            return ", ".join([*shown, *([f"a state of {len(apart)} tensors"] if apart else [])])
+
+        family = self.metadata.get("attention_zoo.family", "not of attention_zoo")
+        own = self.signature
+        inputs, outputs = named(own.inputs, own.state), named(own.outputs, set(own.state.values()))
+        return f"<{type(self).__name__} {self.path} ({family}, {', '.join(self.graphs)}): {inputs} -> {outputs}>"
 
     def run(self, inputs: Mapping[str, Any] | np.ndarray) -> dict[str, np.ndarray]:
         """The outputs by name, of the only graph or of one step of the decoder.
@@ -200,7 +219,8 @@ class OnnxGraph(LoadedGraph):
     """A graph in ONNX Runtime, on the CPU."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        import onnxruntime
+        with named_extras():
+            import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -210,20 +230,22 @@ class OnnxGraph(LoadedGraph):
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its classes differ by what is wrong with the file
             raise ValueError(f"path: ONNX Runtime cannot read {path}: {error}; accepted: an ONNX model") from error
-        self.dtypes = {node.name: _numpy_dtype(node.type) for node in self.session.get_inputs()}
         self.names = [node.name for node in self.session.get_outputs()]
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+        self.inputs = list(self.session.get_inputs())
+        if "attention_zoo.signatures" in self.metadata:  # other files may list all their weights there
+            self.inputs += self.session.get_overridable_initializers()
+        self.dtypes = {node.name: _numpy_dtype(node.type) for node in self.inputs}
 
     def runtime_signature(self) -> Signature:
         def spec(node: Any) -> TensorSpec:
             dims = tuple(d if isinstance(d, int) else str(d or f"{node.name}_{i}") for i, d in enumerate(node.shape))
             return TensorSpec(node.name, _numpy_dtype(node.type), dims)
 
-        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        return Signature(tuple(map(spec, inputs)), tuple(map(spec, outputs)))
+        return Signature(tuple(map(spec, self.inputs)), tuple(map(spec, self.session.get_outputs())))
 
     def _call(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        feeds = {name: np.ascontiguousarray(array, self.dtypes[name]) for name, array in arrays.items()}
+        feeds = {name: np.asarray(array, self.dtypes[name], order="C") for name, array in arrays.items()}
         return dict(zip(self.names, self.session.run(self.names, feeds), strict=True))
 
 
@@ -235,15 +257,21 @@ class OnnxRunner(Runner):
     def __init__(self, path: Path, threads: int | None = None) -> None:
         main = OnnxGraph(path, threads)
         beside, signatures = _files_beside(path, main.metadata), _signatures(path, main.metadata)
+        digests = json.loads(main.metadata.get(DIGESTS_BESIDE, "{}"))
         graphs: dict[str, LoadedGraph] = {}
+        files = {path: main.metadata}
         for name, file in beside.items():
             if not (path.parent / file).is_file():
                 raise ValueError(f"path: {path} needs {file} beside it, which is not there; accepted: both files")
             graphs[name] = other = OnnxGraph(path.parent / file, threads)
+            if (known := digests.get(name)) and known != other.metadata.get(DIGEST):
+                raise ValueError(f"path: {path} was exported with another {file} than the one beside it; {OURS}")
+            files[path.parent / file] = other.metadata
             signatures |= _signatures(path, other.metadata)
         graphs[next((name for name in signatures if name not in beside), "model")] = main
         metadata = {**main.metadata, "attention_zoo.signatures": json.dumps(signatures)}
         super().__init__(path, graphs, metadata)
+        self.files = files
 
 
 def _files_beside(path: Path, metadata: dict[str, str]) -> dict[str, str]:
@@ -254,9 +282,13 @@ def _files_beside(path: Path, metadata: dict[str, str]) -> dict[str, str]:
 
 
 class TFLiteGraph(LoadedGraph):
-    """A signature of a TFLite file in LiteRT's interpreter, on the CPU with XNNPACK."""
+    """A signature of a TFLite file in LiteRT's interpreter, on the CPU with XNNPACK.
 
-    def __init__(self, interpreter: Any, name: str) -> None:
+    An interpreter is one set of buffers that the signatures share: `lock` is held from feeding it to reading it.
+    """
+
+    def __init__(self, interpreter: Any, name: str, lock: threading.Lock) -> None:
+        self.lock = lock
         self.runner = interpreter.get_signature_runner(name)
         self.details = self.runner.get_input_details()
 
@@ -271,7 +303,8 @@ class TFLiteGraph(LoadedGraph):
 
     def _call(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         feeds = {name: np.ascontiguousarray(a, self.details[name]["dtype"]) for name, a in arrays.items()}
-        return self.runner(**feeds)
+        with self.lock:
+            return self.runner(**feeds)
 
 
 class TFLiteRunner(Runner):
@@ -280,7 +313,8 @@ class TFLiteRunner(Runner):
     format = "tflite"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        from ai_edge_litert.interpreter import Interpreter
+        with named_extras():
+            from ai_edge_litert.interpreter import Interpreter
 
         try:
             self.interpreter = Interpreter(model_path=str(path), num_threads=threads or os.cpu_count())
@@ -288,7 +322,8 @@ class TFLiteRunner(Runner):
             names = list(self.interpreter.get_signature_list())
             if not names:
                 raise ValueError("it has no signature")
-            graphs = {name: TFLiteGraph(self.interpreter, name) for name in names}
+            lock = threading.Lock()
+            graphs = {name: TFLiteGraph(self.interpreter, name, lock) for name in names}
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"path: LiteRT cannot read {path}: {error}; accepted: a TFLite model") from error
         super().__init__(path, graphs, _tflite_metadata(path))

@@ -9,16 +9,11 @@ from typing import Any
 import keras
 
 from ..signature import Signature
-from ..zoo.base import ZooModel, weight_name
-
-
-class ExportError(RuntimeError):
-    """An export that did not become what it should: nothing the caller passed was wrong, and no file was left."""
+from ..zoo.base import ZooModel
 
 
 def exportable(model: Any) -> ZooModel:
-    """`model` in float32, ready to be traced. A model of another dtype policy is rebuilt with its weights cast, and one
-    with adapters with these merged.
+    """`model`, which can be exported.
 
     Raises:
         ValueError: not one of our models, or Keras runs on another backend than TensorFlow.
@@ -30,12 +25,7 @@ def exportable(model: Any) -> ZooModel:
             f"KERAS_BACKEND: got {keras.backend.backend()!r}; accepted: 'tensorflow', which exports need. Save the "
             "model with attention_zoo.save and load it in a process with KERAS_BACKEND=tensorflow."
         )
-    if model.dtype_policy.name == "float32":
-        return model.without_adapters()
-    twin = type(model)(model.config, name=model.name, dtype="float32")
-    if missing := twin.transfer_weights(model):
-        raise ValueError(f"model: got extra or replaced weights in the place of {missing[:4]}; accepted: a plain model")
-    return twin
+    return model
 
 
 def input_specs(signature: Signature, integers: str) -> list[Any]:
@@ -65,12 +55,3 @@ def metadata(model: ZooModel, signatures: Mapping[str, Signature], files: Mappin
         "attention_zoo.signatures": json.dumps({name: signature.to_dict() for name, signature in signatures.items()}),
         "attention_zoo.files": json.dumps(dict(files)),
     }
-
-
-def weight_bytes(model: ZooModel) -> int:
-    """Bytes of the weights in float32, each counted once."""
-    return 4 * model.count_params()
-
-
-def named_weights(model: ZooModel) -> dict[str, Any]:
-    return {weight_name(variable): variable for variable in model.weights}

@@ -13,28 +13,35 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..checks import is_integer
 from ..files import written
 from ..layers import functional as F
+from ..needs import named_extras
 from ..signature import Graph, Signature
 from ..zoo.base import ZooModel
+from .computing import FileWeights, inference, one_at_a_time, reading
+from .contents import seal, unsealed
 from .graph_names import SINGLE, STATIC, prefill_name
 from .litert import litert_graph
 from .quiet import quiet
-from .result import ExportResult
+from .result import ExportError, ExportResult
 from .runtime import METADATA_KEY, TFLiteRunner, tflite_operators
-from .spec import ExportError, exportable, input_specs, metadata, weight_bytes
+from .spec import exportable, input_specs, metadata
 
 Tensor = Any
 
 FORBIDDEN = ("Flex", "CUSTOM", "VAR_HANDLE", "READ_VARIABLE", "RANDOM", "MULTINOMIAL", "IF", "CALL")
 
 
+@named_extras()
+@one_at_a_time
 def to_tflite(
     model: ZooModel,
     path: str | os.PathLike[str],
@@ -88,12 +95,15 @@ def to_tflite(
     else:
         graphs, every = _with_memory(model, batch_size, sequence_length, image_size, *memory)
     functions = {name: Graph(every[name], graph.function) for name, graph in graphs.items()}
-    content = _with_metadata(_convert(model, functions), metadata(model, every, {}))
-    weights = weight_bytes(model)
+    with inference(model) as stored:
+        entries = {**metadata(model, every, {}), **unsealed(stored)}
+        content = _with_metadata(_convert(stored, functions), entries)
+    weights = stored.bytes
     if len(content) < 0.9 * weights:
         raise ExportError(f"the file has {len(content)} bytes for {weights} bytes of weights: some were not frozen")
     with written(target) as temporary:
         temporary.write_bytes(content)
+        seal(temporary)
         operators = _operators(temporary)
         difference = quick_check(model, TFLiteRunner(temporary))
     return ExportResult(
@@ -125,12 +135,12 @@ def _memory(
         return None
     longest = model.config.max_length
     slots = min(longest, 512) if max_length is None else max_length
-    if not isinstance(slots, int) or not 1 <= slots <= longest:
+    if not is_integer(slots) or not 1 <= slots <= longest:
         raise ValueError(f"max_length: got {max_length!r}; accepted: an integer from 1 to {longest}")
     lengths = [n for n in (32, 128) if n <= slots] if prefill is None else list(np.atleast_1d(prefill).tolist())
-    if bad := [n for n in lengths if not isinstance(n, int) or not 1 <= n <= slots]:
+    if bad := [n for n in lengths if not is_integer(n) or not 1 <= n <= slots]:
         raise ValueError(f"prefill: got {bad}; accepted: integers from 1 to max_length={slots}")
-    return sorted(set(lengths)), slots
+    return sorted(set(lengths)), int(slots)
 
 
 def _with_memory(
@@ -180,23 +190,23 @@ def _sizes(
     if image_size is not None:
         if "height" not in sizes:
             raise ValueError(f"image_size: got {image_size} for a model of text; accepted: sequence_length")
-        sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        sides = (image_size, image_size) if is_integer(image_size) else tuple(np.atleast_1d(image_size).tolist())
         if len(sides) != 2:
             raise ValueError(f"image_size: got {image_size!r}; accepted: a side or (height, width) in pixels")
         sizes["height"], sizes["width"] = sides
     return sizes
 
 
-def _convert(model: ZooModel, graphs: Mapping[str, Graph]) -> bytes:
+def _convert(stored: FileWeights, graphs: Mapping[str, Graph]) -> bytes:
     """One file with every graph as a signature."""
     import tensorflow as tf
 
-    traced = {}
-    for name, graph in graphs.items():
-        traced[name] = _traced(graph)
+    changed = {name: tf.Variable(tf.constant(stored.value(name)), trainable=False) for name in stored.changed}
+    with reading(changed, stored) if changed else nullcontext():
+        traced = {name: _traced(graph) for name, graph in graphs.items()}
     # Holding the Keras model instead leaves the weights unfrozen, and the file computes NaN without a word.
     module: Any = tf.Module()
-    module.weights = [variable.value for variable in model.weights]
+    module.weights = [changed.get(name, variable.value) for name, variable in stored.variables.items()]
     with tempfile.TemporaryDirectory() as folder, quiet():
         tf.saved_model.save(module, folder, signatures=traced)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(traced))

@@ -93,7 +93,8 @@ class Freezing:
     def _changed(self) -> None:
         """Forget what was compiled for other weights."""
         self.train_function = self.test_function = self.predict_function = None
-        self.__dict__.pop("_steps", None)  # of ``generate``
+        if forget := getattr(self, "forget_compiled_steps", None):  # of ``generate``
+            forget()
         if self.compiled and self.optimizer is not None and self.optimizer.built:
             self._outdated_optimizer = weakref.ref(self.optimizer)
 

@@ -90,7 +90,7 @@ class LowRankAdapters(Freezing):
                 f"rank: got {rank} for a model with adapters of rank {self._adapters.rank}; accepted: a model without "
                 "adapters, which merge_lora makes of it"
             )
-        positive_integer("rank", rank)
+        rank = positive_integer("rank", rank)
         alpha = positive_number("alpha", rank if alpha is None else alpha)
         whole = self._trained_whole(also_train)
         layers = self._lora_targets(listed(targets), whole)
@@ -155,18 +155,18 @@ class LowRankAdapters(Freezing):
 
     # ---- for files that know no adapters --------------------------------------------------------------------------
 
-    def merged_weights(self) -> Iterator[tuple[str, Any]]:
-        """Every weight's name and value as after ``merge_lora``, in its own dtype; the model stays as it is."""
-        layers = [] if self._adapters is None else self._adapted(self._adapters)
-        adapted = {weight_name(_base(layer)): layer for layer in layers}
+    def merged_weights(self, dtype: str | None = None) -> Iterator[tuple[str, Any]]:
+        """Every weight's name and value as after ``merge_lora``, what was merged in `dtype` or by default in its own;
+        the model stays as it is."""
+        adapted = {weight_name(_base(layer)): layer for layer in with_adapters(self)}
         for variable in self.weights:
             name = weight_name(variable)
             if not _is_adapter(name):
-                yield name, _merged(adapted[name]) if name in adapted else variable
+                yield name, _merged(adapted[name], dtype) if name in adapted else variable
 
     def without_adapters(self) -> Any:
-        """A copy with merged weights, or the model itself where there are no adapters: what a file is made of."""
-        if self._adapters is None:
+        """A copy with merged weights, or the model itself where there are no adapters."""
+        if not with_adapters(self):
             return self
         model: Any = self
         twin = type(model)(model.config, name=model.name, dtype=model.dtype_policy)
@@ -256,6 +256,11 @@ def _read(path: str | os.PathLike[str]) -> _AdapterFile:
     return _AdapterFile(int(metadata["rank"]), float(metadata["alpha"]), tuple(metadata["layers"]), tensors)
 
 
+def with_adapters(model: Any) -> list[Any]:
+    """The layers that have an adapter, by ``enable_lora`` of the model or of the layer itself."""
+    return [layer for layer in model._flatten_layers(include_self=False) if getattr(layer, "lora_enabled", False)]
+
+
 def _is_adapter(name: str) -> bool:
     return name.rpartition("/")[2] in (f"lora_{kind}_{part}" for kind in ("kernel", "embeddings") for part in "ab")
 
@@ -272,12 +277,12 @@ def _base(layer: Any) -> Any:
     return next(variable for variable in layer.weights if variable.name in ("kernel", "embeddings"))
 
 
-def _merged(layer: Any) -> Tensor:
-    """W + alpha / rank · A B, computed in float32 and given in W's dtype."""
+def _merged(layer: Any, dtype: str | None = None) -> Tensor:
+    """W + alpha / rank · A B, computed in float32 and given in `dtype`, by default W's."""
     named = {variable.name.rpartition("_")[2]: variable for variable in layer.weights if _is_adapter(variable.name)}
     delta = ops.matmul(ops.cast(named["a"], "float32"), ops.cast(named["b"], "float32"))
     base = _base(layer)
-    return ops.cast(ops.cast(base, "float32") + (layer.lora_alpha / layer.lora_rank) * delta, base.dtype)
+    return ops.cast(ops.cast(base, "float32") + (layer.lora_alpha / layer.lora_rank) * delta, dtype or base.dtype)
 
 
 def _merge(layer: Any) -> None:

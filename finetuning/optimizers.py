@@ -41,7 +41,7 @@ class RatesByDepth(BlockStacks):
         """
         if not is_number(decay) or not 0 < decay <= 1:
             raise ValueError(f"decay: got {decay!r}; accepted: a number over 0 and up to 1")
-        stacks = self._require_stacks("layerwise_decay")
+        decay, stacks = float(decay), self._require_stacks("layerwise_decay")
         blocks = {block.name: decay ** (len(stack) - i) for stack in stacks for i, block in enumerate(stack)}
         parts = list(dict.fromkeys(filter(None, map(_part, self.weights))))  # in the order in which they were made
         before = parts[: min(parts.index(name) for name in blocks)]
@@ -128,10 +128,9 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, peak: float, warmup_steps: int, total_steps: int) -> None:
         super().__init__()
-        positive_number("peak", peak)
-        positive_integer("total_steps", total_steps)
-        integer("warmup_steps", warmup_steps, below=total_steps)
-        self.peak, self.warmup_steps, self.total_steps = peak, warmup_steps, total_steps
+        self.peak = positive_number("peak", peak)
+        self.total_steps = positive_integer("total_steps", total_steps)
+        self.warmup_steps = integer("warmup_steps", warmup_steps, below=total_steps)
 
     def __call__(self, step: Any) -> Tensor:
         step = ops.cast(step, "float32")

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..layers.cache import DynamicCache, StaticCache
 from ..signature import Dim, Graph, Signature, TensorSpec
+from .decoder import KEPT
 
 Tensor = Any
 Step = Callable[[Mapping[str, Tensor], Any], Tensor]  # inputs by name and the cache, which it fills, to logits
@@ -52,6 +53,12 @@ def decoder_graph(
         return {"logits": found, **cache_tensors(signature.state.values(), cache)}
 
     return Graph(signature, function)
+
+
+def kept_logits(longest: int) -> TensorSpec:
+    """An input for graphs that give logits of all tokens, or of the last so many: 0 for all. A file has 0 for whoever
+    leaves it out. The name is that of Optimum and transformers.js."""
+    return TensorSpec(KEPT, "int32", (), below=longest + 1, optional=True)
 
 
 def cache_specs(blocks: Sequence[Any], name: str, length: Dim) -> list[TensorSpec]:

@@ -16,6 +16,7 @@ from ..signature import Signature
 
 Array = np.ndarray
 TOKENS = ("input_ids", "decoder_input_ids")
+KEPT = "num_logits_to_keep"  # the input that says of how many last tokens a graph gives logits
 
 
 class GraphRunner(Protocol):
@@ -84,6 +85,8 @@ class GraphDecoder:
             inputs["attention_mask"] = self.mask
         if "cache_position" in specs:
             inputs["cache_position"] = np.array([self.count], "int32")
+        if KEPT in specs:
+            inputs[KEPT] = np.ones((), "int64")
         self.count += tokens.shape[1]
         return inputs
 

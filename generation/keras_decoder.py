@@ -1,7 +1,12 @@
-"""``model.generate`` on every Keras backend: compiled once per bucket of shapes, the cache kept in place."""
+"""``model.generate`` on every Keras backend: compiled once per bucket of shapes, the cache kept in place.
+
+What is compiled belongs to the model and knows no request; a cache belongs to the one request that fills it. So any
+number of threads may generate with one model, and a ``callback`` may generate too.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,7 +22,28 @@ if TYPE_CHECKING:
     from ..signature import Graph
 
 Tensor = Any
-KEPT = 8  # compiled steps with their caches, of the latest shapes
+KEPT = 16  # compiled steps, of the latest shapes
+
+State = dict[str, Any]  # a cache's tensors by input name: TensorFlow's are variables
+# Inputs and the state to the outputs beside it, and the state that follows.
+Step = Callable[[Mapping[str, Tensor], State], tuple[dict[str, Tensor], State]]
+
+
+class CompiledSteps:
+    """A model's compiled steps, the latest `KEPT` of them. Threads that ask for the same one share it."""
+
+    def __init__(self) -> None:
+        self.steps: OrderedDict[Any, Step] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def get(self, key: Any, make: Callable[[], Step]) -> Step:
+        with self.lock:
+            if key not in self.steps:
+                self.steps[key] = make()
+            self.steps.move_to_end(key)
+            while len(self.steps) > KEPT:
+                self.steps.popitem(last=False)
+            return self.steps[key]
 
 
 class Generating:
@@ -25,7 +51,7 @@ class Generating:
 
     config: Any
     graphs: Any
-    _steps: OrderedDict[Any, Step]
+    _compiled_steps: CompiledSteps | None = None
 
     @property
     def generates(self) -> bool:
@@ -35,6 +61,7 @@ class Generating:
         """As ``generation.search.generate``, with this model's logits and all its options.
 
         The first call with new sizes (rows, and lengths rounded up to the next bucket) compiles, later ones do not.
+        Several threads may call it at once.
 
         Args:
             input_ids: (batch, prompt) integers.
@@ -49,8 +76,16 @@ class Generating:
         return generate(self.decoder(), input_ids, attention_mask, **options)
 
     def decoder(self) -> KerasDecoder:
-        """What gives ``generate`` its logits."""
+        """What gives ``generate`` its logits, for one request."""
         return KerasDecoder(self)
+
+    def compiled_steps(self) -> CompiledSteps:
+        """Those of this model, until ``forget_compiled_steps``."""
+        return self.__dict__.setdefault("_compiled_steps", CompiledSteps())  # atomic, as two threads may come first
+
+    def forget_compiled_steps(self) -> None:
+        """For a model whose weights are others now."""
+        self.__dict__.pop("_compiled_steps", None)
 
 
 class KerasDecoder(GraphDecoder):
@@ -61,7 +96,7 @@ class KerasDecoder(GraphDecoder):
         self.model = model
         self.graphs = model.graphs("static")  # refuses a model without logits
         super().__init__(self.graphs, model.config.to_dict())
-        self.kept: OrderedDict[Any, Step] = model.__dict__.setdefault("_steps", OrderedDict())
+        self.compiled = model.compiled_steps()
 
     def prompt(self, input_ids: np.ndarray, attention_mask: np.ndarray, room: int) -> np.ndarray:
         given = {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -71,20 +106,20 @@ class KerasDecoder(GraphDecoder):
         return super().prompt(np.pad(input_ids, widths), np.pad(attention_mask, widths), room)
 
     def encode(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> dict[str, Any]:
-        step = self._step("encoder", input_ids.shape, {})
-        return step(_tensors({"input_ids": input_ids, "attention_mask": attention_mask}))
+        step = self._step("encoder", input_ids.shape)
+        return step(_tensors({"input_ids": input_ids, "attention_mask": attention_mask}), {})[0]
 
     def start_state(self, rows: int, slots: int, given: Mapping[str, Any]) -> None:
         self.rows, self.slots = rows, bucket(slots, 64)
         signature = self.graphs["decoder"].signature
         sizes = {"batch": rows, "slots": self.slots}
-        self.shapes = {
-            spec.name: tuple(sizes[d] if isinstance(d, str) else d for d in spec.dims)
+        dtype = keras.backend.standardize_dtype(self.model.compute_dtype)
+        zeros = {
+            spec.name: ops.zeros([sizes[d] if isinstance(d, str) else d for d in spec.dims], dtype)
             for spec in signature.inputs
-            if spec.name in signature.state
+            if spec.name in signature.state and spec.name not in given
         }
-        self.current = self._decoder_step(rows)
-        self.current.assign(given)
+        self.held = new_state({**zeros, **{name: ops.cast(value, dtype) for name, value in given.items()}})
 
     def select(self, rows: np.ndarray) -> None:
         wanted = max(len(rows), self.rows)
@@ -92,10 +127,12 @@ class KerasDecoder(GraphDecoder):
         index = ops.convert_to_tensor(filled.astype("int32"))
         self.fixed = {name: _take(value, index) for name, value in self.fixed.items()}
         self.mask = None if self.mask is None else self.mask[filled]
-        state = {name: _take(value, index) for name, value in self.current.state().items()}
+        state = {name: _take(value, index) for name, value in self.held.items()}
+        if wanted == self.rows:
+            assign(self.held, state)
+        else:
+            self.held = new_state(state)
         self.rows = wanted
-        self.current = self._decoder_step(wanted)
-        self.current.assign(state)
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
         filled = np.concatenate([tokens, np.repeat(tokens[:1], self.rows - len(tokens))])
@@ -104,24 +141,18 @@ class KerasDecoder(GraphDecoder):
     def greedy(self, tokens: np.ndarray, count: int) -> np.ndarray:
         """The likeliest token, fed again, `count` times in one compiled loop: (rows, count)."""
         filled = np.concatenate([tokens, np.repeat(tokens[:1], self.rows - len(tokens))])
-        shapes = {name: (self.rows, *shape[1:]) for name, shape in self.shapes.items()}
-        loop = self._step("greedy", (self.rows, self.slots), shapes)
-        if loop is not self.current:
-            loop.assign(self.current.state())
-            self.current = loop
         if self.mask is not None:
             self.mask = np.concatenate([self.mask, np.ones((self.rows, count), "int64")], axis=1)
         inputs = self._inputs(filled[:, None])
         self.count += count - 1
-        chosen = loop(_tensors({**self._masked(inputs), "count": np.array(count, "int32")}))["tokens"]
-        return ops.convert_to_numpy(chosen)[: len(tokens), :count].astype("int64")
+        given = _tensors({**self._masked(inputs), "count": np.array(count, "int32")})
+        outputs, self.held = self._step("greedy", (self.rows, self.slots))(given, self.held)
+        return ops.convert_to_numpy(outputs["tokens"])[: len(tokens), :count].astype("int64")
 
     def run(self, inputs: dict[str, Any]) -> np.ndarray:
-        if self.current.looped:  # a step after a loop goes on with its cache
-            step = self._decoder_step(self.rows)
-            step.assign(self.current.state())
-            self.current = step
-        return ops.convert_to_numpy(self.current(_tensors(self._masked(inputs)))["logits"])[:, -1]
+        step = self._step("decoder", (self.rows, self.slots))
+        outputs, self.held = step(_tensors(self._masked(inputs)), self.held)
+        return ops.convert_to_numpy(outputs["logits"])[:, -1]
 
     def _masked(self, inputs: dict[str, Any]) -> dict[str, Any]:
         if self.mask is not None:  # a column for every slot; those to come may be seen as soon as they are written
@@ -129,20 +160,13 @@ class KerasDecoder(GraphDecoder):
             inputs["attention_mask"] = np.concatenate([self.mask.astype("int32"), rest], axis=1)
         return inputs
 
-    def _decoder_step(self, rows: int) -> Step:
-        shapes = {name: (rows, *shape[1:]) for name, shape in self.shapes.items()}
-        return self._step("decoder", (rows, self.slots), shapes)
-
-    def _step(self, name: str, key: Any, shapes: Mapping[str, tuple[int, ...]]) -> Step:
-        key = (name, key)
-        if key not in self.kept:
+    def _step(self, name: str, sizes: tuple[int, ...]) -> Step:
+        def make() -> Step:
             graph = self.graphs["decoder" if name == "greedy" else name]
             function = greedy_loop(graph, AHEAD) if name == "greedy" else graph.function
-            self.kept[key] = Step(self.model, function, shapes, graph.signature.state, looped=name == "greedy")
-        self.kept.move_to_end(key)
-        while len(self.kept) > KEPT:
-            self.kept.popitem(last=False)
-        return self.kept[key]
+            return compiled_step(self.model, function, graph.signature.state)
+
+        return self.compiled.get((name, sizes), make)
 
 
 def _tensors(arrays: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -182,92 +206,82 @@ def greedy_loop(graph: Graph, most: int) -> Callable[[Mapping[str, Tensor]], dic
     return function
 
 
-class Step:
-    """`function` compiled, with the tensors of its state kept where they are from call to call.
+def new_state(values: Mapping[str, Tensor]) -> State:
+    """What a step changes in place, or takes apart: a copy of `values`."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
 
-    TensorFlow keeps them in variables, which XLA updates in place; JAX donates them; torch just runs.
+        return {name: tf.Variable(value, trainable=False) for name, value in values.items()}
+    return {name: ops.copy(value) for name, value in values.items()}
+
+
+def assign(state: State, values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        if keras.backend.backend() == "tensorflow":
+            state[name].assign(value)
+        else:
+            state[name] = ops.copy(value)
+
+
+def compiled_step(
+    model: Any, function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]], names: Mapping[str, str]
+) -> Step:
+    """`function` compiled, with its state where it is from call to call: TensorFlow keeps it in variables, which XLA
+    updates in place; JAX donates it; torch just runs.
 
     Args:
         function: inputs and state by name, to outputs by name.
-        shapes: of the state, by input name.
         names: input of the state to the output that follows it.
-        looped: is `function` a ``greedy_loop``?
     """
+    make = {"tensorflow": _tensorflow_step, "jax": _jax_step, "torch": _torch_step}[keras.backend.backend()]
+    return make(model, function, names)
 
-    def __init__(
-        self,
-        model: Any,
-        function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]],
-        shapes: Mapping[str, tuple[int, ...]],
-        names: Mapping[str, str],
-        looped: bool = False,
-    ) -> None:
-        self.model, self.function, self.names, self.looped = model, function, names, looped
-        dtype = keras.backend.standardize_dtype(model.compute_dtype)
-        self.held = {name: ops.zeros(shape, dtype) for name, shape in shapes.items()}
-        backend = keras.backend.backend()
-        self.call = {"tensorflow": self._tensorflow, "jax": self._jax, "torch": self._torch}[backend]()
 
-    def __call__(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self.call(inputs)
+def _tensorflow_step(model: Any, function: Any, names: Mapping[str, str]) -> Step:
+    import tensorflow as tf
 
-    def state(self) -> dict[str, Tensor]:
-        return {name: ops.convert_to_tensor(value) for name, value in self.held.items()}
+    def run(inputs: dict[str, Tensor], state: State) -> dict[str, Tensor]:
+        outputs = function({**inputs, **{name: value.read_value() for name, value in state.items()}})
+        for name, new in names.items():
+            state[name].assign(tf.cast(outputs.pop(new), state[name].dtype))
+        return outputs
 
-    def assign(self, values: Mapping[str, Tensor]) -> None:
-        for name, value in values.items():
-            if keras.backend.backend() == "tensorflow":
-                self.held[name].assign(ops.cast(value, self.held[name].dtype))
-            else:
-                self.held[name] = ops.copy(ops.cast(value, self.held[name].dtype))  # as JAX takes its arguments apart
+    # A prompt is computed once per bucket, where compiling with XLA costs more than it saves; a step pays at once.
+    plain = tf.function(run, autograph=False, jit_compile=False, reduce_retracing=False)
+    compiled = tf.function(run, autograph=False, jit_compile=True, reduce_retracing=False)
 
-    def _tensorflow(self) -> Any:
-        import tensorflow as tf
+    def call(inputs: Mapping[str, Tensor], state: State) -> tuple[dict[str, Tensor], State]:
+        tokens = inputs.get("input_ids", inputs.get("decoder_input_ids"))
+        one = tokens is not None and tokens.shape[1] == 1 and bool(state)
+        return (compiled if one else plain)(dict(inputs), state), state
 
-        self.held = {name: tf.Variable(value, trainable=False) for name, value in self.held.items()}
+    return call
 
-        def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-            outputs = self.function({**inputs, **{name: value.read_value() for name, value in self.held.items()}})
-            for name, new in self.names.items():
-                self.held[name].assign(tf.cast(outputs.pop(new), self.held[name].dtype))
-            return outputs
 
-        # A prompt is computed once per bucket, where compiling with XLA costs more than it saves; a step pays at once.
-        plain = tf.function(run, autograph=False, jit_compile=False, reduce_retracing=False)
-        compiled = tf.function(run, autograph=False, jit_compile=True, reduce_retracing=False)
+def _jax_step(model: Any, function: Any, names: Mapping[str, str]) -> Step:
+    import jax  # pyright: ignore[reportMissingImports]
 
-        def call(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-            tokens = inputs.get("input_ids", inputs.get("decoder_input_ids"))
-            one = tokens is not None and tokens.shape[1] == 1 and bool(self.held)
-            return (compiled if one else plain)(inputs)
+    variables = model.variables
 
-        return call
+    def pure(weights: list[Any], inputs: dict[str, Any], state: State) -> dict[str, Any]:
+        with keras.StatelessScope(state_mapping=list(zip(variables, weights, strict=True))):
+            return function({**inputs, **state})
 
-    def _jax(self) -> Any:
-        import jax  # pyright: ignore[reportMissingImports]
+    compiled = jax.jit(pure, donate_argnums=2)
 
-        variables = self.model.variables
+    def call(inputs: Mapping[str, Any], state: State) -> tuple[dict[str, Any], State]:
+        outputs = dict(compiled([variable.value for variable in variables], dict(inputs), state))
+        return outputs, {name: outputs.pop(new).astype(state[name].dtype) for name, new in names.items()}
 
-        def pure(weights: list[Any], inputs: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
-            with keras.StatelessScope(state_mapping=list(zip(variables, weights, strict=True))):
-                return self.function({**inputs, **state})
+    return call
 
-        compiled = jax.jit(pure, donate_argnums=2)
 
-        def call(inputs: dict[str, Any]) -> dict[str, Any]:
-            outputs = dict(compiled([variable.value for variable in variables], inputs, self.held))
-            self.held = {name: outputs.pop(new).astype(self.held[name].dtype) for name, new in self.names.items()}
-            return outputs
+def _torch_step(model: Any, function: Any, names: Mapping[str, str]) -> Step:
+    import torch  # pyright: ignore[reportMissingImports]
 
-        return call
+    def call(inputs: Mapping[str, Any], state: State) -> tuple[dict[str, Any], State]:
+        with torch.no_grad():
+            outputs = dict(function({**inputs, **state}))
+        return outputs, {name: outputs.pop(new) for name, new in names.items()}
 
-    def _torch(self) -> Any:
-        import torch  # pyright: ignore[reportMissingImports]
-
-        def call(inputs: dict[str, Any]) -> dict[str, Any]:
-            with torch.no_grad():
-                outputs = self.function({**inputs, **self.held})
-            self.held = {name: outputs.pop(new) for name, new in self.names.items()}
-            return outputs
-
-        return call
+    return call

@@ -12,6 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..checks import is_integer, is_number, meant, plain
+from ..signature import as_array
+
 Array = np.ndarray
 AHEAD = 16  # tokens that a compiled loop chooses before anybody looks whether they ended
 
@@ -21,6 +24,7 @@ class Decoder(Protocol):
 
     It may also have ``greedy(tokens, count)``: feed `tokens` (rows,) and go on by itself with the likeliest, giving
     (rows, count) tokens. Where nothing else was asked for, that saves the way from the runtime to here and back.
+    And it may have ``ended(rows)``: of these rows, a boolean for each, no logits are read any more.
 
     Attributes:
         start_token: what a target begins with (an encoder reads the prompt), or None where it continues the prompt.
@@ -68,14 +72,15 @@ class Options:
     def __post_init__(self) -> None:
         def number(name: str, low: float, high: float, *, whole: bool = False, least: bool = True) -> None:
             value = getattr(self, name)
-            kind = int if whole else int | float
-            inside = isinstance(value, kind) and not isinstance(value, bool) and value <= high and abs(value) != np.inf
+            known = is_integer(value) if whole else is_number(value)
+            inside = known and value <= high and abs(value) != np.inf
             if value is not None and not (inside and (value >= low if least else value > low)):
                 what = "an integer" if whole else "a number"
                 raise ValueError(
                     f"{name}: got {value!r}; accepted: {what} {'of at least' if least else 'above'} {low}"
                     + ("" if high == np.inf else f" and at most {high}")
                 )
+            object.__setattr__(self, name, plain(value))
 
         number("max_new_tokens", 0, np.inf, whole=True)
         number("temperature", 0, np.inf)
@@ -96,9 +101,10 @@ class Options:
             raise ValueError(
                 f"num_beams: got {self.num_beams} with temperature, callback or stop_strings; accepted: 1 with these"
             )
-        strings = [self.stop_strings] if isinstance(self.stop_strings, str | None) else self.stop_strings
-        if not isinstance(strings, list | tuple) or not all(isinstance(part, str | None) for part in strings):
-            raise ValueError(f"stop_strings: got {self.stop_strings!r}; accepted: a text, or a list of texts")
+        strings: Any = () if self.stop_strings is None else self.stop_strings
+        strings = [strings] if isinstance(strings, str) else strings
+        if not isinstance(strings, list | tuple) or not all(isinstance(part, str) and part for part in strings):
+            raise ValueError(f"stop_strings: got {self.stop_strings!r}; accepted: a text that is not empty, or several")
         if self.stop_strings and not hasattr(self.tokenizer, "decode"):
             raise ValueError(
                 f"tokenizer: got {self.tokenizer!r} with stop_strings; accepted: an object with decode(list of ids)"
@@ -137,7 +143,7 @@ def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **opt
     """
     accepted = list(Options.__dataclass_fields__)
     if unknown := sorted(set(options) - set(accepted)):
-        raise ValueError(f"options: got {unknown}; accepted: {accepted}")
+        raise ValueError(f"options: got {unknown}; {meant(unknown, accepted)}accepted: {accepted}")
     chosen = Options(**options)
     ids, mask = _inputs(input_ids, attention_mask)
     width = 1 if decoder.start_token is not None else ids.shape[1]
@@ -162,26 +168,19 @@ def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **opt
 
 def _stops(tokens: Any) -> Array:
     """(stop tokens,) integers."""
-    found = _array("stop_tokens", [] if tokens is None else tokens).reshape(-1)
+    found = as_array("stop_tokens", [] if tokens is None else tokens).reshape(-1)
     if found.size and found.dtype.kind not in "iu":
         raise ValueError(f"stop_tokens: got {tokens!r}; accepted: an integer, integers, or [] for none")
     return found.astype("int64")
 
 
-def _array(name: str, values: Any) -> Array:
-    try:
-        return np.asarray(values)
-    except ValueError as error:  # rows of unequal lengths
-        raise ValueError(f"{name}: got rows that make no array ({error}); accepted: rows of one length") from error
-
-
 def _inputs(input_ids: Any, attention_mask: Any) -> tuple[Array, Array]:
-    ids = _array("input_ids", input_ids)
+    ids = as_array("input_ids", input_ids)
     if ids.ndim == 1:
         ids = ids[None]
     if ids.ndim != 2 or not ids.size or ids.dtype.kind not in "iu":
         raise ValueError(f"input_ids: got {ids.dtype} of shape {ids.shape}; accepted: integers (batch, prompt)")
-    mask = np.ones_like(ids) if attention_mask is None else _array("attention_mask", attention_mask)
+    mask = np.ones_like(ids) if attention_mask is None else as_array("attention_mask", attention_mask)
     mask = mask[None] if mask.ndim == 1 else mask
     if mask.shape != ids.shape or not np.isin(mask, (0, 1)).all():
         raise ValueError(f"attention_mask: got shape {mask.shape}; accepted: 0 and 1 of shape {ids.shape}")
@@ -197,8 +196,9 @@ def _rows(decoder: Decoder, logits: Array, prompt: Array, real: Array, options: 
     fill = _fill(decoder, stops)
     strings = [options.stop_strings] if isinstance(options.stop_strings, str) else list(options.stop_strings or ())
     done = np.zeros(batch, bool)
-    plain = not (options.temperature or options.callback or strings) and options.repetition_penalty == 1
-    greedy = getattr(decoder, "greedy", None) if plain else None
+    likeliest = not (options.temperature or options.callback or strings) and options.repetition_penalty == 1
+    greedy = getattr(decoder, "greedy", None) if likeliest else None
+    ended = getattr(decoder, "ended", None)
     columns: list[Array] = []
     ahead: list[Array] = []  # what a decoder that chooses by itself has chosen already
     for number in range(options.max_new_tokens):
@@ -216,6 +216,8 @@ def _rows(decoder: Decoder, logits: Array, prompt: Array, real: Array, options: 
         stop = options.callback(token.copy()) if options.callback else False
         if done.all() or (isinstance(stop, bool | np.bool_) and stop):
             break
+        if ended:
+            ended(done)
     return np.stack(columns, axis=1).astype("int64")
 
 
@@ -259,15 +261,28 @@ def probabilities(
         scores = np.where(scores < least, -np.inf, scores)
     chances = _softmax(scores)
     if top_p is not None and top_p < 1:
-        order = np.argsort(-chances, axis=-1, kind="stable")
-        ordered = np.take_along_axis(chances, order, axis=-1)
-        before = np.cumsum(ordered, axis=-1) - ordered  # what the likelier ones have together
-        kept = np.zeros(chances.shape, bool)
-        np.put_along_axis(kept, order, before < top_p, axis=-1)
-        chances = np.where(kept, chances, 0)
+        nucleus = np.zeros_like(chances)
+        for row, kept in enumerate(_nucleus(own, top_p) for own in chances):
+            nucleus[row, kept] = chances[row, kept]
+        chances = nucleus
     if min_p is not None:
         chances = np.where(chances < min_p * chances.max(axis=-1, keepdims=True), 0, chances)
     return chances / chances.sum(axis=-1, keepdims=True)
+
+
+def _nucleus(chances: Array, top_p: float) -> Array:
+    """The fewest likeliest tokens that have `top_p` together, of equal ones the first.
+
+    What has `top_p` is nearly always among a few hundred or thousand; the rest of the vocabulary is not sorted.
+    """
+    for count in (256, 4096, len(chances)):
+        least = np.partition(chances, -count)[-count] if count < len(chances) else 0.0
+        among = np.flatnonzero(chances >= max(least, 5e-324))  # with all that equal the last; none without a chance
+        order = among[np.argsort(-chances[among], kind="stable")]
+        sums = np.cumsum(chances[order])
+        if count >= len(chances) or (sums[-1:] >= top_p).all():
+            break
+    return order[: 1 + int(np.searchsorted(sums, top_p))]
 
 
 def _softmax(scores: Array) -> Array:

@@ -63,11 +63,15 @@ class MultiHeadAttention(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.num_heads = num_heads
-        self.key_dim = key_dim
-        self.value_dim = value_dim
-        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        self.output_dim = output_dim
+
+        def size(argument: str, value: int | None) -> Any:
+            return None if value is None else positive_integer(argument, value)
+
+        self.num_heads = positive_integer("num_heads", num_heads)
+        self.key_dim = size("key_dim", key_dim)
+        self.value_dim = size("value_dim", value_dim)
+        self.num_kv_heads = self.num_heads if num_kv_heads is None else positive_integer("num_kv_heads", num_kv_heads)
+        self.output_dim = size("output_dim", output_dim)
         self.use_bias = use_bias
         self.use_output_bias = use_bias if use_output_bias is None else use_output_bias
         self.scale = scale
@@ -75,12 +79,7 @@ class MultiHeadAttention(keras.layers.Layer):
         self.rotary_interleaved = rotary_interleaved
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        sizes = {"num_heads": num_heads, "num_kv_heads": self.num_kv_heads}
-        sizes |= {"key_dim": key_dim, "value_dim": value_dim, "output_dim": output_dim}
-        for argument, size in sizes.items():
-            if size is not None:
-                positive_integer(argument, size)
-        if num_heads % self.num_kv_heads:
+        if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads: got {num_kv_heads}; accepted: a divisor of num_heads={num_heads}")
         self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
 

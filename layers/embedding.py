@@ -107,7 +107,9 @@ class PatchEmbedding(keras.layers.Layer):
         if self.position == "learned":
             self.positions = weight("positions", 1, self._classes + self.grid**2, self.hidden_dim)
         else:
-            self.fixed_positions = SinusoidalPositions2D(self.hidden_dim, self.grid, dtype=self.dtype_policy)
+            self.fixed_positions = SinusoidalPositions2D(
+                self.hidden_dim, self.grid, dtype=self.dtype_policy, name="fixed_positions"
+            )
         self.registers = weight("registers", 1, self.num_registers, self.hidden_dim) if self.num_registers else None
         self.mask_token = weight("mask_token", 1, self.hidden_dim) if self.use_mask_token else None
 

@@ -61,6 +61,11 @@ def lowering(table: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
         _active.table = previous
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """What half precision would spoil, such as a softmax, is computed in float32, and in float64 where all is."""
+    return x if standardize_dtype(x.dtype) == "float64" else ops.cast(x, "float32")
+
+
 @primitive
 def dense(inputs: Tensor, kernel: Tensor, bias: Tensor | None = None, *, transpose_kernel: bool = False) -> Tensor:
     """``inputs @ kernel + bias``.
@@ -93,9 +98,9 @@ def layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor, *, epsilon: float) -
 @primitive
 def rms_norm(inputs: Tensor, scale: Tensor, *, epsilon: float) -> Tensor:
     """Root-mean-square normalisation over the last axis, in float32 (Zhang & Sennrich 2019, arXiv:1910.07467)."""
-    x = ops.cast(inputs, "float32")
+    x = at_least_float32(inputs)
     x = x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + epsilon)
-    return ops.cast(x * ops.cast(scale, "float32"), inputs.dtype)
+    return ops.cast(x * ops.cast(scale, x.dtype), inputs.dtype)
 
 
 @primitive
@@ -218,7 +223,7 @@ def dot_product_attention(
         dropout: applied to the weights before they meet the values.
 
     Returns:
-        (batch, heads, T, V) in the query's dtype; softmax is computed in float32.
+        (batch, heads, T, V) in the query's dtype; softmax is computed in float32 at least.
     """
     heads, kv_heads = query.shape[1], key.shape[1]
     batch, _, length, head_dim = ops.shape(query)
@@ -237,9 +242,9 @@ def dot_product_attention(
     if grouped:
         scores = ops.reshape(scores, (batch, heads, length, source))  # (B, H, T, S)
 
-    scores = ops.cast(scores, "float32")
+    scores = at_least_float32(scores)
     if bias is not None:
-        scores = scores + ops.cast(bias, "float32")
+        scores = scores + ops.cast(bias, scores.dtype)
     any_key = None if complete else any_true(mask)
     weights = ops.cast(softmax(scores, mask), value.dtype)  # (B, H, T, S)
     if return_scores and any_key is not None:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from ..checks import is_integer
 from ..files import read_json
 
 Tensor = Any
@@ -122,12 +123,12 @@ class ImageProcessor(keras.layers.Layer):
         return cls.from_huggingface(read_json(file))
 
     @classmethod
-    def from_huggingface(cls, config: Mapping[str, Any]) -> ImageProcessor:
+    def from_huggingface(cls, config: Mapping[str, Any], name: str | None = None) -> ImageProcessor:
         """The layer that the content of a preprocessor_config.json describes; errors as in ``from_file``."""
         kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "ViTImageProcessor")
-        name = kind.removesuffix("Fast").removesuffix("Pil")
-        name = name.removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
-        if name not in _DEFAULTS:
+        model = kind.removesuffix("Fast").removesuffix("Pil")
+        model = model.removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
+        if model not in _DEFAULTS:
             accepted = ", ".join(f"{known}ImageProcessor" for known in _DEFAULTS)
             raise ValueError(f"image_processor_type: got {kind!r}; accepted: {accepted}")
         own = {option for option in _OPTIONS if option != "round_pixels"}
@@ -135,13 +136,13 @@ class ImageProcessor(keras.layers.Layer):
         unknown = sorted(key for key in set(config) - own - _IGNORED if config[key] not in (None, False))
         if unknown:
             raise ValueError(f"config: got {unknown}, which would change the result; accepted: {sorted(own)}")
-        options = {**_DEFAULTS[name], **{key: config[key] for key in own if config.get(key) is not None}}
+        options = {**_DEFAULTS[model], **{key: config[key] for key in own if config.get(key) is not None}}
         square = config.get("default_to_square")
         if square is None:
-            square = "shortest_edge" not in _DEFAULTS[name].get("size", {})
+            square = "shortest_edge" not in _DEFAULTS[model].get("size", {})
         if isinstance(options.get("size"), int) and not square:
             options["size"] = {"shortest_edge": options["size"]}
-        return cls(**options)
+        return cls(**options, name=name)
 
     def to_huggingface(self) -> dict[str, Any]:
         """The content of a preprocessor_config.json that says the same; ``json.dump`` writes it."""
@@ -240,11 +241,11 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _size(name: str, value: Any, *, shortest_edge: bool = False) -> dict[str, int]:
-    if isinstance(value, int) and not isinstance(value, bool):
+    if is_integer(value):
         value = {"height": value, "width": value}
     forms = [{"height", "width"}] + [{"shortest_edge"}] * shortest_edge
     found = {k: v for k, v in value.items() if v is not None} if isinstance(value, Mapping) else {}
-    whole = all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in found.values())
+    whole = all(is_integer(v) and v > 0 for v in found.values())
     if set(found) not in forms or not whole:
         raise ValueError(f"{name}: got {value!r}; accepted: positive integers under {[sorted(form) for form in forms]}")
     return {key: int(found[key]) for key in sorted(found)}

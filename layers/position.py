@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..checks import choice, is_integer, multiple, positive_number
+from ..checks import choice, is_integer, multiple, plain, positive_number
 from . import functional as F
 from .rotary import RotaryEmbedding, angles_of, inverse_frequencies
 
@@ -251,7 +251,7 @@ class RelativePositionBias(keras.layers.Layer):
         super().__init__(**kwargs)
         self.num_heads = multiple("num_heads", num_heads, 1)
         self.num_buckets = multiple("num_buckets", num_buckets, 4)
-        self.max_distance = max_distance
+        self.max_distance = plain(max_distance)
         if not is_integer(max_distance) or max_distance <= num_buckets // 2:
             raise ValueError(f"max_distance: got {max_distance!r}; accepted: an integer above {num_buckets // 2}")
         self.bidirectional = bidirectional

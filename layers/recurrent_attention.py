@@ -54,7 +54,7 @@ class RecurrentAttention(keras.layers.Layer):
         Raises:
             ValueError: widths that a dot product cannot take, or a mask of floating point or of another rank.
         """
-        scores = ops.cast(self.score(query, self.prepare(value) if keys is None else keys), "float32")  # (B, T, S)
+        scores = F.at_least_float32(self.score(query, self.prepare(value) if keys is None else keys))  # (B, T, S)
         mask = None
         if key_mask is not None:
             mask = F.boolean_mask(key_mask, "key_mask")

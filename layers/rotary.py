@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..checks import multiple, positive_number
+from ..checks import is_number, multiple, plain, positive_number
 
 Tensor = Any
 
@@ -68,8 +68,7 @@ def check_scaling(scaling: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if bad := {
         name: value
         for name, value in filled.items()
-        if name != "factors"
-        and (not isinstance(value, int | float) or value < 0 or (value == 0 and name not in zero_means_default))
+        if name != "factors" and (not is_number(value) or value < 0 or (value == 0 and name not in zero_means_default))
     }:
         raise ValueError(f"rope_scaling: got {bad}; accepted: positive numbers")
     if kind == "factors":
@@ -82,7 +81,7 @@ def check_scaling(scaling: Mapping[str, Any] | None) -> dict[str, Any] | None:
             f"rope_scaling: got low_freq_factor {filled['low_freq_factor']}; accepted: less than high_freq_factor "
             f"{filled['high_freq_factor']}"
         )
-    return {"rope_type": kind, **filled}
+    return {"rope_type": kind, **{name: plain(value) for name, value in filled.items()}}
 
 
 def rotary_frequencies(

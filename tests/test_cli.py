@@ -20,6 +20,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 
 import attention_zoo as az
 from attention_zoo.cli import main
+from attention_zoo.zoo.registry import preset
 from helpers import tiny
 
 
@@ -42,7 +43,11 @@ def cli(*arguments: Any) -> subprocess.CompletedProcess[str]:
 
 def test_list_is_light() -> None:
     listed = process("list", "vit*", "--json")
-    assert (listed.returncode, json.loads(listed.stdout)) == (0, az.list_models("vit*"))
+    rows = json.loads(listed.stdout)
+    assert (listed.returncode, [row["name"] for row in rows]) == (0, az.list_models("vit*"))
+    assert rows[0] == {"name": "vit-tiny-16", "family": "vit", **{k: rows[0][k] for k in ("source", "licence")}} | {
+        "parameters": preset("vit-tiny-16").parameters
+    }
     code = (
         "import sys; sys.argv = ['attention-zoo', '--help']; from attention_zoo.cli import main\n"
         "try: main()\nexcept SystemExit: pass\nassert not {'keras', 'tensorflow'} & set(sys.modules)"

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..needs import named_extras
+
 
 def named_templates(value: Any) -> dict[str, str]:
     if value is None:
@@ -57,9 +59,10 @@ def _render(template: str, variables: Mapping[str, Any]) -> str:
     """The text that a template of a stranger makes, in transformers' environment (``utils/chat_template_utils.py``)."""
     from datetime import datetime
 
-    from jinja2.exceptions import SecurityError, TemplateError
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    with named_extras():
+        from jinja2.exceptions import SecurityError, TemplateError
+        from jinja2.ext import Extension
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Environment(ImmutableSandboxedEnvironment):
         def unsafe_undefined(self, obj: Any, attribute: str) -> Any:

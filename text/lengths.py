@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import positive_integer
+
 
 def side(name: str, value: Any) -> str:
     if value not in ("left", "right"):
@@ -15,14 +17,14 @@ def side(name: str, value: Any) -> str:
 
 def row_limit(max_length: Any, default: int | None, truncation: Any, padding: Any) -> int | None:
     """The longest row, special tokens included, or None; `truncation` and `padding` are checked with it."""
-    if max_length is not None and (not isinstance(max_length, int | np.integer) or max_length < 1):
-        raise ValueError(f"max_length: got {max_length!r}; accepted: a positive integer")
+    if max_length is not None:
+        max_length = positive_integer("max_length", max_length)
     if truncation not in (True, False, "longest_first", "only_first", "only_second"):
         accepted = "accepted: True, False, 'longest_first', 'only_first' or 'only_second'"
         raise ValueError(f"truncation: got {truncation!r}; {accepted}")
     if padding not in (True, False, "longest", "max_length"):
         raise ValueError(f"padding: got {padding!r}; accepted: 'longest', 'max_length', True or False")
-    limit = default if max_length is None else int(max_length)
+    limit = default if max_length is None else max_length
     if padding == "max_length" and limit is None:
         raise ValueError("max_length: got None with padding='max_length'; accepted: a positive integer")
     return limit

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import is_number
 from ..files import LARGEST_JSON, read_text, written
 from .chat import chat_text, named_templates
 from .gguf_vocabularies import gguf_tokenizer
@@ -111,7 +112,7 @@ class Tokenizer:
         if not 0 < self.vocab_size < 2**31:
             raise ValueError(f"vocabulary: got ids up to {self.vocab_size - 1}; accepted: 0 to {2**31 - 1}")
         limit = config.get("model_max_length", own_limit.get("max_length"))
-        if limit is not None and (not isinstance(limit, int | float) or isinstance(limit, bool) or not limit >= 1):
+        if limit is not None and (not is_number(limit) or not limit >= 1):
             raise ValueError(f"model_max_length: got {limit!r}; accepted: a positive integer, or None for no limit")
         self.model_max_length = None if limit is None or limit > _UNLIMITED else int(limit)
         self.padding_side = side("padding_side", config.get("padding_side", own_padding.get("direction", "right")))
@@ -254,6 +255,12 @@ class Tokenizer:
     def special_tokens(self) -> dict[str, str]:
         """Contents of the special tokens there are, by name: ``{"bos_token": "<s>", …}``."""
         return {name: getattr(self, name) for name in SPECIAL if getattr(self, name) is not None}
+
+    def __repr__(self) -> str:
+        special = {name: getattr(self, name) for name in SPECIAL if getattr(self, name) is not None}
+        said = f"vocab_size={self.vocab_size}, model_max_length={self.model_max_length}"
+        said += f", padding_side={self.padding_side!r}, special={special}, chat_templates={list(self.chat_templates)}"
+        return f"<{type(self).__name__} {type(self.backend.model).__name__}: {said}>"
 
     def __len__(self) -> int:
         return self.vocab_size

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import LARGEST_JSON, read_json, read_text
+from ..needs import named_extras
 
 FILE = "tokenizer.json"
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -28,7 +29,8 @@ SPLITS: dict[str, str] = {
 
 def backend_class() -> Any:
     """``tokenizers.Tokenizer``, imported where it is needed: the library is not light."""
-    from tokenizers import Tokenizer as Backend
+    with named_extras():
+        from tokenizers import Tokenizer as Backend
 
     return Backend
 

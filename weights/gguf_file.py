@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..needs import named_extras
+
 if TYPE_CHECKING:
     from .tensors import Shape
 
@@ -33,10 +35,8 @@ class GGUFFile:
     """
 
     def __init__(self, file: Path) -> None:
-        try:
+        with named_extras():
             import gguf
-        except ImportError as error:
-            raise ImportError("gguf is needed to read GGUF files: pip install attention-zoo[gguf]") from error
         self.where = str(file)
         accepted = "accepted: a whole GGUF file"
         _check_header(file, {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()}, accepted)

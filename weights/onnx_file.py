@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..needs import named_extras
+
 if TYPE_CHECKING:
     from .tensors import Shape
 
@@ -43,10 +45,8 @@ class ONNXTensors:
     def __init__(
         self, file: str | os.PathLike[str], *, prefix: str = "", pieces: Mapping[str, Sequence[str]] | None = None
     ) -> None:
-        try:
+        with named_extras():
             import onnx
-        except ImportError as error:
-            raise ImportError("onnx is needed to read ONNX files: pip install attention-zoo[onnx]") from error
         self.where = str(file)
         try:
             self.graph: Any = onnx.load(os.fspath(file)).graph

@@ -89,12 +89,12 @@ def token(default: int | None, *, several: bool = False, **options: Any) -> Any:
     def check(config: Any, name: str, value: Any) -> Any:
         below = config.vocab_size
         many = several and isinstance(value, list | tuple) and len(value) > 0
-        ids: tuple[Any, ...] = tuple(value) if many else (value,)
+        ids: tuple[Any, ...] = tuple(map(checks.plain, value if many else (value,)))
         if not all(checks.is_integer(number) and 0 <= number < below for number in ids):
             accepted = f"a token from 0 to {below - 1}" + (", several of them" if several else "")
             optional = ", or None" if name in config.optional_fields() else ""
             raise ValueError(f"{name}: got {value!r}; accepted: {accepted}{optional}")
-        return ids if many else value
+        return ids if many else ids[0]
 
     return _field(default, check, last=True, token=True, **options)
 
@@ -125,7 +125,7 @@ class Config:
         accepted = _refusal(value, _kinds(type(self))[name])
         if accepted is not None:
             raise ValueError(f"{name}: got {value!r}; accepted: {accepted}")
-        return value
+        return checks.plain(value)
 
     def check(self) -> None:
         """What depends on several fields. Raises ValueError."""
@@ -181,7 +181,8 @@ class Config:
         """
         known = [f.name for f in fields(cls)]
         if unknown := sorted(set(values) - set(known)):
-            raise ValueError(f"{cls.__name__}: got unknown fields {unknown}; accepted: {known}")
+            hint = checks.meant(unknown, known)
+            raise ValueError(f"{cls.__name__}: got unknown fields {unknown}; {hint}accepted: {known}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -210,4 +211,4 @@ def _refusal(value: Any, kinds: tuple[Any, ...]) -> str | None:
         return "a number"
     if float in kinds:
         return None if 0 <= value < 2**63 else "a finite number of at least 0"
-    return None if isinstance(value, int) and abs(value) < checks.INT32 else "an integer below 2^31"
+    return None if checks.is_integer(value) and abs(value) < checks.INT32 else "an integer below 2^31"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..checks import is_integer, is_number
 from ..layers.feedforward import GATED
 
 ACTIVATION_NAMES = {
@@ -29,7 +30,7 @@ def number(raw: Mapping[str, Any], name: str, default: float) -> float:
     """
     given = raw.get(name)
     given = default if given is None else given
-    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+    if not is_number(given) or not math.isfinite(given):
         raise ValueError(f"{name}: got {given!r}; accepted: a number")
     return given
 
@@ -37,7 +38,7 @@ def number(raw: Mapping[str, Any], name: str, default: float) -> float:
 def integer(raw: Mapping[str, Any], name: str, default: int) -> int:
     """As ``number``, of whole ones."""
     given = number(raw, name, default)
-    if not isinstance(given, int) or abs(given) >= 2**31:
+    if not is_integer(given) or abs(given) >= 2**31:
         raise ValueError(f"{name}: got {given!r}; accepted: an integer below 2^31")
     return given
 

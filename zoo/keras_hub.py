@@ -25,6 +25,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from ..needs import named_extras
 from ..text.tokenizer import Tokenizer
 from ..weights.fill import assign, collect, fill
 from ..weights.rules import Dialect
@@ -124,10 +125,8 @@ def to_keras_hub(model: ZooModel, *, kind: str | None = None) -> Any:
 
 
 def _models() -> Any:
-    try:
+    with named_extras():
         import keras_hub
-    except ImportError as error:
-        raise ImportError("to_keras_hub needs KerasHub: pip install 'attention-zoo[hub]'") from error
     return keras_hub.models
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ..checks import meant
+from ..needs import named_extras
 from .presets import FAMILIES, PRESETS, Preset
 
 if TYPE_CHECKING:
@@ -56,9 +57,10 @@ def family(name: str) -> type[ZooModel]:
         ValueError: a name that is none.
     """
     if name not in family_names():
-        raise ValueError(f"family: got {name!r}; accepted: {sorted(family_names())}")
+        raise ValueError(f"family: got {name!r}; {meant([name], family_names())}accepted: {sorted(family_names())}")
     if name in FAMILIES:
-        importlib.import_module(f".{name}", __package__)
+        with named_extras():
+            importlib.import_module(f".{name}", __package__)
     return _classes[name]
 
 
@@ -74,9 +76,7 @@ def preset(name: str) -> Preset:
         ValueError: an unknown name, with the nearest known ones.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=3)
-        hint = f"did you mean {near}? " if near else ""
-        raise ValueError(f"name: got {name!r}; {hint}accepted: {list(PRESETS)}")
+        raise ValueError(f"name: got {name!r}; {meant([name], PRESETS)}accepted: {list(PRESETS)}")
     return PRESETS[name]
 
 

@@ -127,4 +127,42 @@ def _folder_for(model: Any, folder: str | os.PathLike[str]) -> Path:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder: got {folder}, which is a file; accepted: a folder, made if it is not there")
+    if found := changes(model):
+        raise ValueError(
+            f"model: got a {model.family} that is not as its config says: {'; '.join(found[:4])}; accepted: one whose "
+            "layers are those of its config, as that is what is saved"
+        )
     return folder
+
+
+def changes(model: ZooModel) -> list[str]:
+    """What was changed of a model's layers since its config made them. Adapters are not counted: they are merged."""
+    with keras.StatelessScope(initialize_variables=False):  # without any weights
+        plain = type(model)(model.config, name=model.name)
+    found = []
+    names = [[[block.name for block in stack] for stack in each.block_stacks()] for each in (model, plain)]
+    if names[0] != names[1]:
+        found.append("blocks: in another order")
+    ours, theirs = _settings(model), _settings(plain)
+    for path in sorted({*ours, *theirs}):
+        if path not in ours or path not in theirs:
+            found.append(f"{path}: {'added' if path in ours else 'replaced or missing'}")
+            continue
+        for name in sorted({*ours[path], *theirs[path]}):
+            if (one := ours[path].get(name)) != (other := theirs[path].get(name)):
+                found.append(f"{path}: {name} {one!r} for {other!r}")
+    return found
+
+
+def _settings(layer: Any, path: str = "") -> dict[str, dict[str, Any]]:
+    """By the path of each layer in `layer`, what its ``get_config`` says of how it computes."""
+    found: dict[str, dict[str, Any]] = {}
+    for part in layer._layers:
+        config = {"class": type(part).__name__, **part.get_config()}
+        found[f"{path}{part.name}"] = {
+            name: value
+            for name, value in config.items()
+            if name not in ("name", "dtype", "trainable") and "lora" not in name and "initializer" not in name
+        }
+        found |= _settings(part, f"{path}{part.name}/")
+    return found

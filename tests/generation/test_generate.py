@@ -443,7 +443,7 @@ WRONG = {
     "length_penalty": ["1", True, None, math.nan],
     "seed": [-1, "1", True, 1.5],
     "stop_tokens": ["a", "2", True, 1.5, [0.5], [None], [[1], [2, 3]]],
-    "stop_strings": [5, [5], True],
+    "stop_strings": [5, [5], True, "", [""], ["a", ""], [None]],
     "callback": ["print", 3],
 }
 
@@ -460,7 +460,7 @@ def test_wrong_values(name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"top_q": 1}, r"options: got \['top_q'\]; accepted: \['max_new_tokens'"),
+        ({"top_q": 1}, r"options: got \['top_q'\]; did you mean \['top_p', 'top_k'\]\? accepted: \['max_new_tokens'"),
         ({"top_k": 5}, r"temperature: got 0 .*top_k"),
         ({"top_p": 0.5, "min_p": 0.1}, r"temperature: got 0 .*top_p.*min_p"),
         ({"num_beams": 2, "callback": print}, "num_beams: got 2 with .*callback"),

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from ...generation.cached_graphs import decoder_graph
+from ...generation.cached_graphs import KEPT, decoder_graph, kept_logits
 from ...generation.keras_decoder import Generating
 from ...layers.blocks import TransformerBlock
 from ...layers.cache import CausalContext, DynamicCache, StaticCache, causal_context
@@ -208,23 +208,26 @@ class GPT(Generating, ZooModel):
         return replace(self.signature, inputs=(ids, replace(mask, dims=("batch", "total_sequence")), positions))
 
     def graphs(self, kind: str = "dynamic") -> dict[str, Graph]:
-        """As ``ZooModel.graphs``. "static" gives the logits of the last token only."""
+        """As ``ZooModel.graphs``. "static" gives the logits of the last token only, "dynamic" those of as many as
+        `num_logits_to_keep` asks for: for a prompt, they can take more memory than everything else."""
         if self.config.head is None or kind not in ("dynamic", "static"):
             return super().graphs(kind)
         static, spec = kind == "static", self.signature
         ids, mask, _ = spec.inputs
+        mask = replace(mask, dims=("batch", "slots" if static else "total_sequence"))
         logits = spec.outputs[0]
 
         def step(inputs: Mapping[str, Tensor], cache: DynamicCache | StaticCache) -> Tensor:
             ids, mask = inputs["input_ids"], inputs["attention_mask"]
             context = causal_context(ops.shape(ids)[1], mask, None, cache, window=self.config.sliding_window)
             x = self.hidden_states(ids, context, cache, training=False)
-            return self.head(x[:, -1:] if static else x)
+            kept = 1 if static else inputs.get(KEPT, 0)
+            return self.head(x[:, -kept:])  # of 0, which is its own negative, all
 
         graph = decoder_graph(
             step,
             self.blocks,
-            (ids, replace(mask, dims=("batch", "slots" if static else "total_sequence"))),
+            (ids, mask) if static else (ids, mask, kept_logits(self.config.max_length)),
             replace(logits, dims=("batch", 1, self.config.vocab_size)) if static else logits,
             static=static,
             limits={**spec.limits, "total_sequence": self.config.max_length},

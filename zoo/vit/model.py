@@ -121,7 +121,7 @@ class ViT(ZooModel):
         initializer = keras.initializers.TruncatedNormal(stddev=c.initializer_range)
         self.processor = None
         if c.preprocessing is not None:
-            self.processor = ImageProcessor.from_huggingface(c.preprocessing)
+            self.processor = ImageProcessor.from_huggingface(c.preprocessing, name="processor")
             self.processor.round_pixels = False
         self.embedding = PatchEmbedding(
             c.patch_size,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,32 @@ class _Match:
     copies: list[tuple[str, str]]  # names of tensors that must be equal
     unused: dict[str, str]  # names of weights that nobody asks for, by how the dialect calls them
     fresh: list[str]  # weights that keep what they were initialised with
+
+
+@contextmanager
+def without_values() -> Iterator[Callable[[Any], Any]]:
+    """Models made in this block, and given to its function, never get values: they are for looking at.
+
+        with without_values() as seen:
+            parameters = seen(GPT(config)).count_params()
+
+    Keras remembers every variable that was made in a ``StatelessScope`` and gives it a value when any such scope ends,
+    which may be much later; here they are scalars by then.
+    """
+    import keras
+
+    made: list[Any] = []
+
+    def seen(model: Any) -> Any:
+        made.append(model)
+        return model
+
+    with keras.StatelessScope():
+        try:
+            yield seen
+        finally:
+            for variable in (variable for model in made for variable in model.variables):
+                variable._shape, variable._initializer = (), _zeros
 
 
 class FirstValues:

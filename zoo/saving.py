@@ -14,10 +14,11 @@ import keras
 import numpy as np
 
 from ..files import write_json
-from ..weights.fill import collect
+from ..weights.fill import collect, without_values
 from ..weights.tensors import save_tensors
 from .base import ZooModel
-from .loading import CONFIG_FILE, FORMAT, IMAGES_FILE, UNUSED, VERSION, WEIGHTS_FILE
+from .companions import DICTS
+from .loading import CONFIG_FILE, FORMAT, GENERATION_FILE, IMAGES_FILE, UNUSED, VERSION, WEIGHTS_FILE
 from .sentence_transformers import write_sentence_modules
 
 
@@ -35,9 +36,7 @@ def save(model: ZooModel, folder: str | os.PathLike[str]) -> Path:
         "family": model.family,
         "dtype": model.dtype_policy.name,
         "config": model.config.to_dict(),
-        **({"huggingface": model.huggingface} if model.huggingface else {}),
-        **({"preprocessor": model.preprocessor} if model.preprocessor else {}),
-        **({"sentences": model.sentences} if model.sentences else {}),
+        **{name: value for name in DICTS if (value := getattr(model, name))},
     }
     tensors = {name: np.ascontiguousarray(keras.ops.convert_to_numpy(value)) for name, value in model.merged_weights()}
     tensors |= {UNUSED + name: value for name, value in model.unused.items()}
@@ -86,6 +85,8 @@ def to_huggingface(
     write_json({**raw, "model_type": kind, "torch_dtype": dtype, **values}, folder / CONFIG_FILE)
     if model.config.to_dict().get("head") == "sentence_embedding":
         write_sentence_modules(model, folder)
+    if model.generation_config:
+        write_json(model.generation_config, folder / GENERATION_FILE)
     if images := model.config.to_dict().get("preprocessing") or model.preprocessor:
         write_json(images, folder / IMAGES_FILE)
     if model.tokenizer is not None:
@@ -137,8 +138,8 @@ def _folder_for(model: Any, folder: str | os.PathLike[str]) -> Path:
 
 def changes(model: ZooModel) -> list[str]:
     """What was changed of a model's layers since its config made them. Adapters are not counted: they are merged."""
-    with keras.StatelessScope(initialize_variables=False):  # without any weights
-        plain = type(model)(model.config, name=model.name)
+    with without_values() as seen:
+        plain = seen(type(model)(model.config, name=model.name))
     found = []
     names = [[[block.name for block in stack] for stack in each.block_stacks()] for each in (model, plain)]
     if names[0] != names[1]:

@@ -153,6 +153,25 @@ def test_saving_over_a_model_replaces_it(folder: Path) -> None:
     assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]
 
 
+def test_saving_makes_no_second_model(tmp_path: Path, monkeypatch: Any) -> None:
+    """Neither at once nor when Keras gives values to what it put off, as it does at the end of the next load."""
+    model = tiny("gpt", "llama")
+    drawn: list[Any] = []
+    draw = keras.initializers.RandomNormal.__call__
+
+    def seen(self: Any, shape: Any, *args: Any, **kwargs: Any) -> Any:
+        drawn.append(shape)
+        return draw(self, shape, *args, **kwargs)
+
+    monkeypatch.setattr(keras.initializers.RandomNormal, "__call__", seen)
+    az.save(model, tmp_path)
+    with keras.StatelessScope():
+        pass
+    assert not drawn
+    az.create("gpt", **model.config.to_dict())
+    assert drawn, "else nothing was counted"
+
+
 def test_failed_save_leaves_nothing_behind(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """Neither a temporary file nor half a model; what was there before stays whole."""
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         BERT,
         GPT,
         BERTConfig,
+        Conversation,
         GPTConfig,
         LayerwiseDecay,
         Seq2Seq,

@@ -34,6 +34,16 @@ app = typer.Typer(
 console = Console()
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+TokenizerPath = Annotated[
+    Path | None,
+    typer.Option("--tokenizer", help="A folder, a tokenizer.json or a .gguf file; default: the model's."),
+]
+Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.")]
+TopK = Annotated[int | None, typer.Option(help="Draw from so many likeliest tokens.")]
+TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest that have this probability together.")]
+MinP = Annotated[float | None, typer.Option(help="Draw from those at least this many times as likely as the first.")]
+RepetitionPenalty = Annotated[float, typer.Option(help="Above 1: what was said already is less likely.")]
+Seed = Annotated[int | None, typer.Option(help="Of the draws.")]
 Model = Annotated[
     str, typer.Argument(help="A folder (ours or Hugging Face's), a .gguf or .keras file, or a preset (random weights).")
 ]
@@ -234,31 +244,69 @@ def generate(
     model: Annotated[str, typer.Argument(help="A folder written by save, an .onnx or .tflite file, or a preset.")],
     prompts: Annotated[list[str] | None, typer.Argument(help="Texts, which need a tokenizer.")] = None,
     ids: Annotated[list[str] | None, typer.Option(help="A prompt as ids, such as '5 6 7'; once for each.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer.json; default: the one beside the model.")] = None,
-    max_new_tokens: int = 32,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float = 1.0,
-    num_beams: int = 1,
-    seed: int | None = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Texts are questions, for the chat template.")] = False,
+    system: Annotated[str | None, typer.Option(help="What a chat model is told first.")] = None,
+    tokenizer: TokenizerPath = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Default: 32, with --chat 256.")] = None,
+    temperature: Temperature = 0.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    num_beams: Annotated[int, typer.Option(help="Continuations to keep; the best is given.")] = 1,
+    seed: Seed = None,
     stop: Annotated[list[str] | None, typer.Option(help="A text that ends a continuation.")] = None,
     json_: Json = False,
 ):
     """Continue prompts, with a Keras model or an exported file."""
-    from .text.prompts import continue_prompts
+    from .text.prompts import continue_prompts, find_tokenizer
 
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k}
-    options |= {"top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty, "num_beams": num_beams}
-    options |= {"seed": seed, "stop_strings": stop or None}
+    options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    options |= {"repetition_penalty": repetition_penalty, "num_beams": num_beams, "seed": seed}
+    options |= {"stop_strings": stop or None, "chat": chat, "system": system}
+    options["max_new_tokens"] = 32 if max_new_tokens is None and not chat and system is None else max_new_tokens
     given = [_ids(row) for row in ids or []]
     with working(f"continuing with {model}"):
-        rows = continue_prompts(_runnable(model), model, prompts or [], given, tokenizer, options)
+        source = _runnable(model)
+        options["tokenizer"] = find_tokenizer(source, model, tokenizer, needed=bool(prompts or stop))
+        rows = continue_prompts(source, prompts or [], given, **options)
     if json_:
         return _print_json(rows)
-    for row in rows:
+    for number, (prompt, row) in enumerate(zip(prompts or ids or [], rows, strict=True)):
+        if len(rows) > 1:
+            print(f"{os.linesep if number else ''}> {prompt}")
         print(row.get("text", " ".join(map(str, row["ids"]))))
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(help="A folder, a .gguf, .keras, .onnx or .tflite file.")],
+    once: Annotated[list[str] | None, typer.Option(help="Ask this and leave; several are asked in turn.")] = None,
+    system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
+    tokenizer: TokenizerPath = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Of an answer. Default: 256.")] = None,
+    temperature: Temperature = 0.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    seed: Seed = None,
+    json_: Json = False,
+):
+    """Talk to a model or an exported file. /new starts again, /exit or the end of the input leaves."""
+    from .generation.chat import Conversation
+    from .terminal import talk
+    from .text.prompts import find_tokenizer
+
+    options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    options |= {"repetition_penalty": repetition_penalty, "seed": seed, "max_new_tokens": max_new_tokens}
+    with working(f"loading {model}"):
+        source = _runnable(model)
+        options["tokenizer"] = find_tokenizer(source, model, tokenizer)
+        conversation = Conversation(source, system, **options)
+    talk(conversation, once or [], silent=json_)
+    if json_:
+        _print_json(conversation.messages)
 
 
 @app.command()

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .report import continuation, draw_attention, markdown, notes, print_table, ship
-from .text import paragraph_split, read_topics, topic_split, train_tokenizer
+from .text import paragraph_split, read_topics, shipped, topic_split, train_tokenizer
 from .train import FULL, QUICK, stage, train_classifier, train_gpt, train_mlm, train_vit
 
 NEEDED = ("tensorflow", "tf2onnx", "onnxruntime", "ai_edge_litert", "sklearn", "matplotlib", "tokenizers")
@@ -79,10 +79,9 @@ def run(output: str | os.PathLike[str], quick: bool = False, console: Any = None
         vit = train_vit(progress, plan)
         trained = [gpt, mlm, classifier, vit]
         for model in trained:
-            folder = zoo.save(model.model, output / model.name)
             if model is not vit:
-                with written(folder / "tokenizer.json") as temporary:
-                    tokenizer.save(str(temporary))
+                model.model.tokenizer = shipped(tokenizer, model.model.config.max_length, framed=model is not gpt)
+            zoo.save(model.model, output / model.name)
             ship(progress, model, output)
         with stage(progress, "draw attention.png"):
             figure = draw_attention(vit.model, classifier.model, tokenizer, paragraphs)
@@ -97,7 +96,7 @@ def run(output: str | os.PathLike[str], quick: bool = False, console: Any = None
         "continuation": {
             "file": onnx.name,
             "prompt": PROMPT,
-            "text": "" if "error" in gpt.exports[0] else continuation(onnx, tokenizer, PROMPT, 40),
+            "text": "" if "error" in gpt.exports[0] else continuation(onnx, PROMPT, 40),
         },
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in REPORTED}},
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "system": platform.system()},

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..plot import rollout
-from .text import END_ID, GROUPS, Paragraph, encode_sentences, labelled_sentences
+from .text import GROUPS, Paragraph, encode_sentences, labelled_sentences
 from .train import Trained, digits, stage
 
 
@@ -46,13 +46,11 @@ def ship(progress: Any, trained: Trained, output: Path) -> None:
             )
 
 
-def continuation(path: Path, tokenizer: Any, prompt: str, new_tokens: int) -> str:
+def continuation(path: Path, prompt: str, new_tokens: int) -> str:
     """What the exported file writes after `prompt`, the likeliest token each time, without Keras."""
     from .. import export
 
-    ids = np.array([tokenizer.encode(prompt).ids])
-    written = export.load(path).generate(ids, max_new_tokens=new_tokens, stop_tokens=END_ID)
-    return " ".join(tokenizer.decode(written[0, ids.shape[1] :].tolist()).split())
+    return " ".join(export.load(path).generate_text(prompt, max_new_tokens=new_tokens).split())
 
 
 def attentions_of(model: Any, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -125,6 +125,23 @@ def train_tokenizer(paragraphs: Sequence[Paragraph], vocab_size: int) -> Any:
     return tokenizer
 
 
+def shipped(tokenizer: Any, length: int, *, framed: bool = False) -> Any:
+    """A copy of `tokenizer` for a model of `length` tokens to take with it; `framed` texts become [CLS] text [SEP]."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers.processors import TemplateProcessing
+
+    from ..text.tokenizer import Tokenizer
+
+    backend = Backend.from_str(tokenizer.to_str())
+    special = {"pad_token": PAD, "eos_token": END}
+    if framed:
+        special = {"pad_token": PAD, "cls_token": CLS, "sep_token": SEP, "mask_token": MASK}
+        backend.post_processor = TemplateProcessing(
+            single=f"{CLS} $A {SEP}", special_tokens=[(CLS, CLS_ID), (SEP, SEP_ID)]
+        )
+    return Tokenizer(backend, model_max_length=length, padding_side="right" if framed else "left", **special)
+
+
 def stream(tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
     """All texts in one row of ids, each followed by the end-of-text token."""
     rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]

@@ -18,39 +18,23 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import numpy as np
-
 import attention_zoo as az
 
 QUESTIONS = ("What is the capital of France?", "What is gravity? Answer in one sentence.")
 MOST = 48  # tokens of an answer
 
 
-def answer(model: az.GPT, messages: list[dict[str, str]]) -> str:
-    """The model's next message, printed as it comes."""
-    tokenizer = model.tokenizer
-    ids = tokenizer.apply_chat_template(messages, tokenize=True)
-    written: list[int] = []
-    shown = ""
+def answer(conversation: az.Conversation, question: str) -> None:
+    """Print the model's answer as it comes."""
     times = [time.perf_counter()]
-
-    def heard(tokens: np.ndarray) -> None:
-        nonlocal shown
-        written.append(int(tokens[0]))
+    text = ""
+    for piece in conversation.ask(question):
+        print(piece, end="", flush=True)
+        text += piece
         times.append(time.perf_counter())
-        text = tokenizer.decode(written)
-        if not text.endswith("\ufffd"):  # half a character waits for its rest
-            print(text[len(shown) :], end="", flush=True)
-            shown = text
-
-    model.generate([ids], max_new_tokens=MOST, callback=heard)
-    rate = f"{(len(times) - 3) / (times[-1] - times[2]):.1f}" if len(times) > 3 else "no"
-    print(
-        f"\n  [{len(ids)} tokens read; the second token after {times[min(2, len(times) - 1)] - times[0]:.1f} s, ",
-        end="",
-    )
-    print(f"compiling included, then {rate} tokens/s]")
-    return tokenizer.decode(written).strip()
+    tokens = len(conversation.tokenizer.encode(text).ids)
+    print(f"\n  [the first words after {times[1] - times[0]:.1f} s, compiling included, ", end="")
+    print(f"then {(tokens - 1) / max(times[-1] - times[1], 1e-9):.1f} tokens/s]")
 
 
 def main(questions: list[str]) -> None:
@@ -61,11 +45,10 @@ def main(questions: list[str]) -> None:
     model = az.load(Path(package.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
     assert isinstance(model, az.GPT)
     print(f"{model.count_params() / 1e6:.0f} M parameters loaded in {time.perf_counter() - start:.1f} s")
-    messages: list[dict[str, str]] = []
+    conversation = az.Conversation(model, max_new_tokens=MOST)
     for question in questions:
         print(f"\n> {question}")
-        messages.append({"role": "user", "content": question})
-        messages.append({"role": "assistant", "content": answer(model, messages)})
+        answer(conversation, question)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from attention_zoo import export
 
@@ -20,17 +19,14 @@ parser.add_argument("--format", choices=["onnx", "tflite"], default="onnx")
 arguments = parser.parse_args()
 GROUPS = ("statements", "expressions", "data model", "built-in types", "debugger")
 
-tokenizer = Tokenizer.from_file(str(arguments.folder / "gpt" / "tokenizer.json"))
 gpt = export.load(arguments.folder / f"gpt.{arguments.format}")
 for prompt in ("The class statement", "An exception is"):
-    ids = np.array([tokenizer.encode(prompt).ids])
-    print(f"{prompt} …{tokenizer.decode(gpt.generate(ids, max_new_tokens=20)[0, ids.shape[1] :].tolist())!r}")
+    print(f"{prompt} …{gpt.generate_text(prompt, max_new_tokens=20)!r}")
 
 classifier = export.load(arguments.folder / f"bert-classifier.{arguments.format}")
-frame = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+assert classifier.tokenizer is not None
 for sentence in ("The loop ends when the break statement is executed.", "Print the stack trace at the breakpoint."):
-    ids = np.array([[frame[0], *tokenizer.encode(sentence).ids, frame[1]]])
-    logits = classifier.run({"input_ids": ids})["logits"][0]
+    logits = classifier.run(classifier.tokenizer(sentence))["logits"][0]
     chances = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     print(f"{sentence} → {GROUPS[logits.argmax()]} ({chances.max():.2f})")
 assert not {"tensorflow", "keras"} & set(sys.modules)

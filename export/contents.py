@@ -19,7 +19,8 @@ import numpy as np
 from ..zoo.base import ZooModel
 from .comparison import Check
 from .computing import FileWeights
-from .runtime import DIGEST, Runner
+from .runtime import DIGEST, STOP_TOKENS, TOKENIZER_FILES, Runner
+from .spec import texts
 
 WEIGHTS = "attention_zoo.weights"
 UNSEALED = "sha256:" + 64 * "0"
@@ -66,8 +67,9 @@ def _sha256(file: Path, beside: Path | None, digest: str = "") -> str:
 
 
 def content_checks(model: ZooModel, runner: Runner) -> list[Check]:
-    """The file's bytes, config and weights, each against what it should be."""
-    return [_bytes(runner), _config(model, runner.metadata), _weights(model, runner)]
+    """The file's bytes, config, tokenizer and weights, each against what it should be."""
+    metadata = runner.metadata
+    return [_bytes(runner), _config(model, metadata), *_texts(model, metadata), _weights(model, runner)]
 
 
 def _bytes(runner: Runner) -> Check:
@@ -94,6 +96,17 @@ def _config(model: ZooModel, metadata: Mapping[str, str]) -> Check:
     names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
     shown = ", ".join(f"{name} {theirs.get(name)!r} for {ours.get(name)!r}" for name in names[:SHOWN])
     return Check("config", not names, None, shown or "the model's")
+
+
+def _texts(model: ZooModel, metadata: Mapping[str, str]) -> list[Check]:
+    """Of a file with a tokenizer or end tokens, for a model that has some too."""
+    ours = texts(model)
+    kept = {*TOKENIZER_FILES.values(), STOP_TOKENS}
+    theirs = {name: value for name, value in metadata.items() if name in kept}
+    if not ours or not theirs:
+        return []
+    wrong = sorted(name.partition(".")[2] for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+    return [Check("tokenizer", not wrong, None, f"not the model's: {', '.join(wrong)}" if wrong else "the model's")]
 
 
 def _weights(model: ZooModel, runner: Runner) -> Check:

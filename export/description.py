@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .runtime import Runner, load, tflite_operators
+from .runtime import STOP_TOKENS, TOKENIZER_FILES, Runner, load, tflite_operators
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -17,7 +17,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     Returns:
         JSON's types: ``name``, ``format``, ``bytes`` (weights beside it included), ``files``, ``family`` (None of
         others' files), ``config``, ``graphs`` (inputs and outputs by name of the graph) and ``operators``, how many of
-        each (of an ONNX file empty where the package onnx is not installed).
+        each (of an ONNX file empty where the package onnx is not installed); ``tokenizer``, the names of its files that
+        are in it, and ``stop_tokens``.
 
     Raises:
         ValueError: no such file, another suffix, or a file the runtime cannot read.
@@ -36,6 +37,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "files": [str(file) for file in files],
         "family": runner.metadata.get("attention_zoo.family"),
         "config": json.loads(runner.metadata.get("attention_zoo.config", "{}")),
+        "tokenizer": [name for name, key in TOKENIZER_FILES.items() if key in runner.metadata],
+        "stop_tokens": json.loads(runner.metadata.get(STOP_TOKENS, "[]")),
         "graphs": {name: {"inputs": raw["inputs"], "outputs": raw["outputs"]} for name, raw in graphs.items()},
         "operators": dict(Counter(_operators(runner, files)).most_common()),
     }

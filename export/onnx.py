@@ -28,7 +28,7 @@ from .computing import FileWeights, inference, one_at_a_time, reading
 from .contents import seal, unsealed
 from .result import ExportError, ExportResult
 from .runtime import DIGESTS_BESIDE, OnnxRunner
-from .spec import exportable, input_specs, metadata
+from .spec import exportable, input_specs, metadata, texts
 
 Tensor = Any
 
@@ -49,8 +49,8 @@ def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None
     Its logits are those of all tokens, or of the last `num_logits_to_keep` (a scalar that may be left out: 0, for all).
     A Transformer or Seq2Seq becomes two graphs: `path` is the decoder's step and ``<stem>.encoder.onnx`` beside it what
     the encoder computes once. Everything else is one graph with the names of ``model.signature``. Ids and masks
-    are int64, the rest float32. Weights over 1.9 GB go to ``<name>.data`` beside a file. Files appear whole or not at
-    all.
+    are int64, the rest float32. Weights over 1.9 GB go to ``<name>.data`` beside a file. The model's tokenizer, its
+    chat template and what ends a text are in the file too. Files appear whole or not at all.
 
     Args:
         model: a model of attention_zoo, of any dtype policy. The file computes in float32.
@@ -58,8 +58,8 @@ def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None
         cache: False for one graph without memory of a model that generates. Default: with, where there is one.
 
     Raises:
-        ValueError: another kind of model, another suffix, a cache for a model that has none, or another backend than
-            TensorFlow.
+        ValueError: another kind of model, another suffix, a cache for a model that has none, a tokenizer that does not
+            fit the model, or another backend than TensorFlow.
         ExportError: the converted graph does not compute what the model computes.
     """
     from .verification import quick_check
@@ -77,6 +77,7 @@ def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None
         names["encoder"] = f"{target.stem}.encoder.onnx"
     beside = {name: file for name, file in names.items() if file != target.name}
 
+    own = texts(model)
     target.parent.mkdir(parents=True, exist_ok=True)
     operators: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
@@ -86,8 +87,8 @@ def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None
             with inference(model) as weights:
                 converted = _convert(model, weights, name, graph, {} if names[name] != target.name else beside)
                 converted.metadata_props.update(unsealed(weights))
-            if names[name] == target.name and digests:
-                converted.metadata_props[DIGESTS_BESIDE] = json.dumps(digests)
+            if names[name] == target.name:
+                converted.metadata_props.update(own | ({DIGESTS_BESIDE: json.dumps(digests)} if digests else {}))
             operators.update(_operators(converted))
             data, file = _write(converted, Path(folder) / names[name])
             digests[name] = seal(file, data)
@@ -106,7 +107,7 @@ def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None
         seconds=time.perf_counter() - start,
         operators=dict(operators.most_common()),
         greatest_difference=difference,
-        files=tuple(target.parent / file for file in dict.fromkeys(names.values())),
+        files=tuple(target.parent / name for name in sorted((f.name for f in files), key=lambda n: n != target.name)),
     )
 
 

@@ -23,7 +23,7 @@ class ExportResult:
         seconds: from call to file, the check included.
         operators: how many of each operator.
         greatest_difference: from Keras, on the one padded batch every export is checked with.
-        files: all graphs that belong together, `path` among them.
+        files: all that belong together, `path` first: to move the model is to move these.
         warnings: what the caller should know.
     """
 

@@ -6,6 +6,7 @@ runner.run({"input_ids": ids, "attention_mask": mask})["last_hidden_state"]
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import threading
@@ -17,13 +18,21 @@ import numpy as np
 
 from ..checks import positive_integer
 from ..generation.search import Decoder, generate
+from ..generation.text_generation import TextGenerating, end_tokens
 from ..needs import named_extras
 from ..signature import Signature, TensorSpec, as_array
+from ..text.tokenizer import Tokenizer
 from .graph_names import file_decoder, layout_of
 
 METADATA_KEY = "attention_zoo"
 DIGEST = "attention_zoo.digest"  # of a file, in its own metadata: see ``contents.py``
 DIGESTS_BESIDE = "attention_zoo.digests"  # of the files beside it, by graph
+# The files of a tokenizer, each by its name in metadata.
+TOKENIZER_FILES = {
+    name: f"attention_zoo.{name}"
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+}
+STOP_TOKENS = "attention_zoo.stop_tokens"
 OURS = "accepted: a file as attention_zoo.export writes it"
 PADDED = ("sequence", "source", "target")  # dimensions where zeros at the end, under a mask, change nothing
 
@@ -107,7 +116,7 @@ class LoadedGraph:
         return outputs
 
 
-class Runner:
+class Runner(TextGenerating):
     """An exported model, ready to run: one graph, or a decoder and what belongs to it.
 
     Several threads may use one runner. ONNX Runtime then works on all their calls at once; LiteRT's interpreter, which
@@ -118,6 +127,7 @@ class Runner:
         metadata: what the file says of itself: family, config, signatures.
         graphs: by name; see ``graph_names.py``.
         files: all that belong together, each with what it says of itself.
+        tokenizer: the one that the model was exported with, or None; another may be put in its place.
         signature: names, dtypes, dimensions and limits of the graph that ``run`` runs.
     """
 
@@ -161,7 +171,7 @@ class Runner:
         ``generate``.
 
         Args:
-            input_ids: (batch, prompt) integers.
+            input_ids: (batch, prompt) integers, or what a tokenizer gives, a mapping; texts go to ``generate_text``.
             attention_mask: (batch, prompt), 1 = keep; prompts of unequal lengths are padded on either side.
 
         Returns:
@@ -177,6 +187,26 @@ class Runner:
     def generates(self) -> bool:
         """Is this a file that ``generate`` can be asked of?"""
         return self.layout.generates or self._config.get("head") == "causal_lm"
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        found = {name: self.metadata[key] for name, key in TOKENIZER_FILES.items() if key in self.metadata}
+        if not found:
+            return None
+        try:
+            return Tokenizer.from_files(found)
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"path: the tokenizer in {self.path} cannot be read: {error}; {OURS}") from error
+
+    @property
+    def stop_tokens(self) -> list[int]:
+        """Ids of the end tokens of config, generation config and tokenizer: any of them ends a text."""
+        stated = json.loads(self.metadata.get(STOP_TOKENS, "[]"))
+        return end_tokens(stated, self._config.get("eos_token_id"), getattr(self.tokenizer, "eos_token_id", None))
+
+    @property
+    def _vocab_size(self) -> int | None:
+        return self._config.get("vocab_size")
 
     @property
     def _config(self) -> dict[str, Any]:

@@ -8,8 +8,11 @@ from typing import Any
 
 import keras
 
+from ..generation.text_generation import check_fits
 from ..signature import Signature
+from ..text.tokenizer import Tokenizer
 from ..zoo.base import ZooModel
+from .runtime import STOP_TOKENS, TOKENIZER_FILES
 
 
 def exportable(model: Any) -> ZooModel:
@@ -55,3 +58,22 @@ def metadata(model: ZooModel, signatures: Mapping[str, Signature], files: Mappin
         "attention_zoo.signatures": json.dumps({name: signature.to_dict() for name, signature in signatures.items()}),
         "attention_zoo.files": json.dumps(dict(files)),
     }
+
+
+def texts(model: ZooModel) -> dict[str, str]:
+    """What a file has of `model`'s tokenizer, so that it takes texts wherever it goes: the tokenizer's own files, chat
+    template included, and what ends a text.
+
+    Raises:
+        ValueError: a tokenizer that is not ours, that cannot be written down, or that has more tokens than the model.
+    """
+    found = {STOP_TOKENS: json.dumps(ends)} if (ends := getattr(model, "stop_tokens", None)) else {}
+    if model.tokenizer is None:
+        return found
+    if not isinstance(model.tokenizer, Tokenizer):
+        raise ValueError(
+            f"model.tokenizer: got {type(model.tokenizer).__name__}; accepted: an attention_zoo.Tokenizer, or None"
+        )
+    check_fits(model.tokenizer, model.config.to_dict().get("vocab_size"))
+    files = model.tokenizer.to_files(indent=False)
+    return found | {TOKENIZER_FILES[name]: text for name, text in files.items()}

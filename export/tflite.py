@@ -33,7 +33,7 @@ from .litert import litert_graph
 from .quiet import quiet
 from .result import ExportError, ExportResult
 from .runtime import METADATA_KEY, TFLiteRunner, tflite_operators
-from .spec import exportable, input_specs, metadata
+from .spec import exportable, input_specs, metadata, texts
 
 Tensor = Any
 
@@ -58,8 +58,8 @@ def to_tflite(
     One signature, ``serving_default``, with the names of ``model.signature``; ids and masks are int32. A GPT with
     `prefill` or `max_length` gets the signatures ``prefill_{n}`` and ``decode`` instead, whose key/value cache has
     `max_length` slots: ``tokens``, ``input_pos``, ``mask``, ``kv_cache_k_{i}``, ``kv_cache_v_{i}``. A Transformer or
-    Seq2Seq gets ``encode`` and ``decode``. The file appears whole or not at all. ``export.load`` pads shorter
-    sequences for it, and generates.
+    Seq2Seq gets ``encode`` and ``decode``. The model's tokenizer, its chat template and what ends a text are in the
+    file too, which appears whole or not at all. ``export.load`` pads shorter sequences for it, and generates.
 
     Args:
         model: a model of attention_zoo, of any dtype policy. The file computes in float32.
@@ -76,7 +76,7 @@ def to_tflite(
 
     Raises:
         ValueError: another kind of model or suffix, an argument this model has no use for, a size it cannot take,
-            or another backend than TensorFlow.
+            a tokenizer that does not fit the model, or another backend than TensorFlow.
         ExportError: the converter failed, or the file does not compute what the model computes.
     """
     from .verification import quick_check
@@ -86,6 +86,7 @@ def to_tflite(
         raise ValueError(f"path: got {str(path)!r}; accepted: a name that ends in .tflite")
     start = time.perf_counter()
     model = exportable(model)
+    own = texts(model)
     memory = _memory(model, prefill, max_length, cache)
     if memory is None:
         spec = model.signature
@@ -96,7 +97,7 @@ def to_tflite(
         graphs, every = _with_memory(model, batch_size, sequence_length, image_size, *memory)
     functions = {name: Graph(every[name], graph.function) for name, graph in graphs.items()}
     with inference(model) as stored:
-        entries = {**metadata(model, every, {}), **unsealed(stored)}
+        entries = {**metadata(model, every, {}), **own, **unsealed(stored)}
         content = _with_metadata(_convert(stored, functions), entries)
     weights = stored.bytes
     if len(content) < 0.9 * weights:

@@ -17,6 +17,7 @@ from keras import ops
 
 from .decoder import TOKENS, GraphDecoder, bucket
 from .search import AHEAD, generate
+from .text_generation import TextGenerating, end_tokens
 
 if TYPE_CHECKING:
     from ..signature import Graph
@@ -46,11 +47,12 @@ class CompiledSteps:
             return self.steps[key]
 
 
-class Generating:
+class Generating(TextGenerating):
     """A model that continues text. It has the graphs "decoder" and perhaps "encoder"."""
 
     config: Any
     graphs: Any
+    generation_config: dict[str, Any]
     _compiled_steps: CompiledSteps | None = None
 
     @property
@@ -64,7 +66,7 @@ class Generating:
         Several threads may call it at once.
 
         Args:
-            input_ids: (batch, prompt) integers.
+            input_ids: (batch, prompt) integers, or what a tokenizer gives, a mapping; texts go to ``generate_text``.
             attention_mask: (batch, prompt), 1 = keep.
 
         Returns:
@@ -78,6 +80,16 @@ class Generating:
     def decoder(self) -> KerasDecoder:
         """What gives ``generate`` its logits, for one request."""
         return KerasDecoder(self)
+
+    @property
+    def stop_tokens(self) -> list[int]:
+        """Ids of the end tokens of config, generation config and tokenizer: any of them ends a text."""
+        own = self.config.eos_token_id, self.generation_config.get("eos_token_id")
+        return end_tokens(*own, getattr(self.tokenizer, "eos_token_id", None))
+
+    @property
+    def _vocab_size(self) -> int:
+        return self.config.vocab_size
 
     def compiled_steps(self) -> CompiledSteps:
         """Those of this model, until ``forget_compiled_steps``."""

@@ -6,7 +6,7 @@ is here, once, so that the same options and the same seed choose the same tokens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -117,7 +117,7 @@ def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **opt
     """Continue every row of a batch.
 
     Args:
-        input_ids: (batch, prompt) integers; or (prompt,), for a batch of one.
+        input_ids: (batch, prompt) integers; or (prompt,), for a batch of one; or what a tokenizer gives, a mapping.
         attention_mask: (batch, prompt), 1 = keep: prompts of unequal lengths, padded on either side.
         max_new_tokens: how many at the most.
         temperature: 0 takes the likeliest token; above 0 draws from the softmax of logits / temperature.
@@ -141,32 +141,61 @@ def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **opt
         ValueError: an option or input that is not accepted, a row without any token, or more tokens than the model
             has positions for.
     """
-    accepted = list(Options.__dataclass_fields__)
-    if unknown := sorted(set(options) - set(accepted)):
-        raise ValueError(f"options: got {unknown}; {meant(unknown, accepted)}accepted: {accepted}")
-    chosen = Options(**options)
-    ids, mask = _inputs(input_ids, attention_mask)
-    width = 1 if decoder.start_token is not None else ids.shape[1]
-    if width + chosen.max_new_tokens > decoder.max_length:
-        raise ValueError(
-            f"max_new_tokens: got {chosen.max_new_tokens} after {width} tokens; accepted: {decoder.max_length} together"
-        )
-    stops = _stops(decoder.eos_token if chosen.stop_tokens is None else chosen.stop_tokens)
-    prompt, real = ids, mask
-    if decoder.start_token is not None:
-        prompt = np.full((len(ids), 1), decoder.start_token, "int64")
-        real = np.ones_like(prompt)
-    if not chosen.max_new_tokens:
-        return prompt
-    logits = decoder.prompt(ids, mask, chosen.max_new_tokens)
-    if chosen.num_beams > 1:
-        new = _beams(decoder, logits, prompt, real, chosen, stops)
-    else:
-        new = _rows(decoder, logits, prompt, real, chosen, stops)
-    return np.concatenate([prompt, new], axis=1)
+    search = _Search(decoder, input_ids, attention_mask, options)
+    if not search.options.max_new_tokens:
+        return search.prompt
+    beams = search.options.num_beams > 1
+    new = _beams(search) if beams else np.stack(list(_rows(search)), axis=1).astype("int64")
+    return np.concatenate([search.prompt, new], axis=1)
 
 
-def _stops(tokens: Any) -> Array:
+def stream(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **options: Any) -> Iterator[Array]:
+    """As ``generate``, one step after the other: the new tokens (batch,) of each, as soon as they are chosen.
+
+    Raises:
+        ValueError: as ``generate``, at once; and `num_beams`, which know no token before the last.
+    """
+    search = _Search(decoder, input_ids, attention_mask, options)
+    if search.options.num_beams > 1:
+        raise ValueError(f"num_beams: got {search.options.num_beams} for a stream; accepted: 1")
+    return _rows(search, ahead=False) if search.options.max_new_tokens else iter(())
+
+
+class _Search:
+    """One request: its checked options and inputs."""
+
+    def __init__(self, decoder: Decoder, input_ids: Any, attention_mask: Any, options: dict[str, Any]) -> None:
+        accepted = list(Options.__dataclass_fields__)
+        if unknown := sorted(set(options) - set(accepted)):
+            raise ValueError(f"options: got {unknown}; {meant(unknown, accepted)}accepted: {accepted}")
+        self.decoder, self.options = decoder, Options(**options)
+        self.ids, self.mask = _inputs(input_ids, attention_mask)
+        width = 1 if decoder.start_token is not None else self.ids.shape[1]
+        if width + self.options.max_new_tokens > decoder.max_length:
+            raise ValueError(
+                f"max_new_tokens: got {self.options.max_new_tokens} after {width} tokens; accepted: "
+                f"{decoder.max_length} together"
+            )
+        chosen = self.options.stop_tokens
+        self.stops = stop_tokens(decoder.eos_token if chosen is None else chosen)
+        self.prompt, self.real = self.ids, self.mask  # what new tokens stand behind
+        if decoder.start_token is not None:
+            self.prompt = np.full((len(self.ids), 1), decoder.start_token, "int64")
+            self.real = np.ones_like(self.prompt)
+
+    @property
+    def fill(self) -> int:
+        """What stands in a row behind its end."""
+        if self.decoder.pad_token is not None:
+            return self.decoder.pad_token
+        return int(self.stops[0]) if len(self.stops) else 0
+
+    def first(self) -> Array:
+        """(batch, vocab_size) logits behind the prompt."""
+        return self.decoder.prompt(self.ids, self.mask, self.options.max_new_tokens)
+
+
+def stop_tokens(tokens: Any) -> Array:
     """(stop tokens,) integers."""
     found = as_array("stop_tokens", [] if tokens is None else tokens).reshape(-1)
     if found.size and found.dtype.kind not in "iu":
@@ -175,6 +204,15 @@ def _stops(tokens: Any) -> Array:
 
 
 def _inputs(input_ids: Any, attention_mask: Any) -> tuple[Array, Array]:
+    if isinstance(input_ids, Mapping):  # what a tokenizer gives
+        given = dict(input_ids)
+        if "input_ids" not in given:
+            raise ValueError(f"input_ids: got a mapping of {sorted(map(str, given))}; accepted: one with 'input_ids'")
+        attention_mask = given.get("attention_mask") if attention_mask is None else attention_mask
+        input_ids = given["input_ids"]
+    some = input_ids[:1] if isinstance(input_ids, list | tuple) else [input_ids]
+    if any(isinstance(part, str) for part in some):
+        raise ValueError(f"input_ids: got a text, {some[0]!r:.40}; accepted: integers; texts go to generate_text")
     ids = as_array("input_ids", input_ids)
     if ids.ndim == 1:
         ids = ids[None]
@@ -189,51 +227,50 @@ def _inputs(input_ids: Any, attention_mask: Any) -> tuple[Array, Array]:
     return ids.astype("int64"), mask.astype("int64")
 
 
-def _rows(decoder: Decoder, logits: Array, prompt: Array, real: Array, options: Options, stops: Array) -> Array:
-    """Greedy or sampled: (batch, new) tokens."""
-    batch = len(prompt)
+def _rows(search: _Search, ahead: bool = True) -> Iterator[Array]:
+    """Greedy or sampled: the new tokens (batch,), step by step.
+
+    Args:
+        ahead: a decoder that can choose by itself may do so for some steps at once.
+    """
+    decoder, options, logits = search.decoder, search.options, search.first()
+    batch = len(logits)
     draws = [np.random.default_rng(None if options.seed is None else [options.seed, row]) for row in range(batch)]
-    fill = _fill(decoder, stops)
     strings = [options.stop_strings] if isinstance(options.stop_strings, str) else list(options.stop_strings or ())
     done = np.zeros(batch, bool)
     likeliest = not (options.temperature or options.callback or strings) and options.repetition_penalty == 1
-    greedy = getattr(decoder, "greedy", None) if likeliest else None
+    greedy = getattr(decoder, "greedy", None) if ahead and likeliest else None
     ended = getattr(decoder, "ended", None)
     columns: list[Array] = []
-    ahead: list[Array] = []  # what a decoder that chooses by itself has chosen already
+    chosen: list[Array] = []  # by a decoder that chooses by itself
     for number in range(options.max_new_tokens):
-        if number and greedy and not ahead:
-            ahead = list(greedy(columns[-1], min(AHEAD, options.max_new_tokens - number)).T)
+        if number and greedy and not chosen:
+            chosen = list(greedy(columns[-1], min(AHEAD, options.max_new_tokens - number)).T)
         elif number and not greedy:
             logits = decoder.step(columns[-1])
-        token = ahead.pop(0) if ahead else _choose(logits, prompt, real, columns, options, draws)
-        token = np.where(done, fill, token)
+        token = chosen.pop(0) if chosen else _choose(logits, search, columns, draws)
+        token = np.where(done, search.fill, token)
         columns.append(token)
-        done |= np.isin(token, stops)
+        done |= np.isin(token, search.stops)
         for row in np.flatnonzero(~done) if strings else ():
             text = options.tokenizer.decode([int(column[row]) for column in columns])
             done[row] = any(string in text for string in strings)
+        yield token.copy()
         stop = options.callback(token.copy()) if options.callback else False
         if done.all() or (isinstance(stop, bool | np.bool_) and stop):
             break
         if ended:
             ended(done)
-    return np.stack(columns, axis=1).astype("int64")
 
 
-def _choose(
-    logits: Array, prompt: Array, real: Array, columns: list[Array], options: Options, draws: list[np.random.Generator]
-) -> Array:
+def _choose(logits: Array, search: _Search, columns: list[Array], draws: list[np.random.Generator]) -> Array:
     """(batch,) tokens."""
-    scores = penalised(logits, prompt, real, columns, options.repetition_penalty)
+    options = search.options
+    scores = penalised(logits, search.prompt, search.real, columns, options.repetition_penalty)
     if not options.temperature:
         return scores.argmax(axis=-1)
     chances = probabilities(scores, options.temperature, options.top_k, options.top_p, options.min_p)
     return np.array([_draw(draw, row) for draw, row in zip(draws, chances, strict=True)])
-
-
-def _fill(decoder: Decoder, stops: Array) -> int:
-    return decoder.pad_token if decoder.pad_token is not None else int(stops[0]) if len(stops) else 0
 
 
 def penalised(logits: Array, prompt: Array, real: Array, columns: Sequence[Array], penalty: float) -> Array:
@@ -295,12 +332,14 @@ def _draw(generator: np.random.Generator, chances: Array) -> int:
     return int(min(np.searchsorted(edges, generator.random() * edges[-1], side="right"), np.flatnonzero(chances)[-1]))
 
 
-def _beams(decoder: Decoder, logits: Array, prompt: Array, real: Array, options: Options, stops: Array) -> Array:
+def _beams(search: _Search) -> Array:
     """The best of `num_beams` continuations of every row: (batch, new) tokens.
 
     So many candidates are looked at that those that end leave enough to go on with. A row is done when no beam can
     still beat its best ended ones.
     """
+    decoder, options, stops, logits = search.decoder, search.options, search.stops, search.first()
+    prompt, real = search.prompt, search.real
     batch, width = len(prompt), options.num_beams
     ended: list[list[tuple[float, list[int]]]] = [[] for _ in range(batch)]
     beams = [[(0.0, list[int]())] for _ in range(batch)]  # summed log-probability, tokens
@@ -344,8 +383,8 @@ def _beams(decoder: Decoder, logits: Array, prompt: Array, real: Array, options:
         if not len(rows):
             break
     winners = [max(row, key=lambda pair: pair[0])[1] for row in ended]
-    longest, fill = max(map(len, winners)), _fill(decoder, stops)
-    return np.array([tokens + [fill] * (longest - len(tokens)) for tokens in winners], "int64")
+    longest = max(map(len, winners))
+    return np.array([tokens + [search.fill] * (longest - len(tokens)) for tokens in winners], "int64")
 
 
 def _may_win(score: float, length: int, worst: float, options: Options) -> bool:

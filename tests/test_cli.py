@@ -93,7 +93,10 @@ def test_generate_and_plot(tmp_path: Path) -> None:
     assert [row["text"] for row in by_text] == [" ".join(f"w{i}" for i in row) for row in expected]
     stop = f"w{expected[1][1]}"
     stopped = cli("generate", tmp_path / "m.onnx", "w7 w8 w9", "--stop", stop, *options)
-    assert json.loads(stopped.stdout)[0]["text"].split()[-1] == stop
+    (row,) = json.loads(stopped.stdout)
+    assert stop not in row["text"].split() and (row["ids"], row["finish_reason"]) == (expected[1][:1], "stop")
+    several = cli("generate", tmp_path / "m.onnx", "w5", "w7 w8 w9", "--max-new-tokens", 6).stdout
+    assert several.splitlines()[::3] == ["> w5", "> w7 w8 w9"], "several are told apart"
 
     drawn = cli("plot", "attention", tmp_path / "model", tmp_path / "heads.png", "--ids", "1 2 3 4")
     assert drawn.returncode == 0, drawn.stderr

@@ -5,6 +5,7 @@ Files are read as data: nothing is unpickled, and chat templates run in Jinja's 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 
 from ..checks import is_number
 from ..files import LARGEST_JSON, read_text, written
+from ..weights.gguf_file import GGUFFile
 from .chat import chat_text, named_templates
 from .gguf_vocabularies import gguf_tokenizer
 from .keras_hub_vocabularies import keras_hub_tokenizer
@@ -144,14 +146,14 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **config: Any) -> Tokenizer:
-        """The tokenizer of a Hugging Face folder.
+        """The tokenizer of a Hugging Face folder, or of a GGUF file.
 
         tokenizer.json is read where there is one; else BERT's vocab.txt, or vocab.json and merges.txt (GPT-2, RoBERTa
         or Qwen2, as tokenizer_config.json or config.json say). tokenizer_config.json, special_tokens_map.json and
         chat_template.jinja beside it say the rest.
 
         Args:
-            path: the folder, or its tokenizer.json.
+            path: the folder, or its tokenizer.json, or a .gguf file.
             config: keys of tokenizer_config.json, in the place of what is there: ``pad_token="<|endoftext|>"``,
                 ``padding_side="left"``, ``model_max_length=512``, ``add_prefix_space=True``, …
 
@@ -164,6 +166,8 @@ class Tokenizer:
         file = folder / FILE if path.is_dir() else path
         if unknown := sorted(set(config) - set(_OPTIONS)):
             raise ValueError(f"config: got {unknown}; accepted: {list(_OPTIONS)}")
+        if path.suffix == ".gguf" and path.is_file():
+            return cls.from_gguf(GGUFFile(path).fields, **config)
         found: dict[str, Any] = {}
         if path.is_dir() or path.name == FILE:  # a file of another name may lie anywhere
             found = {**json_of(folder / SPECIAL_FILE, LARGEST_JSON), **json_of(folder / CONFIG_FILE, LARGEST_JSON)}
@@ -177,6 +181,26 @@ class Tokenizer:
             backend, defaults = vocabulary_tokenizer(path, folder, merged)
             merged = {**defaults, **merged}
         add_tokens(backend, merged.get("added_tokens_decoder"), folder)
+        return cls(backend, **{name: merged[name] for name in _OPTIONS if name in merged})
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, str], **config: Any) -> Tokenizer:
+        """The tokenizer of ``to_files``: the texts of tokenizer.json and what stands beside it, by name.
+
+        Raises:
+            ValueError: as ``load``.
+        """
+        merged: dict[str, Any] = {}
+        for name in (SPECIAL_FILE, CONFIG_FILE):
+            said = checked(name, functools.partial(json.loads, files.get(name, "{}")))
+            if not isinstance(said, dict):
+                raise ValueError(f"{name}: got a {type(said).__name__}; accepted: a JSON object")
+            merged |= said
+        if TEMPLATE_FILE in files:
+            merged["chat_template"] = files[TEMPLATE_FILE]
+        backend = checked(FILE, lambda: backend_class().from_str(files[FILE]))
+        merged |= config
+        add_tokens(backend, merged.get("added_tokens_decoder"), None)
         return cls(backend, **{name: merged[name] for name in _OPTIONS if name in merged})
 
     @classmethod
@@ -222,6 +246,16 @@ class Tokenizer:
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"folder: got {folder}, which is a file; accepted: a folder, made if it is not there")
+        files = self.to_files()
+        if TEMPLATE_FILE not in files and (folder / TEMPLATE_FILE).is_file():
+            (folder / TEMPLATE_FILE).unlink()  # of another tokenizer; it would win over this one's
+        for name, text in files.items():
+            with written(folder / name) as temporary:
+                temporary.write_bytes(text.encode())
+        return folder
+
+    def to_files(self, indent: bool = True) -> dict[str, str]:
+        """The texts that ``save`` writes, by the name of the file; without `indent` on as few lines as can be."""
         names = ["input_ids", *["token_type_ids"] * self.uses_token_types, "attention_mask"]
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -236,18 +270,13 @@ class Tokenizer:
         if several:
             config["chat_template"] = [{"name": name, "template": text} for name, text in self.chat_templates.items()]
         files = {
-            FILE: self.backend.to_str(pretty=True),
-            CONFIG_FILE: json.dumps(config, indent=2, ensure_ascii=False) + "\n",
-            SPECIAL_FILE: json.dumps(self.special_tokens, indent=2, ensure_ascii=False) + "\n",
+            FILE: self.backend.to_str(pretty=indent),
+            CONFIG_FILE: json.dumps(config, indent=2 if indent else None, ensure_ascii=False) + "\n",
+            SPECIAL_FILE: json.dumps(self.special_tokens, indent=2 if indent else None, ensure_ascii=False) + "\n",
         }
         if self.chat_templates and not several:
             files[TEMPLATE_FILE] = self.chat_templates["default"]
-        elif (folder / TEMPLATE_FILE).is_file():
-            (folder / TEMPLATE_FILE).unlink()  # of another tokenizer; it would win over this one's
-        for name, text in files.items():
-            with written(folder / name) as temporary:
-                temporary.write_bytes(text.encode())
-        return folder
+        return files
 
     # Texts and ids
 

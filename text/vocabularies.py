@@ -66,11 +66,11 @@ def added_contents(backend: Any) -> set[str]:
     return {token.content for token in backend.get_added_tokens_decoder().values()}
 
 
-def add_tokens(backend: Any, decoder: Any, folder: Path) -> None:
+def add_tokens(backend: Any, decoder: Any, folder: Path | None) -> None:
     """Tokens beside the vocabulary, at the ids that `added_tokens_decoder` or an added_tokens.json gives them."""
     if decoder is not None and not isinstance(decoder, Mapping):
         raise ValueError(f"added_tokens_decoder: got {type(decoder).__name__}; accepted: an object of tokens by id")
-    if decoder is None and not added_contents(backend):
+    if decoder is None and folder is not None and not added_contents(backend):
         added = json_of(folder / "added_tokens.json", LARGEST_JSON)
         decoder = {str(number): token for token, number in added.items()}
     try:

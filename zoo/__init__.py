@@ -11,6 +11,7 @@ from .registry import create, list_models
 
 if TYPE_CHECKING:
     from ..finetuning.optimizers import LayerwiseDecay, WarmupLinearDecay
+    from ..generation.chat import Conversation
     from ..text.tokenizer import Tokenizer
     from .bert import BERT, BERTConfig
     from .gpt import GPT, GPTConfig
@@ -30,6 +31,7 @@ _HOMES = {
     "to_keras_hub": ".keras_hub",
     "LayerwiseDecay": "..finetuning.optimizers",
     "WarmupLinearDecay": "..finetuning.optimizers",
+    "Conversation": "..generation.chat",
     "Tokenizer": "..text.tokenizer",
 }
 PUBLIC = sorted([*_HOMES, "create", "list_models"])

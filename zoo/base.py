@@ -96,6 +96,7 @@ class ZooModel(keras.Model, FineTuning):
         self.huggingface: dict[str, Any] = {}  # the config.json it was loaded with
         self.preprocessor: dict[str, Any] = {}  # the preprocessor_config.json beside it, for ``layers.ImageProcessor``
         self.sentences: dict[str, Any] = {}  # the sentence_bert_config.json beside it
+        self.generation_config: dict[str, Any] = {}  # the generation_config.json beside it, for its end tokens
         # Weights of the file that no head asks for, such as a pooler, which ``to_huggingface`` writes again. They
         # belong to the body as it was loaded: training it, or putting another in its place, forgets them.
         self.unused: dict[str, np.ndarray] = {}

@@ -11,7 +11,7 @@ from ..text.tokenizer import Tokenizer
 from ..weights.tensors import SafetensorsFiles, save_tensors
 
 FILE, WEIGHTS_FILE = "attention_zoo.json", "model.safetensors"
-DICTS = ("huggingface", "preprocessor", "sentences")
+DICTS = ("huggingface", "preprocessor", "sentences", "generation_config")  # what a model was loaded with, as it was
 
 
 def save_companions(model: Any, folder: Path) -> None:

@@ -11,6 +11,7 @@ import keras
 
 from ..files import LARGEST_JSON
 from .base import ZooModel
+from .companions import DICTS
 from .registry import families
 
 SUFFIX = ".keras"
@@ -50,6 +51,6 @@ def load_keras(path: Path, dtype: Any, overrides: dict[str, Any]) -> tuple[ZooMo
         raise ValueError(f"path: {path} does not fit its config: missing {wrong[:8]}; accepted: sizes as saved")
     same_head = values.get("head") == model.config.to_dict().get("head")
     twin.unused = model.unused if same_head else {}
-    for name in ("tokenizer", "huggingface", "preprocessor", "sentences"):
+    for name in ("tokenizer", *DICTS):
         setattr(twin, name, getattr(model, name))
     return twin, fresh

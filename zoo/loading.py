@@ -25,6 +25,7 @@ from ..weights.rules import Dialect, Rule, weight_name
 from ..weights.tensors import SafetensorsFiles, Tensors
 from ..weights.transforms import SAME
 from .base import ZooModel
+from .companions import DICTS
 from .config import Config
 from .keras_files import SUFFIX, load_keras
 from .registry import family, own_dialects
@@ -33,9 +34,11 @@ from .special_ids import without_outside_ids
 
 FORMAT, VERSION = "attention_zoo", 1
 CONFIG_FILE, WEIGHTS_FILE, IMAGES_FILE = "config.json", "model.safetensors", "preprocessor_config.json"
+GENERATION_FILE = "generation_config.json"
 ACCEPTED = "accepted: a folder with config.json and model.safetensors, of attention_zoo.save or Hugging Face, a .gguf"
 ACCEPTED += " or a .keras"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
+ENDS = ("eos", "eot", "eom")  # how GGUF names what ends a text, a turn, and a message
 UNUSED = "unused/"  # before the names of what no head asks for
 LONGEST = 900  # characters of an error
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
@@ -137,7 +140,7 @@ def _load_own(folder: Path, raw: dict[str, Any], dtype: Any, overrides: dict[str
         fresh = fill(model, ours, tensors, new_head=new_head, later=later)
     model.unused = {name.removeprefix(UNUSED): value for name, value in model.unused.items()}
     _warn_of_new_head(fresh, folder, 5)
-    for name in ("huggingface", "preprocessor", "sentences"):
+    for name in DICTS:
         setattr(model, name, raw.get(name) or {})
     return model
 
@@ -169,7 +172,16 @@ def _load_huggingface(folder: Path, raw: dict[str, Any], dtype: Any, overrides: 
     model = _build(cls, cls.dialects[kind], raw, tensors, dtype, pooling, overrides, folder / CONFIG_FILE)
     model.huggingface, model.preprocessor = raw, preprocessor
     model.sentences = read_sentence_config(folder) if pooling else {}
+    model.generation_config = _generation_config(folder / GENERATION_FILE)
     return model
+
+
+def _generation_config(file: Path) -> dict[str, Any]:
+    raw = read_json(file) if file.is_file() else {}
+    ends = raw.get("eos_token_id")
+    if ends is not None and not all(map(checks.is_integer, ends if isinstance(ends, list) else [ends])):
+        raise ValueError(f"path: {file}: eos_token_id: got {ends!r}; accepted: a token, or several")
+    return raw
 
 
 def _build(
@@ -255,6 +267,8 @@ def _load_gguf(file: Path, dtype: Any, overrides: dict[str, Any]) -> ZooModel:
         raw["rope_freqs"] = tensors.read("rope_freqs.weight")
     name, dialect = own_dialects("dialects")["gguf"]
     model = _build(family(name), dialect, raw, tensors, dtype, {}, overrides, file)
+    ends = [raw[key] for name in ENDS if checks.is_integer(raw.get(key := f"tokenizer.ggml.{name}_token_id"))]
+    model.generation_config = {"eos_token_id": sorted(set(map(int, ends)))} if ends else {}
     if "tokenizer.ggml.model" in raw:
         with _from(file):
             model.tokenizer = Tokenizer.from_gguf(_with_special_ids_of(model.config, dialect, raw))

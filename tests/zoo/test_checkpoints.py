@@ -200,12 +200,12 @@ def test_gguf_brings_its_tokenizer() -> None:
     """A prompt of the command line needs nothing beside the file."""
     from attention_zoo.text.prompts import continue_prompts
 
-    file = GOLDENS / "llama-gguf" / "f16.gguf"
-    model = az.load(file)
-    (row,) = continue_prompts(model, str(file), ["ab"], [], None, {"max_new_tokens": 4, "stop_tokens": []})
+    model = az.load(GOLDENS / "llama-gguf" / "f16.gguf")
+    (row,) = continue_prompts(model, ["ab"], [], max_new_tokens=4, stop_tokens=[])
     ids = np.array([model.tokenizer.encode("ab").ids])
-    written = model.generate(ids, max_new_tokens=4, stop_tokens=[])[0, ids.shape[1] :]
-    assert row == {"ids": written.tolist(), "text": model.tokenizer.decode(written.tolist())}
+    written = model.generate(ids, max_new_tokens=4, stop_tokens=[])[0, ids.shape[1] :].tolist()
+    assert row == {"ids": written, "text": model.tokenizer.decode(written), "finish_reason": "length"}
+    assert model.stop_tokens == sorted({model.config.eos_token_id, model.tokenizer.eos_token_id})
 
 
 def test_our_folders_keep_what_came_along(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = [(family, variant) for family, cls in families().items() for variant in cls.tiny()]
 # Past the first two of its family: what is compiled or exported for each of these runs with make test-all.
 FURTHER = {(family, variant) for family, cls in families().items() for variant in list(cls.tiny())[2:]}
+ALL_BUT_ONE = FURTHER | {(family, next(iter(cls.tiny()))) for family, cls in families().items()}  # of each family
 TEXT = [pair for pair in VARIANTS if pair[0] != "vit"]
 
 

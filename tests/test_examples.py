@@ -51,6 +51,7 @@ def test_attention_by_hand() -> None:
     assert "1.9366 6.6831 1.5951" in example("attention_by_hand.py")
 
 
+@pytest.mark.slow
 def test_attention_in_keras() -> None:
     accuracy = re.search(r"test accuracy (0\.\d+)", example("attention_in_keras.py"))
     assert accuracy is not None

@@ -22,7 +22,7 @@ from attention_zoo.export.runtime import tflite_operators
 from attention_zoo.generation.keras_decoder import Generating
 from attention_zoo.zoo.base import weight_name
 from attention_zoo.zoo.registry import families
-from helpers import FURTHER, VARIANTS, every_variant, python, run, shared, tiny
+from helpers import ALL_BUT_ONE, FURTHER, VARIANTS, every_variant, python, run, shared, tiny
 
 TOLERANCE = 1e-4
 WITH_MEMORY = [pair for pair in VARIANTS if issubclass(families()[pair[0]], Generating)]
@@ -120,7 +120,7 @@ def test_onnx_equals_keras(family: str, variant: str, files: Any) -> None:
         )
 
 
-@every_variant()
+@every_variant(slow=FURTHER)
 def test_tflite_equals_keras(family: str, variant: str, files: Any) -> None:
     """In LiteRT's interpreter itself, at the file's static shape."""
     model, result = files(family, variant, "tflite")
@@ -184,12 +184,12 @@ def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -
     assert sorted(signature["outputs"]) == sorted(spec.name for spec in model.signature.outputs)
 
 
-@every_variant()
+@every_variant(slow=FURTHER)
 def test_verify_passes(family: str, variant: str, files: Any) -> None:
     verified(family, variant, files, cache=False)
 
 
-@every_variant(WITH_MEMORY, slow=FURTHER)
+@every_variant(WITH_MEMORY, slow=ALL_BUT_ONE)
 def test_verify_passes_with_a_cache(family: str, variant: str, files: Any) -> None:
     if not shared(family, variant).generates:
         pytest.skip("without logits there is nothing to generate from")

@@ -19,7 +19,7 @@ from attention_zoo.generation.search import generate
 from attention_zoo.layers import DynamicCache, StaticCache
 from attention_zoo.layers.cache import causal_context
 from attention_zoo.layers.position import POSITIONS
-from helpers import FURTHER, VARIANTS, every_variant, numpy, randomise, shared, tiny
+from helpers import ALL_BUT_ONE, VARIANTS, every_variant, numpy, randomise, shared, tiny
 
 TOLERANCE = 1e-4  # of max(1, |logit|)
 FAMILIES = {"gpt": az.GPT, "transformer": az.zoo.Transformer, "seq2seq": az.zoo.Seq2Seq}
@@ -334,7 +334,7 @@ def unequal(model: Any, width: int, side: str = "left", seed: int = 0) -> tuple[
     return ids, mask.astype(int)
 
 
-@every_variant(GENERATING, slow=FURTHER)
+@every_variant(GENERATING, slow=ALL_BUT_ONE)
 def test_generate_equals_recomputing(family: str, variant: str) -> None:
     """Prompts at the edges of a bucket, padded on both sides, up to the very last position; greedy, and drawn, since
     random weights like to say the same again and again."""
@@ -456,7 +456,8 @@ FILES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in ("alibi", "dot") else []) for name in FILES]
+    "name",
+    [pytest.param(name, marks=[] if name in ("rotary", "transformer") else [pytest.mark.slow]) for name in FILES],
 )
 def test_keras_onnx_and_tflite_choose_the_same_tokens(name: str, tmp_path: Path) -> None:
     family, variant, overrides = FILES[name]

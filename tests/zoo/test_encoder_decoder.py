@@ -303,6 +303,7 @@ LEARNERS: dict[str, tuple[Any, dict[str, Any], int, float]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNERS)
 def test_learning_to_copy(name: str, rng: Any, record_property: Any) -> None:
     """With the target moved right by one, held-out sources are copied: teacher-forced, greedily and by beams."""

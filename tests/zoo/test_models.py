@@ -291,10 +291,11 @@ def loss_of(results: dict[str, np.ndarray], targets: Any) -> float:
     return float(np.mean(np.log(np.exp(logits).sum(-1)) - chosen))
 
 
+JITTED = [("gpt", "llama"), ("bert", "sequence_classification"), ("vit", "dino")]
 COMPILED = [("gpt", "llama"), ("bert", "masked_lm"), ("vit", "dino")]
 
 
-@every_variant(COMPILED)
+@every_variant(COMPILED, slow=COMPILED[1:])
 def test_training_with_arrays_and_with_tf_data(family: str, variant: str, rng: Any) -> None:
     model = tiny(family, variant, num_layers=1)
     x, y, loss = task(model, rng)
@@ -349,7 +350,7 @@ def test_every_weight_has_its_gradient(family: str, variant: str, rng: Any) -> N
     assert (first - loss_of(run(model, x), y)) / (step * square) == pytest.approx(1.0, abs=0.1)
 
 
-@every_variant([("gpt", "llama"), ("bert", "sequence_classification"), ("vit", "dino")])
+@every_variant(JITTED, slow=JITTED[1:])
 def test_jit_compiled_or_not(family: str, variant: str, rng: Any) -> None:
     """Three steps of training and a prediction are the same numbers with XLA and without."""
     weights, predictions = [], []
@@ -397,7 +398,10 @@ def test_policies(family: str, variant: str, policy: str, rng: Any) -> None:
 
 @pytest.mark.parametrize(
     ("family", "variant", "policy"),
-    [*((*pair, "mixed_bfloat16") for pair in COMPILED), ("gpt", "llama", "mixed_float16")],
+    [
+        ("gpt", "llama", "mixed_float16"),
+        *(pytest.param(*pair, "mixed_bfloat16", marks=pytest.mark.slow) for pair in COMPILED),
+    ],
 )
 def test_training_in_mixed_precision(family: str, variant: str, policy: str, rng: Any) -> None:
     model = tiny(family, variant, dtype=policy, num_layers=1)

@@ -124,6 +124,9 @@ def _file_info(file: str, json_: bool) -> None:
         table.add_row("with it", name)
     for field, value in facts["config"].items():
         table.add_row(field, str(value))
+    for row in ("tokenizer", "stop_tokens"):
+        if facts[row]:
+            table.add_row(row, ", ".join(map(str, facts[row])))
     for name, graph in facts["graphs"].items():
         _add_tensors(table, graph, f"{name}: ")
     operators = facts["operators"]
@@ -372,8 +375,13 @@ def _model(name: str) -> Any:
 def _runnable(name: str) -> Any:
     """What has a ``generate``: an exported file's runner, or a Keras model."""
     from . import export as exporters
+    from .export.quiet import quiet
 
-    return exporters.load(_existing("model", name)) if _exported(name) else _model(name)
+    if not _exported(name):
+        return _model(name)
+    _existing("model", name)
+    with quiet():  # LiteRT greets too
+        return exporters.load(name)
 
 
 def _exported(name: str) -> bool:

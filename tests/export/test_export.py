@@ -142,7 +142,7 @@ def test_tflite_equals_keras(family: str, variant: str, files: Any) -> None:
         assert_same(model, first, inputs, padding, expected)
 
 
-@every_variant()
+@every_variant(slow=FURTHER)
 def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -> None:
     model, onnx_result = files(family, variant, "onnx")
     proto = onnx.load(str(onnx_result.path))

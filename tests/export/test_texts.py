@@ -52,7 +52,7 @@ def test_it_goes_with_the_file(moved: dict[str, Path], suffix: str) -> None:
         options = {"max_new_tokens": 9, "stop_tokens": []}
         assert runner.generate_text(prompts, **options) == model.generate_text(prompts, **options)
     assert "".join(runner.stream_text("ab", max_new_tokens=9)) == model.generate_text("ab", max_new_tokens=9)
-    assert export.describe(moved[suffix])["tokenizer"][0] == "tokenizer.json"
+    assert export.describe(moved[suffix])["tokenizer"][:2] == ["tokenizer.json", "tokenizer_config.json"]
     report = export.verify(model, moved[suffix])
     assert {check.name: check.passed for check in report.checks}["tokenizer"], report.to_markdown()
     model.tokenizer.chat_templates = {}

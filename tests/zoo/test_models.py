@@ -370,7 +370,10 @@ def test_jit_compiled_or_not(family: str, variant: str, rng: Any) -> None:
         scaled(compiled, plain, 2e-5)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "policy",
+    ["mixed_float16", "bfloat16", *(pytest.param(p, marks=pytest.mark.slow) for p in ("mixed_bfloat16", "float16"))],
+)
 @every_variant()
 def test_policies(family: str, variant: str, policy: str, rng: Any) -> None:
     """Results are float32, and close to those computed in float32 throughout."""

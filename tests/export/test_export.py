@@ -22,7 +22,7 @@ from attention_zoo.export.runtime import tflite_operators
 from attention_zoo.generation.keras_decoder import Generating
 from attention_zoo.zoo.base import weight_name
 from attention_zoo.zoo.registry import families
-from helpers import ALL_BUT_ONE, FURTHER, VARIANTS, every_variant, python, run, shared, tiny
+from helpers import ALL_BUT_ONE, FURTHER, VARIANTS, every_variant, python, randomise, run, shared, tiny
 
 TOLERANCE = 1e-4
 WITH_MEMORY = [pair for pair in VARIANTS if issubclass(families()[pair[0]], Generating)]
@@ -377,6 +377,17 @@ def test_large_weights_go_beside_the_file(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.undo()
     export.to_onnx(model, tmp_path / "m.onnx")  # over it: the weights beside the old file go with it
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_tables_are_stored_once_and_cut(tmp_path: Path) -> None:
+    """The tied table of a masked language model; and of positions, no more than the file can be asked for."""
+    sizes: dict[str, Any] = {"vocab_size": 2000, "num_layers": 1, "num_heads": 2, "hidden_dim": 32}
+    for config, options in (({"head": "masked_lm"}, {}), ({"max_length": 8192}, {"sequence_length": 8})):
+        model = randomise(az.create("bert", **{**sizes, "intermediate_dim": 64, "max_length": 64, **config}))
+        result = export.to_tflite(model, tmp_path / "m.tflite", **options)
+        positions = 4 * 32 * (model.config.max_length - 64 if options else 0)
+        assert result.bytes < 1.2 * (result.weight_bytes - positions)
+        assert export.verify(model, result.path).passed
 
 
 def test_static_sizes(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ carry the names of ``weight_name``, such as ``block_0/attention/query/kernel``, 
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..weights.tensors import save_tensors
 from .base import ZooModel
 from .companions import DICTS
 from .loading import CONFIG_FILE, FORMAT, GENERATION_FILE, IMAGES_FILE, UNUSED, VERSION, WEIGHTS_FILE
+from .registry import family
 from .sentence_transformers import write_sentence_modules
 
 
@@ -133,7 +135,28 @@ def _folder_for(model: Any, folder: str | os.PathLike[str]) -> Path:
             f"model: got a {model.family} that is not as its config says: {'; '.join(found[:4])}; accepted: one whose "
             "layers are those of its config, as that is what is saved"
         )
+    if own := _overridden(model):
+        warnings.warn(
+            f"{type(model).__name__} computes in its own way ({', '.join(own)}), which is not saved: load gives a "
+            f"{family(model.family).__name__} back",
+            stacklevel=3,
+        )
     return folder
+
+
+def _overridden(model: ZooModel) -> list[str]:
+    """Methods of its family that a class of the user's has replaced, but for those of training."""
+    cls = family(model.family)
+    above = type(model).__mro__[: type(model).__mro__.index(cls)] if isinstance(model, cls) else (type(model),)
+    named = {
+        name for part in above for name, value in vars(part).items() if callable(value) or isinstance(value, property)
+    }
+    found = []
+    for name in sorted(named - {"__init__", "fit", "evaluate", "predict", "tiny"}):
+        owner = next((part for part in cls.__mro__ if name in vars(part)), object)
+        if owner.__module__.partition(".")[0] not in ("keras", "builtins", "tensorflow"):
+            found.append(name)
+    return found
 
 
 def changes(model: ZooModel) -> list[str]:

@@ -174,6 +174,27 @@ def test_saving_makes_no_second_model(tmp_path: Path, monkeypatch: Any) -> None:
     assert drawn, "else nothing was counted"
 
 
+def test_a_call_of_ones_own_is_not_lost_in_silence(tmp_path: Path, recwarn: Any) -> None:
+    """A config and weights are saved: a class that computes in another way is told so, one that trains so is not."""
+
+    class Trained(az.GPT):
+        def train_step(self, data: Any) -> Any:
+            return super().train_step(data)
+
+    class Capped(Trained):
+        def call(self, *args: Any, **kwargs: Any) -> Any:
+            return 3 * keras.ops.tanh(super().call(*args, **kwargs))
+
+    config = shared("gpt", "llama").config
+    az.save(Trained(config), tmp_path)
+    assert not [warning for warning in recwarn if "in its own way" in str(warning.message)]
+    for save in (az.save, az.to_huggingface):
+        with pytest.warns(
+            UserWarning, match=r"Capped computes in its own way \(call\), which is not saved: .* a GPT back"
+        ):
+            save(Capped(config), tmp_path)
+
+
 def test_failed_save_leaves_nothing_behind(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """Neither a temporary file nor half a model; what was there before stays whole."""
 

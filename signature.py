@@ -189,5 +189,27 @@ def as_array(name: str, values: Any) -> np.ndarray:
         raise ValueError(f"{name}: got rows that make no array ({error}); accepted: rows of one length") from error
 
 
+def plain_inputs(inputs: Any, first: str) -> Any:
+    """Inputs by name, or the `first` of them bare, with nested lists of numbers as arrays; all else as it is.
+
+    Raises:
+        ValueError: a text, or lists of unequal lengths.
+    """
+    if isinstance(inputs, Mapping):
+        return {name: _plain_input(str(name), value) for name, value in inputs.items()}
+    return _plain_input(first, inputs)
+
+
+def _plain_input(name: str, value: Any) -> Any:
+    innermost = value
+    while isinstance(innermost, list | tuple) and innermost:
+        innermost = innermost[0]
+    if isinstance(innermost, str):
+        raise ValueError(f"{name}: got a text, {innermost!r:.40}; accepted: numbers, such as a tokenizer makes of it")
+    if isinstance(value, list | tuple) and isinstance(innermost, bool | int | float | np.number):
+        return as_array(name, value)
+    return value
+
+
 def _show(shape: tuple[int | None, ...]) -> str:
     return f"({', '.join('?' if size is None else str(size) for size in shape)})"

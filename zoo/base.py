@@ -14,7 +14,7 @@ from keras.backend import standardize_dtype
 
 from ..finetuning.checkpointing import checkpointed
 from ..finetuning.model import FineTuning
-from ..signature import Graph, Signature
+from ..signature import Graph, Signature, plain_inputs
 from ..weights.rules import Dialect, by_name, weight_name
 from .companions import load_companions, save_companions
 from .config import Config
@@ -233,26 +233,34 @@ class ZooModel(keras.Model, FineTuning):
         self.unused = {}
         return [name for variable in self.weights if (name := weight_name(variable)) not in shared]
 
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(plain_inputs(inputs, self.signature.inputs[0].name), *args, **kwargs)
+
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        self._check_data(x)
+        x = self._checked(x)
         self._check_optimizer()
         if any(not self.of_head(weight_name(variable)) for variable in self.trainable_weights):
             self.unused = {}
         return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        self._check_data(x)
+        x = self._checked(x)
         return super().evaluate(x, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        self._check_data(x)
+        x = self._checked(x)
         return super().predict(x, *args, **kwargs)
 
-    def _check_data(self, x: Any) -> None:
+    def _checked(self, x: Any) -> Any:
+        """Data as Keras takes it; checked where they are arrays, or None."""
         signature = self.signature
-        arrays = x if isinstance(x, Mapping) else {signature.inputs[0].name: x}
+        x = plain_inputs(x, signature.inputs[0].name)
+        if isinstance(x, Mapping):
+            x = {name: array for name, array in x.items() if array is not None}
+        arrays = x if isinstance(x, Mapping) else {} if x is None else {signature.inputs[0].name: x}
         if all(isinstance(array, np.ndarray) for array in arrays.values()):
             signature.check_arrays(arrays)
+        return x
 
     def save_assets(self, folder: str) -> None:
         """Called by Keras for what a ``.keras`` file has beside config and weights."""

@@ -631,6 +631,33 @@ def test_wrong_inputs(family: str, inputs: Any, message: str, way: str) -> None:
     assert int(model.optimizer.iterations) == 0, "it was refused after it had run"
 
 
+def test_lists_are_arrays() -> None:
+    """By name or bare, in a call and in Keras' loops; what makes no array is refused in our words."""
+    for family in ("gpt", "bert"):
+        model = shared(family, PLAIN[family])
+        rows = [[3, 1, 2], [4, 5, 6]]
+        expected = run(model, {"input_ids": np.array(rows)})["logits"]
+        mask = [[1, 1, 1], [1, 1, 1]]
+        for given in (
+            rows,
+            {"input_ids": rows},
+            {"input_ids": rows, "attention_mask": mask},
+            {"input_ids": tuple(rows)},
+        ):
+            np.testing.assert_array_equal(numpy(model(given)), expected)
+            scaled(model.predict(given, verbose=0), expected, 1e-5)
+        for way in (model, lambda x, model=model: model.predict(x, verbose=0)):
+            for given, message in (
+                ("hello", r"input_ids: got a text, 'hello'; accepted: numbers, such as a tokenizer makes of it"),
+                ({"input_ids": [["a"]]}, r"input_ids: got a text, 'a'"),
+                ([[1, 2, 3], [4, 5]], r"input_ids: got rows that make no array"),
+                ({"input_ids": None}, r"without \['input_ids'\]"),
+                ([1, 2, 3], r"input_ids: got rank 1"),
+            ):
+                with pytest.raises(ValueError, match=message):
+                    way(given)
+
+
 def test_wrong_inputs_given_bare() -> None:
     model = shared("gpt", "gpt2")
     for way in (model, lambda x: model.predict(x, verbose=0)):

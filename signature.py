@@ -36,6 +36,11 @@ class TensorSpec:
     optional: bool = False
     fill: int = 0
 
+    @property
+    def open_shape(self) -> tuple[int | None, ...]:
+        """The dimensions as Keras and TensorFlow have them: None for a named one."""
+        return tuple(dim if isinstance(dim, int) else None for dim in self.dims)
+
     def check_kind(self, dtype: str, shape: tuple[int | None, ...]) -> None:
         """Raise ValueError unless dtype and rank, and the sizes that are fixed, fit."""
         integer = self.dtype.startswith(("int", "bool"))

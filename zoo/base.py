@@ -18,6 +18,7 @@ from ..signature import Graph, Signature, plain_inputs
 from ..weights.rules import Dialect, by_name, weight_name
 from .companions import load_companions, save_companions
 from .config import Config
+from .served import Served
 
 Tensor = Any
 
@@ -50,7 +51,7 @@ def build_each(input_shape: tuple[int | None, ...], *layers: Any) -> None:
             layer.build(input_shape)
 
 
-class ZooModel(keras.Model, FineTuning):
+class ZooModel(Served, keras.Model, FineTuning):
     """A plain Keras model with a config, built on construction: ``fit``, ``save`` and ``count_params`` work at once.
 
     Calling takes a dict of the names in :attr:`signature`, or its first input bare. Give ``output_hidden_states``

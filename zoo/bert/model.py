@@ -163,12 +163,18 @@ class BERT(ZooModel):
             self.span = dense("span", 2)
 
     def build(self, input_shape: Any = None) -> None:
-        heads = (self.pooler, self.transform, self.transform_norm, self.classifier, self.span)
+        c = self.config
+        of_all, of_first = (self.transform, self.transform_norm, self.span), (self.pooler,)
+        if c.head == "sequence_classification":
+            of_first = (self.pooler, self.classifier)
+        else:
+            of_all = (*of_all, self.classifier)
         build_each((None, None), self.embedding, self.token_types, self.positions)
-        build_each((None, None, self.config.hidden_dim), self.embedding_norm, *self.blocks, *heads)
+        build_each((None, None, c.hidden_dim), self.embedding_norm, self.dropout, *self.blocks, *of_all)
+        build_each((None, c.hidden_dim), *of_first)
         self.output_bias = None
-        if self.config.head == "masked_lm":
-            self.output_bias = self.add_weight(name="output_bias", shape=(self.config.vocab_size,), initializer="zeros")
+        if c.head == "masked_lm":
+            self.output_bias = self.add_weight(name="output_bias", shape=(c.vocab_size,), initializer="zeros")
 
     def call(
         self,

@@ -132,7 +132,7 @@ class GPT(Generating, ZooModel):
 
     def build(self, input_shape: Any = None) -> None:
         build_each((None, None), self.embedding, self.position_layer)
-        build_each((None, None, self.config.hidden_dim), *self.blocks, self.final_norm, self.lm_head)
+        build_each((None, None, self.config.hidden_dim), self.dropout, *self.blocks, self.final_norm, self.lm_head)
 
     def call(
         self,

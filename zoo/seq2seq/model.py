@@ -108,7 +108,7 @@ class Seq2Seq(Generating, ZooModel):
         c = self.config
         build_each((None, None), self.embedding, self.decoder_embedding)
         stacks = (self.forward_layers, self.backward_layers, self.decoder_layers)
-        build_each((None, None, c.embedding_dim), *(layer for stack in stacks for layer in stack[:1]))
+        build_each((None, None, c.embedding_dim), self.dropout, *(layer for stack in stacks for layer in stack[:1]))
         build_each((None, None, c.hidden_dim), *(layer for stack in stacks for layer in stack[1:]), self.lm_head)
         if self.attention is not None and self.combine is not None:
             self.attention.build(*[(None, None, c.hidden_dim)] * 2)

@@ -165,7 +165,7 @@ class Transformer(Generating, ZooModel):
     def build(self, input_shape: Any = None) -> None:
         own = None if self.decoder_embedding is self.embedding else self.decoder_embedding
         build_each((None, None), self.embedding, own, self.encoder_positions, self.decoder_positions)
-        blocks = (*self.encoder_blocks, *self.decoder_blocks)
+        blocks = (self.dropout, *self.encoder_blocks, *self.decoder_blocks)
         build_each((None, None, self.config.hidden_dim), *blocks, self.encoder_norm, self.decoder_norm, self.lm_head)
         self.logits_bias = None
         if self.config.use_logits_bias:

@@ -25,6 +25,7 @@ class TensorSpec:
         dtype: "int32" for ids and masks (any integer dtype is taken), "float32" for the rest.
         dims: a size, or a name shared by every dimension that must agree.
         below: values must lie in 0 .. below - 1; None for no such rule.
+        spread: in a check floats are drawn from 0 to this, as of an image; None for numbers around 0.
         optional: may be left out of a call.
         fill: what an exported file, which cannot leave anything out, is fed in its place.
     """
@@ -35,6 +36,7 @@ class TensorSpec:
     below: int | None = None
     optional: bool = False
     fill: int = 0
+    spread: float | None = None
 
     @property
     def open_shape(self) -> tuple[int | None, ...]:
@@ -43,7 +45,7 @@ class TensorSpec:
 
     def check_kind(self, dtype: str, shape: tuple[int | None, ...]) -> None:
         """Raise ValueError unless dtype and rank, and the sizes that are fixed, fit."""
-        integer = self.dtype.startswith(("int", "bool"))
+        integer = self.dtype.startswith(("int", "uint", "bool"))
         if integer and not dtype.startswith(("int", "uint", "bool")):
             raise ValueError(f"{self.name}: got dtype {dtype}; accepted: integers")
         if not integer and "float" not in dtype:
@@ -77,6 +79,8 @@ class Signature:
         sizes: named dimensions that a file has for good. Smaller inputs are padded by whoever runs it.
         sums: a named dimension is the sum of others, such as "total_sequence" of what is cached and what is new.
         state: input to the output that takes its place in the next call, such as a cache. Its inputs may be empty.
+        examples: sizes of named dimensions that are known to work, for checks; unlike `defaults` nobody's choice.
+        padded: dimensions where zeros at the end, under a mask, change nothing.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -87,6 +91,8 @@ class Signature:
     sizes: Mapping[str, int] = field(default_factory=dict)
     sums: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     state: Mapping[str, str] = field(default_factory=dict)
+    examples: Mapping[str, int] = field(default_factory=dict)
+    padded: tuple[str, ...] = ("sequence", "source", "target")
 
     def check_shapes(self, given: Mapping[str, tuple[str, tuple[int | None, ...]]], *, complete: bool = True) -> None:
         """Check names, dtypes and shapes, ``{name: (dtype, shape)}``, before anything runs. Not `complete`: inputs
@@ -171,7 +177,8 @@ class Signature:
             for side in ("inputs", "outputs")
         }
         sums = {dim: tuple(parts) for dim, parts in raw.pop("sums", {}).items()}
-        return cls(**specs, **raw, sums=sums)
+        padded = {"padded": tuple(raw.pop("padded"))} if "padded" in raw else {}
+        return cls(**specs, **raw, sums=sums, **padded)
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def benchmark(
     load_ms = 1e3 * (time.perf_counter() - start)
 
     signature = runner.signature
-    sizes: dict[str, int] = {**signature.defaults, "batch": 1, **signature.sizes}
+    sizes: dict[str, int] = {**signature.examples, **signature.defaults, "batch": 1, **signature.sizes}
     for name, value, dims in (
         ("batch", batch, ("batch",)),
         ("sequence", sequence, ("sequence", "source")),

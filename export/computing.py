@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from ..finetuning.lora import with_adapters
-from ..zoo.base import ZooModel, weight_name
+from .spec import Exportable
 
 _lock = threading.RLock()  # a model computes in one precision at a time, and standard error is the process'
 
@@ -41,7 +41,7 @@ class _ComputingIn(keras.DTypePolicy):
 
 
 @contextmanager
-def computing_in(model: ZooModel, dtype: str) -> Iterator[None]:
+def computing_in(model: Exportable, dtype: str) -> Iterator[None]:
     """`model` and all its layers compute in `dtype` within the block, whatever their policies; other threads must not
     call it meanwhile."""
     layers = [layer for layer in model._flatten_layers() if layer.compute_dtype != dtype]
@@ -57,7 +57,7 @@ def computing_in(model: ZooModel, dtype: str) -> Iterator[None]:
 
 
 @contextmanager
-def without_adapters(model: ZooModel) -> Iterator[None]:
+def without_adapters(model: Exportable) -> Iterator[None]:
     """Layers with adapters read their kernels alone, for which a trace then puts in the merged ones."""
     layers = with_adapters(model)
     try:
@@ -72,9 +72,9 @@ def without_adapters(model: ZooModel) -> Iterator[None]:
 class FileWeights:
     """The weights of a file: the names, the variables that the layers read, and their values in float32."""
 
-    def __init__(self, model: ZooModel) -> None:
+    def __init__(self, model: Exportable) -> None:
         self.model = model
-        self.variables = {weight_name(variable): variable for variable in model.weights}
+        self.variables = model.named_weights()
         merged = dict(model.merged_weights("float32"))
         self.variables = {name: variable for name, variable in self.variables.items() if name in merged}
         # What is stored is the variable itself, unless it is in another dtype or has an adapter.
@@ -103,7 +103,7 @@ def _dtype(value: Any) -> str:
 
 
 @contextmanager
-def inference(model: ZooModel) -> Iterator[FileWeights]:
+def inference(model: Exportable) -> Iterator[FileWeights]:
     """`model` as its file computes: in float32, its adapters merged. For the time of a trace."""
     weights = FileWeights(model)
     with computing_in(model, "float32"), without_adapters(model):

@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from ..zoo.base import ZooModel
 from .comparison import Check
 from .computing import FileWeights
 from .runtime import DIGEST, STOP_TOKENS, TOKENIZER_FILES, Runner
-from .spec import texts
+from .spec import Exportable, texts
 
 WEIGHTS = "attention_zoo.weights"
 UNSEALED = "sha256:" + 64 * "0"
@@ -66,7 +65,7 @@ def _sha256(file: Path, beside: Path | None, digest: str = "") -> str:
     return found.hexdigest()
 
 
-def content_checks(model: ZooModel, runner: Runner) -> list[Check]:
+def content_checks(model: Exportable, runner: Runner) -> list[Check]:
     """The file's bytes, config, tokenizer and weights, each against what it should be."""
     metadata = runner.metadata
     return [_bytes(runner), _config(model, metadata), *_texts(model, metadata), _weights(model, runner)]
@@ -85,7 +84,7 @@ def _bytes(runner: Runner) -> Check:
     return Check("bytes", True, None, f"as exported, {known} files" if known else "no digest in the file")
 
 
-def _config(model: ZooModel, metadata: Mapping[str, str]) -> Check:
+def _config(model: Exportable, metadata: Mapping[str, str]) -> Check:
     ours = json.loads(json.dumps(model.config.to_dict()))
     try:
         theirs = json.loads(metadata.get("attention_zoo.config", "null"))
@@ -98,7 +97,7 @@ def _config(model: ZooModel, metadata: Mapping[str, str]) -> Check:
     return Check("config", not names, None, shown or "the model's")
 
 
-def _texts(model: ZooModel, metadata: Mapping[str, str]) -> list[Check]:
+def _texts(model: Exportable, metadata: Mapping[str, str]) -> list[Check]:
     """Of a file with a tokenizer or end tokens, for a model that has some too."""
     ours = texts(model)
     kept = {*TOKENIZER_FILES.values(), STOP_TOKENS}
@@ -109,7 +108,7 @@ def _texts(model: ZooModel, metadata: Mapping[str, str]) -> list[Check]:
     return [Check("tokenizer", not wrong, None, f"not the model's: {', '.join(wrong)}" if wrong else "the model's")]
 
 
-def _weights(model: ZooModel, runner: Runner) -> Check:
+def _weights(model: Exportable, runner: Runner) -> Check:
     """By the digests that the export left, and by name where the format keeps names: bit for bit."""
     weights = FileWeights(model)
     ours = weight_digests(weights)

@@ -42,8 +42,10 @@ class Layout:
         return self.kind != "plain"
 
 
-def layout_of(names: Collection[str]) -> Layout:
-    """The layout of a file with graphs of these names."""
+def layout_of(names: Collection[str], family: str | None = None) -> Layout:
+    """The layout of a file with graphs of these names, of a model of ours or of any other ("keras")."""
+    if family == "keras":
+        return Layout("plain", next(iter(names)), dict.fromkeys(names, "model"))
     if set(STATIC) <= set(names):
         return Layout("static", "decode", STATIC)
     if "decode" in names:

@@ -15,12 +15,12 @@ import numpy as np
 
 from ..generation.decoder import TOKENS
 from ..signature import Signature
-from ..zoo.base import ZooModel
 from .comparison import Check, compare
 from .graph_names import model_graphs
 from .inputs import PADDINGS, example_inputs, padded_mask
 from .reference import Reference
 from .runtime import LoadedGraph, Runner
+from .spec import Exportable
 
 Arrays = dict[str, np.ndarray]
 
@@ -43,7 +43,7 @@ class Case:
         return f"batch {self.batch}, length {self.length}{past}, padding {self.padding}"
 
 
-def longest(model: ZooModel, limit: int) -> int:
+def longest(model: Exportable, limit: int) -> int:
     """The greatest length up to `limit` that can be computed in reasonable time: all of a small model's."""
     c = model.config.to_dict()
     width = sum(int(np.prod(weight.shape)) for weight in model.weights)
@@ -52,7 +52,7 @@ def longest(model: ZooModel, limit: int) -> int:
     return next((n for n in lengths if n * width + 2 * depth * n**2 <= MOST_WORK), min(limit, 32))
 
 
-def text_cases(model: ZooModel, signature: Signature, *, past: bool = False) -> list[Case]:
+def text_cases(model: Exportable, signature: Signature, *, past: bool = False) -> list[Case]:
     """Of a graph of text: a token, a few, many, all that there is room for; in batches of 1 and 3, padded in every way
     that the graph has a mask for, with tokens before them where it has a cache."""
     fixed, dims = signature.sizes, {dim for spec in signature.inputs for dim in spec.dims}
@@ -142,7 +142,7 @@ def _tokens_of(output: str, signature: Signature, inputs: Mapping[str, np.ndarra
 
 
 def cached_checks(
-    model: ZooModel, whole: Reference, loaded: LoadedGraph, cases: Sequence[Case], tolerance: float
+    model: Exportable, whole: Reference, loaded: LoadedGraph, cases: Sequence[Case], tolerance: float
 ) -> Iterator[Check]:
     """A causal decoder's graph, called once with some of the tokens and again with the rest: its logits are those of
     the model's call on all of them, its keys and values those of the Keras graph on all of them."""
@@ -205,7 +205,7 @@ class Chain:
         return f"{self.rows} × {self.prompt} tokens, then {self.steps} one by one"
 
 
-def chains(model: ZooModel, runner: Runner) -> list[Chain]:
+def chains(model: Exportable, runner: Runner) -> list[Chain]:
     """Prompts around every length that the file has a graph for, and up to the last position of the cache."""
     room = min(runner.decoder().max_length, model.config.max_length)
     sizes = [graph.signature.sizes for graph in runner.graphs.values()]
@@ -222,7 +222,7 @@ def chains(model: ZooModel, runner: Runner) -> list[Chain]:
 
 
 def chain_checks(
-    model: ZooModel, whole: Reference, runner: Runner, chains: Sequence[Chain], tolerance: float
+    model: Exportable, whole: Reference, runner: Runner, chains: Sequence[Chain], tolerance: float
 ) -> Iterator[Check]:
     """The logits of every token, as the model's own call on all of them has them."""
     names = {spec.name for spec in model.signature.inputs}
@@ -297,7 +297,7 @@ def greedy_check(model: Any, whole: Reference, runner: Runner, tolerance: float)
     return Check(name, bool(shortfall(exact).max() <= 16 * noise), None, detail, "float64")
 
 
-def encoder_reference(model: ZooModel, runner: Runner) -> tuple[str, Reference] | None:
+def encoder_reference(model: Exportable, runner: Runner) -> tuple[str, Reference] | None:
     """The encoder's name in the file, and Keras' side of it; None where there is none."""
     graphs = model_graphs(model, runner.graphs)
     for name, role in runner.layout.roles.items():

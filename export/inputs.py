@@ -29,11 +29,11 @@ def example_inputs(
         if spec.name == "mask":  # (batch, 1, sequence, slots)
             rows = position + np.arange(shape[2])[:, None]
             return np.broadcast_to(np.arange(shape[3])[None] <= rows, shape)
-        if "mask" in spec.name:
+        if "mask" in spec.name and len(shape) == 2 and not spec.dtype.startswith("float"):
             return padded_mask(shape[0], shape[1], padding).astype(spec.dtype)
-        if spec.dtype.startswith("int"):
-            return rng.integers(0, spec.below or 2, shape).astype(spec.dtype)
-        values = rng.uniform(0, 255, shape) if spec.name == "images" else rng.normal(size=shape)
+        if not spec.dtype.startswith("float"):
+            return rng.integers(0, spec.below or (256 if spec.dtype == "uint8" else 2), shape).astype(spec.dtype)
+        values = rng.normal(size=shape) if spec.spread is None else rng.uniform(0, spec.spread, shape)
         return values.astype(spec.dtype)
 
     # What has no dimensions is an option of the graph, and no data.

@@ -15,6 +15,7 @@ import re
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,19 @@ import numpy as np
 from ..layers import functional as F
 from ..needs import named_extras
 from ..signature import Graph
-from ..zoo.base import ZooModel
+from .blame import captured_constants, unsupported
 from .computing import FileWeights, inference, one_at_a_time, reading
 from .contents import seal, unsealed
+from .keras_layers import keras_lowered
 from .result import ExportError, ExportResult
 from .runtime import DIGESTS_BESIDE, OnnxRunner
-from .spec import exportable, input_specs, metadata, texts
+from .spec import Exportable, exportable, input_specs, metadata, texts
 
 Tensor = Any
 
 OPSET, IR_VERSION = 23, 11  # the first opset with Attention, RMSNormalization and RotaryEmbedding
 TRACED_OPSET = 18  # the last that tf2onnx writes; what it emits means the same at 23
+NOWHERE = ("Dropout", "Random", "PartitionedCall", "PyFunc")  # in no inference graph
 FORBIDDEN = ("Dropout", "Random", "Einsum", "PartitionedCall", "PyFunc", "Loop", "If")
 GATES = {"lstm": (0, 3, 1, 2), "gru": (0, 1, 2)}  # Keras' gates in the order of ONNX: i o f c, and z r h
 PROTOBUF_LIMIT = 1_900_000_000  # bytes; a protobuf file ends at 2 GiB, larger weights go beside it
@@ -41,8 +44,13 @@ PROTOBUF_LIMIT = 1_900_000_000  # bytes; a protobuf file ends at 2 GiB, larger w
 
 @named_extras()
 @one_at_a_time
-def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None = None) -> ExportResult:
+def to_onnx(
+    model: Any, path: str | os.PathLike[str], *, cache: bool | None = None, input_signature: Any = None
+) -> ExportResult:
     """Write `model` as ONNX (opset 23) with named dynamic dimensions, and check the file against Keras.
+
+    Any Keras model or layer becomes one graph, with the names, dtypes and open dimensions of its inputs, and outputs
+    named by the keys of a dict, by the layers that a Functional model ends in, or ``output_{i}``: see ``any_model.py``.
 
     A GPT becomes a decoder with a key/value cache: ``past_key_values.{i}.key/.value`` (batch, kv_heads, past_sequence,
     head_dim) in, ``present.{i}.key/.value`` out, empty for the first call; `attention_mask` spans past and new tokens.
@@ -53,13 +61,16 @@ def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None
     chat template and what ends a text are in the file too. Files appear whole or not at all.
 
     Args:
-        model: a model of attention_zoo, of any dtype policy. The file computes in float32.
+        model: a model of attention_zoo, or any built ``keras.Model`` or layer, of any dtype policy. The file computes
+            in float32.
         path: ends in ``.onnx``.
         cache: False for one graph without memory of a model that generates. Default: with, where there is one.
+        input_signature: how any Keras model is called: ``keras.InputSpec(shape, dtype)``, nested as its inputs are,
+            None for an open size. Default: what the model was built with.
 
     Raises:
-        ValueError: another kind of model, another suffix, a cache for a model that has none, a tokenizer that does not
-            fit the model, or another backend than TensorFlow.
+        ValueError: not a Keras model, one that does not tell its inputs or cannot be exported, another suffix, a cache
+            for a model that has none, a tokenizer that does not fit the model, or another backend than TensorFlow.
         ExportError: the converted graph does not compute what the model computes.
     """
     from .verification import quick_check
@@ -68,7 +79,7 @@ def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None
     if target.suffix != ".onnx":
         raise ValueError(f"path: got {str(path)!r}; accepted: a name that ends in .onnx")
     start = time.perf_counter()
-    model = exportable(model)
+    model = exportable(model, input_signature)
     if cache and not model.generates:
         raise ValueError(f"cache: got True for a {model.family} that does not generate; accepted: None or False")
     graphs = model.graphs("dynamic" if cache is not False and model.generates else "plain")
@@ -77,7 +88,7 @@ def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None
         names["encoder"] = f"{target.stem}.encoder.onnx"
     beside = {name: file for name, file in names.items() if file != target.name}
 
-    own = texts(model)
+    ours, own = model.family != "keras", texts(model)
     target.parent.mkdir(parents=True, exist_ok=True)
     operators: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
@@ -89,7 +100,7 @@ def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None
                 converted.metadata_props.update(unsealed(weights))
             if names[name] == target.name:
                 converted.metadata_props.update(own | ({DIGESTS_BESIDE: json.dumps(digests)} if digests else {}))
-            operators.update(_operators(converted))
+            operators.update(_operators(converted, FORBIDDEN if ours else NOWHERE))
             data, file = _write(converted, Path(folder) / names[name])
             digests[name] = seal(file, data)
             files += [file] if data is None else [data, file]
@@ -111,14 +122,15 @@ def to_onnx(model: ZooModel, path: str | os.PathLike[str], *, cache: bool | None
     )
 
 
-def _convert(model: ZooModel, stored: FileWeights, name: str, function: Graph, beside: dict[str, str]) -> Any:
+def _convert(model: Exportable, stored: FileWeights, name: str, function: Graph, beside: dict[str, str]) -> Any:
     """One graph of the model as an ``onnx_ir.Model``."""
     import onnx_ir as ir
     import tensorflow as tf
 
     weights = stored.variables
     signature = function.signature
-    inputs = input_specs(signature, "int64")
+    ours = model.family != "keras"
+    inputs = input_specs(signature, "int64" if ours else None)
     arguments = [
         tf.TensorSpec(v.shape, stored.dtype(n), name=f"weight_{i}") for i, (n, v) in enumerate(weights.items())
     ]
@@ -126,17 +138,19 @@ def _convert(model: ZooModel, stored: FileWeights, name: str, function: Graph, b
 
     def traceable(*tensors: Tensor) -> dict[str, Tensor]:
         values = dict(zip(weights, tensors[len(inputs) :], strict=True))
-        with F.lowering(LOWERINGS), reading(values, stored):
+        with F.lowering(LOWERINGS), reading(values, stored), keras_lowered([] if ours else model._flatten_layers()):
             return function.function(dict(zip(given, tensors[: len(inputs)], strict=True)))
 
     traced = tf.function(traceable, autograph=False, jit_compile=False).get_concrete_function(*inputs, *arguments)
-    if traced.captured_inputs:
-        raise ExportError(f"the trace holds {len(traced.captured_inputs)} values that are not weights of the model")
+    constants = captured_constants(traced)
+    if constants and ours:
+        raise ExportError(f"the trace holds {len(constants)} values that are not weights of the model")
 
     placeholders = [tensor.name for tensor in traced.graph.inputs]
     outputs = {traced.structured_outputs[spec.name].name: spec.name for spec in signature.outputs}
-    names = dict(zip(placeholders, [*given, *weights], strict=True))
+    names = dict(zip(placeholders, [*given, *weights, *constants], strict=True))
     proto = _tf2onnx(traced.graph.as_graph_def(add_shapes=True), placeholders, list(outputs), {**names, **outputs})
+    unsupported(proto, traced)
 
     onnx_model = _tidy(ir.from_proto(proto))
     onnx_model.ir_version = IR_VERSION
@@ -148,11 +162,11 @@ def _convert(model: ZooModel, stored: FileWeights, name: str, function: Graph, b
         for value in node.outputs:
             value.shape = None  # tf2onnx's shapes name their open dimensions at random
     for value in list(graph.inputs):
-        if value.name in weights:
+        if value.name in weights or value.name in constants:
             graph.inputs.remove(value)
             if not value.uses():
                 continue  # such as DINOv2's mask token, or an encoder's weight in the decoder
-            array = stored.value(value.name)
+            array = stored.value(value.name) if value.name in weights else constants[value.name]
             value.const_value = ir.tensor(array, name=value.name)
             value.shape = ir.Shape(array.shape)
             graph.register_initializer(value)
@@ -184,7 +198,7 @@ def _tf2onnx(graph_def: Any, inputs: list[str], outputs: list[str], names: dict[
         converted = tfonnx.process_tf_graph(
             graph,
             opset=TRACED_OPSET,
-            custom_op_handlers={"PyFunc": (_replace_marker, [])},
+            custom_op_handlers={"PyFunc": (_replace_marker, []), "Erfc": (_complement, [])},
             extra_opset=[],
             input_names=inputs,
             output_names=outputs,
@@ -257,9 +271,9 @@ def _rename(graph: Any) -> None:
         graph.register_initializer(value)
 
 
-def _operators(model: Any) -> dict[str, int]:
+def _operators(model: Any, forbidden: Collection[str]) -> dict[str, int]:
     counts = Counter(f"{node.domain}.{node.op_type}".lstrip(".") for node in model.graph)
-    if bad := [name for name in counts if any(word in name for word in FORBIDDEN)]:
+    if bad := [name for name in counts if any(word in name for word in forbidden)]:
         raise ExportError(f"the graph holds {bad}, which do not belong into an inference graph")
     return dict(counts.most_common())
 
@@ -314,6 +328,16 @@ def _replace_marker(graph: Any, node: Any, name: str, _: Any) -> None:
         name=name,
         skip_conversion=True,
     )
+
+
+def _complement(graph: Any, node: Any, name: str, _: Any) -> None:
+    """erfc(x) = 1 - erf(x), which ONNX has no operator for."""
+    shapes, dtypes = [graph.get_shape(node.output[0])], [graph.get_dtype(node.output[0])]
+    given, outputs = list(node.input), list(node.output)
+    graph.remove_node(node.name)
+    erf = graph.make_node("Erf", given, shapes=shapes, dtypes=dtypes)
+    one = graph.make_const(f"{name}_one", np.array(1, "float32"))
+    graph.make_node("Sub", [one.output[0], erf.output[0]], outputs=outputs, shapes=shapes, dtypes=dtypes, name=name)
 
 
 def _dense(inputs: Tensor, kernel: Tensor, bias: Tensor | None = None, *, transpose_kernel: bool = False) -> Tensor:
@@ -393,6 +417,11 @@ def _attention(
     return output if any_key is None else output * any_key
 
 
+def _reshape_behind(x: Tensor, kept: int, last: list[int]) -> Tensor:
+    shape = np.array([0] * kept + list(last), "int64")  # 0: as it was
+    return _marker("Reshape", [x, shape], [*x.shape[:kept], *last])
+
+
 def _rotary(inputs: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
     import tensorflow as tf
 
@@ -464,5 +493,6 @@ LOWERINGS = {
     "merge_heads": _merge_heads,
     "dot_product_attention": _attention,
     "rotary": _rotary,
+    "reshape_behind": _reshape_behind,
     "recurrent": _recurrent,
 }

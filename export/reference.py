@@ -9,9 +9,8 @@ import keras
 import numpy as np
 
 from ..signature import Signature
-from ..zoo.base import ZooModel
 from .computing import computing_in
-from .spec import input_specs
+from .spec import Exportable, input_specs
 
 Function = Callable[[Mapping[str, Any]], dict[str, Any]]
 
@@ -23,36 +22,38 @@ class Reference:
     a verification; every export has compared its file with eager Keras before.
     """
 
-    def __init__(self, model: ZooModel, function: Function, signature: Signature | None = None) -> None:
+    def __init__(self, model: Exportable, function: Function, signature: Signature | None = None) -> None:
         self.model, self.function, self.signature = model, function, signature
         self.traced: dict[frozenset[str], Function] = {}
+        self.integers = None if model.family == "keras" else "int32"  # any will do for ours
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """In float32."""
         with computing_in(self.model, "float32"):
             function = self.function if self.signature is None else self._traced(frozenset(inputs))
-            return _arrays(function(_tensors(inputs)))
+            return _arrays(function(self._tensors(inputs)))
 
     def exact(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """In float64. The model's own results are rounded to float32 at the end, which is exact enough."""
         with computing_in(self.model, "float64"):
-            return _arrays(self.function(_tensors(inputs)))
+            return _arrays(self.function(self._tensors(inputs)))
 
     def _traced(self, names: frozenset[str]) -> Function:
         import tensorflow as tf
 
         if names not in self.traced:
             assert self.signature is not None
-            specs = {spec.name: spec for spec in input_specs(self.signature, "int32") if spec.name in names}
+            specs = {spec.name: spec for spec in input_specs(self.signature, self.integers) if spec.name in names}
             self.traced[names] = tf.function(self.function, input_signature=[specs], autograph=False)
         return self.traced[names]
 
-
-def _tensors(inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    return {
-        name: keras.ops.convert_to_tensor(array.astype("int32") if array.dtype.kind == "i" else array)
-        for name, array in inputs.items()
-    }
+    def _tensors(self, inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        return {
+            name: keras.ops.convert_to_tensor(
+                array.astype(self.integers) if self.integers and array.dtype.kind == "i" else array
+            )
+            for name, array in inputs.items()
+        }
 
 
 def _arrays(outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -34,7 +34,6 @@ TOKENIZER_FILES = {
 }
 STOP_TOKENS = "attention_zoo.stop_tokens"
 OURS = "accepted: a file as attention_zoo.export writes it"
-PADDED = ("sequence", "source", "target")  # dimensions where zeros at the end, under a mask, change nothing
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Runner:
@@ -92,25 +91,28 @@ class LoadedGraph:
 
     def _call_static(self, arrays: dict[str, np.ndarray], given: dict[Any, int]) -> dict[str, np.ndarray]:
         """Run a graph of static shapes: pad, run piece by piece, cut."""
-        sizes = self.signature.sizes
+        sizes, padded = self.signature.sizes, self.signature.padded
         for dim, size in sizes.items():
-            if dim in PADDED and given.get(dim, size) > size:
+            if dim in padded and given.get(dim, size) > size:
                 raise ValueError(f"inputs: got {dim} of {given[dim]}; accepted: at most {size}, as exported")
-            if dim not in ("batch", *PADDED) and given.get(dim, size) != size:
+            if dim not in ("batch", *padded) and given.get(dim, size) != size:
                 raise ValueError(f"inputs: got {dim} of {given[dim]}; accepted: {size}, as exported")
+        if "batch" not in given:
+            return self._call(arrays)
         rows = sizes.get("batch", given["batch"])
         pieces = []
         for start in range(0, given["batch"], rows):
             piece = {}
             for spec in self.signature.inputs:
                 part = arrays[spec.name]
-                part = part[start : start + rows] if spec.dims[0] == "batch" else part
+                part = part[start : start + rows] if spec.dims[:1] == ("batch",) else part
                 widths = [(0, int(n) - m) for n, m in zip(self.signature.shape(spec), part.shape, strict=True)]
                 piece[spec.name] = np.pad(part, widths)  # zeros: also the mask's "not there"
             pieces.append(self._call(piece))
         outputs = {}
         for spec in self.signature.outputs:
-            joined = np.concatenate([piece[spec.name] for piece in pieces])
+            found = [piece[spec.name] for piece in pieces]
+            joined = np.concatenate(found) if spec.dims[:1] == ("batch",) else found[0]
             cut = tuple(slice(given.get(dim)) if isinstance(dim, str) else slice(None) for dim in spec.dims)
             outputs[spec.name] = joined[cut]
         return outputs
@@ -139,7 +141,7 @@ class Runner(TextGenerating):
         signatures = _signatures(path, metadata)
         for name, graph in self.graphs.items():
             graph.signature = _own_signature(path, signatures.get(name), graph.runtime_signature())
-        self.layout = layout_of(self.graphs)
+        self.layout = layout_of(self.graphs, metadata.get("attention_zoo.family"))
         self._main = self.graphs[self.layout.main]
         self.signature = self._main.signature
 

@@ -12,40 +12,45 @@ from ..generation.text_generation import check_fits
 from ..signature import Signature
 from ..text.tokenizer import Tokenizer
 from ..zoo.base import ZooModel
+from .any_model import AnyModel
 from .runtime import STOP_TOKENS, TOKENIZER_FILES
 
+Exportable = ZooModel | AnyModel
 
-def exportable(model: Any) -> ZooModel:
-    """`model`, which can be exported.
+
+def exportable(model: Any, input_signature: Any = None) -> Exportable:
+    """`model` as the exporters see it: one of ours itself, unless it is to be called in another way than its own.
 
     Raises:
-        ValueError: not one of our models, or Keras runs on another backend than TensorFlow.
+        ValueError: nothing that can be exported, or Keras runs on another backend than TensorFlow.
     """
-    if not isinstance(model, ZooModel):
-        raise ValueError(f"model: got {type(model).__name__}; accepted: a model of attention_zoo")
+    if not isinstance(model, keras.layers.Layer | AnyModel):
+        raise ValueError(f"model: got {type(model).__name__}; accepted: a keras.Model or a layer")
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             f"KERAS_BACKEND: got {keras.backend.backend()!r}; accepted: 'tensorflow', which exports need. Save the "
             "model with attention_zoo.save and load it in a process with KERAS_BACKEND=tensorflow."
         )
-    return model
+    ours = isinstance(model, AnyModel) or (isinstance(model, ZooModel) and input_signature is None)
+    return model if ours else AnyModel(model, input_signature)
 
 
-def input_specs(signature: Signature, integers: str) -> list[Any]:
-    """TensorFlow's specs of the inputs; named dimensions are open. `integers` is the dtype of ids and masks."""
+def input_specs(signature: Signature, integers: str | None) -> list[Any]:
+    """TensorFlow's specs of the inputs; named dimensions are open. `integers` is the dtype of ids and masks, by default
+    each its own."""
     import tensorflow as tf
 
     return [
         tf.TensorSpec(
             [dim if isinstance(dim, int) else None for dim in signature.shape(spec)],
-            integers if spec.dtype.startswith("int") else spec.dtype,
+            integers if integers and spec.dtype.startswith("int") else spec.dtype,
             name=spec.name,
         )
         for spec in signature.inputs
     ]
 
 
-def metadata(model: ZooModel, signatures: Mapping[str, Signature], files: Mapping[str, str]) -> dict[str, str]:
+def metadata(model: Exportable, signatures: Mapping[str, Signature], files: Mapping[str, str]) -> dict[str, str]:
     """What a file says of itself, so that it can be run and verified without the model's code.
 
     Args:
@@ -60,7 +65,7 @@ def metadata(model: ZooModel, signatures: Mapping[str, Signature], files: Mappin
     }
 
 
-def texts(model: ZooModel) -> dict[str, str]:
+def texts(model: Exportable) -> dict[str, str]:
     """What a file has of `model`'s tokenizer, so that it takes texts wherever it goes: the tokenizer's own files, chat
     template included, and what ends a text.
 

@@ -25,15 +25,16 @@ from ..files import written
 from ..layers import functional as F
 from ..needs import named_extras
 from ..signature import Graph, Signature
-from ..zoo.base import ZooModel
+from .blame import refused
 from .computing import FileWeights, inference, one_at_a_time, reading
 from .contents import seal, unsealed
 from .graph_names import SINGLE, STATIC, prefill_name
+from .keras_layers import keras_lowered
 from .litert import litert_graph
 from .quiet import quiet
 from .result import ExportError, ExportResult
 from .runtime import METADATA_KEY, TFLiteRunner, tflite_operators
-from .spec import exportable, input_specs, metadata, texts
+from .spec import Exportable, exportable, input_specs, metadata, texts
 
 Tensor = Any
 
@@ -43,11 +44,12 @@ FORBIDDEN = ("Flex", "CUSTOM", "VAR_HANDLE", "READ_VARIABLE", "RANDOM", "MULTINO
 @named_extras()
 @one_at_a_time
 def to_tflite(
-    model: ZooModel,
+    model: Any,
     path: str | os.PathLike[str],
     *,
+    input_signature: Any = None,
     batch_size: int = 1,
-    sequence_length: int | None = None,
+    sequence_length: int | Mapping[str, int] | None = None,
     image_size: int | tuple[int, int] | None = None,
     prefill: int | Sequence[int] | None = None,
     max_length: int | None = None,
@@ -85,13 +87,14 @@ def to_tflite(
     if target.suffix != ".tflite":
         raise ValueError(f"path: got {str(path)!r}; accepted: a name that ends in .tflite")
     start = time.perf_counter()
-    model = exportable(model)
+    model = exportable(model, input_signature)
     own = texts(model)
     memory = _memory(model, prefill, max_length, cache)
     if memory is None:
         spec = model.signature
         graphs = {SINGLE: model.graphs("plain")["model"]}
-        sizes = {"batch": batch_size, **_sizes(spec, sequence_length, image_size)}
+        batch = {"batch": batch_size} if any("batch" in given.dims for given in spec.inputs) else {}
+        sizes = {**batch, **_sizes(spec, sequence_length, image_size)}
         every = {SINGLE: spec.exported(sizes)}
     else:
         graphs, every = _with_memory(model, batch_size, sequence_length, image_size, *memory)
@@ -118,7 +121,7 @@ def to_tflite(
 
 
 def _memory(
-    model: ZooModel, prefill: int | Sequence[int] | None, max_length: int | None, cache: bool | None
+    model: Exportable, prefill: int | Sequence[int] | None, max_length: int | None, cache: bool | None
 ) -> tuple[list[int], int] | None:
     """Lengths of the prefills and slots of the cache; None for a file without memory."""
     given = {"prefill": prefill, "max_length": max_length, "cache": cache or None}
@@ -143,7 +146,7 @@ def _memory(
 
 
 def _with_memory(
-    model: ZooModel, batch_size: int, sequence_length: int | None, image_size: Any, lengths: list[int], slots: int
+    model: Exportable, batch_size: int, sequence_length: int | None, image_size: Any, lengths: list[int], slots: int
 ) -> tuple[dict[str, Graph], dict[str, Signature]]:
     """The graphs of a file that generates, and their signatures with every size filled in."""
     graphs = model.graphs("static")
@@ -177,22 +180,39 @@ def _without_logits(graph: Graph) -> Graph:
 
 
 def _sizes(
-    signature: Signature, sequence_length: int | None, image_size: int | tuple[int, int] | None
+    signature: Signature, sequence_length: int | Mapping[str, int] | None, image_size: int | tuple[int, int] | None
 ) -> dict[str, int]:
-    """The sizes of the dimensions that are not the batch."""
+    """The sizes of the dimensions that are not the batch.
+
+    Raises:
+        ValueError: a size for what this model does not have, or none for what it leaves open.
+    """
     sizes = dict(signature.defaults)
+    open_dims = {dim: spec.name for spec in signature.inputs for dim in spec.dims if isinstance(dim, str)}
+    kind = "of images" if "height" in open_dims else "of text" if "sequence" in open_dims else "of fixed sizes"
     if sequence_length is not None:
-        texts = [dim for dim in ("sequence", "source", "target") if dim in sizes]
+        texts = [dim for dim in open_dims if dim in ("sequence", "source", "target") or dim.endswith("_sequence")]
+        given = sequence_length if isinstance(sequence_length, Mapping) else dict.fromkeys(texts, sequence_length)
         if not texts:
-            raise ValueError(f"sequence_length: got {sequence_length} for a model of images; accepted: image_size")
-        sizes.update(dict.fromkeys(texts, sequence_length))
+            raise ValueError(f"sequence_length: got {sequence_length} for a model {kind}; accepted: None")
+        if unknown := sorted({*given} - {*texts}):
+            raise ValueError(f"sequence_length: got {unknown}; accepted: an integer, or one each for {texts}")
+        sizes.update(given)
     if image_size is not None:
-        if "height" not in sizes:
-            raise ValueError(f"image_size: got {image_size} for a model of text; accepted: sequence_length")
+        if "height" not in open_dims and "width" not in open_dims:
+            raise ValueError(f"image_size: got {image_size} for a model {kind}; accepted: None")
         sides = (image_size, image_size) if is_integer(image_size) else tuple(np.atleast_1d(image_size).tolist())
         if len(sides) != 2:
             raise ValueError(f"image_size: got {image_size!r}; accepted: a side or (height, width) in pixels")
-        sizes["height"], sizes["width"] = sides
+        sizes.update({dim: side for dim, side in zip(("height", "width"), sides, strict=True) if dim in open_dims})
+    for dim, name in open_dims.items():
+        if dim != "batch" and dim not in sizes:
+            argument = "image_size" if dim in ("height", "width") else "sequence_length"
+            if not dim.endswith("sequence") and argument == "sequence_length":
+                argument = "input_signature"
+            raise ValueError(
+                f"{argument}: got none for {dim!r} of {name}, which is open; accepted: its size in the file"
+            )
     return sizes
 
 
@@ -202,7 +222,7 @@ def _convert(stored: FileWeights, graphs: Mapping[str, Graph]) -> bytes:
 
     changed = {name: tf.Variable(tf.constant(stored.value(name)), trainable=False) for name in stored.changed}
     with reading(changed, stored) if changed else nullcontext():
-        traced = {name: _traced(graph) for name, graph in graphs.items()}
+        traced = {name: _traced(stored.model, graph) for name, graph in graphs.items()}
     # Holding the Keras model instead leaves the weights unfrozen, and the file computes NaN without a word.
     module: Any = tf.Module()
     module.weights = [changed.get(name, variable.value) for name, variable in stored.variables.items()]
@@ -213,19 +233,20 @@ def _convert(stored: FileWeights, graphs: Mapping[str, Graph]) -> bytes:
         try:
             return converter.convert()
         except Exception as error:  # the converter raises its own kinds, with pages of MLIR
-            raise ExportError(f"the TFLite converter refused the model: {str(error).strip()[:500]}") from error
+            raise ExportError(refused(error, [function.graph for function in traced.values()])) from error
 
 
-def _traced(graph: Graph) -> Any:
+def _traced(model: Exportable, graph: Graph) -> Any:
     import tensorflow as tf
 
     names = [spec.name for spec in graph.signature.inputs]
+    ours = model.family != "keras"
 
     def function(*tensors: Tensor) -> dict[str, Tensor]:
-        with F.lowering(LOWERINGS):
+        with F.lowering(LOWERINGS), keras_lowered([] if ours else model._flatten_layers()):
             return graph.function(dict(zip(names, tensors, strict=True)))
 
-    specs = input_specs(graph.signature, "int32")
+    specs = input_specs(graph.signature, "int32" if ours else None)
     return tf.function(function, autograph=False, jit_compile=False).get_concrete_function(*specs)
 
 

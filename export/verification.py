@@ -9,12 +9,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..checks import positive_number
 from ..signature import Graph
 from ..zoo.base import ZooModel
+from .any_grid import any_checks, example_sizes
+from .any_model import AnyModel
 from .comparison import TOLERANCE, Check
 from .computing import one_at_a_time
 from .contents import content_checks
@@ -37,7 +40,7 @@ from .inputs import example_inputs
 from .reference import Reference
 from .result import ExportError
 from .runtime import Runner, load
-from .spec import exportable
+from .spec import Exportable, exportable
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,9 @@ class VerifyReport:
 
 
 @one_at_a_time
-def verify(model: ZooModel, path: str | os.PathLike[str], *, tolerance: float = TOLERANCE) -> VerifyReport:
+def verify(
+    model: Any, path: str | os.PathLike[str], *, tolerance: float = TOLERANCE, input_signature: Any = None
+) -> VerifyReport:
     """Compare an exported file with the model it came from, in the file's own runtime.
 
     What Keras says is ``model(...)`` itself, in float32 whatever its dtype policy, so that a method that was overridden
@@ -91,17 +96,19 @@ def verify(model: ZooModel, path: str | os.PathLike[str], *, tolerance: float = 
     model: as far as that takes seconds, which a check states), each without padding and padded right, left and in
     between, or images of three sizes; TFLite: its own static shape. A model that generates: prompts and single tokens
     up to the last slot of the cache, which the file fills itself, and the same greedy tokens. Beside that the file's
-    bytes, names, dimensions, config and weights, a row without any token, and two runs alike.
+    bytes, names, dimensions, config and weights, a row without any token, and two runs alike. Of any other Keras model:
+    sizes that Keras takes, and every padding where an input is a mask.
 
     Args:
         tolerance: greatest accepted difference, relative to the largest magnitude of an output. What is over it is
             judged by the same model in float64: see ``comparison.py``.
+        input_signature: as it was exported with, of any Keras model that does not tell it itself.
 
     Raises:
-        ValueError: no such file, not a file of this model's family, or not a model of attention_zoo.
+        ValueError: no such file, or nothing that could have been exported.
     """
     start = time.perf_counter()
-    model = exportable(model)
+    model = exportable(model, input_signature)
     tolerance = positive_number("tolerance", tolerance)
     runner = load(path)
     graphs = model_graphs(model, runner.graphs)
@@ -120,8 +127,11 @@ def verify(model: ZooModel, path: str | os.PathLike[str], *, tolerance: float = 
     )
 
 
-def _grid(model: ZooModel, runner: Runner, graphs: dict[str, Graph], tolerance: float) -> Iterator[Check]:
+def _grid(model: Exportable, runner: Runner, graphs: dict[str, Graph], tolerance: float) -> Iterator[Check]:
     main = runner.graphs[runner.layout.main]
+    if isinstance(model, AnyModel):
+        yield from any_checks(model, main, tolerance)
+        return
     if "height" in {dim for spec in main.signature.inputs for dim in spec.dims}:
         yield from image_checks(Reference(model, model.by_name), main, tolerance)
         return
@@ -145,7 +155,7 @@ def _grid(model: ZooModel, runner: Runner, graphs: dict[str, Graph], tolerance: 
         yield Check("positions", True, None, f"compared up to {reached} of {limit}, by the size of the model")
 
 
-def quick_check(model: ZooModel, runner: Runner) -> float:
+def quick_check(model: Exportable, runner: Runner) -> float:
     """The greatest difference from Keras on one padded batch of every graph.
 
     Raises:
@@ -156,7 +166,9 @@ def quick_check(model: ZooModel, runner: Runner) -> float:
     signature = main.signature
     whole = Reference(model, model.by_name)
     checks: list[Check] = []
-    if "height" in {dim for spec in signature.inputs for dim in spec.dims}:
+    if isinstance(model, AnyModel):
+        checks += any_checks(model, main, TOLERANCE, brief=True)
+    elif "height" in {dim for spec in signature.inputs for dim in spec.dims}:
         checks += image_checks(whole, main, TOLERANCE, brief=True)
     elif runner.layout.kind == "plain":
         checks += plain_checks(whole, main, [_brief(model, main.signature)], TOLERANCE)
@@ -172,7 +184,8 @@ def quick_check(model: ZooModel, runner: Runner) -> float:
         checks += chain_checks(model, whole, runner, used, TOLERANCE)
     for check in checks:
         if not check.passed or check.difference is None:
-            _explain(model, runner, check)
+            if isinstance(model, ZooModel):
+                _explain(model, runner, check)
             raise ExportError(f"the exported file differs from Keras: {check.name}: {check.detail}")
     return max(check.difference or 0.0 for check in checks)
 
@@ -204,7 +217,7 @@ def _explain(model: ZooModel, runner: Runner, check: Check) -> None:
         )
 
 
-def _names(model: ZooModel, runner: Runner, graphs: dict[str, Graph]) -> Check:
+def _names(model: Exportable, runner: Runner, graphs: dict[str, Graph]) -> Check:
     """The file's own graphs, inputs and outputs, read from the runtime, are those of the model's signature."""
     problems = []
     if set(graphs) != set(runner.graphs):
@@ -237,9 +250,7 @@ def _names(model: ZooModel, runner: Runner, graphs: dict[str, Graph]) -> Check:
 def _repeats(runner: Runner) -> Check:
     main = runner.graphs[runner.layout.main]
     signature = main.signature
-    dims = {dim for spec in signature.inputs for dim in spec.dims if isinstance(dim, str)}
-    sizes = dict.fromkeys(dims, 2) | {**signature.defaults, "batch": 1, **signature.sizes}
-    inputs = example_inputs(signature, sizes)
+    inputs = example_inputs(signature, example_sizes(signature))
     first, second = runner.run(inputs), runner.run(inputs)
     same = all(np.array_equal(first[name], second[name]) for name in first)
     return Check("two runs alike", same, None, "" if same else "two runs of the same inputs differ")

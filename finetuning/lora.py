@@ -97,7 +97,7 @@ class LowRankAdapters(Freezing):
         self._add_adapters(Adapters(rank, float(alpha), tuple(layers), tuple(self._frozen_names())))
         for variable in self.weights:
             name = weight_name(variable)
-            variable.trainable = name in whole or _is_adapter(name)
+            variable.trainable = name in whole or is_adapter(name)
         self._changed()
         return self.parameter_counts
 
@@ -111,7 +111,7 @@ class LowRankAdapters(Freezing):
         return own | shared if own else set()
 
     def _lora_targets(self, targets: Iterable[str], whole: set[str]) -> list[str]:
-        layers = {path: layer for path, layer in _dense_layers(self).items() if weight_name(_base(layer)) not in whole}
+        layers = {path: layer for path, layer in _dense_layers(self).items() if weight_name(base_weight(layer)) not in whole}
         chosen: dict[str, None] = {}
         for target in targets:
             found = [path for path in layers if matches(path, target) or fnmatchcase(path.rpartition("/")[2], target)]
@@ -158,11 +158,11 @@ class LowRankAdapters(Freezing):
     def merged_weights(self, dtype: str | None = None) -> Iterator[tuple[str, Any]]:
         """Every weight's name and value as after ``merge_lora``, what was merged in `dtype` or by default in its own;
         the model stays as it is."""
-        adapted = {weight_name(_base(layer)): layer for layer in with_adapters(self)}
+        adapted = {weight_name(base_weight(layer)): layer for layer in with_adapters(self)}
         for variable in self.weights:
             name = weight_name(variable)
-            if not _is_adapter(name):
-                yield name, _merged(adapted[name], dtype) if name in adapted else variable
+            if not is_adapter(name):
+                yield name, merged(adapted[name], dtype) if name in adapted else variable
 
     def without_adapters(self) -> Any:
         """A copy with merged weights, or the model itself where there are no adapters."""
@@ -220,11 +220,11 @@ class LowRankAdapters(Freezing):
         dense, shapes = _dense_layers(self), {weight_name(v): tuple(v.shape) for v in self.weights}
         for layer in file.layers:
             if layer in dense:
-                rows, columns = _base(dense[layer]).shape
+                rows, columns = base_weight(dense[layer]).shape
                 kind = "embeddings" if isinstance(dense[layer], keras.layers.Embedding) else "kernel"
                 shapes[f"{layer}/lora_{kind}_a"] = (rows, file.rank)
                 shapes[f"{layer}/lora_{kind}_b"] = (file.rank, columns)
-        expected = {name for name in shapes if _is_adapter(name)}
+        expected = {name for name in shapes if is_adapter(name)}
         return [
             *(f"{name} is not in {self.name}" for name in sorted({*file.layers} - {*dense})),
             *(f"missing {name}" for name in sorted(expected - {*file.tensors})),
@@ -261,7 +261,7 @@ def with_adapters(model: Any) -> list[Any]:
     return [layer for layer in model._flatten_layers(include_self=False) if getattr(layer, "lora_enabled", False)]
 
 
-def _is_adapter(name: str) -> bool:
+def is_adapter(name: str) -> bool:
     return name.rpartition("/")[2] in (f"lora_{kind}_{part}" for kind in ("kernel", "embeddings") for part in "ab")
 
 
@@ -269,26 +269,26 @@ def _dense_layers(model: Any) -> dict[str, Any]:
     """The layers that take an adapter, by their paths."""
     kinds = keras.layers.Dense | keras.layers.Embedding
     found = [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, kinds)]
-    return {weight_name(_base(layer)).rpartition("/")[0]: layer for layer in found}
+    return {weight_name(base_weight(layer)).rpartition("/")[0]: layer for layer in found}
 
 
-def _base(layer: Any) -> Any:
+def base_weight(layer: Any) -> Any:
     """The kernel or table itself, which ``layer.kernel`` is not where there is an adapter."""
     return next(variable for variable in layer.weights if variable.name in ("kernel", "embeddings"))
 
 
-def _merged(layer: Any, dtype: str | None = None) -> Tensor:
+def merged(layer: Any, dtype: str | None = None) -> Tensor:
     """W + alpha / rank · A B, computed in float32 and given in `dtype`, by default W's."""
-    named = {variable.name.rpartition("_")[2]: variable for variable in layer.weights if _is_adapter(variable.name)}
+    named = {variable.name.rpartition("_")[2]: variable for variable in layer.weights if is_adapter(variable.name)}
     delta = ops.matmul(ops.cast(named["a"], "float32"), ops.cast(named["b"], "float32"))
-    base = _base(layer)
+    base = base_weight(layer)
     return ops.cast(ops.cast(base, "float32") + (layer.lora_alpha / layer.lora_rank) * delta, dtype or base.dtype)
 
 
 def _merge(layer: Any) -> None:
     """Keras adds adapters and has nothing that takes them away."""
-    _base(layer).assign(_merged(layer))
-    for variable in [v for v in layer.weights if _is_adapter(v.name)]:
+    base_weight(layer).assign(merged(layer))
+    for variable in [v for v in layer.weights if is_adapter(v.name)]:
         layer._untrack_variable(variable)
         setattr(layer, variable.name, None)
     layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None

@@ -38,8 +38,7 @@ def primitive(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def dispatch(*args: Any, **kwargs: Any) -> Any:
-        table: Mapping[str, Callable[..., Any]] = getattr(_active, "table", {})
-        return table.get(name, function)(*args, **kwargs)
+        return lowered().get(name, function)(*args, **kwargs)
 
     return dispatch
 
@@ -53,12 +52,17 @@ def lowering(table: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
     """
     if unknown := sorted(set(table) - set(PRIMITIVES)):
         raise ValueError(f"table: no such primitives {unknown}; accepted: {sorted(PRIMITIVES)}")
-    previous = getattr(_active, "table", {})
+    previous = lowered()
     _active.table = dict(table)
     try:
         yield
     finally:
         _active.table = previous
+
+
+def lowered() -> Mapping[str, Callable[..., Any]]:
+    """The lowerings that are installed in this thread, by the primitive's name."""
+    return getattr(_active, "table", {})
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -192,6 +192,10 @@ class ZooModel(Served, keras.Model, FineTuning):
             raise ValueError(f"model: got {self.name} without logits to generate from; accepted: one that generates")
         return {"model": Graph(self.signature.exported(), self.by_name)}
 
+    def named_weights(self) -> dict[str, Any]:
+        """Every weight by its name."""
+        return by_name(self)
+
     @property
     def generates(self) -> bool:
         """Is there a ``generate``, and are there graphs with a memory?"""

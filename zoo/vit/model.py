@@ -203,8 +203,9 @@ class ViT(ZooModel):
                 TensorSpec("pooler_output", "float32", ("batch", c.hidden_dim)),
             )
         raw = c.preprocessing is not None
+        name, spread = ("images", 255.0) if raw else ("pixel_values", None)
         return Signature(
-            inputs=(TensorSpec("images" if raw else "pixel_values", "float32", ("batch", *sides, c.num_channels)),),
+            inputs=(TensorSpec(name, "float32", ("batch", *sides, c.num_channels), spread=spread),),
             outputs=outputs,
             multiples={} if raw else dict.fromkeys(sides, c.patch_size),
             defaults=dict.fromkeys(sides, c.image_size),

@@ -1,0 +1,75 @@
+"""What a file of any Keras model is asked: sizes that Keras takes, and paddings where there is a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..signature import Signature
+from .any_model import AnyModel
+from .comparison import Check, compare
+from .inputs import PADDINGS, example_inputs
+from .reference import Reference
+from .runtime import LoadedGraph
+
+LENGTHS = (1, 33, 128)  # beside the one that is known to work
+SIDES = (32, 75, 150)
+
+
+@dataclass(frozen=True)
+class AnyCase:
+    """Sizes of the open dimensions, and which tokens are none."""
+
+    sizes: dict[str, int]
+    padding: str = "none"
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        shown = ", ".join(f"{dim} {size}" for dim, size in self.sizes.items()) or "its own sizes"
+        return shown + (f", padding {self.padding}" if self.padding != "none" else f", draw {self.seed}")
+
+
+def any_cases(model: AnyModel, signature: Signature, *, brief: bool = False) -> Iterator[AnyCase]:
+    """One where every size is known to work and, unless `brief`, others: a batch of one, other lengths and images where
+    Keras takes them, and every padding where there is a mask."""
+    open_dims = {dim for spec in signature.inputs for dim in spec.dims if isinstance(dim, str)} - {*signature.sizes}
+    own = {dim: signature.examples[dim] for dim in sorted(open_dims) if dim in signature.examples}
+    own |= {"batch": 2} if "batch" in open_dims else {}
+    masked = any("mask" in spec.name and len(spec.dims) == 2 for spec in signature.inputs)
+    if brief:
+        yield AnyCase(own, "left" if masked else "none")
+        return
+    for padding in PADDINGS if masked else ("none",):
+        yield AnyCase(own, padding)
+    yield AnyCase({**own, "batch": 1} if "batch" in own else own, seed=1)
+    for dim in (dim for dim in own if dim != "batch"):
+        for size in SIDES if dim in ("height", "width") else LENGTHS:
+            case = AnyCase({**own, dim: size}, seed=size)
+            if size != own[dim] and model.computes({**signature.sizes, **case.sizes}):
+                yield case
+
+
+def any_checks(
+    model: AnyModel, loaded: LoadedGraph, tolerance: float, *, brief: bool = False, prefix: str = ""
+) -> Iterator[Check]:
+    """The file's graph beside the model's own call."""
+    signature = loaded.signature
+    reference = Reference(model, model.by_name, None if brief or signature.sizes else model.signature)
+    for case in any_cases(model, signature, brief=brief):
+        sizes = {**signature.examples, **signature.sizes, **case.sizes}
+        inputs = example_inputs(signature, sizes, padding=case.padding, seed=case.seed)
+        yield compare(
+            prefix + case.name,
+            loaded.run(inputs),
+            reference(inputs),
+            lambda inputs=inputs: reference.exact(inputs),
+            tolerance,
+        )
+
+
+def example_sizes(signature: Signature) -> dict[str, Any]:
+    """Of every dimension one that works."""
+    dims = {dim for spec in signature.inputs for dim in spec.dims if isinstance(dim, str)}
+    return dict.fromkeys(dims, 2) | {**signature.examples, **signature.defaults, "batch": 1, **signature.sizes}

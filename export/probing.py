@@ -1,0 +1,173 @@
+"""What a Keras model does not say of itself, found by tracing it: which integers it looks up and where, which open
+dimensions belong together, what its results are called and how large they are."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..signature import TensorSpec
+
+Call = Callable[..., dict[str, Any]]  # tensors in the order of the inputs, results by name
+
+# Operations that hand on which row is looked up, casts and clipping included.
+HANDED_ON = ("Cast", "Identity", "Reshape", "ExpandDims", "Squeeze", "SelectV2", "Less", "AddV2", "Maximum", "Minimum")
+LENGTHS = (7, 12, 16, 32, 64, 128, 256, 512)  # tried for what is open, until Keras computes something
+SIDES = (64, 96, 128, 160, 224, 256, 320, 384, 512)
+TIED = 6  # more open inputs than these are taken to have one length
+
+
+def traced(call: Call, inputs: Sequence[TensorSpec], sizes: Mapping[str, int] | None = None) -> Any:
+    """The graph of a call, with named dimensions open, or of these `sizes`."""
+    import tensorflow as tf
+
+    shapes = [[(sizes or {}).get(dim) if isinstance(dim, str) else dim for dim in spec.dims] for spec in inputs]
+    specs = [tf.TensorSpec(shape, spec.dtype, spec.name) for shape, spec in zip(shapes, inputs, strict=True)]
+    return tf.function(call, autograph=False, jit_compile=False).get_concrete_function(*specs)
+
+
+def computes(call: Call, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> bool:
+    """Does Keras take inputs of these sizes?"""
+    try:
+        traced(call, inputs, sizes)
+    except Exception:  # of any kind: what a layer says to a shape that does not fit
+        return False
+    return True
+
+
+def ranges(graph: Any, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """`inputs` with the rows of the smallest table that each is looked up in, and with an integer dtype where that is
+    all that is read of a float."""
+    found = []
+    for spec, placeholder in zip(inputs, graph.inputs, strict=False):
+        if not spec.dtype.startswith(("int", "uint", "float")):
+            found.append(spec)
+            continue
+        consumers = placeholder.consumers()
+        casts = bool(consumers) and all(op.type == "Cast" and op.outputs[0].dtype.is_integer for op in consumers)
+        dtype = "int32" if spec.dtype.startswith("float") and casts else spec.dtype
+        rows = list(_rows(placeholder)) if "int" in dtype else []
+        found.append(replace(spec, dtype=dtype, below=min(rows, default=spec.below)))
+    return tuple(found)
+
+
+def _rows(tensor: Any) -> Iterator[int]:
+    """Of the tables that a tensor is an index of."""
+    waiting, seen = [tensor], set()
+    while waiting:
+        tensor = waiting.pop()
+        for op in tensor.consumers():
+            if op.type == "GatherV2" and op.inputs[1] is tensor:
+                table = op.inputs[0].shape
+                if table.rank == 2 and table[0] is not None:
+                    yield table[0]
+            elif op.type in HANDED_ON and op.name not in seen:
+                seen.add(op.name)
+                waiting += op.outputs
+
+
+# ---- open dimensions -------------------------------------------------------------------------------------------------
+
+
+def named_dimensions(call: Call, inputs: Sequence[TensorSpec]) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:
+    """`inputs`, whose open dimensions have provisional names, with the names they get for good; and sizes that Keras
+    takes.
+
+    Sequences of several inputs are one dimension where Keras refuses them in different lengths.
+    """
+    owners = [spec for spec in inputs if "sequence" in _kinds(spec)]
+    base = _working(call, inputs)
+    together = [[spec.name for spec in owners]] if owners else []
+    if 1 < len(owners) <= TIED and base:
+        together = _groups(call, inputs, [spec.name for spec in owners], base)
+    names = {member: _group_name(group, len(together)) for group in together for member in group}
+    final = tuple(
+        replace(spec, dims=tuple(_final(spec, axis, names) for axis in range(len(spec.dims)))) for spec in inputs
+    )
+    sizes: dict[str, int] = {}
+    for before, after in zip(inputs, final, strict=True):
+        for one, other in zip(before.dims, after.dims, strict=True):
+            if isinstance(one, str) and isinstance(other, str) and one in base:
+                sizes[other] = base[one]
+    return final, sizes
+
+
+def _kinds(spec: TensorSpec) -> dict[str, int]:
+    """What the open dimensions of an input are, as far as its rank tells, and on which axis."""
+    kinds = {2: {1: "sequence"}, 3: {1: "sequence"}, 4: {1: "height", 2: "width"}}.get(len(spec.dims), {})
+    return {kind: axis for axis, kind in kinds.items() if isinstance(spec.dims[axis], str)}
+
+
+def _final(spec: TensorSpec, axis: int, groups: Mapping[str, str]) -> int | str:
+    dim = spec.dims[axis]
+    if isinstance(dim, int) or dim == "batch":
+        return dim
+    kind = {at: kind for kind, at in _kinds(spec).items()}.get(axis)
+    return groups[spec.name] if kind == "sequence" else kind or f"{spec.name}_{axis}"
+
+
+def _working(call: Call, inputs: Sequence[TensorSpec]) -> dict[str, int]:
+    """Sizes of the provisional names that Keras takes, all sequences alike; empty where none of those tried do."""
+    open_dims = {dim for spec in inputs for dim in spec.dims if isinstance(dim, str)} - {"batch"}
+    sides = {axis: {spec.dims[axis] for spec in inputs if len(spec.dims) == 4} for axis in (1, 2)}
+    for length, side in itertools.zip_longest(LENGTHS, SIDES, fillvalue=512) if open_dims else ():
+        for broader in (32, 0) if open_dims & (sides[1] | sides[2]) else (0,):  # such as no square, if that may be
+            sizes = {
+                dim: side if dim in sides[1] else side + broader if dim in sides[2] else length for dim in open_dims
+            }
+            if computes(call, inputs, {**sizes, "batch": 2}):
+                return sizes
+    return {}
+
+
+def _groups(call: Call, inputs: Sequence[TensorSpec], names: list[str], base: Mapping[str, int]) -> list[list[str]]:
+    """The smallest sets of inputs of which one can have another length than the rest."""
+    dims = {spec.name: spec.dims[1] for spec in inputs}
+    left, groups = list(names), []
+    while left:
+        first, others = left[0], left[1:]
+        smaller = ([first, *more] for size in range(len(others)) for more in itertools.combinations(others, size))
+
+        def longer(group: list[str]) -> dict[str, int]:
+            return {**base, "batch": 2} | {str(dims[name]): base[str(dims[name])] + 1 for name in group}
+
+        group = next((group for group in smaller if computes(call, inputs, longer(group))), left)
+        groups.append(group)
+        left = [name for name in left if name not in group]
+    return groups
+
+
+def _group_name(group: list[str], groups: int) -> str:
+    if groups == 1:
+        return "sequence"
+    shared = [letters[0] for letters in itertools.takewhile(lambda some: len({*some}) == 1, zip(*group, strict=False))]
+    stem = "".join(shared).rstrip("_.") if len(group) > 1 else group[0]
+    return f"{stem or group[0]}_sequence"
+
+
+# ---- results ---------------------------------------------------------------------------------------------------------
+
+
+def output_specs(
+    call: Call, graph: Any, inputs: Sequence[TensorSpec], examples: Mapping[str, int]
+) -> tuple[TensorSpec, ...]:
+    """Names, dtypes and dimensions of the results: open ones are those of the inputs that they are as large as."""
+    results = graph.structured_outputs
+    batched = any("batch" in spec.dims for spec in inputs)
+    beyond = any(None in tensor.shape[1 if batched else 0 :] for tensor in results.values())
+    sizes = {"batch": 3, **{dim: size for dim, size in examples.items() if dim != "batch"}}
+    named = {size: dim for dim, size in reversed(sizes.items())}
+    exact = traced(call, inputs, sizes).structured_outputs if beyond and examples else {}
+    specs = []
+    for name, tensor in results.items():
+        dims: list[int | str] = []
+        for axis, size in enumerate(tensor.shape):
+            known = exact[name].shape[axis] if name in exact else None
+            other = named.get(known, f"{name}_{axis}")
+            other = "batch" if axis == 0 and batched and known in (None, 3) else other
+            dims.append(other if size is None else size)
+        dtype = tensor.dtype.name
+        specs.append(TensorSpec(name, "float32" if "float" in dtype else dtype, tuple(dims)))
+    return tuple(specs)

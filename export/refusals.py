@@ -1,0 +1,25 @@
+"""Which models cannot become a file, in one line that says what to do instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+TEXTS = ("StringLookup", "TextVectorization", "IntegerLookup", "Hashing", "HashedCrossing")  # tables of Keras'
+QUANTIZED = "accepted: the model before quantize"
+
+
+def check_exportable(model: Any, layers: list[Any]) -> None:
+    """Raise ValueError for a layer that cannot be exported, by its name."""
+    for layer in layers:
+        kinds = {cls.__name__ for cls in type(layer).__mro__}
+        if found := kinds.intersection(TEXTS):
+            raise ValueError(
+                f"model: got layer {layer.name!r}, a {found.pop()}, which looks up texts or in tables that no runtime "
+                "has; accepted: a model that begins behind it. Put it in front of the data: dataset.map(layer)"
+            )
+        if mode := getattr(layer, "quantization_mode", None):
+            raise ValueError(f"model: got layer {layer.name!r}, quantised by Keras as {mode}; {QUANTIZED}")
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(f"model: got {type(model).__name__}; accepted: a keras.Model or a layer")

@@ -1,7 +1,7 @@
 """Keras models of every kind, none of them ours alone: what ``any_keras.py`` exports, and the tests.
 
-Each builder gives a built model, the sizes that a TFLite file of it needs, and how the model is called where it does not
-tell. KerasHub's are of tiny sizes, Keras' applications whole; weights are random, drawn anew by ``randomise``.
+Each builder gives a built model, the sizes that a TFLite file of it needs, and how the model is called where it does
+not tell. KerasHub's are of tiny sizes, Keras' applications whole; weights are random, drawn anew by ``randomise``.
 """
 
 from __future__ import annotations
@@ -106,8 +106,15 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "DistilBERT": ("DistilBertBackbone", {**SMALL, "max_sequence_length": 64}),
     "DeBERTaV3": ("DebertaV3Backbone", {**SMALL, "max_sequence_length": 64, "bucket_size": 8}),
     "ALBERT": ("AlbertBackbone", {**SMALL, "embedding_dim": 16, "max_sequence_length": 64}),
-    "ELECTRA": ("ElectraBackbone", {"vocab_size": 100, **{k: v for k, v in SMALL.items() if k != "vocabulary_size"},
-                                    "embedding_dim": 16, "max_sequence_length": 64}),
+    "ELECTRA": (
+        "ElectraBackbone",
+        {
+            "vocab_size": 100,
+            **{k: v for k, v in SMALL.items() if k != "vocabulary_size"},
+            "embedding_dim": 16,
+            "max_sequence_length": 64,
+        },
+    ),
     "FNet": ("FNetBackbone", {k: v for k, v in SMALL.items() if k != "num_heads"} | {"max_sequence_length": 64}),
     "GPT-2": ("GPT2Backbone", {**SMALL, "max_sequence_length": 64}),
     "GPT-NeoX": ("GPTNeoXBackbone", {**SMALL, "max_sequence_length": 64}),
@@ -182,9 +189,9 @@ def _resnet_classifier() -> Case:
     import keras_hub
 
     backbone = keras_hub.models.ResNetBackbone(
-        input_conv_filters=[16],
+        input_conv_filters=[64],
         input_conv_kernel_sizes=[7],
-        stackwise_num_filters=[16, 32],
+        stackwise_num_filters=[64, 128],
         stackwise_num_blocks=[2, 2],
         stackwise_num_strides=[1, 2],
         block_type="basic_block",
@@ -198,7 +205,7 @@ def _mix_transformer() -> Case:
     import keras_hub
 
     backbone = keras_hub.models.MiTBackbone(
-        layerwise_num_layers=[1, 1],
+        layerwise_depths=[1, 1],
         num_layers=2,
         layerwise_num_heads=[1, 2],
         layerwise_sr_ratios=[2, 1],
@@ -264,7 +271,9 @@ def _two_towers() -> Case:
     table = L.Embedding(100, 16)
     a, b = (L.GlobalAveragePooling1D()(table(ids)) for ids in (query, document))
     results = {"score": L.Dot(-1)([a, b]), "topic": L.Dense(4, activation="softmax")(a)}
-    return Case(keras.Model([query, document], results), {"sequence_length": {"query_sequence": 6, "document_sequence": 20}})
+    return Case(
+        keras.Model([query, document], results), {"sequence_length": {"query_sequence": 6, "document_sequence": 20}}
+    )
 
 
 @model("Functional, image and numbers in, three out")

@@ -24,6 +24,7 @@ class AnyCase:
     sizes: dict[str, int]
     padding: str = "none"
     seed: int = 0
+    tried: bool = False  # of sizes that Keras may refuse
 
     @property
     def name(self) -> str:
@@ -31,13 +32,13 @@ class AnyCase:
         return shown + (f", padding {self.padding}" if self.padding != "none" else f", draw {self.seed}")
 
 
-def any_cases(model: AnyModel, signature: Signature, *, brief: bool = False) -> Iterator[AnyCase]:
+def any_cases(signature: Signature, *, brief: bool = False) -> Iterator[AnyCase]:
     """One where every size is known to work and, unless `brief`, others: a batch of one, other lengths and images where
     Keras takes them, and every padding where there is a mask."""
     open_dims = {dim for spec in signature.inputs for dim in spec.dims if isinstance(dim, str)} - {*signature.sizes}
     own = {dim: signature.examples[dim] for dim in sorted(open_dims) if dim in signature.examples}
     own |= {"batch": 2} if "batch" in open_dims else {}
-    masked = any("mask" in spec.name and len(spec.dims) == 2 for spec in signature.inputs)
+    masked = any("mask" in spec.name and len(spec.dims) == 2 and spec.below is None for spec in signature.inputs)
     if brief:
         yield AnyCase(own, "left" if masked else "none")
         return
@@ -46,9 +47,8 @@ def any_cases(model: AnyModel, signature: Signature, *, brief: bool = False) -> 
     yield AnyCase({**own, "batch": 1} if "batch" in own else own, seed=1)
     for dim in (dim for dim in own if dim != "batch"):
         for size in SIDES if dim in ("height", "width") else LENGTHS:
-            case = AnyCase({**own, dim: size}, seed=size)
-            if size != own[dim] and model.computes({**signature.sizes, **case.sizes}):
-                yield case
+            if size != own[dim]:
+                yield AnyCase({**own, dim: size}, seed=size, tried=True)
 
 
 def any_checks(
@@ -57,13 +57,19 @@ def any_checks(
     """The file's graph beside the model's own call."""
     signature = loaded.signature
     reference = Reference(model, model.by_name, None if brief or signature.sizes else model.signature)
-    for case in any_cases(model, signature, brief=brief):
+    for case in any_cases(signature, brief=brief):
         sizes = {**signature.examples, **signature.sizes, **case.sizes}
         inputs = example_inputs(signature, sizes, padding=case.padding, seed=case.seed)
+        try:
+            expected = reference(inputs)
+        except Exception:  # of any kind: what a layer says to a length or an image that it has no room for
+            if case.tried:
+                continue
+            raise
         yield compare(
             prefix + case.name,
             loaded.run(inputs),
-            reference(inputs),
+            expected,
             lambda inputs=inputs: reference.exact(inputs),
             tolerance,
         )

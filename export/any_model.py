@@ -75,10 +75,6 @@ class AnyModel:
     def graphs(self, kind: str = "plain") -> dict[str, Graph]:
         return {"model": Graph(self.signature, self.by_name)}
 
-    def computes(self, sizes: Mapping[str, int]) -> bool:
-        """Does Keras take inputs of these sizes?"""
-        return probing.computes(self._call, self.signature.inputs, sizes)
-
     def named_weights(self) -> dict[str, Any]:
         return dict(zip(self.names, self.weights, strict=True))
 

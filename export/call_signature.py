@@ -14,7 +14,7 @@ from ..signature import TensorSpec
 Tensor = Any
 ACCEPTED = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64")
 HOW = "accepted: input_signature=keras.InputSpec(shape, dtype), nested as the model is called, None for an open size"
-LENGTH, IMAGE = {2: (1,), 3: (1,)}, {4: (1, 2)}
+AUTOMATIC = re.compile(r"(keras_tensor|input_layer)(_\d+)?")  # what Keras calls an input that got no name, and counts
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def called_with(model: Any, input_signature: Any) -> Arguments:
     for path, leaf in keras.tree.flatten_with_path(structure):
         where, key, *inner = path
         own = leaf.name if not any(isinstance(part, str) for part in inner) else None
+        own = None if AUTOMATIC.fullmatch(own or "") else own
         outer = [] if where == 0 and (inner or len(structure[0]) == 1) else [key]
         name = own or _joined([*outer, *inner]) or first
         name = f"{first}_{name}" if name.isdigit() else name

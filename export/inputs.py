@@ -29,7 +29,7 @@ def example_inputs(
         if spec.name == "mask":  # (batch, 1, sequence, slots)
             rows = position + np.arange(shape[2])[:, None]
             return np.broadcast_to(np.arange(shape[3])[None] <= rows, shape)
-        if "mask" in spec.name and len(shape) == 2 and not spec.dtype.startswith("float"):
+        if "mask" in spec.name and len(shape) == 2 and spec.below is None and not spec.dtype.startswith("float"):
             return padded_mask(shape[0], shape[1], padding).astype(spec.dtype)
         if not spec.dtype.startswith("float"):
             return rng.integers(0, spec.below or (256 if spec.dtype == "uint8" else 2), shape).astype(spec.dtype)

@@ -164,8 +164,11 @@ def _dot_product_attention(
     is_causal: bool = False,
     flash_attention: bool | None = None,
     attn_logits_soft_cap: float | None = None,
+    *,
+    zeros: bool = False,
 ) -> Tensor | None:
-    """(batch, length, heads, head_dim), as Keras has them."""
+    """(batch, length, heads, head_dim), as Keras has them. A query without any key gets the mean of all values from
+    Keras' function, and `zeros` from its layers where they have a dropout, trained with or not."""
     tensors = [ops.convert_to_tensor(tensor) for tensor in (query, key, value)]
     soft = attn_logits_soft_cap is not None and attn_logits_soft_cap > 0
     if "dot_product_attention" not in F.lowered() or soft or not _floating(*tensors) or len(tensors[0].shape) != 4:
@@ -174,19 +177,14 @@ def _dot_product_attention(
     if is_causal:  # aligned at the top left, unlike ours
         rows, columns = ops.arange(ops.shape(q)[2]), ops.arange(ops.shape(k)[2])
         mask = F.combine_masks(mask, ops.expand_dims(rows, 1) >= columns)
-    output = F.dot_product_attention(q, k, v, bias=_added(bias, mask), scale=scale)
-    return ops.transpose(output, (0, 2, 1, 3))
-
-
-def _added(bias: Tensor | None, mask: Tensor | None) -> Tensor | None:
-    """A mask as numbers. Keras gives a query without any key the mean of all values, where our layers give zeros: so it
-    must not go as a mask."""
-    if mask is None:
-        return bias
-    while len(mask.shape) < 4:
-        mask = ops.expand_dims(mask, 0)
-    added = ops.cast(ops.logical_not(ops.cast(mask, "bool")), "float32") * F.MASKED
-    return added if bias is None else ops.cast(bias, "float32") + added
+    if mask is not None:
+        mask = ops.cast(mask, "bool")
+        while len(mask.shape) < 4:
+            mask = ops.expand_dims(mask, 0)
+    if mask is not None and not zeros:  # as numbers, since a mask of ours would give zeros
+        added = ops.cast(ops.logical_not(mask), "float32") * F.MASKED
+        bias, mask = added if bias is None else ops.cast(bias, "float32") + added, None
+    return ops.transpose(F.dot_product_attention(q, k, v, mask=mask, bias=bias, scale=scale), (0, 2, 1, 3))
 
 
 FUNCTIONS: dict[str, Function] = {
@@ -221,7 +219,9 @@ def _attend(
         while len(attention_mask.shape) < 4:
             attention_mask = ops.expand_dims(attention_mask, -3)
     scale = getattr(layer, "_inverse_sqrt_key_dim", None) or layer._inverse_sqrt_head_dim
-    output = _dot_product_attention(query, key, value, mask=attention_mask, scale=scale, is_causal=use_causal_mask)
+    dropout = getattr(layer, "_dropout", None) or getattr(layer, "dropout", None)
+    masks = {"mask": attention_mask, "is_causal": use_causal_mask, "zeros": bool(dropout)}
+    output = _dot_product_attention(query, key, value, scale=scale, **masks)
     return None if output is None else (output, None)
 
 

@@ -91,7 +91,9 @@ def named_dimensions(call: Call, inputs: Sequence[TensorSpec]) -> tuple[tuple[Te
         for one, other in zip(before.dims, after.dims, strict=True):
             if isinstance(one, str) and isinstance(other, str) and one in base:
                 sizes[other] = base[one]
-    return final, sizes
+    lengths = [dim for dim in sizes if dim.endswith("sequence")]
+    unlike = {**sizes, **{dim: sizes[dim] + number for number, dim in enumerate(lengths)}}
+    return final, unlike if len(lengths) > 1 and computes(call, final, {**unlike, "batch": 2}) else sizes
 
 
 def _kinds(spec: TensorSpec) -> dict[str, int]:
@@ -144,7 +146,7 @@ def _group_name(group: list[str], groups: int) -> str:
         return "sequence"
     shared = [letters[0] for letters in itertools.takewhile(lambda some: len({*some}) == 1, zip(*group, strict=False))]
     stem = "".join(shared).rstrip("_.") if len(group) > 1 else group[0]
-    return f"{stem or group[0]}_sequence"
+    return f"{stem}_sequence" if stem else "sequence"
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import keras
 from ..finetuning.lora import base_weight, is_adapter, merged, with_adapters
 from ..signature import Graph, Signature
 from . import probing
-from .call_signature import Arguments, called_with, flat_specs, result_names
+from .call_signature import Arguments, called_with, declared_results, flat_specs, result_names
 from .refusals import check_exportable
 
 Tensor = Any
@@ -56,10 +56,16 @@ class AnyModel:
         check_exportable(model, self.layers)
         self.arguments: Arguments = called_with(model, input_signature)
         self.takes_training = "training" in inspect.signature(model.call).parameters
-        specs, examples = probing.named_dimensions(self._call, flat_specs(self.arguments))
-        graph = probing.traced(self._call, specs)
-        specs = probing.ranges(graph, specs)
-        outputs = probing.output_specs(self._call, graph, specs, examples)
+        probe, functional = probing.Probe(self._call), hasattr(model, "_outputs_struct")
+        specs, examples = probing.named_dimensions(probe, flat_specs(self.arguments))
+        declared = declared_results(model, {spec.name for spec in specs}) if functional else None
+        if not functional or any("int" in spec.dtype for spec in specs):
+            known = all(
+                dim in examples for spec in specs for dim in spec.dims if isinstance(dim, str) and dim != "batch"
+            )
+            sizes = {**examples, "batch": probing.BATCH}
+            specs = probing.ranges(probe.graph(specs, sizes if known else None), specs)
+        outputs = probing.output_specs(probe, specs, examples, declared)
         self.signature = Signature(specs, outputs, examples=examples, padded=())
 
     def _call(self, *tensors: Tensor) -> dict[str, Tensor]:

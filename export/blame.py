@@ -13,7 +13,7 @@ from .result import ExportError
 # Files that an operation passes through on its way and that say nothing of where it comes from.
 MACHINERY = re.compile(
     r"/(tensorflow|optree|wrapt)/|/keras/src/(backend|ops|utils|trainers|tree|random)/"
-    r"|/keras/src/(layers/layer|models/functional|models/sequential|ops/function|ops/operation)\.py|/unittest/|^<"
+    r"|/keras/src/(layers/layer|models/functional|models/sequential|ops/function|ops/operation)\.py|/unittest/|/contextlib\.py|^<"
 )
 HERE = str(Path(__file__).parent.parent)
 

@@ -125,8 +125,21 @@ def flat_specs(arguments: Arguments) -> tuple[TensorSpec, ...]:
     )
 
 
+def declared_results(model: Any, taken: set[str]) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+    """What a Functional model says of its results: dtype and shape by name."""
+    found = _named(model, model._outputs_struct, taken)
+    return {
+        name: (keras.backend.standardize_dtype(tensor.dtype), tuple(tensor.shape)) for name, tensor in found.items()
+    }
+
+
 def result_names(model: Any, results: Any, taken: set[str]) -> dict[str, Tensor]:
-    """The tensors of `results` by the keys of dicts, by the layers that a Functional model ends in, or by number."""
+    """The tensors of `results` by name."""
+    return {name: keras.ops.convert_to_tensor(leaf) for name, leaf in _named(model, results, taken).items()}
+
+
+def _named(model: Any, results: Any, taken: set[str]) -> dict[str, Any]:
+    """The leaves of `results` by the keys of dicts, by the layers that a Functional model ends in, or by number."""
     leaves = [(path, leaf) for path, leaf in keras.tree.flatten_with_path(results) if leaf is not None]
     names = [_joined(path) for path, _ in leaves]
     structure = getattr(getattr(model, "_functional", None) or model, "_outputs_struct", None)
@@ -136,7 +149,7 @@ def result_names(model: Any, results: Any, taken: set[str]) -> dict[str, Tensor]
     for own, (_, leaf) in zip(names, leaves, strict=True):
         name = f"output_{own or 0}" if own.replace(".", "").isdigit() or not own else _plain(own)
         name = f"{name}_output" if name in taken else name
-        found[_unique(name, list(found))] = keras.ops.convert_to_tensor(leaf)
+        found[_unique(name, list(found))] = leaf
     return found
 
 

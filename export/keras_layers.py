@@ -30,7 +30,7 @@ def keras_lowered(layers: list[Any]) -> Iterator[None]:
     from keras.src import backend  # where ``keras.ops`` looks its functions up, layer by layer
     from keras.src.ops import nn as keras_nn
 
-    homes = {"backend.nn": backend.nn, "backend.numpy": backend.numpy, "ops.nn": keras_nn}
+    homes = {"backend.nn": backend.nn, "backend.math": backend.math, "backend.numpy": backend.numpy, "ops.nn": keras_nn}
     with ExitStack() as stack:
         for place, function in FUNCTIONS.items():
             home, _, name = place.rpartition(".")
@@ -187,7 +187,48 @@ def _dot_product_attention(
     return ops.transpose(F.dot_product_attention(q, k, v, mask=mask, bias=bias, scale=scale), (0, 2, 1, 3))
 
 
+def _argmax(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor | None:
+    return _extreme(x, axis, keepdims, "argmax")
+
+
+def _argmin(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor | None:
+    return _extreme(x, axis, keepdims, "argmin")
+
+
+def _extreme(x: Tensor, axis: int | None, keepdims: bool, name: str) -> Tensor | None:
+    """Without Keras' care for -0.0 beside 0.0, which reads bits as no runtime's operators do."""
+    import tensorflow as tf
+
+    x = ops.convert_to_tensor(x)
+    if axis is None or not _floating(x):
+        return None
+    place = getattr(tf, name)(x, axis=axis, output_type=tf.int32)
+    return ops.expand_dims(place, axis) if keepdims else place
+
+
+def _fft2(x: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor] | None:
+    """A Fourier transform as the products of matrices that it is: runtimes have no complex numbers."""
+    real, imaginary = (ops.convert_to_tensor(part) for part in x)
+    if not _floating(real, imaginary):
+        return None
+    cos, sin = _fourier(ops.shape(real)[-1])
+    real, imaginary = real @ cos + imaginary @ sin, imaginary @ cos - real @ sin
+    cos, sin = _fourier(ops.shape(real)[-2])
+    return cos @ real + sin @ imaginary, cos @ imaginary - sin @ real
+
+
+def _fourier(size: Any) -> tuple[Tensor, Tensor]:
+    """(size, size): cosine and sine of 2 pi j k / size."""
+    steps = ops.arange(size, dtype="int32")
+    whole = ops.mod(ops.expand_dims(steps, 1) * steps, size)  # a full turn is none: large angles are inexact
+    angle = ops.cast(whole, "float32") * (2 * math.pi / ops.cast(size, "float32"))
+    return ops.cos(angle), ops.sin(angle)
+
+
 FUNCTIONS: dict[str, Function] = {
+    "backend.numpy.argmax": _argmax,
+    "backend.numpy.argmin": _argmin,
+    "backend.math.fft2": _fft2,
     "backend.numpy.matmul": _matmul,
     "backend.numpy.einsum": _einsum,
     "backend.numpy.take": _take,
@@ -230,4 +271,6 @@ METHODS: dict[tuple[type, str], Function] = {
     (keras.layers.GroupQueryAttention, "_compute_attention"): _attend,
     (keras.layers.LSTM, "call"): recurrent_call,
     (keras.layers.GRU, "call"): recurrent_call,
+    (keras.layers.SimpleRNN, "call"): recurrent_call,
+    (keras.layers.RNN, "call"): recurrent_call,
 }

@@ -1,4 +1,4 @@
-"""Keras' LSTM and GRU through the primitive of ours, with what Keras makes of its results."""
+"""Keras' LSTM, GRU and SimpleRNN through the primitive of ours, with what Keras makes of its results."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import keras
 from keras import ops
 
 from ..layers import functional as F
-from ..layers.recurrent import GRU, LSTM, recurrent
+from ..layers.recurrent import recurrent
 
 Tensor = Any
+
+KINDS = {keras.layers.LSTM: ("lstm", 4), keras.layers.GRU: ("gru", 3), keras.layers.SimpleRNN: ("rnn", 1)}
 
 
 class _Textbook:
@@ -18,37 +20,57 @@ class _Textbook:
 
     textbook = True
 
-    def __init__(self, layer: Any) -> None:
-        own = LSTM if isinstance(layer, keras.layers.LSTM) else GRU
-        self.cell_kind, self.cell_gates = own.cell_kind, own.cell_gates
+    def __init__(self, layer: Any, kind: str, gates: int) -> None:
+        self.cell_kind, self.cell_gates = kind, gates
         self.cell, self.units, self.go_backwards = layer.cell, layer.units, layer.go_backwards
 
 
 def recurrent_call(
     layer: Any, sequences: Tensor, initial_state: Any = None, mask: Any = None, training: Any = False
 ) -> Any:
-    """As ``layer.call``; None where the layer is not the one of the papers, or keeps its state."""
-    textbook = (
-        layer.activation is keras.activations.tanh
-        and layer.recurrent_activation is keras.activations.sigmoid
-        and layer.use_bias
-        and getattr(layer, "reset_after", True)
-        and not (layer.stateful or layer.unroll or training)
-    )
-    if "recurrent" not in F.lowered() or not textbook or len(sequences.shape) != 3 or sequences.shape[-1] is None:
+    """As ``layer.call``. What is not the layer of the papers is unrolled where the runtime has no loop and the length
+    is known, and left to Keras (None) elsewhere."""
+    kind = _kind(layer)
+    if "recurrent" not in F.lowered() or training or layer.stateful or layer.unroll or len(sequences.shape) != 3:
         return None
+    if kind is None or sequences.shape[-1] is None:
+        return _unrolled(layer, sequences, initial_state, mask) if "unrolled" in F.lowered() else None
     if isinstance(mask, list | tuple):
         mask = mask[0]
     mask = None if mask is None else ops.cast(mask, "bool")
     states = initial_state if isinstance(initial_state, list | tuple) else [initial_state]
     states = None if initial_state is None else [ops.convert_to_tensor(state) for state in states]
-    outputs, *last = recurrent(_Textbook(layer), sequences, states, mask, False)
+    outputs, *last = recurrent(_Textbook(layer, *kind), sequences, states, mask, False)
     result = last[0]
     if layer.return_sequences:
         result = outputs if mask is None else _carried(layer, outputs, mask)
     elif mask is not None and states is not None:  # of a row without any token, Keras' last output is no state
         result = last[0] * ops.cast(ops.any(mask, axis=1, keepdims=True), last[0].dtype)
     return (result, *last) if layer.return_state else result
+
+
+def _kind(layer: Any) -> tuple[str, int] | None:
+    """Which of the papers' layers this is: the activations, biases and gates that runtimes have operators for."""
+    found = next((kind for cls, kind in KINDS.items() if isinstance(layer, cls)), None)
+    if found is None or layer.activation is not keras.activations.tanh or not layer.use_bias:
+        return None
+    gated = getattr(layer, "recurrent_activation", keras.activations.sigmoid) is keras.activations.sigmoid
+    return found if gated and getattr(layer, "reset_after", True) else None
+
+
+def _unrolled(layer: Any, sequences: Tensor, initial_state: Any, mask: Any) -> Any:
+    if sequences.shape[1] is None:
+        return None
+    layer.unroll = True
+    try:
+        return type(layer).call(layer, sequences, initial_state=initial_state, mask=mask, training=False)
+    finally:
+        layer.unroll = False
+
+
+@F.primitive
+def unrolled() -> None:
+    """Lowered, with anything, by an exporter whose runtime has no loop over weights: see ``recurrent_call``."""
 
 
 def _carried(layer: Any, outputs: Tensor, mask: Tensor) -> Tensor:

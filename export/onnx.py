@@ -38,7 +38,7 @@ OPSET, IR_VERSION = 23, 11  # the first opset with Attention, RMSNormalization a
 TRACED_OPSET = 18  # the last that tf2onnx writes; what it emits means the same at 23
 NOWHERE = ("Dropout", "Random", "PartitionedCall", "PyFunc")  # in no inference graph
 FORBIDDEN = ("Dropout", "Random", "Einsum", "PartitionedCall", "PyFunc", "Loop", "If")
-GATES = {"lstm": (0, 3, 1, 2), "gru": (0, 1, 2)}  # Keras' gates in the order of ONNX: i o f c, and z r h
+GATES = {"lstm": (0, 3, 1, 2), "gru": (0, 1, 2), "rnn": (0,)}  # Keras' gates in the order of ONNX: i o f c, and z r h
 PROTOBUF_LIMIT = 1_900_000_000  # bytes; a protobuf file ends at 2 GiB, larger weights go beside it
 
 
@@ -223,8 +223,30 @@ def _tidy(model: Any) -> Any:
         common.RemoveUnusedOpsetsPass(),
     ):
         model = step(model).model
+    _keep_padding(model.graph)
     _rename(model.graph)
     return model
+
+
+def _keep_padding(graph: Any) -> None:
+    """ONNX Runtime moves zeros around an image into the max-pooling behind it, where they count as none: wrong where
+    all else is negative. It leaves alone what is not zero, as the smallest number is not."""
+    import onnx_ir as ir
+
+    def pools(node: Any) -> bool:
+        behind = [use.node for output in node.outputs for use in output.uses()]
+        return any(other.op_type == "MaxPool" or (other.op_type == "Transpose" and pools(other)) for other in behind)
+
+    for node in list(graph):
+        value = node.inputs[2] if node.op_type == "Pad" and len(node.inputs) > 2 else None
+        zero = value is None or (value.const_value is not None and not value.const_value.numpy().any())
+        if node.op_type == "Pad" and zero and pools(node):
+            tensor = ir.tensor(np.array(np.finfo("float32").tiny), name=f"{node.name}_almost_zero")
+            almost = ir.Value(name=tensor.name, const_value=tensor)
+            almost.shape, almost.dtype = tensor.shape, tensor.dtype
+            graph.register_initializer(almost)
+            node.resize_inputs(3)
+            node.replace_input_with(2, almost)
 
 
 def _sort(graph: Any) -> None:
@@ -452,8 +474,8 @@ def _recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, trai
         return tf.expand_dims(tf.transpose(tf.concat([parts[i] for i in GATES[layer.cell_kind]], -1)), 0)
 
     cell = layer.cell
-    if layer.cell_kind == "lstm":  # one bias in Keras, a second of zeros here
-        bias = tf.concat([gates(cell.bias[None])[..., 0], tf.zeros((1, 4 * width))], axis=-1)
+    if layer.cell_kind != "gru":  # one bias in Keras, a second of zeros here
+        bias = tf.concat([gates(cell.bias[None])[..., 0], tf.zeros((1, layer.cell_gates * width))], axis=-1)
         attributes: dict[str, Any] = {"hidden_size": width}
     else:
         bias = tf.concat([gates(cell.bias[i : i + 1])[..., 0] for i in range(2)], axis=-1)
@@ -495,4 +517,5 @@ LOWERINGS = {
     "rotary": _rotary,
     "reshape_behind": _reshape_behind,
     "recurrent": _recurrent,
+    "unrolled": lambda: None,
 }

@@ -16,25 +16,36 @@ Call = Callable[..., dict[str, Any]]  # tensors in the order of the inputs, resu
 HANDED_ON = ("Cast", "Identity", "Reshape", "ExpandDims", "Squeeze", "SelectV2", "Less", "AddV2", "Maximum", "Minimum")
 LENGTHS = (7, 12, 16, 32, 64, 128, 256, 512)  # tried for what is open, until Keras computes something
 SIDES = (64, 96, 128, 160, 224, 256, 320, 384, 512)
+BATCH = 3  # rows of a trace of known sizes
 TIED = 6  # more open inputs than these are taken to have one length
 
 
-def traced(call: Call, inputs: Sequence[TensorSpec], sizes: Mapping[str, int] | None = None) -> Any:
-    """The graph of a call, with named dimensions open, or of these `sizes`."""
-    import tensorflow as tf
+class Probe:
+    """Traces of a call, each made once."""
 
-    shapes = [[(sizes or {}).get(dim) if isinstance(dim, str) else dim for dim in spec.dims] for spec in inputs]
-    specs = [tf.TensorSpec(shape, spec.dtype, spec.name) for shape, spec in zip(shapes, inputs, strict=True)]
-    return tf.function(call, autograph=False, jit_compile=False).get_concrete_function(*specs)
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.graphs: dict[tuple[Any, ...], Any] = {}
 
+    def graph(self, inputs: Sequence[TensorSpec], sizes: Mapping[str, int] | None = None) -> Any:
+        """The graph of a call, with named dimensions open, or of these `sizes`; it raises what Keras raises."""
+        import tensorflow as tf
 
-def computes(call: Call, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> bool:
-    """Does Keras take inputs of these sizes?"""
-    try:
-        traced(call, inputs, sizes)
-    except Exception:  # of any kind: what a layer says to a shape that does not fit
-        return False
-    return True
+        shapes = [[(sizes or {}).get(dim) if isinstance(dim, str) else dim for dim in spec.dims] for spec in inputs]
+        key = tuple((spec.dtype, *shape) for spec, shape in zip(inputs, shapes, strict=True))
+        if key not in self.graphs:
+            specs = [tf.TensorSpec(shape, spec.dtype, spec.name) for shape, spec in zip(shapes, inputs, strict=True)]
+            function = tf.function(self.call, autograph=False, jit_compile=False)
+            self.graphs[key] = function.get_concrete_function(*specs)
+        return self.graphs[key]
+
+    def computes(self, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> bool:
+        """Does Keras take inputs of these sizes?"""
+        try:
+            self.graph(inputs, {**sizes, "batch": BATCH})
+        except Exception:  # of any kind: what a layer says to a shape that does not fit
+            return False
+        return True
 
 
 def ranges(graph: Any, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
@@ -71,17 +82,17 @@ def _rows(tensor: Any) -> Iterator[int]:
 # ---- open dimensions -------------------------------------------------------------------------------------------------
 
 
-def named_dimensions(call: Call, inputs: Sequence[TensorSpec]) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:
+def named_dimensions(probe: Probe, inputs: Sequence[TensorSpec]) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:
     """`inputs`, whose open dimensions have provisional names, with the names they get for good; and sizes that Keras
     takes.
 
     Sequences of several inputs are one dimension where Keras refuses them in different lengths.
     """
     owners = [spec for spec in inputs if "sequence" in _kinds(spec)]
-    base = _working(call, inputs)
+    base = _working(probe, inputs)
     together = [[spec.name for spec in owners]] if owners else []
     if 1 < len(owners) <= TIED and base:
-        together = _groups(call, inputs, [spec.name for spec in owners], base)
+        together = _groups(probe, inputs, [spec.name for spec in owners], base)
     names = {member: _group_name(group, len(together)) for group in together for member in group}
     final = tuple(
         replace(spec, dims=tuple(_final(spec, axis, names) for axis in range(len(spec.dims)))) for spec in inputs
@@ -93,7 +104,7 @@ def named_dimensions(call: Call, inputs: Sequence[TensorSpec]) -> tuple[tuple[Te
                 sizes[other] = base[one]
     lengths = [dim for dim in sizes if dim.endswith("sequence")]
     unlike = {**sizes, **{dim: sizes[dim] + number for number, dim in enumerate(lengths)}}
-    return final, unlike if len(lengths) > 1 and computes(call, final, {**unlike, "batch": 2}) else sizes
+    return final, unlike if len(lengths) > 1 and probe.computes(final, unlike) else sizes
 
 
 def _kinds(spec: TensorSpec) -> dict[str, int]:
@@ -110,7 +121,7 @@ def _final(spec: TensorSpec, axis: int, groups: Mapping[str, str]) -> int | str:
     return groups[spec.name] if kind == "sequence" else kind or f"{spec.name}_{axis}"
 
 
-def _working(call: Call, inputs: Sequence[TensorSpec]) -> dict[str, int]:
+def _working(probe: Probe, inputs: Sequence[TensorSpec]) -> dict[str, int]:
     """Sizes of the provisional names that Keras takes, all sequences alike; empty where none of those tried do."""
     open_dims = {dim for spec in inputs for dim in spec.dims if isinstance(dim, str)} - {"batch"}
     sides = {axis: {spec.dims[axis] for spec in inputs if len(spec.dims) == 4} for axis in (1, 2)}
@@ -119,12 +130,12 @@ def _working(call: Call, inputs: Sequence[TensorSpec]) -> dict[str, int]:
             sizes = {
                 dim: side if dim in sides[1] else side + broader if dim in sides[2] else length for dim in open_dims
             }
-            if computes(call, inputs, {**sizes, "batch": 2}):
+            if probe.computes(inputs, sizes):
                 return sizes
     return {}
 
 
-def _groups(call: Call, inputs: Sequence[TensorSpec], names: list[str], base: Mapping[str, int]) -> list[list[str]]:
+def _groups(probe: Probe, inputs: Sequence[TensorSpec], names: list[str], base: Mapping[str, int]) -> list[list[str]]:
     """The smallest sets of inputs of which one can have another length than the rest."""
     dims = {spec.name: spec.dims[1] for spec in inputs}
     left, groups = list(names), []
@@ -133,9 +144,9 @@ def _groups(call: Call, inputs: Sequence[TensorSpec], names: list[str], base: Ma
         smaller = ([first, *more] for size in range(len(others)) for more in itertools.combinations(others, size))
 
         def longer(group: list[str]) -> dict[str, int]:
-            return {**base, "batch": 2} | {str(dims[name]): base[str(dims[name])] + 1 for name in group}
+            return {**base} | {str(dims[name]): base[str(dims[name])] + 1 for name in group}
 
-        group = next((group for group in smaller if computes(call, inputs, longer(group))), left)
+        group = next((group for group in smaller if probe.computes(inputs, longer(group))), left)
         groups.append(group)
         left = [name for name in left if name not in group]
     return groups
@@ -153,23 +164,31 @@ def _group_name(group: list[str], groups: int) -> str:
 
 
 def output_specs(
-    call: Call, graph: Any, inputs: Sequence[TensorSpec], examples: Mapping[str, int]
+    probe: Probe,
+    inputs: Sequence[TensorSpec],
+    examples: Mapping[str, int],
+    declared: Mapping[str, tuple[str, Sequence[int | None]]] | None,
 ) -> tuple[TensorSpec, ...]:
-    """Names, dtypes and dimensions of the results: open ones are those of the inputs that they are as large as."""
-    results = graph.structured_outputs
+    """Names, dtypes and dimensions of the results: open ones are those of the inputs that they are as large as.
+
+    Args:
+        declared: dtype and shape by name, with None where it is open, as a Functional model has them.
+    """
+    if declared is None:
+        tensors = probe.graph(inputs).structured_outputs
+        declared = {name: (tensor.dtype.name, list(tensor.shape)) for name, tensor in tensors.items()}
     batched = any("batch" in spec.dims for spec in inputs)
-    beyond = any(None in tensor.shape[1 if batched else 0 :] for tensor in results.values())
-    sizes = {"batch": 3, **{dim: size for dim, size in examples.items() if dim != "batch"}}
+    beyond = any(None in shape[1 if batched else 0 :] for _, shape in declared.values())
+    sizes = {"batch": BATCH, **{dim: size for dim, size in examples.items() if dim != "batch"}}
     named = {size: dim for dim, size in reversed(sizes.items())}
-    exact = traced(call, inputs, sizes).structured_outputs if beyond and examples else {}
+    exact = probe.graph(inputs, sizes).structured_outputs if beyond and examples else {}
     specs = []
-    for name, tensor in results.items():
+    for name, (dtype, shape) in declared.items():
         dims: list[int | str] = []
-        for axis, size in enumerate(tensor.shape):
+        for axis, size in enumerate(shape):
             known = exact[name].shape[axis] if name in exact else None
             other = named.get(known, f"{name}_{axis}")
-            other = "batch" if axis == 0 and batched and known in (None, 3) else other
+            other = "batch" if axis == 0 and batched and known in (None, BATCH) else other
             dims.append(other if size is None else size)
-        dtype = tensor.dtype.name
         specs.append(TensorSpec(name, "float32" if "float" in dtype else dtype, tuple(dims)))
     return tuple(specs)

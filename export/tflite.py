@@ -335,14 +335,16 @@ def _recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, trai
     batch, length = inputs.shape[:2]
     recurrent = tf.convert_to_tensor(cell.recurrent_kernel)
     biases = tf.convert_to_tensor(cell.bias)
-    lstm = layer.cell_kind == "lstm"
-    projected = tf.matmul(inputs, tf.convert_to_tensor(cell.kernel)) + (biases if lstm else biases[0])  # (B, T, gates)
+    lstm, gru = (layer.cell_kind == kind for kind in ("lstm", "gru"))
+    projected = tf.matmul(inputs, tf.convert_to_tensor(cell.kernel)) + (biases[0] if gru else biases)  # (B, T, gates)
 
     def advance(x: Tensor, h: Tensor, *rest: Tensor) -> list[Tensor]:
         if lstm:
             i, f, c, o = tf.split(x + tf.matmul(h, recurrent), 4, axis=-1)
             new = tf.sigmoid(f) * rest[0] + tf.sigmoid(i) * tf.tanh(c)
             return [tf.sigmoid(o) * tf.tanh(new), new]
+        if not gru:
+            return [tf.tanh(x + tf.matmul(h, recurrent))]
         (xz, xr, xh), (z, r, n) = tf.split(x, 3, -1), tf.split(tf.matmul(h, recurrent) + biases[1], 3, -1)
         z = tf.sigmoid(xz + z)
         return [z * h + (1 - z) * tf.tanh(xh + tf.sigmoid(xr + r) * n)]

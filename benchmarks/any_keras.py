@@ -1,0 +1,259 @@
+"""Keras models of every kind as ONNX and TFLite files, by this package and by Keras' own ``model.export``.
+
+    python benchmarks/any_keras.py [--only 'KerasHub*'] [--json results.json]
+
+Of each model: greatest difference of our file from Keras (relative to the largest output), seconds of the export with
+its check beside Keras' exporter, which checks nothing, and the latency of both files at one shape, best of interleaved
+rounds. Each model has a process of its own. Nothing else should run on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+ROUNDS, BUDGET = 7, 0.15  # rounds, and seconds of each side in a round at the least
+LONGEST = 300  # seconds of one of Keras' exports
+
+
+def _timed(run: Callable[[], Any]) -> tuple[float, Any, str]:
+    """Seconds and result, or why there is none."""
+    start = time.perf_counter()
+    try:
+        result = run()
+    except Exception as error:  # of any kind: this is what is measured
+        return time.perf_counter() - start, None, f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    return time.perf_counter() - start, result, ""
+
+
+def _latency(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Milliseconds a call, best of interleaved rounds."""
+    best: dict[str, float] = {}
+    counts = {}
+    for name, run in runs.items():
+        run()
+        start = time.perf_counter()
+        run()
+        counts[name] = max(1, int(BUDGET / (time.perf_counter() - start)))
+    for _ in range(ROUNDS):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            for _ in range(counts[name]):
+                run()
+            took = 1e3 * (time.perf_counter() - start) / counts[name]
+            best[name] = min(took, best.get(name, took))
+    return best
+
+
+def _onnx_run(path: str, arrays: list[Any]) -> Callable[[], Any]:
+    """By the order of the inputs, since Keras' exporter may name them otherwise; by name where the names are ours."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feeds = _matched([(node.name, list(node.shape)) for node in session.get_inputs()], arrays)
+    kinds = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)": "int64", "tensor(bool)": "bool"}
+    feeds = {node.name: feeds[node.name].astype(kinds[node.type]) for node in session.get_inputs()}
+    return lambda: session.run(None, feeds)
+
+
+def _litert_run(path: str, arrays: list[Any]) -> Callable[[], Any]:
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=path, num_threads=os.cpu_count())
+    details = interpreter.get_input_details()
+    names = {d["index"]: d["name"].removeprefix("serving_default_").partition(":")[0] for d in details}
+    feeds = _matched([(names[d["index"]], list(d["shape"])) for d in details], arrays)
+    for detail in details:
+        array = feeds[names[detail["index"]]]
+        if tuple(detail["shape"]) != array.shape:
+            interpreter.resize_tensor_input(detail["index"], array.shape)
+    interpreter.allocate_tensors()
+
+    def run() -> None:
+        for detail in details:
+            interpreter.set_tensor(
+                detail["index"], np.ascontiguousarray(feeds[names[detail["index"]]], detail["dtype"])
+            )
+        interpreter.invoke()
+
+    return run
+
+
+def _matched(wanted: list[tuple[str, list[Any]]], arrays: list[tuple[str, Any]]) -> dict[str, Any]:
+    given = dict(arrays)
+    if {name for name, _ in wanted} <= {*given}:
+        return {name: given[name] for name, _ in wanted}
+    return {name: array for (name, _), (_, array) in zip(wanted, arrays, strict=True)}
+
+
+def measure(name: str) -> dict[str, Any]:
+    """All figures of one model."""
+    import keras
+    import numpy as np
+    from any_keras_models import build
+
+    from attention_zoo import export
+    from attention_zoo.export.inputs import example_inputs
+
+    case = build(name)
+    model = case.model
+    row: dict[str, Any] = {"name": name, "parameters": int(model.count_params())}
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {key: f"{folder}/{key}" for key in ("ours.onnx", "keras.onnx", "ours.tflite", "keras.tflite")}
+        how = {"input_signature": case.input_signature}
+        seconds, result, why = _timed(lambda: export.to_onnx(model, paths["ours.onnx"], **how))
+        row["onnx"] = {"seconds": seconds, "why": why, "bytes": result and result.bytes}
+        seconds, static, why = _timed(lambda: export.to_tflite(model, paths["ours.tflite"], **how, **case.sizes))
+        row["tflite"] = {"seconds": seconds, "why": why, "bytes": static and static.bytes}
+        loaded = export.load(paths["ours.tflite"] if static else paths["ours.onnx"])
+        signature = loaded.signature
+        sizes = {**signature.examples, **signature.sizes, "batch": 1}
+        inputs = example_inputs(signature, sizes)
+        expected = model(*_called(case, signature, inputs))
+        flat = [np.asarray(x) for x in keras.tree.flatten(expected) if x is not None]
+        for form, done in (("onnx", result), ("tflite", static)):
+            if done:
+                got = list(export.load(paths[f"ours.{form}"]).run(inputs).values())
+                scales = (float(np.abs(b).max()) or 1.0 for b in flat)
+                apart = (float(np.abs(a.astype("float64") - b).max()) for a, b in zip(got, flat, strict=True))
+                row[form]["difference"] = max(one / scale for one, scale in zip(apart, scales, strict=True))
+        arrays = [(spec.name, inputs[spec.name]) for spec in signature.inputs]
+        options: dict[str, Any] = {"verbose": False}
+        if case.input_signature is not None:
+            options["input_signature"] = list(case.input_signature.values())
+        for form, kind, run in (("onnx", "onnx", _onnx_run), ("tflite", "litert", _litert_run)):
+            path = paths[f"keras.{form}"]
+            took, _, why = _timed(lambda path=path, kind=kind: model.export(path, format=kind, **options))
+            row[form]["keras_seconds"], row[form]["keras_why"] = took, why
+            runs = {}
+            for side, there in (("ours", f"ours.{form}"), ("keras", f"keras.{form}")):
+                if os.path.exists(paths[there]):
+                    _, ready, why = _timed(lambda there=there, run=run: _tried(run(paths[there], arrays)))
+                    runs |= {side: ready} if ready else {}
+                    if why and side == "keras":
+                        row[form]["keras_why"] = row[form]["keras_why"] or f"cannot be run: {why}"
+            row[form]["latency"] = _latency(runs) if runs else {}
+    return row
+
+
+def _tried(run: Callable[[], Any]) -> Callable[[], Any]:
+    run()
+    return run
+
+
+def _called(case: Any, signature: Any, inputs: dict[str, Any]) -> list[Any]:
+    """Positional arguments of the model's own call."""
+    import keras
+
+    if case.input_signature is not None:
+        return [inputs[name] for name in case.input_signature]
+    structure = getattr(case.model, "_inputs_struct", None)
+    if structure is None or isinstance(structure, dict):
+        return [inputs if len(inputs) > 1 or structure is not None else next(iter(inputs.values()))]
+    names = iter([spec.name for spec in signature.inputs])
+    return [keras.tree.map_structure(lambda _: inputs[next(names)], structure)]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown; "-" where Keras' exporter made no file that its runtime runs."""
+    lines = [
+        "| model | parameters | ONNX: difference | seconds | Keras' | ms | Keras' "
+        "| TFLite: difference | seconds | Keras' | ms | Keras' |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        cells = [row["name"], f"{row['parameters']:,}"]
+        for form in ("onnx", "tflite"):
+            some = row[form]
+            ms = some["latency"]
+            keras_ran = not some["keras_why"]
+            cells += [
+                f"{some['difference']:.0e}" if "difference" in some else "-",
+                "-" if some["why"] else f"{some['seconds']:.1f}",
+                f"{some['keras_seconds']:.1f}" if keras_ran else "-",
+                f"{ms['ours']:.2f}" if "ours" in ms else "-",
+                f"{ms['keras']:.2f}" if "keras" in ms and keras_ran else "-",
+            ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """How many are right, how much faster the export is, and how fast the files are."""
+    lines = []
+    for form, title in (("onnx", "ONNX"), ("tflite", "TFLite")):
+        right = [row for row in rows if not row[form]["why"]]
+        theirs = [row for row in right if not row[form]["keras_why"]]
+        shares = [row[form]["seconds"] / row[form]["keras_seconds"] for row in theirs]
+        large = [row[form]["seconds"] / row[form]["keras_seconds"] for row in theirs if row["parameters"] >= 20e6]
+        both = [row[form]["latency"] for row in theirs if {"ours", "keras"} <= {*row[form]["latency"]}]
+        faster = [ms["ours"] / ms["keras"] for ms in both]
+        lines.append(
+            f"{title}: {len(right)} of {len(rows)} models, checked; Keras' exporter makes {len(theirs)} of them in a "
+            f"file that runs. Of these our export takes {median(shares):.2f} of its time in the median"
+            + (f", {median(large):.2f} where there are 20 M parameters or more" if large else "")
+            + f"; latency {median(faster):.2f} of its file's in the median, {max(faster):.2f} at the worst."
+        )
+        for row in rows:
+            for whose, key in (("ours", "why"), ("Keras'", "keras_why")):
+                if row[form][key]:
+                    lines.append(f"- {title}, {whose}: {row['name']}: {row[form][key]}")
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """What the figures were taken on."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    known = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_tile") if f" {flag}" in flags]
+    packages = ("keras", "tensorflow", "tf2onnx", "onnxruntime", "ai-edge-litert", "keras-hub")
+    shown = ", ".join(f"{name} {version(name)}" for name in packages)
+    return (
+        f"{platform.machine()}, {os.cpu_count()} cores ({' '.join(known)}), Python {platform.python_version()}; {shown}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="*", help="a shell pattern over the names")
+    parser.add_argument("--json", type=Path, help="write all figures here as they come")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print("\nROW " + json.dumps(measure(arguments.one)))
+        return
+    from any_keras_models import MODELS
+
+    rows = []
+    for name in [name for name in MODELS if fnmatch.fnmatchcase(name, arguments.only)]:
+        command = [sys.executable, __file__, "--one", name]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=4 * LONGEST, check=False)
+        found = [line[4:] for line in done.stdout.splitlines() if line.startswith("ROW ")]
+        if not found:
+            print(f"{name}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr, flush=True)
+            continue
+        rows.append(json.loads(found[0]))
+        print(table(rows[-1:]).splitlines()[-1], flush=True)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(rows, indent=1))
+    print(f"\n{machine()}\n\n{table(rows)}\n\n{summary(rows)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -47,6 +47,10 @@ Seed = Annotated[int | None, typer.Option(help="Of the draws.")]
 Model = Annotated[
     str, typer.Argument(help="A folder (ours or Hugging Face's), a .gguf or .keras file, or a preset (random weights).")
 ]
+AnyModel = Annotated[
+    str,
+    typer.Argument(help="A folder (ours or Hugging Face's), a .gguf file, any model's .keras file, or a preset."),
+]
 
 
 def _version(wanted: bool) -> None:
@@ -176,7 +180,7 @@ def convert(
 
 @app.command()
 def export(
-    model: Model,
+    model: AnyModel,
     file: Annotated[Path, typer.Argument(help="Where to, ending in .onnx or .tflite.")],
     batch_size: Annotated[int, typer.Option(help="TFLite: rows per call.")] = 1,
     sequence_length: Annotated[int | None, typer.Option(help="TFLite: tokens per row.")] = None,
@@ -196,7 +200,7 @@ def export(
     if file.suffix == ".onnx" and (batch_size != 1 or any(size is not None for size in sizes.values())):
         raise ValueError("sizes: got static sizes for an ONNX file, whose dimensions are open; accepted: none")
     with working(f"exporting {model} to {file}"):
-        loaded = _model(model)
+        loaded = _any_model(model)
         if file.suffix == ".onnx":
             result = exporters.to_onnx(loaded, file, cache=cache)
         else:
@@ -206,7 +210,7 @@ def export(
 
 @app.command()
 def verify(
-    model: Model,
+    model: AnyModel,
     file: Annotated[Path, typer.Argument(help="The exported file.")],
     tolerance: Annotated[float, typer.Option(help="Greatest accepted difference.")] = 1e-4,
     json_: Json = False,
@@ -216,7 +220,7 @@ def verify(
 
     _existing("file", file)
     with working(f"comparing {file} with {model}"):
-        report = exporters.verify(_model(model), file, tolerance=tolerance)
+        report = exporters.verify(_any_model(model), file, tolerance=tolerance)
     _print_report(report, json_)
     if not report.passed:
         raise typer.Exit(1)
@@ -370,6 +374,17 @@ def _model(name: str) -> Any:
 
         keras.utils.set_random_seed(0)  # the same weights for the command that exports and the one that verifies
         return zoo.create(name)
+
+
+def _any_model(name: str) -> Any:
+    """As ``_model``, and any Keras model in a ``.keras`` file."""
+    if name.endswith(".keras") and Path(name).is_file():
+        from .export.quiet import quiet
+        from .zoo.keras_files import load_any_keras
+
+        with quiet():
+            return load_any_keras(Path(name))
+    return _model(name)
 
 
 def _runnable(name: str) -> Any:

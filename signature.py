@@ -177,8 +177,8 @@ class Signature:
             for side in ("inputs", "outputs")
         }
         sums = {dim: tuple(parts) for dim, parts in raw.pop("sums", {}).items()}
-        padded = {"padded": tuple(raw.pop("padded"))} if "padded" in raw else {}
-        return cls(**specs, **raw, sums=sums, **padded)
+        padded = tuple(raw.pop("padded", cls.padded))
+        return cls(**specs, **raw, sums=sums, padded=padded)
 
 
 @dataclass(frozen=True)

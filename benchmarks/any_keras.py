@@ -112,6 +112,12 @@ def measure(name: str) -> dict[str, Any]:
     from attention_zoo import export
     from attention_zoo.export.inputs import example_inputs
 
+    with tempfile.TemporaryDirectory() as folder:  # what all of them import and compile once
+        warm = build("Functional, two inputs and two outputs")
+        export.to_onnx(warm.model, f"{folder}/m.onnx")
+        export.to_tflite(warm.model, f"{folder}/m.tflite", **warm.sizes)
+        for kind in ("onnx", "litert"):
+            warm.model.export(f"{folder}/k.{kind.replace('litert', 'tflite')}", format=kind, verbose=False)
     case = build(name)
     model = case.model
     row: dict[str, Any] = {"name": name, "parameters": int(model.count_params())}
@@ -205,12 +211,14 @@ def summary(rows: list[dict[str, Any]]) -> str:
         large = [row[form]["seconds"] / row[form]["keras_seconds"] for row in theirs if row["parameters"] >= 20e6]
         both = [row[form]["latency"] for row in theirs if {"ours", "keras"} <= {*row[form]["latency"]}]
         faster = [ms["ours"] / ms["keras"] for ms in both]
-        lines.append(
-            f"{title}: {len(right)} of {len(rows)} models, checked; Keras' exporter makes {len(theirs)} of them in a "
-            f"file that runs. Of these our export takes {median(shares):.2f} of its time in the median"
-            + (f", {median(large):.2f} where there are 20 M parameters or more" if large else "")
-            + f"; latency {median(faster):.2f} of its file's in the median, {max(faster):.2f} at the worst."
-        )
+        said = f"{title}: {len(right)} of {len(rows)} models, checked; Keras' exporter makes a file that runs of "
+        said += f"{len(theirs)}."
+        if shares:
+            said += f" Of these our export takes {median(shares):.2f} of its time in the median"
+            said += f", {median(large):.2f} where there are 20 M parameters or more." if large else "."
+        if faster:
+            said += f" Latency: {median(faster):.2f} of its file's in the median, {max(faster):.2f} at the worst."
+        lines.append(said)
         for row in rows:
             for whose, key in (("ours", "why"), ("Keras'", "keras_why")):
                 if row[form][key]:
@@ -246,7 +254,7 @@ def main() -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=4 * LONGEST, check=False)
         found = [line[4:] for line in done.stdout.splitlines() if line.startswith("ROW ")]
         if not found:
-            print(f"{name}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr, flush=True)
+            print(f"{name}: {done.stderr.strip()[-300:]}", file=sys.stderr, flush=True)
             continue
         rows.append(json.loads(found[0]))
         print(table(rows[-1:]).splitlines()[-1], flush=True)

@@ -49,7 +49,7 @@ class AnyModel:
 
     def __init__(self, model: Any, input_signature: Any = None) -> None:
         self.model, self.name = model, str(model.name)
-        self.config = ForeignConfig(type(model).__name__, self.name)
+        self.config: Any = ForeignConfig(type(model).__name__, self.name)
         self.layers: list[Any] = model._flatten_layers()
         self.weights: list[Any] = list(model.weights)
         self.names = _names(self.weights, self.name)

@@ -177,14 +177,19 @@ def _dot_product_attention(
     if is_causal:  # aligned at the top left, unlike ours
         rows, columns = ops.arange(ops.shape(q)[2]), ops.arange(ops.shape(k)[2])
         mask = F.combine_masks(mask, ops.expand_dims(rows, 1) >= columns)
-    if mask is not None:
-        mask = ops.cast(mask, "bool")
-        while len(mask.shape) < 4:
-            mask = ops.expand_dims(mask, 0)
+    mask = None if mask is None else _of_rank_4(mask, 0)
     if mask is not None and not zeros:  # as numbers, since a mask of ours would give zeros
         added = ops.cast(ops.logical_not(mask), "float32") * F.MASKED
         bias, mask = added if bias is None else ops.cast(bias, "float32") + added, None
     return ops.transpose(F.dot_product_attention(q, k, v, mask=mask, bias=bias, scale=scale), (0, 2, 1, 3))
+
+
+def _of_rank_4(mask: Any, axis: int) -> Tensor:
+    """Booleans, with new dimensions at `axis`."""
+    mask = ops.cast(mask, "bool")
+    for _ in range(4 - len(mask.shape)):
+        mask = ops.expand_dims(mask, axis)
+    return mask
 
 
 def _argmax(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor | None:
@@ -257,8 +262,7 @@ def _attend(
     if wanted or training or len(query.shape) != 4:
         return None
     if attention_mask is not None:  # (B, T, S), or with heads
-        while len(attention_mask.shape) < 4:
-            attention_mask = ops.expand_dims(attention_mask, -3)
+        attention_mask = _of_rank_4(attention_mask, -3)
     scale = getattr(layer, "_inverse_sqrt_key_dim", None) or layer._inverse_sqrt_head_dim
     dropout = getattr(layer, "_dropout", None) or getattr(layer, "dropout", None)
     masks = {"mask": attention_mask, "is_causal": use_causal_mask, "zeros": bool(dropout)}

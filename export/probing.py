@@ -181,14 +181,18 @@ def output_specs(
     beyond = any(None in shape[1 if batched else 0 :] for _, shape in declared.values())
     sizes = {"batch": BATCH, **{dim: size for dim, size in examples.items() if dim != "batch"}}
     named = {size: dim for dim, size in reversed(sizes.items())}
-    exact = probe.graph(inputs, sizes).structured_outputs if beyond and examples else {}
+    known_sizes = {dim for spec in inputs for dim in spec.dims if isinstance(dim, str)} <= {*sizes}
+    exact = probe.graph(inputs, sizes).structured_outputs if beyond and known_sizes else {}
     specs = []
     for name, (dtype, shape) in declared.items():
         dims: list[int | str] = []
-        for axis, size in enumerate(shape):
+        for axis, declared_size in enumerate(shape):
+            size = declared_size
             known = exact[name].shape[axis] if name in exact else None
-            other = named.get(known, f"{name}_{axis}")
+            other = named.get(known or 0, f"{name}_{axis}")
             other = "batch" if axis == 0 and batched and known in (None, BATCH) else other
+            if size is None and len(sizes) == 1 and axis > 0 and known is not None:
+                size = known  # Keras leaves open what cannot vary, where a layer was told so
             dims.append(other if size is None else size)
         specs.append(TensorSpec(name, "float32" if "float" in dtype else dtype, tuple(dims)))
     return tuple(specs)

@@ -146,7 +146,7 @@ def _memory(
 
 
 def _with_memory(
-    model: Exportable, batch_size: int, sequence_length: int | None, image_size: Any, lengths: list[int], slots: int
+    model: Exportable, batch_size: int, sequence_length: Any, image_size: Any, lengths: list[int], slots: int
 ) -> tuple[dict[str, Graph], dict[str, Signature]]:
     """The graphs of a file that generates, and their signatures with every size filled in."""
     graphs = model.graphs("static")

@@ -111,7 +111,8 @@ class LowRankAdapters(Freezing):
         return own | shared if own else set()
 
     def _lora_targets(self, targets: Iterable[str], whole: set[str]) -> list[str]:
-        layers = {path: layer for path, layer in _dense_layers(self).items() if weight_name(base_weight(layer)) not in whole}
+        dense = _dense_layers(self)
+        layers = {path: layer for path, layer in dense.items() if weight_name(base_weight(layer)) not in whole}
         chosen: dict[str, None] = {}
         for target in targets:
             found = [path for path in layers if matches(path, target) or fnmatchcase(path.rpartition("/")[2], target)]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import keras
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
@@ -129,6 +130,22 @@ def test_keras_files(tmp_path: Path) -> None:
     assert (tmp_path / "folder" / "tokenizer.json").is_file()
     done = cli("info", tmp_path / "none.keras")
     assert done.returncode == 2 and "none.keras, which is not there" in done.stderr
+
+
+def test_any_keras_model(tmp_path: Path) -> None:
+    """Export and verify take a ``.keras`` file of Keras' own layers too; other commands take ours."""
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    y = keras.layers.Embedding(20, 8)(ids)
+    keras.Model(ids, keras.layers.Dense(2, name="label")(keras.layers.LSTM(4)(y))).save(tmp_path / "m.keras")
+    done = cli("export", tmp_path / "m.keras", tmp_path / "m.onnx", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["greatest_difference"] < 2e-6, done.stderr
+    done = cli("verify", tmp_path / "m.keras", tmp_path / "m.onnx", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["passed"]
+    done = cli("export", tmp_path / "m.keras", tmp_path / "m.tflite")
+    assert done.returncode == 2 and "sequence_length: got none for 'sequence' of ids" in done.stderr
+    (tmp_path / "bad.keras").write_bytes(b"PK")
+    done = cli("export", tmp_path / "bad.keras", tmp_path / "n.onnx")
+    assert done.returncode == 2 and "bad.keras cannot be read" in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

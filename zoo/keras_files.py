@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import zipfile
 from pathlib import Path
@@ -15,6 +17,28 @@ from .companions import DICTS
 from .registry import families
 
 SUFFIX = ".keras"
+
+
+def load_any_keras(path: Path) -> Any:
+    """The model in a ``.keras`` file, not compiled, whoever made it of Keras', KerasHub's or our classes. Keras' safe
+    mode: no code is taken from the file.
+
+    Raises:
+        ValueError: no such file, another kind of file, or one with classes of others.
+    """
+    accepted = "accepted: a .keras file of Keras', KerasHub's and attention_zoo's layers"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = archive.getinfo("config.json")
+            if entry.file_size > LARGEST_JSON:
+                raise ValueError(f"config.json of {entry.file_size} bytes")
+            raw = archive.read(entry)
+        if b"keras_hub" in raw or b"keras_nlp" in raw:
+            with contextlib.suppress(ImportError):  # then Keras says which class it does not know
+                importlib.import_module("keras_hub")  # registers its classes
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises what it stumbles over first
+        raise ValueError(f"path: {path} cannot be read: {' '.join(str(error).split())[:300]}; {accepted}") from error
 
 
 def load_keras(path: Path, dtype: Any, overrides: dict[str, Any]) -> tuple[ZooModel, list[str]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..signature import Signature
+from ..signature import Graph, Signature
+from .any_function import AnyFunctions
 from .any_model import AnyModel
 from .comparison import Check, compare
+from .graph_names import model_graphs
 from .inputs import PADDINGS, example_inputs
 from .reference import Reference
 from .runtime import LoadedGraph
@@ -52,11 +54,20 @@ def any_cases(signature: Signature, *, brief: bool = False) -> Iterator[AnyCase]
 
 
 def any_checks(
-    model: AnyModel, loaded: LoadedGraph, tolerance: float, *, brief: bool = False, prefix: str = ""
+    model: AnyModel | AnyFunctions, graphs: Mapping[str, LoadedGraph], tolerance: float, *, brief: bool = False
 ) -> Iterator[Check]:
-    """The file's graph beside the model's own call."""
+    """The file's graphs beside the model's own call."""
+    own = model_graphs(model, graphs)
+    for name, loaded in graphs.items():
+        prefix = f"{name}: " if len(graphs) > 1 else ""
+        yield from _graph_checks(model, own[name], loaded, tolerance, brief=brief, prefix=prefix)
+
+
+def _graph_checks(
+    model: AnyModel | AnyFunctions, graph: Graph, loaded: LoadedGraph, tolerance: float, *, brief: bool, prefix: str
+) -> Iterator[Check]:
     signature = loaded.signature
-    reference = Reference(model, model.by_name, None if brief or signature.sizes else model.signature)
+    reference = Reference(model, graph.function, None if brief or signature.sizes else graph.signature)
     for case in any_cases(signature, brief=brief):
         sizes = {**signature.examples, **signature.sizes, **case.sizes}
         inputs = example_inputs(signature, sizes, padding=case.padding, seed=case.seed)

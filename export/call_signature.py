@@ -25,13 +25,14 @@ class Arguments:
     leaves: tuple[tuple[str, Any], ...]
 
 
-def called_with(model: Any, input_signature: Any) -> Arguments:
-    """What `model` is called with, as `input_signature` has it, or as it was built.
+def called_with(model: Any, input_signature: Any, parameters: list[str] | None = None) -> Arguments:
+    """What `model` is called with, as `input_signature` has it, or as it was built; of a function by its `parameters`.
 
     Raises:
         ValueError: neither tells.
     """
-    parameters = [name for name in inspect.signature(model.call).parameters if name not in ("training", "mask")]
+    if parameters is None:
+        parameters = [name for name in inspect.signature(model.call).parameters if name not in ("training", "mask")]
     first = parameters[0] if parameters else "inputs"
     inputs = getattr(model, "_inputs_struct", None)  # of a Functional model
     if isinstance(model, keras.Sequential) and model.built:
@@ -67,6 +68,8 @@ def called_with(model: Any, input_signature: Any) -> Arguments:
 
 def _as_built(model: Any) -> tuple[list[Any], dict[str, Any]]:
     shapes = getattr(model, "_build_shapes_dict", None)
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(f"input_signature: got none for the function {model.__name__}; {HOW}")
     if not shapes:
         state = "was not built" if not model.built else "does not say what it takes"
         raise ValueError(

@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import keras
 import numpy as np
 
 from ..finetuning.lora import with_adapters
+from .any_function import AnyFunctions
 from .spec import Exportable
 
 _lock = threading.RLock()  # a model computes in one precision at a time, and standard error is the process'
@@ -110,9 +111,11 @@ def inference(model: Exportable) -> Iterator[FileWeights]:
         yield weights
 
 
-def reading(values: Mapping[str, Any], weights: FileWeights) -> keras.StatelessScope:
+def reading(values: Mapping[str, Any], weights: FileWeights) -> AbstractContextManager[Any]:
     """A scope in which layers read `values` for the variables of these names, as they are: given to the scope by its
     own argument, they would be rounded to the dtypes of the variables."""
+    if isinstance(weights.model, AnyFunctions):
+        return weights.model.reading(values)
     scope = keras.StatelessScope()
     scope.state_mapping.update({id(weights.variables[name]): value for name, value in values.items()})
     return scope

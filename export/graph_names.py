@@ -59,6 +59,9 @@ def layout_of(names: Collection[str], family: str | None = None) -> Layout:
 def model_graphs(model: Any, names: Collection[str]) -> dict[str, Graph]:
     """The model's graphs by the names that they have in a file with graphs of these names."""
     layout = layout_of(names)
+    if getattr(model, "family", None) == "keras":
+        graphs = model.graphs()
+        return graphs if len(graphs) > 1 else dict(zip(names, graphs.values(), strict=False))
     if layout.kind == "litert":
         return dict.fromkeys(names, litert_graph(model))
     graphs = model.graphs(layout.kind)

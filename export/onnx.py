@@ -25,6 +25,7 @@ import numpy as np
 from ..layers import functional as F
 from ..needs import named_extras
 from ..signature import Graph
+from .any_function import AnyFunctions
 from .blame import captured_constants, unsupported
 from .computing import FileWeights, inference, one_at_a_time, reading
 from .contents import seal, unsealed
@@ -85,8 +86,11 @@ def to_onnx(
         raise ValueError(f"cache: got True for a {model.family} that does not generate; accepted: None or False")
     graphs = model.graphs("dynamic" if cache is not False and model.generates else "plain")
     names = dict.fromkeys(graphs, target.name)
-    if "encoder" in graphs:
+    if "encoder" in graphs and model.family != "keras":
         names["encoder"] = f"{target.stem}.encoder.onnx"
+    elif isinstance(model, AnyFunctions):  # the first has the name that was given
+        names |= {name: f"{target.stem}.{name}.onnx" for name in list(graphs)[1:]}
+        graphs = dict(reversed(graphs.items()))
     beside = {name: file for name, file in names.items() if file != target.name}
 
     ours, own = model.family != "keras", texts(model)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
-
 TEXTS = ("StringLookup", "TextVectorization", "IntegerLookup", "Hashing", "HashedCrossing")  # tables of Keras'
 QUANTIZED = "accepted: the model before quantize"
 
@@ -21,5 +19,3 @@ def check_exportable(model: Any, layers: list[Any]) -> None:
             )
         if mode := getattr(layer, "quantization_mode", None):
             raise ValueError(f"model: got layer {layer.name!r}, quantised by Keras as {mode}; {QUANTIZED}")
-    if not isinstance(model, keras.layers.Layer):
-        raise ValueError(f"model: got {type(model).__name__}; accepted: a keras.Model or a layer")

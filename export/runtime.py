@@ -141,7 +141,8 @@ class Runner(TextGenerating):
         signatures = _signatures(path, metadata)
         for name, graph in self.graphs.items():
             graph.signature = _own_signature(path, signatures.get(name), graph.runtime_signature())
-        self.layout = layout_of(self.graphs, metadata.get("attention_zoo.family"))
+        ordered = [name for name in signatures if name in self.graphs] or list(self.graphs)
+        self.layout = layout_of(ordered, metadata.get("attention_zoo.family"))
         self._main = self.graphs[self.layout.main]
         self.signature = self._main.signature
 

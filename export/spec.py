@@ -12,10 +12,11 @@ from ..generation.text_generation import check_fits
 from ..signature import Signature
 from ..text.tokenizer import Tokenizer
 from ..zoo.base import ZooModel
+from .any_function import AnyFunctions, named_functions
 from .any_model import AnyModel
 from .runtime import STOP_TOKENS, TOKENIZER_FILES
 
-Exportable = ZooModel | AnyModel
+Exportable = ZooModel | AnyModel | AnyFunctions
 
 
 def exportable(model: Any, input_signature: Any = None) -> Exportable:
@@ -24,15 +25,18 @@ def exportable(model: Any, input_signature: Any = None) -> Exportable:
     Raises:
         ValueError: nothing that can be exported, or Keras runs on another backend than TensorFlow.
     """
-    if not isinstance(model, keras.layers.Layer | AnyModel):
-        raise ValueError(f"model: got {type(model).__name__}; accepted: a keras.Model or a layer")
+    if not (isinstance(model, keras.layers.Layer | Mapping | list | tuple) or callable(model)):
+        raise ValueError(f"model: got {type(model).__name__}; accepted: a keras.Model, a layer, or functions")
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             f"KERAS_BACKEND: got {keras.backend.backend()!r}; accepted: 'tensorflow', which exports need. Save the "
             "model with attention_zoo.save and load it in a process with KERAS_BACKEND=tensorflow."
         )
-    ours = isinstance(model, AnyModel) or (isinstance(model, ZooModel) and input_signature is None)
-    return model if ours else AnyModel(model, input_signature)
+    if isinstance(model, ZooModel) and input_signature is None:
+        return model
+    if isinstance(model, keras.layers.Layer):
+        return AnyModel(model, input_signature)
+    return AnyFunctions(named_functions(model), input_signature)
 
 
 def input_specs(signature: Signature, integers: str | None) -> list[Any]:

@@ -91,11 +91,13 @@ def to_tflite(
     own = texts(model)
     memory = _memory(model, prefill, max_length, cache)
     if memory is None:
-        spec = model.signature
-        graphs = {SINGLE: model.graphs("plain")["model"]}
-        batch = {"batch": batch_size} if any("batch" in given.dims for given in spec.inputs) else {}
-        sizes = {**batch, **_sizes(spec, sequence_length, image_size)}
-        every = {SINGLE: spec.exported(sizes)}
+        graphs = model.graphs("plain")
+        graphs = graphs if len(graphs) > 1 else {SINGLE: graphs["model"]}
+        every = {}
+        for name, graph in graphs.items():
+            spec = graph.signature
+            batch = {"batch": batch_size} if any("batch" in given.dims for given in spec.inputs) else {}
+            every[name] = spec.exported({**batch, **_sizes(spec, sequence_length, image_size)})
     else:
         graphs, every = _with_memory(model, batch_size, sequence_length, image_size, *memory)
     functions = {name: Graph(every[name], graph.function) for name, graph in graphs.items()}
@@ -225,7 +227,8 @@ def _convert(stored: FileWeights, graphs: Mapping[str, Graph]) -> bytes:
         traced = {name: _traced(stored.model, graph) for name, graph in graphs.items()}
     # Holding the Keras model instead leaves the weights unfrozen, and the file computes NaN without a word.
     module: Any = tf.Module()
-    module.weights = [changed.get(name, variable.value) for name, variable in stored.variables.items()]
+    values = {n: v if isinstance(v, tf.Variable) else v.value for n, v in stored.variables.items()}
+    module.weights = [changed.get(name, value) for name, value in values.items()]
     with tempfile.TemporaryDirectory() as folder, quiet():
         tf.saved_model.save(module, folder, signatures=traced)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(traced))

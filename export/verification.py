@@ -16,6 +16,7 @@ import numpy as np
 from ..checks import positive_number
 from ..signature import Graph
 from ..zoo.base import ZooModel
+from .any_function import AnyFunctions
 from .any_grid import any_checks, example_sizes
 from .any_model import AnyModel
 from .comparison import TOLERANCE, Check
@@ -129,8 +130,8 @@ def verify(
 
 def _grid(model: Exportable, runner: Runner, graphs: dict[str, Graph], tolerance: float) -> Iterator[Check]:
     main = runner.graphs[runner.layout.main]
-    if isinstance(model, AnyModel):
-        yield from any_checks(model, main, tolerance)
+    if isinstance(model, AnyModel | AnyFunctions):
+        yield from any_checks(model, runner.graphs, tolerance)
         return
     if "height" in {dim for spec in main.signature.inputs for dim in spec.dims}:
         yield from image_checks(Reference(model, model.by_name), main, tolerance)
@@ -164,14 +165,13 @@ def quick_check(model: Exportable, runner: Runner) -> float:
     """
     main = runner.graphs[runner.layout.main]
     signature = main.signature
-    whole = Reference(model, model.by_name)
     checks: list[Check] = []
-    if isinstance(model, AnyModel):
-        checks += any_checks(model, main, TOLERANCE, brief=True)
+    if isinstance(model, AnyModel | AnyFunctions):
+        checks += any_checks(model, runner.graphs, TOLERANCE, brief=True)
     elif "height" in {dim for spec in signature.inputs for dim in spec.dims}:
-        checks += image_checks(whole, main, TOLERANCE, brief=True)
+        checks += image_checks(Reference(model, model.by_name), main, TOLERANCE, brief=True)
     elif runner.layout.kind == "plain":
-        checks += plain_checks(whole, main, [_brief(model, main.signature)], TOLERANCE)
+        checks += plain_checks(Reference(model, model.by_name), main, [_brief(model, main.signature)], TOLERANCE)
     else:
         if encoder := encoder_reference(model, runner):
             loaded = runner.graphs[encoder[0]]
@@ -181,7 +181,7 @@ def quick_check(model: Exportable, runner: Runner) -> float:
         used = [Chain(1, n, 1) for n in prompts if n + 1 <= room][:8] or [Chain(2, 1, 1)]
         source = min((graph.signature.sizes.get("source", 7) for graph in runner.graphs.values()), default=7)
         used = [Chain(2, min(source, 7), min(2, room - 1))] if encoder else used
-        checks += chain_checks(model, whole, runner, used, TOLERANCE)
+        checks += chain_checks(model, Reference(model, model.by_name), runner, used, TOLERANCE)
     for check in checks:
         if not check.passed or check.difference is None:
             if isinstance(model, ZooModel):

@@ -52,6 +52,15 @@ def test_attention_by_hand() -> None:
 
 
 @pytest.mark.slow
+def test_own_model() -> None:
+    printed = example("own_model.py")
+    assert numbers(r"accuracy (0\.\d+)", printed)[0] > 0.94
+    assert printed.count(": passed, 7 checks") == 2
+    onnx, tflite = (re.search(rf"digits\.{suffix} ([\d ]+)\n", printed) for suffix in ("onnx", "tflite"))
+    assert onnx is not None and tflite is not None and onnx[1] == tflite[1]
+
+
+@pytest.mark.slow
 def test_attention_in_keras() -> None:
     accuracy = re.search(r"test accuracy (0\.\d+)", example("attention_in_keras.py"))
     assert accuracy is not None

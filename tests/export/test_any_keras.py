@@ -277,6 +277,46 @@ def test_keras_computes_as_before_an_export(tmp_path):
     assert not tf.config.functions_run_eagerly()
 
 
+# ---- functions -------------------------------------------------------------------------------------------------------
+
+
+def _functions() -> tuple[Any, Any, Any]:
+    """Two that share a table, one of which also reads a variable that Keras does not know."""
+    table, head = L.Embedding(20, 6), L.Dense(3, activation="gelu")
+    head(table(np.ones((1, 2), "int32")))
+    factor = tf.Variable(2.5, name="factor")
+    for layer in (table, head):
+        MODELS.randomise(layer)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32, "ids")])
+    def embed(ids):
+        return {"vectors": factor * table(ids)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32, "ids")])
+    def classify(ids):
+        return head(table(ids))
+
+    return embed, classify, factor
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_functions_become_signatures_that_share_weights(suffix, tmp_path):
+    embed, classify, factor = _functions()
+    path = tmp_path / f"m.{suffix}"
+    runner = write([embed, classify], path, **({"sequence_length": 4} if suffix == "tflite" else {}))
+    assert set(runner.graphs) == {"embed", "classify"}
+    ids = np.array([[3, 4, 19, 0]])
+    assert np.abs(runner.run({"ids": ids})["vectors"] - embed(ids)["vectors"]).max() < 1e-6
+    assert np.abs(runner.graphs["classify"].run({"ids": ids})["output_0"] - classify(ids)).max() < 1e-6
+    assert export.verify([embed, classify], path).passed
+    factor.assign(2.6)
+    assert not export.verify([embed, classify], path).passed
+    alone = write(classify, path, **({"sequence_length": 4} if suffix == "tflite" else {}))
+    assert list(alone.graphs) == (["serving_default"] if suffix == "tflite" else ["model"])
+    with pytest.raises(ValueError, match=r"input_signature: got none for the function <lambda>; accepted"):
+        write(lambda x: x, path)
+
+
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -316,7 +356,7 @@ def _singular_values() -> Any:
         (_quantised, ValueError, r"layer 'small', quantised by Keras as int8; accepted: the model before quantize"),
         (_with_variable, export.ExportError, r"layer '.*counter' \(.*test_any_keras\.py:\d+\) reads a tf\.Variable"),
         (_singular_values, export.ExportError, r"Svd has no ONNX operator: "),
-        (lambda: "model", ValueError, r"model: got str; accepted: a keras\.Model or a layer"),
+        (lambda: "model", ValueError, r"model: got str; accepted: a keras\.Model, a layer, or functions"),
         (lambda: keras.Sequential([L.Dense(2)]), ValueError, r"which was not built; accepted: one that was called"),
     ],
     ids=["texts", "quantised", "variable", "unsupported", "no model", "not built"],

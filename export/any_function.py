@@ -1,0 +1,150 @@
+"""Functions of tensors, such as tf.functions, and the variables they read: one graph each."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import keras
+
+from ..signature import Graph, Signature
+from . import probing
+from .any_model import ForeignConfig
+from .call_signature import called_with, flat_specs, result_names
+
+Tensor = Any
+
+
+class AnyFunctions:
+    """One function or several, which may share variables.
+
+    Args:
+        functions: by the names that they get in a file.
+        input_signature: of the only one, as ``AnyModel`` takes it; of several a mapping by name. Default: each one's
+            own, which ``tf.function(input_signature=…)`` gave it.
+    """
+
+    family = "keras"
+    generates = False
+    tokenizer = None
+
+    def __init__(self, functions: Mapping[str, Callable[..., Any]], input_signature: Any = None) -> None:
+        self.name = next(iter(functions))
+        self.config: Any = ForeignConfig("function", ", ".join(functions))
+        signatures = (
+            input_signature if len(functions) > 1 and input_signature is not None else {self.name: input_signature}
+        )
+        if len(functions) > 1 and not (
+            isinstance(signatures, Mapping) and {*signatures} <= {*functions, None, self.name}
+        ):
+            raise ValueError(
+                f"input_signature: got {signatures!r}; accepted: one by the name of each of {list(functions)}"
+            )
+        self.parts = {name: _Part(function, signatures.get(name)) for name, function in functions.items()}
+        self.variables = _named([variable for part in self.parts.values() for variable in part.variables])
+
+    @property
+    def weights(self) -> list[Any]:
+        return list(self.variables.values())
+
+    @property
+    def signature(self) -> Signature:
+        return self.parts[self.name].signature
+
+    def graphs(self, kind: str = "plain") -> dict[str, Graph]:
+        graphs = {name: Graph(part.signature, part.by_name) for name, part in self.parts.items()}
+        return graphs if len(graphs) > 1 else {"model": graphs[self.name]}
+
+    def named_weights(self) -> dict[str, Any]:
+        return dict(self.variables)
+
+    def merged_weights(self, dtype: str | None = None) -> Iterator[tuple[str, Any]]:
+        yield from self.variables.items()
+
+    def _flatten_layers(self, include_self: bool = True) -> list[Any]:
+        return []
+
+    @contextmanager
+    def reading(self, values: Mapping[str, Any]) -> Iterator[None]:
+        """Within the block functions read `values` for the variables of these names."""
+        import tensorflow as tf
+        from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable
+
+        known = {id(self.variables[name]): value for name, value in values.items()}
+        read, gather = BaseResourceVariable._read_variable_op, BaseResourceVariable.sparse_read
+
+        def _read(variable: Any, *args: Any, **kwargs: Any) -> Any:
+            return known[id(variable)] if id(variable) in known else read(variable, *args, **kwargs)
+
+        def _gather(variable: Any, indices: Any, name: Any = None) -> Any:
+            return tf.gather(known[id(variable)], indices) if id(variable) in known else gather(variable, indices, name)
+
+        with (
+            mock.patch.object(BaseResourceVariable, "_read_variable_op", _read),
+            mock.patch.object(BaseResourceVariable, "sparse_read", _gather),
+        ):
+            yield
+
+
+class _Part:
+    """One function, its signature and its variables."""
+
+    def __init__(self, function: Callable[..., Any], input_signature: Any) -> None:
+        self.function = getattr(function, "python_function", function)
+        declared = getattr(function, "input_signature", None)
+        given = list(declared) if input_signature is None and declared is not None else input_signature
+        parameters = list(inspect.signature(self.function).parameters)
+        self.arguments = called_with(self.function, given, parameters)
+        probe = probing.Probe(self.call)
+        specs, examples = probing.named_dimensions(probe, flat_specs(self.arguments))
+        graph = probe.graph(specs)
+        outputs = probing.output_specs(probe, specs, examples, None)
+        self.signature = Signature(probing.ranges(graph, specs), outputs, examples=examples, padded=())
+        self.variables = list(graph.graph.variables)
+
+    def call(self, *tensors: Tensor) -> dict[str, Tensor]:
+        given = iter(tensors)
+        positional, named = keras.tree.map_structure(lambda _: next(given), self.arguments.structure)
+        return result_names(None, self.function(*positional, **named), {name for name, _ in self.arguments.leaves})
+
+    def by_name(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.call(*(inputs[spec.name] for spec in self.signature.inputs))
+
+
+def named_functions(functions: Any) -> dict[str, Callable[..., Any]]:
+    """Functions by name: a mapping as it is, others by their own names.
+
+    Raises:
+        ValueError: something that is no function, or two of one name.
+    """
+    found: dict[Any, Any]
+    if isinstance(functions, Mapping):
+        found = dict(functions)
+    else:
+        several = functions if isinstance(functions, Sequence) and not isinstance(functions, str) else [functions]
+        names = [getattr(getattr(function, "python_function", function), "__name__", None) for function in several]
+        if len({*names}) < len(names) or None in names:
+            raise ValueError(
+                f"model: got functions of the names {names}; accepted: one name each, or a mapping by name"
+            )
+        found = dict(zip(names, several, strict=True))
+    if bad := [name for name, function in found.items() if not callable(function)] or (["none"] if not found else []):
+        raise ValueError(f"model: got {bad}, which are no functions; accepted: a keras.Model, a layer, or functions")
+    return found
+
+
+def _named(variables: list[Any]) -> dict[str, Any]:
+    """Each once, by TensorFlow's name, numbered where that is given twice."""
+    found: dict[str, Any] = {}
+    for variable in dict.fromkeys(map(id, variables)):
+        one = next(other for other in variables if id(other) == variable)
+        name = plain = one.name.partition(":")[0]
+        number = 1
+        while name in found:
+            number += 1
+            name = f"{plain}.{number}"
+        found[name] = one
+    return found

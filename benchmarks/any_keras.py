@@ -100,11 +100,13 @@ def _matched(wanted: list[tuple[str, list[Any]]], arrays: list[tuple[str, Any]])
     given = dict(arrays)
     if {name for name, _ in wanted} <= {*given}:
         return {name: given[name] for name, _ in wanted}
+    if len(wanted) != len(arrays):
+        raise ValueError(f"it asks for {len(wanted)} inputs, where the model has {len(arrays)}")
     return {name: array for (name, _), (_, array) in zip(wanted, arrays, strict=True)}
 
 
-def measure(name: str) -> dict[str, Any]:
-    """All figures of one model."""
+def measure(name: str, formats: list[str]) -> dict[str, Any]:
+    """All figures of one model, in these formats."""
     import keras
     import numpy as np
     from any_keras_models import build
@@ -126,8 +128,10 @@ def measure(name: str) -> dict[str, Any]:
         how = {"input_signature": case.input_signature}
         seconds, result, why = _timed(lambda: export.to_onnx(model, paths["ours.onnx"], **how))
         row["onnx"] = {"seconds": seconds, "why": why, "bytes": result and result.bytes}
-        seconds, static, why = _timed(lambda: export.to_tflite(model, paths["ours.tflite"], **how, **case.sizes))
-        row["tflite"] = {"seconds": seconds, "why": why, "bytes": static and static.bytes}
+        static = None
+        if "tflite" in formats:
+            seconds, static, why = _timed(lambda: export.to_tflite(model, paths["ours.tflite"], **how, **case.sizes))
+            row["tflite"] = {"seconds": seconds, "why": why, "bytes": static and static.bytes}
         loaded = export.load(paths["ours.tflite"] if static else paths["ours.onnx"])
         signature = loaded.signature
         sizes = {**signature.examples, **signature.sizes, "batch": 1}
@@ -145,6 +149,8 @@ def measure(name: str) -> dict[str, Any]:
         if case.input_signature is not None:
             options["input_signature"] = list(case.input_signature.values())
         for form, kind, run in (("onnx", "onnx", _onnx_run), ("tflite", "litert", _litert_run)):
+            if form not in row:
+                continue
             path = paths[f"keras.{form}"]
             took, _, why = _timed(lambda path=path, kind=kind: model.export(path, format=kind, **options))
             row[form]["keras_seconds"], row[form]["keras_why"] = took, why
@@ -187,6 +193,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         cells = [row["name"], f"{row['parameters']:,}"]
         for form in ("onnx", "tflite"):
+            if form not in row:
+                cells += ["-"] * 5
+                continue
             some = row[form]
             ms = some["latency"]
             keras_ran = not some["keras_why"]
@@ -205,6 +214,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
     """How many are right, how much faster the export is, and how fast the files are."""
     lines = []
     for form, title in (("onnx", "ONNX"), ("tflite", "TFLite")):
+        if any(form not in row for row in rows):
+            continue
         right = [row for row in rows if not row[form]["why"]]
         theirs = [row for row in right if not row[form]["keras_why"]]
         shares = [row[form]["seconds"] / row[form]["keras_seconds"] for row in theirs]
@@ -241,16 +252,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="*", help="a shell pattern over the names")
     parser.add_argument("--json", type=Path, help="write all figures here as they come")
+    parser.add_argument("--formats", nargs="+", default=["onnx", "tflite"], choices=["onnx", "tflite"])
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print("\nROW " + json.dumps(measure(arguments.one)))
+        print("\nROW " + json.dumps(measure(arguments.one, ["onnx", *arguments.formats])))
         return
     from any_keras_models import MODELS
 
     rows = []
     for name in [name for name in MODELS if fnmatch.fnmatchcase(name, arguments.only)]:
-        command = [sys.executable, __file__, "--one", name]
+        command = [sys.executable, __file__, "--one", name, "--formats", *arguments.formats]
         done = subprocess.run(command, capture_output=True, text=True, timeout=4 * LONGEST, check=False)
         found = [line[4:] for line in done.stdout.splitlines() if line.startswith("ROW ")]
         if not found:

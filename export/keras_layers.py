@@ -184,6 +184,37 @@ def _dot_product_attention(
     return ops.transpose(F.dot_product_attention(q, k, v, mask=mask, bias=bias, scale=scale), (0, 2, 1, 3))
 
 
+@F.primitive
+def batch_norm(x: Tensor, scale: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> Tensor:
+    """Of images (batch, height, width, channels), with statistics that are known."""
+    return (x - mean) * (scale * ops.rsqrt(variance + epsilon)) + offset
+
+
+@F.primitive
+def image_mean(x: Tensor) -> Tensor:
+    """(batch, height, width, channels) to (batch, 1, 1, channels)."""
+    return ops.mean(x, axis=(1, 2), keepdims=True)
+
+
+def _batch_normalization(
+    x: Tensor, mean: Tensor, variance: Tensor, axis: int, offset: Any = None, scale: Any = None, epsilon: float = 1e-3
+) -> Tensor | None:
+    if "batch_norm" not in F.lowered() or len(x.shape) != 4 or not _last(axis, x) or not _floating(x):
+        return None
+    width = (x.shape[-1],)
+    offset, scale = ops.zeros(width) if offset is None else offset, ops.ones(width) if scale is None else scale
+    return batch_norm(x, scale, offset, mean, variance, epsilon)
+
+
+def _mean(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor | None:
+    if "image_mean" not in F.lowered() or not isinstance(axis, list | tuple) or len(x.shape) != 4 or not _floating(x):
+        return None
+    if sorted(axis) != [1, 2] or x.shape[-1] is None:
+        return None
+    mean = image_mean(x)
+    return mean if keepdims else reshape_behind(mean, 1, [x.shape[-1]])
+
+
 def _of_rank_4(mask: Any, axis: int) -> Tensor:
     """Booleans, with new dimensions at `axis`."""
     mask = ops.cast(mask, "bool")
@@ -231,6 +262,8 @@ def _fourier(size: Any) -> tuple[Tensor, Tensor]:
 
 
 FUNCTIONS: dict[str, Function] = {
+    "backend.numpy.mean": _mean,
+    "backend.nn.batch_normalization": _batch_normalization,
     "backend.numpy.argmax": _argmax,
     "backend.numpy.argmin": _argmin,
     "backend.math.fft2": _fft2,

@@ -143,6 +143,25 @@ def _reshape_behind(x: Tensor, kept: int, last: list[int]) -> Tensor:
     return _marker("Reshape", [x, shape], [*x.shape[:kept], *last])
 
 
+def _batch_norm(x: Tensor, scale: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> Tensor:
+    """Between transposes, which ONNX Runtime cancels with those of a convolution, and then folds it into that."""
+    import tensorflow as tf
+
+    first = tf.transpose(x, (0, 3, 1, 2))
+    output = _marker(
+        "BatchNormalization", [first, scale, offset, mean, variance], first.shape.as_list(), epsilon=epsilon
+    )
+    return tf.transpose(output, (0, 2, 3, 1))
+
+
+def _image_mean(x: Tensor) -> Tensor:
+    import tensorflow as tf
+
+    first = tf.transpose(x, (0, 3, 1, 2))
+    output = _marker("GlobalAveragePool", [first], [*first.shape[:2], 1, 1])
+    return tf.transpose(output, (0, 2, 3, 1))
+
+
 def _rotary(inputs: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
     import tensorflow as tf
 
@@ -215,6 +234,8 @@ LOWERINGS = {
     "dot_product_attention": _attention,
     "rotary": _rotary,
     "reshape_behind": _reshape_behind,
+    "batch_norm": _batch_norm,
+    "image_mean": _image_mean,
     "recurrent": _recurrent,
     "unrolled": lambda: None,
 }

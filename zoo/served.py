@@ -33,6 +33,14 @@ class Served:
         with F.lowering(PORTABLE if format == "onnx" else {}):
             super().export(filepath, format=format, verbose=verbose, **kwargs)  # pyright: ignore
 
+    def quantize(self, mode: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Refused: Keras quantises none of our layers, and says so in a warning for each.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"mode: got {mode!r} for a model of attention_zoo, whose layers Keras does not quantise")
+
     @property
     def _default_save_signature(self) -> Any:
         """What ``tf.saved_model.save`` serves, on the TensorFlow backend. Keras' own makes it of one shape."""

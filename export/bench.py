@@ -14,7 +14,7 @@ import numpy as np
 
 from ..checks import positive_integer
 from .inputs import example_inputs
-from .runtime import load
+from .runtime import load, usable_cores
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ def benchmark(
         batch, sequence, image_size: sizes of the inputs. Defaults: those the file has for good; else one row of the
             model's own.
         repeats: timed runs, after three that are not.
-        threads: CPU threads. Default: every core.
+        threads: CPU threads. Default: every core that this process may use.
 
     Raises:
         ValueError: an unreadable file, or sizes it does not accept.
     """
     repeats = positive_integer("repeats", repeats)
-    threads = threads or os.cpu_count() or 1
+    threads = threads or usable_cores()
     start = time.perf_counter()
     runner = load(path, threads=threads)
     load_ms = 1e3 * (time.perf_counter() - start)

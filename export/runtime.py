@@ -41,7 +41,8 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Runner:
 
     Args:
         path: a file of ours, or any other of these formats (whose inputs are then checked by shape only).
-        threads: CPU threads. Default: the runtime's choice (ONNX Runtime) or every core (LiteRT).
+        threads: CPU threads. Default: the runtime's choice (ONNX Runtime) or every core (LiteRT), of those that this
+            process may use.
 
     Raises:
         ValueError: no such file, another suffix, or a file the runtime cannot read.
@@ -56,6 +57,13 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Runner:
     if path.suffix not in formats:
         raise ValueError(f"path: got {path.name}; accepted: a name that ends in {' or '.join(formats)}")
     return formats[path.suffix](path, threads)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: with more threads than these, threads wait for each other."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class LoadedGraph:
@@ -257,8 +265,8 @@ class OnnxGraph(LoadedGraph):
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        if threads is not None or usable_cores() < (os.cpu_count() or 1):
+            options.intra_op_num_threads = threads or usable_cores()  # its own choice takes every core of the machine
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its classes differ by what is wrong with the file
@@ -350,7 +358,7 @@ class TFLiteRunner(Runner):
             from ai_edge_litert.interpreter import Interpreter
 
         try:
-            self.interpreter = Interpreter(model_path=str(path), num_threads=threads or os.cpu_count())
+            self.interpreter = Interpreter(model_path=str(path), num_threads=threads or usable_cores())
             self.interpreter.allocate_tensors()
             names = list(self.interpreter.get_signature_list())
             if not names:

@@ -10,11 +10,6 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-# Two processes with two threads each wait for each other most of the time: a core for each process.
-if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
-    cores = sorted(os.sched_getaffinity(0))
-    if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) >= len(cores):
-        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 # In importlib mode pytest leaves sys.path alone, and workers would not find helpers.py and reference.py.
 sys.path.insert(0, str(Path(__file__).parent))
 

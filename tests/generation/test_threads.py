@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,6 @@ from helpers import shared
 
 THREADS = 16
 MODELS = [("gpt", "llama"), ("transformer", "t5"), ("seq2seq", "luong")]
-
-
-@pytest.fixture(autouse=True)
-def every_core() -> Iterator[None]:
-    """Threads on one core take turns, and mix up less."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    own = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    yield
-    os.sched_setaffinity(0, own)
 
 
 def requests(model: Any, count: int) -> list[tuple[np.ndarray, dict[str, Any]]]:

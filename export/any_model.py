@@ -97,12 +97,12 @@ class AnyModel:
 
 def _names(weights: list[Any], model: str) -> list[str]:
     """Their paths without the model's own name; numbered where Keras gave one twice."""
-    names: list[str] = []
+    names: dict[str, None] = {}
     for variable in weights:
-        name = variable.path.removeprefix(f"{model}/")
-        number, plain = 1, name
+        name = plain = variable.path.removeprefix(f"{model}/")
+        number = 1
         while name in names:
             number += 1
             name = f"{plain}.{number}"
-        names.append(name)
-    return names
+        names[name] = None
+    return list(names)

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +143,8 @@ def _convert(model: Exportable, stored: FileWeights, name: str, function: Graph,
 
     def traceable(*tensors: Tensor) -> dict[str, Tensor]:
         values = dict(zip(weights, tensors[len(inputs) :], strict=True))
-        layers = [] if ours else model._flatten_layers()
-        with F.lowering(LOWERINGS), reading(values, stored), keras_lowered(layers), _functions_inlined():
+        foreign = nullcontext() if ours else _keras_as_ours(model)
+        with F.lowering(LOWERINGS), reading(values, stored), foreign:
             return function.function(dict(zip(given, tensors[: len(inputs)], strict=True)))
 
     traced = tf.function(traceable, autograph=False, jit_compile=False).get_concrete_function(*inputs, *arguments)
@@ -193,15 +193,16 @@ def _convert(model: Exportable, stored: FileWeights, name: str, function: Graph,
 
 
 @contextmanager
-def _functions_inlined() -> Iterator[None]:
-    """What is a tf.function of its own, such as Keras' grouped convolutions, becomes part of the trace: ONNX has no
-    calls."""
+def _keras_as_ours(model: Exportable) -> Iterator[None]:
+    """Keras' layers through our primitives. What is a tf.function of its own, such as Keras' grouped convolutions,
+    becomes part of the trace: ONNX has no calls."""
     import tensorflow as tf
 
     before = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
-        yield
+        with keras_lowered(model._flatten_layers()):
+            yield
     finally:
         tf.config.run_functions_eagerly(before)
 

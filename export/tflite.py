@@ -246,7 +246,7 @@ def _traced(model: Exportable, graph: Graph) -> Any:
     ours = model.family != "keras"
 
     def function(*tensors: Tensor) -> dict[str, Tensor]:
-        with F.lowering(LOWERINGS), keras_lowered([] if ours else model._flatten_layers()):
+        with F.lowering(LOWERINGS), nullcontext() if ours else keras_lowered(model._flatten_layers()):
             return graph.function(dict(zip(names, tensors, strict=True)))
 
     specs = input_specs(graph.signature, "int32" if ours else None)

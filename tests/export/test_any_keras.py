@@ -36,9 +36,7 @@ FAST = (
     "Sequential, Bidirectional LSTM with masked embedding",
     "Functional, two inputs and two outputs",
     "Functional, image and numbers in, three out",
-    "Functional, U-Net with open image sizes",
     "Subclassed, dict in and nested dict out",
-    "Functional over our BERT",
 )
 UNSUPPORTED = {("Functional, Conv3D", "tflite"): r"MaxPool3D in layer 'functional/max_pooling3d' \(.*\.py:\d+\)"}
 CASES = [
@@ -177,8 +175,8 @@ def test_a_query_without_a_key_gets_what_keras_gives_it(dropout, suffix, tmp_pat
     [
         (L.LSTM, {"return_sequences": True}),
         (L.GRU, {"return_sequences": True, "go_backwards": True}),
-        (L.LSTM, {"return_sequences": True, "zero_output_for_mask": True}),
-        (L.SimpleRNN, {"go_backwards": True}),
+        pytest.param(L.LSTM, {"return_sequences": True, "zero_output_for_mask": True}, marks=pytest.mark.slow),
+        pytest.param(L.SimpleRNN, {"go_backwards": True}, marks=pytest.mark.slow),
         (L.GRU, {"return_sequences": True, "reset_after": False}),
         (L.LSTM, {"recurrent_activation": "hard_sigmoid"}),
     ],

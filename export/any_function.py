@@ -13,7 +13,7 @@ import keras
 from ..signature import Graph, Signature
 from . import probing
 from .any_model import ForeignConfig
-from .call_signature import called_with, flat_specs, result_names
+from .call_signature import called_with, flat_specs, result_names, unique
 
 Tensor = Any
 
@@ -34,15 +34,10 @@ class AnyFunctions:
     def __init__(self, functions: Mapping[str, Callable[..., Any]], input_signature: Any = None) -> None:
         self.name = next(iter(functions))
         self.config: Any = ForeignConfig("function", ", ".join(functions))
-        signatures = (
-            input_signature if len(functions) > 1 and input_signature is not None else {self.name: input_signature}
-        )
-        if len(functions) > 1 and not (
-            isinstance(signatures, Mapping) and {*signatures} <= {*functions, None, self.name}
-        ):
-            raise ValueError(
-                f"input_signature: got {signatures!r}; accepted: one by the name of each of {list(functions)}"
-            )
+        alone = len(functions) == 1 or input_signature is None
+        signatures = dict.fromkeys(functions, input_signature) if alone else input_signature
+        if not isinstance(signatures, Mapping) or not {*signatures} <= {*functions}:
+            raise ValueError(f"input_signature: got {signatures!r}; accepted: one for each of {[*functions]}")
         self.parts = {name: _Part(function, signatures.get(name)) for name, function in functions.items()}
         self.variables = _named([variable for part in self.parts.values() for variable in part.variables])
 
@@ -139,12 +134,6 @@ def named_functions(functions: Any) -> dict[str, Callable[..., Any]]:
 def _named(variables: list[Any]) -> dict[str, Any]:
     """Each once, by TensorFlow's name, numbered where that is given twice."""
     found: dict[str, Any] = {}
-    for variable in dict.fromkeys(map(id, variables)):
-        one = next(other for other in variables if id(other) == variable)
-        name = plain = one.name.partition(":")[0]
-        number = 1
-        while name in found:
-            number += 1
-            name = f"{plain}.{number}"
-        found[name] = one
+    for variable in {id(variable): variable for variable in variables}.values():
+        found[unique(variable.name.partition(":")[0], found)] = variable
     return found

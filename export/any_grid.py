@@ -9,13 +9,14 @@ from typing import Any
 from ..signature import Graph, Signature
 from .any_function import AnyFunctions
 from .any_model import AnyModel
+from .blame import one_line
 from .comparison import Check, compare
 from .graph_names import model_graphs
 from .inputs import PADDINGS, example_inputs
 from .reference import Reference
 from .runtime import LoadedGraph
 
-LENGTHS = (1, 33, 128)  # beside the one that is known to work
+LENGTHS = (1, 33, 128, 512)  # beside the one that is known to work
 SIDES = (32, 75, 150)
 
 
@@ -44,7 +45,7 @@ def any_cases(signature: Signature, *, brief: bool = False) -> Iterator[AnyCase]
     if brief:
         yield AnyCase(own, "left" if masked else "none")
         return
-    for padding in PADDINGS if masked else ("none",):
+    for padding in (*PADDINGS, "all") if masked else ("none",):
         yield AnyCase(own, padding)
     yield AnyCase({**own, "batch": 1} if "batch" in own else own, seed=1)
     for dim in (dim for dim in own if dim != "batch"):
@@ -71,15 +72,22 @@ def _graph_checks(
     for case in any_cases(signature, brief=brief):
         sizes = {**signature.examples, **signature.sizes, **case.sizes}
         inputs = example_inputs(signature, sizes, padding=case.padding, seed=case.seed)
+        name = prefix + case.name
         try:
             expected = reference(inputs)
-        except Exception:  # of any kind: what a layer says to a length or an image that it has no room for
-            if case.tried:
-                continue
-            raise
+        except Exception as error:  # of any kind: what a layer says to a length or an image that it has no room for
+            if not case.tried:
+                raise
+            yield Check(name, True, None, f"Keras refuses it: {one_line(error, 80)}")
+            continue
+        try:
+            actual = loaded.run(inputs)
+        except Exception as error:  # each runtime has its own
+            yield Check(name, False, None, f"the runtime fails: {one_line(error)}")
+            continue
         yield compare(
-            prefix + case.name,
-            loaded.run(inputs),
+            name,
+            actual,
             expected,
             lambda inputs=inputs: reference.exact(inputs),
             tolerance,

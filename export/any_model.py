@@ -12,7 +12,7 @@ import keras
 from ..finetuning.lora import base_weight, is_adapter, merged, with_adapters
 from ..signature import Graph, Signature
 from . import probing
-from .call_signature import Arguments, called_with, declared_results, flat_specs, result_names
+from .call_signature import Arguments, called_with, declared_results, flat_specs, result_names, unique
 from .refusals import check_exportable
 
 Tensor = Any
@@ -59,12 +59,9 @@ class AnyModel:
         probe, functional = probing.Probe(self._call), hasattr(model, "_outputs_struct")
         specs, examples = probing.named_dimensions(probe, flat_specs(self.arguments))
         declared = declared_results(model, {spec.name for spec in specs}) if functional else None
-        if not functional or any("int" in spec.dtype for spec in specs):
-            known = all(
-                dim in examples for spec in specs for dim in spec.dims if isinstance(dim, str) and dim != "batch"
-            )
-            sizes = {**examples, "batch": probing.BATCH}
-            specs = probing.ranges(probe.graph(specs, sizes if known else None), specs)
+        if not functional or any("int" in spec.dtype for spec in specs) or _looks_up(self.layers):
+            graph = probe.graph(specs, {**examples, "batch": probing.BATCH})
+            specs = probing.ranges(graph, specs, guess=not functional and input_signature is None)
         outputs = probing.output_specs(probe, specs, examples, declared)
         self.signature = Signature(specs, outputs, examples=examples, padded=())
 
@@ -95,14 +92,14 @@ class AnyModel:
         return self.layers if include_self else self.layers[1:]
 
 
+def _looks_up(layers: list[Any]) -> bool:
+    """Has it a table? Then an input of floats may be one of ids all the same."""
+    return any(isinstance(layer, keras.layers.Embedding) for layer in layers)
+
+
 def _names(weights: list[Any], model: str) -> list[str]:
     """Their paths without the model's own name; numbered where Keras gave one twice."""
     names: dict[str, None] = {}
     for variable in weights:
-        name = plain = variable.path.removeprefix(f"{model}/")
-        number = 1
-        while name in names:
-            number += 1
-            name = f"{plain}.{number}"
-        names[name] = None
+        names[unique(variable.path.removeprefix(f"{model}/"), names)] = None
     return list(names)

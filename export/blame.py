@@ -18,6 +18,11 @@ MACHINERY = re.compile(
 HERE = str(Path(__file__).parent.parent)
 
 
+def one_line(error: BaseException, length: int = 200) -> str:
+    """The beginning of what an error says."""
+    return " ".join(re.sub(r"\x1b\[[\d;]*m", "", str(error)).split())[:length]
+
+
 def place(op: Any) -> str:
     """The layer and the source line that made a TensorFlow operation."""
     scope = "/".join(re.sub(r"_\d+$", "", part) for part in op.name.split("/")[:-1])
@@ -79,4 +84,4 @@ def refused(error: Exception, graphs: list[Any]) -> str:
         return f"LiteRT has no built-in operator for {'; '.join(places)}"
     if kinds:
         return f"LiteRT has no built-in operator for {', '.join(kinds)}"
-    return f"the TFLite converter refused the model: {' '.join(text.split())[:300]}"
+    return f"the TFLite converter refused the model: {one_line(error, 300)}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +62,7 @@ def called_with(model: Any, input_signature: Any, parameters: list[str] | None =
         outer = [] if where == 0 and (inner or len(structure[0]) == 1) else [key]
         name = own or _joined([*outer, *inner]) or first
         name = f"{first}_{name}" if name.isdigit() else name
-        found.append((_unique(_plain(name), [other for other, _ in found]), leaf))
+        found.append((unique(_plain(name), [other for other, _ in found]), leaf))
     if not found:
         raise ValueError(f"input_signature: got {input_signature!r}, without any tensor; {HOW}")
     return Arguments(structure, tuple(found))
@@ -152,7 +154,7 @@ def _named(model: Any, results: Any, taken: set[str]) -> dict[str, Any]:
     for own, (_, leaf) in zip(names, leaves, strict=True):
         name = f"output_{own or 0}" if own.replace(".", "").isdigit() or not own else _plain(own)
         name = f"{name}_output" if name in taken else name
-        found[_unique(name, list(found))] = leaf
+        found[unique(name, found)] = leaf
     return found
 
 
@@ -166,8 +168,7 @@ def _plain(name: str) -> str:
     return name if name[:1].isalnum() else f"input{name}"
 
 
-def _unique(name: str, taken: list[str]) -> str:
-    number, plain = 1, name
-    while name in taken:
-        name, number = f"{plain}_{number}", number + 1
-    return name
+def unique(name: str, taken: Collection[str]) -> str:
+    """`name`, numbered where it is taken."""
+    numbered = (f"{name}_{number}" for number in itertools.count(1))
+    return name if name not in taken else next(other for other in numbered if other not in taken)

@@ -31,7 +31,7 @@ def example_inputs(
             return np.broadcast_to(np.arange(shape[3])[None] <= rows, shape)
         if "mask" in spec.name and len(shape) == 2 and spec.below is None and not spec.dtype.startswith("float"):
             return padded_mask(shape[0], shape[1], padding).astype(spec.dtype)
-        if not spec.dtype.startswith("float"):
+        if spec.below is not None or not spec.dtype.startswith("float"):
             return rng.integers(0, spec.below or (256 if spec.dtype == "uint8" else 2), shape).astype(spec.dtype)
         values = rng.normal(size=shape) if spec.spread is None else rng.uniform(0, spec.spread, shape)
         return values.astype(spec.dtype)

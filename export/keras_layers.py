@@ -223,6 +223,14 @@ def _of_rank_4(mask: Any, axis: int) -> Tensor:
     return mask
 
 
+def _add(x1: Any, x2: Any) -> Tensor | None:
+    """Of integers: Keras makes a BiasAdd of them, which runtimes have for floats."""
+    import tensorflow as tf
+
+    x1, x2 = ops.convert_to_tensor(x1), ops.convert_to_tensor(x2)
+    return tf.add(x1, x2) if x1.dtype == x2.dtype and x1.dtype.is_integer else None
+
+
 def _argmax(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor | None:
     return _extreme(x, axis, keepdims, "argmax")
 
@@ -262,6 +270,7 @@ def _fourier(size: Any) -> tuple[Tensor, Tensor]:
 
 
 FUNCTIONS: dict[str, Function] = {
+    "backend.numpy.add": _add,
     "backend.numpy.mean": _mean,
     "backend.nn.batch_normalization": _batch_normalization,
     "backend.numpy.argmax": _argmax,

@@ -26,7 +26,7 @@ from ..layers import functional as F
 from ..needs import named_extras
 from ..signature import Graph
 from .any_function import AnyFunctions
-from .blame import captured_constants, unsupported
+from .blame import captured_constants, one_line, unsupported
 from .computing import FileWeights, inference, one_at_a_time, reading
 from .contents import seal, unsealed
 from .keras_layers import keras_lowered
@@ -110,7 +110,7 @@ def to_onnx(
             digests[name] = seal(file, data)
             files += [file] if data is None else [data, file]
         size = sum(file.stat().st_size for file in files)
-        difference = quick_check(model, OnnxRunner(Path(folder) / target.name))
+        difference = quick_check(model, _opened(Path(folder) / target.name))
         for file in files:  # the data first: a graph never stands there without it
             file.replace(target.parent / file.name)
         for file in set(names.values()) - {f"{f.name.removesuffix('.data')}" for f in files if f.suffix == ".data"}:
@@ -213,7 +213,7 @@ def _tf2onnx(graph_def: Any, inputs: list[str], outputs: list[str], names: dict[
     from tf2onnx import logging as tf2onnx_logging
     from tf2onnx import optimizer, tfonnx
 
-    tf2onnx_logging.set_level(logging.ERROR)
+    tf2onnx_logging.set_level(logging.CRITICAL)  # what it cannot convert becomes one error of ours
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
         converted = tfonnx.process_tf_graph(
@@ -312,6 +312,17 @@ def _rename(graph: Any) -> None:
     for value in initializers.values():  # in the order of their first use
         value.name = value.const_value.name = plain(value.name)
         graph.register_initializer(value)
+
+
+def _opened(file: Path) -> OnnxRunner:
+    try:
+        return OnnxRunner(file)
+    except ValueError as error:
+        said = one_line(error.__cause__ or error, 1000).replace(str(file), file.name)[:300]
+        loop = (
+            ". A loop over an open length has no counterpart: state it in input_signature" if ", Loop," in said else ""
+        )
+        raise ExportError(f"ONNX Runtime refuses the graph{loop}: {said}") from error
 
 
 def _operators(model: Any, forbidden: Collection[str]) -> dict[str, int]:

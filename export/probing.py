@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from ..signature import TensorSpec
+from .blame import one_line
 
 Call = Callable[..., dict[str, Any]]  # tensors in the order of the inputs, results by name
 
-# Operations that hand on which row is looked up, casts and clipping included.
-HANDED_ON = ("Cast", "Identity", "Reshape", "ExpandDims", "Squeeze", "SelectV2", "Less", "AddV2", "Maximum", "Minimum")
+HANDED_ON = ("Cast", "Identity", "Reshape", "ExpandDims", "Squeeze", "SelectV2")  # which row is looked up
 LENGTHS = (7, 12, 16, 32, 64, 128, 256, 512)  # tried for what is open, until Keras computes something
 SIDES = (64, 96, 128, 160, 224, 256, 320, 384, 512)
 BATCH = 3  # rows of a trace of known sizes
@@ -26,6 +26,7 @@ class Probe:
     def __init__(self, call: Call) -> None:
         self.call = call
         self.graphs: dict[tuple[Any, ...], Any] = {}
+        self.refusal = ""  # what Keras said last
 
     def graph(self, inputs: Sequence[TensorSpec], sizes: Mapping[str, int] | None = None) -> Any:
         """The graph of a call, with named dimensions open, or of these `sizes`; it raises what Keras raises."""
@@ -43,14 +44,15 @@ class Probe:
         """Does Keras take inputs of these sizes?"""
         try:
             self.graph(inputs, {**sizes, "batch": BATCH})
-        except Exception:  # of any kind: what a layer says to a shape that does not fit
+        except Exception as error:  # of any kind: what a layer says to a shape that does not fit
+            self.refusal = one_line(error)
             return False
         return True
 
 
-def ranges(graph: Any, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """`inputs` with the rows of the smallest table that each is looked up in, and with an integer dtype where that is
-    all that is read of a float."""
+def ranges(graph: Any, inputs: Sequence[TensorSpec], *, guess: bool = False) -> tuple[TensorSpec, ...]:
+    """`inputs` with the rows of the smallest table that each is looked up in; with `guess`, where nobody stated the
+    dtypes, integers in the place of floats of which nothing else is read."""
     found = []
     for spec, placeholder in zip(inputs, graph.inputs, strict=False):
         if not spec.dtype.startswith(("int", "uint", "float")):
@@ -58,25 +60,34 @@ def ranges(graph: Any, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
             continue
         consumers = placeholder.consumers()
         casts = bool(consumers) and all(op.type == "Cast" and op.outputs[0].dtype.is_integer for op in consumers)
-        dtype = "int32" if spec.dtype.startswith("float") and casts else spec.dtype
-        rows = list(_rows(placeholder)) if "int" in dtype else []
+        dtype = "int32" if guess and casts and spec.dtype.startswith("float") else spec.dtype
+        rows = list(_rows(placeholder)) if casts or "int" in dtype else []
         found.append(replace(spec, dtype=dtype, below=min(rows, default=spec.below)))
     return tuple(found)
 
 
 def _rows(tensor: Any) -> Iterator[int]:
-    """Of the tables that a tensor is an index of."""
-    waiting, seen = [tensor], set()
+    """How many values an index may have by the tables that it is looked up in, after constants were added to it."""
+    import tensorflow as tf
+
+    waiting, seen = [(tensor, 0)], set()
     while waiting:
-        tensor = waiting.pop()
+        tensor, added = waiting.pop()
         for op in tensor.consumers():
             if op.type == "GatherV2" and op.inputs[1] is tensor:
                 table = op.inputs[0].shape
-                if table.rank == 2 and table[0] is not None:
-                    yield table[0]
-            elif op.type in HANDED_ON and op.name not in seen:
-                seen.add(op.name)
-                waiting += op.outputs
+                if (
+                    table.rank == 2 and table[0] is not None and table[0] > added
+                ):  # else Keras' way to count from behind
+                    yield table[0] - added
+            elif op.name in seen:
+                continue
+            elif op.type in HANDED_ON:
+                waiting += [(output, added) for output in op.outputs]
+            elif op.type in ("AddV2", "BiasAdd"):
+                other = tf.get_static_value(op.inputs[op.inputs[0] is tensor])
+                waiting += [] if other is None else [(op.outputs[0], added + int(other.max(initial=0)))]
+            seen.add(op.name)
 
 
 # ---- open dimensions -------------------------------------------------------------------------------------------------
@@ -132,6 +143,11 @@ def _working(probe: Probe, inputs: Sequence[TensorSpec]) -> dict[str, int]:
             }
             if probe.computes(inputs, sizes):
                 return sizes
+    if open_dims:
+        raise ValueError(
+            f"input_signature: got open sizes in {[spec.name for spec in inputs]}, and Keras takes none of those "
+            f"tried: {probe.refusal}; accepted: sizes in the place of None"
+        )
     return {}
 
 

@@ -17,5 +17,10 @@ def check_exportable(model: Any, layers: list[Any]) -> None:
                 f"model: got layer {layer.name!r}, a {found.pop()}, which looks up texts or in tables that no runtime "
                 "has; accepted: a model that begins behind it. Put it in front of the data: dataset.map(layer)"
             )
+        if getattr(layer, "stateful", False) is True:
+            raise ValueError(
+                f"model: got layer {layer.name!r}, which keeps a state from call to call; accepted: stateful=False, "
+                "with the state as an input and an output (initial_state, return_state)"
+            )
         if mode := getattr(layer, "quantization_mode", None):
             raise ValueError(f"model: got layer {layer.name!r}, quantised by Keras as {mode}; {QUANTIZED}")

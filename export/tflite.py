@@ -25,7 +25,7 @@ from ..files import written
 from ..layers import functional as F
 from ..needs import named_extras
 from ..signature import Graph, Signature
-from .blame import refused
+from .blame import one_line, refused
 from .computing import FileWeights, inference, one_at_a_time, reading
 from .contents import seal, unsealed
 from .graph_names import SINGLE, STATIC, prefill_name
@@ -230,7 +230,10 @@ def _convert(stored: FileWeights, graphs: Mapping[str, Graph]) -> bytes:
     values = {n: v if isinstance(v, tf.Variable) else v.value for n, v in stored.variables.items()}
     module.weights = [changed.get(name, value) for name, value in values.items()]
     with tempfile.TemporaryDirectory() as folder, quiet():
-        tf.saved_model.save(module, folder, signatures=traced)
+        try:
+            tf.saved_model.save(module, folder, signatures=traced)
+        except AssertionError as error:  # of a variable that is not the module's
+            raise ExportError(f"the model reads what is no weight of it: {one_line(error, 300)}") from error
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(traced))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         try:

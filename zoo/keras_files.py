@@ -27,15 +27,26 @@ def load_any_keras(path: Path) -> Any:
         ValueError: no such file, another kind of file, or one with classes of others.
     """
     accepted = "accepted: a .keras file of Keras', KerasHub's and attention_zoo's layers"
+    if "keras_hub" in json.dumps(_config(path, accepted)):
+        with contextlib.suppress(ImportError):  # then Keras says which class it does not know
+            importlib.import_module("keras_hub")  # registers its classes
+    return _loaded(path, accepted)
+
+
+def _config(path: Path, accepted: str) -> Any:
+    """What the file says that it holds."""
     try:
         with zipfile.ZipFile(path) as archive:
             entry = archive.getinfo("config.json")
             if entry.file_size > LARGEST_JSON:
                 raise ValueError(f"config.json of {entry.file_size} bytes")
-            raw = archive.read(entry)
-        if b"keras_hub" in raw or b"keras_nlp" in raw:
-            with contextlib.suppress(ImportError):  # then Keras says which class it does not know
-                importlib.import_module("keras_hub")  # registers its classes
+            return json.loads(archive.read(entry))
+    except (OSError, KeyError, ValueError, RecursionError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise ValueError(f"path: {path} cannot be read: {error}; {accepted}") from error
+
+
+def _loaded(path: Path, accepted: str) -> Any:
+    try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises what it stumbles over first
         raise ValueError(f"path: {path} cannot be read: {' '.join(str(error).split())[:300]}; {accepted}") from error
@@ -50,22 +61,12 @@ def load_keras(path: Path, dtype: Any, overrides: dict[str, Any]) -> tuple[ZooMo
         ValueError: no such file, another kind of file, another model, or one that Keras cannot read.
     """
     accepted = "accepted: a .keras file of one of attention_zoo's models"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entry = archive.getinfo("config.json")
-            if entry.file_size > LARGEST_JSON:
-                raise ValueError(f"config.json of {entry.file_size} bytes")
-            raw = json.loads(archive.read(entry))
-        registered = raw.get("registered_name") if isinstance(raw, dict) else None
-    except (OSError, KeyError, ValueError, RecursionError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise ValueError(f"path: {path} cannot be read: {error}; {accepted}") from error
+    raw = _config(path, accepted)
+    registered = raw.get("registered_name") if isinstance(raw, dict) else None
     known = {f"attention_zoo>{cls.__name__}" for cls in families().values()}
     if registered not in known:
         raise ValueError(f"path: {path} has a {registered!r:.80}; accepted: one of {sorted(known)}")
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises what it stumbles over first
-        raise ValueError(f"path: {path} cannot be read: {str(error)[:300]}; {accepted}") from error
+    model = _loaded(path, accepted)
     if dtype is None and not overrides:
         return model, []
     values = {**model.config.to_dict(), **overrides}

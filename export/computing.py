@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from ..finetuning.lora import with_adapters
-from .any_function import AnyFunctions
+from .any_keras.functions import AnyFunctions
 from .spec import Exportable
 
 _lock = threading.RLock()  # a model computes in one precision at a time, and standard error is the process'

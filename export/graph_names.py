@@ -21,6 +21,7 @@ from .litert import LiteRTDecoder, litert_graph
 SINGLE = "serving_default"  # the only signature of a TFLite file, as TensorFlow calls it
 STATIC = {"encode": "encoder", "decode": "decoder"}
 PREFILL = "prefill_"
+FOREIGN = "keras"  # the family of what is no model of ours
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Layout:
 
 
 def layout_of(names: Collection[str], family: str | None = None) -> Layout:
-    """The layout of a file with graphs of these names, of a model of ours or of any other ("keras")."""
-    if family == "keras":
+    """The layout of a file with graphs of these names, of a model of ours or of any other."""
+    if family == FOREIGN:
         return Layout("plain", next(iter(names)), dict.fromkeys(names, "model"))
     if set(STATIC) <= set(names):
         return Layout("static", "decode", STATIC)
@@ -59,7 +60,7 @@ def layout_of(names: Collection[str], family: str | None = None) -> Layout:
 def model_graphs(model: Any, names: Collection[str]) -> dict[str, Graph]:
     """The model's graphs by the names that they have in a file with graphs of these names."""
     layout = layout_of(names)
-    if getattr(model, "family", None) == "keras":
+    if getattr(model, "family", None) == FOREIGN:
         graphs = model.graphs()
         return graphs if len(graphs) > 1 else dict(zip(names, graphs.values(), strict=False))
     if layout.kind == "litert":

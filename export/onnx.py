@@ -25,11 +25,12 @@ import numpy as np
 from ..layers import functional as F
 from ..needs import named_extras
 from ..signature import Graph
-from .any_function import AnyFunctions
+from .any_keras.functions import AnyFunctions
+from .any_keras.layers import keras_lowered
+from .any_keras.model import Foreign
 from .blame import captured_constants, one_line, unsupported
 from .computing import FileWeights, inference, one_at_a_time, reading
 from .contents import seal, unsealed
-from .keras_layers import keras_lowered
 from .onnx_operators import LOWERINGS, complement, replace_marker
 from .result import ExportError, ExportResult
 from .runtime import DIGESTS_BESIDE, OnnxRunner
@@ -52,7 +53,7 @@ def to_onnx(
     """Write `model` as ONNX (opset 23) with named dynamic dimensions, and check the file against Keras.
 
     Any Keras model or layer becomes one graph, with the names, dtypes and open dimensions of its inputs, and outputs
-    named by the keys of a dict, by the layers that a Functional model ends in, or ``output_{i}``: see ``any_model.py``.
+    named by the keys of a dict, by the layers that a Functional model ends in, or ``output_{i}``: see ``any_keras``.
 
     A GPT becomes a decoder with a key/value cache: ``past_key_values.{i}.key/.value`` (batch, kv_heads, past_sequence,
     head_dim) in, ``present.{i}.key/.value`` out, empty for the first call; `attention_mask` spans past and new tokens.
@@ -86,14 +87,14 @@ def to_onnx(
         raise ValueError(f"cache: got True for a {model.family} that does not generate; accepted: None or False")
     graphs = model.graphs("dynamic" if cache is not False and model.generates else "plain")
     names = dict.fromkeys(graphs, target.name)
-    if "encoder" in graphs and model.family != "keras":
+    if "encoder" in graphs and not isinstance(model, Foreign):
         names["encoder"] = f"{target.stem}.encoder.onnx"
     elif isinstance(model, AnyFunctions):  # the first has the name that was given
         names |= {name: f"{target.stem}.{name}.onnx" for name in list(graphs)[1:]}
         graphs = dict(reversed(graphs.items()))
     beside = {name: file for name, file in names.items() if file != target.name}
 
-    ours, own = model.family != "keras", texts(model)
+    ours, own = not isinstance(model, Foreign), texts(model)
     target.parent.mkdir(parents=True, exist_ok=True)
     operators: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
@@ -134,7 +135,7 @@ def _convert(model: Exportable, stored: FileWeights, name: str, function: Graph,
 
     weights = stored.variables
     signature = function.signature
-    ours = model.family != "keras"
+    ours = not isinstance(model, Foreign)
     inputs = input_specs(signature, "int64" if ours else None)
     arguments = [
         tf.TensorSpec(v.shape, stored.dtype(n), name=f"weight_{i}") for i, (n, v) in enumerate(weights.items())

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from ..signature import Signature
+from .any_keras.model import Foreign
 from .computing import computing_in
 from .spec import Exportable, input_specs
 
@@ -25,7 +26,7 @@ class Reference:
     def __init__(self, model: Exportable, function: Function, signature: Signature | None = None) -> None:
         self.model, self.function, self.signature = model, function, signature
         self.traced: dict[frozenset[str], Function] = {}
-        self.integers = None if model.family == "keras" else "int32"  # any will do for ours
+        self.integers = None if isinstance(model, Foreign) else "int32"  # any will do for ours
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """In float32."""

@@ -12,11 +12,11 @@ from ..generation.text_generation import check_fits
 from ..signature import Signature
 from ..text.tokenizer import Tokenizer
 from ..zoo.base import ZooModel
-from .any_function import AnyFunctions, named_functions
-from .any_model import AnyModel
+from .any_keras.functions import AnyFunctions, named_functions
+from .any_keras.model import AnyModel, Foreign
 from .runtime import STOP_TOKENS, TOKENIZER_FILES
 
-Exportable = ZooModel | AnyModel | AnyFunctions
+Exportable = ZooModel | Foreign
 
 
 def exportable(model: Any, input_signature: Any = None) -> Exportable:

@@ -25,11 +25,12 @@ from ..files import written
 from ..layers import functional as F
 from ..needs import named_extras
 from ..signature import Graph, Signature
+from .any_keras.layers import keras_lowered
+from .any_keras.model import Foreign
 from .blame import one_line, refused
 from .computing import FileWeights, inference, one_at_a_time, reading
 from .contents import seal, unsealed
 from .graph_names import SINGLE, STATIC, prefill_name
-from .keras_layers import keras_lowered
 from .litert import litert_graph
 from .quiet import quiet
 from .result import ExportError, ExportResult
@@ -246,7 +247,7 @@ def _traced(model: Exportable, graph: Graph) -> Any:
     import tensorflow as tf
 
     names = [spec.name for spec in graph.signature.inputs]
-    ours = model.family != "keras"
+    ours = not isinstance(model, Foreign)
 
     def function(*tensors: Tensor) -> dict[str, Tensor]:
         with F.lowering(LOWERINGS), nullcontext() if ours else keras_lowered(model._flatten_layers()):

@@ -16,9 +16,8 @@ import numpy as np
 from ..checks import positive_number
 from ..signature import Graph
 from ..zoo.base import ZooModel
-from .any_function import AnyFunctions
-from .any_grid import any_checks, example_sizes
-from .any_model import AnyModel
+from .any_keras.grid import any_checks, example_sizes
+from .any_keras.model import Foreign
 from .comparison import TOLERANCE, Check
 from .computing import one_at_a_time
 from .contents import content_checks
@@ -130,7 +129,7 @@ def verify(
 
 def _grid(model: Exportable, runner: Runner, graphs: dict[str, Graph], tolerance: float) -> Iterator[Check]:
     main = runner.graphs[runner.layout.main]
-    if isinstance(model, AnyModel | AnyFunctions):
+    if isinstance(model, Foreign):
         yield from any_checks(model, runner.graphs, tolerance)
         return
     if "height" in {dim for spec in main.signature.inputs for dim in spec.dims}:
@@ -166,7 +165,7 @@ def quick_check(model: Exportable, runner: Runner) -> float:
     main = runner.graphs[runner.layout.main]
     signature = main.signature
     checks: list[Check] = []
-    if isinstance(model, AnyModel | AnyFunctions):
+    if isinstance(model, Foreign):
         checks += any_checks(model, runner.graphs, TOLERANCE, brief=True)
     elif "height" in {dim for spec in signature.inputs for dim in spec.dims}:
         checks += image_checks(Reference(model, model.by_name), main, TOLERANCE, brief=True)

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from ..layers import functional as F
-from ..layers.recurrent import recurrent
+from ...layers import functional as F
+from ...layers.recurrent import recurrent
 
 Tensor = Any
 

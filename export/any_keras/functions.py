@@ -10,15 +10,15 @@ from unittest import mock
 
 import keras
 
-from ..signature import Graph, Signature
+from ...signature import Graph, Signature
 from . import probing
-from .any_model import ForeignConfig
 from .call_signature import called_with, flat_specs, result_names, unique
+from .model import Foreign, ForeignConfig
 
 Tensor = Any
 
 
-class AnyFunctions:
+class AnyFunctions(Foreign):
     """One function or several, which may share variables.
 
     Args:
@@ -27,27 +27,17 @@ class AnyFunctions:
             own, which ``tf.function(input_signature=…)`` gave it.
     """
 
-    family = "keras"
-    generates = False
-    tokenizer = None
-
     def __init__(self, functions: Mapping[str, Callable[..., Any]], input_signature: Any = None) -> None:
         self.name = next(iter(functions))
-        self.config: Any = ForeignConfig("function", ", ".join(functions))
+        self.config = ForeignConfig("function", ", ".join(functions))
         alone = len(functions) == 1 or input_signature is None
         signatures = dict.fromkeys(functions, input_signature) if alone else input_signature
         if not isinstance(signatures, Mapping) or not {*signatures} <= {*functions}:
             raise ValueError(f"input_signature: got {signatures!r}; accepted: one for each of {[*functions]}")
         self.parts = {name: _Part(function, signatures.get(name)) for name, function in functions.items()}
         self.variables = _named([variable for part in self.parts.values() for variable in part.variables])
-
-    @property
-    def weights(self) -> list[Any]:
-        return list(self.variables.values())
-
-    @property
-    def signature(self) -> Signature:
-        return self.parts[self.name].signature
+        self.weights = list(self.variables.values())
+        self.signature = self.parts[self.name].signature
 
     def graphs(self, kind: str = "plain") -> dict[str, Graph]:
         graphs = {name: Graph(part.signature, part.by_name) for name, part in self.parts.items()}
@@ -55,12 +45,6 @@ class AnyFunctions:
 
     def named_weights(self) -> dict[str, Any]:
         return dict(self.variables)
-
-    def merged_weights(self, dtype: str | None = None) -> Iterator[tuple[str, Any]]:
-        yield from self.variables.items()
-
-    def _flatten_layers(self, include_self: bool = True) -> list[Any]:
-        return []
 
     @contextmanager
     def reading(self, values: Mapping[str, Any]) -> Iterator[None]:

@@ -17,8 +17,8 @@ from unittest import mock
 import keras
 from keras import ops
 
-from ..layers import functional as F
-from .keras_recurrent import recurrent_call
+from ...layers import functional as F
+from .recurrent import recurrent_call
 
 Tensor = Any
 Function = Callable[..., Any]

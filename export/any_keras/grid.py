@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..signature import Graph, Signature
-from .any_function import AnyFunctions
-from .any_model import AnyModel
-from .blame import one_line
-from .comparison import Check, compare
-from .graph_names import model_graphs
-from .inputs import PADDINGS, example_inputs
-from .reference import Reference
-from .runtime import LoadedGraph
+from ...signature import Graph, Signature
+from ..blame import one_line
+from ..comparison import Check, compare
+from ..graph_names import model_graphs
+from ..inputs import PADDINGS, example_inputs
+from ..reference import Reference
+from ..runtime import LoadedGraph
+from .model import Foreign
 
 LENGTHS = (1, 33, 128, 512)  # beside the one that is known to work
 SIDES = (32, 75, 150)
@@ -55,7 +54,7 @@ def any_cases(signature: Signature, *, brief: bool = False) -> Iterator[AnyCase]
 
 
 def any_checks(
-    model: AnyModel | AnyFunctions, graphs: Mapping[str, LoadedGraph], tolerance: float, *, brief: bool = False
+    model: Foreign, graphs: Mapping[str, LoadedGraph], tolerance: float, *, brief: bool = False
 ) -> Iterator[Check]:
     """The file's graphs beside the model's own call."""
     own = model_graphs(model, graphs)
@@ -65,7 +64,7 @@ def any_checks(
 
 
 def _graph_checks(
-    model: AnyModel | AnyFunctions, graph: Graph, loaded: LoadedGraph, tolerance: float, *, brief: bool, prefix: str
+    model: Foreign, graph: Graph, loaded: LoadedGraph, tolerance: float, *, brief: bool, prefix: str
 ) -> Iterator[Check]:
     signature = loaded.signature
     reference = Reference(model, graph.function, None if brief or signature.sizes else graph.signature)

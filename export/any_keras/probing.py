@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..signature import TensorSpec
-from .blame import one_line
+from ...signature import TensorSpec
+from ..blame import one_line
 
 Call = Callable[..., dict[str, Any]]  # tensors in the order of the inputs, results by name
 

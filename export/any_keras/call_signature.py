@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from ..signature import TensorSpec
+from ...signature import TensorSpec
 
 Tensor = Any
 ACCEPTED = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64")

@@ -9,8 +9,9 @@ from typing import Any
 
 import keras
 
-from ..finetuning.lora import base_weight, is_adapter, merged, with_adapters
-from ..signature import Graph, Signature
+from ...finetuning.lora import base_weight, is_adapter, merged, with_adapters
+from ...signature import Graph, Signature
+from ..graph_names import FOREIGN
 from . import probing
 from .call_signature import Arguments, called_with, declared_results, flat_specs, result_names, unique
 from .refusals import check_exportable
@@ -29,7 +30,38 @@ class ForeignConfig:
         return {"class_name": self.class_name, "name": self.name}
 
 
-class AnyModel:
+class Foreign:
+    """What is not a model of ours: no cache, no tokenizer, names and sizes as somebody else made them."""
+
+    name: str
+    config: Any
+    signature: Signature
+    weights: list[Any]
+    family = FOREIGN
+    generates = False
+    tokenizer = None
+
+    def graphs(self, kind: str = "plain") -> dict[str, Graph]:
+        """What becomes graphs of a file, by name."""
+        raise NotImplementedError
+
+    def named_weights(self) -> dict[str, Any]:
+        """Every weight by its name."""
+        raise NotImplementedError
+
+    def merged_weights(self, dtype: str | None = None) -> Iterator[tuple[str, Any]]:
+        """As of our models: without adapters, but with what they add."""
+        yield from self.named_weights().items()
+
+    def by_name(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The first graph's results."""
+        return next(iter(self.graphs().values())).function(inputs)
+
+    def _flatten_layers(self, include_self: bool = True) -> list[Any]:
+        return []
+
+
+class AnyModel(Foreign):
     """A built Keras model or layer.
 
     Args:
@@ -43,13 +75,9 @@ class AnyModel:
             text as input, or layers that cannot be exported.
     """
 
-    family = "keras"
-    generates = False
-    tokenizer = None
-
     def __init__(self, model: Any, input_signature: Any = None) -> None:
         self.model, self.name = model, str(model.name)
-        self.config: Any = ForeignConfig(type(model).__name__, self.name)
+        self.config = ForeignConfig(type(model).__name__, self.name)
         self.layers: list[Any] = model._flatten_layers()
         self.weights: list[Any] = list(model.weights)
         self.names = _names(self.weights, self.name)

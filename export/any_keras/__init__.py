@@ -1,0 +1,1 @@
+"""Keras models, layers and functions that are not ours, as the exporters see ours."""

@@ -35,7 +35,6 @@ FAST = (
     "KerasHub GPT-2",
     "Sequential, Bidirectional LSTM with masked embedding",
     "Functional, two inputs and two outputs",
-    "Functional, image and numbers in, three out",
     "Subclassed, dict in and nested dict out",
 )
 UNSUPPORTED = {("Functional, Conv3D", "tflite"): r"MaxPool3D in layer 'functional/max_pooling3d' \(.*\.py:\d+\)"}

@@ -80,6 +80,13 @@ def rate(name: str, value: Any) -> float:
     return plain(value)
 
 
+def fraction(name: str, value: Any) -> float:
+    """A number from 0 to 1."""
+    if not is_number(value) or not 0 <= value <= 1:
+        raise _refused(name, value, "a number from 0 to 1")
+    return plain(value)
+
+
 def choice(name: str, value: Any, accepted: Collection[Any]) -> Any:
     """One of `accepted`."""
     if not any(type(value) is type(known) and value == known for known in accepted):

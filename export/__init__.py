@@ -11,13 +11,18 @@ if TYPE_CHECKING:
     from .bench import benchmark
     from .description import describe
     from .onnx import to_onnx
+    from .precision.accuracy import Accuracy
+    from .precision.options import AccuracyError, Precision
     from .result import ExportError
     from .runtime import load
     from .tflite import to_tflite
     from .verification import verify
 
 _HOMES = {
+    "Accuracy": "precision.accuracy",
+    "AccuracyError": "precision.options",
     "ExportError": "result",
+    "Precision": "precision.options",
     "benchmark": "bench",
     "describe": "description",
     "load": "runtime",
@@ -26,7 +31,18 @@ _HOMES = {
     "verify": "verification",
 }
 
-__all__ = ["ExportError", "benchmark", "describe", "load", "to_onnx", "to_tflite", "verify"]
+__all__ = [
+    "Accuracy",
+    "AccuracyError",
+    "ExportError",
+    "Precision",
+    "benchmark",
+    "describe",
+    "load",
+    "to_onnx",
+    "to_tflite",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@
    float32, which has seven digits; what is left over is the order of sums.
 2. *float64*: where the distance is greater, since real weights amplify rounding, the same model computing in float64
    is the judge. The file passes if it is no farther from that than ``FARTHER`` times Keras' own float32.
+3. *cosine*: of a file with smaller numbers, whose distance says little, the angle of every row's outputs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ Arrays = Mapping[str, np.ndarray]
 
 TOLERANCE = 2e-5
 FARTHER = 8.0  # other kernels and orders of sums: measured are 0.3 to 3 times
+VECTOR = 8  # numbers; fewer have no direction to speak of
 ROUNDING = 2.0**-23  # of float32, relative: Keras is no nearer to float64 than that, but by accident
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """Rule 3, in place of a tolerance: the least cosine, as a mean over the positions of one row of a batch."""
+
+    cosine: float
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,7 @@ class Check:
 
     Attributes:
         difference: from Keras, relative to the largest magnitude of the output; None where nothing was compared.
-        rule: which decided, "relative" or "float64"; "" where nothing was compared.
+        rule: which decided, "relative", "float64" or "cosine"; "" where nothing was compared.
     """
 
     name: str
@@ -42,7 +51,7 @@ def compare(
     actual: Arrays,
     expected: Arrays,
     exact: Callable[[], Arrays],
-    tolerance: float,
+    tolerance: float | Closeness,
     valid: Callable[[str], np.ndarray | None] = lambda _: None,
 ) -> Check:
     """The outputs of a file beside Keras'.
@@ -71,6 +80,10 @@ def compare(
         scale = float(np.abs(theirs).max(initial=0)) or 1.0
         distance = _distance(ours, theirs)
         worst = max(worst, distance / scale)
+        if isinstance(tolerance, Closeness):
+            near = _lowest(in_file, in_keras, counted, centred=output == "logits")
+            found.append(_Found(1 - near, near >= tolerance.cosine, f"{output} cosine {near:.5f}", "cosine"))
+            continue
         detail = f"{output} {distance:.1e} of {scale:.1e}"
         if distance <= tolerance * scale:
             found.append(_Found(distance / (tolerance * scale), True, detail, "relative"))
@@ -93,6 +106,32 @@ class _Found(NamedTuple):
     passed: bool
     detail: str
     rule: str
+
+
+def cosines(one: np.ndarray, other: np.ndarray, *, centred: bool = False) -> np.ndarray:
+    """Of the vectors along the last axis; of all numbers together where that is shorter than a vector's worth.
+
+    Args:
+        centred: take away each vector's mean, which logits share and no choice depends on.
+    """
+    one, other = (np.asarray(side, "float64") for side in (one, other))
+    if one.ndim < 2 or one.shape[-1] < VECTOR:
+        one, other, centred = one.reshape(1, -1), other.reshape(1, -1), False
+    if centred:
+        one, other = (side - side.mean(-1, keepdims=True) for side in (one, other))
+    product = (one * other).sum(-1)
+    lengths = np.linalg.norm(one, axis=-1), np.linalg.norm(other, axis=-1)
+    nothing = 1e-3 * max(float(length.max(initial=0)) for length in lengths)
+    neither = (lengths[0] <= nothing) & (lengths[1] <= nothing)  # such as a row without any token
+    return np.where(neither, 1.0, product / np.maximum(lengths[0] * lengths[1], 1e-30))
+
+
+def _lowest(one: np.ndarray, other: np.ndarray, counted: np.ndarray, *, centred: bool) -> float:
+    """The mean cosine of the row of a batch that is farthest off."""
+    if one.ndim < 2 or one.shape[-1] < VECTOR:
+        return float(cosines(one[counted], other[counted])[0])
+    rows = [cosines(o[c], t[c], centred=centred) for o, t, c in zip(one, other, counted, strict=True) if c.any()]
+    return min((float(row.mean()) for row in rows), default=1.0)
 
 
 def _distance(one: np.ndarray, other: np.ndarray) -> float:

@@ -18,6 +18,7 @@ import numpy as np
 
 from .comparison import Check
 from .computing import FileWeights
+from .precision.half import rounded
 from .runtime import DIGEST, STOP_TOKENS, TOKENIZER_FILES, Runner
 from .spec import Exportable, texts
 
@@ -121,7 +122,9 @@ def _weights(model: Exportable, runner: Runner) -> Check:
         for name, array in _initializers(runner.files):
             if name in weights.variables:
                 named += 1
-                wrong |= {name} if not np.array_equal(array, weights.value(name)) else set()
+                value = weights.value(name)
+                value = rounded(value) if array.dtype == "float16" else value
+                wrong |= {name} if not np.array_equal(array, value) else set()
     if wrong:
         names = ", ".join(sorted(wrong)[:SHOWN])
         return Check("weights", False, None, f"{len(wrong)} of {len(ours)} are not the model's: {names}")

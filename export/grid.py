@@ -15,9 +15,9 @@ import numpy as np
 
 from ..generation.decoder import TOKENS
 from ..signature import Signature
-from .comparison import Check, compare
+from .comparison import Check, Closeness, compare
 from .graph_names import model_graphs
-from .inputs import PADDINGS, example_inputs, padded_mask
+from .inputs import PADDINGS, example_inputs, is_mask, padded_mask
 from .reference import Reference
 from .runtime import LoadedGraph, Runner
 from .spec import Exportable
@@ -60,7 +60,7 @@ def text_cases(model: Exportable, signature: Signature, *, past: bool = False) -
     limit = min((signature.limits.get(dim, fixed.get(dim, 33)) for dim in names), default=33)
     limit = min([limit, *(fixed[dim] for dim in names if dim in fixed)])
     whole = longest(model, limit)
-    masked = any("mask" in spec.name and len(spec.dims) == 2 for spec in signature.inputs)
+    masked = any(map(is_mask, signature.inputs))
     paddings = (*PADDINGS, "all") if masked else ("none",)
     batches = [fixed["batch"]] if "batch" in fixed else [1, 3]
     if all(dim in fixed for dim in names):  # of one shape, to which shorter ones are padded
@@ -94,7 +94,7 @@ def example(signature: Signature, case: Case) -> Arrays:
 
 
 def plain_checks(
-    reference: Reference, loaded: LoadedGraph, cases: Sequence[Case], tolerance: float, prefix: str = ""
+    reference: Reference, loaded: LoadedGraph, cases: Sequence[Case], tolerance: float | Closeness, prefix: str = ""
 ) -> Iterator[Check]:
     """A graph that computes what `reference` computes, from the same inputs."""
     for case in cases:
@@ -103,7 +103,7 @@ def plain_checks(
 
 
 def image_checks(
-    reference: Reference, loaded: LoadedGraph, tolerance: float, *, brief: bool = False
+    reference: Reference, loaded: LoadedGraph, tolerance: float | Closeness, *, brief: bool = False
 ) -> Iterator[Check]:
     """Batches of 1 and 3; the images of the size the model was made for, the smallest, and one that is not square."""
     signature = loaded.signature
@@ -118,7 +118,9 @@ def image_checks(
         yield _compared(f"batch {batch}, image {height} × {width}", reference, loaded, inputs, tolerance)
 
 
-def _compared(name: str, reference: Reference, loaded: LoadedGraph, inputs: Arrays, tolerance: float) -> Check:
+def _compared(
+    name: str, reference: Reference, loaded: LoadedGraph, inputs: Arrays, tolerance: float | Closeness
+) -> Check:
     return compare(
         name,
         loaded.run(inputs),
@@ -142,7 +144,7 @@ def _tokens_of(output: str, signature: Signature, inputs: Mapping[str, np.ndarra
 
 
 def cached_checks(
-    model: Exportable, whole: Reference, loaded: LoadedGraph, cases: Sequence[Case], tolerance: float
+    model: Exportable, whole: Reference, loaded: LoadedGraph, cases: Sequence[Case], tolerance: float | Closeness
 ) -> Iterator[Check]:
     """A causal decoder's graph, called once with some of the tokens and again with the rest: its logits are those of
     the model's call on all of them, its keys and values those of the Keras graph on all of them."""
@@ -222,7 +224,7 @@ def chains(model: Exportable, runner: Runner) -> list[Chain]:
 
 
 def chain_checks(
-    model: Exportable, whole: Reference, runner: Runner, chains: Sequence[Chain], tolerance: float
+    model: Exportable, whole: Reference, runner: Runner, chains: Sequence[Chain], tolerance: float | Closeness
 ) -> Iterator[Check]:
     """The logits of every token, as the model's own call on all of them has them."""
     names = {spec.name for spec in model.signature.inputs}
@@ -257,7 +259,7 @@ def chain_checks(
         )
 
 
-def greedy_check(model: Any, whole: Reference, runner: Runner, tolerance: float) -> Check:
+def greedy_check(model: Any, whole: Reference, runner: Runner, tolerance: float | Closeness) -> Check:
     """Three prompts of unequal lengths, continued greedily by the file. Keras, given what the file wrote, must like
     every token best, or as well as rounding can tell: then its own greedy tokens are these."""
     longest = min(runner.decoder().max_length, model.config.max_length)
@@ -288,6 +290,8 @@ def greedy_check(model: Any, whole: Reference, runner: Runner, tolerance: float)
     same = int((short == 0).sum())
     if same == short.size:
         return Check(name, True, None, "the same in 3 rows")
+    if isinstance(tolerance, Closeness):  # other numbers like other tokens; that they are near is said elsewhere
+        return Check(name, True, None, f"{same} of {short.size} are Keras' likeliest")
     scale = float(np.abs(results["logits"]).max())
     detail = f"{same} of {short.size} are Keras' likeliest, the others at most {short.max():.1e} below"
     if short.max() <= 2 * tolerance * scale:

@@ -29,7 +29,7 @@ def example_inputs(
         if spec.name == "mask":  # (batch, 1, sequence, slots)
             rows = position + np.arange(shape[2])[:, None]
             return np.broadcast_to(np.arange(shape[3])[None] <= rows, shape)
-        if "mask" in spec.name and len(shape) == 2 and spec.below is None and not spec.dtype.startswith("float"):
+        if is_mask(spec):
             return padded_mask(shape[0], shape[1], padding).astype(spec.dtype)
         if spec.below is not None or not spec.dtype.startswith("float"):
             return rng.integers(0, spec.below or (256 if spec.dtype == "uint8" else 2), shape).astype(spec.dtype)
@@ -38,6 +38,12 @@ def example_inputs(
 
     # What has no dimensions is an option of the graph, and no data.
     return {s.name: draw(s) if s.dims else np.full((), s.fill, s.dtype) for s in signature.inputs}
+
+
+def is_mask(spec: TensorSpec) -> bool:
+    """(batch, sequence) zeros and ones by name, and not rows of a table of more."""
+    binary = spec.below in (None, 2) and not spec.dtype.startswith("float")
+    return "mask" in spec.name and len(spec.dims) == 2 and binary
 
 
 def padded_mask(batch: int, sequence: int, padding: str) -> np.ndarray:

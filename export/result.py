@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .precision.accuracy import Accuracy
 
 
 class ExportError(RuntimeError):
@@ -25,6 +29,9 @@ class ExportResult:
         greatest_difference: from Keras, on the one padded batch every export is checked with.
         files: all that belong together, `path` first: to move the model is to move these.
         warnings: what the caller should know.
+        precision: of its numbers.
+        rounded: share of the weights' numbers that are in that precision, unless it is float32.
+        accuracy: beside the file in float32; None of that itself.
     """
 
     path: Path
@@ -36,6 +43,9 @@ class ExportResult:
     greatest_difference: float
     files: tuple[Path, ...] = ()
     warnings: list[str] = field(default_factory=list)
+    precision: str = "fp32"
+    rounded: float = 0.0
+    accuracy: Accuracy | None = None
 
     def to_json(self) -> str:
         return json.dumps(
@@ -44,6 +54,7 @@ class ExportResult:
 
     def to_markdown(self) -> str:
         operators = ", ".join(f"{name} {count}" for name, count in self.operators.items())
+        in_float32 = " (of the same file in float32)" if self.accuracy else ""
         rows = [
             f"**{self.path}** ({self.format})",
             "",
@@ -51,9 +62,15 @@ class ExportResult:
             "|---|---|",
             f"| size | {self.bytes / 1e6:.1f} MB ({self.bytes / self.weight_bytes:.2f} × the weights) |",
             f"| time | {self.seconds:.1f} s |",
-            f"| greatest difference from Keras | {self.greatest_difference:.1e} |",
+            f"| greatest difference from Keras | {self.greatest_difference:.1e}{in_float32} |",
+            *(f"| {name} | {value} |" for name, value in self._accuracy_rows()),
             f"| operators | {sum(self.operators.values())}: {operators} |",
             *(f"| with it | {file} |" for file in self.files if file != self.path),
             *(f"| warning | {warning} |" for warning in self.warnings),
         ]
         return "\n".join(rows)
+
+    def _accuracy_rows(self) -> list[tuple[str, str]]:
+        if self.accuracy is None:
+            return []
+        return [("precision", f"{self.precision}, {self.rounded:.1%} of the weights"), *self.accuracy.rows()]

@@ -33,6 +33,7 @@ TOKENIZER_FILES = {
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 }
 STOP_TOKENS = "attention_zoo.stop_tokens"
+PRECISION = "attention_zoo.precision"  # of a file that is not in float32
 OURS = "accepted: a file as attention_zoo.export writes it"
 
 
@@ -82,7 +83,17 @@ class LoadedGraph:
     def run(self, inputs: Mapping[str, Any] | np.ndarray) -> dict[str, np.ndarray]:
         """The outputs by name; see ``Runner.run``."""
         named = inputs if isinstance(inputs, Mapping) else {self.signature.inputs[0].name: inputs}
-        arrays = {name: as_array(name, value) for name, value in named.items() if value is not None}
+        arrays = self.complete(named)
+        if not self.signature.sizes:
+            return self._call(arrays)
+        given: dict[Any, int] = {}
+        for spec in self.signature.inputs:
+            given.update(zip(spec.dims, arrays[spec.name].shape, strict=True))
+        return self._call_static(arrays, given)
+
+    def complete(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Inputs checked, and what was left out filled in."""
+        arrays = {name: as_array(name, value) for name, value in inputs.items() if value is not None}
         self.signature.check_arrays(arrays)
         given: dict[Any, int] = {}
         for spec in self.signature.inputs:
@@ -95,7 +106,7 @@ class LoadedGraph:
                     sizes[dim] = sum(sizes[part] for part in parts)
                 arrays[spec.name] = np.full([int(sizes.get(dim, dim)) for dim in spec.dims], spec.fill, spec.dtype)
                 given.update(zip(spec.dims, arrays[spec.name].shape, strict=True))
-        return self._call_static(arrays, given) if self.signature.sizes else self._call(arrays)
+        return arrays
 
     def _call_static(self, arrays: dict[str, np.ndarray], given: dict[Any, int]) -> dict[str, np.ndarray]:
         """Run a graph of static shapes: pad, run piece by piece, cut."""
@@ -216,6 +227,16 @@ class Runner(TextGenerating):
         return end_tokens(stated, self._config.get("eos_token_id"), getattr(self.tokenizer, "eos_token_id", None))
 
     @property
+    def precision(self) -> str:
+        """Of the file's numbers: "fp32", "fp16", "int8" or "int4"."""
+        return self.precision_details.get("name", "fp32")
+
+    @property
+    def precision_details(self) -> dict[str, Any]:
+        """How a file came to its numbers, which need not be known to run it; empty of one in float32."""
+        return json.loads(self.metadata.get(PRECISION, "{}"))
+
+    @property
     def _vocab_size(self) -> int | None:
         return self._config.get("vocab_size")
 
@@ -286,8 +307,11 @@ class OnnxGraph(LoadedGraph):
         return Signature(tuple(map(spec, self.inputs)), tuple(map(spec, self.session.get_outputs())))
 
     def _call(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        feeds = {name: np.asarray(array, self.dtypes[name], order="C") for name, array in arrays.items()}
-        return dict(zip(self.names, self.session.run(self.names, feeds), strict=True))
+        return dict(zip(self.names, self.session.run(self.names, self.feeds(arrays)), strict=True))
+
+    def feeds(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Arrays in the dtypes that the graph wants."""
+        return {name: np.asarray(array, self.dtypes[name], order="C") for name, array in arrays.items()}
 
 
 class OnnxRunner(Runner):

@@ -18,7 +18,7 @@ from ..signature import Graph
 from ..zoo.base import ZooModel
 from .any_keras.grid import any_checks, example_sizes
 from .any_keras.model import Foreign
-from .comparison import TOLERANCE, Check
+from .comparison import TOLERANCE, Check, Closeness
 from .computing import one_at_a_time
 from .contents import content_checks
 from .graph_names import is_prefill, model_graphs
@@ -37,6 +37,8 @@ from .grid import (
     text_cases,
 )
 from .inputs import example_inputs
+from .precision.onnx_files import file_signature
+from .precision.options import LEAST_COSINE
 from .reference import Reference
 from .result import ExportError
 from .runtime import Runner, load
@@ -53,6 +55,7 @@ class VerifyReport:
     tolerance: float
     seconds: float
     checks: tuple[Check, ...]
+    precision: str = "fp32"
 
     @property
     def passed(self) -> bool:
@@ -70,9 +73,12 @@ class VerifyReport:
     def to_markdown(self) -> str:
         verdict = "passed" if self.passed else "FAILED"
         judged = sum(check.rule == "float64" for check in self.checks)
+        rule = f"tolerance {self.tolerance:.0e}; float64 was the judge of {judged}"
+        if self.precision != "fp32":
+            rule = f"{self.precision}: a cosine of {1 - self.tolerance:g} in every row"
         head = [
             f"**{self.path}**: {verdict}, {len(self.checks)} checks, greatest difference "
-            f"{self.greatest_difference:.1e} (tolerance {self.tolerance:.0e}; float64 was the judge of {judged})",
+            f"{self.greatest_difference:.1e} ({rule})",
             "",
             "| check | difference | rule | verdict | |",
             "|---|---|---|---|---|",
@@ -85,9 +91,12 @@ class VerifyReport:
         return "\n".join(head + rows)
 
 
+SLACK = 3.0  # a row of a few tokens scatters more than the samples that an export measures
+
+
 @one_at_a_time
 def verify(
-    model: Any, path: str | os.PathLike[str], *, tolerance: float = TOLERANCE, input_signature: Any = None
+    model: Any, path: str | os.PathLike[str], *, tolerance: float | None = None, input_signature: Any = None
 ) -> VerifyReport:
     """Compare an exported file with the model it came from, in the file's own runtime.
 
@@ -101,7 +110,9 @@ def verify(
 
     Args:
         tolerance: greatest accepted difference, relative to the largest magnitude of an output. What is over it is
-            judged by the same model in float64: see ``comparison.py``.
+            judged by the same model in float64: see ``comparison.py``. Default: 2e-5 of a file in float32. A file in
+            another precision must come within three times the angle that it was exported with instead, for every
+            row of every case.
         input_signature: as it was exported with, of any Keras model that does not tell it itself.
 
     Raises:
@@ -109,25 +120,35 @@ def verify(
     """
     start = time.perf_counter()
     model = exportable(model, input_signature)
-    tolerance = positive_number("tolerance", tolerance)
+    tolerance = None if tolerance is None else positive_number("tolerance", tolerance)
     runner = load(path)
+    limit = _limit(runner) if tolerance is None else tolerance
     graphs = model_graphs(model, runner.graphs)
     checks = [_names(model, runner, graphs)]
     if checks[0].passed:
         checks += content_checks(model, runner)
-        checks += _grid(model, runner, graphs, tolerance)
+        checks += _grid(model, runner, graphs, limit)
         checks.append(_repeats(runner))
     return VerifyReport(
         path=str(path),
         format=runner.format,
         sha256=_digest(Path(path)),
-        tolerance=tolerance,
+        tolerance=1 - limit.cosine if isinstance(limit, Closeness) else limit,
+        precision=runner.precision,
         seconds=time.perf_counter() - start,
         checks=tuple(checks),
     )
 
 
-def _grid(model: Exportable, runner: Runner, graphs: dict[str, Graph], tolerance: float) -> Iterator[Check]:
+def _limit(runner: Runner) -> float | Closeness:
+    """What a file of this precision must keep to."""
+    if runner.precision == "fp32":
+        return TOLERANCE
+    least = runner.precision_details.get("least_cosine", LEAST_COSINE.get(runner.precision, 0.0))
+    return Closeness(max(0.0, 1 - SLACK * (1 - least)))
+
+
+def _grid(model: Exportable, runner: Runner, graphs: dict[str, Graph], tolerance: float | Closeness) -> Iterator[Check]:
     main = runner.graphs[runner.layout.main]
     if isinstance(model, Foreign):
         yield from any_checks(model, runner.graphs, tolerance)
@@ -223,7 +244,7 @@ def _names(model: Exportable, runner: Runner, graphs: dict[str, Graph]) -> Check
         problems.append(f"graphs {sorted(runner.graphs)} for {sorted(graphs)}")
     for name in set(graphs) & set(runner.graphs):
         loaded = runner.graphs[name]
-        signature = graphs[name].signature.exported(loaded.signature.sizes)
+        signature = file_signature(graphs[name].signature.exported(loaded.signature.sizes), runner.precision)
         if is_prefill(name):
             signature = replace(signature, outputs=tuple(s for s in signature.outputs if s.name != "logits"))
         found = loaded.runtime_signature()

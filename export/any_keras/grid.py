@@ -8,9 +8,9 @@ from typing import Any
 
 from ...signature import Graph, Signature
 from ..blame import one_line
-from ..comparison import Check, compare
+from ..comparison import Check, Closeness, compare
 from ..graph_names import model_graphs
-from ..inputs import PADDINGS, example_inputs
+from ..inputs import PADDINGS, example_inputs, is_mask
 from ..reference import Reference
 from ..runtime import LoadedGraph
 from .model import Foreign
@@ -40,7 +40,7 @@ def any_cases(signature: Signature, *, brief: bool = False) -> Iterator[AnyCase]
     open_dims = {dim for spec in signature.inputs for dim in spec.dims if isinstance(dim, str)} - {*signature.sizes}
     own = {dim: signature.examples[dim] for dim in sorted(open_dims) if dim in signature.examples}
     own |= {"batch": 2} if "batch" in open_dims else {}
-    masked = any("mask" in spec.name and len(spec.dims) == 2 and spec.below is None for spec in signature.inputs)
+    masked = any(map(is_mask, signature.inputs))
     if brief:
         yield AnyCase(own, "left" if masked else "none")
         return
@@ -54,7 +54,7 @@ def any_cases(signature: Signature, *, brief: bool = False) -> Iterator[AnyCase]
 
 
 def any_checks(
-    model: Foreign, graphs: Mapping[str, LoadedGraph], tolerance: float, *, brief: bool = False
+    model: Foreign, graphs: Mapping[str, LoadedGraph], tolerance: float | Closeness, *, brief: bool = False
 ) -> Iterator[Check]:
     """The file's graphs beside the model's own call."""
     own = model_graphs(model, graphs)
@@ -64,7 +64,7 @@ def any_checks(
 
 
 def _graph_checks(
-    model: Foreign, graph: Graph, loaded: LoadedGraph, tolerance: float, *, brief: bool, prefix: str
+    model: Foreign, graph: Graph, loaded: LoadedGraph, tolerance: float | Closeness, *, brief: bool, prefix: str
 ) -> Iterator[Check]:
     signature = loaded.signature
     reference = Reference(model, graph.function, None if brief or signature.sizes else graph.signature)

@@ -14,6 +14,8 @@ import attention_zoo as az
 from attention_zoo import export
 from attention_zoo.export.comparison import FARTHER, compare
 from attention_zoo.export.computing import computing_in
+from attention_zoo.export.grid import Case, example
+from attention_zoo.export.inputs import padded_mask
 from helpers import VARIANTS, close, every_variant, inputs_for, randomise, run, shared, tiny
 
 QUICK = (
@@ -225,3 +227,12 @@ def test_every_variant_is_as_its_config_says() -> None:
 
     for family, variant in VARIANTS:
         assert changes(shared(family, variant)) == [], (family, variant)
+
+
+@every_variant([pair for pair in VARIANTS if pair[0] != "vit"])
+def test_cases_are_padded_as_they_say(family: str, variant: str) -> None:
+    """A case without padding keeps every token, so that it reaches the last position."""
+    signature = shared(family, variant).graphs("plain")["model"].signature
+    for padding in ("none", "left", "right", "interior", "all"):
+        inputs = example(signature, Case(3, 9, 0, padding))
+        assert np.array_equal(inputs["attention_mask"], padded_mask(3, 9, padding))

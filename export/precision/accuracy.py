@@ -1,0 +1,227 @@
+"""What rounded weights cost: a file beside the same file in float32. NumPy and the file's own runtime only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..comparison import cosines
+from ..runtime import LoadedGraph, Runner
+from .options import LEAST_COSINE, MOST_DIVERGENCE, AccuracyError
+from .samples import samples_of
+
+Arrays = Mapping[str, np.ndarray]
+
+NEW_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How near a file comes to itself in float32.
+
+    Attributes:
+        samples: on what it was measured.
+        cosine: mean, over positions, of the angle between outputs; of logits, without what all classes share.
+        lowest_cosine: of a whole sample.
+        agreement: how often the likeliest class or token is the same; None of outputs that are no classes.
+        divergence: mean Kullback-Leibler divergence from float32, in nats; as `agreement`.
+        perplexity, perplexity_float32: of the samples' own tokens, of a causal language model.
+        metric, metric_float32: what the caller's function gave.
+        least_cosine, most_divergence: what was asked for; None for no rule.
+    """
+
+    samples: str
+    cosine: float
+    lowest_cosine: float
+    agreement: float | None = None
+    divergence: float | None = None
+    perplexity: float | None = None
+    perplexity_float32: float | None = None
+    metric: float | None = None
+    metric_float32: float | None = None
+    least_cosine: float | None = None
+    most_divergence: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        near = self.least_cosine is None or self.cosine >= self.least_cosine
+        return near and (self.most_divergence is None or (self.divergence or 0.0) <= self.most_divergence)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """For tables: names and figures."""
+        found = [("cosine with float32", f"{self.cosine:.5f} (of one sample at least {self.lowest_cosine:.5f})")]
+        if self.agreement is not None:
+            found.append(("same likeliest", f"{self.agreement:.1%}, divergence {self.divergence:.4f} nats"))
+        if self.perplexity is not None:
+            found.append(("perplexity", f"{self.perplexity:.2f}, in float32 {self.perplexity_float32:.2f}"))
+        if self.metric is not None:
+            found.append(("metric", f"{self.metric:.4g}, in float32 {self.metric_float32:.4g}"))
+        return [*found, ("measured on", self.samples)]
+
+    def to_json(self) -> str:
+        return json.dumps({**asdict(self), "passed": self.passed}, indent=2)
+
+
+def measure(
+    precise: Runner,
+    rounded: Runner,
+    precision: str,
+    *,
+    samples: Any = None,
+    metric: Callable[[Runner], float] | None = None,
+    least_cosine: float | None = None,
+) -> Accuracy:
+    """`rounded` beside `precise`, the same model in float32.
+
+    Args:
+        precision: its name, for the rule.
+        samples: texts or inputs by name; by default prose, pictures or random tokens.
+        metric: called with either runner, gives a number of the caller's own, such as an accuracy on labelled data.
+        least_cosine: the only rule, instead of the precision's own two.
+
+    Raises:
+        ValueError: samples that the model does not take.
+        AccuracyError: numbers that are none, or less accurate than the rule.
+    """
+    tokenizer = precise.tokenizer
+    graph = _entry(precise)
+    told = "built-in prose" if tokenizer is not None else "made-up inputs"
+    told = told if samples is None else "the caller's samples"
+    inputs = list(samples_of(graph.signature, tokenizer, samples))
+    found = _Found()
+    for sample in inputs:
+        for name, (one, other, valid) in _outputs(precise, rounded, sample).items():
+            found.add(name, one, other, valid)
+        if _causal(precise):
+            found.add_tokens(
+                sample, *(runner.graphs[runner.layout.main].run(sample)["logits"] for runner in (precise, rounded))
+            )
+    figures = found.figures()
+    if metric is not None:
+        figures |= {"metric_float32": float(metric(precise)), "metric": float(metric(rounded))}
+    result = Accuracy(
+        samples=f"{told}, {len(inputs)} batches",
+        least_cosine=LEAST_COSINE[precision] if least_cosine is None else least_cosine,
+        most_divergence=MOST_DIVERGENCE[precision] if least_cosine is None else None,
+        **figures,
+    )
+    if not result.passed:
+        said = "; ".join(f"{name} {value}" for name, value in result.rows())
+        raise AccuracyError(
+            f"precision: got {precision!r}, with which the file is too far from float32: {said}; accepted: a cosine of "
+            f"{result.least_cosine} and more"
+            + ("" if result.most_divergence is None else f" and a divergence up to {result.most_divergence}")
+            + ", another precision, or a lower least_cosine"
+        )
+    return result
+
+
+def _entry(runner: Runner) -> LoadedGraph:
+    """The graph that a sample goes into."""
+    encoder = next((name for name, role in runner.layout.roles.items() if role == "encoder"), None)
+    return runner.graphs[encoder or runner.layout.main]
+
+
+def _causal(runner: Runner) -> bool:
+    """Does it give logits for every token of a text?"""
+    return runner.generates and _entry(runner) is runner.graphs[runner.layout.main] and runner.layout.kind != "litert"
+
+
+def _outputs(precise: Runner, rounded: Runner, sample: Arrays) -> dict[str, tuple[Any, Any, Any]]:
+    """Of every output that is no state: in float32, rounded, and which positions count."""
+    graph = _entry(precise)
+    other = _entry(rounded)
+    one, two = graph.run(sample), other.run(sample)
+    kept = set(graph.signature.state.values())
+    mask = sample.get("attention_mask")
+    found = {}
+    for spec in graph.signature.outputs:
+        if spec.name in kept or one[spec.name].dtype.kind != "f":
+            continue
+        per_token = mask is not None and one[spec.name].ndim >= 3 and one[spec.name].shape[:2] == mask.shape
+        found[spec.name] = one[spec.name], two[spec.name], mask == 1 if per_token else None
+    if graph is not precise.graphs[precise.layout.main]:
+        found["logits"] = *_continued(precise, rounded, sample), None
+    return found
+
+
+def _continued(precise: Runner, rounded: Runner, sample: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, tokens, vocab_size) logits of an encoder-decoder, both given the tokens that the first one writes."""
+    ids = sample["input_ids"]
+    mask = sample.get("attention_mask", np.ones_like(ids))
+    new = min(NEW_TOKENS, precise.decoder().max_length - 1)
+    written = precise.generate(ids, mask, max_new_tokens=new, stop_tokens=[])[:, 1:]
+    sides = []
+    for runner in (precise, rounded):
+        decoder = runner.decoder()
+        logits = [decoder.prompt(ids, mask, new)]
+        logits += [decoder.step(written[:, i]) for i in range(new - 1)]
+        sides.append(np.stack(logits, axis=1))
+    return sides[0], sides[1]
+
+
+@dataclass
+class _Found:
+    """What is known after some samples."""
+
+    cosines: list[np.ndarray] = field(default_factory=list)
+    same: list[np.ndarray] = field(default_factory=list)
+    divergence: list[np.ndarray] = field(default_factory=list)
+    losses: tuple[list[np.ndarray], list[np.ndarray]] = field(default_factory=lambda: ([], []))
+
+    def add(self, name: str, one: np.ndarray, other: np.ndarray, valid: np.ndarray | None) -> None:
+        if not np.isfinite(other).all() and np.isfinite(one).all():
+            raise AccuracyError(f"precision: {name} has numbers that are none, which it has not in float32")
+        if valid is not None:
+            one, other = one[valid], other[valid]
+        kind = _kind(name, one)
+        self.cosines.append(cosines(one, other, centred=kind == "logits").ravel())
+        if kind:
+            p, q = (_log_probabilities(side, kind) for side in (one, other))
+            self.same.append((p.argmax(-1) == q.argmax(-1)).ravel())
+            self.divergence.append((np.exp(p) * (p - q)).sum(-1).ravel())
+
+    def add_tokens(self, sample: Arrays, one: np.ndarray, other: np.ndarray) -> None:
+        ids = sample["input_ids"]
+        mask = np.asarray(sample.get("attention_mask", np.ones_like(ids)), bool)
+        counted = mask[:, 1:] & mask[:, :-1]
+        for side, losses in zip((one, other), self.losses, strict=True):
+            told = np.take_along_axis(_log_probabilities(side[:, :-1], "logits"), ids[:, 1:, None], -1)[..., 0]
+            losses.append(-told[counted])
+
+    def figures(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "cosine": _mean(self.cosines),
+            "lowest_cosine": min(float(part.mean()) for part in self.cosines if part.size),
+        }
+        if self.same:
+            found |= {"agreement": _mean(self.same), "divergence": _mean(self.divergence)}
+        if any(part.size for part in self.losses[0]):
+            found["perplexity_float32"], found["perplexity"] = (float(np.exp(_mean(side))) for side in self.losses)
+        return found
+
+
+def _mean(parts: Iterable[np.ndarray]) -> float:
+    return float(np.concatenate(list(parts)).mean())
+
+
+def _kind(name: str, values: np.ndarray) -> str:
+    """ "logits" or "probabilities" of classes, or "" for neither."""
+    if values.ndim < 2 or values.shape[-1] < 2 or not values.size:
+        return ""
+    if name == "logits" or name.endswith("_logits"):
+        return "logits"
+    sums = values.sum(-1)
+    return "probabilities" if (values >= 0).all() and np.allclose(sums, 1, atol=1e-3) else ""
+
+
+def _log_probabilities(values: np.ndarray, kind: str) -> np.ndarray:
+    values = values.astype("float64")
+    if kind == "probabilities":
+        return np.log(np.maximum(values, 1e-12))
+    values = values - values.max(-1, keepdims=True)
+    return values - np.log(np.exp(values).sum(-1, keepdims=True))

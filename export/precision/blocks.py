@@ -1,0 +1,127 @@
+"""Weights in blocks that share a scale, as ``MatMulNBits`` and GGUF have them. NumPy only."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+Array = np.ndarray
+
+SHRUNK = np.linspace(0.7, 1.05, 15, dtype="float32")  # of the scale that spans a block: what "search" tries
+AT_ONCE = 1 << 22  # numbers searched at once, so that a large table does not need several copies of itself
+
+
+class Blocks(NamedTuple):
+    """A matrix (rows, width) in blocks along its width, of which the last may be padded.
+
+    Attributes:
+        values: (rows, blocks, block_size) uint8 from 0 to 2^bits - 1.
+        scales: (rows, blocks) float32.
+        zeros: (rows, blocks) uint8, or None where that is 2^(bits - 1) everywhere. A number is (value - zero) · scale.
+        bits: 4 or 8.
+    """
+
+    values: Array
+    scales: Array
+    zeros: Array | None
+    bits: int
+
+    def packed(self) -> Array:
+        """(rows, blocks, bytes of a block): of four bits two in a byte, the first in the lower half."""
+        return _packed(self.values) if self.bits == 4 else self.values
+
+    def packed_zeros(self) -> Array | None:
+        """(rows, bytes of the zero points)."""
+        if self.zeros is None or self.bits == 8:
+            return self.zeros
+        odd = self.zeros.shape[1] % 2
+        return _packed(np.pad(self.zeros, ((0, 0), (0, odd))))
+
+    def numbers(self, width: int) -> Array:
+        """(rows, width) float32: what the blocks stand for."""
+        zeros = np.float32(2 ** (self.bits - 1)) if self.zeros is None else self.zeros[..., None].astype("float32")
+        numbers = (self.values.astype("float32") - zeros) * self.scales[..., None]
+        return numbers.reshape(len(self.values), -1)[:, :width]
+
+
+def to_blocks(matrix: Array, bits: int, block_size: int, *, symmetric: bool, method: str = "rtn") -> Blocks:
+    """Round `matrix` (rows, width) to `bits` with a scale, and unless `symmetric` a zero point, for each block.
+
+    With "rtn" the extremes of a block are those of its numbers. With "search" the scale is the one of several, each
+    refined by least squares, that leaves the smallest squared error, as llama.cpp's k-quants are found.
+    """
+    rows, width = matrix.shape
+    blocks = -(-width // block_size)
+    padded = np.pad(np.asarray(matrix, "float32"), ((0, 0), (0, blocks * block_size - width)))
+    flat = padded.reshape(-1, block_size)
+    parts = [
+        _quantized(flat[start : start + AT_ONCE // block_size], bits, symmetric, method)
+        for start in range(0, len(flat), AT_ONCE // block_size)
+    ]
+    values, scales, zeros = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Blocks(
+        values.reshape(rows, blocks, block_size),
+        scales.reshape(rows, blocks),
+        None if symmetric else zeros.reshape(rows, blocks),
+        bits,
+    )
+
+
+def _quantized(x: Array, bits: int, symmetric: bool, method: str) -> tuple[Array, Array, Array]:
+    """Values (blocks, size) uint8, scales and zero points (blocks, 1)."""
+    top, half = np.float32(2**bits - 1), np.float32(2 ** (bits - 1))
+    low, high = np.minimum(x.min(-1, keepdims=True), 0), np.maximum(x.max(-1, keepdims=True), 0)
+
+    def zero(scale: Array) -> Array:
+        if symmetric:
+            return np.broadcast_to(half, scale.shape)
+        return np.clip(np.rint(top / 2 - (low + high) / 2 / scale), 0, top)  # the middle of the numbers in the middle
+
+    def rounded(scale: Array, zero: Array) -> Array:
+        return np.clip(np.rint(x / scale + zero), 0, top)
+
+    # Symmetric: the greatest magnitude becomes 0, which is one farther from the middle than the top is.
+    span = _nonzero(np.where(high > -low, high, low) / -half if symmetric else (high - low) / top)
+    scale, offset = span, zero(span) if symmetric else np.clip(np.rint(-low / span), 0, top)
+    values = rounded(scale, offset)
+    if method == "rtn":
+        return values.astype("uint8"), scale, offset.astype("uint8")
+    error = np.square(x - (values - offset) * scale).sum(-1, keepdims=True)
+    for share in SHRUNK:
+        offset_2 = zero(span * share)
+        steps = rounded(span * share, offset_2) - offset_2
+        # The scale that fits these steps best; then the steps that fit that scale.
+        scale_2 = _nonzero((x * steps).sum(-1, keepdims=True) / np.maximum(np.square(steps).sum(-1, keepdims=True), 1))
+        values_2 = rounded(scale_2, offset_2)
+        error_2 = np.square(x - (values_2 - offset_2) * scale_2).sum(-1, keepdims=True)
+        better = error_2 < error
+        error, scale = np.where(better, error_2, error), np.where(better, scale_2, scale)
+        offset, values = np.where(better, offset_2, offset), np.where(better, values_2, values)
+    return values.astype("uint8"), scale, offset.astype("uint8")
+
+
+def _nonzero(scale: Array) -> Array:
+    return np.where(scale == 0, np.float32(1), scale).astype("float32")
+
+
+def _packed(values: Array) -> Array:
+    return values[..., ::2] | (values[..., 1::2] << 4)
+
+
+def to_rows(matrix: Array, *, reduce_range: bool) -> tuple[Array, Array]:
+    """Round every row of `matrix` (rows, width) to int8 with a scale of its own: (rows, width) int8, (rows,) float32.
+
+    Processors without VNNI multiply pairs of neighbours (2i, 2i + 1), unsigned activations by signed weights, into 16
+    bits, where 255 · 129 does not fit. With `reduce_range` no pair of magnitudes is over 128 together. That leaves more
+    than the usual 7 bits, since two large weights are seldom neighbours.
+    """
+    matrix = np.asarray(matrix, "float32")
+    magnitude = np.abs(matrix)
+    largest = magnitude.max(-1, initial=0) / 127
+    if reduce_range:
+        even = np.pad(magnitude, ((0, 0), (0, magnitude.shape[1] % 2)))
+        pairs = (even[:, ::2] + even[:, 1::2]).max(-1, initial=0)
+        largest = np.maximum(largest, pairs / 127)  # rounding adds one at the most
+    scales = _nonzero(largest)
+    return np.clip(np.rint(matrix / scales[:, None]), -127, 127).astype("int8"), scales

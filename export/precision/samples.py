@@ -1,0 +1,135 @@
+"""On what a file's accuracy is measured where nobody gave anything better: prose, pictures, random tokens. NumPy only.
+
+Random tokens say little of a trained language model, and noise little of one of images: weights that were rounded are
+judged by what they were trained for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...signature import Signature
+from ..inputs import example_inputs
+
+Arrays = dict[str, np.ndarray]
+
+ROW = 128  # tokens
+DRAWS = 8
+
+PROSE = (
+    "The lighthouse on the northern cape was built in 1874, after three ships had been lost there in a single winter. "
+    "Its keeper, a retired sailor, wrote down the weather every morning for thirty-one years, and his notebooks are "
+    "now kept in the museum of the town. They are the longest record of wind and temperature on that coast.",
+    "To make bread, mix five hundred grams of flour with three hundred and fifty millilitres of warm water, a spoon "
+    "of salt and a little yeast. Knead the dough for ten minutes, until it is smooth. Let it rest under a cloth for "
+    "an hour, shape it, and bake it in a hot oven until the crust is brown and the bottom sounds hollow.",
+    "Plants take in carbon dioxide through small openings in their leaves. With the energy of sunlight they turn it, "
+    "together with water, into sugar and oxygen. At night, when there is no light, they breathe as animals do: they "
+    "use oxygen and give off carbon dioxide.",
+    "The court decided that the contract was not valid, because one of the parties had signed it before reading the "
+    "last two pages. The judge explained that a signature is a promise to keep to the text, but only to a text that "
+    "could have been known. Both sides have four weeks to appeal.",
+    "In the second half the visitors played with more courage. They pressed early, won the ball in midfield and "
+    "scored twice within six minutes. The home team changed its goalkeeper, but it was too late: the match ended "
+    "three to one.",
+    "A function that calls itself is called recursive. Every recursive function needs a case in which it does not "
+    "call itself, or it never ends. The factorial of a number, for example, is that number times the factorial of the "
+    "number below it, and the factorial of zero is one.",
+    "She had not been in the house since her grandmother died. The clock in the hall still showed ten past four, and "
+    "the smell of apples came from the cellar as it always had. On the kitchen table somebody had left a letter with "
+    "her name on it.",
+    "Prices rose by 2.3 percent in the last quarter, less than most economists had expected. Energy became cheaper, "
+    "while rents and food cost more than a year ago. The central bank will decide in September whether interest rates "
+    "stay where they are.",
+)
+
+
+def samples_of(signature: Signature, tokenizer: Any, given: Any = None) -> Iterator[Arrays]:
+    """What the caller gave (texts, inputs by name, or several of either), or something made up."""
+    return _default(signature, tokenizer) if given is None else _given(given, signature, tokenizer)
+
+
+def _default(signature: Signature, tokenizer: Any) -> Iterator[Arrays]:
+    """Prose where there is a tokenizer for a graph's ids, pictures where it takes images, and else random numbers with
+    every padding."""
+    names = {spec.name for spec in signature.inputs}
+    if tokenizer is not None and "input_ids" in names:
+        yield from _texts(signature, tokenizer, PROSE)
+        return
+    sizes: dict[str, Any] = {"batch": 2, **signature.examples, **signature.defaults, **signature.sizes}
+    limit = min([64, *(signature.limits.get(dim, 64) for dim in ("sequence", "source", "target"))])
+    for spec in signature.inputs:
+        for dim in spec.dims:
+            if isinstance(dim, str) and dim not in signature.sums:
+                sizes.setdefault(dim, limit)
+    for dim in {"sequence", "source", "target"} - {*signature.sizes}:
+        sizes[dim] = limit if dim in sizes else sizes.get(dim, limit)
+    sizes |= {"batch": signature.sizes.get("batch", 2), "past_sequence": 0}
+    for seed in range(DRAWS):
+        inputs = example_inputs(signature, sizes, padding=("none", "left", "right")[seed % 3], seed=seed)
+        inputs = {name: array for name, array in inputs.items() if name not in signature.state}
+        for spec in signature.inputs:
+            if len(spec.dims) == 4 and spec.name in inputs and spec.dtype.startswith("float"):
+                spread = spec.spread
+                inputs[spec.name] = pictures(inputs[spec.name].shape, seed).astype(spec.dtype)
+                if spread is not None:
+                    inputs[spec.name] = np.clip(inputs[spec.name] / 4 + 0.5, 0, 1) * spread
+        yield inputs
+
+
+def _texts(signature: Signature, tokenizer: Any, texts: Sequence[str]) -> Iterator[Arrays]:
+    """Each text in rows of `ROW` tokens at the most, of which one call takes one; then all of them, padded on the right
+    where the graph has a mask."""
+    length = min(ROW, *(signature.limits.get(dim, ROW) for dim in ("sequence", "source")))
+    length = min([length, *(signature.sizes.get(dim, length) for dim in ("sequence", "source"))])
+    rows = []
+    for text in texts:
+        ids = np.asarray(tokenizer(text)["input_ids"]).ravel()
+        rows += [ids[start : start + length] for start in range(0, len(ids), length)]
+    rows = [row for row in rows if len(row) > 1]
+    masked = any(spec.name == "attention_mask" for spec in signature.inputs)
+    for row in rows:
+        yield _ids(row[None], np.ones((1, len(row)), "int64"), masked)
+    if masked and signature.sizes.get("batch", 2) > 1 and len(rows) > 1:
+        some = rows[:4]
+        width = max(map(len, some))
+        ids = np.stack([np.pad(row, (0, width - len(row))) for row in some])
+        yield _ids(ids, np.stack([np.arange(width) < len(row) for row in some]).astype("int64"), masked)
+
+
+def _ids(ids: np.ndarray, mask: np.ndarray, masked: bool) -> Arrays:
+    return {"input_ids": ids, "attention_mask": mask} if masked else {"input_ids": ids}
+
+
+def pictures(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Images of this shape with the spectrum of natural ones, 1 / frequency, and a mean of 0 and a deviation of 1
+    (Field 1987): (batch, height, width, channels)."""
+    rng = np.random.default_rng(seed)
+    batch, height, width, channels = shape
+    spectrum = rng.normal(size=(batch, height, width, channels)) + 1j * rng.normal(
+        size=(batch, height, width, channels)
+    )
+    y, x = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]
+    falling = 1 / np.maximum(np.hypot(y, x), 1 / max(height, width))
+    images = np.fft.ifft2(spectrum * falling[None, :, :, None], axes=(1, 2)).real
+    images -= images.mean(axis=(1, 2), keepdims=True)
+    return (images / np.maximum(images.std(axis=(1, 2), keepdims=True), 1e-6)).astype("float32")
+
+
+def _given(samples: Any, signature: Signature, tokenizer: Any) -> Iterator[Arrays]:
+    if isinstance(samples, str | Mapping):
+        samples = [samples]
+    if not isinstance(samples, Sequence) or not samples:
+        raise ValueError(f"samples: got {samples!r:.80}; accepted: texts, or mappings of inputs by name")
+    if all(isinstance(sample, str) for sample in samples):
+        if tokenizer is None:
+            raise ValueError("samples: got texts for a model without a tokenizer; accepted: inputs by name")
+        yield from _texts(signature, tokenizer, samples)
+        return
+    for sample in samples:
+        if not isinstance(sample, Mapping):
+            raise ValueError(f"samples: got {type(sample).__name__}; accepted: texts, or mappings of inputs by name")
+        yield {name: np.asarray(value) for name, value in sample.items()}

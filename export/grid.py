@@ -52,9 +52,12 @@ def longest(model: Exportable, limit: int) -> int:
     return next((n for n in lengths if n * width + 2 * depth * n**2 <= MOST_WORK), min(limit, 32))
 
 
-def text_cases(model: Exportable, signature: Signature, *, past: bool = False) -> list[Case]:
+def text_cases(
+    model: Exportable, signature: Signature, *, past: bool = False, padding: str | None = None
+) -> list[Case]:
     """Of a graph of text: a token, a few, many, all that there is room for; in batches of 1 and 3, padded in every way
-    that the graph has a mask for, with tokens before them where it has a cache."""
+    that the graph has a mask for, with tokens before them where it has a cache. With a `padding`, on that side only,
+    and tokens behind a cache for one row only."""
     fixed, dims = signature.sizes, {dim for spec in signature.inputs for dim in spec.dims}
     names = [dim for dim in TEXT if dim in dims]
     limit = min((signature.limits.get(dim, fixed.get(dim, 33)) for dim in names), default=33)
@@ -62,6 +65,7 @@ def text_cases(model: Exportable, signature: Signature, *, past: bool = False) -
     whole = longest(model, limit)
     masked = any(map(is_mask, signature.inputs))
     paddings = (*PADDINGS, "all") if masked else ("none",)
+    paddings = paddings if padding is None else ("none", padding)
     batches = [fixed["batch"]] if "batch" in fixed else [1, 3]
     if all(dim in fixed for dim in names):  # of one shape, to which shorter ones are padded
         own = [Case(batches[0], whole, 0, padding) for padding in paddings]
@@ -70,13 +74,16 @@ def text_cases(model: Exportable, signature: Signature, *, past: bool = False) -
     for batch, length, before in itertools.product(batches, sorted({1, min(7, whole), min(33, whole)}), (0, 5)):
         if before and not (past and length + before <= whole):
             continue
+        if before and padding is not None:
+            cases += [Case(1, length + before, before)] if batch == 1 else []
+            continue
         cases += [
             Case(batch, length + before, before, padding)
             for padding in paddings
             if length + before > 1 or padding in ("none", "all")
         ]
     if whole > 33:
-        cases += [Case(batches[0], whole), Case(batches[-1], whole, 0, "left" if masked else "none")]
+        cases += [Case(batches[0], whole), Case(batches[-1], whole, 0, (padding or "left") if masked else "none")]
         if past:
             cases.append(Case(1, whole, whole - 1))
     return cases

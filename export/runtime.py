@@ -23,6 +23,7 @@ from ..needs import named_extras
 from ..signature import Signature, TensorSpec, as_array
 from ..text.tokenizer import Tokenizer
 from .graph_names import file_decoder, layout_of
+from .onnx_decoder import OnnxDecoder, SharedCacheDecoder
 
 METADATA_KEY = "attention_zoo"
 DIGEST = "attention_zoo.digest"  # of a file, in its own metadata: see ``contents.py``
@@ -33,6 +34,7 @@ TOKENIZER_FILES = {
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 }
 STOP_TOKENS = "attention_zoo.stop_tokens"
+PADDING = "attention_zoo.padding"  # of a file that takes it on one side only
 PRECISION = "attention_zoo.precision"  # of a file that is not in float32
 OURS = "accepted: a file as attention_zoo.export writes it"
 
@@ -71,6 +73,7 @@ class LoadedGraph:
     """One graph of a file: names and dimensions as its metadata has them, and arrays in and out."""
 
     signature: Signature
+    padding: str | None = None  # the side that it may be on; None for any
 
     def runtime_signature(self) -> Signature:
         """Inputs and outputs as the runtime reports them: for our files too, less than `signature`."""
@@ -95,6 +98,8 @@ class LoadedGraph:
         """Inputs checked, and what was left out filled in."""
         arrays = {name: as_array(name, value) for name, value in inputs.items() if value is not None}
         self.signature.check_arrays(arrays)
+        if self.padding is not None:
+            _check_padding(arrays.get("attention_mask"))
         given: dict[Any, int] = {}
         for spec in self.signature.inputs:
             if spec.name in arrays:
@@ -137,6 +142,14 @@ class LoadedGraph:
         return outputs
 
 
+def _check_padding(mask: np.ndarray | None) -> None:
+    if mask is not None and ((np.diff(mask.astype("int8"), axis=1) > 0).any() or not mask[:, 0].all()):
+        raise ValueError(
+            "attention_mask: got rows with padding in front of a token; accepted: padding on the right, since this "
+            "file counts a row's tokens from its first column. `generate` takes either side."
+        )
+
+
 class Runner(TextGenerating):
     """An exported model, ready to run: one graph, or a decoder and what belongs to it.
 
@@ -160,6 +173,7 @@ class Runner(TextGenerating):
         signatures = _signatures(path, metadata)
         for name, graph in self.graphs.items():
             graph.signature = _own_signature(path, signatures.get(name), graph.runtime_signature())
+            graph.padding = json.loads(metadata.get(PADDING, "null"))
         ordered = [name for name in signatures if name in self.graphs] or list(self.graphs)
         self.layout = layout_of(ordered, metadata.get("attention_zoo.family"))
         self._main = self.graphs[self.layout.main]
@@ -309,6 +323,10 @@ class OnnxGraph(LoadedGraph):
     def _call(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return dict(zip(self.names, self.session.run(self.names, self.feeds(arrays)), strict=True))
 
+    def run_values(self, values: dict[str, Any]) -> dict[str, Any]:
+        """As ``run``, from and to ONNX Runtime's own values, which nothing copies or checks."""
+        return dict(zip(self.names, self.session.run_with_ort_values(self.names, values), strict=True))
+
     def feeds(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Arrays in the dtypes that the graph wants."""
         return {name: np.asarray(array, self.dtypes[name], order="C") for name, array in arrays.items()}
@@ -337,6 +355,12 @@ class OnnxRunner(Runner):
         metadata = {**main.metadata, "attention_zoo.signatures": json.dumps(signatures)}
         super().__init__(path, graphs, metadata)
         self.files = files
+
+    def decoder(self) -> Decoder:
+        if self.layout.kind != "dynamic":
+            return super().decoder()
+        graphs = {self.layout.roles[name]: graph for name, graph in self.graphs.items()}
+        return (OnnxDecoder if self._main.padding is None else SharedCacheDecoder)(graphs, self._config)
 
 
 def _files_beside(path: Path, metadata: dict[str, str]) -> dict[str, str]:

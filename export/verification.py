@@ -165,7 +165,7 @@ def _grid(model: Exportable, runner: Runner, graphs: dict[str, Graph], tolerance
         cases = text_cases(model, loaded.signature)
         yield from plain_checks(encoder[1], loaded, cases, tolerance, f"{encoder[0]}: ")
     elif runner.layout.kind == "dynamic":
-        cases = text_cases(model, main.signature, past=True)
+        cases = text_cases(model, main.signature, past=True, padding=main.padding)
         yield from cached_checks(model, whole, main, cases, tolerance)
     if runner.layout.generates:
         yield from chain_checks(model, whole, runner, chains(model, runner), tolerance)

@@ -91,7 +91,8 @@ def measure(
     graph = _entry(precise)
     told = "built-in prose" if tokenizer is not None else "made-up inputs"
     told = told if samples is None else "the caller's samples"
-    inputs = list(samples_of(graph.signature, tokenizer, samples))
+    paddings = ("none", "left", "right") if graph.padding is None else ("none", graph.padding)
+    inputs = list(samples_of(graph.signature, tokenizer, samples, paddings))
     found = _Found()
     for sample in inputs:
         for name, (one, other, valid) in _outputs(precise, rounded, sample).items():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
+from ..runtime import usable_cores
+
 Array = np.ndarray
 
 SHRUNK = np.linspace(0.7, 1.05, 15, dtype="float32")  # of the scale that spans a block: what "search" tries
-AT_ONCE = 1 << 22  # numbers searched at once, so that a large table does not need several copies of itself
+AT_ONCE = 1 << 16  # numbers rounded at once: they stay in the processor's cache
 
 
 class Blocks(NamedTuple):
@@ -55,10 +58,13 @@ def to_blocks(matrix: Array, bits: int, block_size: int, *, symmetric: bool, met
     blocks = -(-width // block_size)
     padded = np.pad(np.asarray(matrix, "float32"), ((0, 0), (0, blocks * block_size - width)))
     flat = padded.reshape(-1, block_size)
-    parts = [
-        _quantized(flat[start : start + AT_ONCE // block_size], bits, symmetric, method)
-        for start in range(0, len(flat), AT_ONCE // block_size)
-    ]
+    starts = range(0, len(flat), AT_ONCE // block_size)
+    with ThreadPoolExecutor(usable_cores()) as threads:  # NumPy lets go of the interpreter
+        parts = list(
+            threads.map(
+                lambda start: _quantized(flat[start : start + AT_ONCE // block_size], bits, symmetric, method), starts
+            )
+        )
     values, scales, zeros = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Blocks(
         values.reshape(rows, blocks, block_size),

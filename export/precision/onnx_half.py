@@ -124,13 +124,17 @@ class _Casts:
 
 def _types(model: Any) -> None:
     """Of every value, from the operators where the graph does not state it."""
+    import onnx_ir as ir
     from onnx_ir.passes import common
 
     if any(value.dtype is None for node in model.graph for value in node.outputs):
         common.ShapeInferencePass()(model)
         for node in model.graph:
+            # Of others' operators, and behind them, nothing is known: what they make is what they are given.
+            floats = [v.dtype for v in node.inputs if v is not None and v.dtype == ir.DataType.FLOAT]
             for value in node.outputs:
                 value.shape = value.shape if value in model.graph.outputs else None
+                value.dtype = (floats[0] if floats else None) if value.dtype is None else value.dtype
 
 
 def _exact_nodes(graph: Any, float32: Any) -> set[Any]:

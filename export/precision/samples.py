@@ -47,14 +47,16 @@ PROSE = (
 )
 
 
-def samples_of(signature: Signature, tokenizer: Any, given: Any = None) -> Iterator[Arrays]:
+def samples_of(
+    signature: Signature, tokenizer: Any, given: Any = None, paddings: Sequence[str] = ("none", "left", "right")
+) -> Iterator[Arrays]:
     """What the caller gave (texts, inputs by name, or several of either), or something made up."""
-    return _default(signature, tokenizer) if given is None else _given(given, signature, tokenizer)
+    return _default(signature, tokenizer, paddings) if given is None else _given(given, signature, tokenizer)
 
 
-def _default(signature: Signature, tokenizer: Any) -> Iterator[Arrays]:
+def _default(signature: Signature, tokenizer: Any, paddings: Sequence[str]) -> Iterator[Arrays]:
     """Prose where there is a tokenizer for a graph's ids, pictures where it takes images, and else random numbers with
-    every padding."""
+    these paddings in turn."""
     names = {spec.name for spec in signature.inputs}
     if tokenizer is not None and "input_ids" in names:
         yield from _texts(signature, tokenizer, PROSE)
@@ -69,7 +71,7 @@ def _default(signature: Signature, tokenizer: Any) -> Iterator[Arrays]:
         sizes[dim] = limit if dim in sizes else sizes.get(dim, limit)
     sizes |= {"batch": signature.sizes.get("batch", 2), "past_sequence": 0}
     for seed in range(DRAWS):
-        inputs = example_inputs(signature, sizes, padding=("none", "left", "right")[seed % 3], seed=seed)
+        inputs = example_inputs(signature, sizes, padding=paddings[seed % len(paddings)], seed=seed)
         inputs = {name: array for name, array in inputs.items() if name not in signature.state}
         for spec in signature.inputs:
             if len(spec.dims) == 4 and spec.name in inputs and spec.dtype.startswith("float"):

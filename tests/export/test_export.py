@@ -351,7 +351,7 @@ def test_a_failed_export_leaves_no_file(family: str, tmp_path: Path, monkeypatch
 
 def test_a_wrong_graph_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check that every export makes catches a lowering that computes something else."""
-    from attention_zoo.export import onnx as onnx_export
+    from attention_zoo.export import onnx_operators as onnx_export
     from attention_zoo.export import tflite as tflite_export
 
     def shifted(original: Any) -> Any:
@@ -365,9 +365,9 @@ def test_a_wrong_graph_is_not_written(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_large_weights_go_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from attention_zoo.export import onnx as onnx_export
+    from attention_zoo.export import onnx_files
 
-    monkeypatch.setattr(onnx_export, "PROTOBUF_LIMIT", 1000)
+    monkeypatch.setattr(onnx_files, "PROTOBUF_LIMIT", 1000)
     model = shared("gpt", "llama")
     result = export.to_onnx(model, tmp_path / "m.onnx")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
@@ -489,22 +489,10 @@ def test_wrong_arguments(files: Any, tmp_path: Path) -> None:
         (lambda: export.load(__file__), r"accepted: a name that ends in"),
         (lambda: export.load(result.path, threads=0), r"threads: got 0"),
         (lambda: export.verify(model, result.path, tolerance=0), r"tolerance: got 0"),
-        (lambda: export.benchmark(result.path, repeats=0), r"repeats: got 0"),
-        (lambda: export.benchmark(result.path, sequence=41), r"sequence of 41"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.onnx", "bad.tflite"]
-
-
-def test_benchmark_reports_what_it_measured(files: Any) -> None:
-    for format in ("onnx", "tflite"):
-        _, result = files("bert", "backbone", format)
-        figures = export.benchmark(result.path, batch=2, sequence=17, repeats=5)
-        assert figures.shapes["input_ids"] == [2, 17] if format == "onnx" else figures.shapes["input_ids"][1] == 17
-        assert 0 < figures.min_ms <= figures.median_ms <= figures.p90_ms
-        assert figures.bytes == result.path.stat().st_size
-        assert json.loads(figures.to_json())["format"] == format
 
 
 @pytest.mark.parametrize(("format", "package"), [("onnx", "onnxruntime"), ("tflite", "ai_edge_litert")])

@@ -51,13 +51,13 @@ def test_others_need_not_know_of_it(files: Any) -> None:
 def test_generate_asks_for_one(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The vocabulary's product with a prompt's tokens is never computed."""
     runner = export.load(files("gpt", "gpt2", "onnx", cache=True)[1].path)
-    shapes, call = [], OnnxGraph._call
+    shapes, call = [], OnnxGraph.run_values
 
-    def watched(self: OnnxGraph, arrays: Any) -> dict[str, np.ndarray]:
-        outputs = call(self, arrays)
-        shapes.append(outputs["logits"].shape)
+    def watched(self: OnnxGraph, values: Any) -> dict[str, Any]:
+        outputs = call(self, values)
+        shapes.append(tuple(outputs["logits"].shape()))
         return outputs
 
-    monkeypatch.setattr(OnnxGraph, "_call", watched)
+    monkeypatch.setattr(OnnxGraph, "run_values", watched)
     runner.generate(IDS, MASK, max_new_tokens=3, stop_tokens=[])
     assert shapes == [(2, 1, 97)] * 3

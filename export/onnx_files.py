@@ -1,0 +1,127 @@
+"""Graphs as ONNX files that belong together, and the three stages that such files go through."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .blame import one_line
+from .contents import seal
+from .onnx_runtime_graph import to_runtime_graph
+from .precision.accuracy import Accuracy, measure
+from .precision.onnx_files import round_graphs
+from .precision.options import LEAST_COSINE, Precision
+from .result import ExportError
+from .runtime import DIGESTS_BESIDE, OnnxRunner, Runner
+
+PROTOBUF_LIMIT = 1_900_000_000  # bytes; a protobuf file ends at 2 GiB, larger weights go beside it
+
+
+@dataclass(frozen=True)
+class Written:
+    """Files in a folder, in the order in which they may appear.
+
+    Attributes:
+        runner: of the one that was asked for.
+        share: of the weights' numbers that are not float32.
+    """
+
+    files: list[Path]
+    operators: Counter[str]
+    runner: OnnxRunner
+    share: float = 0.0
+    accuracy: Accuracy | None = None
+
+
+def write(parts: Mapping[str, Any], names: Mapping[str, str], folder: Path, forbidden: Collection[str] = ()) -> Written:
+    """``onnx_ir`` models by graph, each under its name. The last is the one that was asked for: it knows the digests of
+    the others, which belong to it.
+
+    Raises:
+        ExportError: a graph with an operator that has a word of `forbidden` in its name, or that ONNX Runtime refuses.
+    """
+    folder.mkdir(exist_ok=True)
+    operators: Counter[str] = Counter()
+    files: list[Path] = []
+    digests: dict[str, str] = {}
+    *_, last = parts
+    for name, part in parts.items():
+        if digests and name == last:
+            part.metadata_props[DIGESTS_BESIDE] = json.dumps(digests)
+        operators.update(_operators(part, forbidden))
+        data, file = _write(part, folder / names[name])
+        digests[name] = seal(file, data)
+        files += [file] if data is None else [data, file]
+    return Written(files, operators, _opened(folder / names[last]))
+
+
+def for_runtime(standard: Written, names: Mapping[str, str], folder: Path) -> Written:
+    """A decoder in ONNX Runtime's own operators. What has no cache is fast as it is."""
+    import onnx_ir as ir
+
+    runner = standard.runner
+    if "decoder" not in runner.graphs:
+        return standard
+    if len(runner.graphs) > 1:
+        raise ValueError("target: got 'onnxruntime' for a decoder with an encoder; accepted: None or 'standard'")
+    model = ir.load(runner.path)
+    to_runtime_graph(model, runner.path, runner.signature, json.loads(runner.metadata["attention_zoo.config"]))
+    return write({"decoder": model}, names, folder)
+
+
+def in_precision(
+    precise: Written,
+    graphs: Collection[str],
+    names: Mapping[str, str],
+    folder: Path,
+    precision: Precision,
+    target: str,
+    *,
+    samples: Any,
+    metric: Callable[[Runner], float] | None,
+    least_cosine: float | None,
+) -> Written:
+    """The files of `precise`, in float32, once more in `precision`, and how accurate they are; see ``to_onnx``."""
+    least = LEAST_COSINE[precision.name] if least_cosine is None else least_cosine
+    rounded = round_graphs(precise.runner, graphs, precision, target, samples, least)
+    found = write({name: part.model for name, part in rounded.items()}, names, folder)
+    options: dict[str, Any] = {"samples": samples, "metric": metric, "least_cosine": least_cosine}
+    accuracy = measure(precise.runner, found.runner, precision.name, **options)
+    share = float(np.mean([part.share for part in rounded.values()]))
+    return Written(found.files, found.operators, found.runner, share, accuracy)
+
+
+def _opened(file: Path) -> OnnxRunner:
+    try:
+        return OnnxRunner(file)
+    except ValueError as error:
+        said = one_line(error.__cause__ or error, 1000).replace(str(file), file.name)[:300]
+        loop = (
+            ". A loop over an open length has no counterpart: state it in input_signature" if ", Loop," in said else ""
+        )
+        raise ExportError(f"ONNX Runtime refuses the graph{loop}: {said}") from error
+
+
+def _operators(model: Any, forbidden: Collection[str]) -> dict[str, int]:
+    counts = Counter(f"{node.domain}.{node.op_type}".lstrip(".") for node in model.graph)
+    if bad := [name for name in counts if any(word in name for word in forbidden)]:
+        raise ExportError(f"the graph holds {bad}, which do not belong into an inference graph")
+    return dict(counts.most_common())
+
+
+def _write(model: Any, file: Path) -> tuple[Path | None, Path]:
+    """The files written, in the order in which they may appear: that of the weights, if they have one, and `file`."""
+    import onnx_ir as ir
+
+    if sum(value.const_value.nbytes for value in model.graph.initializers.values()) <= PROTOBUF_LIMIT:
+        ir.save(model, file)
+        return None, file
+    data = file.with_name(f"{file.name}.data")
+    ir.save(model, file, external_data=data.name)
+    return data, file

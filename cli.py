@@ -181,38 +181,46 @@ def convert(
 @app.command()
 def export(
     model: AnyModel,
-    file: Annotated[Path, typer.Argument(help="Where to, ending in .onnx or .tflite.")],
+    file: Annotated[Path, typer.Argument(help="Where to, ending in .onnx or .tflite; with --to a folder.")],
+    to: Annotated[str | None, typer.Option(help="genai or huggingface: a folder of ONNX for these.")] = None,
     batch_size: Annotated[int, typer.Option(help="TFLite: rows per call.")] = 1,
     sequence_length: Annotated[int | None, typer.Option(help="TFLite: tokens per row.")] = None,
     image_size: Annotated[int | None, typer.Option(help="TFLite: side of the image in pixels.")] = None,
     prefill: Annotated[list[int] | None, typer.Option(help="TFLite, GPT: tokens of a prompt taken at once.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="TFLite: slots of the cache.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="TFLite: slots of the cache; genai: tokens in all.")] = None,
     cache: Annotated[bool | None, typer.Option(help="With or without a key/value cache.")] = None,
+    precision: Annotated[
+        str, typer.Option(help="ONNX: fp32, fp16, int8 or int4; huggingface: several, as fp32,int8.")
+    ] = "fp32",
+    activations: Annotated[str | None, typer.Option(help="int8: dynamic, float or static.")] = None,
+    block_size: Annotated[int | None, typer.Option(help="int4, and int8 with float activations.")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="Weights that stay float32, such as '*/down/kernel'.")] = None,
+    target: Annotated[str | None, typer.Option(help="Operators of int4: onnxruntime or standard.")] = None,
+    samples: Annotated[Path | None, typer.Option(help="Texts to measure the accuracy on, one a line.")] = None,
+    least_cosine: Annotated[float | None, typer.Option(help="Refuse what is farther from float32 than this.")] = None,
     json_: Json = False,
 ):
-    """Write a model as ONNX or TFLite, checked against Keras."""
-    from . import export as exporters
+    """Write a model as ONNX or TFLite, checked against Keras, alone or in a folder as others open it."""
+    from .export.command import export_as
 
-    if file.suffix not in (".onnx", ".tflite"):
-        raise ValueError(f"file: got {str(file)!r}; accepted: a name that ends in .onnx or .tflite")
+    said: dict[str, Any] = {"activations": activations, "block_size": block_size, "keep": tuple(keep or ())}
+    asked: dict[str, Any] = {"cache": cache, "target": target, "least_cosine": least_cosine}
+    asked["samples"] = None if samples is None else _lines("samples", samples)
     sizes: dict[str, Any] = {"sequence_length": sequence_length, "image_size": image_size, "max_length": max_length}
     sizes["prefill"] = prefill or None
-    if file.suffix == ".onnx" and (batch_size != 1 or any(size is not None for size in sizes.values())):
-        raise ValueError("sizes: got static sizes for an ONNX file, whose dimensions are open; accepted: none")
     with working(f"exporting {model} to {file}"):
-        loaded = _any_model(model)
-        if file.suffix == ".onnx":
-            result = exporters.to_onnx(loaded, file, cache=cache)
-        else:
-            result = exporters.to_tflite(loaded, file, batch_size=batch_size, cache=cache, **sizes)
-    _print_report(result, json_)
+        results = export_as(lambda: _any_model(model), file, to, precision, said, asked, batch_size, sizes)
+    if json_ and len(results) > 1:
+        return _print_json([json.loads(result.to_json()) for result in results])
+    for result in results:
+        _print_report(result, json_)
 
 
 @app.command()
 def verify(
     model: AnyModel,
     file: Annotated[Path, typer.Argument(help="The exported file.")],
-    tolerance: Annotated[float, typer.Option(help="Greatest accepted difference.")] = 1e-4,
+    tolerance: Annotated[float | None, typer.Option(help="Greatest accepted difference; default 2e-5.")] = None,
     json_: Json = False,
 ):
     """Compare an exported file with its model; exit 1 if they differ."""
@@ -228,27 +236,44 @@ def verify(
 
 @app.command()
 def bench(
-    file: Annotated[Path, typer.Argument(help="An .onnx or .tflite file.")],
+    files: Annotated[list[Path], typer.Argument(help="An .onnx or .tflite file; of several, ratios to the first.")],
     batch: Annotated[int | None, typer.Option(help="Rows; default: the file's own, or 1.")] = None,
     sequence: Annotated[int | None, typer.Option(help="Tokens per row; default: the file's own.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the image in pixels.")] = None,
-    repeats: int = 30,
+    prompt_length: Annotated[list[int] | None, typer.Option(help="Tokens of a prompt; default: 128, 512.")] = None,
+    cache_length: Annotated[list[int] | None, typer.Option(help="Tokens before a step; default: 16, 512.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Timed runs; default: 30, of several files 10.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Of several files: turns of each; default: 5.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; every core by default.")] = None,
+    limits: Annotated[bool, typer.Option("--limits", help="What memory and cores can do, beside it.")] = False,
+    png: Annotated[Path | None, typer.Option(help="Draw it too, as .png or .svg.")] = None,
     json_: Json = False,
 ):
-    """Time an exported file. Needs neither TensorFlow nor Keras."""
+    """Time exported files: calls, prompts, tokens, memory. Needs neither TensorFlow nor Keras."""
     from . import export as exporters
+    from .plot import measurements, need_pictures
 
-    sizes: dict[str, Any] = {"batch": batch, "sequence": sequence, "image_size": image_size}
-    _existing("file", file)
-    with working(f"timing {file}"):
-        figures = exporters.benchmark(file, repeats=repeats, threads=threads, **sizes)
+    for file in files:
+        _existing("file", file)
+    if png is not None:
+        need_pictures(png)  # said before the minutes that it takes
+    if rounds is not None and len(files) == 1:
+        raise ValueError(f"rounds: got {rounds} for one file; accepted: several files")
+    asked: dict[str, Any] = {"batch": batch, "sequence": sequence, "image_size": image_size, "limits": limits}
+    asked |= {"prompt_lengths": prompt_length or None, "cache_lengths": cache_length or None, "threads": threads}
+    asked |= {name: n for name, n in (("repeats", repeats), ("rounds", rounds)) if n is not None}
+    with working(f"timing {', '.join(map(str, files))}"):
+        figures = exporters.benchmark(files[0], **asked) if len(files) == 1 else exporters.compare(files, **asked)
+    if png is not None:
+        measurements(figures, png)
     print(figures.to_json() if json_ else figures.to_text())
 
 
 @app.command()
 def generate(
-    model: Annotated[str, typer.Argument(help="A folder written by save, an .onnx or .tflite file, or a preset.")],
+    model: Annotated[
+        str, typer.Argument(help="A folder of a model or of an export, an .onnx or .tflite file, or a preset.")
+    ],
     prompts: Annotated[list[str] | None, typer.Argument(help="Texts, which need a tokenizer.")] = None,
     ids: Annotated[list[str] | None, typer.Option(help="A prompt as ids, such as '5 6 7'; once for each.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Texts are questions, for the chat template.")] = False,
@@ -388,15 +413,17 @@ def _any_model(name: str) -> Any:
 
 
 def _runnable(name: str) -> Any:
-    """What has a ``generate``: an exported file's runner, or a Keras model."""
+    """What has a ``generate``: an exported file's runner, also of one in a folder, or a Keras model."""
     from . import export as exporters
+    from .export.folders import file_in
     from .export.quiet import quiet
 
-    if not _exported(name):
+    file = name if _exported(name) else file_in(name)
+    if file is None:
         return _model(name)
-    _existing("model", name)
+    _existing("model", file)
     with quiet():  # LiteRT greets too
-        return exporters.load(name)
+        return exporters.load(file)
 
 
 def _exported(name: str) -> bool:
@@ -408,6 +435,16 @@ def _existing(argument: str, file: Any) -> Any:
     if not Path(file).is_file():
         raise ValueError(f"{argument}: got {file}, which is not a file; accepted: an .onnx or .tflite file")
     return file
+
+
+def _lines(argument: str, file: Path) -> list[str]:
+    """The lines of a text file that are not empty."""
+    if not file.is_file():
+        raise ValueError(f"{argument}: got {file}, which is not a file; accepted: a text file")
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{argument}: got {file}, which is empty; accepted: texts, one a line")
+    return lines
 
 
 def _ids(text: str) -> list[int]:

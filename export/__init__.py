@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from ..needs import named_extras
 
 if TYPE_CHECKING:
-    from .bench import benchmark
+    from .bench import benchmark, compare
     from .description import describe
+    from .genai import to_genai
+    from .huggingface_onnx import to_huggingface_onnx
     from .onnx import to_onnx
     from .precision.accuracy import Accuracy
     from .precision.options import AccuracyError, Precision
@@ -24,8 +26,11 @@ _HOMES = {
     "ExportError": "result",
     "Precision": "precision.options",
     "benchmark": "bench",
+    "compare": "bench",
     "describe": "description",
     "load": "runtime",
+    "to_genai": "genai",
+    "to_huggingface_onnx": "huggingface_onnx",
     "to_onnx": "onnx",
     "to_tflite": "tflite",
     "verify": "verification",
@@ -37,8 +42,11 @@ __all__ = [
     "ExportError",
     "Precision",
     "benchmark",
+    "compare",
     "describe",
     "load",
+    "to_genai",
+    "to_huggingface_onnx",
     "to_onnx",
     "to_tflite",
     "verify",

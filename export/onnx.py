@@ -87,10 +87,7 @@ def to_onnx(
     start = time.perf_counter()
     numbers = as_precision(precision)
     choice("target", target, (None, "standard", "onnxruntime"))
-    if numbers.name == "fp32" and (asked := _asked(samples=samples, metric=metric, least_cosine=least_cosine)):
-        raise ValueError(f"{asked}: got one for 'fp32', whose proof is `verify`; accepted: None, or another precision")
-    if least_cosine is not None:
-        least_cosine = fraction("least_cosine", least_cosine)
+    rules = _rules(numbers, samples=samples, metric=metric, least_cosine=least_cosine)
     model = exportable(model, input_signature)
     if cache and not model.generates:
         raise ValueError(f"cache: got True for a {model.family} that does not generate; accepted: None or False")
@@ -117,11 +114,11 @@ def to_onnx(
         made = write(parts, names, Path(folder) / "standard", FORBIDDEN if ours else NOWHERE)
         del parts
         difference = quick_check(model, made.runner)
-        if target == "onnxruntime" and (own_graph := for_runtime(made, names, Path(folder) / "runtime")) is not made:
-            made = own_graph
-            difference = max(difference, quick_check(model, made.runner))
+        if target == "onnxruntime":
+            made = for_runtime(standard := made, names, Path(folder) / "runtime", numbers)
+            if made is not standard:
+                difference = max(difference, quick_check(model, made.runner))
         if numbers.name != "fp32":
-            rules: dict[str, Any] = {"samples": samples, "metric": metric, "least_cosine": least_cosine}
             where = Path(folder) / numbers.name
             made = in_precision(made, list(graphs), names, where, numbers, target or "onnxruntime", **rules)
         size = sum(file.stat().st_size for file in made.files)
@@ -145,5 +142,13 @@ def to_onnx(
     )
 
 
-def _asked(**given: Any) -> str:
-    return next((name for name, value in given.items() if value is not None), "")
+def _rules(precision: Precision, **given: Any) -> dict[str, Any]:
+    """How the accuracy is measured, checked."""
+    asked = [name for name, value in given.items() if value is not None]
+    if precision.name == "fp32" and asked:
+        raise ValueError(
+            f"{asked[0]}: got one for 'fp32', whose proof is `verify`; accepted: None, or another precision"
+        )
+    if given["least_cosine"] is not None:
+        given["least_cosine"] = fraction("least_cosine", given["least_cosine"])
+    return given

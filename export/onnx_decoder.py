@@ -19,7 +19,8 @@ class OnnxDecoder(GraphDecoder):
 
     def start_state(self, rows: int, slots: int, given: Mapping[str, Any]) -> None:
         super().start_state(rows, slots, given)
-        self.state = {name: _value(array) for name, array in self.state.items()}
+        graph: Any = self.graphs["decoder"]  # whose state may be float16 where the encoder's is float32
+        self.state = {name: _value(array) for name, array in graph.feeds(self.state).items()}
 
     def select(self, rows: Array) -> None:
         kept, self.state = self.state, {}

@@ -61,8 +61,8 @@ def write(parts: Mapping[str, Any], names: Mapping[str, str], folder: Path, forb
     return Written(files, operators, _opened(folder / names[last]))
 
 
-def for_runtime(standard: Written, names: Mapping[str, str], folder: Path) -> Written:
-    """A decoder in ONNX Runtime's own operators. What has no cache is fast as it is."""
+def for_runtime(standard: Written, names: Mapping[str, str], folder: Path, precision: Precision) -> Written:
+    """A decoder in ONNX Runtime's own operators, in float32, for this `precision`. What has no cache stays as it is."""
     import onnx_ir as ir
 
     runner = standard.runner
@@ -71,7 +71,8 @@ def for_runtime(standard: Written, names: Mapping[str, str], folder: Path) -> Wr
     if len(runner.graphs) > 1:
         raise ValueError("target: got 'onnxruntime' for a decoder with an encoder; accepted: None or 'standard'")
     model = ir.load(runner.path)
-    to_runtime_graph(model, runner.path, runner.signature, json.loads(runner.metadata["attention_zoo.config"]))
+    config = json.loads(runner.metadata["attention_zoo.config"])
+    to_runtime_graph(model, runner.path, runner.signature, config, precision.alike)
     return write({"decoder": model}, names, folder)
 
 

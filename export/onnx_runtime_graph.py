@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,13 @@ from .runtime import DIGEST, PADDING
 MICROSOFT = "com.microsoft"
 
 
-def to_runtime_graph(model: Any, file: Path, signature: Signature, config: Mapping[str, Any]) -> int:
+def to_runtime_graph(
+    model: Any, file: Path, signature: Signature, config: Mapping[str, Any], alike: Callable[[Iterable[str]], bool]
+) -> int:
     """Change `model`, an ``onnx_ir.Model`` of a decoder in float32, which `file` is too; the number of attentions.
+
+    Args:
+        alike: may weights of these names become one?
 
     Raises:
         ValueError: a decoder whose attention this operator cannot be: with a bias on its scores, with positions that
@@ -39,7 +44,7 @@ def to_runtime_graph(model: Any, file: Path, signature: Signature, config: Mappi
     lengths = _lengths(editor, attentions[0])
     window = config.get("sliding_window") or -1
     for attention in found:
-        _replace(editor, attention, [*lengths, *tables], window)
+        _replace(editor, attention, [*lengths, *tables], window, alike)
     editor.finish()
     model.metadata_props[PADDING] = json.dumps("right")
     model.metadata_props[DIGEST] = UNSEALED
@@ -67,6 +72,8 @@ class _Attention:
         self.past, self.present = [past_key, past_value], [node.inputs[1], node.inputs[2]]
         spec = next(spec for spec in signature.inputs if spec.name == past_key.name)
         self.kv_heads, self.head_dim = int(spec.dims[1]), int(spec.dims[3])
+        if self.head_dim % 8:
+            raise _refused(f"with a head_dim of {self.head_dim}, which is no multiple of 8")
         (query, self.angles, self.interleaved), (key, key_angles, _) = self._rotated(query), self._rotated(key)
         if self.angles != key_angles:
             raise _refused("that rotates queries and keys by different angles")
@@ -149,12 +156,14 @@ def _lengths(editor: Editor, first: Any) -> list[Any]:
     return [last, total]
 
 
-def _replace(editor: Editor, attention: _Attention, rest: list[Any], window: int) -> None:
+def _replace(
+    editor: Editor, attention: _Attention, rest: list[Any], window: int, alike: Callable[[Iterable[str]], bool]
+) -> None:
     import onnx_ir as ir
 
     float32, node = ir.DataType.FLOAT, attention.node
     projections = [attention.query, attention.key, attention.value]
-    packed = _packed(editor, node, projections)
+    packed = _packed(editor, node, projections, alike)
     if packed is not None:
         projections = [packed, None, None]
     else:
@@ -199,12 +208,14 @@ def _side_by_side(editor: Editor, node: Any, value: Any) -> Any:
     return editor.before(node, "Reshape", [turned, flat], (ir.DataType.FLOAT,))[0]
 
 
-def _packed(editor: Editor, node: Any, projections: list[Any]) -> Any:
+def _packed(editor: Editor, node: Any, projections: list[Any], alike: Callable[[Iterable[str]], bool]) -> Any:
     """One product in place of three of the same input; None where they are not that."""
     import onnx_ir as ir
 
     parts = [_Projection(value) for value in projections]
     if not all(part.plain for part in parts) or len({id(part.inputs) for part in parts}) > 1:
+        return None
+    if not alike(part.kernel.name for part in parts):
         return None
     biases = [part.bias for part in parts]
     if any(bias is None for bias in biases) and not all(bias is None for bias in biases):
@@ -227,7 +238,7 @@ class _Projection:
         self.bias: Any = None
         self.kernel: Any = None
         self.inputs: Any = None
-        node = value.producer()
+        node: Any = value.producer()
         if node is not None and node.op_type == "Add" and node.inputs[1].is_initializer():
             self.bias = node.inputs[1]
             node = node.inputs[0].producer()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import keras
 
@@ -14,6 +14,7 @@ from ..text.tokenizer import Tokenizer
 from ..zoo.base import ZooModel
 from .any_keras.functions import AnyFunctions, named_functions
 from .any_keras.model import AnyModel, Foreign
+from .huggingface_view import HuggingFaceView
 from .runtime import STOP_TOKENS, TOKENIZER_FILES
 
 Exportable = ZooModel | Foreign
@@ -25,6 +26,8 @@ def exportable(model: Any, input_signature: Any = None) -> Exportable:
     Raises:
         ValueError: nothing that can be exported, or Keras runs on another backend than TensorFlow.
     """
+    if isinstance(model, HuggingFaceView):
+        return cast(Any, model)
     if not (isinstance(model, keras.layers.Layer | Mapping | list | tuple) or callable(model)):
         raise ValueError(f"model: got {type(model).__name__}; accepted: a keras.Model, a layer, or functions")
     if keras.backend.backend() != "tensorflow":

@@ -36,6 +36,7 @@ from .grid import (
     plain_checks,
     text_cases,
 )
+from .huggingface_view import DIMENSIONS, as_in_file
 from .inputs import example_inputs
 from .precision.onnx_files import file_signature
 from .precision.options import LEAST_COSINE
@@ -122,6 +123,7 @@ def verify(
     model = exportable(model, input_signature)
     tolerance = None if tolerance is None else positive_number("tolerance", tolerance)
     runner = load(path)
+    model = as_in_file(model, runner.signature)
     limit = _limit(runner) if tolerance is None else tolerance
     graphs = model_graphs(model, runner.graphs)
     checks = [_names(model, runner, graphs)]
@@ -258,7 +260,8 @@ def _names(model: Exportable, runner: Runner, graphs: dict[str, Graph]) -> Check
             for tensor, dims in expected.items():
                 sizes = actual[tensor]
                 same = [
-                    size == dim or (static and isinstance(dim, str)) for size, dim in zip(sizes, dims, strict=False)
+                    size in (dim, DIMENSIONS.get(dim)) or (static and isinstance(dim, str))
+                    for size, dim in zip(sizes, dims, strict=False)
                 ]
                 if len(sizes) != len(dims) or not all(same):
                     problems.append(f"{tensor} has dimensions {sizes} for {dims}")

@@ -34,6 +34,13 @@ def picture_format(path: File) -> str:
     return ending[1:]
 
 
+def need_pictures(path: File) -> None:
+    """Refuse a name of another kind, and that matplotlib is not there, before anything long begins."""
+    picture_format(path)
+    with named_extras():
+        import matplotlib.figure  # noqa: F401
+
+
 @contextmanager
 def picture(path: File) -> Iterator[Any]:
     """An empty figure, which becomes the file when the block ends well."""

@@ -24,6 +24,10 @@ OWNERS = {
     **dict.fromkeys(("test_large_weights_go_beside_the_file", "test_runner_needs_only_its_runtime"), "gpt-llama"),
     **dict.fromkeys(("test_verify_notices", "test_files_that_are_cut_or_lie", "test_wrong_arguments"), "bert-backbone"),
     **dict.fromkeys(("test_benchmark_reports_what_it_measured", "test_runner_refuses_wrong_inputs"), "bert-backbone"),
+    **dict.fromkeys(("test_memory_is_that_of_the_file_alone", "test_mistakes_in_bench_come_first"), "bert-backbone"),
+    **dict.fromkeys(("test_wrong_arguments_of_the_bench", "test_compare_real_files"), "gpt-llama"),
+    **dict.fromkeys(("test_bench_of_several_files", "test_bench_needs_only_the_runtime"), "gpt-llama"),
+    "test_files_beside_the_file_count": "transformer-marian",
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,20 @@ def to_huggingface(
     """
     folder = _folder_for(model, folder)
     plain = model.without_adapters()
+    config = huggingface_config(model, plain, model_type, dtype)
+    arrays = {
+        name: _in_dtype(array, config["torch_dtype"])
+        for name, array in collect(plain, model.dialects[config["model_type"]])
+    }
+    save_tensors(arrays, folder / WEIGHTS_FILE, {"format": "pt"})
+    write_beside_weights(model, config, folder)
+    return folder
+
+
+def huggingface_config(
+    model: ZooModel, plain: ZooModel, model_type: str | None = None, dtype: str | None = None
+) -> dict[str, Any]:
+    """What ``to_huggingface`` writes as config.json; `plain` is `model` without adapters."""
     kind, values = _foreign_config(plain, model_type or model.huggingface.get("model_type"))
     raw = model.huggingface if model.huggingface.get("model_type") == kind else {}
     for name in ("id2label", "label2id"):
@@ -82,9 +97,12 @@ def to_huggingface(
     dtype = dtype or raw.get("dtype") or raw.get("torch_dtype") or "float32"
     if dtype not in DTYPES:
         raise ValueError(f"dtype: got {dtype!r}; accepted: {list(DTYPES)}")
-    arrays = {name: _in_dtype(array, dtype) for name, array in collect(plain, model.dialects[kind])}
-    save_tensors(arrays, folder / WEIGHTS_FILE, {"format": "pt"})
-    write_json({**raw, "model_type": kind, "torch_dtype": dtype, **values}, folder / CONFIG_FILE)
+    return {**raw, "model_type": kind, "torch_dtype": dtype, **values}
+
+
+def write_beside_weights(model: ZooModel, config: Mapping[str, Any], folder: Path) -> None:
+    """What ``to_huggingface`` writes beside the weights: `config`, and what else its loaders read."""
+    write_json(config, folder / CONFIG_FILE)
     if model.config.to_dict().get("head") == "sentence_embedding":
         write_sentence_modules(model, folder)
     if model.generation_config:
@@ -93,7 +111,6 @@ def to_huggingface(
         write_json(images, folder / IMAGES_FILE)
     if model.tokenizer is not None:
         model.tokenizer.save(folder)
-    return folder
 
 
 def _foreign_config(model: ZooModel, wanted: str | None) -> tuple[str, dict[str, Any]]:

@@ -45,7 +45,7 @@ def to_block_weights(model: Any, precision: Precision, target: str) -> list[str]
     tables = {table.name for _, table in lookups(model.graph)}
     for product in products(model.graph):
         name = product.weight.name
-        numbers = precision.head if name in heads or name in tables else precision.name
+        numbers = precision.head if name in heads or name in tables else precision.numbers_of(name)
         if not precision.kept(name) and numbers != "fp32":
             rows = product.rows
             found = blocks(name, rows, numbers)

@@ -1,0 +1,108 @@
+"""One file, loaded: what runs in the process that times it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...checks import positive_integer
+from ..inputs import example_inputs
+from ..runtime import Runner, load
+from .figures import Figures
+from .generating import can_generate, lengths_of, paces
+from .machine import machine, peak_memory, processor
+from .timing import WARM, clock, spread, timed
+
+RUNTIMES = {".onnx": ("onnxruntime", "onnxruntime"), ".tflite": ("ai_edge_litert.interpreter", "ai-edge-litert")}
+
+
+class Subject:
+    """A file at the shapes that it is timed at. Raises as ``benchmark`` does."""
+
+    def __init__(
+        self,
+        path: str,
+        threads: int,
+        sizes: Mapping[str, int | None],
+        prompt_lengths: list[int] | None = None,
+        cache_lengths: list[int] | None = None,
+    ) -> None:
+        module, _ = RUNTIMES.get(Path(path).suffix, ("numpy", ""))
+        with suppress(ImportError):  # said by load
+            importlib.import_module(module)  # takes longer than loading a small file, and no part of it
+        self.path, self.threads, self.idle = path, threads, peak_memory()
+        start = clock()
+        self.runner = load(path, threads=threads)
+        self.load_ms = 1e3 * (clock() - start)
+        self.inputs, self.rows = inputs_of(self.runner, sizes)
+        self.lengths = lengths_of(self.runner, prompt_lengths, cache_lengths)
+
+    def usual_lengths(self) -> dict[str, list[int]]:
+        """Those of ``measure``, where it is given none."""
+        return {"prompt_lengths": self.lengths.prompts, "cache_lengths": self.lengths.caches}
+
+    def measure(
+        self, repeats: int, prompt_lengths: list[int] | None = None, cache_lengths: list[int] | None = None
+    ) -> dict[str, Any]:
+        """``Figures`` of so many runs, at these lengths where the file generates."""
+        for _ in range(WARM):
+            self.runner.run(self.inputs)
+        times = timed(lambda: self.runner.run(self.inputs), repeats)
+        taken, written = [], []
+        if can_generate(self.runner):
+            prompts = self.lengths.prompts if prompt_lengths is None else prompt_lengths
+            caches = self.lengths.caches if cache_lengths is None else cache_lengths
+            lengths = replace(self.lengths, prompts=prompts, caches=caches)
+            taken, written = paces(self.runner.decoder(), lengths, self.rows, repeats)
+        name, flags = processor()
+        latency: Any = spread(times, 90, 95)
+        package = RUNTIMES[self.runner.path.suffix][1]
+        figures = Figures(
+            path=self.path,
+            format=self.runner.format,
+            bytes=size_of(self.runner),
+            shapes={name: list(array.shape) for name, array in self.inputs.items()},
+            threads=self.threads,
+            repeats=repeats,
+            load_ms=self.load_ms,
+            **latency,
+            prefill=taken,
+            decode=written,
+            peak_memory_bytes=peak_memory(),
+            idle_memory_bytes=self.idle,
+            runtime=f"{package} {version(package)}",
+            machine=machine(),
+            cpu=name,
+            cpu_flags=flags,
+        )
+        return asdict(figures)
+
+
+def inputs_of(runner: Runner, asked: Mapping[str, int | None]) -> tuple[dict[str, np.ndarray], int]:
+    """Random inputs of the sizes asked for, else of the file's own; and the rows of the batch."""
+    signature = runner.signature
+    sizes: dict[str, int] = {**signature.examples, **signature.defaults, "batch": 1, **signature.sizes}
+    meant = {"batch": ("batch",), "sequence": ("sequence", "source"), "image_size": ("height", "width")}
+    for name, dims in meant.items():
+        value = asked.get(name)
+        if value is not None:
+            sizes |= dict.fromkeys(dims, positive_integer(name, value))
+    # Other people's files name their dimensions at random: the first is the batch, the second the sequence.
+    for spec in signature.inputs:
+        for axis, dim in enumerate(spec.dims):
+            if isinstance(dim, str):
+                sizes.setdefault(dim, sizes["batch"] if axis == 0 else asked.get("sequence") or 1)
+    return example_inputs(signature, sizes), sizes["batch"]
+
+
+def size_of(runner: Runner) -> int:
+    """Bytes of the files that belong together, and of the weights beside them."""
+    files = [file for path in runner.files for file in (path, path.with_name(f"{path.name}.data"))]
+    return sum(file.stat().st_size for file in files if file.exists())

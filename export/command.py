@@ -1,0 +1,65 @@
+"""What ``attention-zoo export`` does with its options; their words are in ``cli.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..checks import choice
+from .precision.options import Precision
+
+FILES = {".onnx": "onnx", ".tflite": "tflite"}
+FOLDERS = ("genai", "huggingface")
+
+
+def export_as(
+    load: Callable[[], Any],
+    file: Path,
+    to: str | None,
+    precision: str,
+    details: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    batch_size: int,
+    sizes: Mapping[str, Any],
+) -> list[Any]:
+    """The results of the files that were written. What cannot be is refused before `load` makes the model.
+
+    Args:
+        to: "onnx", "tflite", "genai" or "huggingface"; None for what the name of `file` ends in.
+        precision: of an ONNX file; for huggingface several with commas between them.
+        details: of ``Precision``.
+        asked: cache, target, samples and least_cosine, None where nobody asked.
+        batch_size, sizes: of a TFLite file; max_length also of a genai folder.
+
+    Raises:
+        ValueError: an option of another format than `to`.
+    """
+    from .. import export
+
+    if to is None and file.suffix not in FILES:
+        raise ValueError(
+            f"file: got {str(file)!r}; accepted: a name that ends in .onnx or .tflite, or --to {' or '.join(FOLDERS)}"
+        )
+    kind = FILES[file.suffix] if to is None else choice("to", to, (*FILES.values(), *FOLDERS))
+    if kind == "tflite" and precision != "fp32":
+        raise ValueError(f"precision: got {precision!r} for a TFLite file; accepted: fp32")
+    names = precision.split(",") if kind == "huggingface" else [precision]
+    numbers = [Precision(name, **details) for name in names]
+    given = {name: value for name, value in asked.items() if value is not None}
+    sized = {name: value for name, value in sizes.items() if value is not None}
+    fixed = set(sized) - ({"max_length"} if kind == "genai" else set())
+    if kind != "tflite" and (batch_size != 1 or fixed):
+        raise ValueError(f"sizes: got static sizes for {kind}, whose dimensions are open; accepted: none")
+    unknown = {"tflite": ("target", "samples", "least_cosine"), "genai": ("cache",), "huggingface": ("cache", "target")}
+    for name in unknown.get(kind, ()):
+        if name in given:
+            raise ValueError(f"{name}: got {given[name]!r} for {kind}; accepted: none")
+    model = load()
+    if kind == "tflite":
+        return [export.to_tflite(model, file, batch_size=batch_size, **sized, **given)]
+    if kind == "genai":
+        return [export.to_genai(model, file, precision=numbers[0], **sized, **given)]
+    if kind == "huggingface":
+        return export.to_huggingface_onnx(model, file, precision=numbers, **given)
+    return [export.to_onnx(model, file, precision=numbers[0], **given)]

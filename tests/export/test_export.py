@@ -307,7 +307,10 @@ def test_files_are_reproducible(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "policy",
+    ["mixed_float16", "bfloat16", *(pytest.param(p, marks=pytest.mark.slow) for p in ("mixed_bfloat16", "float16"))],
+)
 def test_half_precision_models_export_in_float32(policy: str, tmp_path: Path) -> None:
     model = tiny("bert", "backbone", dtype=policy)
     full = tiny("bert", "backbone")

@@ -35,7 +35,10 @@ def exported(model: Any, folder: Path, **options: Any) -> Any:
     return export.load(folder / "m.onnx")
 
 
-@pytest.mark.parametrize("name", MODELS)
+FEW = ("window", "qwen, norms and biases")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FEW else pytest.mark.slow) for n in MODELS])
 def test_it_computes_what_keras_computes(name: str, tmp_path: Path) -> None:
     model = MODELS[name]()
     runner = exported(model, tmp_path)
@@ -82,7 +85,7 @@ def test_what_unwritten_slots_hold_does_not_matter(tmp_path: Path) -> None:
         close(spoilt.step(np.array([token, token])), sound.step(np.array([token, token])), 0)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("int8", marks=pytest.mark.slow), "int4"])
 def test_in_every_precision(precision: str, tmp_path: Path) -> None:
     model = MODELS["llama"]()
     runner = exported(model, tmp_path, precision=precision, least_cosine=0.8)

@@ -60,7 +60,7 @@ def test_it_goes_with_the_file(moved: dict[str, Path], suffix: str) -> None:
     assert [(check.name, check.detail) for check in failed] == [("tokenizer", "not the model's: chat_template.jinja")]
 
 
-@pytest.mark.parametrize("suffix", ["onnx", "tflite"])
+@pytest.mark.parametrize("suffix", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_without_keras(moved: dict[str, Path], suffix: str) -> None:
     code = (
         "import sys; from attention_zoo import export; runner = export.load(sys.argv[1])\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +137,20 @@ def walk(
     return np.concatenate(outputs, axis=1)
 
 
-@pytest.mark.parametrize("kind", ["static", "dynamic"])
-@pytest.mark.parametrize("case", CASES)
+# With a cache of either kind in the fast tier: what has most of the paths. Of the others each has one.
+BOTH = ("grouped-rotary", "window-alibi", "learned")
+
+
+def one_kind(names: Iterable[str], kinds: tuple[str, str] = ("static", "dynamic")) -> list[Any]:
+    """Every name with both kinds, of which in the fast tier one in turn, but for ``BOTH``."""
+    return [
+        pytest.param(name, kind, id=f"{name}-{kind}", marks=[] if name in BOTH or i % 2 == j else [pytest.mark.slow])
+        for i, name in enumerate(names)
+        for j, kind in enumerate(kinds)
+    ]
+
+
+@pytest.mark.parametrize(("case", "kind"), one_kind(CASES))
 def test_gpt_decode_equals_forward(case: str, kind: str, figures: Any) -> None:
     model = small_gpt(case)
     c, (ids, mask, expected) = model.config, prompts(case)
@@ -211,8 +223,7 @@ def small_transformer(position: str) -> Any:
     return model, *both(model)
 
 
-@pytest.mark.parametrize("kind", ["static", "dynamic"])
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize(("position", "kind"), one_kind(POSITIONS))
 def test_transformer_decode_equals_forward(position: str, kind: str, figures: Any) -> None:
     model, inputs, full, moved = small_transformer(position)
     ids, mask = inputs["decoder_input_ids"], tf.constant(inputs["attention_mask"])
@@ -363,7 +374,7 @@ def test_generate_equals_recomputing(family: str, variant: str) -> None:
 THREE = [("gpt", "llama"), ("transformer", "t5"), ("seq2seq", "bahdanau")]
 
 
-@pytest.mark.parametrize(("family", "variant"), THREE)
+@every_variant(THREE, slow=THREE[1:])
 def test_beams_seeds_weights_and_files_after_generate(family: str, variant: str, tmp_path: Path) -> None:
     model, other = (tiny(family, variant, num_layers=1, seed=seed) for seed in (0, 1))
     randomise(model, spread=1.0)
@@ -394,7 +405,7 @@ def test_beams_seeds_weights_and_files_after_generate(family: str, variant: str,
         assert found.tolist() == first[:, : found.shape[1]].tolist()
 
 
-@pytest.mark.parametrize(("family", "variant"), THREE)
+@every_variant(THREE, slow=THREE[1:])
 def test_compiled_once_per_bucket(family: str, variant: str, monkeypatch: Any) -> None:
     """Calls of the model's Python code: few, for the prompt and for what chooses tokens, and none after that."""
     calls, name = [], "hidden_states" if family == "gpt" else "decode"
@@ -459,7 +470,7 @@ FILES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[] if name in ("rotary", "transformer") else [pytest.mark.slow]) for name in FILES],
+    [pytest.param(name, marks=[] if name == "rotary" else [pytest.mark.slow]) for name in FILES],
 )
 def test_keras_onnx_and_tflite_choose_the_same_tokens(name: str, tmp_path: Path) -> None:
     family, variant, overrides = FILES[name]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from attention_zoo import export
-from helpers import shared
+from helpers import every_variant, shared
 
 THREADS = 16
 MODELS = [("gpt", "llama"), ("transformer", "t5"), ("seq2seq", "luong")]
@@ -45,7 +45,7 @@ def test_keras_models_answer_many_threads(family: str, variant: str) -> None:
 
 
 @pytest.mark.parametrize("format", ["onnx", "tflite"])
-@pytest.mark.parametrize(("family", "variant"), MODELS)
+@every_variant(MODELS, slow=MODELS[1:])
 def test_files_answer_many_threads(family: str, variant: str, format: str, files: Any) -> None:
     model, result = files(family, variant, format, cache=True)
     runner, asked = export.load(result.path), requests(model, 21)

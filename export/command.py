@@ -61,5 +61,6 @@ def export_as(
     if kind == "genai":
         return [export.to_genai(model, file, precision=numbers[0], **sized, **given)]
     if kind == "huggingface":
-        return export.to_huggingface_onnx(model, file, precision=numbers, **given)
+        results: Any = export.to_huggingface_onnx(model, file, precision=numbers, **given)
+        return results
     return [export.to_onnx(model, file, precision=numbers[0], **given)]

@@ -162,6 +162,8 @@ def cached_checks(
     def expected(inputs: Arrays, exact: bool) -> Arrays:
         given = {name: inputs[name] for name in (tokens, "attention_mask")}
         run, cached = (whole.exact, keys.exact) if exact else (whole, keys)
+        if isinstance(tolerance, Closeness):  # what rounded keys and values are worth, the logits behind them say
+            return run(given)
         return _by_length({**cached(inputs), **run(given)}, signature)
 
     for case in cases:

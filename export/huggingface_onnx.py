@@ -22,7 +22,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from ..checks import choice
 from ..files import write_json
@@ -49,18 +49,6 @@ KNOWN = (
     *(SENTENCES_FILE, "modules.json", "1_Pooling/config.json"),
 )
 DATA_FORMATS = ("channels_first", "channels_last")
-
-
-@overload
-def to_huggingface_onnx(
-    model: Any, folder: str | os.PathLike[str], *, precision: str | Precision = "fp32", **options: Any
-) -> ExportResult: ...
-
-
-@overload
-def to_huggingface_onnx(
-    model: Any, folder: str | os.PathLike[str], *, precision: Sequence[str | Precision], **options: Any
-) -> list[ExportResult]: ...
 
 
 @named_extras()

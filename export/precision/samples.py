@@ -69,8 +69,9 @@ def _default(signature: Signature, tokenizer: Any, paddings: Sequence[str]) -> I
                 sizes.setdefault(dim, limit)
     for dim in {"sequence", "source", "target"} - {*signature.sizes}:
         sizes[dim] = limit if dim in sizes else sizes.get(dim, limit)
-    sizes |= {"batch": signature.sizes.get("batch", 2), "past_sequence": 0}
-    for seed in range(DRAWS):
+    images = any(len(spec.dims) == 4 and spec.name not in signature.state for spec in signature.inputs)
+    sizes |= {"batch": signature.sizes.get("batch", 1 if images else 2), "past_sequence": 0}
+    for seed in range(DRAWS // 2 if images else DRAWS):
         inputs = example_inputs(signature, sizes, padding=paddings[seed % len(paddings)], seed=seed)
         inputs = {name: array for name, array in inputs.items() if name not in signature.state}
         for spec in signature.inputs:

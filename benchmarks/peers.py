@@ -34,7 +34,11 @@ import numpy as np
 ALL = ("fp32", "fp16", "int8", "int4")
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}
 NEW, LONG = 20, 128  # tokens of small models and of SmolLM2
-TEXTS = ["Once upon a time, in a small village by the sea,", "The capital of France is", "Ünïcödé – naïve 東京 1,5"]
+TEXTS = [
+    "Once upon a time, in a small village by the sea,",
+    "The capital of France is",
+    "Ünïcödé – naïve 東京  1,5\n\n2.",
+]
 HEADS = {
     None: "FeatureExtraction",
     "masked_lm": "MaskedLM",

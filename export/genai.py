@@ -23,6 +23,7 @@ from ..generation.text_generation import end_tokens
 from ..needs import named_extras
 from ..signature import Signature
 from .folders import check_folder, moved, written_folder
+from .genai_tokenizer import genai_files, unread
 from .onnx import to_onnx
 from .precision.options import Precision
 from .result import ExportResult
@@ -31,6 +32,7 @@ from .spec import exportable
 
 CONFIG_FILE, MODEL_FILE = "genai_config.json", "model.onnx"
 KNOWN = (MODEL_FILE, f"{MODEL_FILE}.data", CONFIG_FILE, *TOKENIZER_FILES)
+NO_TOKENIZER = "without a tokenizer: the folder takes ids, and no texts"
 # How a model's generation_config.json wants tokens to be chosen; the runtime has the same names.
 SEARCH: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("do_sample", "early_stopping"), lambda value: isinstance(value, bool)),
@@ -104,11 +106,12 @@ def to_genai(
         )
         shared = any(name.endswith("GroupQueryAttention") for name in result.operators)
         write_json(_settings(model, graphs["decoder"].signature, ends, longest, shared), new / CONFIG_FILE)
-        if model.tokenizer is not None:
-            model.tokenizer.save(new)
+        for name, text in ({} if model.tokenizer is None else genai_files(model.tokenizer)).items():
+            (new / name).write_bytes(text.encode())
         beside = sorted(file for file in new.iterdir() if file not in result.files)
-        warnings = [] if model.tokenizer is not None else ["without a tokenizer: the folder takes ids, and no texts"]
-        result = replace(result, files=(*result.files, *beside), warnings=[*result.warnings, *warnings])
+        warning = NO_TOKENIZER if model.tokenizer is None else unread(model.tokenizer)
+        warnings = [*result.warnings, *([warning] if warning else [])]
+        result = replace(result, files=(*result.files, *beside), warnings=warnings)
         return moved(result, new, folder, format="genai")
 
 

@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..checks import choice, fraction
 from ..needs import named_extras
+from ..signature import Graph
 from .any_keras.functions import AnyFunctions
 from .any_keras.model import Foreign
 from .computing import FileWeights, inference, one_at_a_time
 from .contents import unsealed
 from .onnx_conversion import convert
-from .onnx_files import for_runtime, in_precision, write
+from .onnx_files import Written, for_runtime, in_precision, write
 from .precision.options import Precision, as_precision
 from .result import ExportResult
 from .runtime import Runner
-from .spec import exportable, texts
+from .spec import Exportable, exportable, texts
 
 NOWHERE = ("Dropout", "Random", "PartitionedCall", "PyFunc")  # in no inference graph
 FORBIDDEN = ("Dropout", "Random", "Einsum", "PartitionedCall", "PyFunc", "Loop", "If")
@@ -98,21 +99,10 @@ def to_onnx(
     elif isinstance(model, AnyFunctions):  # the first has the name that was given
         names |= {name: f"{destination.stem}.{name}.onnx" for name in list(graphs)[1:]}
         graphs = dict(reversed(graphs.items()))
-    beside = {name: file for name, file in names.items() if file != destination.name}
-
-    ours, own = not isinstance(model, Foreign), texts(model)
+    own = texts(model)
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}.") as folder:
-        parts = {}
-        for name, graph in graphs.items():
-            with inference(model) as weights:
-                converted = convert(model, weights, name, graph, {} if names[name] != destination.name else beside)
-                converted.metadata_props.update(unsealed(weights))
-            if names[name] == destination.name:
-                converted.metadata_props.update(own)
-            parts[name] = converted
-        made = write(parts, names, Path(folder) / "standard", FORBIDDEN if ours else NOWHERE)
-        del parts
+        made = _standard(model, graphs, names, own, Path(folder) / "standard")
         difference = quick_check(model, made.runner)
         if target == "onnxruntime":
             made = for_runtime(standard := made, names, Path(folder) / "runtime", numbers)
@@ -140,6 +130,25 @@ def to_onnx(
         rounded=made.share,
         accuracy=made.accuracy,
     )
+
+
+def _standard(
+    model: Exportable, graphs: Mapping[str, Graph], names: Mapping[str, str], own: Mapping[str, str], folder: Path
+) -> Written:
+    """The files in float32 and standard operators, the last of which is the one that was asked for and has metadata of
+    its `own`."""
+    *_, last = graphs
+    beside = {name: file for name, file in names.items() if name != last}
+
+    def converted() -> Iterator[tuple[str, Any]]:
+        for name, graph in graphs.items():
+            with inference(model) as weights:
+                part = convert(model, weights, name, graph, {} if name in beside else beside)
+                part.metadata_props.update(unsealed(weights))
+            part.metadata_props.update({} if name in beside else own)
+            yield name, part
+
+    return write(converted(), last, names, folder, NOWHERE if isinstance(model, Foreign) else FORBIDDEN)
 
 
 def _rules(precision: Precision, **given: Any) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from .precision.options import LEAST_COSINE, Precision
 from .result import ExportError
 from .runtime import DIGESTS_BESIDE, OnnxRunner, Runner
 
+LARGE = 100_000_000  # bytes; of less nobody feels the lack
 PROTOBUF_LIMIT = 1_900_000_000  # bytes; a protobuf file ends at 2 GiB, larger weights go beside it
 
 
@@ -39,9 +41,11 @@ class Written:
     accuracy: Accuracy | None = None
 
 
-def write(parts: Mapping[str, Any], names: Mapping[str, str], folder: Path, forbidden: Collection[str] = ()) -> Written:
-    """``onnx_ir`` models by graph, each under its name. The last is the one that was asked for: it knows the digests of
-    the others, which belong to it.
+def write(
+    parts: Iterable[tuple[str, Any]], main: str, names: Mapping[str, str], folder: Path, forbidden: Collection[str] = ()
+) -> Written:
+    """``onnx_ir`` models by graph, each under its name, none kept longer than that takes. The last is `main`, the one
+    that was asked for: it knows the digests of the others, which belong to it.
 
     Raises:
         ExportError: a graph with an operator that has a word of `forbidden` in its name, or that ONNX Runtime refuses.
@@ -50,15 +54,17 @@ def write(parts: Mapping[str, Any], names: Mapping[str, str], folder: Path, forb
     operators: Counter[str] = Counter()
     files: list[Path] = []
     digests: dict[str, str] = {}
-    *_, last = parts
-    for name, part in parts.items():
-        if digests and name == last:
+    for name, part in parts:
+        if digests and name == main:
             part.metadata_props[DIGESTS_BESIDE] = json.dumps(digests)
         operators.update(_operators(part, forbidden))
         data, file = _write(part, folder / names[name])
         digests[name] = seal(file, data)
         files += [file] if data is None else [data, file]
-    return Written(files, operators, _opened(folder / names[last]))
+        del part
+    if sum(file.stat().st_size for file in files) > LARGE:
+        gc.collect()  # a graph's nodes know each other; its weights go before the runtime has all of them once more
+    return Written(files, operators, _opened(folder / names[main]))
 
 
 def for_runtime(standard: Written, names: Mapping[str, str], folder: Path, precision: Precision) -> Written:
@@ -73,7 +79,7 @@ def for_runtime(standard: Written, names: Mapping[str, str], folder: Path, preci
     model = ir.load(runner.path)
     config = json.loads(runner.metadata["attention_zoo.config"])
     to_runtime_graph(model, runner.path, runner.signature, config, precision.alike)
-    return write({"decoder": model}, names, folder)
+    return write([("decoder", model)], "decoder", names, folder)
 
 
 def in_precision(
@@ -90,12 +96,18 @@ def in_precision(
 ) -> Written:
     """The files of `precise`, in float32, once more in `precision`, and how accurate they are; see ``to_onnx``."""
     least = LEAST_COSINE[precision.name] if least_cosine is None else least_cosine
-    rounded = round_graphs(precise.runner, graphs, precision, target, samples, least)
-    found = write({name: part.model for name, part in rounded.items()}, names, folder)
+    *_, main = graphs
+    shares = []
+
+    def rounded() -> Iterator[tuple[str, Any]]:
+        for name, part in round_graphs(precise.runner, graphs, precision, target, samples, least):
+            shares.append(part.share)
+            yield name, part.model
+
+    found = write(rounded(), main, names, folder)
     options: dict[str, Any] = {"samples": samples, "metric": metric, "least_cosine": least_cosine}
     accuracy = measure(precise.runner, found.runner, precision.name, **options)
-    share = float(np.mean([part.share for part in rounded.values()]))
-    return Written(found.files, found.operators, found.runner, share, accuracy)
+    return Written(found.files, found.operators, found.runner, float(np.mean(shares)), accuracy)
 
 
 def _opened(file: Path) -> OnnxRunner:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,8 +39,8 @@ class Rounded:
 
 def round_graphs(
     precise: Runner, names: Iterable[str], precision: Precision, target: str, samples: Any, least_cosine: float
-) -> dict[str, Rounded]:
-    """The graphs of `precise`, a file in float32, in another precision.
+) -> Iterator[tuple[str, Rounded]]:
+    """The graphs of `precise`, a file in float32, in another precision, one after the other.
 
     Args:
         target: "onnxruntime" or "standard": whose operators blocks of weights are read by.
@@ -56,7 +56,8 @@ def round_graphs(
             raise ValueError("precision.activations: got 'static' for a model of several graphs; accepted: 'dynamic'")
         inputs = list(samples_of(precise.signature, precise.tokenizer, samples))
     said = {"name": precision.name, "target": target, "least_cosine": least_cosine}
-    return {name: _rounded(precise, name, precision, said, inputs) for name in names}
+    for name in names:
+        yield name, _rounded(precise, name, precision, said, inputs)
 
 
 def _rounded(

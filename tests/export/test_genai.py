@@ -18,11 +18,12 @@ import numpy as np
 import onnx
 import pytest
 from tokenizers import Tokenizer as Backend
-from tokenizers import models, pre_tokenizers
+from tokenizers import models, pre_tokenizers, trainers
 
 from attention_zoo import export, zoo
 from attention_zoo.cli import main
 from attention_zoo.export import genai
+from attention_zoo.export.genai_tokenizer import genai_files, unread
 from attention_zoo.text.tokenizer import Tokenizer
 from helpers import numpy, shared, tiny
 
@@ -35,6 +36,17 @@ def tokenizer(**config: Any) -> Tokenizer:
     backend = Backend(models.WordLevel({f"w{i}": i for i in range(97)}, unk_token="w0"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return Tokenizer(backend, **config)
+
+
+def of_bytes(*before: Any, **options: Any) -> Tokenizer:
+    """Byte-level BPE with some merges; `before` is cut first."""
+    backend = Backend(models.BPE())
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, **options)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*before, level]) if before else level
+    text = ["a  b\n\n1. c   22\n\n\n3  it's 4's  55"] * 9
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(text, trainers.BpeTrainer(vocab_size=280, initial_alphabet=alphabet))
+    return Tokenizer(backend)
 
 
 def gpt(variant: str = "llama", **overrides: Any) -> Any:
@@ -62,7 +74,8 @@ def test_settings_are_the_file_s(variant: str, tmp_path: Path) -> None:
     result = export.to_genai(model, tmp_path / "folder", max_length=30)
     assert sorted(file.name for file in (tmp_path / "folder").iterdir()) == FILES
     assert sorted(file.name for file in result.files) == FILES and all(file.is_file() for file in result.files)
-    assert (result.path, result.format) == (tmp_path / "folder" / "model.onnx", "genai") and not result.warnings
+    assert (result.path, result.format) == (tmp_path / "folder" / "model.onnx", "genai")
+    assert len(result.warnings) == 1 and "(WordLevel)" in result.warnings[0]
 
     said, config = settings(tmp_path / "folder"), model.config
     own, decoder, search = said["model"], said["model"]["decoder"], said["search"]
@@ -85,6 +98,24 @@ def test_settings_are_the_file_s(variant: str, tmp_path: Path) -> None:
     assert export.verify(model, result.path).passed
     read = Tokenizer.load(tmp_path / "folder")
     assert read.to_files() == model.tokenizer.to_files()
+
+
+def test_a_tokenizer_that_cuts_digits_gets_other_words_for_it(rng: np.random.Generator) -> None:
+    """With the same ids for every text."""
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    written = of_bytes(digits)
+    read = Tokenizer.from_files(genai_files(written))
+    assert "Digits" not in repr(read.backend.pre_tokenizer)
+    letters = np.array([*"ab  \n\t0123.,'-é東½Ⅷ🙂\u00a0", "'s", "\r\n", " the"], dtype=object)
+    for length in rng.integers(1, 20, 500):
+        text = "".join(rng.choice(letters, length))
+        assert read.encode(text).ids == written.encode(text).ids, text
+    assert read.encode("a\n\n1").ids != of_bytes().encode("a\n\n1").ids
+    for other in (of_bytes(), of_bytes(pre_tokenizers.Digits()), of_bytes(digits, use_regex=False), tokenizer()):
+        assert genai_files(other) == other.to_files()
+    assert unread(written) is None and unread(read) is None
+    assert "WordLevel" in str(unread(tokenizer()))
+    assert "BPE of characters" in str(unread(Tokenizer(Backend(models.BPE({"a": 0}, [])))))
 
 
 def test_what_ends_a_text(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from attention_zoo.export.runtime import usable_cores
 
 SHAPES = ((1, 16), (1, 128), (8, 128), (32, 128))
 PROMPT, BEHIND, STEPS = 512, (16, 512, 1900), 6
+WIDTH = 64  # of SmolLM2's heads, which the builder's graph does not say
 OURS = {"fp32": "fp32", "int8": "int8", "int4": "int4"}
 
 
@@ -158,6 +159,8 @@ class Builders:
 
     def __init__(self, file: Path) -> None:
         self.session = session(file)
+        config = json.loads(file.with_name("genai_config.json").read_text())["model"]["decoder"]
+        self.heads, self.width = config["num_key_value_heads"], config["head_size"]
 
     def prompt(self, ids: np.ndarray, mask: np.ndarray, room: int) -> None:
         self.length = ids.shape[1]
@@ -165,7 +168,7 @@ class Builders:
         value = onnxruntime.OrtValue.ortvalue_from_numpy
         for node in self.session.get_inputs():
             if node.name.startswith("past"):
-                buffer = value(np.zeros((1, node.shape[1], self.length + room, node.shape[3]), "float32"))
+                buffer = value(np.zeros((1, self.heads, self.length + room, self.width), "float32"))
                 self.binding.bind_ortvalue_input(node.name, buffer)
                 self.binding.bind_ortvalue_output(node.name.replace("past_key_values", "present"), buffer)
         self._run(ids)
@@ -258,7 +261,8 @@ def perplexity(file: Path, folder: Path) -> float:
         feeds: dict[str, Any] = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         for node in one.get_inputs():
             if node.name.startswith("past"):
-                feeds[node.name] = np.zeros((1, node.shape[1], 0, node.shape[3]), "float32")
+                sizes = [size if isinstance(size, int) else WIDTH for size in node.shape]
+                feeds[node.name] = np.zeros((1, sizes[1], 0, sizes[3]), "float32")
         logits = np.asarray(one.run(["logits"], feeds)[0])[0, :-1].astype("float64")
         logits -= logits.max(-1, keepdims=True)
         logits -= np.log(np.exp(logits).sum(-1, keepdims=True))

@@ -49,6 +49,8 @@ class SharedCacheDecoder(GraphDecoder):
         self.graph: Any = graphs["decoder"]
         specs = {spec.name: spec for spec in self.graph.signature.inputs}
         self.tokens = next(name for name in TOKENS if name in specs)
+        logits = next(spec for spec in self.graph.signature.outputs if spec.name == "logits")
+        self.vocab_size = int(logits.dims[-1])
         self.caches = {name: (specs[name], new) for name, new in self.graph.signature.state.items()}
 
     def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
@@ -78,6 +80,7 @@ class SharedCacheDecoder(GraphDecoder):
     def _buffers(self, rows: int, given: Mapping[str, Any]) -> None:
         """One for each key and value, read and written in the same place; with what is in those `given`."""
         self.buffers: dict[str, Any] = {}
+        self.logits: Any = None  # of the last token, in one place for all steps
         self.binding = self.graph.session.io_binding()
         for name, (spec, new) in self.caches.items():
             _, heads, _, width = spec.dims
@@ -95,14 +98,15 @@ class SharedCacheDecoder(GraphDecoder):
         check_values(self.graph.signature, given)
         for name, array in self.graph.feeds(given).items():
             self.binding.bind_ortvalue_input(name, _value(array))
-        self.binding.bind_output("logits")
+        if kept != 1:
+            self.binding.bind_output("logits")
+            self.graph.session.run_with_iobinding(self.binding)
+            return self.binding.get_outputs()[-1].numpy()  # in the order in which they were bound
+        if self.logits is None:
+            self.logits = _value(np.zeros((len(tokens), 1, self.vocab_size), "float32"))
+            self.binding.bind_ortvalue_output("logits", self.logits)
         self.graph.session.run_with_iobinding(self.binding)
-        return next(
-            v for v, n in zip(self.binding.get_outputs(), self._outputs(), strict=True) if n == "logits"
-        ).numpy()
-
-    def _outputs(self) -> list[str]:
-        return [*(new for _, new in self.caches.values()), "logits"]
+        return self.logits.numpy()
 
 
 def check_values(signature: Signature, inputs: Mapping[str, Any]) -> None:

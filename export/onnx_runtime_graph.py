@@ -1,9 +1,9 @@
 """A decoder in ONNX Runtime's own attention, whose cache is one buffer that every step writes into.
 
 ``GroupQueryAttention`` takes projections as they come out of one product, rotates them, puts keys and values to their
-places in the cache and attends: one node where the standard has fifteen, and no cache copied. What it gives up is
-padding on the left and biases on the scores. A row's tokens begin in its first column, and its mask says how many there
-are.
+places in the cache and attends: one node where the standard has fifteen, and no cache copied. A residual sum and the
+norm behind it are one node too. What it gives up is padding on the left and biases on the scores. A row's tokens begin
+in its first column, and its mask says how many there are.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def to_runtime_graph(
     window = config.get("sliding_window") or -1
     for attention in found:
         _replace(editor, attention, [*lengths, *tables], window, alike)
+    _skip_norms(editor)
     editor.finish()
     model.metadata_props[PADDING] = json.dumps("right")
     model.metadata_props[DIGEST] = UNSEALED
@@ -185,6 +186,28 @@ def _replace(
     for old, new in zip(attention.present, present, strict=True):
         editor.replace(old.producer(), new)
     editor.replace(attention.output.producer(), output)
+
+
+def _skip_norms(editor: Editor) -> None:
+    """A residual sum and the norm behind it as one node, which gives both."""
+    import onnx_ir as ir
+
+    for norm in [node for node in editor.graph if node.op_type == "RMSNormalization"]:
+        add = norm.inputs[0].producer()
+        if add is None or add.op_type != "Add" or any(value.is_initializer() for value in add.inputs):
+            continue
+        outputs = editor.before(
+            norm,
+            "SkipSimplifiedLayerNormalization",
+            [*add.inputs, norm.inputs[1]],
+            (ir.DataType.FLOAT,) * 4,
+            domain=MICROSOFT,
+            epsilon=norm.attributes["epsilon"].as_float(),
+        )
+        outputs[1].name = outputs[2].name = ""  # its mean and deviation, which nobody reads
+        editor.replace(norm, outputs[0])
+        editor.replace(add, outputs[3])
+    editor.graph.sort()  # what reads a sum may have stood before its norm
 
 
 def _heads(attention: _Attention) -> int:

@@ -106,7 +106,7 @@ class SharedCacheDecoder(GraphDecoder):
             self.logits = _value(np.zeros((len(tokens), 1, self.vocab_size), "float32"))
             self.binding.bind_ortvalue_output("logits", self.logits)
         self.graph.session.run_with_iobinding(self.binding)
-        return self.logits.numpy()
+        return self.logits.numpy().copy()  # the next step writes into it
 
 
 def check_values(signature: Signature, inputs: Mapping[str, Any]) -> None:

@@ -190,7 +190,7 @@ def export(
     max_length: Annotated[int | None, typer.Option(help="TFLite: slots of the cache; genai: tokens in all.")] = None,
     cache: Annotated[bool | None, typer.Option(help="With or without a key/value cache.")] = None,
     precision: Annotated[
-        str, typer.Option(help="ONNX: fp32, fp16, int8 or int4; huggingface: several, as fp32,int8.")
+        str, typer.Option(help="fp32, fp16, int8 or int4; huggingface: several, as fp32,int8.")
     ] = "fp32",
     activations: Annotated[str | None, typer.Option(help="int8: dynamic, float or static.")] = None,
     block_size: Annotated[int | None, typer.Option(help="int4, and int8 with float activations.")] = None,
@@ -272,7 +272,7 @@ def bench(
 @app.command()
 def generate(
     model: Annotated[
-        str, typer.Argument(help="A folder of a model or of an export, an .onnx or .tflite file, or a preset.")
+        str, typer.Argument(help="A folder of a model or of an export, an .onnx, .tflite or .litertlm file, a preset.")
     ],
     prompts: Annotated[list[str] | None, typer.Argument(help="Texts, which need a tokenizer.")] = None,
     ids: Annotated[list[str] | None, typer.Option(help="A prompt as ids, such as '5 6 7'; once for each.")] = None,
@@ -312,7 +312,7 @@ def generate(
 
 @app.command()
 def chat(
-    model: Annotated[str, typer.Argument(help="A folder, a .gguf, .keras, .onnx or .tflite file.")],
+    model: Annotated[str, typer.Argument(help="A folder, a .gguf, .keras, .onnx, .tflite or .litertlm file.")],
     once: Annotated[list[str] | None, typer.Option(help="Ask this and leave; several are asked in turn.")] = None,
     system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
     tokenizer: TokenizerPath = None,
@@ -389,7 +389,7 @@ def _model(name: str) -> Any:
     if Path(name).exists():
         with quiet():
             return zoo.load(name)
-    if os.sep in name or name.endswith((".gguf", ".keras", ".safetensors", ".onnx", ".tflite")):
+    if os.sep in name or name.endswith((".gguf", ".keras", ".safetensors", ".onnx", ".tflite", ".litertlm")):
         raise ValueError(
             f"model: got {name}, which is not there; accepted: a folder, a .gguf or .keras file, or a preset"
         )
@@ -418,7 +418,7 @@ def _runnable(name: str) -> Any:
     from .export.folders import file_in
     from .export.quiet import quiet
 
-    file = name if _exported(name) else file_in(name)
+    file = name if _exported(name) or name.endswith(".litertlm") else file_in(name)
     if file is None:
         return _model(name)
     _existing("model", file)

@@ -11,7 +11,8 @@ EXTRAS = {
     **dict.fromkeys(("onnx", "onnx_ir", "onnxruntime", "tf2onnx"), "onnx"),
     **dict.fromkeys(("keras_hub", "keras_nlp"), "hub"),
     **dict.fromkeys(("matplotlib", "PIL", "sklearn"), "demo"),
-    "ai_edge_litert": "litert",
+    **dict.fromkeys(("ai_edge_litert", "ai_edge_quantizer"), "litert"),
+    **dict.fromkeys(("litert_lm", "litert_lm_builder"), "litertlm"),
     "gguf": "gguf",
     "tensorflow": "tensorflow",
 }

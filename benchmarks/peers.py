@@ -1,7 +1,7 @@
 """Do the runtimes of others open our folders as they are, and compute what Keras computes?
 
-    benchmarks/peers.sh /tmp/peers
-    python benchmarks/peers.py --peers-python /tmp/peers/bin/python [--only genai bert …]
+    benchmarks/peers.sh loaders
+    python benchmarks/peers.py --peers-python loaders/bin/python [--only genai bert …]
 
 ``export.to_genai`` is opened by ``onnxruntime_genai``: greedy tokens of prompts alone, of all of them in one batch, and
 of a prompt that comes in two pieces, each up to its end token, must be Keras' own (in other precisions than float32
@@ -27,6 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+sys.path.remove(str(Path(__file__).resolve().parent))  # what lies beside this file may have the name of a package
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .description import describe
     from .genai import to_genai
     from .huggingface_onnx import to_huggingface_onnx
+    from .litertlm import to_litertlm
     from .onnx import to_onnx
     from .precision.accuracy import Accuracy
     from .precision.options import AccuracyError, Precision
@@ -31,6 +32,7 @@ _HOMES = {
     "load": "runtime",
     "to_genai": "genai",
     "to_huggingface_onnx": "huggingface_onnx",
+    "to_litertlm": "litertlm",
     "to_onnx": "onnx",
     "to_tflite": "tflite",
     "verify": "verification",
@@ -47,6 +49,7 @@ __all__ = [
     "load",
     "to_genai",
     "to_huggingface_onnx",
+    "to_litertlm",
     "to_onnx",
     "to_tflite",
     "verify",

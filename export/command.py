@@ -27,7 +27,7 @@ def export_as(
 
     Args:
         to: "onnx", "tflite", "genai" or "huggingface"; None for what the name of `file` ends in.
-        precision: of an ONNX file; for huggingface several with commas between them.
+        precision: of the file; for huggingface several with commas between them.
         details: of ``Precision``.
         asked: cache, target, samples and least_cosine, None where nobody asked.
         batch_size, sizes: of a TFLite file; max_length also of a genai folder.
@@ -42,8 +42,6 @@ def export_as(
             f"file: got {str(file)!r}; accepted: a name that ends in .onnx or .tflite, or --to {' or '.join(FOLDERS)}"
         )
     kind = FILES[file.suffix] if to is None else choice("to", to, (*FILES.values(), *FOLDERS))
-    if kind == "tflite" and precision != "fp32":
-        raise ValueError(f"precision: got {precision!r} for a TFLite file; accepted: fp32")
     names = precision.split(",") if kind == "huggingface" else [precision]
     numbers = [Precision(name, **details) for name in names]
     given = {name: value for name, value in asked.items() if value is not None}
@@ -51,13 +49,13 @@ def export_as(
     fixed = set(sized) - ({"max_length"} if kind == "genai" else set())
     if kind != "tflite" and (batch_size != 1 or fixed):
         raise ValueError(f"sizes: got static sizes for {kind}, whose dimensions are open; accepted: none")
-    unknown = {"tflite": ("target", "samples", "least_cosine"), "genai": ("cache",), "huggingface": ("cache", "target")}
+    unknown = {"tflite": ("target",), "genai": ("cache",), "huggingface": ("cache", "target")}
     for name in unknown.get(kind, ()):
         if name in given:
             raise ValueError(f"{name}: got {given[name]!r} for {kind}; accepted: none")
     model = load()
     if kind == "tflite":
-        return [export.to_tflite(model, file, batch_size=batch_size, **sized, **given)]
+        return [export.to_tflite(model, file, precision=numbers[0], batch_size=batch_size, **sized, **given)]
     if kind == "genai":
         return [export.to_genai(model, file, precision=numbers[0], **sized, **given)]
     if kind == "huggingface":

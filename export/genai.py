@@ -4,7 +4,7 @@ What the runtime reads of genai_config.json, and what it makes of it, is from it
 ``src/models/``, 0.16 to 0.18):
 
 - ``type`` must be one that it knows; "decoder" is any decoder with the inputs that are named.
-- The shared buffer of past and present is for GroupQueryAttention, which our graph has not.
+- The shared buffer of past and present is for GroupQueryAttention, which a graph of standard operators has not.
 - Prompts of unequal lengths are padded on the right, with ``pad_token_id``, and what follows the last token that is
   another is masked. So `pad_token_id` must be none that ends a prompt: also of a single one, it is skipped.
 - Without an end token it ends at ``pad_token_id``, which is 0 where that is missing too.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ..checks import is_integer, is_number, positive_integer
@@ -59,11 +60,14 @@ def to_genai(
     ``model.onnx`` is what ``to_onnx`` writes, checked against Keras, with a float32 cache (float16 in fp16); beside it
     are genai_config.json and, of a model with a tokenizer, the files that ``onnxruntime_genai.Tokenizer`` reads.
     Without one the folder has none, and takes ids. ``export.load`` runs the file too, and ``export.verify`` compares
-    it. The folder appears whole or not at all, and takes the place of an earlier export.
+    it. The folder appears whole or not at all, and takes the place of an earlier export. A prompt must not end with
+    the pad token: the runtime takes it for padding, and answers to what stands before it.
 
     Args:
         folder: not there yet, empty, or written by this function.
-        precision, target, samples, metric, least_cosine: as of ``to_onnx``.
+        precision, samples, metric, least_cosine: as of ``to_onnx``.
+        target: as of ``to_onnx``. Default: "onnxruntime" where the decoder can be that, as GenAI's own models are: its
+            cache is one buffer then, of `max_length` tokens, and prompts are padded on the right, as the runtime does.
         max_length: tokens that a prompt and its continuation have at the most, where the runtime is not told otherwise.
             Default: all of the model's positions.
         stop_tokens: ids that end a text. Default: ``model.stop_tokens``, of config, generation config and tokenizer.
@@ -95,15 +99,8 @@ def to_genai(
             "a model or tokenizer with an eos_token"
         )
     with written_folder(folder, KNOWN) as new:
-        result = to_onnx(
-            model,
-            new / MODEL_FILE,
-            precision=precision,
-            target=target,
-            samples=samples,
-            metric=metric,
-            least_cosine=least_cosine,
-        )
+        rules: dict[str, Any] = {"samples": samples, "metric": metric, "least_cosine": least_cosine}
+        result = _file(model, new / MODEL_FILE, target, precision=precision, **rules)
         shared = any(name.endswith("GroupQueryAttention") for name in result.operators)
         write_json(_settings(model, graphs["decoder"].signature, ends, longest, shared), new / CONFIG_FILE)
         for name, text in ({} if model.tokenizer is None else genai_files(model.tokenizer)).items():
@@ -113,6 +110,18 @@ def to_genai(
         warnings = [*result.warnings, *([warning] if warning else [])]
         result = replace(result, files=(*result.files, *beside), warnings=warnings)
         return moved(result, new, folder, format="genai")
+
+
+def _file(model: Any, path: Path, target: str | None, **options: Any) -> ExportResult:
+    """With the operators that are fastest where nobody asked for others."""
+    config = model.config.to_dict()
+    if target is None and str(config.get("position")).startswith("rotary") and config["head_dim"] % 16 == 0:
+        try:
+            return to_onnx(model, path, target="onnxruntime", **options)
+        except ValueError as error:
+            if not str(error).startswith("target: "):
+                raise
+    return to_onnx(model, path, target=target, **options)
 
 
 def _settings(model: Any, signature: Signature, ends: list[int], longest: int, shared: bool) -> dict[str, Any]:

@@ -13,6 +13,7 @@ by ``file_name``. What they want of a file beside that:
   with 0 for any that it does not know.
 - Images are (batch, channels, height, width).
 - A sentence embedding is pooled by whoever loads the file, so the states come first.
+- transformers.js reads a chat template in tokenizer_config.json only.
 - `position_ids` are fed to files that ask for them. Ours count along the mask, which does the same; Optimum warns.
 """
 
@@ -25,8 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from ..checks import choice
-from ..files import write_json
+from ..files import read_json, read_text, write_json
 from ..needs import named_extras
+from ..text.tokenizer import CONFIG_FILE as TOKENIZER_CONFIG
+from ..text.tokenizer import TEMPLATE_FILE
 from ..zoo.base import ZooModel
 from ..zoo.loading import CONFIG_FILE, GENERATION_FILE, IMAGES_FILE
 from ..zoo.saving import huggingface_config, write_beside_weights
@@ -100,6 +103,7 @@ def to_huggingface_onnx(
         write_beside_weights(model, config, new)
         if model.generates:
             write_json(_generation_config(model), new / GENERATION_FILE)
+        _repeat_template(new)
         beside = sorted(file for file in new.rglob("*") if file.is_file())
         (new / FOLDER).mkdir()
         for name, one in numbers.items():
@@ -138,6 +142,13 @@ def _check_model(model: Any) -> None:
         raise ValueError(
             "model: got one that prepares its images itself, where their loaders do that; accepted: preprocessing=None"
         )
+
+
+def _repeat_template(folder: Path) -> None:
+    """The chat template that has a file of its own, in the tokenizer's config too."""
+    template, file = folder / TEMPLATE_FILE, folder / TOKENIZER_CONFIG
+    if template.is_file():
+        write_json({**read_json(file), "chat_template": read_text(template)}, file)
 
 
 def _generation_config(model: Any) -> dict[str, Any]:

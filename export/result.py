@@ -21,7 +21,7 @@ class ExportResult:
 
     Attributes:
         path: the file.
-        format: "onnx", "tflite", or of the folder that it is in: "genai", "huggingface_onnx".
+        format: "onnx", "tflite", "litertlm", or of the folder that it is in: "genai", "huggingface_onnx".
         bytes: its size, external data included.
         weight_bytes: of the model's weights in float32, for comparison.
         seconds: from call to file, the check included.

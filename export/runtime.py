@@ -40,7 +40,7 @@ OURS = "accepted: a file as attention_zoo.export writes it"
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None, providers: Sequence[str] | None = None) -> Runner:
-    """A runner for an ``.onnx`` or ``.tflite`` file.
+    """A runner for an ``.onnx``, ``.tflite`` or ``.litertlm`` file; the last takes texts only, and runs in LiteRT-LM.
 
     Args:
         path: a file of ours, or any other of these formats (whose inputs are then checked by shape only).
@@ -55,15 +55,20 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, providers:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"path: got {path}, which is not a file; accepted: an .onnx or .tflite file")
+        raise ValueError(f"path: got {path}, which is not a file; accepted: an .onnx, .tflite or .litertlm file")
     if threads is not None:
         positive_integer("threads", threads)
-    if path.suffix not in (".onnx", ".tflite"):
-        raise ValueError(f"path: got {path.name}; accepted: a name that ends in .onnx or .tflite")
+    if path.suffix not in (".onnx", ".tflite", ".litertlm"):
+        raise ValueError(f"path: got {path.name}; accepted: a name that ends in .onnx, .tflite or .litertlm")
     if path.suffix == ".onnx":
         return OnnxRunner(path, threads, providers)
     if providers is not None:
-        raise ValueError(f"providers: got {providers!r} for a TFLite file; accepted: None")
+        kind = "TFLite" if path.suffix == ".tflite" else "LiteRT-LM"
+        raise ValueError(f"providers: got {providers!r} for a {kind} file; accepted: None")
+    if path.suffix == ".litertlm":
+        from .litertlm_runner import LiteRTLMRunner
+
+        return LiteRTLMRunner(path, threads)
     return TFLiteRunner(path, threads)
 
 
@@ -425,7 +430,7 @@ class TFLiteRunner(Runner):
             graphs = {name: TFLiteGraph(self.interpreter, name, lock) for name in names}
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"path: LiteRT cannot read {path}: {error}; accepted: a TFLite model") from error
-        super().__init__(path, graphs, _tflite_metadata(path))
+        super().__init__(path, graphs, tflite_metadata(path))
 
 
 def _numpy_dtype(onnx_type: str) -> str:
@@ -434,14 +439,15 @@ def _numpy_dtype(onnx_type: str) -> str:
     return {"float": "float32", "double": "float64"}.get(name, name)
 
 
-def _flatbuffer(path: Path) -> Any:
+def _flatbuffer(path: Path, begin: int = 0) -> Any:
     from ai_edge_litert import schema_py_generated as schema
 
-    return schema.Model.GetRootAsModel(np.memmap(path, dtype=np.uint8, mode="r"), 0)
+    return schema.Model.GetRootAsModel(np.memmap(path, dtype=np.uint8, mode="r", offset=begin), 0)
 
 
-def _tflite_metadata(path: Path) -> dict[str, str]:
-    model = _flatbuffer(path)
+def tflite_metadata(path: Path, begin: int = 0) -> dict[str, str]:
+    """What a TFLite file says of itself, also one that begins at byte `begin` of a bundle."""
+    model = _flatbuffer(path, begin)
     for i in range(model.MetadataLength()):
         if model.Metadata(i).Name() == METADATA_KEY.encode():
             return json.loads(bytes(model.Buffers(model.Metadata(i).Buffer()).DataAsNumpy()))

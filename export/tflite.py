@@ -7,12 +7,11 @@ static sizes that keep XNNPACK's graph in one piece.
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from ..checks import is_integer
-from ..files import written
 from ..layers import functional as F
 from ..needs import named_extras
 from ..signature import Graph, Signature
@@ -30,11 +28,15 @@ from .any_keras.model import Foreign
 from .blame import one_line, refused
 from .computing import FileWeights, inference, one_at_a_time, reading
 from .contents import seal, unsealed
+from .flatbuffer import packed, set_metadata, unpacked
 from .graph_names import SINGLE, STATIC, prefill_name
 from .litert import litert_graph
+from .precision.accuracy import measure
+from .precision.options import LEAST_COSINE, Precision, accuracy_rules, as_precision
+from .precision.tflite_files import check_tflite, round_file
 from .quiet import quiet
 from .result import ExportError, ExportResult
-from .runtime import METADATA_KEY, TFLiteRunner, tflite_operators
+from .runtime import Runner, TFLiteRunner, tflite_operators
 from .spec import Exportable, exportable, input_specs, metadata, texts
 
 Tensor = Any
@@ -48,6 +50,7 @@ def to_tflite(
     model: Any,
     path: str | os.PathLike[str],
     *,
+    precision: str | Precision = "fp32",
     input_signature: Any = None,
     batch_size: int = 1,
     sequence_length: int | Mapping[str, int] | None = None,
@@ -55,6 +58,9 @@ def to_tflite(
     prefill: int | Sequence[int] | None = None,
     max_length: int | None = None,
     cache: bool | None = None,
+    samples: Any = None,
+    metric: Callable[[Runner], float] | None = None,
+    least_cosine: float | None = None,
 ) -> ExportResult:
     """Write `model` as TFLite with static shapes and built-in operators, and check the file against Keras.
 
@@ -64,9 +70,16 @@ def to_tflite(
     Seq2Seq gets ``encode`` and ``decode``. The model's tokenizer, its chat template and what ends a text are in the
     file too, which appears whole or not at all. ``export.load`` pads shorter sequences for it, and generates.
 
+    In another precision than float32 the file is made from the one in float32, which is compared with Keras first; what
+    the smaller numbers cost is measured, written into the result, and too much of it refused. Only weights become
+    smaller: inputs, outputs and caches stay float32.
+
     Args:
-        model: a model of attention_zoo, of any dtype policy. The file computes in float32.
+        model: a model of attention_zoo, of any dtype policy.
         path: ends in ``.tflite``.
+        precision: "fp32"; "fp16"; "int8", a scale for each output and activations as 8-bit integers with a range for
+            each row; "int4", blocks of 32 (or `block_size`) weights, and int8 where those do not fill a row, for value
+            projections, head and token table; or an ``export.Precision`` that says more.
         batch_size: rows per call.
         sequence_length: of text models; of the source where there is an encoder. Default: 128 (a Seq2Seq's: 64), or
             the model's `max_length` if that is less.
@@ -76,11 +89,18 @@ def to_tflite(
         max_length: slots of the cache: longest prompt and continuation together, or longest target. Default: the
             model's `max_length`, 512 at the most.
         cache: False for one signature without memory of a model that generates, True for a GPT with its cache.
+        samples: what the accuracy of another precision is measured on: texts, or inputs by name, or several of either.
+            Default: built-in prose for a model with a tokenizer, else made-up inputs.
+        metric: a figure of your own for the report: called with a runner in float32 and with the one in `precision`.
+        least_cosine: accept a file whose outputs have this cosine with those in float32; 0 for whatever comes.
+            Default: 0.999 in fp16, 0.97 in int8, 0.9 in int4, and of classes a divergence of 0.01, 0.2 and 0.6 nats.
 
     Raises:
         ValueError: another kind of model or suffix, an argument this model has no use for, a size it cannot take,
-            a tokenizer that does not fit the model, or another backend than TensorFlow.
-        ExportError: the converter failed, or the file does not compute what the model computes.
+            a precision or samples that are not accepted, a tokenizer that does not fit the model, or another backend
+            than TensorFlow.
+        ExportError: the converter failed, or the file does not compute what the model computes, or not nearly enough
+            in `precision`.
     """
     from .verification import quick_check
 
@@ -88,6 +108,9 @@ def to_tflite(
     if target.suffix != ".tflite":
         raise ValueError(f"path: got {str(path)!r}; accepted: a name that ends in .tflite")
     start = time.perf_counter()
+    numbers = as_precision(precision)
+    check_tflite(numbers)
+    rules = accuracy_rules(numbers, samples=samples, metric=metric, least_cosine=least_cosine)
     model = exportable(model, input_signature)
     own = texts(model)
     memory = _memory(model, prefill, max_length, cache)
@@ -104,22 +127,34 @@ def to_tflite(
     functions = {name: Graph(every[name], graph.function) for name, graph in graphs.items()}
     with inference(model) as stored:
         entries = {**metadata(model, every, {}), **own, **unsealed(stored)}
-        content = _with_metadata(_convert(stored, functions), entries)
-    weights = stored.bytes
-    with written(target) as temporary:
-        temporary.write_bytes(content)
-        seal(temporary)
-        operators = _operators(temporary)
-        difference = quick_check(model, TFLiteRunner(temporary))
+        converted = unpacked(_convert(stored, functions))
+        set_metadata(converted, entries)
+        content = packed(converted)
+        del converted
+    share, accuracy = 0.0, None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        made = precise = _opened(content, Path(folder) / "fp32.tflite")
+        difference = quick_check(model, precise)
+        if numbers.name != "fp32":
+            least = LEAST_COSINE[numbers.name] if least_cosine is None else rules["least_cosine"]
+            content, share = round_file(content, precise.metadata, stored, numbers, least)
+            made = _opened(content, Path(folder) / f"{numbers.name}.tflite")
+            accuracy = measure(precise, made, numbers.name, **rules)
+        operators = _operators(made.path)
+        made.path.replace(target)
     return ExportResult(
         path=target,
         format="tflite",
         bytes=len(content),
-        weight_bytes=weights,
+        weight_bytes=stored.bytes,
         seconds=time.perf_counter() - start,
         operators=operators,
         greatest_difference=difference,
         files=(target,),
+        precision=numbers.name,
+        rounded=share,
+        accuracy=accuracy,
     )
 
 
@@ -257,21 +292,12 @@ def _traced(model: Exportable, graph: Graph) -> Any:
     return tf.function(function, autograph=False, jit_compile=False).get_concrete_function(*specs)
 
 
-def _with_metadata(content: bytes, entries: dict[str, str]) -> bytes:
-    """The flatbuffer with one more metadata buffer, read by ``runtime.py``."""
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
-    buffer = schema.BufferT()
-    buffer.data = np.frombuffer(json.dumps(entries).encode(), dtype=np.uint8)
-    entry = schema.MetadataT()
-    entry.name, entry.buffer = METADATA_KEY, len(model.buffers)
-    model.buffers.append(buffer)
-    model.metadata = [*(model.metadata or []), entry]
-    builder = flatbuffers.Builder(len(content) + 4096)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+def _opened(content: bytes, file: Path) -> TFLiteRunner:
+    """Write, seal and load."""
+    file.write_bytes(content)
+    seal(file)
+    _operators(file)
+    return TFLiteRunner(file)
 
 
 def _operators(file: Path) -> dict[str, int]:

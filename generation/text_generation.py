@@ -8,7 +8,7 @@ for piece in runner.stream_text("Once upon a time"):  # as it comes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,7 @@ class TextGenerating:
                 kind or without tokens, or an option that is not accepted.
         """
         found = self.continuations(prompts, **options)
-        return found[0].text if _is_single(prompts) else [one.text for one in found]
+        return found[0].text if is_single(prompts) else [one.text for one in found]
 
     def continuations(self, prompts: Any, **options: Any) -> list[Continuation]:
         """As ``generate_text``, with the tokens and why each ended, a list also of one. A prompt may be a list of ids
@@ -115,7 +115,7 @@ class TextGenerating:
         Raises:
             ValueError: as ``generate_text``, at once; several prompts, or `num_beams`.
         """
-        if not _is_single(prompt):
+        if not is_single(prompt):
             raise ValueError("prompt: got several for a stream; accepted: one text or conversation")
         request = _Request(self, prompt, options)
         return request.pieces(stream(request.decoder, request.ids, request.mask, **request.options))
@@ -127,8 +127,8 @@ class _Request:
     def __init__(self, source: TextGenerating, prompts: Any, options: dict[str, Any]) -> None:
         given = options.get("tokenizer")
         self.tokenizer: Any = source.tokenizer if given is None else given
-        self.prompts = [prompts] if _is_single(prompts) else _several(prompts)
-        if self.tokenizer is None and not (all(map(_is_ids, self.prompts)) and not options.get("stop_strings")):
+        self.prompts = [prompts] if is_single(prompts) else several(prompts)
+        if self.tokenizer is None and not (all(map(is_ids, self.prompts)) and not options.get("stop_strings")):
             raise ValueError(
                 "tokenizer: got a model without one; accepted: tokenizer=…, or a model whose `tokenizer` is set"
             )
@@ -155,7 +155,7 @@ class _Request:
         self.strings = [strings] if isinstance(strings, str) else strings
 
     def _ids(self, prompt: Any) -> Any:
-        if _is_ids(prompt):
+        if is_ids(prompt):
             return prompt
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt).ids
@@ -190,7 +190,7 @@ class _Request:
             ids.append(int(step[0]))
             text = self._before_strings(self._text(ids))
             ready = text.rstrip("\ufffd")
-            ready = ready[: len(ready) - self._begun(ready)]
+            ready = ready[: len(ready) - begun(ready, self.strings)]
             if len(ready) > len(sent) and ready.startswith(sent):
                 yield ready[len(sent) :]
                 sent = ready
@@ -198,22 +198,23 @@ class _Request:
         if rest:
             yield rest
 
-    def _begun(self, text: str) -> int:
-        """How many characters at the end of `text` may be the beginning of a stop string."""
-        lengths = [n for string in self.strings for n in range(1, len(string)) if text.endswith(string[:n])]
-        return max(lengths, default=0)
+
+def begun(text: str, strings: Iterable[str]) -> int:
+    """How many characters at the end of `text` may be the beginning of a stop string."""
+    lengths = [n for string in strings for n in range(1, len(string)) if text.endswith(string[:n])]
+    return max(lengths, default=0)
 
 
-def _is_single(prompts: Any) -> bool:
+def is_single(prompts: Any) -> bool:
     """One text, or one conversation."""
     return isinstance(prompts, str) or (
         isinstance(prompts, list | tuple) and bool(prompts) and isinstance(prompts[0], Mapping)
     )
 
 
-def _several(prompts: Any) -> list[Any]:
+def several(prompts: Any) -> list[Any]:
     rows = list(prompts) if isinstance(prompts, Sequence | np.ndarray) else []
-    if not rows or not all(_is_single(row) or _is_ids(row) for row in rows):
+    if not rows or not all(is_single(row) or is_ids(row) for row in rows):
         raise ValueError(
             f"prompts: got {type(prompts).__name__} {prompts!r:.60}; accepted: a text, texts, a list of messages "
             "{'role', 'content'}, or several such lists"
@@ -221,5 +222,5 @@ def _several(prompts: Any) -> list[Any]:
     return rows
 
 
-def _is_ids(prompt: Any) -> bool:
+def is_ids(prompt: Any) -> bool:
     return isinstance(prompt, list) and all(is_integer(token) for token in prompt)

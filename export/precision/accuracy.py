@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ...signature import Signature, TensorSpec
 from ..comparison import cosines
 from ..runtime import LoadedGraph, Runner
 from .options import LEAST_COSINE, MOST_DIVERGENCE, AccuracyError
 from .samples import samples_of
 
 Arrays = Mapping[str, np.ndarray]
+Outputs = dict[str, tuple[Any, Any, Any]]
 
 NEW_TOKENS = 16
 
@@ -89,18 +91,18 @@ def measure(
     """
     tokenizer = precise.tokenizer
     graph = _entry(precise)
+    signature = _text_signature(graph) if _stepwise(precise) else graph.signature
     told = "built-in prose" if tokenizer is not None else "made-up inputs"
     told = told if samples is None else "the caller's samples"
     paddings = ("none", "left", "right") if graph.padding is None else ("none", graph.padding)
-    inputs = list(samples_of(graph.signature, tokenizer, samples, paddings))
+    inputs = list(samples_of(signature, tokenizer, samples, paddings))
     found = _Found()
     for sample in inputs:
-        for name, (one, other, valid) in _outputs(precise, rounded, sample).items():
-            found.add(name, one, other, valid)
-        if _causal(precise):
-            found.add_tokens(
-                sample, *(runner.graphs[runner.layout.main].run(sample)["logits"] for runner in (precise, rounded))
-            )
+        for part, outputs in _parts(precise, rounded, sample, signature):
+            for name, (one, other, valid) in outputs.items():
+                found.add(name, one, other, valid)
+            if _causal(precise):
+                found.add_tokens(part, *outputs["logits"][:2])
     figures = found.figures()
     if metric is not None:
         figures |= {"metric_float32": float(metric(precise)), "metric": float(metric(rounded))}
@@ -129,10 +131,48 @@ def _entry(runner: Runner) -> LoadedGraph:
 
 def _causal(runner: Runner) -> bool:
     """Does it give logits for every token of a text?"""
-    return runner.generates and _entry(runner) is runner.graphs[runner.layout.main] and runner.layout.kind != "litert"
+    return runner.generates and _entry(runner) is runner.graphs[runner.layout.main]
 
 
-def _outputs(precise: Runner, rounded: Runner, sample: Arrays) -> dict[str, tuple[Any, Any, Any]]:
+def _stepwise(runner: Runner) -> bool:
+    """Does it give logits for one token at a time alone?"""
+    return runner.layout.kind == "litert"
+
+
+def _text_signature(graph: LoadedGraph) -> Signature:
+    """What a text is for a graph that takes its tokens one by one."""
+    tokens = next(spec for spec in graph.signature.inputs if spec.name == "tokens")
+    inputs = [
+        TensorSpec("input_ids", "int64", ("batch", "sequence"), below=tokens.below),
+        TensorSpec("attention_mask", "int64", ("batch", "sequence"), below=2, optional=True, fill=1),
+    ]
+    return Signature(tuple(inputs), (), limits={"sequence": graph.signature.sizes["slots"]}, sizes={"batch": 1})
+
+
+def _parts(precise: Runner, rounded: Runner, sample: Arrays, signature: Signature) -> Iterator[tuple[Arrays, Outputs]]:
+    """Inputs, and what comes of them. Where tokens are taken one by one, every row of a text alone: the second half of
+    its tokens, behind a cache that the first half has filled."""
+    if not _stepwise(precise):
+        yield sample, _outputs(precise, rounded, sample)
+        return
+    signature.check_arrays({name: np.asarray(array) for name, array in sample.items()})
+    ids = np.asarray(sample["input_ids"])
+    masks = sample.get("attention_mask", np.ones_like(ids))
+    for row, mask in zip(ids, masks, strict=True):
+        text = row[np.asarray(mask) == 1]
+        if not len(text):
+            continue
+        half = max(1, len(text) // 2)
+        sides = []
+        for runner in (precise, rounded):
+            decoder = runner.decoder()
+            logits = [decoder.prompt(text[None, :half], np.ones((1, half), "int64"), len(text) - half)]
+            logits += [decoder.step(text[i : i + 1]) for i in range(half, len(text))]
+            sides.append(np.stack(logits, axis=1))
+        yield {"input_ids": text[None, half - 1 :]}, {"logits": (*sides, None)}
+
+
+def _outputs(precise: Runner, rounded: Runner, sample: Arrays) -> Outputs:
     """Of every output that is no state: in float32, rounded, and which positions count."""
     graph = _entry(precise)
     other = _entry(rounded)

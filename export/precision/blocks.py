@@ -48,11 +48,14 @@ class Blocks(NamedTuple):
         return numbers.reshape(len(self.values), -1)[:, :width]
 
 
-def to_blocks(matrix: Array, bits: int, block_size: int, *, symmetric: bool, method: str = "rtn") -> Blocks:
+def to_blocks(
+    matrix: Array, bits: int, block_size: int, *, symmetric: bool, method: str = "rtn", positive: bool = False
+) -> Blocks:
     """Round `matrix` (rows, width) to `bits` with a scale, and unless `symmetric` a zero point, for each block.
 
     With "rtn" the extremes of a block are those of its numbers. With "search" the scale is the one of several, each
-    refined by least squares, that leaves the smallest squared error, as llama.cpp's k-quants are found.
+    refined by least squares, that leaves the smallest squared error, as llama.cpp's k-quants are found. `positive`:
+    no scale may be below zero, though a symmetric block has more room on one side.
     """
     rows, width = matrix.shape
     blocks = -(-width // block_size)
@@ -62,7 +65,10 @@ def to_blocks(matrix: Array, bits: int, block_size: int, *, symmetric: bool, met
     with ThreadPoolExecutor(usable_cores()) as threads:  # NumPy lets go of the interpreter
         parts = list(
             threads.map(
-                lambda start: _quantized(flat[start : start + AT_ONCE // block_size], bits, symmetric, method), starts
+                lambda start: _quantized(
+                    flat[start : start + AT_ONCE // block_size], bits, symmetric, method, positive
+                ),
+                starts,
             )
         )
     values, scales, zeros = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -74,7 +80,7 @@ def to_blocks(matrix: Array, bits: int, block_size: int, *, symmetric: bool, met
     )
 
 
-def _quantized(x: Array, bits: int, symmetric: bool, method: str) -> tuple[Array, Array, Array]:
+def _quantized(x: Array, bits: int, symmetric: bool, method: str, positive: bool) -> tuple[Array, Array, Array]:
     """Values (blocks, size) uint8, scales and zero points (blocks, 1)."""
     top, half = np.float32(2**bits - 1), np.float32(2 ** (bits - 1))
     low, high = np.minimum(x.min(-1, keepdims=True), 0), np.maximum(x.max(-1, keepdims=True), 0)
@@ -88,7 +94,8 @@ def _quantized(x: Array, bits: int, symmetric: bool, method: str) -> tuple[Array
         return np.clip(np.rint(x / scale + zero), 0, top)
 
     # Symmetric: the greatest magnitude becomes 0, which is one farther from the middle than the top is.
-    span = _nonzero(np.where(high > -low, high, low) / -half if symmetric else (high - low) / top)
+    ends = np.maximum(high, -low) / (half - 1) if positive else np.where(high > -low, high, low) / -half
+    span = _nonzero(ends if symmetric else (high - low) / top)
     scale, offset = span, zero(span) if symmetric else np.clip(np.rint(-low / span), 0, top)
     values = rounded(scale, offset)
     if method == "rtn":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ...checks import choice
+from ...checks import choice, fraction
 from ..result import ExportError
 
 NAMES = ("fp32", "fp16", "int8", "int4")
@@ -110,6 +110,22 @@ def as_precision(value: Any) -> Precision:
     if not isinstance(value, str):
         raise ValueError(f"precision: got {value!r}; accepted: {', '.join(NAMES)}, or an export.Precision")
     return Precision(value)
+
+
+def accuracy_rules(precision: Precision, **given: Any) -> dict[str, Any]:
+    """How the accuracy is measured (samples, metric, least_cosine), checked.
+
+    Raises:
+        ValueError: any of them for "fp32", or a least_cosine that is none.
+    """
+    asked = [name for name, value in given.items() if value is not None]
+    if precision.name == "fp32" and asked:
+        raise ValueError(
+            f"{asked[0]}: got one for 'fp32', whose proof is `verify`; accepted: None, or another precision"
+        )
+    if given["least_cosine"] is not None:
+        given["least_cosine"] = fraction("least_cosine", given["least_cosine"])
+    return given
 
 
 class AccuracyError(ExportError):

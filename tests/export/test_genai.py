@@ -139,9 +139,13 @@ def test_precisions(precision: str, tmp_path: Path) -> None:
 
 
 def test_a_shared_buffer_is_for_its_operator(tmp_path: Path) -> None:
-    result = export.to_genai(gpt(head_dim=16), tmp_path / "folder", target="onnxruntime")
-    assert "com.microsoft.GroupQueryAttention" in result.operators
-    assert settings(tmp_path / "folder")["search"]["past_present_share_buffer"] is True
+    """Which a decoder has by default, if it can, and not with standard operators."""
+    model = gpt(head_dim=16)
+    for target, shared_buffer in ((None, True), ("standard", False)):
+        result = export.to_genai(model, tmp_path / "folder", target=target)
+        assert ("com.microsoft.GroupQueryAttention" in result.operators) is shared_buffer
+        assert settings(tmp_path / "folder")["search"]["past_present_share_buffer"] is shared_buffer
+        assert export.verify(model, result.path).passed
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,12 @@ import keras
 import numpy as np
 import onnxruntime
 import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
 
 from attention_zoo import export, zoo
 from attention_zoo.export import huggingface_onnx
+from attention_zoo.text.tokenizer import Tokenizer
 from helpers import close, inputs_for, numpy, run, shared, tiny
 
 CHECKED = {"gpt": "llama", "bert": "sequence_classification", "vit": "classifier"}
@@ -123,6 +126,17 @@ def test_a_decoder_fed_as_the_loaders_feed_it(tmp_path: Path) -> None:
         state = {name: outputs[name.replace("past_key_values", "present")] for name in caches}
     expected = numpy(model.generate(ids, mask[:, :3], max_new_tokens=8, stop_tokens=[]))[:, 3:]
     assert np.array_equal(np.concatenate(written, 1), expected)
+
+
+def test_a_chat_template_stands_in_both_places(tmp_path: Path) -> None:
+    backend = Backend(models.WordLevel({f"w{i}": i for i in range(97)}, unk_token="w0"))
+    template = "{% for message in messages %}\n{{ message['content'] }} – {% endfor %}"
+    model = tiny("gpt", "gpt2")
+    model.tokenizer = Tokenizer(backend, chat_template=template)
+    result = export.to_huggingface_onnx(model, tmp_path / "folder")
+    assert {"chat_template.jinja", "tokenizer.json"} <= {file.name for file in result.files} and not result.warnings
+    assert json.loads((tmp_path / "folder" / "tokenizer_config.json").read_text())["chat_template"] == template
+    assert Tokenizer.load(tmp_path / "folder").to_files() == model.tokenizer.to_files()
 
 
 def test_several_precisions(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -120,14 +121,12 @@ def bundle(file: Path, tokenizer: Tokenizer, metadata: Any, target: Path) -> Non
     """
     from litert_lm_builder import DType, LitertLmFileBuilder, Metadata, TfLiteModelType
 
-    from .. import __version__
-
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".litertlm.") as room:
         described, vocabulary = Path(room) / "metadata.pb", Path(room) / "tokenizer.json"
         described.write_bytes(metadata.SerializeToString())
         vocabulary.write_bytes(tokenizer.to_files(indent=False)["tokenizer.json"].encode())
         builder = LitertLmFileBuilder()
-        producer = f"attention-zoo {__version__}"
+        producer = f"attention-zoo {version('attention-zoo')}"
         builder.add_system_metadata(Metadata(key="producer", value=producer, dtype=DType.STRING))
         # Flags that the format demands; the message has them too, but a file of one field may be read as text.
         builder.add_llm_metadata(str(described), supports_thinking=False, supports_function_calling=False)

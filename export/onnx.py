@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..checks import choice, fraction
+from ..checks import choice
 from ..needs import named_extras
 from ..signature import Graph
 from .any_keras.functions import AnyFunctions
@@ -18,7 +18,7 @@ from .computing import FileWeights, inference, one_at_a_time
 from .contents import unsealed
 from .onnx_conversion import convert
 from .onnx_files import Written, for_runtime, in_precision, write
-from .precision.options import Precision, as_precision
+from .precision.options import Precision, accuracy_rules, as_precision
 from .result import ExportResult
 from .runtime import Runner
 from .spec import Exportable, exportable, texts
@@ -88,7 +88,7 @@ def to_onnx(
     start = time.perf_counter()
     numbers = as_precision(precision)
     choice("target", target, (None, "standard", "onnxruntime"))
-    rules = _rules(numbers, samples=samples, metric=metric, least_cosine=least_cosine)
+    rules = accuracy_rules(numbers, samples=samples, metric=metric, least_cosine=least_cosine)
     model = exportable(model, input_signature)
     if cache and not model.generates:
         raise ValueError(f"cache: got True for a {model.family} that does not generate; accepted: None or False")
@@ -149,15 +149,3 @@ def _standard(
             yield name, part
 
     return write(converted(), last, names, folder, NOWHERE if isinstance(model, Foreign) else FORBIDDEN)
-
-
-def _rules(precision: Precision, **given: Any) -> dict[str, Any]:
-    """How the accuracy is measured, checked."""
-    asked = [name for name, value in given.items() if value is not None]
-    if precision.name == "fp32" and asked:
-        raise ValueError(
-            f"{asked[0]}: got one for 'fp32', whose proof is `verify`; accepted: None, or another precision"
-        )
-    if given["least_cosine"] is not None:
-        given["least_cosine"] = fraction("least_cosine", given["least_cosine"])
-    return given

@@ -31,6 +31,18 @@ def every_variant(pairs: list[tuple[str, str]] = VARIANTS, slow: Collection[tupl
     return pytest.mark.parametrize(("family", "variant"), cases)
 
 
+def in_precisions(quickly: Mapping[str, Collection[str]]) -> Any:
+    """Parametrise a test over ``family, variant, precision``. In the fast tier one variant of a family, in the
+    precisions that are `quickly` tested of it."""
+    cases = []
+    for pair in VARIANTS:
+        for precision in ("fp16", "int8", "int4"):
+            fast = pair not in ALL_BUT_ONE and precision in quickly.get(pair[0], ())
+            marks = [] if fast else [pytest.mark.slow]
+            cases.append(pytest.param(*pair, precision, marks=marks, id="-".join((*pair, precision))))
+    return pytest.mark.parametrize(("family", "variant", "precision"), cases)
+
+
 def randomise(model: Any, seed: int = 0, spread: float = 0.2) -> Any:
     """Give every weight a random value: zeros, ones and equal rows hide a wrong or forgotten weight.
 

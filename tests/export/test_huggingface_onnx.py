@@ -33,7 +33,7 @@ def shapes(file: Path) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
     return tuple({node.name: list(node.shape) for node in s} for s in (opened.get_inputs(), opened.get_outputs()))  # pyright: ignore
 
 
-@pytest.mark.parametrize("family", CHECKED)
+@pytest.mark.parametrize("family", [pytest.param(f, marks=[] if f == "bert" else pytest.mark.slow) for f in CHECKED])
 def test_folders(family: str, tmp_path: Path) -> None:
     """What lies in them is what to_huggingface writes, but for the weights; and the file is the model."""
     model = shared(family, CHECKED[family])
@@ -149,12 +149,8 @@ def test_several_precisions(tmp_path: Path) -> None:
     assert [result.path.name for result in results] == names
     assert sorted(file.name for file in (tmp_path / "folder" / "onnx").iterdir()) == sorted(names)
     assert [export.load(result.path).precision for result in results] == [result.precision for result in results]
-    assert export.verify(model, results[2].path).passed
     config = json.loads((tmp_path / "folder" / "config.json").read_text())
     assert config["transformers.js_config"] == {"kv_cache_dtype": {"fp16": "float16"}}
-    (only,) = export.to_huggingface_onnx(model, tmp_path / "folder", precision=[export.Precision("int8")], **options)
-    assert [file.name for file in (tmp_path / "folder" / "onnx").iterdir()] == [only.path.name]
-    assert "transformers.js_config" not in json.loads((tmp_path / "folder" / "config.json").read_text())
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_templates_that_are_refused(template: str, reason: str, tmp_path: Path) 
     assert reason in str(error.value) and "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("framed", [False, True])
+@pytest.mark.parametrize("framed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_what_is_in_a_bundle(framed: bool, tmp_path: Path) -> None:
     model = gpt(BEGUN, {"add_bos_token": True} if framed else {}, eos_token_id=7)
     model.generation_config = {"eos_token_id": [9]}
@@ -287,7 +287,10 @@ def cli(*arguments: Any) -> Any:
 
 
 @engine
-@pytest.mark.parametrize(("template", "framed"), [(CHATML, False), (BEGUN, True), (NO_SYSTEM, False)])
+@pytest.mark.parametrize(
+    ("template", "framed"),
+    [(CHATML, False), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((BEGUN, True), (NO_SYSTEM, False)))],
+)
 def test_the_engine_says_what_keras_says(template: str, framed: bool, tmp_path: Path) -> None:
     """Greedy, to the last slot of the cache, whatever of a prompt is left over of the prefills."""
     model = gpt(template, {"add_bos_token": True} if framed else {}, max_length=96)
@@ -316,6 +319,7 @@ def test_the_engine_s_own_conversation(tmp_path: Path) -> None:
 
 
 @engine
+@pytest.mark.slow
 def test_options_of_the_engine(tmp_path: Path) -> None:
     model = gpt(CHATML)
     runner = export.load(export.to_litertlm(model, tmp_path / "m.litertlm", prefill=8).path)
@@ -367,6 +371,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert code == 2 and message in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_in_another_precision(tmp_path: Path) -> None:
     """What is in the bundle is the file that to_tflite made smaller, and the engine runs it as our runner does."""
     model = gpt(CHATML, hidden_dim=64, max_length=64)

@@ -17,7 +17,7 @@ from attention_zoo.export.comparison import cosines
 from attention_zoo.export.precision.accuracy import _Found
 from attention_zoo.export.precision.blocks import to_blocks, to_rows
 from attention_zoo.export.precision.half import rounded
-from helpers import ALL_BUT_ONE, VARIANTS, close, every_variant, python, randomise, run, shared, tiny
+from helpers import VARIANTS, close, in_precisions, python, randomise, run, shared, tiny
 
 SMALLER = ("fp16", "int8", "int4")
 
@@ -116,8 +116,7 @@ def exported(model: Any, folder: Path, precision: Any, **options: Any) -> tuple[
     return file, export.to_onnx(model, file, precision=precision, **options)
 
 
-@pytest.mark.parametrize("precision", SMALLER)
-@every_variant(slow=ALL_BUT_ONE)
+@in_precisions({"bert": SMALLER, "gpt": SMALLER, "vit": ["int8"], "transformer": ["int8"], "seq2seq": ["fp16"]})
 def test_every_model_in_every_precision(family: str, variant: str, precision: str, tmp_path: Path) -> None:
     """Near Keras for every length, padding and cache; in float16 as near as that is exact."""
     model = shared(family, variant)

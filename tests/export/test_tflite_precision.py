@@ -17,7 +17,17 @@ from attention_zoo.export.flatbuffer import packed, share_buffers, unpacked
 from attention_zoo.export.inputs import example_inputs
 from attention_zoo.export.precision.tflite_blocks import INT4
 from attention_zoo.export.precision.tflite_weights import keras_names, weights_of
-from helpers import ALL_BUT_ONE, VARIANTS, close, every_variant, numpy, python, randomise, run, shared, tiny
+from helpers import (
+    VARIANTS,
+    close,
+    in_precisions,
+    numpy,
+    python,
+    randomise,
+    run,
+    shared,
+    tiny,
+)
 
 SMALLER = ("fp16", "int8", "int4")
 INT8, FLOAT16 = 9, 1  # of ``schema.TensorType``
@@ -66,8 +76,7 @@ def smaller_weights(file: Path) -> dict[str, tuple[int, np.ndarray]]:
 # ---- every model --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", SMALLER)
-@every_variant(slow=ALL_BUT_ONE)
+@in_precisions({"bert": ["int8"], "gpt": ["int4"], "vit": ["fp16"], "transformer": ["int8"]})
 def test_every_model_in_every_precision(family: str, variant: str, precision: str, tmp_path: Path) -> None:
     """Near Keras in every signature, with its cache and without."""
     model = shared(family, variant)
@@ -115,6 +124,7 @@ def test_weights_without_rounded_activations(family: str, variant: str, tmp_path
 # ---- which weights become what ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_blocks_are_nearest(tmp_path: Path) -> None:
     """Weights of 4 bits where blocks fill a row; value projections, head and table have 8."""
     model = shared("gpt", "llama")
@@ -162,6 +172,7 @@ def test_weights_that_are_kept(tmp_path: Path) -> None:
     assert export.verify(model, file).passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, CACHE], ids=["plain", "cache"])
 def test_a_tied_table_is_stored_once(options: dict[str, Any], tmp_path: Path) -> None:
     """In every signature together."""
@@ -186,6 +197,7 @@ def test_equal_buffers_are_shared(tmp_path: Path) -> None:
     assert len(packed(content)) == file.stat().st_size
 
 
+@pytest.mark.slow
 def test_the_same_bytes_again(tmp_path: Path) -> None:
     contents = []
     for i in range(2):
@@ -240,6 +252,7 @@ print(json.dumps([runner.precision, length, sorted({"keras", "tensorflow", "ai_e
     assert json.loads(python(code, file)) == ["int8", 3, []]
 
 
+@pytest.mark.slow
 def test_other_keras_models(tmp_path: Path) -> None:
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.Conv2D(16, 3, strides=2, activation="relu")(inputs)

@@ -1,4 +1,4 @@
-"""The peers of ``benchmarks/onnx.py``: their files, made in an environment of their own.
+"""The peers of ``benchmarks/onnx_files.py``: their files, made in an environment of their own.
 
     peers/bin/python benchmarks/onnx_peers.py FOLDER       # FOLDER/bert and FOLDER/gpt are Hugging Face folders
     peers/bin/python benchmarks/onnx_peers.py FOLDER --time    # onnxruntime-genai's own tokens a second, as JSON

@@ -4,7 +4,7 @@
 # nothing here uses; a few minutes.
 #
 #   benchmarks/peers.sh loaders        # what opens our folders: GenAI and Optimum, for benchmarks/peers.py
-#   benchmarks/peers.sh peers builder  # what makes files of its own: GenAI's builder, for benchmarks/onnx.py
+#   benchmarks/peers.sh peers builder  # what makes files of its own: GenAI's builder, for benchmarks/onnx_files.py
 #
 # Two, as Optimum refuses transformers 5 and the builder works with nothing less.
 set -euo pipefail

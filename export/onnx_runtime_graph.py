@@ -73,11 +73,11 @@ class _Attention:
         self.past, self.present = [past_key, past_value], [node.inputs[1], node.inputs[2]]
         spec = next(spec for spec in signature.inputs if spec.name == past_key.name)
         self.kv_heads, self.head_dim = int(spec.dims[1]), int(spec.dims[3])
-        if self.head_dim % 8:
-            raise _refused(f"with a head_dim of {self.head_dim}, which is no multiple of 8")
         (query, self.angles, self.interleaved), (key, key_angles, _) = self._rotated(query), self._rotated(key)
         if self.angles != key_angles:
             raise _refused("that rotates queries and keys by different angles")
+        if self.head_dim % 16:
+            raise _refused(f"with a head_dim of {self.head_dim}, which is no multiple of 16")
         self.scale = node.attributes["scale"].as_float()
         self.query, self.key, self.value = self._flat(query), self._flat(key), self._flat(value)
         self.output = self._merged(node.outputs[0])

@@ -7,7 +7,7 @@ machine's limits are of the same run. Nothing else may run meanwhile. Without ``
 
     make test-pretrained                                    # installs the weights
     benchmarks/peers.sh peers builder                       # the peers' environment, 6 GB
-    python benchmarks/onnx.py --peers peers [--rounds 8]    # about fifteen minutes
+    python benchmarks/onnx_files.py --peers peers [--rounds 8]    # about fifteen minutes
 """
 
 from __future__ import annotations

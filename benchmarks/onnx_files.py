@@ -257,7 +257,7 @@ def perplexity(file: Path, folder: Path) -> float:
     assert tokenizer is not None
     losses = []
     for text in PROSE:
-        ids = np.asarray(tokenizer(text)["input_ids"]).reshape(1, -1)
+        ids = np.asarray(tokenizer(text)["input_ids"], "int64").reshape(1, -1)
         feeds: dict[str, Any] = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         for node in one.get_inputs():
             if node.name.startswith("past"):

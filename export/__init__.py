@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from .genai import to_genai
     from .huggingface_onnx import to_huggingface_onnx
     from .litertlm import to_litertlm
+    from .loading import load
     from .onnx import to_onnx
-    from .precision.accuracy import Accuracy
-    from .precision.options import AccuracyError, Precision
-    from .result import ExportError
-    from .runtime import load
+    from .precision.options import Precision
+    from .precision.report import Accuracy
+    from .result import AccuracyError, ExportError
     from .tflite import to_tflite
     from .verification import verify
 
 _HOMES = {
-    "Accuracy": "precision.accuracy",
-    "AccuracyError": "precision.options",
+    "Accuracy": "precision.report",
+    "AccuracyError": "result",
     "ExportError": "result",
     "Precision": "precision.options",
     "benchmark": "bench",
     "compare": "bench",
     "describe": "description",
-    "load": "runtime",
+    "load": "loading",
     "to_genai": "genai",
     "to_huggingface_onnx": "huggingface_onnx",
     "to_litertlm": "litertlm",

@@ -8,7 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .runtime import STOP_TOKENS, TOKENIZER_FILES, Runner, load, tflite_operators
+from .loading import load
+from .runtime import STOP_TOKENS, TOKENIZER_FILES, Runner, tflite_operators
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -15,9 +15,10 @@ import numpy as np
 from .blame import one_line
 from .contents import seal
 from .onnx_runtime_graph import to_runtime_graph
-from .precision.accuracy import Accuracy, measure
+from .precision.accuracy import measure
 from .precision.onnx_files import round_graphs
 from .precision.options import LEAST_COSINE, Precision
+from .precision.report import Accuracy
 from .result import ExportError
 from .runtime import DIGESTS_BESIDE, OnnxRunner, Runner
 

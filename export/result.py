@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .precision.accuracy import Accuracy
+from .precision.report import Accuracy
 
 
 class ExportError(RuntimeError):
     """An export that did not become what it should: nothing the caller passed was wrong, and no file was left."""
+
+
+class AccuracyError(ExportError):
+    """The file computes something too different from the model in float32. No file was left."""
 
 
 @dataclass(frozen=True)

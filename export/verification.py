@@ -38,11 +38,12 @@ from .grid import (
 )
 from .huggingface_view import DIMENSIONS, as_in_file
 from .inputs import example_inputs
+from .loading import load
 from .precision.onnx_files import file_signature
 from .precision.options import LEAST_COSINE
 from .reference import Reference
 from .result import ExportError
-from .runtime import Runner, load
+from .runtime import Runner
 from .spec import Exportable, exportable
 
 

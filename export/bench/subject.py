@@ -14,7 +14,8 @@ import numpy as np
 
 from ...checks import positive_integer
 from ..inputs import example_inputs
-from ..runtime import Runner, load
+from ..loading import load
+from ..runtime import Runner
 from .figures import Figures
 from .generating import can_generate, lengths_of, paces
 from .machine import machine, peak_memory, processor

@@ -8,7 +8,6 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from ...checks import choice, fraction
-from ..result import ExportError
 
 NAMES = ("fp32", "fp16", "int8", "int4")
 ACCEPTED: Mapping[str, tuple[Any, ...]] = {
@@ -126,7 +125,3 @@ def accuracy_rules(precision: Precision, **given: Any) -> dict[str, Any]:
     if given["least_cosine"] is not None:
         given["least_cosine"] = fraction("least_cosine", given["least_cosine"])
     return given
-
-
-class AccuracyError(ExportError):
-    """The file computes something too different from the model in float32. No file was left."""

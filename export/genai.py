@@ -20,7 +20,6 @@ from typing import Any
 
 from ..checks import is_integer, is_number, positive_integer
 from ..files import write_json
-from ..generation.text_generation import end_tokens
 from ..needs import named_extras
 from ..signature import Signature
 from .folders import check_folder, moved, written_folder
@@ -29,7 +28,7 @@ from .onnx import to_onnx
 from .precision.options import Precision
 from .result import ExportResult
 from .runtime import TOKENIZER_FILES, Runner
-from .spec import exportable
+from .spec import ends_of, exportable
 
 CONFIG_FILE, MODEL_FILE = "genai_config.json", "model.onnx"
 KNOWN = (MODEL_FILE, f"{MODEL_FILE}.data", CONFIG_FILE, *TOKENIZER_FILES)
@@ -90,14 +89,7 @@ def to_genai(
     longest = config["max_length"] if max_length is None else positive_integer("max_length", max_length)
     if longest > config["max_length"]:
         raise ValueError(f"max_length: got {longest}; accepted: at most {config['max_length']}, the model's positions")
-    ends = end_tokens(model.stop_tokens if stop_tokens is None else stop_tokens)
-    if bad := [number for number in ends if not 0 <= number < config["vocab_size"]]:
-        raise ValueError(f"stop_tokens: got {bad}; accepted: ids from 0 to {config['vocab_size'] - 1}")
-    if not ends:
-        raise ValueError(
-            "stop_tokens: got none, where onnxruntime-genai ends a text at token 0; accepted: an id that ends one, or "
-            "a model or tokenizer with an eos_token"
-        )
+    ends = ends_of(model, stop_tokens, "where onnxruntime-genai ends a text at token 0")
     with written_folder(folder, KNOWN) as new:
         rules: dict[str, Any] = {"samples": samples, "metric": metric, "least_cosine": least_cosine}
         result = _file(model, new / MODEL_FILE, target, precision=precision, **rules)

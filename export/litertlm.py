@@ -23,14 +23,13 @@ from typing import Any
 
 from ..checks import positive_integer
 from ..files import written
-from ..generation.text_generation import end_tokens
 from ..needs import named_extras
 from ..text.tokenizer import Tokenizer
 from .litertlm_prompt import Prompts, prompts_of
 from .precision.options import Precision
 from .result import ExportResult
 from .runtime import Runner, TFLiteRunner
-from .spec import exportable, texts
+from .spec import ends_of, exportable, texts
 from .tflite import to_tflite
 
 
@@ -86,15 +85,7 @@ def to_litertlm(
     texts(model)  # raises where the tokenizer does not fit
     if max_length is not None:
         positive_integer("max_length", max_length)
-    config = model.config.to_dict()
-    ends = end_tokens(model.stop_tokens if stop_tokens is None else stop_tokens)
-    if bad := [number for number in ends if not 0 <= number < config["vocab_size"]]:
-        raise ValueError(f"stop_tokens: got {bad}; accepted: ids from 0 to {config['vocab_size'] - 1}")
-    if not ends:
-        raise ValueError(
-            "stop_tokens: got none, without which LiteRT-LM does not stop; accepted: an id that ends a text, or a "
-            "model or tokenizer with an eos_token"
-        )
+    ends = ends_of(model, stop_tokens, "without which LiteRT-LM does not stop")
     prompts, start = _start(model.tokenizer, prompts_of(model.tokenizer, _tokens(model.tokenizer, ends)))
     # Only what is said: a file in float32 has no use for the others.
     given = {"samples": samples, "metric": metric, "least_cosine": least_cosine}

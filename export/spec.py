@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import keras
 
-from ..generation.text_generation import check_fits
+from ..generation.text_generation import check_fits, end_tokens
 from ..signature import Signature
 from ..text.tokenizer import Tokenizer
 from ..zoo.base import ZooModel
@@ -89,3 +89,24 @@ def texts(model: Exportable) -> dict[str, str]:
     check_fits(model.tokenizer, model.config.to_dict().get("vocab_size"))
     files = model.tokenizer.to_files(indent=False)
     return found | {TOKENIZER_FILES[name]: text for name, text in files.items()}
+
+
+def ends_of(model: Exportable, stop_tokens: Any, without: str) -> list[int]:
+    """The ids that end a text in another engine: those given, or the model's own.
+
+    Args:
+        without: what comes of none, for the error.
+
+    Raises:
+        ValueError: none, or an id that is not in the vocabulary.
+    """
+    ends = end_tokens(getattr(model, "stop_tokens", None) if stop_tokens is None else stop_tokens)
+    size = model.config.to_dict()["vocab_size"]
+    if bad := [number for number in ends if not 0 <= number < size]:
+        raise ValueError(f"stop_tokens: got {bad}; accepted: ids from 0 to {size - 1}")
+    if not ends:
+        raise ValueError(
+            f"stop_tokens: got none, {without}; accepted: an id that ends a text, or a model or tokenizer with an "
+            "eos_token"
+        )
+    return ends

@@ -16,6 +16,7 @@ from .any_keras.functions import AnyFunctions
 from .any_keras.model import Foreign
 from .computing import FileWeights, inference, one_at_a_time
 from .contents import unsealed
+from .fused import fused
 from .onnx_conversion import convert
 from .onnx_files import Written, for_runtime, in_precision, write
 from .precision.options import Precision, accuracy_rules, as_precision
@@ -124,6 +125,7 @@ def to_onnx(
         weight_bytes=FileWeights(model).bytes,
         seconds=time.perf_counter() - start,
         operators=dict(made.operators.most_common()),
+        fused=fused(made.calls, made.operators),
         greatest_difference=difference,
         files=tuple(destination.parent / name for name in sorted(written, key=lambda n: n != destination.name)),
         precision=numbers.name,

@@ -23,6 +23,7 @@ from .any_keras.layers import keras_lowered
 from .any_keras.model import Foreign
 from .blame import captured_constants, unsupported
 from .computing import FileWeights, reading
+from .fused import counted
 from .onnx_operators import LOWERINGS, complement, replace_marker
 from .result import ExportError
 from .spec import Exportable, input_specs, metadata
@@ -34,7 +35,7 @@ TRACED_OPSET = 18  # the last that tf2onnx writes; what it emits means the same 
 
 
 def convert(model: Exportable, stored: FileWeights, name: str, function: Graph, beside: dict[str, str]) -> Any:
-    """One graph of the model as an ``onnx_ir.Model``."""
+    """One graph of the model as an ``onnx_ir.Model``, with ``meta["calls"]`` of it as ``fused.counted`` has them."""
     import onnx_ir as ir
     import tensorflow as tf
 
@@ -46,11 +47,12 @@ def convert(model: Exportable, stored: FileWeights, name: str, function: Graph, 
         tf.TensorSpec(v.shape, stored.dtype(n), name=f"weight_{i}") for i, (n, v) in enumerate(weights.items())
     ]
     given = [spec.name for spec in signature.inputs]
+    calls: Counter[str] = Counter()
 
     def traceable(*tensors: Tensor) -> dict[str, Tensor]:
         values = dict(zip(weights, tensors[len(inputs) :], strict=True))
         foreign = nullcontext() if ours else _keras_as_ours(model)
-        with F.lowering(LOWERINGS), reading(values, stored), foreign:
+        with F.lowering(counted(LOWERINGS, calls)), reading(values, stored), foreign:
             return function.function(dict(zip(given, tensors[: len(inputs)], strict=True)))
 
     traced = tf.function(traceable, autograph=False, jit_compile=False).get_concrete_function(*inputs, *arguments)
@@ -95,6 +97,7 @@ def convert(model: Exportable, stored: FileWeights, name: str, function: Graph, 
             value.const_value = ir.tensor(np.full(fixed, spec.fill, "int64"), name=spec.name)
             graph.register_initializer(value)
     onnx_model.metadata_props.update(metadata(model, {name: signature}, beside))
+    onnx_model.meta["calls"] = calls
     return onnx_model
 
 

@@ -6,7 +6,7 @@ import gc
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,14 @@ class Written:
 
     Attributes:
         runner: of the one that was asked for.
+        calls: what the model does, by kind; see ``fused.py``.
         share: of the weights' numbers that are not float32.
     """
 
     files: list[Path]
     operators: Counter[str]
     runner: OnnxRunner
+    calls: Counter[str]
     share: float = 0.0
     accuracy: Accuracy | None = None
 
@@ -53,19 +55,21 @@ def write(
     """
     folder.mkdir(exist_ok=True)
     operators: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
     files: list[Path] = []
     digests: dict[str, str] = {}
     for name, part in parts:
         if digests and name == main:
             part.metadata_props[DIGESTS_BESIDE] = json.dumps(digests)
         operators.update(_operators(part, forbidden))
+        calls.update(part.meta.get("calls", {}))
         data, file = _write(part, folder / names[name])
         digests[name] = seal(file, data)
         files += [file] if data is None else [data, file]
         del part
     if sum(file.stat().st_size for file in files) > LARGE:
         gc.collect()  # a graph's nodes know each other; its weights go before the runtime has all of them once more
-    return Written(files, operators, _opened(folder / names[main]))
+    return Written(files, operators, _opened(folder / names[main]), calls)
 
 
 def for_runtime(standard: Written, names: Mapping[str, str], folder: Path, precision: Precision) -> Written:
@@ -80,7 +84,7 @@ def for_runtime(standard: Written, names: Mapping[str, str], folder: Path, preci
     model = ir.load(runner.path)
     config = json.loads(runner.metadata["attention_zoo.config"])
     to_runtime_graph(model, runner.path, runner.signature, config, precision.alike)
-    return write([("decoder", model)], "decoder", names, folder)
+    return replace(write([("decoder", model)], "decoder", names, folder), calls=standard.calls)
 
 
 def in_precision(
@@ -108,7 +112,7 @@ def in_precision(
     found = write(rounded(), main, names, folder)
     options: dict[str, Any] = {"samples": samples, "metric": metric, "least_cosine": least_cosine}
     accuracy = measure(precise.runner, found.runner, precision.name, **options)
-    return Written(found.files, found.operators, found.runner, float(np.mean(shares)), accuracy)
+    return Written(found.files, found.operators, found.runner, precise.calls, float(np.mean(shares)), accuracy)
 
 
 def _opened(file: Path) -> OnnxRunner:

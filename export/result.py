@@ -30,6 +30,8 @@ class ExportResult:
         operators: how many of each operator.
         greatest_difference: from Keras, on the one padded batch every export is checked with.
         files: all that belong together, `path` first: to move the model is to move these.
+        fused: how many "attention", "normalization", "gelu", "rotary" and "recurrent" are one operator of an ONNX file,
+            and how many the model has: (found, expected).
         warnings: what the caller should know.
         precision: of its numbers.
         rounded: share of the weights' numbers that are in that precision, unless it is float32.
@@ -44,6 +46,7 @@ class ExportResult:
     operators: dict[str, int]
     greatest_difference: float
     files: tuple[Path, ...] = ()
+    fused: dict[str, tuple[int, int]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     precision: str = "fp32"
     rounded: float = 0.0
@@ -67,6 +70,7 @@ class ExportResult:
             f"| greatest difference from Keras | {self.greatest_difference:.1e}{in_float32} |",
             *(f"| {name} | {value} |" for name, value in self._accuracy_rows()),
             f"| operators | {sum(self.operators.values())}: {operators} |",
+            *(f"| {kind} in one operator | {found} of {all_} |" for kind, (found, all_) in self.fused.items()),
             *(f"| with it | {file} |" for file in self.files if file != self.path),
             *(f"| warning | {warning} |" for warning in self.warnings),
         ]

@@ -16,6 +16,7 @@ from keras import layers as L
 from keras import ops
 
 from attention_zoo import export
+from attention_zoo.layers import MultiHeadAttention
 
 FORMATS = ("onnx", "tflite")
 
@@ -149,9 +150,19 @@ def test_a_signature_where_the_model_does_not_tell(tmp_path):
 
 def test_a_plain_keras_transformer_gets_the_operators_of_ours(tmp_path):
     model = MODELS.build("Functional, Keras' own attention and masks").model
-    operators = export.to_onnx(model, tmp_path / "m.onnx").operators
+    result = export.to_onnx(model, tmp_path / "m.onnx")
+    assert result.fused == {"attention": (3, 3), "normalization": (5, 5), "gelu": (2, 2)}
+    operators = result.operators
     assert operators["Attention"] == 3 and operators["LayerNormalization"] == 4 and operators["Gelu"] == 2
     assert operators["RMSNormalization"] == 1 and "Softmax" not in operators and "Einsum" not in operators
+
+
+def test_an_attention_that_is_spelled_out_is_counted_as_missing(tmp_path):
+    x = keras.Input((5, 8), name="x")
+    output, scores = MultiHeadAttention(2, 4)(x, return_attention_scores=True)
+    result = export.to_onnx(keras.Model(x, {"output": output, "scores": scores}), tmp_path / "m.onnx")
+    assert result.fused == {"attention": (0, 1)}
+    assert "| attention in one operator | 0 of 1 |" in result.to_markdown()
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -31,7 +31,11 @@ GREEDY: dict[str, Any] = {"max_new_tokens": 20, "stop_tokens": []}
 
 
 def exported(model: Any, folder: Path, **options: Any) -> Any:
-    export.to_onnx(model, folder / "m.onnx", target="onnxruntime", **options)
+    result = export.to_onnx(model, folder / "m.onnx", target="onnxruntime", **options)
+    layers = model.config.num_layers
+    assert result.fused["attention"] == (layers, layers) and result.fused["rotary"] == (2 * layers, 2 * layers)
+    found, expected = result.fused["normalization"]
+    assert found == expected >= 2 * layers + 1
     return export.load(folder / "m.onnx")
 
 

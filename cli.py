@@ -19,6 +19,7 @@ try:
         from rich.console import Console
         from rich.markdown import Markdown
         from rich.table import Table
+        from rich.text import Text
         from typer.exceptions import TyperException
 except ImportError as error:  # such as after pip install --no-deps, which is enough for running files from Python
     raise SystemExit(complain(error, 2)) from error
@@ -85,7 +86,9 @@ def list_(pattern: Annotated[str, typer.Argument(help="A shell pattern, such as 
 
 @app.command()
 def info(
-    name: Annotated[str, typer.Argument(help="A preset, a folder, or a .gguf, .keras, .onnx or .tflite file.")],
+    name: Annotated[
+        str, typer.Argument(help="A preset, a folder, or a .gguf, .keras, .onnx, .tflite or .litertlm file.")
+    ],
     json_: Json = False,
 ):
     """Show a preset's, a saved model's or an exported file's config, inputs and outputs."""
@@ -97,44 +100,32 @@ def info(
     facts |= {"config": model.config.to_dict(), "inputs": signature["inputs"], "outputs": signature["outputs"]}
     if json_:
         return _print_json(facts)
-    table = Table(name, f"{facts['family']}, {facts['parameters']:,} parameters")
-    for field, value in facts["config"].items():
-        table.add_row(field, str(value))
-    _add_tensors(table, facts)
-    console.print(table)
+    from .export.description import tensor_rows
 
-
-def _add_tensors(table: Table, graph: dict[str, Any], before: str = "") -> None:
-    for side in ("inputs", "outputs"):
-        specs = [spec for spec in graph[side] if "." not in spec["name"] and "kv_cache" not in spec["name"]]
-        for spec in specs:
-            optional = ", optional" if spec["optional"] else ""
-            dims = ", ".join(map(str, spec["dims"]))
-            table.add_row(f"{before}{side[:-1]} {spec['name']}", f"{spec['dtype']} ({dims}){optional}")
-        if rest := [spec for spec in graph[side] if spec not in specs]:
-            table.add_row(f"{before}{side}", f"{len(rest)} of the cache, from {rest[0]['name']} on")
+    rows = [(field, str(value)) for field, value in facts["config"].items()]
+    _print_rows(name, f"{facts['family']}, {facts['parameters']:,} parameters", [*rows, *tensor_rows(facts)])
 
 
 def _file_info(file: str, json_: bool) -> None:
     from . import export as exporters
+    from .export.description import rows
 
     facts = exporters.describe(file)
     if json_:
         return _print_json(facts)
-    table = Table(
-        file, f"{facts['family'] or 'not of attention_zoo'}, {facts['format']}, {facts['bytes'] / 1e6:.1f} MB"
+    _print_rows(
+        file,
+        f"{facts['family'] or 'not of attention_zoo'}, {facts['format']}, {facts['bytes'] / 1e6:.1f} MB",
+        rows(facts),
     )
-    for name in facts["files"][1:]:
-        table.add_row("with it", name)
-    for field, value in facts["config"].items():
-        table.add_row(field, str(value))
-    for row in ("tokenizer", "stop_tokens"):
-        if facts[row]:
-            table.add_row(row, ", ".join(map(str, facts[row])))
-    for name, graph in facts["graphs"].items():
-        _add_tensors(table, graph, f"{name}: ")
-    operators = facts["operators"]
-    table.add_row("operators", f"{sum(operators.values())}: {', '.join(f'{k} {n}' for k, n in operators.items())}")
+
+
+def _print_rows(name: str, summary: str, rows: Iterable[tuple[str, str]]) -> None:
+    table = Table()
+    for heading in (name, summary):
+        table.add_column(Text(heading))
+    for row in rows:
+        table.add_row(*map(Text, row))  # as it is: brackets are no markup here
     console.print(table)
 
 
@@ -181,13 +172,18 @@ def convert(
 @app.command()
 def export(
     model: AnyModel,
-    file: Annotated[Path, typer.Argument(help="Where to, ending in .onnx or .tflite; with --to a folder.")],
+    file: Annotated[Path, typer.Argument(help="Where to, ending in .onnx, .tflite or .litertlm; with --to a folder.")],
     to: Annotated[str | None, typer.Option(help="genai or huggingface: a folder of ONNX for these.")] = None,
     batch_size: Annotated[int, typer.Option(help="TFLite: rows per call.")] = 1,
     sequence_length: Annotated[int | None, typer.Option(help="TFLite: tokens per row.")] = None,
     image_size: Annotated[int | None, typer.Option(help="TFLite: side of the image in pixels.")] = None,
-    prefill: Annotated[list[int] | None, typer.Option(help="TFLite, GPT: tokens of a prompt taken at once.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="TFLite: slots of the cache; genai: tokens in all.")] = None,
+    prefill: Annotated[
+        list[int] | None, typer.Option(help="TFLite, LiteRT-LM: tokens of a GPT's prompt taken at once.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="TFLite, LiteRT-LM: slots of the cache; genai: tokens in all.")
+    ] = None,
+    stop_token: Annotated[list[int] | None, typer.Option(help="LiteRT-LM, genai: id that ends a text.")] = None,
     cache: Annotated[bool | None, typer.Option(help="With or without a key/value cache.")] = None,
     precision: Annotated[
         str, typer.Option(help="fp32, fp16, int8 or int4; huggingface: several, as fp32,int8.")
@@ -200,12 +196,12 @@ def export(
     least_cosine: Annotated[float | None, typer.Option(help="Refuse what is farther from float32 than this.")] = None,
     json_: Json = False,
 ):
-    """Write a model as ONNX or TFLite, checked against Keras, alone or in a folder as others open it."""
+    """Write a model as ONNX, TFLite or LiteRT-LM, checked against Keras, alone or in a folder as others open it."""
     from .export.command import export_as
 
     said: dict[str, Any] = {"activations": activations, "block_size": block_size, "keep": tuple(keep or ())}
     asked: dict[str, Any] = {"cache": cache, "target": target, "least_cosine": least_cosine}
-    asked["samples"] = None if samples is None else _lines("samples", samples)
+    asked |= {"samples": None if samples is None else _lines("samples", samples), "stop_tokens": stop_token or None}
     sizes: dict[str, Any] = {"sequence_length": sequence_length, "image_size": image_size, "max_length": max_length}
     sizes["prefill"] = prefill or None
     with working(f"exporting {model} to {file}"):
@@ -236,7 +232,9 @@ def verify(
 
 @app.command()
 def bench(
-    files: Annotated[list[Path], typer.Argument(help="An .onnx or .tflite file; of several, ratios to the first.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="An .onnx, .tflite or .litertlm file; of several, ratios to the first.")
+    ],
     batch: Annotated[int | None, typer.Option(help="Rows; default: the file's own, or 1.")] = None,
     sequence: Annotated[int | None, typer.Option(help="Tokens per row; default: the file's own.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the image in pixels.")] = None,
@@ -418,7 +416,7 @@ def _runnable(name: str) -> Any:
     from .export.folders import file_in
     from .export.quiet import quiet
 
-    file = name if _exported(name) or name.endswith(".litertlm") else file_in(name)
+    file = name if _exported(name) else file_in(name)
     if file is None:
         return _model(name)
     _existing("model", file)
@@ -427,13 +425,13 @@ def _runnable(name: str) -> Any:
 
 
 def _exported(name: str) -> bool:
-    return name.endswith((".onnx", ".tflite"))
+    return name.endswith((".onnx", ".tflite", ".litertlm"))
 
 
 def _existing(argument: str, file: Any) -> Any:
     """`file`, which must be there: said before the heavy imports."""
     if not Path(file).is_file():
-        raise ValueError(f"{argument}: got {file}, which is not a file; accepted: an .onnx or .tflite file")
+        raise ValueError(f"{argument}: got {file}, which is not a file; accepted: an .onnx, .tflite or .litertlm file")
     return file
 
 

@@ -9,8 +9,22 @@ from typing import Any
 from ..checks import choice
 from .precision.options import Precision
 
-FILES = {".onnx": "onnx", ".tflite": "tflite"}
+FILES = {".onnx": "onnx", ".tflite": "tflite", ".litertlm": "litertlm"}
 FOLDERS = ("genai", "huggingface")
+SIZES = {  # that a format has a use for
+    "tflite": ("sequence_length", "image_size", "prefill", "max_length"),
+    "litertlm": ("prefill", "max_length"),
+    "genai": ("max_length",),
+    "onnx": (),
+    "huggingface": (),
+}
+UNKNOWN = {  # options that it has not
+    "onnx": ("stop_tokens",),
+    "tflite": ("target", "stop_tokens"),
+    "litertlm": ("cache", "target"),
+    "genai": ("cache",),
+    "huggingface": ("cache", "target", "stop_tokens"),
+}
 
 
 def export_as(
@@ -26,11 +40,11 @@ def export_as(
     """The results of the files that were written. What cannot be is refused before `load` makes the model.
 
     Args:
-        to: "onnx", "tflite", "genai" or "huggingface"; None for what the name of `file` ends in.
+        to: "onnx", "tflite", "litertlm", "genai" or "huggingface"; None for what the name of `file` ends in.
         precision: of the file; for huggingface several with commas between them.
         details: of ``Precision``.
-        asked: cache, target, samples and least_cosine, None where nobody asked.
-        batch_size, sizes: of a TFLite file; max_length also of a genai folder.
+        asked: cache, target, samples, least_cosine and stop_tokens, None where nobody asked.
+        batch_size, sizes: of a TFLite file; max_length also of a genai folder, that and prefill of a bundle.
 
     Raises:
         ValueError: an option of another format than `to`.
@@ -39,21 +53,24 @@ def export_as(
 
     if to is None and file.suffix not in FILES:
         raise ValueError(
-            f"file: got {str(file)!r}; accepted: a name that ends in .onnx or .tflite, or --to {' or '.join(FOLDERS)}"
+            f"file: got {str(file)!r}; accepted: a name that ends in {', '.join(FILES)}, or --to {' or '.join(FOLDERS)}"
         )
     kind = FILES[file.suffix] if to is None else choice("to", to, (*FILES.values(), *FOLDERS))
     names = precision.split(",") if kind == "huggingface" else [precision]
     numbers = [Precision(name, **details) for name in names]
     given = {name: value for name, value in asked.items() if value is not None}
     sized = {name: value for name, value in sizes.items() if value is not None}
-    fixed = set(sized) - ({"max_length"} if kind == "genai" else set())
-    if kind != "tflite" and (batch_size != 1 or fixed):
+    fixed = [*(["batch_size"] if batch_size != 1 else []), *(name for name in sized if name not in SIZES[kind])]
+    if fixed and kind == "litertlm":
+        raise ValueError(f"{fixed[0]}: got one for a bundle, which takes one text at a time; accepted: none")
+    if fixed and kind != "tflite":
         raise ValueError(f"sizes: got static sizes for {kind}, whose dimensions are open; accepted: none")
-    unknown = {"tflite": ("target",), "genai": ("cache",), "huggingface": ("cache", "target")}
-    for name in unknown.get(kind, ()):
+    for name in UNKNOWN[kind]:
         if name in given:
             raise ValueError(f"{name}: got {given[name]!r} for {kind}; accepted: none")
     model = load()
+    if kind == "litertlm":
+        return [export.to_litertlm(model, file, precision=numbers[0], **sized, **given)]
     if kind == "tflite":
         return [export.to_tflite(model, file, precision=numbers[0], batch_size=batch_size, **sized, **given)]
     if kind == "genai":

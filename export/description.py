@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..signature import Signature, TensorSpec
+from .litertlm_description import describe_bundle, model_in
+from .litertlm_runner import LiteRTLMRunner
 from .loading import load
 from .runtime import STOP_TOKENS, TOKENIZER_FILES, Runner, tflite_operators
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Family, config, size, graphs and operators of an ``.onnx`` or ``.tflite`` file, ours or another's.
+    """Family, config, size, graphs and operators of an ``.onnx``, ``.tflite`` or ``.litertlm`` file, ours or another's.
 
     Returns:
         JSON's types: ``name``, ``format``, ``bytes`` (weights beside it included), ``files``, ``family`` (None of
-        others' files), ``config``, ``graphs`` (inputs and outputs by name of the graph) and ``operators``, how many of
-        each (of an ONNX file empty where the package onnx is not installed); ``tokenizer``, the names of its files that
-        are in it, and ``stop_tokens``.
+        others' files), ``config``, ``precision`` (None of others' files), ``graphs`` (inputs and outputs by name of the
+        graph, each with its ``dims`` and the ``shape`` that it has in the file) and ``operators``, how many of each (of
+        an ONNX file empty where the package onnx is not installed); ``tokenizer``, the names of its files that are in
+        it, and ``stop_tokens``; of a bundle also what ``describe_bundle`` finds.
 
     Raises:
         ValueError: no such file, another suffix, or a file the runtime cannot read.
@@ -30,19 +36,32 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     names = dict.fromkeys([runner.path.name, *beside])
     files = [runner.path.with_name(name) for name in names]
     files += [data for file in files if (data := file.with_name(f"{file.name}.data")).is_file()]
-    graphs = {name: graph.signature.to_dict() for name, graph in runner.graphs.items()}
-    return {
+    family = runner.metadata.get("attention_zoo.family")
+    facts = {
         "name": str(path),
         "format": runner.format,
         "bytes": sum(file.stat().st_size for file in files),
         "files": [str(file) for file in files],
-        "family": runner.metadata.get("attention_zoo.family"),
+        "family": family,
         "config": json.loads(runner.metadata.get("attention_zoo.config", "{}")),
+        "precision": runner.precision if family else None,
         "tokenizer": [name for name, key in TOKENIZER_FILES.items() if key in runner.metadata],
         "stop_tokens": json.loads(runner.metadata.get(STOP_TOKENS, "[]")),
-        "graphs": {name: {"inputs": raw["inputs"], "outputs": raw["outputs"]} for name, raw in graphs.items()},
-        "operators": dict(Counter(_operators(runner, files)).most_common()),
     }
+    if isinstance(runner, LiteRTLMRunner):
+        signatures, operators = model_in(runner)
+        facts |= describe_bundle(runner)
+    else:
+        signatures = {name: graph.signature for name, graph in runner.graphs.items()}
+        operators = _operators(runner, files)
+    graphs = {
+        name: {"inputs": _tensors(s, s.inputs), "outputs": _tensors(s, s.outputs)} for name, s in signatures.items()
+    }
+    return facts | {"graphs": graphs, "operators": dict(Counter(operators).most_common())}
+
+
+def _tensors(signature: Signature, specs: Iterable[TensorSpec]) -> list[dict[str, Any]]:
+    return [asdict(spec) | {"shape": list(signature.shape(spec))} for spec in specs]
 
 
 def _operators(runner: Runner, files: list[Path]) -> list[str]:
@@ -54,3 +73,54 @@ def _operators(runner: Runner, files: list[Path]) -> list[str]:
         return []
     models = [onnx.load(file, load_external_data=False) for file in files if file.suffix == ".onnx"]
     return [f"{node.domain}.{node.op_type}".lstrip(".") for model in models for node in model.graph.node]
+
+
+def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """What ``describe`` gives, for people: what a row is about, and what there is to say."""
+    found = [("with it", name) for name in facts["files"][1:]]
+    found += [(name, str(value)) for name, value in facts["config"].items()]
+    found += [("precision", facts["precision"])] if facts["precision"] else []
+    found += _bundle_rows(facts) if "sections" in facts else _text_rows(facts)
+    for name, graph in facts["graphs"].items():
+        found += tensor_rows(graph, f"{name}: ")
+    counts = facts["operators"]
+    return [*found, ("operators", f"{sum(counts.values())}: {', '.join(f'{k} {n}' for k, n in counts.items())}")]
+
+
+def tensor_rows(graph: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
+    """Inputs and outputs, those of a cache in one row."""
+    found = []
+    for side in ("inputs", "outputs"):
+        specs = [spec for spec in graph[side] if "." not in spec["name"] and "kv_cache" not in spec["name"]]
+        for spec in specs:
+            dims = ", ".join(_dim(*pair) for pair in zip(spec["dims"], spec.get("shape", spec["dims"]), strict=True))
+            optional = ", optional" if spec["optional"] else ""
+            found.append((f"{before}{side[:-1]} {spec['name']}", f"{spec['dtype']} ({dims}){optional}"))
+        if rest := [spec for spec in graph[side] if spec not in specs]:
+            found.append((f"{before}{side}", f"{len(rest)} of the cache, from {rest[0]['name']} on"))
+    return found
+
+
+def _dim(dim: Any, size: Any) -> str:
+    """A name, a size, or both."""
+    return str(dim) if dim == size else f"{dim} {size}"
+
+
+def _text_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(name, ", ".join(map(str, facts[name]))) for name in ("tokenizer", "stop_tokens") if facts[name]]
+
+
+def _bundle_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    for part in facts["sections"]:
+        purpose = f", {part['model_type']}" if part["model_type"] else ""
+        found.append((f"section {part['kind']}", f"{part['bytes'] / 1e3:,.1f} kB{purpose}"))
+    found.append(("tokens of a conversation", f"at most {facts['max_tokens']}"))
+    if facts["vocabulary"] is not None:
+        found.append(("tokens of the tokenizer", str(facts["vocabulary"])))
+    if facts["start_text"] is not None:
+        found.append(("starts with", repr(facts["start_text"])))
+    found.append(("stops at", ", ".join(map(repr, facts["stop_texts"])) or "nothing"))
+    for role, affixes in facts["prompts"].items():
+        found.append((f"{role} message", f"{affixes['prefix']!r} … {affixes['suffix']!r}"))
+    return [*found, ("chat template", "yes" if facts["chat_template"] else "no")]

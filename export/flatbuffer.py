@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ..signature import Signature, TensorSpec
 from .runtime import METADATA_KEY
 
 
-def unpacked(content: bytes | bytearray | memoryview) -> Any:
+def unpacked(content: bytes | bytearray | memoryview | np.ndarray) -> Any:
     """The ``ModelT`` of a file; its buffers are views of `content`, wherever in it they lie."""
     from ai_edge_litert import schema_py_generated as schema
 
@@ -74,3 +75,34 @@ def operators(model: Any) -> Iterator[tuple[Any, Any, str]]:
     for graph in model.subgraphs:
         for node in graph.operators:
             yield graph, node, codes[node.opcodeIndex]
+
+
+def signatures(model: Any) -> dict[str, Signature]:
+    """Names, dtypes and sizes of every signature's tensors; an open size is called "?"."""
+    found = {}
+    for signature in model.signatureDefs or []:
+        graph = model.subgraphs[signature.subgraphIndex]
+        inputs, outputs = (
+            tuple(_spec(entry.name.decode(), graph.tensors[entry.tensorIndex]) for entry in entries)
+            for entries in (signature.inputs, signature.outputs)
+        )
+        found[signature.signatureKey.decode()] = Signature(inputs, outputs)
+    return found
+
+
+def dtype_names() -> dict[int, str]:
+    """By ``schema.TensorType``: "float32", "int4", "bool", …"""
+    from ai_edge_litert import schema_py_generated as schema
+
+    return {code: name.lower() for name, code in vars(schema.TensorType).items() if not name.startswith("_")}
+
+
+def shape_of(tensor: Any) -> list[int]:
+    """The sizes of a ``TensorT``, -1 where one is open."""
+    signed = tensor.shapeSignature
+    shape = tensor.shape if signed is None or not len(signed) else signed
+    return [] if shape is None else [int(n) for n in shape]
+
+
+def _spec(name: str, tensor: Any) -> TensorSpec:
+    return TensorSpec(name, dtype_names()[tensor.type], tuple("?" if n < 0 else n for n in shape_of(tensor)))

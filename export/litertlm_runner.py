@@ -40,11 +40,16 @@ ELSE = "or an .onnx or .tflite file of the model"
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a bundle: "LlmMetadataProto", "HF_Tokenizer_Zlib", "TFLiteModel", …, and where it lies."""
+    """A part of a bundle: "LlmMetadataProto", "HF_Tokenizer_Zlib", "TFLiteModel", …, and where it lies.
+
+    Attributes:
+        model_type: what a model is for: "tf_lite_prefill_decode", "tf_lite_embedder", …; None of other parts.
+    """
 
     kind: str
     begin: int
     end: int
+    model_type: str | None = None
 
 
 def sections(path: Path) -> list[Section]:
@@ -62,7 +67,7 @@ def sections(path: Path) -> list[Section]:
         for i in range(header.ObjectsLength()):
             part = header.Objects(i)
             kind = litertlm_core.any_section_data_type_to_string(part.DataType())
-            found.append(Section(kind, part.BeginOffset(), part.EndOffset()))
+            found.append(Section(kind, part.BeginOffset(), part.EndOffset(), litertlm_peek.get_model_type(part)))
     except Exception as error:  # a flatbuffer's reader fails in any way
         raise ValueError(f"path: {path} cannot be read: {error!r:.80}; accepted: a LiteRT-LM file") from error
     if any(not 0 < part.begin <= part.end <= path.stat().st_size for part in found):
@@ -76,13 +81,14 @@ def content(path: Path, kind: str) -> bytes:
     Raises:
         ValueError: no such section, or as ``sections``.
     """
-    part = _section(path, kind)
+    part = section(path, kind)
     with path.open("rb") as file:
         file.seek(part.begin)
         return file.read(part.end - part.begin)
 
 
-def _section(path: Path, kind: str) -> Section:
+def section(path: Path, kind: str) -> Section:
+    """The first of a kind. Raises as ``content``."""
     found = next((part for part in sections(path) if part.kind == kind), None)
     if found is None:
         raise ValueError(f"path: {path} has no {kind}; accepted: a bundle as export.to_litertlm writes it")
@@ -101,7 +107,7 @@ class LiteRTLMRunner(Runner):
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         self.path, self.threads = path, threads or usable_cores()
-        part = _section(path, "TFLiteModel")
+        part = section(path, "TFLiteModel")
         self.metadata = tflite_metadata(path, part.begin)
         self.files, self.graphs = {path: self.metadata}, {}
         self.said = _llm_metadata(path)

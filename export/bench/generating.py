@@ -74,8 +74,8 @@ def lengths_of(runner: Runner, prompts: list[int] | None, caches: list[int] | No
     return Lengths(
         vocabulary(runner),
         taken,
-        _fitting("prompt_lengths", prompts, PROMPTS, taken, taken),
-        _fitting("cache_lengths", caches, CACHES, most - 1, most - FEWEST_STEPS),
+        fitting("prompt_lengths", prompts, PROMPTS, taken, taken),
+        fitting("cache_lengths", caches, CACHES, most - 1, most - FEWEST_STEPS),
     )
 
 
@@ -147,7 +147,7 @@ def longest_source(runner: Runner) -> int:
     return min(known.get(dim, INT32) for known in (signature.limits, signature.sizes))
 
 
-def _fitting(name: str, asked: list[int] | None, usual: Sequence[int], most: int, roomy: int) -> list[int]:
+def fitting(name: str, asked: list[int] | None, usual: Sequence[int], most: int, roomy: int) -> list[int]:
     """`asked`, up to `most`; or of the `usual` those up to `roomy`, and where there are none the longest."""
     if asked is None:
         longest = min(most, max(1, roomy))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ...checks import positive_integer
 from ..runtime import usable_cores
+from .bundle import Bundle
 from .figures import Figures
 from .generating import listed
 from .limits import machine_limits
@@ -30,7 +32,8 @@ def benchmark(
 ) -> Figures:
     """Latency, memory and pace of an exported file, ours or another's, in a process of its own.
 
-    Inputs are random; every position is kept. What generates is timed through the decoder of its ``generate``.
+    Inputs are random; every position is kept. What generates is timed through the decoder of its ``generate``, a
+    ``.litertlm`` bundle in its engine: prompts of real words, and as its call one token of an answer.
 
     Args:
         batch, sequence, image_size: sizes of the inputs. Defaults: those the file has for good; else one row of the
@@ -51,9 +54,14 @@ def benchmark(
     """
     repeats, threads = positive_integer("repeats", repeats), thread_count(threads)
     sizes = {"batch": batch, "sequence": sequence, "image_size": image_size}
-    with Worker(Subject, **request(path, threads, sizes, prompt_lengths, cache_lengths)) as worker:
+    with Worker(subject_of(path), **request(path, threads, sizes, prompt_lengths, cache_lengths)) as worker:
         figures = Figures.from_dict(worker.ask("measure", repeats=repeats))
     return replace(figures, limits=machine_limits(threads)) if limits else figures
+
+
+def subject_of(path: str | os.PathLike[str]) -> type[Subject]:
+    """What times this kind of file."""
+    return Bundle if Path(path).suffix == ".litertlm" else Subject
 
 
 def thread_count(threads: int | None) -> int:

@@ -16,9 +16,8 @@ import numpy as np
 from ...checks import positive_integer
 from .figures import Figures, on
 from .limits import Limits, machine_limits
-from .one_file import request, thread_count
+from .one_file import request, subject_of, thread_count
 from .processes import Worker
-from .subject import Subject
 from .tables import Bar, aligned, markdown
 
 REST = 0.05  # seconds between two files: threads of a runtime look for more work for a while before they sleep
@@ -164,7 +163,7 @@ def compare(
     sizes = {"batch": batch, "sequence": sequence, "image_size": image_size}
     requests = [request(path, threads, sizes, prompt_lengths, cache_lengths) for path in paths]
     with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(Subject, **options)) for options in requests]
+        workers = [stack.enter_context(Worker(subject_of(options["path"]), **options)) for options in requests]
         lengths = shared([worker.ask("usual_lengths") for worker in workers])
         measured = in_turn(workers, rounds, repeats=repeats, **lengths)
     return compared(measured, machine_limits(threads) if limits else None)

@@ -16,12 +16,16 @@ from ...checks import positive_integer
 from ..inputs import example_inputs
 from ..loading import load
 from ..runtime import Runner
-from .figures import Figures
-from .generating import can_generate, lengths_of, paces
+from .figures import Figures, Pace
+from .generating import Lengths, can_generate, lengths_of, paces
 from .machine import machine, peak_memory, processor
 from .timing import WARM, clock, spread, timed
 
-RUNTIMES = {".onnx": ("onnxruntime", "onnxruntime"), ".tflite": ("ai_edge_litert.interpreter", "ai-edge-litert")}
+RUNTIMES = {
+    ".onnx": ("onnxruntime", "onnxruntime"),
+    ".tflite": ("ai_edge_litert.interpreter", "ai-edge-litert"),
+    ".litertlm": ("litert_lm", "litert-lm-api"),
+}
 
 
 class Subject:
@@ -35,14 +39,13 @@ class Subject:
         prompt_lengths: list[int] | None = None,
         cache_lengths: list[int] | None = None,
     ) -> None:
-        module, _ = RUNTIMES.get(Path(path).suffix, ("numpy", ""))
-        with suppress(ImportError):  # said by load
-            importlib.import_module(module)  # takes longer than loading a small file, and no part of it
+        loaded_runtime(path)
         self.path, self.threads, self.idle = path, threads, peak_memory()
         start = clock()
         self.runner = load(path, threads=threads)
         self.load_ms = 1e3 * (clock() - start)
         self.inputs, self.rows = inputs_of(self.runner, sizes)
+        self.shapes = {name: list(array.shape) for name, array in self.inputs.items()}
         self.lengths = lengths_of(self.runner, prompt_lengths, cache_lengths)
 
     def usual_lengths(self) -> dict[str, list[int]]:
@@ -53,15 +56,9 @@ class Subject:
         self, repeats: int, prompt_lengths: list[int] | None = None, cache_lengths: list[int] | None = None
     ) -> dict[str, Any]:
         """``Figures`` of so many runs, at these lengths where the file generates."""
-        for _ in range(WARM):
-            self.runner.run(self.inputs)
-        times = timed(lambda: self.runner.run(self.inputs), repeats)
-        taken, written = [], []
-        if can_generate(self.runner):
-            prompts = self.lengths.prompts if prompt_lengths is None else prompt_lengths
-            caches = self.lengths.caches if cache_lengths is None else cache_lengths
-            lengths = replace(self.lengths, prompts=prompts, caches=caches)
-            taken, written = paces(self.runner.decoder(), lengths, self.rows, repeats)
+        prompts = self.lengths.prompts if prompt_lengths is None else prompt_lengths
+        caches = self.lengths.caches if cache_lengths is None else cache_lengths
+        times, taken, written = self.time(repeats, replace(self.lengths, prompts=prompts, caches=caches))
         name, flags = processor()
         latency: Any = spread(times, 90, 95)
         package = RUNTIMES[self.runner.path.suffix][1]
@@ -69,7 +66,7 @@ class Subject:
             path=self.path,
             format=self.runner.format,
             bytes=size_of(self.runner),
-            shapes={name: list(array.shape) for name, array in self.inputs.items()},
+            shapes=self.shapes,
             threads=self.threads,
             repeats=repeats,
             load_ms=self.load_ms,
@@ -84,6 +81,22 @@ class Subject:
             cpu_flags=flags,
         )
         return asdict(figures)
+
+    def time(self, repeats: int, lengths: Lengths) -> tuple[list[float], list[Pace], list[Pace]]:
+        """Milliseconds of each call, and the paces of prompts and of steps."""
+        for _ in range(WARM):
+            self.runner.run(self.inputs)
+        times = timed(lambda: self.runner.run(self.inputs), repeats)
+        if not can_generate(self.runner):
+            return times, [], []
+        return times, *paces(self.runner.decoder(), lengths, self.rows, repeats)
+
+
+def loaded_runtime(path: str) -> None:
+    """Import it, which takes longer than loading a small file and is no part of that."""
+    module, _ = RUNTIMES.get(Path(path).suffix, ("numpy", ""))
+    with suppress(ImportError):  # said by load
+        importlib.import_module(module)
 
 
 def inputs_of(runner: Runner, asked: Mapping[str, int | None]) -> tuple[dict[str, np.ndarray], int]:

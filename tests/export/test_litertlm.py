@@ -20,11 +20,16 @@ import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
+import attention_zoo as az
 from attention_zoo import export
 from attention_zoo.cli import main
 from attention_zoo.export import litertlm
+from attention_zoo.export.bench.bundle import Bundle
+from attention_zoo.export.bench.figures import Figures
+from attention_zoo.export.description import rows
+from attention_zoo.export.flatbuffer import packed, unpacked
 from attention_zoo.export.litertlm_prompt import Affixes, Prompts, prompts_of
-from attention_zoo.export.litertlm_runner import content, sections
+from attention_zoo.export.litertlm_runner import content, section, sections
 from attention_zoo.text.tokenizer import Tokenizer
 from helpers import shared, tiny
 
@@ -77,6 +82,12 @@ def gpt(template: str | None = CHATML, config: dict[str, Any] | None = None, **o
     model = tiny("gpt", "llama", **{"vocab_size": 100, "max_length": 100, **overrides})
     model.tokenizer = tokenizer(template, **(config or {}))
     return model
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for those that do not change it."""
+    return export.to_litertlm(gpt(), tmp_path_factory.mktemp("bundle") / "m.litertlm", prefill=(8, 32)).path
 
 
 def said(file: Path) -> Any:
@@ -248,8 +259,8 @@ def test_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert file.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [file]
 
 
-def test_files_that_are_no_bundles(tmp_path: Path) -> None:
-    whole = export.to_litertlm(gpt(), tmp_path / "whole.litertlm", prefill=4).path.read_bytes()
+def test_files_that_are_no_bundles(bundle: Path, tmp_path: Path) -> None:
+    whole = bundle.read_bytes()
     damaged = {"other": b"PK\x03\x04" + bytes(100), "empty": b"", "cut": whole[: len(whole) // 2], "short": whole[:20]}
     for name, data in damaged.items():
         file = tmp_path / f"{name}.litertlm"
@@ -259,9 +270,9 @@ def test_files_that_are_no_bundles(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
-def test_a_bundle_takes_texts_only(tmp_path: Path) -> None:
+def test_a_bundle_takes_texts_only(bundle: Path) -> None:
     """What needs no engine to be refused."""
-    file = export.to_litertlm(gpt(), tmp_path / "m.litertlm", prefill=4).path
+    file = bundle
     runner = export.load(file)
     assert runner.stop_tokens == [1] and runner.tokenizer is not None and runner.tokenizer.chat_templates
     assert runner.decoder().max_length == 100 and "texts of at most 100 tokens" in repr(runner)
@@ -269,7 +280,6 @@ def test_a_bundle_takes_texts_only(tmp_path: Path) -> None:
         lambda: runner.generate([[1, 2]]),
         lambda: runner.run({}),
         lambda: runner.continuations([[1, 2]]),
-        lambda: export.benchmark(file),
         lambda: export.verify(gpt(), file),
     ):
         with pytest.raises(ValueError, match=r"path: got .*accepted: generate_text"):
@@ -305,10 +315,10 @@ def test_the_engine_says_what_keras_says(template: str, framed: bool, tmp_path: 
 
 
 @engine
-def test_the_engine_s_own_conversation(tmp_path: Path) -> None:
+def test_the_engine_s_own_conversation(bundle: Path) -> None:
     """Turn after turn it is fed what the template writes, as its own renderings show."""
     model = gpt(CHATML)
-    runner: Any = export.load(export.to_litertlm(model, tmp_path / "m.litertlm", prefill=(8, 32)).path)
+    runner: Any = export.load(bundle)
     with runner.engine.create_conversation() as conversation:
         asked = conversation.render_message_to_string({"role": "user", "content": "a"})
     assert asked == model.tokenizer.apply_chat_template(messages("a"))
@@ -352,10 +362,119 @@ def test_options_of_the_engine(tmp_path: Path) -> None:
             runner.generate_text(prompt)
 
 
+def test_describe(tmp_path: Path) -> None:
+    """What was asked for is what is found, in the bundle itself."""
+    model = gpt(BEGUN, {"add_bos_token": True}, eos_token_id=7)
+    result = export.to_litertlm(model, tmp_path / "m.litertlm", prefill=(4, 16), max_length=60)
+    facts = export.describe(result.path)
+    assert (facts["format"], facts["family"], facts["precision"]) == ("litertlm", "gpt", "fp32")
+    assert facts["config"] == json.loads(json.dumps(model.config.to_dict())) and facts["bytes"] == result.bytes
+    assert (facts["max_tokens"], facts["vocabulary"], facts["chat_template"]) == (60, 100, True)
+    assert (facts["stop_tokens"], facts["stop_texts"], facts["start_text"]) == ([1, 7], ["</s>", "$"], "<s>")
+    assert facts["prompts"]["user"] == {"prefix": "<|user|>user\n\n", "suffix": "</s>"}
+    sizes = {part["kind"]: part["bytes"] for part in facts["sections"]}
+    assert sizes["TFLiteModel"] == len(content(result.path, "TFLiteModel"))
+    assert facts["sections"][2]["model_type"] == "tf_lite_prefill_decode"
+    assert list(facts["graphs"]) == ["decode", "prefill_16", "prefill_4"]
+    shapes = {spec["name"]: spec["shape"] for spec in facts["graphs"]["prefill_16"]["inputs"]}
+    assert shapes["tokens"] == [1, 16] and shapes["mask"] == [1, 1, 16, 60]
+    assert facts["operators"] == result.operators
+    shown = dict(rows(facts))
+    assert shown["model message"] == r"'<|user|>assistant\n\n' … '</s>'" and shown["stops at"] == "'</s>', '$'"
+    assert shown["prefill_16: input tokens"] == "int32 (1, 16)"
+
+
+def test_describe_another_s_bundle(bundle: Path, tmp_path: Path) -> None:
+    """Ends as texts, a tokenizer of another kind and a model that says nothing of itself."""
+    from litert_lm_builder import LitertLmFileBuilder, TfLiteModelType
+    from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
+
+    model = unpacked(content(bundle, "TFLiteModel"))
+    model.metadata = []
+    (tmp_path / "model.tflite").write_bytes(packed(model))
+    said = LlmMetadata(max_num_tokens=100)
+    said.llm_model_type.gemma3.SetInParent()
+    said.stop_tokens.add().token_str = "<end_of_turn>"
+    said.stop_tokens.add().token_ids.ids.append(106)
+    (tmp_path / "said.pb").write_bytes(said.SerializeToString())
+    (tmp_path / "pieces.model").write_bytes(b"sentence pieces")
+    builder = LitertLmFileBuilder()
+    builder.add_llm_metadata(str(tmp_path / "said.pb"), supports_thinking=False, supports_function_calling=False)
+    builder.add_sentencepiece_tokenizer(str(tmp_path / "pieces.model"))
+    builder.add_tflite_model(str(tmp_path / "model.tflite"), TfLiteModelType.PREFILL_DECODE)
+    file = tmp_path / "theirs.litertlm"
+    with file.open("wb") as stream:
+        builder.build(stream, validate_metadata=False)
+    facts = export.describe(file)
+    assert (facts["family"], facts["precision"], facts["vocabulary"]) == (None, None, None)
+    assert facts["stop_texts"] == ["<end_of_turn>", "106"] and facts["start_text"] is None and not facts["prompts"]
+    assert list(facts["graphs"]) == ["decode", "prefill_32", "prefill_8"]
+    assert facts["operators"]["EMBEDDING_LOOKUP"] == 3
+
+
 @engine
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = gpt(CHATML)
-    file = export.to_litertlm(model, tmp_path / "m.litertlm", prefill=8).path
+def test_bench_in_the_engine(bundle: Path) -> None:
+    """Prompts are of exactly so many tokens, and no more is measured than there is room for."""
+    file = bundle
+    figures = Figures.from_dict(Bundle(str(file), 1, {}, [1, 40], [5, 90]).measure(4))
+    assert (figures.format, figures.bytes, figures.shapes) == ("litertlm", file.stat().st_size, {"tokens": [1, 1]})
+    assert [pace.length for pace in figures.prefill] == [1, 40] and [pace.length for pace in figures.decode] == [5, 90]
+    for pace in (*figures.prefill, *figures.decode):
+        assert 1 <= pace.runs <= 4 and pace.tokens_per_second > 0
+    usual = Bundle(str(file), 1, {})
+    for length in (1, 2, 17, 40, 99):
+        assert len(usual.engine.tokenize(usual._text(length))) == length
+    assert usual.usual_lengths() == {"prompt_lengths": [95], "cache_lengths": [16]}
+    with pytest.raises(ValueError, match=r"path: LiteRT-LM stopped"):
+        usual.measure(1, [99], [])
+    with pytest.raises(ValueError, match=r"prompt_lengths: got 100; accepted: at most 99"):
+        Bundle(str(file), 1, {}, [100])
+    with pytest.raises(ValueError, match="batch: got 2 for a bundle"):
+        export.benchmark(file, batch=2)
+
+
+def test_export_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The options are those of to_litertlm; others are refused in a line before the model is loaded."""
+    az.save(gpt(CHATML), tmp_path / "gpt")
+    file = tmp_path / "m.litertlm"
+    code, out = cli("export", tmp_path / "gpt", file, "--prefill", 8, "--max-length", 40, "--stop-token", 5, "--json")
+    assert code == 0 and json.loads(out)["format"] == "litertlm"
+    assert said(file).max_num_tokens == 40 and [list(stop.token_ids.ids) for stop in said(file).stop_tokens] == [[5]]
+    code, out = cli("info", file)
+    assert code == 0 and "at most 40" in out and "prefill_8: input tokens" in out and "'<|user|>user" in out
+    code, out = cli("info", file, "--json")
+    assert code == 0 and json.loads(out)["stop_tokens"] == [5]
+    for arguments, message in (
+        (("--cache",), "cache: got True for litertlm"),
+        (("--target", "standard"), "target: got 'standard' for litertlm"),
+        (("--batch-size", 2), "batch_size: got one for a bundle"),
+        (("--sequence-length", 8), "sequence_length: got one for a bundle"),
+        (("--precision", "int3"), "precision: got 'int3'"),
+    ):
+        capsys.readouterr()
+        code, _ = cli("export", tmp_path / "none", tmp_path / "other.litertlm", *arguments)
+        error = capsys.readouterr().err
+        assert code == 2 and message in error and error.count("\n") == 1 and not (tmp_path / "other.litertlm").exists()
+    damaged = tmp_path / "damaged.litertlm"
+    place = section(file, "HF_Tokenizer_Zlib")
+    whole = bytearray(file.read_bytes())
+    whole[place.begin + 8 : place.end] = bytes(place.end - place.begin - 8)
+    damaged.write_bytes(whole)
+    for arguments, message in (
+        (("info", damaged), "damaged tokenizer"),
+        (("info", tmp_path / "none.litertlm"), "is not a file"),
+        (("verify", tmp_path / "gpt", file), "accepted: generate_text, stream_text, or a .tflite file"),
+        (("export", tmp_path / "gpt", tmp_path / "m.onnx", "--stop-token", 5), "stop_tokens: got [5] for onnx"),
+    ):
+        capsys.readouterr()
+        code, _ = cli(*arguments)
+        error = capsys.readouterr().err
+        assert code == 2 and message in error, error
+
+
+@engine
+def test_command_line(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, file = gpt(CHATML), bundle
     code, out = cli("generate", file, "Hi", "--max-new-tokens", 6, "--json")
     assert code == 0 and json.loads(out)[0]["text"] == model.generate_text("Hi", max_new_tokens=6)
     code, out = cli("chat", file, "--once", "a", "--max-new-tokens", 6)

@@ -480,6 +480,10 @@ def main(arguments: Iterable[str] | None = None) -> None:
         if not isinstance(error, ExportError):
             raise
         code = complain(error, 1)
+    if arguments is None:
+        from .export.quiet import quiet_at_exit
+
+        quiet_at_exit()  # LiteRT takes its leave too
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..signature import Signature, TensorSpec
+from .flatbuffer import tflite_operators
 from .litertlm_description import describe_bundle, model_in
 from .litertlm_runner import LiteRTLMRunner
 from .loading import load
-from .runtime import STOP_TOKENS, TOKENIZER_FILES, Runner, tflite_operators
+from .runtime import STOP_TOKENS, TOKENIZER_FILES, Runner
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:

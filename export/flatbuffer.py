@@ -1,16 +1,55 @@
-"""A TFLite file as objects that can be changed, and back. Needs ``ai_edge_litert``, and no TensorFlow."""
+"""What stands in a TFLite file, and the file as objects that can be changed, and back.
+
+Needs ``ai_edge_litert``, and no TensorFlow.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..signature import Signature, TensorSpec
-from .runtime import METADATA_KEY
+
+METADATA_KEY = "attention_zoo"
+
+
+def _flatbuffer(path: Path, begin: int = 0) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    return schema.Model.GetRootAsModel(np.memmap(path, dtype=np.uint8, mode="r", offset=begin), 0)
+
+
+def tflite_metadata(path: Path, begin: int = 0) -> dict[str, str]:
+    """What a TFLite file says of itself, also one that begins at byte `begin` of a bundle."""
+    model = _flatbuffer(path, begin)
+    for i in range(model.MetadataLength()):
+        if model.Metadata(i).Name() == METADATA_KEY.encode():
+            return json.loads(bytes(model.Buffers(model.Metadata(i).Buffer()).DataAsNumpy()))
+    return {}
+
+
+def tflite_operators(path: Path) -> list[str]:
+    """The operator of every node; custom ones as "CUSTOM: name"."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    model = _flatbuffer(path)
+    kinds = []
+    for i in range(model.OperatorCodesLength()):
+        code = model.OperatorCodes(i)
+        builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # the old field holds codes below 127
+        custom = code.CustomCode()
+        kinds.append(f"CUSTOM: {custom.decode()}" if custom else names[builtin])
+    return [
+        kinds[graph.Operators(i).OpcodeIndex()]
+        for graph in (model.Subgraphs(j) for j in range(model.SubgraphsLength()))
+        for i in range(graph.OperatorsLength())
+    ]
 
 
 def unpacked(content: bytes | bytearray | memoryview | np.ndarray) -> Any:
@@ -36,7 +75,7 @@ def packed(model: Any) -> bytes:
 
 
 def set_metadata(model: Any, entries: Mapping[str, str]) -> None:
-    """Give `model` these entries, which ``runtime.py`` reads, instead of those that it may have had."""
+    """Give `model` these entries, which ``tflite_metadata`` reads, instead of those that it may have had."""
     from ai_edge_litert import schema_py_generated as schema
 
     data = np.frombuffer(json.dumps(entries).encode(), dtype=np.uint8)

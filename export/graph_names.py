@@ -13,10 +13,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..generation.decoder import GraphDecoder, GraphRunner, RecomputingDecoder
-from ..generation.search import Decoder
 from ..signature import Graph
-from .litert import LiteRTDecoder, litert_graph
+from .litert import litert_graph
 
 SINGLE = "serving_default"  # the only signature of a TFLite file, as TensorFlow calls it
 STATIC = {"encode": "encoder", "decode": "decoder"}
@@ -67,16 +65,6 @@ def model_graphs(model: Any, names: Collection[str]) -> dict[str, Graph]:
         return dict.fromkeys(names, litert_graph(model))
     graphs = model.graphs(layout.kind)
     return {name: graphs[role] for name, role in layout.roles.items() if role in graphs}
-
-
-def file_decoder(graphs: Mapping[str, GraphRunner], config: Mapping[str, Any]) -> Decoder:
-    """What gives ``generate`` the logits of a file."""
-    layout = layout_of(graphs)
-    if layout.kind == "litert":
-        return LiteRTDecoder(graphs, config)
-    if layout.kind == "plain":
-        return RecomputingDecoder(graphs[layout.main], config)
-    return GraphDecoder({layout.roles[name]: graph for name, graph in graphs.items()}, config)
 
 
 def prefill_name(length: int) -> str:

@@ -1,7 +1,7 @@
-"""A causal decoder as LiteRT-LM has it: its graph, and how a file of such graphs is fed.
+"""A causal decoder's graph as LiteRT-LM has it.
 
 Signatures ``decode`` and ``prefill_{n}`` take one row, whose tokens stand without padding in the slots from 0 on;
-whoever runs them numbers the positions and makes the mask. NumPy only, but for ``litert_graph``.
+whoever runs them, such as ``tflite_decoder.py``, numbers the positions and makes the mask.
 """
 
 from __future__ import annotations
@@ -9,12 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from ..generation.decoder import GraphRunner
 from ..signature import Graph, Signature, TensorSpec
-
-Array = np.ndarray
 
 
 def litert_graph(model: Any) -> Graph:
@@ -58,71 +53,3 @@ def litert_graph(model: Any) -> Graph:
         return {"logits": model.head(x), **cache_tensors(names, cache)}
 
     return Graph(signature, function)
-
-
-class LiteRTDecoder:
-    """A ``generation.search.Decoder`` of the graphs "decode" and "prefill_{n}".
-
-    A batch is one row after another, each with its own cache; rows that ended are not run. What a prompt leaves over of
-    a prefill is filled up with tokens that later ones replace.
-    """
-
-    start_token: int | None = None
-
-    def __init__(self, graphs: Mapping[str, GraphRunner], config: Mapping[str, Any]) -> None:
-        self.graphs = graphs
-        self.eos_token, self.pad_token = config.get("eos_token_id"), config.get("pad_token_id")
-        self.signature = graphs["decode"].signature
-        self.slots = self.max_length = self.signature.sizes["slots"]
-        prefills = [name for name in graphs if name.startswith("prefill_")]
-        self.prefills = {graphs[name].signature.sizes["sequence"]: name for name in prefills}
-
-    def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
-        specs = {spec.name: spec for spec in self.signature.inputs}
-        empty = {
-            name: np.zeros([int(n) for n in self.signature.shape(specs[name])], "float32")
-            for name in self.signature.state
-        }
-        self.caches = [empty] * len(input_ids)
-        self.lengths = [0] * len(input_ids)
-        self.done = np.zeros(len(input_ids), bool)
-        logits = []
-        for row, (ids, mask) in enumerate(zip(input_ids, attention_mask, strict=True)):
-            tokens = ids[mask == 1]
-            self._prefill(row, tokens[:-1])
-            logits.append(self._run(row, "decode", tokens[-1:], 1)["logits"][0, -1])
-        return np.stack(logits)
-
-    def step(self, tokens: Array) -> Array:
-        running = np.flatnonzero(~self.done).tolist()
-        found = [self._run(row, "decode", tokens[row : row + 1], 1)["logits"][0, -1] for row in running]
-        logits = np.zeros((len(tokens), *found[0].shape), found[0].dtype)
-        logits[running] = found
-        return logits
-
-    def ended(self, rows: Array) -> None:
-        self.done = rows.copy()
-
-    def select(self, rows: Array) -> None:
-        self.caches, self.lengths = [self.caches[row] for row in rows], [self.lengths[row] for row in rows]
-        self.done = self.done[rows]
-
-    def _prefill(self, row: int, tokens: Array) -> None:
-        while len(tokens):
-            fitting = [size for size in sorted(self.prefills) if self.lengths[row] + size <= self.slots]
-            size = next((size for size in fitting if size >= len(tokens)), fitting[-1] if fitting else 1)
-            new, tokens = tokens[:size], tokens[size:]
-            self._run(row, self.prefills.get(size, "decode"), new, size)
-
-    def _run(self, row: int, name: str, tokens: Array, size: int) -> dict[str, Array]:
-        first = self.lengths[row]
-        positions = np.arange(first, first + size, dtype="int32")
-        inputs = {
-            "tokens": np.pad(tokens, (0, size - len(tokens))).astype("int32")[None],
-            "input_pos": positions,
-            "mask": (np.arange(self.slots)[None] <= positions[:, None])[None, None],
-        }
-        outputs = self.graphs[name].run({**inputs, **self.caches[row]})
-        self.caches[row] = {name: outputs[new] for name, new in self.signature.state.items()}
-        self.lengths[row] = first + len(tokens)
-        return outputs

@@ -28,9 +28,10 @@ from ..text.tokenizer import Tokenizer
 from .litertlm_prompt import Prompts, prompts_of
 from .precision.options import Precision
 from .result import ExportResult
-from .runtime import Runner, TFLiteRunner
+from .runtime import Runner
 from .spec import ends_of, exportable, texts
 from .tflite import to_tflite
+from .tflite_runtime import TFLiteRunner
 
 
 @named_extras()

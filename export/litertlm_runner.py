@@ -25,7 +25,8 @@ from ..generation.search import Decoder, Options
 from ..generation.text_generation import MOST_NEW_TOKENS, Continuation, begun, check_fits, is_ids, is_single, several
 from ..needs import named_extras
 from ..text.tokenizer import Tokenizer
-from .runtime import Runner, tflite_metadata, usable_cores
+from .flatbuffer import tflite_metadata
+from .runtime import Runner, usable_cores
 
 # Options of ``generate`` that the engine has not, or not with the same meaning, and what stands for "not asked for".
 WITHOUT_COUNTERPART = {

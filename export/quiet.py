@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import threading
@@ -43,3 +44,8 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         _standard_error.restore()
+
+
+def quiet_at_exit() -> None:
+    """What C++ writes to standard error when this process, which is ours alone, has ended is dropped."""
+    atexit.register(_standard_error.drop)

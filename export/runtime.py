@@ -1,4 +1,6 @@
-"""Run an exported file with NumPy in and out. Needs the file's own runtime, and neither TensorFlow nor Keras.
+"""Run an exported file with NumPy in and out, and an ONNX file in ONNX Runtime; ``tflite_runtime.py`` has the others.
+
+Needs the file's own runtime, and neither TensorFlow nor Keras.
 
 runner = export.load("bert.onnx")
 runner.run({"input_ids": ids, "attention_mask": mask})["last_hidden_state"]
@@ -9,22 +11,21 @@ from __future__ import annotations
 import functools
 import json
 import os
-import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..generation.decoder import RecomputingDecoder
 from ..generation.search import Decoder, generate
 from ..generation.text_generation import TextGenerating, end_tokens
 from ..needs import named_extras
 from ..signature import Signature, TensorSpec, as_array
 from ..text.tokenizer import Tokenizer
-from .graph_names import file_decoder, layout_of
+from .graph_names import layout_of
 from .onnx_decoder import OnnxDecoder, SharedCacheDecoder
 
-METADATA_KEY = "attention_zoo"
 DIGEST = "attention_zoo.digest"  # of a file, in its own metadata: see ``contents.py``
 DIGESTS_BESIDE = "attention_zoo.digests"  # of the files beside it, by graph
 # The files of a tokenizer, each by its name in metadata.
@@ -129,8 +130,8 @@ def _check_padding(mask: np.ndarray | None) -> None:
 class Runner(TextGenerating):
     """An exported model, ready to run: one graph, or a decoder and what belongs to it.
 
-    Several threads may use one runner. ONNX Runtime then works on all their calls at once; LiteRT's interpreter, which
-    has one set of buffers, takes them in turn.
+    Several threads may use one runner. ONNX Runtime then works on all their calls at once; LiteRT, which has one set of
+    buffers to work in, takes them in turn.
 
     Attributes:
         path, format: of the file.
@@ -146,7 +147,7 @@ class Runner(TextGenerating):
     def __init__(self, path: Path, graphs: Mapping[str, LoadedGraph], metadata: dict[str, str]) -> None:
         self.path, self.graphs, self.metadata = path, dict(graphs), metadata
         self.files: dict[Path, dict[str, str]] = {path: metadata}
-        signatures = _signatures(path, metadata)
+        signatures = stated_signatures(path, metadata)
         for name, graph in self.graphs.items():
             graph.signature = _own_signature(path, signatures.get(name), graph.runtime_signature())
             graph.padding = json.loads(metadata.get(PADDING, "null"))
@@ -235,16 +236,16 @@ class Runner(TextGenerating):
         return json.loads(self.metadata.get("attention_zoo.config", "{}"))
 
     def decoder(self) -> Decoder:
-        """What gives ``generate`` its logits."""
+        """What gives ``generate`` its logits; of a graph without a memory."""
         if not self.generates:
             raise ValueError(
                 f"path: {self.path.name} does not generate; accepted: an exported GPT, or a Transformer or Seq2Seq "
                 "exported with its cache"
             )
-        return file_decoder(self.graphs, self._config)
+        return RecomputingDecoder(self._main, self._config)
 
 
-def _signatures(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+def stated_signatures(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     """The signatures in a file's metadata, by graph."""
     try:
         return dict(json.loads(metadata.get("attention_zoo.signatures", "{}")))
@@ -320,7 +321,7 @@ class OnnxRunner(Runner):
 
     def __init__(self, path: Path, threads: int | None = None, providers: Sequence[str] | None = None) -> None:
         main = OnnxGraph(path, threads, providers)
-        beside, signatures = _files_beside(path, main.metadata), _signatures(path, main.metadata)
+        beside, signatures = _files_beside(path, main.metadata), stated_signatures(path, main.metadata)
         digests = json.loads(main.metadata.get(DIGESTS_BESIDE, "{}"))
         graphs: dict[str, LoadedGraph] = {}
         files = {path: main.metadata}
@@ -331,7 +332,7 @@ class OnnxRunner(Runner):
             if (known := digests.get(name)) and known != other.metadata.get(DIGEST):
                 raise ValueError(f"path: {path} was exported with another {file} than the one beside it; {OURS}")
             files[path.parent / file] = other.metadata
-            signatures |= _signatures(path, other.metadata)
+            signatures |= stated_signatures(path, other.metadata)
         graphs[next((name for name in signatures if name not in beside), "model")] = main
         metadata = {**main.metadata, "attention_zoo.signatures": json.dumps(signatures)}
         super().__init__(path, graphs, metadata)
@@ -351,89 +352,7 @@ def _files_beside(path: Path, metadata: dict[str, str]) -> dict[str, str]:
     return files
 
 
-class TFLiteGraph(LoadedGraph):
-    """A signature of a TFLite file in LiteRT's interpreter, on the CPU with XNNPACK.
-
-    An interpreter is one set of buffers that the signatures share: `lock` is held from feeding it to reading it.
-    """
-
-    def __init__(self, interpreter: Any, name: str, lock: threading.Lock) -> None:
-        self.lock = lock
-        self.runner = interpreter.get_signature_runner(name)
-        self.details = self.runner.get_input_details()
-
-    def runtime_signature(self) -> Signature:
-        def specs(details: dict[str, Any]) -> tuple[TensorSpec, ...]:
-            return tuple(
-                TensorSpec(name, np.dtype(d["dtype"]).name, tuple(int(n) for n in d["shape"]))
-                for name, d in details.items()
-            )
-
-        return Signature(specs(self.details), specs(self.runner.get_output_details()))
-
-    def _call(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        feeds = {name: np.ascontiguousarray(a, self.details[name]["dtype"]) for name, a in arrays.items()}
-        with self.lock:
-            return self.runner(**feeds)
-
-
-class TFLiteRunner(Runner):
-    """A TFLite file in LiteRT's interpreter."""
-
-    format = "tflite"
-
-    def __init__(self, path: Path, threads: int | None = None) -> None:
-        with named_extras():
-            from ai_edge_litert.interpreter import Interpreter
-
-        try:
-            self.interpreter = Interpreter(model_path=str(path), num_threads=threads or usable_cores())
-            self.interpreter.allocate_tensors()
-            names = list(self.interpreter.get_signature_list())
-            if not names:
-                raise ValueError("it has no signature")
-            lock = threading.Lock()
-            graphs = {name: TFLiteGraph(self.interpreter, name, lock) for name in names}
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(f"path: LiteRT cannot read {path}: {error}; accepted: a TFLite model") from error
-        super().__init__(path, graphs, tflite_metadata(path))
-
-
 def _numpy_dtype(onnx_type: str) -> str:
     """ "tensor(int64)" to "int64"."""
     name = onnx_type.removeprefix("tensor(").removesuffix(")")
     return {"float": "float32", "double": "float64"}.get(name, name)
-
-
-def _flatbuffer(path: Path, begin: int = 0) -> Any:
-    from ai_edge_litert import schema_py_generated as schema
-
-    return schema.Model.GetRootAsModel(np.memmap(path, dtype=np.uint8, mode="r", offset=begin), 0)
-
-
-def tflite_metadata(path: Path, begin: int = 0) -> dict[str, str]:
-    """What a TFLite file says of itself, also one that begins at byte `begin` of a bundle."""
-    model = _flatbuffer(path, begin)
-    for i in range(model.MetadataLength()):
-        if model.Metadata(i).Name() == METADATA_KEY.encode():
-            return json.loads(bytes(model.Buffers(model.Metadata(i).Buffer()).DataAsNumpy()))
-    return {}
-
-
-def tflite_operators(path: Path) -> list[str]:
-    """The operator of every node; custom ones as "CUSTOM: name"."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
-    model = _flatbuffer(path)
-    kinds = []
-    for i in range(model.OperatorCodesLength()):
-        code = model.OperatorCodes(i)
-        builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # the old field holds codes below 127
-        custom = code.CustomCode()
-        kinds.append(f"CUSTOM: {custom.decode()}" if custom else names[builtin])
-    return [
-        kinds[graph.Operators(i).OpcodeIndex()]
-        for graph in (model.Subgraphs(j) for j in range(model.SubgraphsLength()))
-        for i in range(graph.OperatorsLength())
-    ]

@@ -28,7 +28,7 @@ from .any_keras.model import Foreign
 from .blame import one_line, refused
 from .computing import FileWeights, inference, one_at_a_time, reading
 from .contents import seal, unsealed
-from .flatbuffer import packed, set_metadata, unpacked
+from .flatbuffer import packed, set_metadata, tflite_operators, unpacked
 from .graph_names import SINGLE, STATIC, prefill_name
 from .litert import litert_graph
 from .precision.accuracy import measure
@@ -36,8 +36,9 @@ from .precision.options import LEAST_COSINE, Precision, accuracy_rules, as_preci
 from .precision.tflite_files import check_tflite, round_file
 from .quiet import quiet
 from .result import ExportError, ExportResult
-from .runtime import Runner, TFLiteRunner, tflite_operators
+from .runtime import Runner
 from .spec import Exportable, exportable, input_specs, metadata, texts
+from .tflite_runtime import TFLiteRunner
 
 Tensor = Any
 

@@ -115,7 +115,8 @@ def _file_info(file: str, json_: bool) -> None:
         return _print_json(facts)
     _print_rows(
         file,
-        f"{facts['family'] or 'not of attention_zoo'}, {facts['format']}, {facts['bytes'] / 1e6:.1f} MB",
+        f"{facts['family'] or 'not of attention_zoo'}, "
+        f"{facts['task']}, " * bool(facts["task"]) + f"{facts['format']}, {facts['bytes'] / 1e6:.1f} MB",
         rows(facts),
     )
 

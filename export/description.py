@@ -15,7 +15,7 @@ from .flatbuffer import tflite_operators
 from .litertlm_description import describe_bundle, model_in
 from .litertlm_runner import LiteRTLMRunner
 from .loading import load
-from .runtime import STOP_TOKENS, TOKENIZER_FILES, Runner
+from .runtime import STOP_TOKENS, TASK, TOKENIZER_FILES, Runner
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -23,10 +23,11 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns:
         JSON's types: ``name``, ``format``, ``bytes`` (weights beside it included), ``files``, ``family`` (None of
-        others' files), ``config``, ``precision`` (None of others' files), ``graphs`` (inputs and outputs by name of the
-        graph, each with its ``dims`` and the ``shape`` that it has in the file) and ``operators``, how many of each (of
-        an ONNX file empty where the package onnx is not installed); ``tokenizer``, the names of its files that are in
-        it, and ``stop_tokens``; of a bundle also what ``describe_bundle`` finds.
+        others' files), ``task`` (in Hugging Face's words: "text-generation", "image-classification", …), ``config``,
+        ``precision`` (None of others' files), ``graphs`` (inputs and outputs by name of the graph, each with its
+        ``dims`` and the ``shape`` that it has in the file) and ``operators``, how many of each (of an ONNX file empty
+        where the package onnx is not installed); ``tokenizer``, the names of its files that are in it, and
+        ``stop_tokens``; of a bundle also what ``describe_bundle`` finds.
 
     Raises:
         ValueError: no such file, another suffix, or a file the runtime cannot read.
@@ -44,6 +45,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "bytes": sum(file.stat().st_size for file in files),
         "files": [str(file) for file in files],
         "family": family,
+        "task": runner.metadata.get(TASK),
         "config": json.loads(runner.metadata.get("attention_zoo.config", "{}")),
         "precision": runner.precision if family else None,
         "tokenizer": [name for name, key in TOKENIZER_FILES.items() if key in runner.metadata],

@@ -15,7 +15,7 @@ from ..zoo.base import ZooModel
 from .any_keras.functions import AnyFunctions, named_functions
 from .any_keras.model import AnyModel, Foreign
 from .huggingface_view import HuggingFaceView
-from .runtime import STOP_TOKENS, TOKENIZER_FILES
+from .runtime import STOP_TOKENS, TASK, TOKENIZER_FILES
 
 Exportable = ZooModel | Foreign
 
@@ -69,6 +69,7 @@ def metadata(model: Exportable, signatures: Mapping[str, Signature], files: Mapp
         "attention_zoo.config": json.dumps(model.config.to_dict()),
         "attention_zoo.signatures": json.dumps({name: signature.to_dict() for name, signature in signatures.items()}),
         "attention_zoo.files": json.dumps(dict(files)),
+        **({TASK: model.task} if model.task else {}),
     }
 
 

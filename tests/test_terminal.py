@@ -95,7 +95,7 @@ def test_info_reads_files(format: str, files: Any) -> None:
     model, result = files("gpt", "gpt2", format, cache=True)
     code, out, _ = cli("info", result.path, "--json")
     facts = json.loads(out)
-    assert (code, facts["family"], facts["format"]) == (0, "gpt", format)
+    assert (code, facts["family"], facts["format"], facts["task"]) == (0, "gpt", format, "text-generation")
     assert facts["bytes"] == result.path.stat().st_size
     assert az.GPTConfig(**facts["config"]) == model.config
     if format == "onnx":
@@ -109,7 +109,7 @@ def test_info_reads_files(format: str, files: Any) -> None:
         assert set(facts["graphs"]) == {"decode", "prefill_32"}
         assert facts["operators"] == result.operators
     _, out, _ = cli("info", result.path)
-    assert "gpt2" not in out and "hidden_dim" in out and "of the cache" in out
+    assert "gpt2" not in out and "gpt, text-generation" in out and "hidden_dim" in out and "of the cache" in out
 
 
 def test_info_of_another_s_file(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ class ZooModel(Served, keras.Model, FineTuning):
     dialects: ClassVar[Mapping[str, Dialect]] = {}  # Hugging Face's checkpoints, by model_type, and "gguf"
     keras_hub_dialects: ClassVar[Mapping[str, Dialect]] = {}  # by the beginning of KerasHub's class names
     head_parts: ClassVar[tuple[str, ...]] = ()  # layers, and weights outside of layers, that a new head replaces
+    tasks: ClassVar[Mapping[str | None, str]] = {None: "feature-extraction"}  # by the head, in Hugging Face's words
     blocks: list[Any]
 
     def __init__(
@@ -195,6 +196,11 @@ class ZooModel(Served, keras.Model, FineTuning):
     def named_weights(self) -> dict[str, Any]:
         """Every weight by its name."""
         return by_name(self)
+
+    @property
+    def task(self) -> str | None:
+        """What it is for, as Hugging Face calls it: "text-generation", "image-classification", …"""
+        return self.tasks[getattr(self.config, "head", None)]
 
     @property
     def generates(self) -> bool:

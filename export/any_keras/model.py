@@ -38,6 +38,7 @@ class Foreign:
     signature: Signature
     weights: list[Any]
     family = FOREIGN
+    task = None
     generates = False
     tokenizer = None
 

@@ -37,6 +37,33 @@ PARAMETERS = {
 }
 
 
+# Of https://huggingface.co/docs/hub/models-tasks, those that a class of these endings is for.
+TASKS = {
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+    "ForMaskedLM": "fill-mask",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForImageClassification": "image-classification",
+    "ForImageClassificationWithTeacher": "image-classification",
+    "ForConditionalGeneration": "text2text-generation",
+    "MTModel": "text2text-generation",
+    "WithLMHead": "fill-mask",
+}
+
+
+def test_heads_are_for_the_tasks_of_the_classes_they_are_called_in_hugging_face() -> None:
+    for family in families().values():
+        for dialect in (dialect for name, dialect in family.dialects.items() if name != "gguf"):
+            for head, name in dialect.heads.items():
+                meant = [task for end, task in TASKS.items() if name.endswith(end)]
+                if head == "sentence_embedding":  # a class of sentence-transformers, around this one
+                    meant = ["sentence-similarity"]
+                found = family.tasks.get(head, family.tasks[None])
+                assert found in meant or (not meant and name.endswith("Model") and "feature" in found), (name, found)
+
+
 def test_every_preset_is_counted_here() -> None:
     assert set(az.list_models()) == set(PARAMETERS)
 

@@ -19,7 +19,7 @@ Reimers & Gurevych 2019 (arXiv:1908.10084). Options turn it into its descendants
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -110,6 +110,14 @@ class BERT(ZooModel):
     """``BERT(num_layers=4)``, ``BERT(config)`` or ``az.create("bert-base", head="masked_lm")``. See the module."""
 
     family: ClassVar[str] = "bert"
+    tasks: ClassVar[Mapping[str | None, str]] = {
+        None: "feature-extraction",
+        "masked_lm": "fill-mask",
+        "sequence_classification": "text-classification",
+        "token_classification": "token-classification",
+        "question_answering": "question-answering",
+        "sentence_embedding": "sentence-similarity",
+    }
     config_class: ClassVar[type[Config]] = BERTConfig
     head_parts: ClassVar[tuple[str, ...]] = (
         "classifier",

@@ -106,6 +106,7 @@ class GPT(Generating, ZooModel):
     """
 
     family: ClassVar[str] = "gpt"
+    tasks: ClassVar[Mapping[str | None, str]] = {None: "feature-extraction", "causal_lm": "text-generation"}
     config_class: ClassVar[type[Config]] = GPTConfig
     head_parts: ClassVar[tuple[str, ...]] = ("lm_head",)
 

@@ -80,6 +80,7 @@ class Seq2Seq(Generating, ZooModel):
     """
 
     family: ClassVar[str] = "seq2seq"
+    tasks: ClassVar[Mapping[str | None, str]] = {None: "text2text-generation"}
     config_class: ClassVar[type[Config]] = Seq2SeqConfig
 
     def build_layers(self) -> None:

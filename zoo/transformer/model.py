@@ -126,6 +126,7 @@ class Transformer(Generating, ZooModel):
     """
 
     family: ClassVar[str] = "transformer"
+    tasks: ClassVar[Mapping[str | None, str]] = {None: "text2text-generation"}
     config_class: ClassVar[type[Config]] = TransformerConfig
 
     def build_layers(self) -> None:

@@ -15,6 +15,7 @@ DeiT (Touvron et al. 2021, arXiv:2012.12877) has a second class token, the disti
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -110,6 +111,10 @@ class ViT(ZooModel):
     """``ViT(num_layers=4)``, ``ViT(config)`` or ``az.create("vit-base-16")``. See the module."""
 
     family: ClassVar[str] = "vit"
+    tasks: ClassVar[Mapping[str | None, str]] = {
+        None: "image-feature-extraction",
+        "image_classification": "image-classification",
+    }
     config_class: ClassVar[type[Config]] = ViTConfig
     head_parts: ClassVar[tuple[str, ...]] = ("classifier", "distillation_classifier", "pooler")
     task_layers: ClassVar[tuple[str, ...]] = ("classifier", "distillation_classifier")

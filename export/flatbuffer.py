@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ import numpy as np
 from ..signature import Signature, TensorSpec
 
 METADATA_KEY = "attention_zoo"
+
+TABLES_LIMIT = 2_000_000_000  # bytes that a flatbuffer's own offsets reach
+ALIGNMENT, LARGE = 16, 1 << 20
 
 
 def _flatbuffer(path: Path, begin: int = 0) -> Any:
@@ -64,14 +67,70 @@ def unpacked(content: bytes | bytearray | memoryview | np.ndarray) -> Any:
     return model
 
 
-def packed(model: Any) -> bytes:
+class LateBuffer:
+    """A buffer of a ``ModelT`` whose numbers are fetched when they are written, one at a time, and not kept.
+
+    Attributes:
+        bytes: how many.
+        fetch: gives them.
+        offset, size: where they are in the file, if not in its tables.
+    """
+
+    data, offset, size = None, 0, 0
+
+    def __init__(self, bytes: int, fetch: Callable[[], np.ndarray]) -> None:
+        self.bytes, self.fetch = bytes, fetch
+
+    def Pack(self, builder: Any) -> Any:  # noqa: N802, as the others are called
+        from ai_edge_litert import schema_py_generated as schema
+
+        made = schema.BufferT()
+        made.offset, made.size = self.offset, self.size
+        made.data = None if self.offset else self.fetch()
+        return made.Pack(builder)
+
+
+def packed(model: Any) -> memoryview:
     """The file of a ``ModelT``."""
     import flatbuffers
 
-    size = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
-    builder = flatbuffers.Builder(size + 65536)
+    inside = sum(0 if buffer.offset else _bytes(buffer) for buffer in model.buffers)
+    builder = flatbuffers.Builder(inside + 65536)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+    return memoryview(builder.Bytes)[builder.Head() :]  # what ``Output`` would copy
+
+
+def write(model: Any, file: Path) -> None:
+    """As ``packed``, to a file of any size: where the tables would have no room for the numbers, these come after."""
+    if sum(map(_bytes, model.buffers)) <= TABLES_LIMIT:
+        file.write_bytes(packed(model))
+        return
+    metadata = {entry.buffer for entry in model.metadata or []}  # which stays in the tables
+    model.buffers = [b if index in metadata else _late(b) for index, b in enumerate(model.buffers)]
+    apart = [buffer for buffer in model.buffers if isinstance(buffer, LateBuffer)]
+    for buffer in apart:
+        buffer.offset, buffer.size = 2, buffer.bytes
+    end = len(packed(model))  # the same for every offset
+    for buffer in apart:
+        buffer.offset = -(-end // ALIGNMENT) * ALIGNMENT
+        end = buffer.offset + buffer.size
+    with file.open("wb") as opened:
+        opened.write(packed(model))
+        for buffer in apart:
+            opened.write(bytes(buffer.offset - opened.tell()))
+            opened.write(buffer.fetch().data)
+
+
+def _bytes(buffer: Any) -> int:
+    if isinstance(buffer, LateBuffer):
+        return buffer.bytes
+    return 0 if buffer.data is None else len(buffer.data)
+
+
+def _late(buffer: Any) -> Any:
+    if isinstance(buffer, LateBuffer) or _bytes(buffer) < LARGE:
+        return buffer
+    return LateBuffer(len(buffer.data), lambda: np.ascontiguousarray(buffer.data, "uint8"))
 
 
 def set_metadata(model: Any, entries: Mapping[str, str]) -> None:

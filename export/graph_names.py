@@ -4,6 +4,7 @@ file                                   its graphs                   kind       g
 ONNX, TFLite without a cache           "model", "serving_default"   "plain"    "model"
 ONNX with a cache                      "decoder" ["encoder"]        "dynamic"  "decoder" ["encoder"]
 TFLite, an encoder-decoder             "encode", "decode"           "static"   "encoder", "decoder"
+TFLite in several lengths              the same with "_{n}"; see ``buckets.py``
 TFLite, a causal model with a cache    "prefill_{n}" …, "decode"    "litert"   ``litert.litert_graph``
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..signature import Graph
+from .buckets import bucket_of, by_length
 from .litert import litert_graph
 
 SINGLE = "serving_default"  # the only signature of a TFLite file, as TensorFlow calls it
@@ -45,8 +47,11 @@ def layout_of(names: Collection[str], family: str | None = None) -> Layout:
     """The layout of a file with graphs of these names, of a model of ours or of any other."""
     if family == FOREIGN:
         return Layout("plain", next(iter(names)), dict.fromkeys(names, "model"))
-    if set(STATIC) <= set(names):
-        return Layout("static", "decode", STATIC)
+    bases = {name: bucket_of(name)[0] for name in names}
+    if {*bases.values()} == set(STATIC):
+        return Layout("static", by_length(names, "decode")[-1], {name: STATIC[base] for name, base in bases.items()})
+    if {*bases.values()} == {SINGLE}:
+        return Layout("plain", by_length(names, SINGLE)[-1], dict.fromkeys(names, "model"))
     if "decode" in names:
         return Layout("litert", "decode", dict.fromkeys(names, "decoder"))
     if "decoder" in names:

@@ -6,6 +6,7 @@ at once, so that a graph with a memory is compared with the model and not with i
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,6 +90,13 @@ def text_cases(
     return cases
 
 
+def length_cases(signatures: Sequence[Signature]) -> list[Case]:
+    """Of graphs of one model in several lengths: what just fits into each, and what is a token too long for it."""
+    lengths = sorted({min(n for dim, n in s.sizes.items() if dim in TEXT) for s in signatures})
+    rows = signatures[0].sizes.get("batch", 1)
+    return [Case(rows, length) for last in lengths for length in (last, last + 1)][:-1]
+
+
 def example(signature: Signature, case: Case) -> Arrays:
     """Inputs of a case without a past."""
     names = [dim for spec in signature.inputs for dim in spec.dims if dim in TEXT]
@@ -101,7 +109,11 @@ def example(signature: Signature, case: Case) -> Arrays:
 
 
 def plain_checks(
-    reference: Reference, loaded: LoadedGraph, cases: Sequence[Case], tolerance: float | Closeness, prefix: str = ""
+    reference: Reference,
+    loaded: LoadedGraph | Runner,
+    cases: Sequence[Case],
+    tolerance: float | Closeness,
+    prefix: str = "",
 ) -> Iterator[Check]:
     """A graph that computes what `reference` computes, from the same inputs."""
     for case in cases:
@@ -126,7 +138,7 @@ def image_checks(
 
 
 def _compared(
-    name: str, reference: Reference, loaded: LoadedGraph, inputs: Arrays, tolerance: float | Closeness
+    name: str, reference: Reference, loaded: LoadedGraph | Runner, inputs: Arrays, tolerance: float | Closeness
 ) -> Check:
     return compare(
         name,
@@ -221,9 +233,9 @@ def chains(model: Exportable, runner: Runner) -> list[Chain]:
     room = min(runner.decoder().max_length, model.config.max_length)
     sizes = [graph.signature.sizes for graph in runner.graphs.values()]
     if "encoder" in runner.layout.roles.values():
-        source = min((size["source"] for size in sizes if "source" in size), default=model.config.max_length)
+        sources = {size["source"] for size in sizes if "source" in size} or {model.config.max_length}
         steps = longest(model, min(room, 128)) - 1  # beside the start token
-        found = {(3, min(7, source), min(4, steps)), (2, longest(model, source), steps)}
+        found = {(3, min(7, *sources), min(4, steps))} | {(2, longest(model, source), steps) for source in sources}
     else:
         whole = longest(model, room)
         prefills = {size["sequence"] for size in sizes if size.get("sequence", 1) > 1 and size["sequence"] < room - 2}
@@ -235,37 +247,58 @@ def chains(model: Exportable, runner: Runner) -> list[Chain]:
 def chain_checks(
     model: Exportable, whole: Reference, runner: Runner, chains: Sequence[Chain], tolerance: float | Closeness
 ) -> Iterator[Check]:
-    """The logits of every token, as the model's own call on all of them has them."""
-    names = {spec.name for spec in model.signature.inputs}
+    """The logits of every token, as the model's own call on all of them has them.
+
+    Where there is no encoder, prompts of one row are beginnings of one text, which Keras is called on once.
+    """
+    vocab = model.config.vocab_size
+    encodes = any(spec.name == "decoder_input_ids" for spec in model.signature.inputs)
+    longest = max((chain.prompt + chain.steps for chain in chains if chain.rows == 1), default=0)
+    text = np.random.default_rng(0).integers(0, vocab, (1, longest))
+    of_text = _Logits(whole, {"input_ids": text, "attention_mask": np.ones_like(text)})
     for chain in chains:
+        count = chain.prompt + (0 if encodes else chain.steps)
+        alone = chain.rows == 1 and not encodes
         rng = np.random.default_rng(chain.prompt)
-        vocab, encodes = model.config.vocab_size, "decoder_input_ids" in names
-        ids = rng.integers(0, vocab, (chain.rows, chain.prompt))
-        mask = padded_mask(chain.rows, chain.prompt, "right" if encodes else "left" if chain.rows > 1 else "none")
-        new = rng.integers(0, vocab, (chain.rows, chain.steps))
+        ids = text[:, :count] if alone else rng.integers(0, vocab, (chain.rows, count))
+        new = rng.integers(0, vocab, (chain.rows, chain.steps)) if encodes else ids[:, chain.prompt :]
+        padding = "right" if encodes else "none" if alone else "left"
+        mask = padded_mask(chain.rows, chain.prompt, padding)
         decoder = runner.decoder()
-        logits = [decoder.prompt(ids, mask, chain.steps)]
+        logits = [decoder.prompt(ids[:, : chain.prompt], mask, chain.steps)]
         logits += [decoder.step(new[:, i]) for i in range(chain.steps)]
-        if encodes:
-            start = np.full((chain.rows, 1), decoder.start_token)
-            inputs = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": np.concatenate([start, new], 1)}
-        else:
-            inputs = {
-                "input_ids": np.concatenate([ids, new], 1),
-                "attention_mask": np.concatenate([mask, np.ones_like(new, mask.dtype)], 1),
-            }
-        count = chain.steps + 1
-
-        def last(outputs: Arrays, count: int = count) -> Arrays:
-            return {"logits": outputs["logits"][:, -count:]}
-
+        expected = of_text
+        if not alone:
+            inputs = {"input_ids": ids, "attention_mask": mask}
+            if encodes:
+                start = np.full((chain.rows, 1), decoder.start_token)
+                inputs["decoder_input_ids"] = np.concatenate([start, new], 1)
+            else:
+                inputs["attention_mask"] = np.concatenate([mask, np.ones_like(new, mask.dtype)], 1)
+            expected = _Logits(whole, inputs)
+        places = slice(0 if encodes else chain.prompt - 1, None if encodes else count)
         yield compare(
             chain.name,
             {"logits": np.stack(logits, axis=1)},
-            last(whole(inputs)),
-            lambda inputs=inputs: last(whole.exact(inputs)),
+            {"logits": expected.logits[:, places]},
+            lambda expected=expected, places=places: {"logits": expected.exact[:, places]},
             tolerance,
         )
+
+
+class _Logits:
+    """Of a call of Keras, made when they are asked for."""
+
+    def __init__(self, whole: Reference, inputs: Arrays) -> None:
+        self.whole, self.inputs = whole, inputs
+
+    @functools.cached_property
+    def logits(self) -> np.ndarray:
+        return self.whole(self.inputs)["logits"]
+
+    @functools.cached_property
+    def exact(self) -> np.ndarray:
+        return self.whole.exact(self.inputs)["logits"]
 
 
 def greedy_check(model: Any, whole: Reference, runner: Runner, tolerance: float | Closeness) -> Check:
@@ -310,11 +343,12 @@ def greedy_check(model: Any, whole: Reference, runner: Runner, tolerance: float 
     return Check(name, bool(shortfall(exact).max() <= 16 * noise), None, detail, "float64")
 
 
-def encoder_reference(model: Exportable, runner: Runner) -> tuple[str, Reference] | None:
-    """The encoder's name in the file, and Keras' side of it; None where there is none."""
+def encoder_references(model: Exportable, runner: Runner) -> dict[str, Reference]:
+    """Keras' side of the encoder, by its names in the file: none, one, or one for each length."""
     graphs = model_graphs(model, runner.graphs)
+    found = {}
     for name, role in runner.layout.roles.items():
         if role == "encoder" and name in graphs:
             signature = runner.graphs[name].signature
-            return name, Reference(model, graphs[name].function, None if signature.sizes else signature)
-    return None
+            found[name] = Reference(model, graphs[name].function, None if signature.sizes else signature)
+    return found

@@ -19,6 +19,7 @@ from .contents import unsealed
 from .fused import fused
 from .onnx_conversion import convert
 from .onnx_files import Written, for_runtime, in_precision, write
+from .pixels import with_pixels
 from .precision.options import Precision, accuracy_rules, as_precision
 from .result import ExportResult
 from .runtime import Runner
@@ -37,6 +38,8 @@ def to_onnx(
     precision: str | Precision = "fp32",
     cache: bool | None = None,
     input_signature: Any = None,
+    image_dtype: str | None = None,
+    image_processor: Any = None,
     target: str | None = None,
     samples: Any = None,
     metric: Callable[[Runner], float] | None = None,
@@ -65,6 +68,10 @@ def to_onnx(
         cache: False for one graph without memory of a model that generates. Default: with, where there is one.
         input_signature: how any Keras model is called: ``keras.InputSpec(shape, dtype)``, nested as its inputs are,
             None for an open size. Default: what the model was built with.
+        image_dtype: "uint8" for a file of a ViT that takes pixels from 0 to 255 and normalises them itself; it does not
+            resize them. Default: floats, as the model takes them.
+        image_processor: how, an ``ImageProcessor`` or what a preprocessor_config.json says, of which rescaling, mean
+            and deviation count. Default: what the model was loaded with.
         target: "standard" for operators of ONNX alone, in every precision. "onnxruntime" for what is fastest there: a
             GPT's cache is one buffer that no step copies, and rows may be padded on the right only (``export.load``
             turns others round by itself). Default: standard operators that take every padding, and for blocks of
@@ -90,7 +97,7 @@ def to_onnx(
     numbers = as_precision(precision)
     choice("target", target, (None, "standard", "onnxruntime"))
     rules = accuracy_rules(numbers, samples=samples, metric=metric, least_cosine=least_cosine)
-    model = exportable(model, input_signature)
+    model = with_pixels(exportable(model, input_signature), image_dtype, image_processor)
     if cache and not model.generates:
         raise ValueError(f"cache: got True for a {model.family} that does not generate; accepted: None or False")
     graphs = model.graphs("dynamic" if cache is not False and model.generates else "plain")

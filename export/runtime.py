@@ -23,6 +23,7 @@ from ..generation.text_generation import TextGenerating, end_tokens
 from ..needs import named_extras
 from ..signature import Signature, TensorSpec, as_array
 from ..text.tokenizer import Tokenizer
+from .buckets import main_graph
 from .graph_names import layout_of
 from .onnx_decoder import OnnxDecoder, SharedCacheDecoder
 
@@ -154,7 +155,7 @@ class Runner(TextGenerating):
             graph.padding = json.loads(metadata.get(PADDING, "null"))
         ordered = [name for name in signatures if name in self.graphs] or list(self.graphs)
         self.layout = layout_of(ordered, metadata.get("attention_zoo.family"))
-        self._main = self.graphs[self.layout.main]
+        self._main = main_graph(self.graphs, self.layout.main)
         self.signature = self._main.signature
 
     def __repr__(self) -> str:
@@ -173,7 +174,8 @@ class Runner(TextGenerating):
         Args:
             inputs: arrays by name, or the first input bare. `attention_mask` is all ones, `token_type_ids` all zeros
                 and a cache empty when left out. Where the file has a static shape, shorter sequences are padded on
-                the right and the outputs cut again, and a larger batch is run in pieces.
+                the right and the outputs cut again, and a larger batch is run in pieces. Of several lengths the
+                shortest that has room is taken.
 
         Raises:
             ValueError: a name, dtype, rank, size or value that the model does not accept, before anything runs.

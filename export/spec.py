@@ -70,6 +70,7 @@ def metadata(model: Exportable, signatures: Mapping[str, Signature], files: Mapp
         "attention_zoo.signatures": json.dumps({name: signature.to_dict() for name, signature in signatures.items()}),
         "attention_zoo.files": json.dumps(dict(files)),
         **({TASK: model.task} if model.task else {}),
+        **getattr(model, "file_metadata", {}),
     }
 
 

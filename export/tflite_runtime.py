@@ -12,7 +12,9 @@ from ..generation.decoder import GraphDecoder
 from ..generation.search import Decoder
 from ..needs import named_extras
 from ..signature import Signature, TensorSpec
+from .buckets import decoder_of
 from .flatbuffer import tflite_metadata
+from .graph_names import STATIC
 from .runtime import LoadedGraph, Runner, stated_signatures, usable_cores
 from .tflite_compiled import compiled_graphs
 from .tflite_decoder import EncodedDecoder, LiteRTDecoder
@@ -83,6 +85,5 @@ class TFLiteRunner(Runner):
             return super().decoder()
         if self.layout.kind == "litert":
             return LiteRTDecoder(graphs, self._config)
-        graphs = {self.layout.roles[name]: graph for name, graph in graphs.items()}
-        single = self.signature.sizes["batch"] == 1
-        return (EncodedDecoder if single else GraphDecoder)(graphs, self._config)
+        kind = EncodedDecoder if self.signature.sizes["batch"] == 1 else GraphDecoder
+        return decoder_of(graphs, lambda part: kind({STATIC[name]: part[name] for name in part}, self._config))

@@ -28,10 +28,11 @@ from .grid import (
     cached_checks,
     chain_checks,
     chains,
-    encoder_reference,
+    encoder_references,
     example,
     greedy_check,
     image_checks,
+    length_cases,
     longest,
     plain_checks,
     text_cases,
@@ -39,6 +40,7 @@ from .grid import (
 from .huggingface_view import DIMENSIONS, as_in_file
 from .inputs import example_inputs
 from .loading import load
+from .pixels import pixels_in_file
 from .precision.onnx_files import file_signature
 from .precision.options import LEAST_COSINE
 from .reference import Reference
@@ -124,7 +126,7 @@ def verify(
     model = exportable(model, input_signature)
     tolerance = None if tolerance is None else positive_number("tolerance", tolerance)
     runner = load(path)
-    model = as_in_file(model, runner.signature)
+    model = pixels_in_file(as_in_file(model, runner.signature), runner.metadata)
     limit = _limit(runner) if tolerance is None else tolerance
     graphs = model_graphs(model, runner.graphs)
     checks = [_names(model, runner, graphs)]
@@ -162,12 +164,17 @@ def _grid(model: Exportable, runner: Runner, graphs: dict[str, Graph], tolerance
     open_sizes = runner.layout.kind in ("plain", "dynamic") and not main.signature.sizes
     whole = Reference(model, model.by_name, model.signature if open_sizes else None)
     if runner.layout.kind == "plain":
-        yield from plain_checks(whole, main, text_cases(model, main.signature), tolerance)
-    if encoder := encoder_reference(model, runner):
-        loaded = runner.graphs[encoder[0]]
-        cases = text_cases(model, loaded.signature)
-        yield from plain_checks(encoder[1], loaded, cases, tolerance, f"{encoder[0]}: ")
-    elif runner.layout.kind == "dynamic":
+        for name, loaded in runner.graphs.items():
+            prefix = f"{name}: " if len(runner.graphs) > 1 else ""
+            yield from plain_checks(whole, loaded, text_cases(model, loaded.signature), tolerance, prefix)
+        if len(runner.graphs) > 1:
+            cases = length_cases([graph.signature for graph in runner.graphs.values()])
+            yield from plain_checks(whole, runner, cases, tolerance, "the shortest that fits: ")
+    encoders = encoder_references(model, runner)
+    for name, reference in encoders.items():
+        loaded = runner.graphs[name]
+        yield from plain_checks(reference, loaded, text_cases(model, loaded.signature), tolerance, f"{name}: ")
+    if not encoders and runner.layout.kind == "dynamic":
         cases = text_cases(model, main.signature, past=True, padding=main.padding)
         yield from cached_checks(model, whole, main, cases, tolerance)
     if runner.layout.generates:
@@ -194,16 +201,21 @@ def quick_check(model: Exportable, runner: Runner) -> float:
     elif "height" in {dim for spec in signature.inputs for dim in spec.dims}:
         checks += image_checks(Reference(model, model.by_name), main, TOLERANCE, brief=True)
     elif runner.layout.kind == "plain":
-        checks += plain_checks(Reference(model, model.by_name), main, [_brief(model, main.signature)], TOLERANCE)
+        for loaded in runner.graphs.values():
+            cases = [_brief(model, loaded.signature)]
+            checks += plain_checks(Reference(model, model.by_name), loaded, cases, TOLERANCE)
     else:
-        if encoder := encoder_reference(model, runner):
-            loaded = runner.graphs[encoder[0]]
-            checks += plain_checks(encoder[1], loaded, [_brief(model, loaded.signature)], TOLERANCE, "encoder: ")
+        encoders = encoder_references(model, runner)
+        for name, reference in encoders.items():
+            loaded = runner.graphs[name]
+            checks += plain_checks(reference, loaded, [_brief(model, loaded.signature)], TOLERANCE, f"{name}: ")
         prompts = sorted({chain.prompt for chain in chains(model, runner) if chain.rows == 1})
         room = runner.decoder().max_length
         used = [Chain(1, n, 1) for n in prompts if n + 1 <= room][:8] or [Chain(2, 1, 1)]
-        source = min((graph.signature.sizes.get("source", 7) for graph in runner.graphs.values()), default=7)
-        used = [Chain(2, min(source, 7), min(2, room - 1))] if encoder else used
+        if encoders:
+            sources = sorted({graph.signature.sizes.get("source", 7) for graph in runner.graphs.values()})
+            shortest = [min(7, sources[0]), *(before + 1 for before in sources[:-1])]  # that each is taken for
+            used = [Chain(2, length, min(2, room - 1)) for length in shortest]
         checks += chain_checks(model, Reference(model, model.by_name), runner, used, TOLERANCE)
     for check in checks:
         if not check.passed or check.difference is None:

@@ -27,7 +27,7 @@ import onnx
 from attention_zoo import export
 from attention_zoo.export import contents, runtime, verification
 from attention_zoo.export import onnx_operators as onnx_export
-from attention_zoo.export import tflite as tflite_export
+from attention_zoo.export import tflite_operators as tflite_export
 from attention_zoo.layers import functional as F
 from helpers import tiny
 

@@ -75,11 +75,11 @@ def _default(signature: Signature, tokenizer: Any, paddings: Sequence[str]) -> I
         inputs = example_inputs(signature, sizes, padding=paddings[seed % len(paddings)], seed=seed)
         inputs = {name: array for name, array in inputs.items() if name not in signature.state}
         for spec in signature.inputs:
-            if len(spec.dims) == 4 and spec.name in inputs and spec.dtype.startswith("float"):
-                spread = spec.spread
-                inputs[spec.name] = pictures(inputs[spec.name].shape, seed).astype(spec.dtype)
-                if spread is not None:
-                    inputs[spec.name] = np.clip(inputs[spec.name] / 4 + 0.5, 0, 1) * spread
+            if len(spec.dims) == 4 and spec.name in inputs and spec.dtype.startswith(("float", "uint8")):
+                spread = 255 if spec.dtype == "uint8" else spec.spread
+                picture = pictures(inputs[spec.name].shape, seed)
+                picture = picture if spread is None else np.clip(picture / 4 + 0.5, 0, 1) * spread
+                inputs[spec.name] = picture.astype(spec.dtype)
         yield inputs
 
 

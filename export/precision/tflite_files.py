@@ -17,7 +17,7 @@ from ...checks import choice
 from ..blame import one_line
 from ..computing import FileWeights
 from ..contents import UNSEALED
-from ..flatbuffer import packed, set_metadata, share_buffers, unpacked
+from ..flatbuffer import set_metadata, share_buffers, unpacked
 from ..quiet import quiet
 from ..result import ExportError
 from ..runtime import DIGEST, PRECISION
@@ -54,8 +54,8 @@ def check_tflite(precision: Precision) -> None:
 
 def round_file(
     content: bytes, metadata: Mapping[str, str], weights: FileWeights, precision: Precision, least_cosine: float
-) -> tuple[bytes, float]:
-    """A file in another precision, with all its signatures and not yet sealed, and the share of the weights' numbers
+) -> tuple[Any, float]:
+    """The ``ModelT`` of a file in another precision, with all its signatures, and the share of the weights' numbers
     that are not float32 then.
 
     Args:
@@ -77,7 +77,7 @@ def round_file(
     said |= {"activations": precision.activations or "dynamic"} if precision.name == "int8" else {}
     set_metadata(model, {**metadata, DIGEST: UNSEALED, PRECISION: json.dumps(said)})
     rounded = sum(weight.array.size for weight in found if numbers[id(weight)] != "fp32")
-    return packed(model), min(1.0, 4 * rounded / max(1, weights.bytes))
+    return model, min(1.0, 4 * rounded / max(1, weights.bytes))
 
 
 def _numbers(found: Iterable[Weight], weights: FileWeights, precision: Precision) -> dict[int, str]:

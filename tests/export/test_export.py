@@ -355,7 +355,7 @@ def test_a_failed_export_leaves_no_file(family: str, tmp_path: Path, monkeypatch
 def test_a_wrong_graph_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check that every export makes catches a lowering that computes something else."""
     from attention_zoo.export import onnx_operators as onnx_export
-    from attention_zoo.export import tflite as tflite_export
+    from attention_zoo.export import tflite_operators as tflite_export
 
     def shifted(original: Any) -> Any:
         return lambda inputs, kernel, bias=None, **kw: original(inputs, kernel, bias, **kw) + 0.01

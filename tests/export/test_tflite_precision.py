@@ -167,7 +167,7 @@ def test_weights_that_are_kept(tmp_path: Path) -> None:
     whole = weights_of(stored(export.to_tflite(model, tmp_path / "whole.tflite").path))
     numbers = smaller_weights(file)
     for weight in whole:
-        kept = any(word in weight.names[0] for word in ("/down", "/mul"))  # the query's, with its factor
+        kept = weight.names[0].endswith(("/down/kernel", "/query/kernel"))
         assert (weight.names[0] in numbers) == (not kept and not weight.table)
     assert export.verify(model, file).passed
 

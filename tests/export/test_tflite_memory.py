@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ai_edge_litert.tensor_buffer import TensorBuffer
 
 from attention_zoo import export
 from attention_zoo.export.tflite_compiled import Memory
+from attention_zoo.export.tflite_decoder import CALL, calls_for
 from attention_zoo.generation.search import stream
 from helpers import python, shared
 
@@ -46,6 +48,26 @@ def test_texts_that_take_turns_and_one_that_is_abandoned(family: str, variant: s
     del abandoned
     for number, step in enumerate(steps):
         assert begun[number] + taken(step, 5) == alone[number]
+
+
+def test_prompts_are_taken_in_the_cheapest_calls() -> None:
+    """Against every way there is; only the last call may be larger than what is left, and it must fit."""
+
+    def ways(count: int, sizes: tuple[int, ...], room: int) -> Iterator[list[int]]:
+        if count <= 0:
+            yield []
+        for size in sizes if count > 0 else ():
+            if size <= room:
+                yield from ([size, *rest] for rest in ways(count - size, sizes, room - size))
+
+    for sizes in ((), (4,), (30, 3, 7)):
+        for count in range(14):
+            for room in (count, count + 5, 100):
+                best = min(sum(size + CALL for size in way) for way in ways(count, (1, *sizes), room))
+                found = calls_for(count, sizes, room)
+                assert sum(size + CALL for size in found) == best, (count, sizes, room)
+                assert sum(found[:-1]) <= count <= sum(found) <= room
+    assert calls_for(40, (32, 128), 1000) == [32, 32] and calls_for(100, (32, 128), 1000) == [128]
 
 
 @every_memory

@@ -22,7 +22,8 @@ from .runtime import LoadedGraph
 
 Array = np.ndarray
 # XNNPACK stores weights in an order of its own, for every signature anew unless it has a place for all of them. This
-# name stands for one in memory, which it has on Linux; as a file it would lie beside the model and have to fit it.
+# name stands for one in memory, which it has on Linux; as a file it would lie beside the model and have to fit it. Of
+# SmolLM2-135M in float32 that is 0.9 GB for 2.1, and a token takes 7 to 10 % longer; in int8 no longer.
 SHARED_WEIGHTS = ":memory" if sys.platform == "linux" else ""
 
 

@@ -350,5 +350,6 @@ def encoder_references(model: Exportable, runner: Runner) -> dict[str, Reference
     for name, role in runner.layout.roles.items():
         if role == "encoder" and name in graphs:
             signature = runner.graphs[name].signature
-            found[name] = Reference(model, graphs[name].function, None if signature.sizes else signature)
+            own = graphs[name].signature
+            found[name] = Reference(model, graphs[name].function, own, few=bool(signature.sizes))
     return found

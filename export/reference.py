@@ -20,11 +20,15 @@ class Reference:
     """`function` of a model, such as the model itself, from arrays to arrays.
 
     In float32 it is traced once for all sizes where `signature` is given, since eager Keras takes most of the time of
-    a verification; every export has compared its file with eager Keras before.
+    a verification; every export has compared its file with eager Keras before. With `few` calls to come only a model
+    that goes from token to token in Python is worth a trace.
     """
 
-    def __init__(self, model: Exportable, function: Function, signature: Signature | None = None) -> None:
-        self.model, self.function, self.signature = model, function, signature
+    def __init__(
+        self, model: Exportable, function: Function, signature: Signature | None = None, *, few: bool = False
+    ) -> None:
+        self.model, self.function = model, function
+        self.signature = signature if not few or _steps_in_python(model) else None
         self.traced: dict[frozenset[str], Function] = {}
         self.integers = None if isinstance(model, Foreign) else "int32"  # any will do for ours
 
@@ -55,6 +59,10 @@ class Reference:
             )
             for name, array in inputs.items()
         }
+
+
+def _steps_in_python(model: Exportable) -> bool:
+    return any(isinstance(layer, keras.layers.RNN) for layer in model._flatten_layers())
 
 
 def _arrays(outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -162,7 +162,7 @@ def _grid(model: Exportable, runner: Runner, graphs: dict[str, Graph], tolerance
         yield from image_checks(Reference(model, model.by_name), main, tolerance)
         return
     open_sizes = runner.layout.kind in ("plain", "dynamic") and not main.signature.sizes
-    whole = Reference(model, model.by_name, model.signature if open_sizes else None)
+    whole = Reference(model, model.by_name, model.signature, few=not open_sizes)
     if runner.layout.kind == "plain":
         for name, loaded in runner.graphs.items():
             prefix = f"{name}: " if len(runner.graphs) > 1 else ""

@@ -1,7 +1,9 @@
-"""Set before anything imports Keras; the helpers beside this file are importable in every worker."""
+"""Set before anything imports Keras, which the process that hands out the tests never does; the helpers beside this
+file are importable in every worker."""
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sys
@@ -13,9 +15,10 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 # In importlib mode pytest leaves sys.path alone, and workers would not find helpers.py and reference.py.
 sys.path.insert(0, str(Path(__file__).parent))
 
-import keras
 import numpy as np
 import pytest
+
+from attention_zoo.zoo.presets import FAMILIES
 
 # Tests without a variant in their names, and the variant whose exports or compiled steps most of them use.
 OWNERS = {
@@ -39,10 +42,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """
     from xdist.scheduler import LoadScopeScheduling
 
-    from helpers import VARIANTS
-
-    groups = sorted(("-".join(pair) for pair in VARIANTS), key=len, reverse=True)
-    alone = re.compile(rf"\[(?:.*-)?({'|'.join(map(re.escape, groups))})(?:-[^\]]*)?\]$")
+    alone = re.compile(rf"\[(?:.*-)?((?:{'|'.join(FAMILIES)})-\w+)(?:-[^\]]*)?\]$")
 
     class ByVariant(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
@@ -54,9 +54,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByVariant(config, log)
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays: it need not be looked through whenever a conversion to TFLite collects garbage."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Every test starts from the same random state, whatever ran before it in this process."""
+    import keras
+
     keras.utils.set_random_seed(0)
 
 

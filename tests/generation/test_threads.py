@@ -69,7 +69,7 @@ def test_many_threads_run_one_tflite_graph(files: Any) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize(("family", "variant"), MODELS)
+@every_variant(MODELS, slow=MODELS[1:])
 def test_a_callback_may_generate(family: str, variant: str) -> None:
     """With the same model, of the same sizes: the outer text is not disturbed."""
     model = shared(family, variant)

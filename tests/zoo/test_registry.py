@@ -18,7 +18,7 @@ import pytest
 import attention_zoo as az
 from attention_zoo.weights.fill import without_values
 from attention_zoo.zoo.registry import families, preset
-from helpers import ROOT, VARIANTS, WITHOUT_TENSORFLOW, close, inputs_for, python, run, shared
+from helpers import FURTHER, ROOT, VARIANTS, WITHOUT_TENSORFLOW, close, inputs_for, python, run, shared
 
 PARAMETERS = {
     "gpt2": 124_439_808,
@@ -343,13 +343,15 @@ print(json.dumps(found))
 )
 
 
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backend", ["numpy", "jax", "torch"])
-def test_without_tensorflow(backend: str, tmp_path: Path, rng: Any) -> None:
-    """Layers and zoo on another Keras backend, TensorFlow not to be imported: TensorFlow's own results, to 1e-4."""
+def test_without_tensorflow(backend: str, every: bool, tmp_path: Path, rng: Any) -> None:
+    """Layers and zoo on another Keras backend, TensorFlow not to be imported: TensorFlow's own results, to 1e-4. Two
+    variants of each family, or every one."""
     if backend != "numpy":
         pytest.importorskip(backend)
     results = 0
-    for family, variant in VARIANTS:
+    for family, variant in (pair for pair in VARIANTS if every or pair not in FURTHER):
         model = shared(family, variant)
         inputs = inputs_for(model, rng)
         if "input_ids" in inputs:

@@ -109,8 +109,10 @@ def info(
 def _file_info(file: str, json_: bool) -> None:
     from . import export as exporters
     from .export.description import rows
+    from .export.quiet import quiet
 
-    facts = exporters.describe(file)
+    with quiet():  # LiteRT greets
+        facts = exporters.describe(file)
     if json_:
         return _print_json(facts)
     _print_rows(

@@ -16,6 +16,7 @@ from .litertlm_description import describe_bundle, model_in
 from .litertlm_runner import LiteRTLMRunner
 from .loading import load
 from .runtime import STOP_TOKENS, TASK, TOKENIZER_FILES, Runner
+from .tflite_gates import from_dict, suitability
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -27,7 +28,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         ``precision`` (None of others' files), ``graphs`` (inputs and outputs by name of the graph, each with its
         ``dims`` and the ``shape`` that it has in the file) and ``operators``, how many of each (of an ONNX file empty
         where the package onnx is not installed); ``tokenizer``, the names of its files that are in it, and
-        ``stop_tokens``; of a bundle also what ``describe_bundle`` finds.
+        ``stop_tokens``; of a TFLite file ``suitability``, as of an ``ExportResult``; of a bundle also what
+        ``describe_bundle`` finds.
 
     Raises:
         ValueError: no such file, another suffix, or a file the runtime cannot read.
@@ -57,6 +59,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     else:
         signatures = {name: graph.signature for name, graph in runner.graphs.items()}
         operators = _operators(runner, files)
+    if runner.format == "tflite":
+        facts["suitability"] = asdict(suitability(runner.path))
     graphs = {
         name: {"inputs": _tensors(s, s.inputs), "outputs": _tensors(s, s.outputs)} for name, s in signatures.items()
     }
@@ -86,6 +90,9 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     found += _bundle_rows(facts) if "sections" in facts else _text_rows(facts)
     for name, graph in facts["graphs"].items():
         found += tensor_rows(graph, f"{name}: ")
+    if "suitability" in facts:
+        suited = from_dict(facts["suitability"])
+        found += [*suited.rows(), *suited.details()]
     counts = facts["operators"]
     return [*found, ("operators", f"{sum(counts.values())}: {', '.join(f'{k} {n}' for k, n in counts.items())}")]
 

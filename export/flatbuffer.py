@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from ..signature import Signature, TensorSpec
 
 METADATA_KEY = "attention_zoo"
-
+WEIGHTS = ("float32", "float16", "int8", "int4", "int2")  # dtypes that weights are stored in
 TABLES_LIMIT = 2_000_000_000  # bytes that a flatbuffer's own offsets reach
 ALIGNMENT, LARGE = 16, 1 << 20
 
@@ -204,3 +204,22 @@ def shape_of(tensor: Any) -> list[int]:
 
 def _spec(name: str, tensor: Any) -> TensorSpec:
     return TensorSpec(name, dtype_names()[tensor.type], tuple("?" if n < 0 else n for n in shape_of(tensor)))
+
+
+def layer_of(graph: Any, inputs: Iterable[int], outputs: Iterable[int]) -> str:
+    """The layer that an operator came from, after the names of its tensors, its results first; "" where none tells."""
+    names = [(graph.tensors[i].name or b"").decode() for i in (*outputs, *inputs) if i >= 0]
+    return next((name.partition(";")[0].rpartition("/")[0] for name in names if "/" in name.partition(";")[0]), "")
+
+
+def constants(model: Any) -> list[tuple[str, np.ndarray, int]]:
+    """Name, bytes, and of a float or 8-bit or smaller one how many numbers, of every buffer that a tensor reads."""
+    kinds, found = dtype_names(), {}
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            data = model.buffers[tensor.buffer].data
+            if tensor.buffer and tensor.buffer not in found and data is not None and len(data):
+                weight = kinds[tensor.type] in WEIGHTS and len(shape_of(tensor)) > 0
+                count = int(np.prod(shape_of(tensor))) if weight else 0
+                found[tensor.buffer] = ((tensor.name or b"").decode(), np.asarray(data, "uint8"), count)
+    return list(found.values())

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .precision.report import Accuracy
+from .tflite_gates import Suitability
 
 
 class ExportError(RuntimeError):
@@ -36,6 +37,7 @@ class ExportResult:
         precision: of its numbers.
         rounded: share of the weights' numbers that are in that precision, unless it is float32.
         accuracy: beside the file in float32; None of that itself.
+        suitability: for phones, of a TFLite file: XNNPACK's pieces, and what a GPU leaves to the CPU.
     """
 
     path: Path
@@ -51,6 +53,10 @@ class ExportResult:
     precision: str = "fp32"
     rounded: float = 0.0
     accuracy: Accuracy | None = None
+    suitability: Suitability | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return self.to_markdown()
 
     def to_json(self) -> str:
         return json.dumps(
@@ -71,6 +77,7 @@ class ExportResult:
             *(f"| {name} | {value} |" for name, value in self._accuracy_rows()),
             f"| operators | {sum(self.operators.values())}: {operators} |",
             *(f"| {kind} in one operator | {found} of {all_} |" for kind, (found, all_) in self.fused.items()),
+            *(f"| {name} | {value} |" for name, value in (self.suitability.rows() if self.suitability else [])),
             *(f"| with it | {file} |" for file in self.files if file != self.path),
             *(f"| warning | {warning} |" for warning in self.warnings),
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
@@ -18,10 +19,12 @@ from .pixels import with_pixels
 from .precision.accuracy import measure
 from .precision.options import LEAST_COSINE, Precision, accuracy_rules, as_precision
 from .precision.tflite_files import check_tflite, round_file
+from .quiet import quiet
 from .result import ExportError, ExportResult
 from .runtime import Runner
 from .spec import exportable, metadata, texts
 from .tflite_conversion import convert
+from .tflite_gates import stored_twice, suitability
 from .tflite_runtime import TFLiteRunner
 from .tflite_signatures import static_graphs
 
@@ -129,6 +132,9 @@ def to_tflite(
             made = _opened(rounded, Path(folder) / f"{numbers.name}.tflite")
             accuracy = measure(precise, made, numbers.name, **rules)
         operators, size = _operators(made.path), made.path.stat().st_size
+        with quiet():
+            suited = suitability(made.path)
+        more = stored_twice(made.path, [math.prod(value.shape) for value in stored.variables.values()])
         made.path.replace(target)
     return ExportResult(
         path=target,
@@ -142,6 +148,8 @@ def to_tflite(
         precision=numbers.name,
         rounded=share,
         accuracy=accuracy,
+        warnings=[more] if more else [],
+        suitability=suited,
     )
 
 

@@ -27,6 +27,7 @@ from .tflite_conversion import convert
 from .tflite_gates import stored_twice, suitability
 from .tflite_runtime import TFLiteRunner
 from .tflite_signatures import static_graphs
+from .tflite_tasks import attach, set_task, task_of
 
 FORBIDDEN = ("Flex", "CUSTOM", "VAR_HANDLE", "READ_VARIABLE", "RANDOM", "MULTINOMIAL", "IF", "CALL")
 
@@ -122,14 +123,15 @@ def to_tflite(
             converted = convert(stored, graphs)
             signatures = {name: graph.signature for name, graph in graphs.items()}
             set_metadata(converted, {**metadata(model, signatures, {}), **own, **unsealed(stored)})
-        made = precise = _opened(converted, Path(folder) / "fp32.tflite")
+        beside = set_task(converted, task_of(model))
+        made = precise = _opened(converted, Path(folder) / "fp32.tflite", beside)
         del converted
         difference = quick_check(model, precise)
         if numbers.name != "fp32":
             least = LEAST_COSINE[numbers.name] if least_cosine is None else rules["least_cosine"]
             content = precise.path.read_bytes()
             rounded, share = round_file(content, precise.metadata, stored, numbers, least)
-            made = _opened(rounded, Path(folder) / f"{numbers.name}.tflite")
+            made = _opened(rounded, Path(folder) / f"{numbers.name}.tflite", beside)
             accuracy = measure(precise, made, numbers.name, **rules)
         operators, size = _operators(made.path), made.path.stat().st_size
         with quiet():
@@ -153,9 +155,10 @@ def to_tflite(
     )
 
 
-def _opened(model: Any, file: Path) -> TFLiteRunner:
-    """Write, seal and load a ``ModelT``."""
+def _opened(model: Any, file: Path, beside: Mapping[str, str]) -> TFLiteRunner:
+    """Write, seal and load a ``ModelT``, with texts behind it."""
     write(model, file)
+    attach(file, beside)
     seal(file)
     _operators(file)
     return TFLiteRunner(file)

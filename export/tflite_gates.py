@@ -102,7 +102,7 @@ class Suitability:
         return f"about {len(nodes)} of {self.operators} operators stay outside: {listed}"
 
 
-def suitability(source: Path | bytes, *, pieces: bool = True) -> Suitability:
+def suitability(source: Path | bytes | memoryview, *, pieces: bool = True) -> Suitability:
     """Of a file, or of its content.
 
     Args:
@@ -130,7 +130,7 @@ def from_dict(values: Mapping[str, Any]) -> Suitability:
     return Suitability(**{**values, "partitions": tuple(Partitions(**part) for part in parts), "findings": findings})
 
 
-def stored_twice(source: Path | bytes, sizes: Iterable[int]) -> str | None:
+def stored_twice(source: Path | bytes | memoryview, sizes: Iterable[int]) -> str | None:
     """What to tell of a file with clearly more numbers than its model; None where there is nothing to tell.
 
     Precision does not matter: a weight that is there twice is so many numbers more. Equal bytes alone do not show it,
@@ -153,8 +153,8 @@ def stored_twice(source: Path | bytes, sizes: Iterable[int]) -> str | None:
     return f"the file has {more:,} numbers more than the model: {', '.join(names[:4]) or 'many small ones'}"
 
 
-def _content(source: Path | bytes) -> Any:
-    return source if isinstance(source, bytes) else np.memmap(source, "uint8", "r")
+def _content(source: Path | bytes | memoryview) -> Any:
+    return np.memmap(source, "uint8", "r") if isinstance(source, Path) else source
 
 
 def _repeated(own: list[tuple[str, Any, int]]) -> dict[str, int]:

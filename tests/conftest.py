@@ -30,6 +30,7 @@ OWNERS = {
     **dict.fromkeys(("test_memory_is_that_of_the_file_alone", "test_mistakes_in_bench_come_first"), "bert-backbone"),
     **dict.fromkeys(("test_wrong_arguments_of_the_bench", "test_compare_real_files"), "gpt-llama"),
     **dict.fromkeys(("test_bench_of_several_files", "test_bench_needs_only_the_runtime"), "gpt-llama"),
+    **dict.fromkeys(("test_a_step_copies_no_cache", "test_the_terminal_stays_clean"), "gpt-llama"),
     "test_files_beside_the_file_count": "transformer-marian",
 }
 

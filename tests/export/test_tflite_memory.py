@@ -176,11 +176,12 @@ def test_run_is_what_the_interpreter_gives(family: str, variant: str, files: Any
             np.testing.assert_allclose(array, expected[key], atol=2e-5, err_msg=f"{name}: {key}")
 
 
-def test_only_what_is_replaced_as_a_whole_has_two_buffers(files: Any) -> None:
-    for family, variant, two in (("gpt", "llama", False), ("seq2seq", "luong", True)):
-        _, result = files(family, variant, "tflite", cache=True)
-        memory = Memory(export.load(result.path).graphs["decode"], {})  # pyright: ignore[reportArgumentType]
-        assert memory.now and all((memory.later[name] is not buffer) == two for name, buffer in memory.now.items())
+@every_memory
+def test_only_what_is_replaced_as_a_whole_has_two_buffers(family: str, variant: str, files: Any) -> None:
+    _, result = files(family, variant, "tflite", cache=True)
+    memory = Memory(export.load(result.path).graphs["decode"], {})  # pyright: ignore[reportArgumentType]
+    two = family == "seq2seq"
+    assert memory.now and all((memory.later[name] is not buffer) == two for name, buffer in memory.now.items())
 
 
 @pytest.mark.slow

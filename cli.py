@@ -178,8 +178,11 @@ def export(
     file: Annotated[Path, typer.Argument(help="Where to, ending in .onnx, .tflite or .litertlm; with --to a folder.")],
     to: Annotated[str | None, typer.Option(help="genai or huggingface: a folder of ONNX for these.")] = None,
     batch_size: Annotated[int, typer.Option(help="TFLite: rows per call.")] = 1,
-    sequence_length: Annotated[int | None, typer.Option(help="TFLite: tokens per row.")] = None,
+    sequence_length: Annotated[
+        str | None, typer.Option(help="TFLite: tokens per row; several, as 32,128; or dynamic.")
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="TFLite: side of the image in pixels.")] = None,
+    image_dtype: Annotated[str | None, typer.Option(help="uint8: pixels, normalised in the file.")] = None,
     prefill: Annotated[
         list[int] | None, typer.Option(help="TFLite, LiteRT-LM: tokens of a GPT's prompt taken at once.")
     ] = None,
@@ -200,12 +203,13 @@ def export(
     json_: Json = False,
 ):
     """Write a model as ONNX, TFLite or LiteRT-LM, checked against Keras, alone or in a folder as others open it."""
-    from .export.command import export_as
+    from .export.command import export_as, lengths
 
     said: dict[str, Any] = {"activations": activations, "block_size": block_size, "keep": tuple(keep or ())}
-    asked: dict[str, Any] = {"cache": cache, "target": target, "least_cosine": least_cosine}
+    asked: dict[str, Any] = {"cache": cache, "target": target, "least_cosine": least_cosine, "image_dtype": image_dtype}
     asked |= {"samples": None if samples is None else _lines("samples", samples), "stop_tokens": stop_token or None}
-    sizes: dict[str, Any] = {"sequence_length": sequence_length, "image_size": image_size, "max_length": max_length}
+    sizes: dict[str, Any] = {"image_size": image_size, "max_length": max_length}
+    sizes["sequence_length"] = lengths(sequence_length)
     sizes["prefill"] = prefill or None
     with working(f"exporting {model} to {file}"):
         results = export_as(lambda: _any_model(model), file, to, precision, said, asked, batch_size, sizes)

@@ -21,10 +21,24 @@ SIZES = {  # that a format has a use for
 UNKNOWN = {  # options that it has not
     "onnx": ("stop_tokens",),
     "tflite": ("target", "stop_tokens"),
-    "litertlm": ("cache", "target"),
-    "genai": ("cache",),
-    "huggingface": ("cache", "target", "stop_tokens"),
+    "litertlm": ("cache", "target", "image_dtype"),
+    "genai": ("cache", "image_dtype"),
+    "huggingface": ("cache", "target", "stop_tokens", "image_dtype"),
 }
+
+
+def lengths(words: str | None) -> Any:
+    """What ``to_tflite`` takes as `sequence_length`, of "128", "32,128" or "dynamic".
+
+    Raises:
+        ValueError: other words.
+    """
+    if words is None or words == "dynamic":
+        return words
+    numbers = words.split(",")
+    if not all(number.strip().isdecimal() for number in numbers):
+        raise ValueError(f"sequence_length: got {words!r}; accepted: an integer, several as 32,128, or dynamic")
+    return [int(number) for number in numbers] if len(numbers) > 1 else int(words)
 
 
 def export_as(
@@ -43,7 +57,7 @@ def export_as(
         to: "onnx", "tflite", "litertlm", "genai" or "huggingface"; None for what the name of `file` ends in.
         precision: of the file; for huggingface several with commas between them.
         details: of ``Precision``.
-        asked: cache, target, samples, least_cosine and stop_tokens, None where nobody asked.
+        asked: cache, target, samples, least_cosine, stop_tokens and image_dtype, None where nobody asked.
         batch_size, sizes: of a TFLite file; max_length also of a genai folder, that and prefill of a bundle.
 
     Raises:

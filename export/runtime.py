@@ -109,7 +109,8 @@ class LoadedGraph:
             for spec in self.signature.inputs:
                 part = arrays[spec.name]
                 part = part[start : start + rows] if spec.dims[:1] == ("batch",) else part
-                widths = [(0, int(n) - m) for n, m in zip(self.signature.shape(spec), part.shape, strict=True)]
+                pairs = zip(self.signature.shape(spec), part.shape, strict=True)
+                widths = [(0, 0 if isinstance(n, str) else n - m) for n, m in pairs]
                 piece[spec.name] = np.pad(part, widths)  # zeros: also the mask's "not there"
             pieces.append(self._call(piece))
         outputs = {}

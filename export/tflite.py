@@ -41,7 +41,7 @@ def to_tflite(
     precision: str | Precision = "fp32",
     input_signature: Any = None,
     batch_size: int = 1,
-    sequence_length: int | Mapping[str, int] | None = None,
+    sequence_length: int | str | Sequence[int] | Mapping[str, Any] | None = None,
     image_size: int | tuple[int, int] | None = None,
     image_dtype: str | None = None,
     image_processor: Any = None,
@@ -72,7 +72,10 @@ def to_tflite(
             projections, head and token table; or an ``export.Precision`` that says more.
         batch_size: rows per call.
         sequence_length: of text models; of the source where there is an encoder. Default: 128 (a Seq2Seq's: 64), or
-            the model's `max_length` if that is less.
+            the model's `max_length` if that is less. Several for a signature each, ``serving_default_{n}`` (of an
+            encoder-decoder ``encode_{n}`` and ``decode_{n}``), which share the weights. "dynamic" for any length, of
+            models without an encoder; a CPU takes that, few other accelerators do. A mapping where source and target
+            have sizes of their own.
         image_size: pixels, a side or (height, width), of image models. Default: the size the model was made for.
         image_dtype: "uint8" for a file of a ViT that takes pixels from 0 to 255 and normalises them itself; it does not
             resize them. Default: floats, as the model takes them.

@@ -20,7 +20,7 @@ def _dense(inputs: Tensor, kernel: Tensor, bias: Tensor | None = None, *, transp
     if transpose_kernel:  # only a product of two matrices reads the table as it is stored
         rows = tf.reshape(inputs, (-1, inputs.shape[-1]))
         output = tf.matmul(rows, kernel, transpose_b=True)
-        output = tf.reshape(output, (*inputs.shape[:-1], kernel.shape[0]))
+        output = tf.reshape(output, (*_sizes(inputs)[:-1], kernel.shape[0]))
     else:
         output = tf.matmul(inputs, kernel)
     return output if bias is None else tf.add(output, tf.convert_to_tensor(bias))
@@ -36,7 +36,14 @@ def _embedding_lookup(table: Tensor, ids: Tensor) -> Tensor:
     lookup = tf.function(gather, experimental_implements="embedding_matmul")
     table = tf.convert_to_tensor(table)
     rows = lookup(table, tf.reshape(tf.cast(ids, tf.int32), [-1]))
-    return tf.reshape(rows, (*ids.shape, table.shape[-1]))
+    return tf.reshape(rows, (*_sizes(ids), table.shape[-1]))
+
+
+def _sizes(x: Tensor) -> list[Any]:
+    """The dimensions of `x`: numbers where they are known, which keep a graph in one piece, and else tensors."""
+    import tensorflow as tf
+
+    return [tf.shape(x)[i] if size is None else size for i, size in enumerate(x.shape)]
 
 
 def _layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor, *, epsilon: float) -> Tensor:

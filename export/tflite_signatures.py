@@ -17,6 +17,8 @@ from .spec import Exportable
 
 Tensor = Any
 
+DYNAMIC = "dynamic"  # in the place of a length: any
+
 
 def static_graphs(
     model: Exportable,
@@ -155,15 +157,14 @@ def _without_logits(graph: Graph) -> Graph:
     return Graph(replace(graph.signature, outputs=outputs), function)
 
 
-def _sizes(
-    signature: Signature, sequence_length: int | Mapping[str, int] | None, image_size: int | tuple[int, int] | None
-) -> dict[str, int]:
+def _sizes(signature: Signature, sequence_length: Any, image_size: int | tuple[int, int] | None) -> dict[str, int]:
     """The sizes of the dimensions that are not the batch.
 
     Raises:
         ValueError: a size for what this model does not have, or none for what it leaves open.
     """
     sizes = dict(signature.defaults)
+    dynamic = isinstance(sequence_length, str)
     open_dims = {dim: spec.name for spec in signature.inputs for dim in spec.dims if isinstance(dim, str)}
     kind = "of images" if "height" in open_dims else "of text" if "sequence" in open_dims else "of fixed sizes"
     if sequence_length is not None:
@@ -171,6 +172,9 @@ def _sizes(
         given = sequence_length if isinstance(sequence_length, Mapping) else dict.fromkeys(texts, sequence_length)
         if not texts:
             raise ValueError(f"sequence_length: got {sequence_length} for a model {kind}; accepted: None")
+        if dynamic and (sequence_length != DYNAMIC or texts != ["sequence"] or not signature.padded):
+            also = f", or {DYNAMIC!r}" if texts == ["sequence"] and signature.padded else ""
+            raise ValueError(f"sequence_length: got {sequence_length!r}; accepted: an integer, or several{also}")
         if unknown := sorted({*given} - {*texts}):
             raise ValueError(f"sequence_length: got {unknown}; accepted: an integer, or one each for {texts}")
         sizes.update(given)
@@ -189,4 +193,4 @@ def _sizes(
             raise ValueError(
                 f"{argument}: got none for {dim!r} of {name}, which is open; accepted: its size in the file"
             )
-    return sizes
+    return {dim: size for dim, size in sizes.items() if size != DYNAMIC}

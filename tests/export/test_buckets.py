@@ -10,6 +10,7 @@ import pytest
 
 from attention_zoo import export
 from attention_zoo.export.buckets import bucket_of, by_length
+from attention_zoo.export.command import lengths
 from helpers import close, run, shared, tiny
 
 NAMES = ["serving_default_4", "serving_default_8", "serving_default_20"]
@@ -108,6 +109,30 @@ def test_pairs_of_lengths_without_a_cache(tmp_path: Path) -> None:
     assert export.verify(model, tmp_path / "m.tflite").passed
 
 
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=pytest.mark.slow)])
+def test_any_length(precision: str, tmp_path: Path) -> None:
+    """One signature; a row of any length is computed as it is, and nothing is padded."""
+    model = shared("bert", "masked_lm")
+    options: dict[str, Any] = {"precision": precision, "least_cosine": 0.5} if precision != "fp32" else {}
+    export.to_tflite(model, tmp_path / "m.tflite", sequence_length="dynamic", **options)
+    runner = export.load(tmp_path / "m.tflite")
+    assert runner.signature.sizes == {"batch": 1} and list(runner.graphs) == ["serving_default"]
+    graph: Any = runner.graphs["serving_default"]
+    shapes: list[Any] = []
+    call, graph._call = graph._call, lambda arrays: (shapes.append(arrays["input_ids"].shape), call(arrays))[1]
+    for length in (3, 11, 1, 40):
+        ids = np.random.default_rng(length).integers(0, model.config.vocab_size, (2, length))
+        found = runner.run(ids)["logits"]
+        assert shapes[-2:] == [(1, length)] * 2
+        if precision == "fp32":
+            close(found, run(model, {"input_ids": ids})["logits"])
+    report = export.verify(model, tmp_path / "m.tflite")
+    assert report.passed
+    assert {"batch 1, length 1, padding none", "batch 1, length 33, padding left"} <= {c.name for c in report.checks}
+    with pytest.raises(ValueError, match="sequence of 41; accepted: at most 40"):
+        runner.run(np.ones((1, 41), int))
+
+
 @pytest.mark.parametrize(
     ("family", "variant", "options", "message"),
     [
@@ -118,6 +143,10 @@ def test_pairs_of_lengths_without_a_cache(tmp_path: Path) -> None:
         ("bert", "backbone", {"sequence_length": (4, 99_999)}, "accepted: at most"),
         ("bert", "backbone", {"sequence_length": {"source": (4, 8)}}, "got ['source']"),
         ("vit", "classifier", {"sequence_length": (4, 8)}, "a model of images"),
+        ("bert", "backbone", {"sequence_length": "any"}, "accepted: an integer, or several, or 'dynamic'"),
+        ("vit", "classifier", {"sequence_length": "dynamic"}, "a model of images"),
+        ("gpt", "llama", {"sequence_length": "dynamic", "max_length": 8}, "sequence_length"),
+        ("transformer", "marian", {"sequence_length": "dynamic"}, "got 'dynamic'; accepted: an integer, or several"),
         ("gpt", "llama", {"sequence_length": (4, 8), "max_length": 8}, "sequence_length"),
         ("transformer", "marian", {"sequence_length": {"source": (4, 8), "target": (1, 2, 3)}}, "as many of each"),
     ],
@@ -127,6 +156,13 @@ def test_wrong_lengths(family: str, variant: str, options: dict[str, Any], messa
         export.to_tflite(shared(family, variant), tmp_path / "m.tflite", **options)
     assert message in str(raised.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lengths_of_the_command_line() -> None:
+    assert [lengths(words) for words in (None, "9", "4,8, 16", "dynamic")] == [None, 9, [4, 8, 16], "dynamic"]
+    for wrong in ("", "4,", "-4", "four", "4.0"):
+        with pytest.raises(ValueError, match="accepted: an integer, several as 32,128, or dynamic"):
+            lengths(wrong)
 
 
 def test_lengths_need_a_mask(tmp_path: Path) -> None:

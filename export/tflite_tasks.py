@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from .any_keras.model import Foreign
+from .flatbuffer import shape_of
 
 BUFFER = b"TFLITE_METADATA"
 IDENTIFIER, PARSER = b"M001", "1.0.0"
@@ -82,14 +83,16 @@ def task_of(model: Any) -> Task | None:
 
 
 def set_task(converted: Any, task: Task | None) -> dict[str, str]:
-    """Give a ``ModelT`` the metadata of its task, where it has one signature for one row; and give back the texts that
-    they name."""
+    """Give a ``ModelT`` the metadata of its task, where it has one signature, for one row of fixed size; and give
+    back the texts that they name."""
     from ai_edge_litert import schema_py_generated as schema
 
     if task is None or len(converted.signatureDefs) > 1:
         return {}
     (signature,) = converted.signatureDefs
-    if any(converted.subgraphs[signature.subgraphIndex].tensors[i.tensorIndex].shape[0] > 1 for i in signature.inputs):
+    tensors = converted.subgraphs[signature.subgraphIndex].tensors
+    shapes = [shape_of(tensors[entry.tensorIndex]) for entry in signature.inputs]
+    if any(shape[0] != 1 or min(shape) < 1 for shape in shapes):
         return {}
     graph = converted.subgraphs[signature.subgraphIndex]
     # Metadata are by the places of the graph's inputs and outputs, which have their names in the signature.

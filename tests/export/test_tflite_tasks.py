@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import flatbuffers
 import numpy as np
@@ -15,11 +18,13 @@ import pytest
 from flatbuffers import number_types
 from flatbuffers.table import Table
 
+import attention_zoo as az
 from attention_zoo import export
+from attention_zoo.cli import main
 from attention_zoo.export.flatbuffer import packed, unpacked
 from attention_zoo.export.tflite_tasks import attached, set_task, task_of
 from attention_zoo.text.tokenizer import Tokenizer
-from helpers import shared, tiny
+from helpers import ROOT, shared, tiny
 
 MEDIAPIPE = os.environ.get("MEDIAPIPE_PYTHON")  # of an environment that has the package mediapipe
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "sky", "is", "blue", "rain", "##ing", "a", "."]
@@ -152,8 +157,13 @@ def test_texts(variant: str, name: str, output: str | None, tmp_path: Path) -> N
 
 
 def test_files_without_a_task(files: Any, tmp_path: Path) -> None:
-    rows = export.to_tflite(vit(), tmp_path / "rows.tflite", batch_size=2).path
-    assert metadata(rows.read_bytes()) is None and not attached(rows), "of several rows"
+    texts = bert("sequence_classification", tmp_path)
+    rows = export.to_tflite(vit(), tmp_path / "rows.tflite", batch_size=2)
+    longer = export.to_tflite(texts, tmp_path / "longer.tflite", sequence_length="dynamic")
+    for result in (rows, longer):
+        assert metadata(result.path.read_bytes()) is None and not attached(result.path), "no row of one size"
+    found = {(one.rule, one.layer) for one in longer.suitability.findings if one.rule == "open size"}
+    assert found == {("open size", name) for name in ("input_ids", "attention_mask", "token_type_ids")}
     for which in (("bert", "backbone", "tflite"), ("gpt", "llama", "tflite", True), ("vit", "features", "tflite")):
         file = files(*which)[1].path
         assert metadata(file.read_bytes()) is None and not attached(file)
@@ -194,6 +204,31 @@ def test_other_metadata_stay(files: Any) -> None:
     after = unpacked(packed(model))
     found = [(entry.name, bytes(after.buffers[entry.buffer].data)) for entry in after.metadata]
     assert found[:-1] == before and found[-1][0] == b"TFLITE_METADATA"
+
+
+def test_pixels_of_8_bits_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    az.save(vit([0.4, 0.5, 0.6], [0.2, 0.3, 0.25]), tmp_path / "vit")
+    for name, code in (("m.tflite", 0), ("m.litertlm", 2)):
+        command = ["attention-zoo", "export", str(tmp_path / "vit"), str(tmp_path / name), "--image-dtype", "uint8"]
+        with mock.patch.object(sys, "argv", command), pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == code
+    assert "image_dtype: got 'uint8' for litertlm" in capsys.readouterr().err
+    pixels = export.describe(tmp_path / "m.tflite")["graphs"]["serving_default"]["inputs"][0]
+    assert (pixels["dtype"], pixels["shape"]) == ("uint8", [1, 30, 30, 3])
+    assert attached(tmp_path / "m.tflite"), "the names of the classes were saved with the model"
+
+
+@pytest.mark.parametrize("page", ["android.md", "ios.md"])
+def test_pages_for_phones_name_what_is_there(page: str) -> None:
+    """Tensors that their code feeds and reads are those of the families' signatures, and links lead somewhere."""
+    text = (ROOT / "docs" / page).read_text()
+    models = [shared("bert", variant) for variant in ("backbone", "sequence_classification", "sentence_embedding")]
+    signatures = [model.signature for model in (*models, shared("vit", "classifier"))]
+    known = {spec.name for signature in signatures for spec in (*signature.inputs, *signature.outputs)}
+    said = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", text)) | set(re.findall(r'"([a-z]+(?:_[a-z]+)+)"', text))
+    assert len(said & known) >= 4 and said - known <= {"serving_default", "preprocessor_config"}
+    assert all((ROOT / "docs" / link).is_file() for link in re.findall(r"\]\(([a-z_]+\.md)\)", text))
 
 
 RUN = """

@@ -19,8 +19,8 @@ from typing import Any
 def _register() -> None:
     from .zoo.presets import FAMILIES
 
-    # Whoever imports this one module by itself, and Keras through it, is about to import the families.
-    if f"{__package__}.zoo.base" in sys.modules:
+    # Whoever imports one of these by itself, and Keras through it, is about to import a family, which has half of it.
+    if any(f"{__package__}.zoo.{name}" in sys.modules for name in ("base", "huggingface")):
         return
     # A module that is half imported already (it asked for Keras just now) is skipped by Python and finishes later.
     for module in ("layers", *(f"zoo.{name}" for name in FAMILIES)):

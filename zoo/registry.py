@@ -60,6 +60,7 @@ def family(name: str) -> type[ZooModel]:
         raise ValueError(f"family: got {name!r}; {meant([name], family_names())}accepted: {sorted(family_names())}")
     if name in FAMILIES:
         with named_extras():
+            importlib.import_module("keras")  # before, so that Keras is told of all families; see ``_keras_hook.py``
             importlib.import_module(f".{name}", __package__)
     return _classes[name]
 

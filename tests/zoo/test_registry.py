@@ -17,6 +17,7 @@ import pytest
 
 import attention_zoo as az
 from attention_zoo.weights.fill import without_values
+from attention_zoo.zoo.presets import FAMILIES
 from attention_zoo.zoo.registry import families, preset
 from helpers import FURTHER, ROOT, VARIANTS, WITHOUT_TENSORFLOW, close, inputs_for, python, run, shared
 
@@ -185,6 +186,18 @@ def test_listing_imports_neither_keras_nor_tensorflow() -> None:
         "assert 'load' in dir(attention_zoo)\n"
         "assert not {'keras', 'tensorflow'} & set(sys.modules), 'imported'\n"
     )
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "az.create('bert-base', num_layers=1, vocab_size=9)",
+        *(pytest.param(f"import attention_zoo.zoo.{name}", marks=pytest.mark.slow) for name in FAMILIES),
+    ],
+)
+def test_whatever_is_imported_first(first: str) -> None:
+    """In a new process, where nothing else has imported Keras."""
+    python(f"import attention_zoo as az\n{first}\nassert az.BERT and az.GPT")
 
 
 ROOMS = ("layers", "weights", "generation", "finetuning", "text", "zoo", "export", "plot", "demo")

@@ -94,12 +94,12 @@ class Suitability:
 
     def _line(self, on: str) -> str:
         own = [one for one in self.findings if one.on in (GPU, on)]
-        nodes = {(one.signature, one.operator, one.layer) for one in own if one.operator}
+        count = sum(1 for one in own if one.operator)  # no node is found twice
         if not own:
             return "takes all"
         kinds = Counter(one.operator or f"{one.rule} of {one.layer}" for one in own)
         listed = ", ".join(f"{name} {n}" for name, n in kinds.most_common(4))
-        return f"about {len(nodes)} of {self.operators} operators stay outside: {listed}"
+        return f"{count} of {self.operators} operators stay outside: {listed}"
 
 
 def suitability(source: Path | bytes | memoryview, *, pieces: bool = True) -> Suitability:

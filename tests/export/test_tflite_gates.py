@@ -187,6 +187,11 @@ def test_a_decoder_s_signatures(files: Any) -> None:
     for part in result.suitability.partitions:
         names = [name for name, _ in part.outside]
         assert names.count("DYNAMIC_UPDATE_SLICE") == 2 * model.config.num_layers
+    found = [one for one in result.suitability.findings if one.on in (GPU, OLDER)]
+    caches = [one for one in found if one.operator == "DYNAMIC_UPDATE_SLICE"]
+    assert len(caches) == 2 * model.config.num_layers * len(result.suitability.partitions)
+    count = f"{len(found)} of {result.suitability.operators} operators"
+    assert dict(result.suitability.rows())[OLDER].startswith(count)
     assert json.loads(result.to_json())["suitability"]["partitions"][0]["signature"] == "decode"
 
 

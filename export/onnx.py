@@ -20,6 +20,7 @@ from .fused import fused
 from .onnx_conversion import convert
 from .onnx_files import Written, for_runtime, in_precision, write
 from .pixels import with_pixels
+from .precision.onnx_files import check_onnx
 from .precision.options import Precision, accuracy_rules, as_precision
 from .result import ExportResult
 from .runtime import Runner
@@ -77,7 +78,8 @@ def to_onnx(
             turns others round by itself). Default: standard operators that take every padding, and for blocks of
             weights (int4, int8 with activations "float") ONNX Runtime's ``MatMulNBits``.
         samples: what the accuracy of another precision is measured on, and static ranges: texts, or inputs by name, or
-            several of either. Default: built-in prose for a model with a tokenizer, else made-up inputs.
+            several of either, of which the method "gptq" takes one half to round by. Default: built-in prose for a
+            model with a tokenizer, else made-up inputs.
         metric: a figure of your own for the report: called with a runner in float32 and with the one in `precision`.
         least_cosine: accept a file whose outputs have this cosine with those in float32; 0 for whatever comes.
             Default: 0.999 in fp16, 0.97 in int8, 0.9 in int4, and of classes a divergence of 0.01, 0.2 and 0.6 nats.
@@ -101,6 +103,7 @@ def to_onnx(
     if cache and not model.generates:
         raise ValueError(f"cache: got True for a {model.family} that does not generate; accepted: None or False")
     graphs = model.graphs("dynamic" if cache is not False and model.generates else "plain")
+    check_onnx(numbers, graphs, samples)
     names = dict.fromkeys(graphs, destination.name)
     if "encoder" in graphs and not isinstance(model, Foreign):
         names["encoder"] = f"{destination.stem}.encoder.onnx"

@@ -19,6 +19,7 @@ from .precision.accuracy import measure
 from .precision.onnx_files import round_graphs
 from .precision.options import LEAST_COSINE, Precision
 from .precision.report import Accuracy
+from .precision.samples import apart
 from .result import ExportError
 from .runtime import DIGESTS_BESIDE, OnnxRunner, Runner
 
@@ -103,14 +104,15 @@ def in_precision(
     least = LEAST_COSINE[precision.name] if least_cosine is None else least_cosine
     *_, main = graphs
     shares = []
+    given, measured = apart(samples) if precision.method == "gptq" else (samples, samples)
 
     def rounded() -> Iterator[tuple[str, Any]]:
-        for name, part in round_graphs(precise.runner, graphs, precision, target, samples, least):
+        for name, part in round_graphs(precise.runner, graphs, precision, target, given, least):
             shares.append(part.share)
             yield name, part.model
 
     found = write(rounded(), main, names, folder)
-    options: dict[str, Any] = {"samples": samples, "metric": metric, "least_cosine": least_cosine}
+    options: dict[str, Any] = {"samples": measured, "metric": metric, "least_cosine": least_cosine}
     accuracy = measure(precise.runner, found.runner, precision.name, **options)
     return Written(found.files, found.operators, found.runner, precise.calls, float(np.mean(shares)), accuracy)
 

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from .blocks import Blocks, to_blocks
+from .gptq import with_feedback
 from .onnx_graph import Editor, lookups, products
+from .onnx_moments import Moments
 from .options import Precision
 
 MICROSOFT = "com.microsoft"
@@ -20,10 +22,11 @@ ACCURACY_LEVEL = 4  # 8-bit activations; the least exact and the only fast one
 LEAST_TABLE = 4096
 
 
-def to_block_weights(model: Any, precision: Precision, target: str) -> list[str]:
+def to_block_weights(model: Any, precision: Precision, target: str, moments: Moments | None = None) -> list[str]:
     """Change `model`, an ``onnx_ir.Model`` in float32; the names of the weights that are in blocks then.
 
-    A token table that is also the head is stored once.
+    A token table that is also the head is stored once. With `moments` of the file that `model` is from, weights of 4
+    bits go through GPTQ.
     """
     editor = Editor(model)
     writer = _Runtime(editor) if target == "onnxruntime" else _Standard(editor)
@@ -33,12 +36,13 @@ def to_block_weights(model: Any, precision: Precision, target: str) -> list[str]
     def blocks(name: str, rows: np.ndarray, numbers: str) -> Blocks:
         if name not in made:
             bits = int(numbers.removeprefix("int"))
+            method = precision.method or ("search" if bits == 4 else "rtn")
             made[name] = to_blocks(
                 rows,
                 bits,
                 precision.block_size or _block_size(rows.shape[1], 32 if precision.name == "int4" else 64),
                 symmetric=bits == 8 if precision.symmetric is None else precision.symmetric,
-                method=precision.method or ("search" if bits == 4 else "rtn"),
+                method="search" if method == "gptq" and bits == 4 else method.replace("gptq", "rtn"),
             )
         return made[name]
 
@@ -48,7 +52,10 @@ def to_block_weights(model: Any, precision: Precision, target: str) -> list[str]
         numbers = precision.head if name in heads or name in tables else precision.numbers_of(name)
         if not precision.kept(name) and numbers != "fp32":
             rows = product.rows
+            fresh = name not in made
             found = blocks(name, rows, numbers)
+            if fresh and moments is not None and found.bits == 4:
+                found = made[name] = with_feedback(rows, found, moments.order(product.node.inputs[0].name))
             editor.replace(product.node, writer.product(product, found, rows.shape[1]))
     for node, table in lookups(model.graph):
         numbers = precision.head if table.name in heads else precision.embedding  # one table, one precision

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +15,10 @@ from ..runtime import DIGEST, PRECISION, LoadedGraph, OnnxGraph, Runner
 from .onnx_blocks import to_block_weights
 from .onnx_half import to_half
 from .onnx_integers import to_integer_tables, to_integers
+from .onnx_moments import Moments
 from .onnx_static import to_static
 from .options import Precision
-from .samples import samples_of
+from .samples import apart, calibration_of, samples_of
 
 SIGNATURES = "attention_zoo.signatures"
 
@@ -37,6 +38,21 @@ class Rounded:
     share: float
 
 
+def check_onnx(precision: Precision, graphs: Collection[str], samples: Any) -> None:
+    """Refuse what files of these graphs cannot be in.
+
+    Raises:
+        ValueError: naming what is accepted.
+    """
+    several = len(graphs) > 1
+    if precision.activations == "static" and several:
+        raise ValueError("precision.activations: got 'static' for a model of several graphs; accepted: 'dynamic'")
+    if precision.method == "gptq" and several:
+        raise ValueError("precision.method: got 'gptq' for a model of several graphs; accepted: 'search', 'rtn'")
+    if precision.method == "gptq":
+        apart(samples)
+
+
 def round_graphs(
     precise: Runner, names: Iterable[str], precision: Precision, target: str, samples: Any, least_cosine: float
 ) -> Iterator[tuple[str, Rounded]]:
@@ -44,17 +60,14 @@ def round_graphs(
 
     Args:
         target: "onnxruntime" or "standard": whose operators blocks of weights are read by.
-        samples: what static ranges are measured on, as ``to_onnx`` takes them.
+        samples: what static ranges are measured on, and GPTQ's products, as ``to_onnx`` takes them.
         least_cosine: that the files will have, for who verifies them.
-
-    Raises:
-        ValueError: a precision that this model cannot be in.
     """
     inputs: list[Mapping[str, Any]] = []
     if precision.activations == "static":
-        if len(precise.graphs) > 1:
-            raise ValueError("precision.activations: got 'static' for a model of several graphs; accepted: 'dynamic'")
         inputs = list(samples_of(precise.signature, precise.tokenizer, samples))
+    elif precision.method == "gptq":
+        inputs = list(calibration_of(precise.signature, precise.tokenizer, samples))
     said = {"name": precision.name, "target": target, "least_cosine": least_cosine}
     for name in names:
         yield name, _rounded(precise, name, precision, said, inputs)
@@ -76,7 +89,11 @@ def _rounded(
         told = {key: file_signature(Signature.from_dict(value), "fp16").to_dict() for key, value in _signatures(model)}
         model.metadata_props[SIGNATURES] = json.dumps(told)
     elif precision.name == "int4" or activations == "float":
-        weights = to_block_weights(model, precision, said["target"])
+        gathered = None
+        if precision.method == "gptq":
+            assert isinstance(graph, OnnxGraph)
+            gathered = Moments(file, graph, list(samples))
+        weights = to_block_weights(model, precision, said["target"], gathered)
     elif activations == "static":
         assert isinstance(graph, OnnxGraph)
         model = to_static(file, graph, samples, precision)

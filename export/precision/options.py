@@ -14,7 +14,7 @@ ACCEPTED: Mapping[str, tuple[Any, ...]] = {
     "activations": (None, "dynamic", "float", "static"),
     "block_size": (None, 16, 32, 64, 128, 256),
     "symmetric": (None, True, False),
-    "method": (None, "rtn", "search"),
+    "method": (None, "rtn", "search", "gptq"),
     "head": ("int8", "int4", "fp32"),
     "embedding": ("int8", "int4", "fp32"),
     "reduce_range": (True, False),
@@ -35,8 +35,9 @@ class Precision:
         block_size: weights that share one scale, of int4 and of int8 with activations "float"; along the input.
             Default: 32 of int4 and 64 of int8, or less where that fills a matrix without rest.
         symmetric: blocks without a zero point. Default: of int8 they have none, of int4 they have one.
-        method: how a block's scale is found: "rtn", from its extremes, or "search", the best of several by squared
-            error. Default: "search" of int4.
+        method: of a block. "rtn": its scale is from its extremes. "search": the best of several scales by squared
+            error. "gptq": then, by inputs that the model meets, the weights of 4 bits make good each other's errors;
+            ONNX files of one graph. Default: "search" of int4.
         head, embedding: precision of the last projection of a language model and of its token table: "int8", "int4" or
             "fp32". Default: "int8".
         eight_bits: of int4, patterns of weights that have 8 bits instead. Default: the value projections, which are

@@ -6,7 +6,9 @@ judged by what they were trained for.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ Arrays = dict[str, np.ndarray]
 
 ROW = 128  # tokens
 DRAWS = 8
+CALIBRATION_ROWS = 64
 
 PROSE = (
     "The lighthouse on the northern cape was built in 1874, after three ships had been lost there in a single winter. "
@@ -54,7 +57,34 @@ def samples_of(
     return _default(signature, tokenizer, paddings) if given is None else _given(given, signature, tokenizer)
 
 
-def _default(signature: Signature, tokenizer: Any, paddings: Sequence[str]) -> Iterator[Arrays]:
+def calibration_of(signature: Signature, tokenizer: Any, given: Any = None) -> Iterator[Arrays]:
+    """What a graph meets, to round its weights by: what the caller gave, or text that comes with Python, or made-up
+    inputs, none of which `samples_of` has."""
+    if given is not None:
+        return _given(given, signature, tokenizer)
+    if tokenizer is None or all(spec.name != "input_ids" for spec in signature.inputs):
+        return _default(signature, None, ("none",), first=DRAWS)
+    topics = importlib.import_module("pydoc_data.topics").topics
+    return islice(_texts(signature, tokenizer, [topics[name] for name in sorted(topics)]), CALIBRATION_ROWS)
+
+
+def apart(samples: Any) -> tuple[Any, Any]:
+    """Of what the caller gave, what to round by and what to measure with: no file is judged by what it was made for.
+
+    Raises:
+        ValueError: a single one.
+    """
+    if samples is None:
+        return None, None
+    if isinstance(samples, str | Mapping) or not isinstance(samples, Sequence) or len(samples) < 2:
+        raise ValueError(
+            "samples: got one for the method 'gptq'; accepted: several texts or mappings, one half to round by and the "
+            "other to measure with, or None"
+        )
+    return samples[::2], samples[1::2]
+
+
+def _default(signature: Signature, tokenizer: Any, paddings: Sequence[str], first: int = 0) -> Iterator[Arrays]:
     """Prose where there is a tokenizer for a graph's ids, pictures where it takes images, and else random numbers with
     these paddings in turn."""
     names = {spec.name for spec in signature.inputs}
@@ -71,7 +101,7 @@ def _default(signature: Signature, tokenizer: Any, paddings: Sequence[str]) -> I
         sizes[dim] = limit if dim in sizes else sizes.get(dim, limit)
     images = any(len(spec.dims) == 4 and spec.name not in signature.state for spec in signature.inputs)
     sizes |= {"batch": signature.sizes.get("batch", 1 if images else 2), "past_sequence": 0}
-    for seed in range(DRAWS // 2 if images else DRAWS):
+    for seed in range(first, first + (DRAWS // 2 if images else DRAWS)):
         inputs = example_inputs(signature, sizes, padding=paddings[seed % len(paddings)], seed=seed)
         inputs = {name: array for name, array in inputs.items() if name not in signature.state}
         for spec in signature.inputs:

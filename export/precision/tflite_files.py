@@ -30,6 +30,7 @@ BLOCKS = (32, 64, 128, 256)
 ACCEPTED: dict[str, tuple[Any, ...]] = {  # of LiteRT's kernels, less than of ``Precision``
     "activations": (None, "dynamic", "float"),
     "symmetric": (None, True),
+    "method": (None, "rtn", "search"),
     "reduce_range": (True,),  # no kernel of LiteRT adds products in 16 bits
 }
 QUANTIZER_NAMES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}

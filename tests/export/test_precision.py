@@ -345,7 +345,7 @@ def test_wrong_arguments_of_a_precision(options: dict[str, Any], said: str, tmp_
     ("fields", "said"),
     [
         ({"name": "int8", "block_size": 33}, "precision.block_size: got 33"),
-        ({"name": "int4", "method": "gptq"}, "precision.method: got 'gptq'"),
+        ({"name": "int4", "method": "awq"}, "precision.method: got 'awq'"),
         ({"name": "int4", "activations": "dynamic"}, "precision.activations: got 'dynamic' for int4"),
         ({"name": "fp16", "block_size": 32}, "precision.block_size: got 32 for fp16"),
         ({"name": "int8", "keep": "*/kernel"}, "precision.keep: got '*/kernel'"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from keras import ops
 
+from ..checks import choice
 from ..signature import Graph, Signature, TensorSpec
 from ..zoo.base import ZooModel
 
@@ -74,6 +75,25 @@ class HuggingFaceView:
 
 def _first(dims: tuple[Any, ...]) -> tuple[Any, ...]:
     return (dims[0], dims[-1], *dims[1:-1])
+
+
+def in_format(model: Any, data_format: str | None) -> Any:
+    """`model`, or the view of it whose images have their channels first.
+
+    Raises:
+        ValueError: another format, or "channels_first" of a model that takes no images as floats.
+    """
+    choice("data_format", data_format, (None, "channels_last", "channels_first"))
+    if data_format != "channels_first":
+        return model
+    images = isinstance(model, ZooModel) and any(spec.dims[:-1] == MOVED for spec in model.signature.inputs)
+    if not images:
+        kind = getattr(model, "family", type(model).__name__)
+        raise ValueError(
+            f"data_format: got 'channels_first' for a {kind}; accepted: None, or an image model of attention_zoo "
+            "without image_dtype='uint8'"
+        )
+    return HuggingFaceView(model)
 
 
 def as_in_file(model: Any, signature: Signature) -> Any:

@@ -17,6 +17,7 @@ from .any_keras.model import Foreign
 from .computing import FileWeights, inference, one_at_a_time
 from .contents import unsealed
 from .fused import fused
+from .huggingface_view import in_format
 from .onnx_conversion import convert
 from .onnx_files import Written, for_runtime, in_precision, write
 from .pixels import with_pixels
@@ -41,6 +42,7 @@ def to_onnx(
     input_signature: Any = None,
     image_dtype: str | None = None,
     image_processor: Any = None,
+    data_format: str | None = None,
     target: str | None = None,
     samples: Any = None,
     metric: Callable[[Runner], float] | None = None,
@@ -73,6 +75,7 @@ def to_onnx(
             resize them. Default: floats, as the model takes them.
         image_processor: how, an ``ImageProcessor`` or what a preprocessor_config.json says, of which rescaling, mean
             and deviation count. Default: what the model was loaded with.
+        data_format: "channels_first" for images as (batch, channels, height, width). Default: "channels_last".
         target: "standard" for operators of ONNX alone, in every precision. "onnxruntime" for what is fastest there: a
             GPT's cache is one buffer that no step copies, and rows may be padded on the right only (``export.load``
             turns others round by itself). Default: standard operators that take every padding, and for blocks of
@@ -99,7 +102,7 @@ def to_onnx(
     numbers = as_precision(precision)
     choice("target", target, (None, "standard", "onnxruntime"))
     rules = accuracy_rules(numbers, samples=samples, metric=metric, least_cosine=least_cosine)
-    model = with_pixels(exportable(model, input_signature), image_dtype, image_processor)
+    model = in_format(with_pixels(exportable(model, input_signature), image_dtype, image_processor), data_format)
     if cache and not model.generates:
         raise ValueError(f"cache: got True for a {model.family} that does not generate; accepted: None or False")
     graphs = model.graphs("dynamic" if cache is not False and model.generates else "plain")

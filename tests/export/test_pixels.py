@@ -93,3 +93,23 @@ def test_wrong_options(family: str, variant: str, options: dict[str, Any], messa
             write(shared(family, variant), tmp_path / f"m.{form}", **options)
         assert message in str(raised.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_channels_first(tmp_path: Path) -> None:
+    model = shared("vit", "classifier")
+    file = tmp_path / "m.onnx"
+    export.to_onnx(model, file, data_format="channels_first")
+    runner = export.load(file)
+    images = (pixels(model, 3) / 255).astype("float32")
+    expected = run(model, {model.signature.inputs[0].name: images})
+    found = runner.run(np.moveaxis(images, -1, 1))
+    for name, array in expected.items():
+        close(found[name], array)
+    assert runner.signature.inputs[0].dims[1] == images.shape[-1]
+    assert export.verify(model, file).passed
+    with pytest.raises(ValueError, match=r"data_format: got 'channels_first' for a bert"):
+        export.to_onnx(shared("bert", "backbone"), file, data_format="channels_first")
+    with pytest.raises(ValueError, match=r"without image_dtype='uint8'"):
+        steps = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        options = {"image_dtype": "uint8", "image_processor": steps, "data_format": "channels_first"}
+        export.to_onnx(model, file, **options)

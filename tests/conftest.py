@@ -7,8 +7,11 @@ import gc
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -26,13 +29,16 @@ OWNERS = {
     **dict.fromkeys(("test_generate_equals_keras", "test_generate_stops_and_refuses"), "gpt-llama"),
     **dict.fromkeys(("test_large_weights_go_beside_the_file", "test_runner_needs_only_its_runtime"), "gpt-llama"),
     **dict.fromkeys(("test_verify_notices", "test_files_that_are_cut_or_lie", "test_wrong_arguments"), "bert-backbone"),
+    **dict.fromkeys(("test_weights_that_are_kept", "test_what_the_file_says_of_itself"), "bert-backbone"),
     **dict.fromkeys(("test_benchmark_reports_what_it_measured", "test_runner_refuses_wrong_inputs"), "bert-backbone"),
     **dict.fromkeys(("test_memory_is_that_of_the_file_alone", "test_mistakes_in_bench_come_first"), "bert-backbone"),
     **dict.fromkeys(("test_wrong_arguments_of_the_bench", "test_compare_real_files"), "gpt-llama"),
     **dict.fromkeys(("test_bench_of_several_files", "test_bench_needs_only_the_runtime"), "gpt-llama"),
     **dict.fromkeys(("test_a_step_copies_no_cache", "test_the_terminal_stays_clean"), "gpt-llama"),
-    "test_files_beside_the_file_count": "transformer-marian",
+    **dict.fromkeys(("test_files_beside_the_file_count", "test_a_source_in_several_lengths"), "transformer-marian"),
 }
+# Modules with a file that is exported once for several of their tests.
+TOGETHER = ("tests/export/test_buckets.py", "tests/export/test_litertlm.py", "tests/export/test_texts.py")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -50,7 +56,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             found = alone.search(nodeid)
             if found:
                 return found[1]
-            return OWNERS.get(nodeid.partition("[")[0].rpartition("::")[2], nodeid)
+            file, _, name = nodeid.partition("[")[0].rpartition("::")
+            return OWNERS.get(name, file if file in TOGETHER else nodeid)
 
     return ByVariant(config, log)
 
@@ -58,6 +65,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_finish() -> None:
     """What was imported stays: it need not be looked through whenever a conversion to TFLite collects garbage."""
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread_each() -> Iterator[None]:
+    """There is a worker for every core: a second thread of a runtime would wait for work by spinning on another's."""
+    from attention_zoo.export import runtime
+
+    several = "PYTEST_XDIST_WORKER" in os.environ
+    with mock.patch.object(runtime, "usable_cores", lambda: 1) if several else nullcontext():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -184,7 +184,7 @@ def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -
     assert sorted(signature["outputs"]) == sorted(spec.name for spec in model.signature.outputs)
 
 
-@every_variant(slow=FURTHER)
+@every_variant(slow=ALL_BUT_ONE)
 def test_verify_passes(family: str, variant: str, files: Any) -> None:
     verified(family, variant, files, cache=False)
 

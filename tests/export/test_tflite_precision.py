@@ -163,11 +163,11 @@ def test_blocks_are_nearest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("family", "variant"), [("bert", "backbone"), ("gpt", "llama")])
-def test_weights_by_their_names_in_keras(family: str, variant: str, tmp_path: Path) -> None:
+def test_weights_by_their_names_in_keras(family: str, variant: str, files: Any) -> None:
     """Transposed, and scaled as the converter scales a query's kernel."""
-    model = shared(family, variant)
+    model, whole = files(family, variant, "tflite")
     ours = {w.path.partition("/")[2]: numpy(w) for w in model.weights}
-    weights = weights_of(stored(export.to_tflite(model, tmp_path / "whole.tflite").path))
+    weights = weights_of(stored(whole.path))
     names = keras_names(weights, ours)
     for weight in weights:
         array = ours[names[id(weight)]]
@@ -178,12 +178,11 @@ def test_weights_by_their_names_in_keras(family: str, variant: str, tmp_path: Pa
     assert len(set(names.values())) == len(weights)
 
 
-def test_weights_that_are_kept(tmp_path: Path) -> None:
-    model = shared("bert", "backbone")
+def test_weights_that_are_kept(files: Any, tmp_path: Path) -> None:
+    model, exact = files("bert", "backbone", "tflite")
     file, _ = exported(model, tmp_path, export.Precision("int8", keep=("*/down/kernel", "*/query/kernel")))
-    whole = weights_of(stored(export.to_tflite(model, tmp_path / "whole.tflite").path))
     numbers = smaller_weights(file)
-    for weight in whole:
+    for weight in weights_of(stored(exact.path)):
         kept = weight.names[0].endswith(("/down/kernel", "/query/kernel"))
         assert (weight.names[0] in numbers) == (not kept and not weight.table)
     assert export.verify(model, file).passed
@@ -227,9 +226,9 @@ def test_the_same_bytes_again(tmp_path: Path) -> None:
 # ---- as files are used --------------------------------------------------------------------------------------------
 
 
-def test_what_the_file_says_of_itself(tmp_path: Path) -> None:
-    model = shared("bert", "backbone")
-    whole = export.load(export.to_tflite(model, tmp_path / "whole.tflite").path)
+def test_what_the_file_says_of_itself(files: Any, tmp_path: Path) -> None:
+    model, exact = files("bert", "backbone", "tflite")
+    whole = export.load(exact.path)
     file, _ = exported(model, tmp_path, "int8", least_cosine=0.9)
     runner = export.load(file)
     assert runner.precision_details == {"name": "int8", "least_cosine": 0.9, "activations": "dynamic"}
@@ -241,20 +240,20 @@ def test_what_the_file_says_of_itself(tmp_path: Path) -> None:
     assert not next(check for check in export.verify(model, file).checks if check.name == "bytes").passed
 
 
-def test_unequal_prompts_as_each_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("int8", marks=pytest.mark.slow), "int4"])
+def test_unequal_prompts_as_each_alone(precision: str, tmp_path: Path) -> None:
     model = shared("gpt", "llama")
     prompts = [[5, 6, 7, 8, 9], [11, 12], [3]]
     ids = np.array([[0] * (5 - len(p)) + p for p in prompts])
     mask = np.array([[0] * (5 - len(p)) + [1] * len(p) for p in prompts])
     options: dict[str, Any] = {"max_new_tokens": 12, "stop_tokens": []}
-    for name in SMALLER:
-        runner = export.load(exported(model, tmp_path, name, least_cosine=0.5, **CACHE)[0])
-        together = runner.generate(ids, mask, **options)[:, -12:]
-        alone = [runner.generate([prompt], **options)[0, -12:] for prompt in prompts]
-        assert np.array_equal(together, alone), name
-        if name == "fp16":
-            expected = keras.ops.convert_to_numpy(model.generate(ids, mask, **options))[:, -12:]
-            assert np.array_equal(together, expected)
+    runner = export.load(exported(model, tmp_path, precision, least_cosine=0.5, **CACHE)[0])
+    together = runner.generate(ids, mask, **options)[:, -12:]
+    alone = [runner.generate([prompt], **options)[0, -12:] for prompt in prompts]
+    assert np.array_equal(together, alone)
+    if precision == "fp16":
+        expected = keras.ops.convert_to_numpy(model.generate(ids, mask, **options))[:, -12:]
+        assert np.array_equal(together, expected)
 
 
 def test_without_tensorflow_or_keras(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from attention_zoo.export.comparison import FARTHER, compare
 from attention_zoo.export.computing import computing_in
 from attention_zoo.export.grid import Case, example
 from attention_zoo.export.inputs import padded_mask
-from helpers import FURTHER, VARIANTS, close, every_variant, inputs_for, randomise, run, shared, tiny
+from helpers import ALL_BUT_ONE, VARIANTS, close, every_variant, inputs_for, randomise, run, shared, tiny
 
 QUICK = (
     "64 bytes are 0xFF",
@@ -95,7 +95,7 @@ def test_other_shapes_and_padding() -> None:
     assert "shape" in compare("", {"x": np.ones((2, 3))}, one, lambda: one, 1e-5).detail
 
 
-@every_variant(slow=FURTHER)
+@every_variant(slow=ALL_BUT_ONE)
 def test_a_model_computes_in_float64_as_one_that_was_made_so(family: str, variant: str, rng: Any) -> None:
     """The judge is the model itself, in another precision and back."""
     model = shared(family, variant)

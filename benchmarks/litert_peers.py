@@ -1,0 +1,149 @@
+"""The peers of ``benchmarks/litert.py``: their files, made in an environment of their own.
+
+    peers/bin/python benchmarks/litert_peers.py FOLDER    # FOLDER/{minilm,dinov2,smollm2}_hf are Hugging Face folders
+    peers/bin/python benchmarks/litert_peers.py --llama FILE THREADS    # llama.cpp's own times, asked for on stdin
+
+Writes torch_{minilm,dinov2}_{fp32,int8}.tflite (litert-torch of transformers' model, and the dynamic int8 recipe of
+ai-edge-quantizer on top) and torch_smollm2_{fp32,int8}.litertlm (litert-torch's exporter for decoders, with its own
+defaults but for the sizes), and smollm2_{Q8_0,Q4_0}.gguf of smollm2_Q4_1.gguf. What is there already stays.
+llama.cpp is xllamacpp's, for AVX2: see peers.sh.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+LENGTH, SIDE = 128, 224  # of the encoders' inputs
+SLOTS, PREFILLS, STEPS = 1024, [32, 128], 24
+RECIPE = "dynamic_wi8_afp32"
+
+
+def encoder(name: str, folder: Path) -> None:
+    """One row of the inputs that our file takes, and the same results by the same names."""
+    import litert_torch
+    import torch
+    from ai_edge_quantizer import quantizer, recipe
+    from transformers import AutoModel
+
+    body = AutoModel.from_pretrained(folder / f"{name}_hf").eval()
+
+    class Sentence(torch.nn.Module):
+        """The mean of what is no padding, of length one, as the folder's modules.json says."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = body
+
+        def forward(self, **inputs: Any) -> dict[str, Any]:
+            mask = inputs["attention_mask"][..., None].to(torch.float32)
+            states = self.body(**inputs).last_hidden_state * mask
+            mean = states.sum(1) / mask.sum(1).clamp(min=1e-9)
+            return {"sentence_embedding": torch.nn.functional.normalize(mean, dim=-1)}
+
+    class Image(torch.nn.Module):
+        """Channels last, as a phone's camera gives them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = body
+
+        def forward(self, pixel_values: Any) -> dict[str, Any]:
+            found = self.body(pixel_values.permute(0, 3, 1, 2))
+            return {"last_hidden_state": found.last_hidden_state, "pooler_output": found.pooler_output}
+
+    if name == "minilm":
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        # A tensor each: one that is given twice would be one input.
+        model, inputs = Sentence(), {name: torch.ones((1, LENGTH), dtype=torch.int32) for name in names}
+    else:
+        at_size(body)
+        model, inputs = Image(), {"pixel_values": torch.zeros((1, SIDE, SIDE, 3))}
+    file = folder / f"torch_{name}_fp32.tflite"
+    litert_torch.convert(model.eval(), sample_kwargs=inputs).export(str(file))
+    smaller = quantizer.Quantizer(str(file))
+    smaller.load_quantization_recipe(getattr(recipe, RECIPE)())
+    smaller.quantize().export_model(str(folder / f"torch_{name}_int8.tflite"), overwrite=True)
+
+
+def at_size(model: Any) -> None:
+    """Fit the table of positions to images of `SIDE` now, which the file would do at every call."""
+    import torch
+
+    with torch.no_grad():
+        patches = (SIDE // model.config.patch_size) ** 2
+        positions = model.embeddings.interpolate_pos_encoding(
+            torch.zeros((1, 1 + patches, model.config.hidden_size)), SIDE, SIDE
+        )
+    model.embeddings.interpolate_pos_encoding = lambda *_: positions
+
+
+def decoder(folder: Path, precision: str) -> None:
+    from litert_torch.generative.export_hf import export
+
+    made = folder / f"torch_smollm2_{precision}"
+    export.export(
+        model=str(folder / "smollm2_hf"),
+        output_dir=str(made),
+        prefill_lengths=PREFILLS,
+        cache_length=SLOTS,
+        quantization_recipe={"fp32": "none", "int8": RECIPE}[precision],
+    )
+    next(made.glob("*.litertlm")).rename(made.with_suffix(".litertlm"))
+    shutil.rmtree(made)
+
+
+def requantized(source: Path, kind: str, target: Path) -> None:
+    """The same GGUF file with every matrix in `kind`."""
+    from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, quants
+
+    reader = GGUFReader(source)
+    writer = GGUFWriter(target, str(reader.fields["general.architecture"].contents()))
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            writer.add_key_value(name, field.contents(), field.types[0], field.types[-1])
+    for tensor in reader.tensors:
+        values = quants.dequantize(tensor.data, tensor.tensor_type)
+        wanted = GGMLQuantizationType[kind if values.ndim > 1 else "F32"]
+        writer.add_tensor(tensor.name, quants.quantize(values, wanted), raw_dtype=wanted)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def llama(file: str, threads: int) -> None:
+    """For every length on stdin, in JSON: seconds of a prompt, and of a token behind it on average."""
+    import xllamacpp
+
+    asked = xllamacpp.CommonParams()
+    asked.model.path, asked.n_ctx, asked.n_parallel, asked.verbosity = file, SLOTS, 1, 0
+    asked.cpuparams.n_threads = asked.cpuparams_batch.n_threads = threads
+    server = xllamacpp.Server(asked)
+    for line in sys.stdin:
+        request = {"prompt": [260] * int(line), "n_predict": STEPS, "temperature": 0}
+        answer = server.handle_completions({**request, "cache_prompt": False, "ignore_eos": True})
+        took: dict[str, float] = answer["timings"]
+        print(json.dumps([took["prompt_ms"] / 1e3, took["predicted_per_token_ms"] / 1e3]), flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--llama":
+        llama(sys.argv[2], int(sys.argv[3]))
+        sys.exit()
+    where = Path(sys.argv[1])
+    for one in ("minilm", "dinov2"):
+        if not (where / f"torch_{one}_int8.tflite").is_file():
+            encoder(one, where)
+    for bits in ("fp32", "int8"):
+        if not (where / f"torch_smollm2_{bits}.litertlm").is_file():
+            decoder(where, bits)
+    for quant in ("Q8_0", "Q4_0"):
+        if not (where / f"smollm2_{quant}.gguf").is_file():
+            requantized(where / "smollm2_Q4_1.gguf", quant, where / f"smollm2_{quant}.gguf")

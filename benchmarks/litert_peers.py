@@ -4,8 +4,8 @@
     peers/bin/python benchmarks/litert_peers.py --llama FILE THREADS    # llama.cpp's own times, asked for on stdin
 
 Writes torch_{minilm,dinov2}_{fp32,int8}.tflite (litert-torch of transformers' model, and the dynamic int8 recipe of
-ai-edge-quantizer on top) and torch_smollm2_{fp32,int8}.litertlm (litert-torch's exporter for decoders, with its own
-defaults but for the sizes), and smollm2_{Q8_0,Q4_0}.gguf of smollm2_Q4_1.gguf. What is there already stays.
+ai-edge-quantizer on top) and torch_smollm2_{fp32,int8,int4}.litertlm (litert-torch's exporter for decoders, with
+its own defaults but for the sizes), and smollm2_{Q8_0,Q4_0}.gguf of smollm2_Q4_1.gguf. What is there already stays.
 llama.cpp is xllamacpp's, for AVX2: see peers.sh.
 """
 
@@ -22,7 +22,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 LENGTH, SIDE = 128, 224  # of the encoders' inputs
 SLOTS, PREFILLS, STEPS = 1024, [32, 128], 24
-RECIPE = "dynamic_wi8_afp32"
+# Four bits in blocks of 32, as ours: with a scale a row, dynamic_wi4_afp32, SmolLM2 writes no sense.
+RECIPES = {"fp32": "none", "int8": "dynamic_wi8_afp32", "int4": "dynamic_wi4b32_afp32"}
 
 
 def encoder(name: str, folder: Path) -> None:
@@ -68,7 +69,7 @@ def encoder(name: str, folder: Path) -> None:
     file = folder / f"torch_{name}_fp32.tflite"
     litert_torch.convert(model.eval(), sample_kwargs=inputs).export(str(file))
     smaller = quantizer.Quantizer(str(file))
-    smaller.load_quantization_recipe(getattr(recipe, RECIPE)())
+    smaller.load_quantization_recipe(getattr(recipe, RECIPES["int8"])())
     smaller.quantize().export_model(str(folder / f"torch_{name}_int8.tflite"), overwrite=True)
 
 
@@ -93,7 +94,7 @@ def decoder(folder: Path, precision: str) -> None:
         output_dir=str(made),
         prefill_lengths=PREFILLS,
         cache_length=SLOTS,
-        quantization_recipe={"fp32": "none", "int8": RECIPE}[precision],
+        quantization_recipe=RECIPES[precision],
     )
     next(made.glob("*.litertlm")).rename(made.with_suffix(".litertlm"))
     shutil.rmtree(made)
@@ -141,7 +142,7 @@ if __name__ == "__main__":
     for one in ("minilm", "dinov2"):
         if not (where / f"torch_{one}_int8.tflite").is_file():
             encoder(one, where)
-    for bits in ("fp32", "int8"):
+    for bits in RECIPES:
         if not (where / f"torch_smollm2_{bits}.litertlm").is_file():
             decoder(where, bits)
     for quant in ("Q8_0", "Q4_0"):

@@ -15,6 +15,7 @@ from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # of matrices as small as these it prepares more than it computes
 # In importlib mode pytest leaves sys.path alone, and workers would not find helpers.py and reference.py.
 sys.path.insert(0, str(Path(__file__).parent))
 

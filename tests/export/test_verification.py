@@ -160,7 +160,7 @@ def changed(dtype: str | None = None) -> Any:
     return model
 
 
-@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("cache", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(
     "dtype", [None, *(pytest.param(name, marks=pytest.mark.slow) for name in ("mixed_float16", "bfloat16"))]

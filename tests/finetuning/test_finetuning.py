@@ -283,7 +283,10 @@ def test_keras_file_names_blocks_once(family: str, variant: str, stacks: tuple[s
     "code",
     [
         "import attention_zoo as az; print(az.LayerwiseDecay.__name__)",
-        "from attention_zoo.finetuning.optimizers import LayerwiseDecay; print(LayerwiseDecay.__name__)",
+        pytest.param(
+            "from attention_zoo.finetuning.optimizers import LayerwiseDecay; print(LayerwiseDecay.__name__)",
+            marks=pytest.mark.slow,
+        ),
         "from attention_zoo.finetuning.model import FineTuning; print(FineTuning.__name__)",
     ],
 )
@@ -527,7 +530,7 @@ def tape(model: Any, inputs: Any) -> tuple[float, dict[str, np.ndarray]]:
     return float(loss), {weight_name(v): float64(tf.convert_to_tensor(g)) for v, g in named if g is not None}
 
 
-@every_variant(BLOCKS, slow=BLOCKS[2:])
+@every_variant(BLOCKS, slow=BLOCKS[1:])
 def test_checkpointing_changes_neither_loss_nor_gradients(family: str, variant: str, rng: Any) -> None:
     """With dropout too: both passes of a block draw the same masks, those that the plain model draws."""
     results = []

@@ -337,7 +337,8 @@ def test_training_with_arrays_and_with_tf_data(family: str, variant: str, rng: A
         scaled(predictions[name], expected, 1e-5)
 
 
-@every_variant()
+# Of the further variants those with weights that no other has.
+@every_variant(slow=FURTHER - {("gpt", "qwen"), ("vit", "dino")})
 def test_every_weight_has_its_gradient(family: str, variant: str, rng: Any) -> None:
     """None is forgotten, and a small step along them lowers the loss by what the gradients promise."""
     model = tiny(family, variant)

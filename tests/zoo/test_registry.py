@@ -389,7 +389,7 @@ ENTRIES = (
 )
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("entry", [pytest.param(e, marks=[pytest.mark.slow] * (e in ENTRIES[1:3])) for e in ENTRIES])
 def test_classes_are_registered_however_keras_comes_in(entry: str) -> None:
     """Keras is imported half way through one of our modules, and all of them are registered with it once."""
     code = f"import attention_zoo as az\n{entry}\nimport keras\n"

@@ -128,12 +128,13 @@ def _types(model: Any) -> None:
     from onnx_ir.passes import common
 
     if any(value.dtype is None for node in model.graph for value in node.outputs):
+        stated = {value: value.shape for value in model.graph.outputs}  # with names where inference finds a number
         common.ShapeInferencePass()(model)
         for node in model.graph:
             # Of others' operators, and behind them, nothing is known: what they make is what they are given.
             floats = [v.dtype for v in node.inputs if v is not None and v.dtype == ir.DataType.FLOAT]
             for value in node.outputs:
-                value.shape = value.shape if value in model.graph.outputs else None
+                value.shape = stated.get(value)
                 value.dtype = (floats[0] if floats else None) if value.dtype is None else value.dtype
 
 

@@ -244,7 +244,9 @@ class BERT(ZooModel):
             first = ops.cast(ops.cumsum(mask, axis=1) == 1, "int32") * mask  # 1 at the first token that is kept
             pooled = ops.sum(x * ops.expand_dims(ops.cast(first, x.dtype), -1), axis=1)
         elif self.config.pooling == "max":
-            pooled = ops.max(ops.where(ops.expand_dims(ops.cast(mask, "bool"), -1), x, -1e9), axis=1)
+            kept = ops.expand_dims(ops.cast(mask, "bool"), -1)  # (B, T, 1)
+            pooled = ops.max(ops.where(kept, x, -1e9), axis=1)
+            pooled = ops.where(ops.any(kept, axis=1), pooled, 0.0)  # a row without a token, in every precision
         else:
             pooled = masked_mean(x, mask)
         if not self.config.normalize:

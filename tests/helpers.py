@@ -21,6 +21,7 @@ VARIANTS = [(family, variant) for family, cls in families().items() for variant 
 # Past the first two of its family: what is compiled or exported for each of these runs with make test-all.
 FURTHER = {(family, variant) for family, cls in families().items() for variant in list(cls.tiny())[2:]}
 ALL_BUT_ONE = FURTHER | {(family, next(iter(cls.tiny()))) for family, cls in families().items()}  # of each family
+FURTHER_BUT_GPT = {pair for pair in FURTHER if pair[0] != "gpt"}  # of GPT each has other positions
 TEXT = [pair for pair in VARIANTS if pair[0] != "vit"]
 
 

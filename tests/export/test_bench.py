@@ -164,7 +164,7 @@ def test_memory_is_that_of_the_file_alone(files: Any) -> None:
         ("gpt", "llama", "onnx", False, 39),
         ("gpt", "llama", "tflite", True, 39),
         ("transformer", "marian", "onnx", True, 40),
-        ("transformer", "marian", "tflite", True, 40),
+        pytest.param("transformer", "marian", "tflite", True, 40, marks=pytest.mark.slow),
     ],
 )
 def test_what_generates_is_timed(family: str, variant: str, format: str, cache: bool, most: int, files: Any) -> None:

@@ -22,7 +22,7 @@ from attention_zoo.export.flatbuffer import tflite_operators
 from attention_zoo.generation.keras_decoder import Generating
 from attention_zoo.zoo.base import weight_name
 from attention_zoo.zoo.registry import families
-from helpers import ALL_BUT_ONE, FURTHER, VARIANTS, every_variant, python, randomise, run, shared, tiny
+from helpers import ALL_BUT_ONE, FURTHER, FURTHER_BUT_GPT, VARIANTS, every_variant, python, randomise, run, shared, tiny
 
 TOLERANCE = 1e-4
 WITH_MEMORY = [pair for pair in VARIANTS if issubclass(families()[pair[0]], Generating)]
@@ -322,7 +322,7 @@ def test_half_precision_models_export_in_float32(policy: str, tmp_path: Path) ->
         assert_same(full, actual, inputs, f"{policy} {name}")
 
 
-@every_variant()
+@every_variant(slow=FURTHER_BUT_GPT)
 def test_weights_are_stored_once(family: str, variant: str, files: Any) -> None:
     """A tied table is in the file once, and nothing folded adds up: real sizes are held by the benchmark."""
     model, result = files(family, variant, "onnx")

@@ -19,7 +19,7 @@ from attention_zoo.generation.search import generate
 from attention_zoo.layers import DynamicCache, StaticCache
 from attention_zoo.layers.cache import causal_context
 from attention_zoo.layers.position import POSITIONS
-from helpers import ALL_BUT_ONE, VARIANTS, every_variant, numpy, randomise, shared, tiny
+from helpers import ALL_BUT_ONE, FURTHER, VARIANTS, every_variant, numpy, randomise, shared, tiny
 
 TOLERANCE = 1e-4  # of max(1, |logit|)
 FAMILIES = {"gpt": az.GPT, "transformer": az.zoo.Transformer, "seq2seq": az.zoo.Seq2Seq}
@@ -262,7 +262,7 @@ def test_seq2seq_decode_equals_forward(family: str, variant: str, figures: Any) 
         )
 
 
-@every_variant([*CROSS, ("transformer", "none")])
+@every_variant([*CROSS, ("transformer", "none")], slow=FURTHER)
 def test_what_the_decoder_sees_of_the_source(family: str, variant: str) -> None:
     """All that is kept, nothing that is masked, in its order: only an encoder without positions reads a set."""
     unordered = variant == "none"
@@ -345,7 +345,7 @@ def unequal(model: Any, width: int, side: str = "left", seed: int = 0) -> tuple[
     return ids, mask.astype(int)
 
 
-@every_variant(GENERATING, slow=ALL_BUT_ONE)
+@every_variant(GENERATING, slow={*ALL_BUT_ONE, ("transformer", "marian")})  # continues goldens, and beside its files
 def test_generate_equals_recomputing(family: str, variant: str) -> None:
     """Prompts at the edges of a bucket, padded on both sides, up to the very last position; greedy, and drawn, since
     random weights like to say the same again and again."""

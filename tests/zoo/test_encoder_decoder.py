@@ -95,7 +95,7 @@ def test_transformer_against_float64(name: str, side: str, decoder_side: str, rn
     record_property("greatest difference", worst)
 
 
-@pytest.mark.parametrize(("sources", "targets"), [(1, 1), (1, 40), (40, 33)])
+@pytest.mark.parametrize(("sources", "targets"), [pytest.param(1, 1, marks=pytest.mark.slow), (1, 40), (40, 33)])
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_transformer_of_other_lengths(name: str, sources: int, targets: int, rng: Any, record_property: Any) -> None:
     """From one token to the longest there may be."""

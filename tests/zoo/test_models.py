@@ -17,6 +17,7 @@ from attention_zoo.layers.position import POSITIONS, encode_positions
 from helpers import (
     ALL_BUT_ONE,
     FURTHER,
+    FURTHER_BUT_GPT,
     TEXT,
     VARIANTS,
     beside_mask,
@@ -122,7 +123,7 @@ def test_mask_of_ones_is_no_mask(family: str, variant: str, rng: Any) -> None:
         scaled(masked[name], expected)
 
 
-@every_variant(TEXT)
+@every_variant(TEXT, slow=FURTHER_BUT_GPT)
 def test_fully_masked_row_is_finite_and_alone(family: str, variant: str, rng: Any) -> None:
     model = shared(family, variant)
     inputs = inputs_for(model, rng)

@@ -16,6 +16,9 @@ from unittest import mock
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # of matrices as small as these it prepares more than it computes
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for every core: TensorFlow's pools would wait on one another's
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 # In importlib mode pytest leaves sys.path alone, and workers would not find helpers.py and reference.py.
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -70,7 +73,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread_each() -> Iterator[None]:
-    """There is a worker for every core: a second thread of a runtime would wait for work by spinning on another's."""
+    """As of TensorFlow above: a second thread of a runtime would wait for work by spinning on another worker's core."""
     from attention_zoo.export import runtime
 
     several = "PYTEST_XDIST_WORKER" in os.environ

@@ -80,6 +80,7 @@ def test_other_precisions_keep_them(bert: tuple[Any, Path], precision: str, tmp_
     assert export.verify(model, made).passed
 
 
+@pytest.mark.slow
 def test_a_source_in_several_lengths(tmp_path: Path) -> None:
     """An encoder-decoder continues prompts of either length as Keras does."""
     model = shared("transformer", "marian")

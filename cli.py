@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from .needs import named_extras
+from .sources import any_model, existing, fields_of, ids_of, is_exported, lines_of, model_of, runnable
 from .terminal import complain, working
 
 try:
@@ -92,9 +93,9 @@ def info(
     json_: Json = False,
 ):
     """Show a preset's, a saved model's or an exported file's config, inputs and outputs."""
-    if _exported(name):
-        return _file_info(_existing("name", name), json_)
-    model = _model(name)
+    if is_exported(name):
+        return _file_info(existing("name", name), json_)
+    model = model_of(name)
     signature = model.signature.to_dict()
     facts = {"name": name, "family": model.family, "parameters": model.count_params()}
     facts |= {"config": model.config.to_dict(), "inputs": signature["inputs"], "outputs": signature["outputs"]}
@@ -154,7 +155,7 @@ def convert(
 
     started = time.perf_counter()
     with working(f"converting {source}"), quiet():
-        model = _model(source)
+        model = model_of(source)
         if to == "zoo":
             zoo.save(model, target)
         elif to == "huggingface":
@@ -200,6 +201,9 @@ def export(
     target: Annotated[str | None, typer.Option(help="Operators of int4: onnxruntime or standard.")] = None,
     samples: Annotated[Path | None, typer.Option(help="Texts to measure the accuracy on, one a line.")] = None,
     least_cosine: Annotated[float | None, typer.Option(help="Refuse what is farther from float32 than this.")] = None,
+    card: Annotated[
+        list[str] | None, typer.Option(help="What the file says of the model, such as 'license=MIT' or 'author=Ada'.")
+    ] = None,
     json_: Json = False,
 ):
     """Write a model as ONNX, TFLite or LiteRT-LM, checked against Keras, alone or in a folder as others open it."""
@@ -207,12 +211,13 @@ def export(
 
     said: dict[str, Any] = {"activations": activations, "block_size": block_size, "keep": tuple(keep or ())}
     asked: dict[str, Any] = {"cache": cache, "target": target, "least_cosine": least_cosine, "image_dtype": image_dtype}
-    asked |= {"samples": None if samples is None else _lines("samples", samples), "stop_tokens": stop_token or None}
+    asked |= {"samples": None if samples is None else lines_of("samples", samples), "stop_tokens": stop_token or None}
+    asked |= {"card": fields_of("card", card or []) or None}
     sizes: dict[str, Any] = {"image_size": image_size, "max_length": max_length}
     sizes["sequence_length"] = lengths(sequence_length)
     sizes["prefill"] = prefill or None
     with working(f"exporting {model} to {file}"):
-        results = export_as(lambda: _any_model(model), file, to, precision, said, asked, batch_size, sizes)
+        results = export_as(lambda: any_model(model), file, to, precision, said, asked, batch_size, sizes)
     if json_ and len(results) > 1:
         return _print_json([json.loads(result.to_json()) for result in results])
     for result in results:
@@ -229,9 +234,9 @@ def verify(
     """Compare an exported file with its model; exit 1 if they differ."""
     from . import export as exporters
 
-    _existing("file", file)
+    existing("file", file)
     with working(f"comparing {file} with {model}"):
-        report = exporters.verify(_any_model(model), file, tolerance=tolerance)
+        report = exporters.verify(any_model(model), file, tolerance=tolerance)
     _print_report(report, json_)
     if not report.passed:
         raise typer.Exit(1)
@@ -259,7 +264,7 @@ def bench(
     from .plot import measurements, need_pictures
 
     for file in files:
-        _existing("file", file)
+        existing("file", file)
     if png is not None:
         need_pictures(png)  # said before the minutes that it takes
     if rounds is not None and len(files) == 1:
@@ -302,9 +307,9 @@ def generate(
     options |= {"repetition_penalty": repetition_penalty, "num_beams": num_beams, "seed": seed}
     options |= {"stop_strings": stop or None, "chat": chat, "system": system}
     options["max_new_tokens"] = 32 if max_new_tokens is None and not chat and system is None else max_new_tokens
-    given = [_ids(row) for row in ids or []]
+    given = [ids_of(row) for row in ids or []]
     with working(f"continuing with {model}"):
-        source = _runnable(model)
+        source = runnable(model)
         options["tokenizer"] = find_tokenizer(source, model, tokenizer, needed=bool(prompts or stop))
         rows = continue_prompts(source, prompts or [], given, **options)
     if json_:
@@ -338,7 +343,7 @@ def chat(
     options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     options |= {"repetition_penalty": repetition_penalty, "seed": seed, "max_new_tokens": max_new_tokens}
     with working(f"loading {model}"):
-        source = _runnable(model)
+        source = runnable(model)
         options["tokenizer"] = find_tokenizer(source, model, tokenizer)
         conversation = Conversation(source, system, **options)
     talk(conversation, once or [], silent=json_)
@@ -362,11 +367,11 @@ def plot(
     from .plot import command, picture_format
 
     picture_format(file)  # a wrong name is refused before the heavy imports
-    tokens = None if ids is None else _ids(ids)
+    tokens = None if ids is None else ids_of(ids)
     made_up = random or not Path(model).exists()  # of a preset, whose weights are random too
     given: dict[str, Any] = {"tokens": tokens, "text": text, "image": image, "length": length, "layer": layer}
     with working(f"drawing {model}"):
-        command(kind, _model(model), file, **given, random=made_up)
+        command(kind, model_of(model), file, **given, random=made_up)
     console.print(f"{file}")
 
 
@@ -384,79 +389,6 @@ def demo(
         _print_json(result)
     if not result["passed"]:
         raise typer.Exit(1)
-
-
-def _model(name: str) -> Any:
-    from . import zoo
-    from .export.quiet import quiet
-    from .zoo.registry import preset
-
-    if Path(name).exists():
-        with quiet():
-            return zoo.load(name)
-    if os.sep in name or name.endswith((".gguf", ".keras", ".safetensors", ".onnx", ".tflite", ".litertlm")):
-        raise ValueError(
-            f"model: got {name}, which is not there; accepted: a folder, a .gguf or .keras file, or a preset"
-        )
-    preset(name)  # a wrong name is refused before the heavy imports
-    with quiet():
-        import keras
-
-        keras.utils.set_random_seed(0)  # the same weights for the command that exports and the one that verifies
-        return zoo.create(name)
-
-
-def _any_model(name: str) -> Any:
-    """As ``_model``, and any Keras model in a ``.keras`` file."""
-    if name.endswith(".keras") and Path(name).is_file():
-        from .export.quiet import quiet
-        from .zoo.keras_files import load_any_keras
-
-        with quiet():
-            return load_any_keras(Path(name))
-    return _model(name)
-
-
-def _runnable(name: str) -> Any:
-    """What has a ``generate``: an exported file's runner, also of one in a folder, or a Keras model."""
-    from . import export as exporters
-    from .export.folders import file_in
-    from .export.quiet import quiet
-
-    file = name if _exported(name) else file_in(name)
-    if file is None:
-        return _model(name)
-    _existing("model", file)
-    with quiet():  # LiteRT greets too
-        return exporters.load(file)
-
-
-def _exported(name: str) -> bool:
-    return name.endswith((".onnx", ".tflite", ".litertlm"))
-
-
-def _existing(argument: str, file: Any) -> Any:
-    """`file`, which must be there: said before the heavy imports."""
-    if not Path(file).is_file():
-        raise ValueError(f"{argument}: got {file}, which is not a file; accepted: an .onnx, .tflite or .litertlm file")
-    return file
-
-
-def _lines(argument: str, file: Path) -> list[str]:
-    """The lines of a text file that are not empty."""
-    if not file.is_file():
-        raise ValueError(f"{argument}: got {file}, which is not a file; accepted: a text file")
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not lines:
-        raise ValueError(f"{argument}: got {file}, which is empty; accepted: texts, one a line")
-    return lines
-
-
-def _ids(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.replace(",", " ").split()]
-    except ValueError as error:
-        raise ValueError(f"ids: got {text!r}; accepted: integers, such as '5 6 7'") from error
 
 
 def _print_json(value: Any) -> None:

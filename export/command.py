@@ -57,7 +57,7 @@ def export_as(
         to: "onnx", "tflite", "litertlm", "genai" or "huggingface"; None for what the name of `file` ends in.
         precision: of the file; for huggingface several with commas between them.
         details: of ``Precision``.
-        asked: cache, target, samples, least_cosine, stop_tokens and image_dtype, None where nobody asked.
+        asked: cache, target, samples, least_cosine, stop_tokens, image_dtype and card, None where nobody asked.
         batch_size, sizes: of a TFLite file; max_length also of a genai folder, that and prefill of a bundle.
 
     Raises:

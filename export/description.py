@@ -15,7 +15,7 @@ from .flatbuffer import tflite_operators
 from .litertlm_description import describe_bundle, model_in
 from .litertlm_runner import LiteRTLMRunner
 from .loading import load
-from .runtime import STOP_TOKENS, TASK, TOKENIZER_FILES, Runner
+from .runtime import CARD, STOP_TOKENS, TASK, TOKENIZER_FILES, Runner
 from .tflite_gates import from_dict, suitability
 
 
@@ -24,11 +24,11 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns:
         JSON's types: ``name``, ``format``, ``bytes`` (weights beside it included), ``files``, ``family`` (None of
-        others' files), ``task`` (in Hugging Face's words: "text-generation", "image-classification", …), ``config``,
-        ``precision`` (None of others' files), ``graphs`` (inputs and outputs by name of the graph, each with its
-        ``dims`` and the ``shape`` that it has in the file) and ``operators``, how many of each (of an ONNX file empty
-        where the package onnx is not installed); ``tokenizer``, the names of its files that are in it, and
-        ``stop_tokens``; of a TFLite file ``suitability``, as of an ``ExportResult``; of a bundle also what
+        others' files), ``task`` (in Hugging Face's words: "text-generation", "image-classification", …), ``card``
+        (texts by field), ``config``, ``precision`` (None of others' files), ``graphs`` (inputs and outputs by name of
+        the graph, each with its ``dims`` and the ``shape`` that it has in the file) and ``operators``, how many of each
+        (of an ONNX file empty where the package onnx is not installed); ``tokenizer``, the names of its files that are
+        in it, and ``stop_tokens``; of a TFLite file ``suitability``, as of an ``ExportResult``; of a bundle also what
         ``describe_bundle`` finds.
 
     Raises:
@@ -48,6 +48,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "files": [str(file) for file in files],
         "family": family,
         "task": runner.metadata.get(TASK),
+        "card": json.loads(runner.metadata.get(CARD, "{}")),
         "config": json.loads(runner.metadata.get("attention_zoo.config", "{}")),
         "precision": runner.precision if family else None,
         "tokenizer": [name for name, key in TOKENIZER_FILES.items() if key in runner.metadata],
@@ -85,6 +86,7 @@ def _operators(runner: Runner, files: list[Path]) -> list[str]:
 def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """What ``describe`` gives, for people: what a row is about, and what there is to say."""
     found = [("with it", name) for name in facts["files"][1:]]
+    found += list(facts["card"].items())
     found += [(name, str(value)) for name, value in facts["config"].items()]
     found += [("precision", facts["precision"])] if facts["precision"] else []
     found += _bundle_rows(facts) if "sections" in facts else _text_rows(facts)

@@ -53,6 +53,7 @@ def to_genai(
     samples: Any = None,
     metric: Callable[[Runner], float] | None = None,
     least_cosine: float | None = None,
+    card: Mapping[str, str] | None = None,
 ) -> ExportResult:
     """Write `model`, a decoder such as a GPT, as a folder that ``onnxruntime_genai.Model(folder)`` opens.
 
@@ -64,7 +65,7 @@ def to_genai(
 
     Args:
         folder: not there yet, empty, or written by this function.
-        precision, samples, metric, least_cosine: as of ``to_onnx``.
+        precision, samples, metric, least_cosine, card: as of ``to_onnx``.
         target: as of ``to_onnx``. Default: "onnxruntime" where the decoder can be that, as GenAI's own models are: its
             cache is one buffer then, of `max_length` tokens, and prompts are padded on the right, as the runtime does.
         max_length: tokens that a prompt and its continuation have at the most, where the runtime is not told otherwise.
@@ -91,7 +92,7 @@ def to_genai(
         raise ValueError(f"max_length: got {longest}; accepted: at most {config['max_length']}, the model's positions")
     ends = ends_of(model, stop_tokens, "where onnxruntime-genai ends a text at token 0")
     with written_folder(folder, KNOWN) as new:
-        rules: dict[str, Any] = {"samples": samples, "metric": metric, "least_cosine": least_cosine}
+        rules: dict[str, Any] = {"samples": samples, "metric": metric, "least_cosine": least_cosine, "card": card}
         result = _file(model, new / MODEL_FILE, target, precision=precision, **rules)
         shared = any(name.endswith("GroupQueryAttention") for name in result.operators)
         write_json(_settings(model, graphs["decoder"].signature, ends, longest, shared), new / CONFIG_FILE)

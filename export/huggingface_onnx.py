@@ -65,6 +65,7 @@ def to_huggingface_onnx(
     samples: Any = None,
     metric: Callable[[Runner], float] | None = None,
     least_cosine: float | None = None,
+    card: Mapping[str, str] | None = None,
 ) -> ExportResult | list[ExportResult]:
     """Write `model`, a GPT, BERT or ViT, as a folder that Optimum and transformers.js open, one file a precision.
 
@@ -79,6 +80,7 @@ def to_huggingface_onnx(
         model_type: Hugging Face's word for the architecture, as of ``az.to_huggingface``.
         data_format: of images in the files: "channels_first", as the loaders want them, or "channels_last", as Keras.
         samples, metric, least_cosine: as of ``to_onnx``, for what is not in float32; `samples` as the files take them.
+        card: as of ``to_onnx``.
 
     Returns:
         The result of the file, or of several a list: `path` is the file, and `files` all that belong to it.
@@ -109,7 +111,7 @@ def to_huggingface_onnx(
         for name, one in numbers.items():
             options = {} if name == "fp32" and len(numbers) > 1 else asked
             source = view if view.differs else model
-            result = to_onnx(source, new / FILES[name], precision=one, **options)
+            result = to_onnx(source, new / FILES[name], precision=one, card=card, **options)
             _rename_dimensions(result.path, DIMENSIONS)
             missed = [*result.warnings, *_warnings(model, result.files)]
             result = replace(result, files=(*result.files, *beside), warnings=missed)

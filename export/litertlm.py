@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from ..checks import positive_integer
 from ..files import written
 from ..needs import named_extras
 from ..text.tokenizer import Tokenizer
+from .card import as_card
 from .litertlm_prompt import Prompts, prompts_of
 from .precision.options import Precision
 from .result import ExportResult
@@ -46,6 +47,7 @@ def to_litertlm(
     samples: Any = None,
     metric: Callable[[Runner], float] | None = None,
     least_cosine: float | None = None,
+    card: Mapping[str, str] | None = None,
 ) -> ExportResult:
     """Write `model`, a decoder such as a GPT with its tokenizer, as a bundle that ``litert-lm run`` runs.
 
@@ -57,7 +59,7 @@ def to_litertlm(
     Args:
         model: a causal decoder with a tokenizer.
         path: ends in ``.litertlm``.
-        precision, samples, metric, least_cosine: as of ``to_tflite``.
+        precision, samples, metric, least_cosine, card: as of ``to_tflite``.
         prefill: how many tokens of a prompt are taken at once; several for several sizes. Default: 32 and 128, as far
             as they fit.
         max_length: tokens that a conversation has at the most. Default: the model's `max_length`, 512 at the most.
@@ -89,7 +91,7 @@ def to_litertlm(
     ends = ends_of(model, stop_tokens, "without which LiteRT-LM does not stop")
     prompts, start = _start(model.tokenizer, prompts_of(model.tokenizer, _tokens(model.tokenizer, ends)))
     # Only what is said: a file in float32 has no use for the others.
-    given = {"samples": samples, "metric": metric, "least_cosine": least_cosine}
+    given = {"samples": samples, "metric": metric, "least_cosine": least_cosine, "card": as_card(card) or None}
     said: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if precision != "fp32" or said:
         said["precision"] = precision
@@ -97,7 +99,7 @@ def to_litertlm(
         file = Path(room) / "model.tflite"
         result = to_tflite(model, file, prefill=prefill, max_length=max_length, cache=True, **said)
         slots = TFLiteRunner(file).decoder().max_length
-        bundle(file, model.tokenizer, _metadata(prompts, start, ends, slots), temporary)
+        bundle(file, model.tokenizer, _metadata(prompts, start, ends, slots), temporary, as_card(card))
         size = temporary.stat().st_size
     warnings = list(result.warnings)
     if any("strftime_now" in template for template in model.tokenizer.chat_templates.values()):
@@ -105,8 +107,8 @@ def to_litertlm(
     return replace(result, path=target, format="litertlm", bytes=size, files=(target,), warnings=warnings)
 
 
-def bundle(file: Path, tokenizer: Tokenizer, metadata: Any, target: Path) -> None:
-    """Write a TFLite `file`, a `tokenizer` and the ``LlmMetadata`` as one file.
+def bundle(file: Path, tokenizer: Tokenizer, metadata: Any, target: Path, card: Mapping[str, str]) -> None:
+    """Write a TFLite `file`, a `tokenizer` and the ``LlmMetadata`` as one file with a `card`.
 
     Raises:
         ValueError: metadata without what the format demands.
@@ -118,8 +120,9 @@ def bundle(file: Path, tokenizer: Tokenizer, metadata: Any, target: Path) -> Non
         described.write_bytes(metadata.SerializeToString())
         vocabulary.write_bytes(tokenizer.to_files(indent=False)["tokenizer.json"].encode())
         builder = LitertLmFileBuilder()
-        producer = f"attention-zoo {version('attention-zoo')}"
-        builder.add_system_metadata(Metadata(key="producer", value=producer, dtype=DType.STRING))
+        said = {"producer": f"attention-zoo {version('attention-zoo')}", **card}
+        for key, value in said.items():
+            builder.add_system_metadata(Metadata(key=key, value=value, dtype=DType.STRING))
         # Flags that the format demands; the message has them too, but a file of one field may be read as text.
         builder.add_llm_metadata(str(described), supports_thinking=False, supports_function_calling=False)
         builder.add_hf_tokenizer(str(vocabulary))

@@ -14,6 +14,7 @@ from ..needs import named_extras
 from ..signature import Graph
 from .any_keras.functions import AnyFunctions
 from .any_keras.model import Foreign
+from .card import as_card, own_metadata, set_onnx_card
 from .computing import FileWeights, inference, one_at_a_time
 from .contents import unsealed
 from .fused import fused
@@ -47,6 +48,7 @@ def to_onnx(
     samples: Any = None,
     metric: Callable[[Runner], float] | None = None,
     least_cosine: float | None = None,
+    card: Mapping[str, str] | None = None,
 ) -> ExportResult:
     """Write `model` as ONNX (opset 23) with named dynamic dimensions, and check the file against Keras.
 
@@ -86,6 +88,7 @@ def to_onnx(
         metric: a figure of your own for the report: called with a runner in float32 and with the one in `precision`.
         least_cosine: accept a file whose outputs have this cosine with those in float32; 0 for whatever comes.
             Default: 0.999 in fp16, 0.97 in int8, 0.9 in int4, and of classes a divergence of 0.01, 0.2 and 0.6 nats.
+        card: what readers of the file find about the model: texts by name, description, version, author, license.
 
     Raises:
         ValueError: not a Keras model, one that does not tell its inputs or cannot be exported, another suffix, a cache
@@ -102,6 +105,7 @@ def to_onnx(
     numbers = as_precision(precision)
     choice("target", target, (None, "standard", "onnxruntime"))
     rules = accuracy_rules(numbers, samples=samples, metric=metric, least_cosine=least_cosine)
+    said = as_card(card)
     model = in_format(with_pixels(exportable(model, input_signature), image_dtype, image_processor), data_format)
     if cache and not model.generates:
         raise ValueError(f"cache: got True for a {model.family} that does not generate; accepted: None or False")
@@ -113,10 +117,10 @@ def to_onnx(
     elif isinstance(model, AnyFunctions):  # the first has the name that was given
         names |= {name: f"{destination.stem}.{name}.onnx" for name in list(graphs)[1:]}
         graphs = dict(reversed(graphs.items()))
-    own = texts(model)
+    own = texts(model) | own_metadata(said)
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}.") as folder:
-        made = _standard(model, graphs, names, own, Path(folder) / "standard")
+        made = _standard(model, graphs, names, own, said, Path(folder) / "standard")
         difference = quick_check(model, made.runner)
         if target == "onnxruntime":
             made = for_runtime(standard := made, names, Path(folder) / "runtime", numbers)
@@ -148,10 +152,15 @@ def to_onnx(
 
 
 def _standard(
-    model: Exportable, graphs: Mapping[str, Graph], names: Mapping[str, str], own: Mapping[str, str], folder: Path
+    model: Exportable,
+    graphs: Mapping[str, Graph],
+    names: Mapping[str, str],
+    own: Mapping[str, str],
+    card: Mapping[str, str],
+    folder: Path,
 ) -> Written:
     """The files in float32 and standard operators, the last of which is the one that was asked for and has metadata of
-    its `own`."""
+    its `own`; the `card` is in every one."""
     *_, last = graphs
     beside = {name: file for name, file in names.items() if name != last}
 
@@ -160,7 +169,9 @@ def _standard(
             with inference(model) as weights:
                 part = convert(model, weights, name, graph, {} if name in beside else beside)
                 part.metadata_props.update(unsealed(weights))
-            part.metadata_props.update({} if name in beside else own)
+            if name == last:
+                part.metadata_props.update(own)
+            set_onnx_card(part, card)
             yield name, part
 
     return write(converted(), last, names, folder, NOWHERE if isinstance(model, Foreign) else FORBIDDEN)

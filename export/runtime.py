@@ -35,6 +35,7 @@ TOKENIZER_FILES = {
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 }
 STOP_TOKENS = "attention_zoo.stop_tokens"
+CARD = "attention_zoo.card"  # who made it, and what others may do with it
 TASK = "attention_zoo.task"  # what the model is for, in Hugging Face's words
 PADDING = "attention_zoo.padding"  # of a file that takes it on one side only
 PRECISION = "attention_zoo.precision"  # of a file that is not in float32

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..needs import named_extras
+from .card import as_card, own_metadata
 from .computing import inference, one_at_a_time
 from .contents import seal, unsealed
 from .flatbuffer import set_metadata, tflite_operators, write
@@ -51,6 +52,7 @@ def to_tflite(
     samples: Any = None,
     metric: Callable[[Runner], float] | None = None,
     least_cosine: float | None = None,
+    card: Mapping[str, str] | None = None,
 ) -> ExportResult:
     """Write `model` as TFLite with static shapes and built-in operators, and check the file against Keras.
 
@@ -91,6 +93,7 @@ def to_tflite(
         metric: a figure of your own for the report: called with a runner in float32 and with the one in `precision`.
         least_cosine: accept a file whose outputs have this cosine with those in float32; 0 for whatever comes.
             Default: 0.999 in fp16, 0.97 in int8, 0.9 in int4, and of classes a divergence of 0.01, 0.2 and 0.6 nats.
+        card: what readers of the file find about the model: texts by name, description, version, author, license.
 
     Raises:
         ValueError: another kind of model or suffix, an argument this model has no use for, a size it cannot take,
@@ -108,8 +111,9 @@ def to_tflite(
     numbers = as_precision(precision)
     check_tflite(numbers)
     rules = accuracy_rules(numbers, samples=samples, metric=metric, least_cosine=least_cosine)
+    said = as_card(card)
     model = with_pixels(exportable(model, input_signature), image_dtype, image_processor)
-    own = texts(model)
+    own = texts(model) | own_metadata(said)
     graphs = static_graphs(
         model,
         batch_size=batch_size,
@@ -126,7 +130,7 @@ def to_tflite(
             converted = convert(stored, graphs)
             signatures = {name: graph.signature for name, graph in graphs.items()}
             set_metadata(converted, {**metadata(model, signatures, {}), **own, **unsealed(stored)})
-        beside = set_task(converted, task_of(model))
+        beside = set_task(converted, task_of(model), said)
         made = precise = _opened(converted, Path(folder) / "fp32.tflite", beside)
         del converted
         difference = quick_check(model, precise)

@@ -1,4 +1,5 @@
-"""What MediaPipe's tasks read in a TFLite file: its metadata, and labels and vocabulary as a ZIP archive behind it.
+"""What MediaPipe's tasks read in a TFLite file: its metadata, with the model's card, and labels and vocabulary as a ZIP
+archive behind it.
 
 The metadata is a FlatBuffer in a buffer called TFLITE_METADATA, by the schema that MediaPipe ships
 (``mediapipe/tasks/metadata/metadata_schema.fbs``), written here field by field: three tasks need a dozen of its tables.
@@ -26,6 +27,7 @@ from .flatbuffer import shape_of
 
 BUFFER = b"TFLITE_METADATA"
 IDENTIFIER, PARSER = b"M001", "1.0.0"
+CARD_FIELDS = {"name": 0, "description": 1, "version": 2, "author": 4, "license": 5}  # of ModelMetadata
 LABELS, VOCABULARY = "labels.txt", "vocab.txt"
 # Of the schema's enumerations and unions.
 AXIS_LABELS, VOCABULARY_FILE = 2, 5
@@ -82,30 +84,36 @@ def task_of(model: Any) -> Task | None:
     return None
 
 
-def set_task(converted: Any, task: Task | None) -> dict[str, str]:
-    """Give a ``ModelT`` the metadata of its task, where it has one signature, for one row of fixed size; and give
-    back the texts that they name."""
+def set_task(converted: Any, task: Task | None, card: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Give a ``ModelT`` its `card`, and the metadata of its task where it has one signature, for one row of fixed size;
+    and give back the texts that they name."""
     from ai_edge_litert import schema_py_generated as schema
 
-    if task is None or len(converted.signatureDefs) > 1:
+    sides = _sides(converted)
+    task = None if sides is None else task
+    if task is None and not card:
         return {}
-    (signature,) = converted.signatureDefs
-    tensors = converted.subgraphs[signature.subgraphIndex].tensors
-    shapes = [shape_of(tensors[entry.tensorIndex]) for entry in signature.inputs]
-    if any(shape[0] != 1 or min(shape) < 1 for shape in shapes):
-        return {}
-    graph = converted.subgraphs[signature.subgraphIndex]
-    # Metadata are by the places of the graph's inputs and outputs, which have their names in the signature.
-    sides = [
-        [next(entry.name.decode() for entry in entries if entry.tensorIndex == index) for index in places]
-        for entries, places in ((signature.inputs, graph.inputs), (signature.outputs, graph.outputs))
-    ]
     buffer, entry = schema.BufferT(), schema.MetadataT()
-    buffer.data = np.frombuffer(_written(task, *sides), "uint8")
+    buffer.data = np.frombuffer(_written(task, card or {}, *(sides or ())), "uint8")
     entry.name, entry.buffer = BUFFER, len(converted.buffers)
     converted.buffers.append(buffer)
     converted.metadata = [*(converted.metadata or []), entry]
-    return task.files
+    return {} if task is None else dict(task.files)
+
+
+def _sides(converted: Any) -> list[list[str]] | None:
+    """Names of inputs and outputs in the order of the graph, by which metadata go; None of a file that no task runs."""
+    if len(converted.signatureDefs) > 1:
+        return None
+    (signature,) = converted.signatureDefs
+    graph = converted.subgraphs[signature.subgraphIndex]
+    shapes = [shape_of(graph.tensors[entry.tensorIndex]) for entry in signature.inputs]
+    if any(shape[0] != 1 or min(shape) < 1 for shape in shapes):
+        return None
+    return [
+        [next(entry.name.decode() for entry in entries if entry.tensorIndex == index) for index in places]
+        for entries, places in ((signature.inputs, graph.inputs), (signature.outputs, graph.outputs))
+    ]
 
 
 def attach(file: Path, texts: Mapping[str, str]) -> None:
@@ -205,8 +213,22 @@ class _Enum(int):
     """A value of an enumeration, or the kind of a union's."""
 
 
-def _written(task: Task, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+def _written(
+    task: Task | None, card: Mapping[str, str], inputs: Sequence[str] = (), outputs: Sequence[str] = ()
+) -> bytes:
+    """``ModelMetadata``, of a file without a task with nothing about its graph."""
     writer = _Writer()
+    graphs = [] if task is None else [_graph(writer, task, inputs, outputs)]
+    said = {"version": f"attention-zoo {version('attention-zoo')}"}
+    said |= {} if task is None else {"name": task.name, "description": task.description}
+    said |= card
+    fields = {place: said.get(name) for name, place in CARD_FIELDS.items()}
+    writer.builder.Finish(writer.table({**fields, 3: writer.tables(graphs), 7: PARSER}), file_identifier=IDENTIFIER)
+    return bytes(writer.builder.Output())
+
+
+def _graph(writer: _Writer, task: Task, inputs: Sequence[str], outputs: Sequence[str]) -> int:
+    """``SubGraphMetadata``."""
 
     def file(name: str, kind: int) -> int:
         return writer.table({0: name, 2: _Enum(kind)})
@@ -231,7 +253,4 @@ def _written(task: Task, inputs: Sequence[str], outputs: Sequence[str]) -> bytes
     if task.vocabulary:
         options = writer.table({0: writer.tables([file(VOCABULARY, VOCABULARY_FILE)])})
         units = [writer.table({0: _Enum(BERT_TOKENIZER), 1: options})]
-    graph = writer.table({2: writer.tables(given), 3: writer.tables(made), 5: writer.tables(units)})
-    said = {0: task.name, 1: task.description, 2: f"attention-zoo {version('attention-zoo')}", 7: PARSER}
-    writer.builder.Finish(writer.table({**said, 3: writer.tables([graph])}), file_identifier=IDENTIFIER)
-    return bytes(writer.builder.Output())
+    return writer.table({2: writer.tables(given), 3: writer.tables(made), 5: writer.tables(units)})

@@ -176,11 +176,19 @@ def test_what_is_in_a_bundle(framed: bool, tmp_path: Path) -> None:
     model = gpt(BEGUN, {"add_bos_token": True} if framed else {}, eos_token_id=7)
     model.generation_config = {"eos_token_id": [9]}
     file = tmp_path / "m.litertlm"
-    result = export.to_litertlm(model, file, prefill=(4, 16), max_length=60)
+    card = {"author": "Ada", "license": "MIT"}
+    result = export.to_litertlm(model, file, prefill=(4, 16), max_length=60, card=card)
     assert (result.path, result.format, result.files, result.warnings) == (file, "litertlm", (file,), [])
     assert result.bytes == file.stat().st_size and [path.name for path in tmp_path.iterdir()] == ["m.litertlm"]
     assert [part.kind for part in sections(file)] == ["LlmMetadataProto", "HF_Tokenizer_Zlib", "TFLiteModel"]
 
+    from litert_lm_builder import litertlm_peek
+
+    header = io.StringIO()
+    litertlm_peek.peek_litertlm_file(str(file), None, header)
+    for name, text in card.items():
+        assert f"Key: {name}, Value (String): {text}\n" in header.getvalue()
+    assert export.describe(file)["card"] == card
     metadata = said(file)
     assert metadata.max_num_tokens == 60 and metadata.llm_model_type.HasField("generic_model")
     assert [list(stop.token_ids.ids) for stop in metadata.stop_tokens] == [[1], [7], [9]]

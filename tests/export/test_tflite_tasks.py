@@ -282,3 +282,31 @@ def test_mediapipe_opens_them(kind: str, tmp_path: Path) -> None:
     said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout)
     actual = said if kind == "embedding" else [said[label] for label in labels]
     np.testing.assert_allclose(actual, np.asarray(expected)[0], atol=1e-5)
+
+
+CARD = {"license": "Apache-2.0", "author": "Ada, Grace", "description": "Stars: 1 … 5.", "name": "Reviews"}
+
+
+def model_metadata(file: Path) -> list[Read]:
+    """Every ``ModelMetadata`` in a TFLite file."""
+    model = unpacked(file.read_bytes())
+    found = [bytes(model.buffers[entry.buffer].data) for entry in model.metadata if entry.name == b"TFLITE_METADATA"]
+    assert all(data[4:8] == b"M001" for data in found)
+    return [Read(data, int.from_bytes(data[:4], "little")) for data in found]
+
+
+def test_cards_of_files_with_a_task_and_without(tmp_path: Path) -> None:
+    """An image classifier keeps what MediaPipe reads in it; a decoder of several signatures has the card alone."""
+    export.to_tflite(vit(), tmp_path / "vit.tflite", card=CARD)
+    export.to_tflite(
+        shared("gpt", "llama"), tmp_path / "gpt.tflite", prefill=4, max_length=8, card={**CARD, "version": "2.1"}
+    )
+    for name, graphs in (("vit", 1), ("gpt", 0)):
+        (read,) = model_metadata(tmp_path / f"{name}.tflite")
+        said = [read.text(number) for number in (0, 1, 4, 5)]
+        assert said == [CARD[field] for field in ("name", "description", "author", "license")]
+        assert len(read.list(3)) == graphs and read.text(7) == "1.0.0"
+        assert read.text(2) == ("2.1" if name == "gpt" else f"attention-zoo {az.__version__}")
+    assert export.verify(shared("gpt", "llama"), tmp_path / "gpt.tflite").passed
+    export.to_tflite(shared("gpt", "llama"), tmp_path / "none.tflite", prefill=4, max_length=8)
+    assert model_metadata(tmp_path / "none.tflite") == [] and export.describe(tmp_path / "none.tflite")["card"] == {}

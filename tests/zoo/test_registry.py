@@ -214,6 +214,7 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["zoo"] = {*MAY_IMPORT, "zoo"}
 MAY_IMPORT["export"] = {*MAY_IMPORT["zoo"], "export"}
+MAY_IMPORT["sources"] = MAY_IMPORT["export"]
 MAY_IMPORT["plot"] = {*MAY_IMPORT["export"], "plot"}
 MAY_IMPORT["demo"] = {*MAY_IMPORT["export"], "plot", "demo"}
 

@@ -85,13 +85,6 @@ def _rounded(
     numbers = {value.name: int(np.prod(value.const_value.shape)) for value in model.graph.initializers.values()}
     if precision.name == "fp16":
         state = {*graph.signature.state, *graph.signature.state.values()}
-        if state and sum(node.op_type in ("GRU", "LSTM", "RNN") for node in model.graph) > 1:
-            # Of two LSTMs in float32 between float16, ONNX Runtime 1.31 ends the process as it loads the file: its
-            # rearrangement for convolutions, which a graph without any gets too.
-            raise ValueError(
-                "precision: got 'fp16' for a decoder of several recurrent layers, at which ONNX Runtime fails; "
-                "accepted: 'fp32', 'int8', 'int4'"
-            )
         weights = to_half(model, state)
         told = {key: file_signature(Signature.from_dict(value), "fp16").to_dict() for key, value in _signatures(model)}
         model.metadata_props[SIGNATURES] = json.dumps(told)

@@ -44,6 +44,7 @@ EXACT = {
     "Sqrt",
     "TopK",
 }
+MOVES = {"Concat", "Expand", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 STATISTICS = {"Attention": "softmax_precision", "LayerNormalization": "stash_type", "RMSNormalization": "stash_type"}
 
 
@@ -152,4 +153,10 @@ def _exact_nodes(graph: Any, float32: Any) -> set[Any]:
             exact.add(node)
         if angle or integer or node in behind:
             behind |= {value.producer() for value in floats if value.producer() is not None}
+    # What only moves their results is not rounded and widened again. ONNX Runtime 1.31 would even end the process, as
+    # it loads two recurrent layers with a transposition in float16 between them.
+    for node in graph:
+        floats = [value for value in node.inputs if value is not None and value.dtype == float32]
+        if node.op_type in MOVES and floats and all(value.producer() in exact for value in floats):
+            exact.add(node)
     return exact

@@ -16,6 +16,7 @@ from .onnx_blocks import to_block_weights
 from .onnx_half import to_half
 from .onnx_integers import to_integer_tables, to_integers
 from .onnx_moments import Moments
+from .onnx_recurrent import to_integer_kernels
 from .onnx_static import to_static
 from .options import Precision
 from .samples import apart, calibration_of, samples_of
@@ -101,6 +102,8 @@ def _rounded(
         weights += to_integer_tables(model, precision)
     else:
         weights = to_integers(model, precision)
+    if precision.name != "fp16":
+        weights += to_integer_kernels(model, precision)
     model.metadata_props[DIGEST] = UNSEALED
     own = {"activations": activations} if precision.name == "int8" else {}
     model.metadata_props[PRECISION] = json.dumps(said | own)

@@ -32,22 +32,23 @@ def products(graph: Any) -> Iterator[Product]:
             continue
         weight, transposed = node.inputs[1], False
         before = weight.producer() if weight is not None else None
-        if before is not None and before.op_type == "Transpose" and _matrix(before.inputs[0]):
+        if before is not None and before.op_type == "Transpose" and is_matrix(before.inputs[0]):
             weight, transposed = before.inputs[0], True
-        if _matrix(weight):
+        if is_matrix(weight):
             yield Product(node, weight, transposed)
 
 
 def lookups(graph: Any) -> Iterator[tuple[Any, Any]]:
     """Every Gather of rows of a float32 table, and the table."""
     for node in list(graph):
-        if node.op_type == "Gather" and not node.domain and _matrix(node.inputs[0]):
+        if node.op_type == "Gather" and not node.domain and is_matrix(node.inputs[0]):
             axis = node.attributes.get("axis")
             if axis is None or axis.as_int() == 0:
                 yield node, node.inputs[0]
 
 
-def _matrix(value: Any) -> bool:
+def is_matrix(value: Any) -> bool:
+    """A float32 weight of two dimensions."""
     import onnx_ir as ir
 
     if value is None or not value.is_initializer() or value.const_value is None:

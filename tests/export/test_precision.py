@@ -17,7 +17,7 @@ from attention_zoo.export.comparison import cosines
 from attention_zoo.export.precision.accuracy import _Found
 from attention_zoo.export.precision.blocks import to_blocks, to_rows
 from attention_zoo.export.precision.half import rounded
-from helpers import VARIANTS, close, in_precisions, python, randomise, run, shared, tiny
+from helpers import VARIANTS, close, in_precisions, numpy, python, randomise, run, shared, tiny
 
 SMALLER = ("fp16", "int8", "int4")
 
@@ -123,7 +123,7 @@ def test_every_model_in_every_precision(family: str, variant: str, precision: st
     whole = export.to_onnx(model, tmp_path / "whole.onnx")
     file, result = exported(model, tmp_path, precision, least_cosine=0.8 if precision == "int4" else None)
     assert result.accuracy is not None and result.precision == precision
-    assert result.bytes < whole.bytes and result.rounded > (0.19 if family == "seq2seq" else 0.5)  # LSTMs stay
+    assert result.bytes < whole.bytes and result.rounded > 0.5
     report = export.verify(model, file)
     assert report.passed, report.to_markdown()
     compared = [check for check in report.checks if check.rule]
@@ -275,6 +275,36 @@ def outlying(seed: int = 0) -> Any:
             value[0] *= factor
             weights[name].assign(value)
     return model
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_recurrent_kernels(precision: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    """As Keras computes with the same kernels rounded to 8 bits, a scale for each output; and nothing else changes."""
+    layer = keras.layers
+    words = keras.Input((None,), dtype="int32")
+    x = layer.Embedding(20, 24)(words)
+    x = layer.Bidirectional(layer.LSTM(40, return_sequences=True))(x)
+    x = layer.GRU(48, return_sequences=True)(x)
+    model = keras.Model(words, layer.SimpleRNN(16)(x))
+    randomise(model)
+    file, result = exported(model, tmp_path, precision)
+    assert result.rounded > 0.95 and result.bytes < 0.6 * result.weight_bytes
+    for weight in model.weights:
+        if weight.path.endswith("kernel"):
+            weight.assign(eight_bits(numpy(weight)))
+    ids = rng.integers(0, 20, (3, 7)).astype("int32")
+    close(next(iter(export.load(file).run(ids).values())), numpy(model(ids)), atol=2e-6)
+    stored = {entry.name for entry in onnx.load(file).graph.initializer}
+    assert not any(name.endswith("kernel") for name in stored) and any(name.endswith("kernel_scale") for name in stored)
+    kept = export.Precision(precision, keep=("*recurrent_kernel",))
+    export.to_onnx(model, tmp_path / "kept.onnx", precision=kept)
+    stored = {entry.name for entry in onnx.load(tmp_path / "kept.onnx").graph.initializer}
+    assert sum(name.endswith("recurrent_kernel") for name in stored) == 4
+
+
+def eight_bits(kernel: np.ndarray) -> np.ndarray:
+    scale = np.abs(kernel).max(0) / np.float32(127)
+    return np.rint(kernel / scale) * scale
 
 
 def test_what_is_too_far_is_refused_and_leaves_no_file(tmp_path: Path) -> None:

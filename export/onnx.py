@@ -24,6 +24,7 @@ from .onnx_files import Written, for_runtime, in_precision, write
 from .pixels import with_pixels
 from .precision.onnx_files import check_onnx
 from .precision.options import Precision, accuracy_rules, as_precision
+from .precision.samples import check_samples
 from .result import ExportResult
 from .runtime import Runner
 from .spec import Exportable, exportable, texts
@@ -118,6 +119,8 @@ def to_onnx(
         names |= {name: f"{destination.stem}.{name}.onnx" for name in list(graphs)[1:]}
         graphs = dict(reversed(graphs.items()))
     own = texts(model) | own_metadata(said)
+    if samples is not None:
+        check_samples(samples, model.tokenizer)
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}.") as folder:
         made = _standard(model, graphs, names, own, said, Path(folder) / "standard")

@@ -19,6 +19,7 @@ from .flatbuffer import set_metadata, tflite_operators, write
 from .pixels import with_pixels
 from .precision.accuracy import measure
 from .precision.options import LEAST_COSINE, Precision, accuracy_rules, as_precision
+from .precision.samples import check_samples
 from .precision.tflite_files import check_tflite, round_file
 from .quiet import quiet
 from .result import ExportError, ExportResult
@@ -114,6 +115,8 @@ def to_tflite(
     said = as_card(card)
     model = with_pixels(exportable(model, input_signature), image_dtype, image_processor)
     own = texts(model) | own_metadata(said)
+    if samples is not None:
+        check_samples(samples, model.tokenizer)
     graphs = static_graphs(
         model,
         batch_size=batch_size,

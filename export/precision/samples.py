@@ -68,6 +68,25 @@ def calibration_of(signature: Signature, tokenizer: Any, given: Any = None) -> I
     return islice(_texts(signature, tokenizer, [topics[name] for name in sorted(topics)]), CALIBRATION_ROWS)
 
 
+def check_samples(samples: Any, tokenizer: Any) -> Sequence[Any]:
+    """What the caller gave, as several of one kind: said before a model is converted.
+
+    Raises:
+        ValueError: neither texts nor mappings, both, none, or texts without a tokenizer.
+    """
+    several = [samples] if isinstance(samples, str | Mapping) else samples
+    if not isinstance(several, Sequence) or not several:
+        raise ValueError(f"samples: got {samples!r:.80}; accepted: texts, or mappings of inputs by name")
+    if all(isinstance(sample, str) for sample in several):
+        if tokenizer is None:
+            raise ValueError("samples: got texts for a model without a tokenizer; accepted: inputs by name")
+        return several
+    for sample in several:
+        if not isinstance(sample, Mapping):
+            raise ValueError(f"samples: got {type(sample).__name__}; accepted: texts, or mappings of inputs by name")
+    return several
+
+
 def apart(samples: Any) -> tuple[Any, Any]:
     """Of what the caller gave, what to round by and what to measure with: no file is judged by what it was made for.
 
@@ -153,16 +172,9 @@ def pictures(shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 def _given(samples: Any, signature: Signature, tokenizer: Any) -> Iterator[Arrays]:
-    if isinstance(samples, str | Mapping):
-        samples = [samples]
-    if not isinstance(samples, Sequence) or not samples:
-        raise ValueError(f"samples: got {samples!r:.80}; accepted: texts, or mappings of inputs by name")
-    if all(isinstance(sample, str) for sample in samples):
-        if tokenizer is None:
-            raise ValueError("samples: got texts for a model without a tokenizer; accepted: inputs by name")
-        yield from _texts(signature, tokenizer, samples)
+    found = check_samples(samples, tokenizer)
+    if isinstance(found[0], str):
+        yield from _texts(signature, tokenizer, found)
         return
-    for sample in samples:
-        if not isinstance(sample, Mapping):
-            raise ValueError(f"samples: got {type(sample).__name__}; accepted: texts, or mappings of inputs by name")
+    for sample in found:
         yield {name: np.asarray(value) for name, value in sample.items()}

@@ -16,14 +16,16 @@ from .card import as_card, own_metadata
 from .computing import inference, one_at_a_time
 from .contents import seal, unsealed
 from .flatbuffer import set_metadata, tflite_operators, write
+from .onnx import to_onnx
 from .pixels import with_pixels
 from .precision.accuracy import measure
+from .precision.onnx_orders import Orders
 from .precision.options import LEAST_COSINE, Precision, accuracy_rules, as_precision
-from .precision.samples import check_samples
+from .precision.samples import apart, check_gptq, check_samples
 from .precision.tflite_files import check_tflite, round_file
 from .quiet import quiet
 from .result import ExportError, ExportResult
-from .runtime import Runner
+from .runtime import OnnxRunner, Runner
 from .spec import exportable, metadata, texts
 from .tflite_conversion import convert
 from .tflite_gates import stored_twice, suitability
@@ -72,7 +74,8 @@ def to_tflite(
         path: ends in ``.tflite``.
         precision: "fp32"; "fp16"; "int8", a scale for each output and activations as 8-bit integers with a range for
             each row; "int4", blocks of 32 (or `block_size`) weights, and int8 where those do not fill a row, for value
-            projections, head and token table; or an ``export.Precision`` that says more.
+            projections, head and token table; or an ``export.Precision`` that says more. Its method "gptq" writes an
+            ONNX file on the way, and rounds by what the products in it are given.
         batch_size: rows per call.
         sequence_length: of text models; of the source where there is an encoder. Default: 128 (a Seq2Seq's: 64), or
             the model's `max_length` if that is less. Several for a signature each, ``serving_default_{n}`` (of an
@@ -89,7 +92,8 @@ def to_tflite(
         max_length: slots of the cache: longest prompt and continuation together, or longest target. Default: the
             model's `max_length`, 512 at the most.
         cache: False for one signature without memory of a model that generates, True for a GPT with its cache.
-        samples: what the accuracy of another precision is measured on: texts, or inputs by name, or several of either.
+        samples: what the accuracy of another precision is measured on: texts, or inputs by name, or several of either,
+            of which the method "gptq" takes one half to round by.
             Default: built-in prose for a model with a tokenizer, else made-up inputs.
         metric: a figure of your own for the report: called with a runner in float32 and with the one in `precision`.
         least_cosine: accept a file whose outputs have this cosine with those in float32; 0 for whatever comes.
@@ -113,7 +117,8 @@ def to_tflite(
     check_tflite(numbers)
     rules = accuracy_rules(numbers, samples=samples, metric=metric, least_cosine=least_cosine)
     said = as_card(card)
-    model = with_pixels(exportable(model, input_signature), image_dtype, image_processor)
+    given = {"input_signature": input_signature, "image_dtype": image_dtype, "image_processor": image_processor}
+    original, model = model, with_pixels(exportable(model, input_signature), image_dtype, image_processor)
     own = texts(model) | own_metadata(said)
     if samples is not None:
         check_samples(samples, model.tokenizer)
@@ -126,7 +131,9 @@ def to_tflite(
         max_length=max_length,
         cache=cache,
     )
-    share, accuracy = 0.0, None
+    if by_inputs := numbers.name == "int4" and numbers.method == "gptq":
+        check_gptq(model.graphs("dynamic" if model.generates else "plain"), samples)
+    share, accuracy, orders = 0.0, None, None
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         with inference(model) as stored:
@@ -139,8 +146,11 @@ def to_tflite(
         difference = quick_check(model, precise)
         if numbers.name != "fp32":
             least = LEAST_COSINE[numbers.name] if least_cosine is None else rules["least_cosine"]
+            if by_inputs:
+                chosen, rules["samples"] = apart(samples)
+                orders = Orders(OnnxRunner(to_onnx(original, Path(folder) / "inputs.onnx", **given).path), chosen)
             content = precise.path.read_bytes()
-            rounded, share = round_file(content, precise.metadata, stored, numbers, least)
+            rounded, share = round_file(content, precise.metadata, stored, numbers, least, orders)
             made = _opened(rounded, Path(folder) / f"{numbers.name}.tflite", beside)
             accuracy = measure(precise, made, numbers.name, **rules)
         operators, size = _operators(made.path), made.path.stat().st_size

@@ -19,7 +19,7 @@ from .onnx_moments import Moments
 from .onnx_recurrent import to_integer_kernels
 from .onnx_static import to_static
 from .options import Precision
-from .samples import apart, calibration_of, samples_of
+from .samples import calibration_of, check_gptq, samples_of
 
 SIGNATURES = "attention_zoo.signatures"
 
@@ -45,13 +45,10 @@ def check_onnx(precision: Precision, graphs: Collection[str], samples: Any) -> N
     Raises:
         ValueError: naming what is accepted.
     """
-    several = len(graphs) > 1
-    if precision.activations == "static" and several:
+    if precision.activations == "static" and len(graphs) > 1:
         raise ValueError("precision.activations: got 'static' for a model of several graphs; accepted: 'dynamic'")
-    if precision.method == "gptq" and several:
-        raise ValueError("precision.method: got 'gptq' for a model of several graphs; accepted: 'search', 'rtn'")
     if precision.method == "gptq":
-        apart(samples)
+        check_gptq(graphs, samples)
 
 
 def round_graphs(

@@ -37,7 +37,7 @@ class Precision:
         symmetric: blocks without a zero point. Default: of int8 they have none, of int4 they have one.
         method: of a block. "rtn": its scale is from its extremes. "search": the best of several scales by squared
             error. "gptq": then, by inputs that the model meets, the weights of 4 bits make good each other's errors;
-            ONNX files of one graph. Default: "search" of int4.
+            models of one graph. Default: "search" of int4.
         head, embedding: precision of the last projection of a language model and of its token table: "int8", "int4" or
             "fp32". Default: "int8".
         eight_bits: of int4, patterns of weights that have 8 bits instead. Default: the value projections, which are

@@ -7,7 +7,7 @@ judged by what they were trained for.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -85,6 +85,17 @@ def check_samples(samples: Any, tokenizer: Any) -> Sequence[Any]:
         if not isinstance(sample, Mapping):
             raise ValueError(f"samples: got {type(sample).__name__}; accepted: texts, or mappings of inputs by name")
     return several
+
+
+def check_gptq(graphs: Collection[str], samples: Any) -> None:
+    """Refuse what the method "gptq" cannot be for.
+
+    Raises:
+        ValueError: several graphs, or a single sample.
+    """
+    if len(graphs) > 1:
+        raise ValueError("precision.method: got 'gptq' for a model of several graphs; accepted: 'search', 'rtn'")
+    apart(samples)
 
 
 def apart(samples: Any) -> tuple[Any, Any]:

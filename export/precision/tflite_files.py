@@ -21,6 +21,7 @@ from ..flatbuffer import set_metadata, share_buffers, unpacked
 from ..quiet import quiet
 from ..result import ExportError
 from ..runtime import DIGEST, PRECISION
+from .onnx_orders import Orders
 from .options import Precision
 from .tflite_blocks import nearest_blocks
 from .tflite_weights import LOOKUP, PRODUCT, Weight, keras_names, weights_of
@@ -30,7 +31,7 @@ BLOCKS = (32, 64, 128, 256)
 ACCEPTED: dict[str, tuple[Any, ...]] = {  # of LiteRT's kernels, less than of ``Precision``
     "activations": (None, "dynamic", "float"),
     "symmetric": (None, True),
-    "method": (None, "rtn", "search"),
+    "method": (None, "rtn", "search", "gptq"),
     "reduce_range": (True,),  # no kernel of LiteRT adds products in 16 bits
 }
 QUANTIZER_NAMES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}
@@ -54,7 +55,12 @@ def check_tflite(precision: Precision) -> None:
 
 
 def round_file(
-    content: bytes, metadata: Mapping[str, str], weights: FileWeights, precision: Precision, least_cosine: float
+    content: bytes,
+    metadata: Mapping[str, str],
+    weights: FileWeights,
+    precision: Precision,
+    least_cosine: float,
+    orders: Orders | None = None,
 ) -> tuple[Any, float]:
     """The ``ModelT`` of a file in another precision, with all its signatures, and the share of the weights' numbers
     that are not float32 then.
@@ -64,15 +70,19 @@ def round_file(
         metadata: its entries, which are kept.
         weights: of the model it was made of.
         least_cosine: that the file will have, for who verifies it.
+        orders: of the method "gptq".
 
     Raises:
         ExportError: the quantiser failed.
     """
     found = weights_of(unpacked(content))
-    numbers = _numbers(found, weights, precision)
+    names: dict[int, str] = {}
+    if precision.keep or precision.name == "int4":
+        names = keras_names(found, {name: weights.value(name) for name in weights.variables})
+    numbers = _numbers(found, names, precision)
     model = unpacked(_quantized(content, found, numbers, precision))
     if precision.method != "rtn":
-        nearest_blocks(model, found)
+        nearest_blocks(model, found, names, orders)
     share_buffers(model)
     said: dict[str, Any] = {"name": precision.name, "least_cosine": least_cosine}
     said |= {"activations": precision.activations or "dynamic"} if precision.name == "int8" else {}
@@ -81,11 +91,8 @@ def round_file(
     return model, min(1.0, 4 * rounded / max(1, weights.bytes))
 
 
-def _numbers(found: Iterable[Weight], weights: FileWeights, precision: Precision) -> dict[int, str]:
-    """By the ``id`` of a weight: "fp32", "fp16", "int8" or "int4"."""
-    names: dict[int, str] = {}
-    if precision.keep or precision.name == "int4":
-        names = keras_names(found, {name: weights.value(name) for name in weights.variables})
+def _numbers(found: Iterable[Weight], names: Mapping[int, str], precision: Precision) -> dict[int, str]:
+    """By the ``id`` of a weight, as `names` are: "fp32", "fp16", "int8" or "int4"."""
 
     def numbers(weight: Weight) -> str:
         name = names.get(id(weight), weight.names[0])

@@ -197,6 +197,7 @@ def export(
     ] = "fp32",
     activations: Annotated[str | None, typer.Option(help="int8: dynamic, float or static.")] = None,
     block_size: Annotated[int | None, typer.Option(help="int4, and int8 with float activations.")] = None,
+    method: Annotated[str | None, typer.Option(help="int4: rtn, search, or gptq, which takes minutes.")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="Weights that stay float32, such as '*/down/kernel'.")] = None,
     target: Annotated[str | None, typer.Option(help="Operators of int4: onnxruntime or standard.")] = None,
     samples: Annotated[Path | None, typer.Option(help="Texts to measure the accuracy on, one a line.")] = None,
@@ -209,7 +210,8 @@ def export(
     """Write a model as ONNX, TFLite or LiteRT-LM, checked against Keras, alone or in a folder as others open it."""
     from .export.command import export_as, lengths
 
-    said: dict[str, Any] = {"activations": activations, "block_size": block_size, "keep": tuple(keep or ())}
+    said: dict[str, Any] = {"activations": activations, "block_size": block_size, "method": method}
+    said["keep"] = tuple(keep or ())
     asked: dict[str, Any] = {"cache": cache, "target": target, "least_cosine": least_cosine, "image_dtype": image_dtype}
     asked |= {"samples": None if samples is None else lines_of("samples", samples), "stop_tokens": stop_token or None}
     asked |= {"card": fields_of("card", card or []) or None}

@@ -458,6 +458,7 @@ def test_export_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         (("--batch-size", 2), "batch_size: got one for a bundle"),
         (("--sequence-length", 8), "sequence_length: got one for a bundle"),
         (("--precision", "int3"), "precision: got 'int3'"),
+        (("--precision", "int4", "--method", "gpt"), "precision.method: got 'gpt'"),
     ):
         capsys.readouterr()
         code, _ = cli("export", tmp_path / "none", tmp_path / "other.litertlm", *arguments)

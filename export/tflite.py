@@ -137,7 +137,7 @@ def to_tflite(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         with inference(model) as stored:
-            converted = convert(stored, graphs)
+            converted, joint = convert(stored, graphs, numbers.alike)
             signatures = {name: graph.signature for name, graph in graphs.items()}
             set_metadata(converted, {**metadata(model, signatures, {}), **own, **unsealed(stored)})
         beside = set_task(converted, task_of(model), said)
@@ -150,7 +150,7 @@ def to_tflite(
                 chosen, rules["samples"] = apart(samples)
                 orders = Orders(OnnxRunner(to_onnx(original, Path(folder) / "inputs.onnx", **given).path), chosen)
             content = precise.path.read_bytes()
-            rounded, share = round_file(content, precise.metadata, stored, numbers, least, orders)
+            rounded, share = round_file(content, precise.metadata, stored, joint, numbers, least, orders)
             made = _opened(rounded, Path(folder) / f"{numbers.name}.tflite", beside)
             accuracy = measure(precise, made, numbers.name, **rules)
         operators, size = _operators(made.path), made.path.stat().st_size

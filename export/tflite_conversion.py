@@ -24,6 +24,7 @@ from .result import ExportError
 from .spec import input_specs
 from .tflite_arguments import as_constants
 from .tflite_operators import LOWERINGS
+from .tflite_packing import Alike, Joint
 
 Tensor = Any
 
@@ -31,8 +32,12 @@ ARGUMENT = "attention_zoo_weight_{}"  # a name that no model's own input has
 PRODUCTS = ("MatMul", "BatchMatMulV2")
 
 
-def convert(stored: FileWeights, graphs: Mapping[str, Graph]) -> Any:
-    """One ``ModelT`` with every graph as a signature; its matrices are fetched as it is written.
+def convert(stored: FileWeights, graphs: Mapping[str, Graph], alike: Alike) -> tuple[Any, Joint]:
+    """One ``ModelT`` with every graph as a signature, whose matrices are fetched as it is written; and which of them
+    are in one.
+
+    Args:
+        alike: whether weights of these names will be in the same numbers.
 
     Raises:
         ExportError: the converter refused the model, or the model reads what is no weight of it.
@@ -44,9 +49,10 @@ def convert(stored: FileWeights, graphs: Mapping[str, Graph]) -> Any:
         matrices = fitting
         traced, variables = _traced(stored, graphs, matrices)
     model = unpacked(_converted(traced, variables))
-    as_constants(model, stored, {ARGUMENT.format(i): name for i, name in enumerate(matrices)})
+    arguments = {ARGUMENT.format(i): name for i, name in enumerate(matrices)}
+    joint = as_constants(model, stored, arguments, None if isinstance(stored.model, Foreign) else alike)
     share_buffers(model)
-    return model
+    return model, joint
 
 
 def _traced(

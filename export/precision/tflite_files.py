@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -58,6 +58,7 @@ def round_file(
     content: bytes,
     metadata: Mapping[str, str],
     weights: FileWeights,
+    joint: Mapping[str, Sequence[str]],
     precision: Precision,
     least_cosine: float,
     orders: Orders | None = None,
@@ -69,6 +70,7 @@ def round_file(
         content: of the file in float32.
         metadata: its entries, which are kept.
         weights: of the model it was made of.
+        joint: by the name of a weight in the file, those that are in it, which go the same way.
         least_cosine: that the file will have, for who verifies it.
         orders: of the method "gptq".
 
@@ -79,6 +81,7 @@ def round_file(
     names: dict[int, str] = {}
     if precision.keep or precision.name == "int4":
         names = keras_names(found, {name: weights.value(name) for name in weights.variables})
+        names = {key: joint.get(name.partition(";")[0], [name])[0] for key, name in names.items()}
     numbers = _numbers(found, names, precision)
     model = unpacked(_quantized(content, found, numbers, precision))
     if precision.method != "rtn":

@@ -12,6 +12,7 @@ import pytest
 from attention_zoo import export
 from attention_zoo.export import tflite_conversion
 from attention_zoo.export.flatbuffer import operators, unpacked
+from attention_zoo.export.tflite_packing import joint_name
 from helpers import close, numpy, randomise, shared, tiny
 
 
@@ -79,6 +80,51 @@ def test_matrices_are_the_models_bit_for_bit(tmp_path: Path) -> None:
         assert np.array_equal(found[name], value.T), name
     table = model.named_weights()["embedding/embeddings"]
     assert np.array_equal(found["embedding/embeddings"], numpy(table))
+
+
+@pytest.mark.parametrize("variant", ["llama", "qwen", pytest.param("gpt2", marks=pytest.mark.slow)])
+def test_a_decoder_s_products_of_one_input_are_one(variant: str, tmp_path: Path) -> None:
+    """Bit for bit, biases too, in every signature; and what they give is cut where it belongs."""
+    model = randomise(tiny("gpt", variant), spread=0.5)
+    file = export.to_tflite(model, tmp_path / "m.tflite", prefill=(2, 4), max_length=12).path
+    assert export.verify(model, file).passed
+    own = {name: numpy(value) for name, value in model.named_weights().items()}
+    content = stored(file)
+    found = constants(content)
+    (joint,) = [name for name in found if name.startswith("block_0/attention/") and "+" in name]
+    parts = joint.split("/")[2].split("+")
+    assert sorted(parts) == ["key", "query", "value"]
+    kernel = np.concatenate([own[f"block_0/attention/{part}/kernel"].T for part in parts])
+    assert np.array_equal(found[joint], kernel)
+    assert not any(name.startswith("block_0/attention/query/") for name in found)
+    if "block_0/attention/query/bias" in own:
+        bias = np.concatenate([own[f"block_0/attention/{part}/bias"] for part in parts])
+        assert any(b.data is not None and bytes(b.data) == bias.tobytes() for b in content.buffers)
+    widest = own["block_0/attention/query/kernel"].shape[1] + 2 * own["block_0/attention/key/kernel"].shape[1]
+    buffers = [b for b in content.buffers if b.data is not None and len(b.data) == 4 * widest * len(kernel.T)]
+    assert len(buffers) == model.config.num_layers, "once for all signatures"
+
+
+def test_what_is_in_other_numbers_stays_alone(tmp_path: Path) -> None:
+    model = shared("gpt", "llama")
+    options: dict[str, Any] = {"prefill": 4, "max_length": 8, "least_cosine": 0.3}
+    for precision, names in (
+        (export.Precision("int8", keep=("*/key/kernel",)), ({"query", "value"}, {"key"})),
+        (export.Precision("int4"), ({"query", "key"}, {"value"})),
+    ):
+        file = export.to_tflite(model, tmp_path / "m.tflite", precision=precision, **options).path
+        graph = next(graph for graph in stored(file).subgraphs if graph.name == b"decode")
+        found = {tuple(t.name.decode().split("/")): t.type for t in graph.tensors}
+        kinds = {frozenset(path[2].split("+")): found[path] for path in found if path[-1] == "kernel;decode"}
+        first, second = (kinds[frozenset(parts)] for parts in names)
+        assert first != second and kinds[frozenset(["gate", "up"])] == first
+        assert export.verify(model, file).passed
+
+
+def test_names_of_joint_weights() -> None:
+    assert joint_name(["b/q/kernel"]) == "b/q/kernel"
+    assert joint_name(["b/q/kernel", "b/k/kernel", "b/v/kernel"]) == "b/q+k+v/kernel"
+    assert joint_name(["q", "k"]) == "q+k" and joint_name(["a/q", "b/q"]) == "a+b/q"
 
 
 def test_what_else_reads_a_matrix_finds_it(tmp_path: Path) -> None:

@@ -1,0 +1,183 @@
+"""Products of one input as one product, whose result is cut into theirs.
+
+A decoder's step multiplies one row: its products are so short that threads wait for each other at every one, and the
+small ones (keys and values of a model whose queries share them) do not divide evenly among threads. Together they are
+read at the speed of memory. A prompt's products are as fast either way.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+STEP = b"decode"  # the graph whose products say what belongs together
+JOINT = "+"  # between the names of what one weight is made of
+
+Alike = Callable[[Sequence[str]], bool]
+Weight = Callable[[Any, Sequence[str]], int]
+Joint = dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A FULLY_CONNECTED that reads a kernel, by the kernel's name in Keras."""
+
+    graph: Any
+    node: Any
+    kernel: str
+
+    @property
+    def rows(self) -> int:
+        return int(self.node.inputs[0])
+
+    @property
+    def width(self) -> int:
+        return int(self.graph.tensors[self.node.outputs[0]].shape[-1])
+
+    def bias(self, model: Any) -> np.ndarray:
+        data = model.buffers[self.graph.tensors[self.node.inputs[2]].buffer].data
+        return np.asarray(data, "uint8").view("float32")
+
+    @property
+    def plain(self) -> bool:
+        return not self.node.builtinOptions.fusedActivationFunction
+
+
+def joint_name(names: Sequence[str]) -> str:
+    """Of several weights in one: "block_0/attention/query+key+value/kernel"."""
+    paths = [name.split("/") for name in names]
+    shortest = min(map(len, paths))
+    start = next((i for i in range(shortest) if len({path[i] for path in paths}) > 1), shortest)
+    end = next((i for i in range(shortest - start) if len({path[-1 - i] for path in paths}) > 1), shortest - start)
+    middle = JOINT.join("/".join(path[start : len(path) - end]) for path in paths)
+    return "/".join([*paths[0][:start], *([middle] if len(names) > 1 else []), *paths[0][len(paths[0]) - end :]])
+
+
+def groups(products: Iterable[Product], elsewhere: Iterable[str], alike: Alike) -> list[tuple[str, ...]]:
+    """Kernels that may be one: those which every graph multiplies with one input, and nothing else reads."""
+    inputs: Mapping[int, list[Product]] = defaultdict(list)
+    places: Mapping[str, dict[int, int]] = defaultdict(dict)
+    excluded = set(elsewhere)
+    for product in products:
+        if product.graph.name == STEP:
+            inputs[product.rows].append(product)
+        if id(product.graph) in places[product.kernel] or not product.plain:
+            excluded.add(product.kernel)
+        places[product.kernel][id(product.graph)] = product.rows
+    found = []
+    for together in inputs.values():
+        left = [product for product in together if product.kernel not in excluded]
+        while left:
+            first, *others = left
+            same = [first, *(other for other in others if _fit(first, other, places, alike))]
+            left = [product for product in left if product not in same]
+            if len(same) > 1:
+                found.append(tuple(product.kernel for product in same))
+    return found
+
+
+def _fit(one: Product, other: Product, places: Mapping[str, Mapping[int, int]], alike: Alike) -> bool:
+    mine, theirs = places[one.kernel], places[other.kernel]
+    together = all(mine[graph] == theirs[graph] for graph in mine.keys() & theirs.keys())
+    return together and (one.node.inputs[2] < 0) == (other.node.inputs[2] < 0) and alike([one.kernel, other.kernel])
+
+
+def pack(model: Any, products: Sequence[Product], elsewhere: Iterable[str], alike: Alike, weight: Weight) -> Joint:
+    """Change the products of a ``ModelT``.
+
+    Args:
+        products: of all of its graphs.
+        elsewhere: kernels that something else reads.
+        alike: are kernels of these names stored in the same numbers?
+        weight: the place in a graph of kernels in one, (all outputs, inputs).
+
+    Returns:
+        The kernels in each joint one, by its name.
+    """
+    found = {}
+    for names in groups(products, elsewhere, alike):
+        found[joint_name(names)] = names
+        own = [product for product in products if product.kernel in names]
+        widths = {product.kernel: product.width for product in own}
+        starts = dict(zip(names, np.cumsum([0, *(widths[name] for name in names)]), strict=False))
+        biases = {product.kernel: product.bias(model) for product in own if product.node.inputs[2] >= 0}
+        for graph in {id(product.graph): product.graph for product in own}.values():
+            here = [product for product in own if product.graph is graph]
+            _join(model, here, starts, sum(widths.values()), names, [biases[n] for n in names if n in biases], weight)
+    return found
+
+
+def _join(
+    model: Any,
+    products: Sequence[Product],
+    starts: Mapping[str, int],
+    width: int,
+    names: Sequence[str],
+    biases: Sequence[np.ndarray],
+    weight: Weight,
+) -> None:
+    """One operator in the place of the first of these `products` of one graph, and the cuts behind it."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph, first = products[0].graph, products[0].node
+    made, label = schema.TensorT(), f"{joint_name(names)}/product;{graph.name.decode()}"
+    shape = [*map(int, graph.tensors[first.outputs[0]].shape[:-1]), width]
+    made.name, made.type, made.hasRank = label, schema.TensorType.FLOAT32, True
+    made.shape = np.array(shape, "int32")
+    results = {product.kernel: int(product.node.outputs[0]) for product in products}
+    graph.tensors.append(made)
+    whole = len(graph.tensors) - 1
+    bias = constant(model, graph, f"{label}/bias", np.concatenate(biases)) if biases else -1
+    first.inputs, first.outputs = [int(first.inputs[0]), weight(graph, names), bias], [whole]
+    cuts = [_cut(model, graph, whole, starts[kernel], result) for kernel, result in results.items()]
+    gone = [id(product.node) for product in products[1:]]
+    left = [node for node in graph.operators if id(node) not in gone]
+    place = next(place for place, node in enumerate(left) if node is first)
+    graph.operators = [*left[: place + 1], *cuts, *left[place + 1 :]]
+
+
+def _cut(model: Any, graph: Any, whole: int, start: int, result: int) -> Any:
+    """An operator that makes the tensor `result` of `whole`, from the number `start` of every row on."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    tensor = graph.tensors[result]
+    size = [int(n) for n in tensor.shape]
+    node, label = schema.OperatorT(), f"{tensor.name.decode()}/{{}};{graph.name.decode()}"
+    node.opcodeIndex = opcode(model, schema.BuiltinOperator.SLICE, 1)
+    node.builtinOptionsType, node.builtinOptions = schema.BuiltinOptions.SliceOptions, schema.SliceOptionsT()
+    begin = constant(model, graph, label.format("begin"), np.array([*(0 for _ in size[1:]), start], "int32"))
+    node.inputs = [whole, begin, constant(model, graph, label.format("size"), np.array(size, "int32"))]
+    node.outputs = [result]
+    return node
+
+
+def constant(model: Any, graph: Any, name: str, values: np.ndarray) -> int:
+    """The place of a new tensor with these values."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    kinds = {"int32": schema.TensorType.INT32, "float32": schema.TensorType.FLOAT32}
+    buffer, tensor = schema.BufferT(), schema.TensorT()
+    buffer.data = values.reshape(-1).view("uint8")
+    tensor.name, tensor.type, tensor.hasRank = name, kinds[values.dtype.name], True
+    tensor.shape, tensor.buffer = np.array(values.shape, "int32"), len(model.buffers)
+    model.buffers.append(buffer)
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
+def opcode(model: Any, builtin: int, version: int) -> int:
+    """The place of an operator among those of `model`, where it is put if it is not there."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    for index, code in enumerate(model.operatorCodes):
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin:
+            code.version = max(code.version, version)
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), version
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1

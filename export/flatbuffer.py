@@ -213,13 +213,16 @@ def layer_of(graph: Any, inputs: Iterable[int], outputs: Iterable[int]) -> str:
 
 
 def constants(model: Any) -> list[tuple[str, np.ndarray, int]]:
-    """Name, bytes, and of a float or 8-bit or smaller one how many numbers, of every buffer that a tensor reads."""
+    """Name, bytes, and of a float or 8-bit or smaller one, but for the scales of blocks, how many numbers, of every
+    buffer that a tensor reads."""
     kinds, found = dtype_names(), {}
     for graph in model.subgraphs:
-        for tensor in graph.tensors:
+        quantized = [tensor.quantization for tensor in graph.tensors if tensor.quantization is not None]
+        scales = {int(of.details.scales) for of in quantized if hasattr(of.details, "scales")}
+        for index, tensor in enumerate(graph.tensors):
             data = model.buffers[tensor.buffer].data
             if tensor.buffer and tensor.buffer not in found and data is not None and len(data):
-                weight = kinds[tensor.type] in WEIGHTS and len(shape_of(tensor)) > 0
+                weight = kinds[tensor.type] in WEIGHTS and len(shape_of(tensor)) > 0 and index not in scales
                 count = int(np.prod(shape_of(tensor))) if weight else 0
                 found[tensor.buffer] = ((tensor.name or b"").decode(), np.asarray(data, "uint8"), count)
     return list(found.values())

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from attention_zoo import export
+from attention_zoo.export.flatbuffer import constants as stored
 from attention_zoo.export.flatbuffer import unpacked
 from attention_zoo.export.precision.blocks import Blocks, to_blocks
 from attention_zoo.export.precision.gptq import DAMPING, order_of, with_feedback
@@ -112,6 +113,8 @@ def test_a_tflite_file_of_it(tmp_path: Path) -> None:
     assert result.bytes == pytest.approx(nearest.bytes, rel=1e-3) and result.accuracy and nearest.accuracy
     assert result.accuracy.cosine > nearest.accuracy.cosine
     assert export.verify(model, result.path).passed
+    scales = [count for name, _, count in stored(unpacked(result.path.read_bytes())) if name.endswith("_scales")]
+    assert len(scales) == 8 and not any(scales), "they are not the model's numbers stored twice"
     found, before = (constants(result.path), constants(nearest.path))
     changed = {name.partition(";")[0] for name in found if not np.array_equal(found[name], before[name])}
     assert len(changed) == 2 * 4 and all(name.endswith("/kernel") for name in changed)  # and not their scales

@@ -101,7 +101,7 @@ def info(
     facts |= {"config": model.config.to_dict(), "inputs": signature["inputs"], "outputs": signature["outputs"]}
     if json_:
         return _print_json(facts)
-    from .export.description import tensor_rows
+    from .runtime.description import tensor_rows
 
     rows = [(field, str(value)) for field, value in facts["config"].items()]
     _print_rows(name, f"{facts['family']}, {facts['parameters']:,} parameters", [*rows, *tensor_rows(facts)])
@@ -109,8 +109,8 @@ def info(
 
 def _file_info(file: str, json_: bool) -> None:
     from . import export as exporters
-    from .export.description import rows
-    from .export.quiet import quiet
+    from .runtime.description import rows
+    from .runtime.quiet import quiet
 
     with quiet():  # LiteRT greets
         facts = exporters.describe(file)
@@ -150,8 +150,8 @@ def convert(
     if dtype is not None and to != "huggingface":
         raise ValueError(f"dtype: got {dtype!r} for {to}; accepted: none, but for huggingface")
     from . import zoo
-    from .export.quiet import quiet
     from .files import written
+    from .runtime.quiet import quiet
 
     started = time.perf_counter()
     with working(f"converting {source}"), quiet():
@@ -422,7 +422,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
             raise
         code = complain(error, 1)
     if arguments is None:
-        from .export.quiet import quiet_at_exit
+        from .runtime.quiet import quiet_at_exit
 
         quiet_at_exit()  # LiteRT takes its leave too
     sys.exit(code if isinstance(code, int) else 0)

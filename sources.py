@@ -11,7 +11,7 @@ from typing import Any
 
 def model_of(name: str) -> Any:
     from . import zoo
-    from .export.quiet import quiet
+    from .runtime.quiet import quiet
     from .zoo.registry import preset
 
     if Path(name).exists():
@@ -32,7 +32,7 @@ def model_of(name: str) -> Any:
 def any_model(name: str) -> Any:
     """As ``model_of``, and any Keras model in a ``.keras`` file."""
     if name.endswith(".keras") and Path(name).is_file():
-        from .export.quiet import quiet
+        from .runtime.quiet import quiet
         from .zoo.keras_files import load_any_keras
 
         with quiet():
@@ -44,7 +44,7 @@ def runnable(name: str) -> Any:
     """What has a ``generate``: an exported file's runner, also of one in a folder, or a Keras model."""
     from . import export as exporters
     from .export.folders import file_in
-    from .export.quiet import quiet
+    from .runtime.quiet import quiet
 
     file = name if is_exported(name) else file_in(name)
     if file is None:

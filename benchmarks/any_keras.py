@@ -112,7 +112,7 @@ def measure(name: str, formats: list[str]) -> dict[str, Any]:
     from any_keras_models import build
 
     from attention_zoo import export
-    from attention_zoo.export.inputs import example_inputs
+    from attention_zoo.runtime.inputs import example_inputs
 
     with tempfile.TemporaryDirectory() as folder:  # what all of them import and compile once
         warm = build("Functional, two inputs and two outputs")

@@ -30,7 +30,7 @@ import tensorflow as tf
 
 import attention_zoo as az
 from attention_zoo import export
-from attention_zoo.export.quiet import quiet
+from attention_zoo.runtime.quiet import quiet
 
 SHAPES = ((1, 128), (8, 128))
 PEER_INPUTS = ("token_ids", "segment_ids", "padding_mask")

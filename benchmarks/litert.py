@@ -34,10 +34,10 @@ import numpy as np
 
 import attention_zoo as az
 from attention_zoo import export
-from attention_zoo.export.bench.limits import machine_limits
-from attention_zoo.export.bench.machine import machine, processor
-from attention_zoo.export.quiet import quiet, quiet_at_exit
-from attention_zoo.export.runtime import usable_cores
+from attention_zoo.bench.limits import machine_limits
+from attention_zoo.bench.machine import machine, processor
+from attention_zoo.runtime.quiet import quiet, quiet_at_exit
+from attention_zoo.runtime.runner import usable_cores
 
 PRECISIONS, DECODERS = ("fp32", "int8"), ("fp32", "int8", "int4")
 LENGTH, SIDE = 128, 224  # of the encoders' inputs

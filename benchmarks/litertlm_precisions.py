@@ -18,9 +18,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import attention_zoo as az
 from attention_zoo import export
+from attention_zoo.bench.machine import machine, processor
 from attention_zoo.export import Precision
-from attention_zoo.export.bench.machine import machine, processor
-from attention_zoo.export.quiet import quiet, quiet_at_exit
+from attention_zoo.runtime.quiet import quiet, quiet_at_exit
 
 SLOTS, PREFILLS, MOST = 1024, (32, 128), 32
 BEHIND = (16, 128, 512, 900)

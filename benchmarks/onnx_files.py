@@ -32,10 +32,10 @@ import onnxruntime
 
 import attention_zoo as az
 from attention_zoo import export
-from attention_zoo.export.bench.limits import machine_limits
-from attention_zoo.export.bench.machine import machine, processor
+from attention_zoo.bench.limits import machine_limits
+from attention_zoo.bench.machine import machine, processor
 from attention_zoo.export.precision.samples import PROSE
-from attention_zoo.export.runtime import usable_cores
+from attention_zoo.runtime.runner import usable_cores
 
 SHAPES = ((1, 16), (1, 128), (8, 128), (32, 128))
 PROMPT, BEHIND, STEPS = 512, (16, 512, 1900), 6

@@ -47,7 +47,7 @@ def run(output: str | os.PathLike[str], quick: bool = False, console: Any = None
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from ..export.quiet import quiet
+    from ..runtime.quiet import quiet
 
     output = Path(output)
     if output.exists() and not output.is_dir():

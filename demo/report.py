@@ -16,7 +16,7 @@ from .train import Trained, digits, stage
 def ship(progress: Any, trained: Trained, output: Path) -> None:
     """Write ONNX and TFLite, compare each file with the Keras model and time it."""
     from .. import export
-    from ..export.quiet import quiet
+    from ..runtime.quiet import quiet
 
     sizes = {} if trained.model.family == "vit" else {"sequence": trained.model.config.max_length}
     static = {"sequence_length": sizes["sequence"]} if sizes else {}  # TFLite has static shapes

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from ..needs import named_extras
 
 if TYPE_CHECKING:
-    from .bench import benchmark, compare
-    from .description import describe
+    from ..bench import benchmark, compare
+    from ..runtime.description import describe
+    from ..runtime.loading import load
     from .genai import to_genai
     from .huggingface_onnx import to_huggingface_onnx
     from .litertlm import to_litertlm
-    from .loading import load
     from .onnx import to_onnx
     from .precision.options import Precision
     from .precision.report import Accuracy
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from .verification import verify
 
 _HOMES = {
-    "Accuracy": "precision.report",
-    "AccuracyError": "result",
-    "ExportError": "result",
-    "Precision": "precision.options",
-    "benchmark": "bench",
-    "compare": "bench",
-    "describe": "description",
-    "load": "loading",
-    "to_genai": "genai",
-    "to_huggingface_onnx": "huggingface_onnx",
-    "to_litertlm": "litertlm",
-    "to_onnx": "onnx",
-    "to_tflite": "tflite",
-    "verify": "verification",
+    "Accuracy": ".precision.report",
+    "AccuracyError": ".result",
+    "ExportError": ".result",
+    "Precision": ".precision.options",
+    "benchmark": "..bench",
+    "compare": "..bench",
+    "describe": "..runtime.description",
+    "load": "..runtime.loading",
+    "to_genai": ".genai",
+    "to_huggingface_onnx": ".huggingface_onnx",
+    "to_litertlm": ".litertlm",
+    "to_onnx": ".onnx",
+    "to_tflite": ".tflite",
+    "verify": ".verification",
 }
 
 __all__ = [
@@ -60,4 +60,4 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with named_extras():
-        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+        return getattr(importlib.import_module(_HOMES[name], __name__), name)

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.runner import DIGEST, STOP_TOKENS, TOKENIZER_FILES, Runner
 from .comparison import Check
 from .computing import FileWeights
 from .precision.half import rounded
-from .runtime import DIGEST, STOP_TOKENS, TOKENIZER_FILES, Runner
 from .spec import Exportable, texts
 
 WEIGHTS = "attention_zoo.weights"

@@ -21,13 +21,13 @@ from typing import Any
 from ..checks import is_integer, is_number, positive_integer
 from ..files import write_json
 from ..needs import named_extras
+from ..runtime.runner import TOKENIZER_FILES, Runner
 from ..signature import Signature
 from .folders import check_folder, moved, written_folder
 from .genai_tokenizer import genai_files, unread
 from .onnx import to_onnx
 from .precision.options import Precision
 from .result import ExportResult
-from .runtime import TOKENIZER_FILES, Runner
 from .spec import ends_of, exportable
 
 CONFIG_FILE, MODEL_FILE = "genai_config.json", "model.onnx"

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from ..generation.decoder import TOKENS
+from ..runtime.inputs import PADDINGS, example_inputs, is_mask, padded_mask
+from ..runtime.runner import LoadedGraph, Runner
 from ..signature import Signature
 from .comparison import Check, Closeness, compare
-from .graph_names import model_graphs
-from .inputs import PADDINGS, example_inputs, is_mask, padded_mask
+from .litert import model_graphs
 from .reference import Reference
-from .runtime import LoadedGraph, Runner
 from .spec import Exportable
 
 Arrays = dict[str, np.ndarray]

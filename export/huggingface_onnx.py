@@ -28,6 +28,7 @@ from typing import Any
 from ..checks import choice
 from ..files import read_json, read_text, write_json
 from ..needs import named_extras
+from ..runtime.runner import DIGEST, TOKENIZER_FILES, Runner
 from ..text.tokenizer import CONFIG_FILE as TOKENIZER_CONFIG
 from ..text.tokenizer import TEMPLATE_FILE
 from ..zoo.base import ZooModel
@@ -40,7 +41,6 @@ from .huggingface_view import DIMENSIONS, HuggingFaceView
 from .onnx import to_onnx
 from .precision.options import Precision, as_precision
 from .result import ExportResult
-from .runtime import DIGEST, TOKENIZER_FILES, Runner
 from .spec import exportable
 
 FOLDER = "onnx"

@@ -1,15 +1,28 @@
-"""A causal decoder's graph as LiteRT-LM has it.
+"""The model's graphs by their names in a file; among them a causal decoder's as LiteRT-LM has it.
 
-Signatures ``decode`` and ``prefill_{n}`` take one row, whose tokens stand without padding in the slots from 0 on;
+Its signatures ``decode`` and ``prefill_{n}`` take one row, whose tokens stand without padding in the slots from 0 on;
 whoever runs them, such as ``tflite_decoder.py``, numbers the positions and makes the mask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from ..runtime.graph_names import FOREIGN, layout_of
 from ..signature import Graph, Signature, TensorSpec
+
+
+def model_graphs(model: Any, names: Collection[str]) -> dict[str, Graph]:
+    """The model's graphs by the names that they have in a file with graphs of these names."""
+    layout = layout_of(names)
+    if getattr(model, "family", None) == FOREIGN:
+        graphs = model.graphs()
+        return graphs if len(graphs) > 1 else dict(zip(names, graphs.values(), strict=False))
+    if layout.kind == "litert":
+        return dict.fromkeys(names, litert_graph(model))
+    graphs = model.graphs(layout.kind)
+    return {name: graphs[role] for name, role in layout.roles.items() if role in graphs}
 
 
 def litert_graph(model: Any) -> Graph:

@@ -24,15 +24,15 @@ from typing import Any
 from ..checks import positive_integer
 from ..files import written
 from ..needs import named_extras
+from ..runtime.runner import Runner
+from ..runtime.tflite_runner import TFLiteRunner
 from ..text.tokenizer import Tokenizer
 from .card import as_card
 from .litertlm_prompt import Prompts, prompts_of
 from .precision.options import Precision
 from .result import ExportResult
-from .runtime import Runner
 from .spec import ends_of, exportable, texts
 from .tflite import to_tflite
-from .tflite_runtime import TFLiteRunner
 
 
 @named_extras()

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..checks import choice
 from ..needs import named_extras
+from ..runtime.runner import Runner
 from ..signature import Graph
 from .any_keras.functions import AnyFunctions
 from .any_keras.model import Foreign
@@ -26,7 +27,6 @@ from .precision.onnx_files import check_onnx
 from .precision.options import Precision, accuracy_rules, as_precision
 from .precision.samples import check_samples
 from .result import ExportResult
-from .runtime import Runner
 from .spec import Exportable, exportable, texts
 
 NOWHERE = ("Dropout", "Random", "PartitionedCall", "PyFunc")  # in no inference graph

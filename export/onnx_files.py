@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.runner import DIGESTS_BESIDE, OnnxRunner, Runner
 from .blame import one_line
 from .contents import seal
 from .onnx_runtime_graph import to_runtime_graph
@@ -21,7 +22,6 @@ from .precision.options import LEAST_COSINE, Precision
 from .precision.report import Accuracy
 from .precision.samples import apart
 from .result import ExportError
-from .runtime import DIGESTS_BESIDE, OnnxRunner, Runner
 
 LARGE = 100_000_000  # bytes; of less nobody feels the lack
 PROTOBUF_LIMIT = 1_900_000_000  # bytes; a protobuf file ends at 2 GiB, larger weights go beside it

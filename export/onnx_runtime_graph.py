@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.runner import DIGEST, PADDING
 from ..signature import Signature
 from .contents import UNSEALED
 from .precision.onnx_graph import Editor
-from .runtime import DIGEST, PADDING
 
 MICROSOFT = "com.microsoft"
 

@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ..runtime.tflite_gates import Suitability
 from .precision.report import Accuracy
-from .tflite_gates import Suitability
 
 
 class ExportError(RuntimeError):

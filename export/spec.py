@@ -9,13 +9,13 @@ from typing import Any, cast
 import keras
 
 from ..generation.text_generation import check_fits, end_tokens
+from ..runtime.runner import STOP_TOKENS, TASK, TOKENIZER_FILES
 from ..signature import Signature
 from ..text.tokenizer import Tokenizer
 from ..zoo.base import ZooModel
 from .any_keras.functions import AnyFunctions, named_functions
 from .any_keras.model import AnyModel, Foreign
 from .huggingface_view import HuggingFaceView
-from .runtime import STOP_TOKENS, TASK, TOKENIZER_FILES
 
 Exportable = ZooModel | Foreign
 

@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ..needs import named_extras
+from ..runtime.flatbuffer import set_metadata, tflite_operators, write
+from ..runtime.quiet import quiet
+from ..runtime.runner import OnnxRunner, Runner
+from ..runtime.tflite_gates import stored_twice, suitability
+from ..runtime.tflite_runner import TFLiteRunner
 from .card import as_card, own_metadata
 from .computing import inference, one_at_a_time
 from .contents import seal, unsealed
-from .flatbuffer import set_metadata, tflite_operators, write
 from .onnx import to_onnx
 from .pixels import with_pixels
 from .precision.accuracy import measure
@@ -23,13 +27,9 @@ from .precision.onnx_orders import Orders
 from .precision.options import LEAST_COSINE, Precision, accuracy_rules, as_precision
 from .precision.samples import apart, check_gptq, check_samples
 from .precision.tflite_files import check_tflite, round_file
-from .quiet import quiet
 from .result import ExportError, ExportResult
-from .runtime import OnnxRunner, Runner
 from .spec import exportable, metadata, texts
 from .tflite_conversion import convert
-from .tflite_gates import stored_twice, suitability
-from .tflite_runtime import TFLiteRunner
 from .tflite_signatures import static_graphs
 from .tflite_tasks import attach, set_task, task_of
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.flatbuffer import LateBuffer
 from .computing import FileWeights
-from .flatbuffer import LateBuffer
 from .tflite_packing import Alike, Joint, Product, joint_name, opcode, pack
 
 KEPT_RANK = 5  # the version of FULLY_CONNECTED that takes more than rows

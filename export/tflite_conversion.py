@@ -13,13 +13,13 @@ from contextlib import nullcontext
 from typing import Any
 
 from ..layers import functional as F
+from ..runtime.flatbuffer import share_buffers, unpacked
+from ..runtime.quiet import quiet
 from ..signature import Graph
 from .any_keras.layers import keras_lowered
 from .any_keras.model import Foreign
 from .blame import one_line, refused
 from .computing import FileWeights, reading
-from .flatbuffer import share_buffers, unpacked
-from .quiet import quiet
 from .result import ExportError
 from .spec import input_specs
 from .tflite_arguments import as_constants

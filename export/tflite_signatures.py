@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..checks import is_integer
+from ..runtime.buckets import bucket_name
+from ..runtime.graph_names import SINGLE, STATIC, prefill_name
 from ..signature import Graph, Signature
-from .buckets import bucket_name
-from .graph_names import SINGLE, STATIC, prefill_name
 from .litert import litert_graph
 from .spec import Exportable
 

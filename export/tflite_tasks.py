@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.flatbuffer import shape_of
 from .any_keras.model import Foreign
-from .flatbuffer import shape_of
 
 BUFFER = b"TFLITE_METADATA"
 IDENTIFIER, PARSER = b"M001", "1.0.0"

@@ -14,6 +14,10 @@ from typing import Any
 import numpy as np
 
 from ..checks import positive_number
+from ..runtime.graph_names import is_prefill
+from ..runtime.inputs import example_inputs
+from ..runtime.loading import load
+from ..runtime.runner import Runner
 from ..signature import Graph
 from ..zoo.base import ZooModel
 from .any_keras.grid import any_checks, example_sizes
@@ -21,7 +25,6 @@ from .any_keras.model import Foreign
 from .comparison import TOLERANCE, Check, Closeness
 from .computing import one_at_a_time
 from .contents import content_checks
-from .graph_names import is_prefill, model_graphs
 from .grid import (
     Case,
     Chain,
@@ -38,14 +41,12 @@ from .grid import (
     text_cases,
 )
 from .huggingface_view import DIMENSIONS, as_in_file
-from .inputs import example_inputs
-from .loading import load
+from .litert import model_graphs
 from .pixels import pixels_in_file
 from .precision.onnx_files import file_signature
 from .precision.options import LEAST_COSINE
 from .reference import Reference
 from .result import ExportError
-from .runtime import Runner
 from .spec import Exportable, exportable
 
 

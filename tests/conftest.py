@@ -74,10 +74,10 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True, scope="session")
 def one_thread_each() -> Iterator[None]:
     """As of TensorFlow above: a second thread of a runtime would wait for work by spinning on another worker's core."""
-    from attention_zoo.export import runtime
+    from attention_zoo.runtime import runner
 
     several = "PYTEST_XDIST_WORKER" in os.environ
-    with mock.patch.object(runtime, "usable_cores", lambda: 1) if several else nullcontext():
+    with mock.patch.object(runner, "usable_cores", lambda: 1) if several else nullcontext():
         yield
 
 

@@ -25,10 +25,11 @@ import numpy as np
 import onnx
 
 from attention_zoo import export
-from attention_zoo.export import contents, runtime, verification
+from attention_zoo.export import contents, verification
 from attention_zoo.export import onnx_operators as onnx_export
 from attention_zoo.export import tflite_operators as tflite_export
 from attention_zoo.layers import functional as F
+from attention_zoo.runtime.runner import DIGEST
 from helpers import tiny
 
 FORMATS = ("onnx", "tflite")
@@ -61,7 +62,7 @@ def rewrite(
         proto = onnx.load(str(file))
         entries = {entry.key: entry.value for entry in proto.metadata_props}
         change(entries)
-        entries[runtime.DIGEST] = contents.UNSEALED
+        entries[DIGEST] = contents.UNSEALED
         onnx.helper.set_model_props(proto, entries)
         for tensor in proto.graph.initializer if arrays else ():
             new = arrays(tensor.name, onnx.numpy_helper.to_array(tensor))
@@ -76,7 +77,7 @@ def rewrite(
         entry = next(entry for entry in model.metadata if entry.name in (b"attention_zoo", "attention_zoo"))
         entries = json.loads(bytes(model.buffers[entry.buffer].data))
         change(entries)
-        entries[runtime.DIGEST] = contents.UNSEALED
+        entries[DIGEST] = contents.UNSEALED
         model.buffers[entry.buffer].data = np.frombuffer(json.dumps(entries).encode(), np.uint8)
         for buffer in model.buffers if arrays else ():
             if buffer.data is not None and len(buffer.data) % 4 == 0 and len(buffer.data):

@@ -192,7 +192,7 @@ def test_other_imports_fail_as_they_do() -> None:
 
 def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line with a clock, also while libraries are silenced; nothing where standard error is a file."""
-    from attention_zoo.export.quiet import quiet
+    from attention_zoo.runtime.quiet import quiet
 
     err = io.StringIO()
     with redirect_stderr(err), working("exporting"):

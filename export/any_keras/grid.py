@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...runtime.inputs import PADDINGS, example_inputs, is_mask
+from ...runtime.runner import LoadedGraph
 from ...signature import Graph, Signature
 from ..blame import one_line
 from ..comparison import Check, Closeness, compare
-from ..graph_names import model_graphs
-from ..inputs import PADDINGS, example_inputs, is_mask
+from ..litert import model_graphs
 from ..reference import Reference
-from ..runtime import LoadedGraph
 from .model import Foreign
 
 LENGTHS = (1, 33, 128, 512)  # beside the one that is known to work

@@ -10,8 +10,8 @@ from typing import Any
 import keras
 
 from ...finetuning.lora import base_weight, is_adapter, merged, with_adapters
+from ...runtime.graph_names import FOREIGN
 from ...signature import Graph, Signature
-from ..graph_names import FOREIGN
 from . import probing
 from .call_signature import Arguments, called_with, declared_results, flat_specs, result_names, unique
 from .refusals import check_exportable

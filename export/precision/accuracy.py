@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ...runtime.runner import LoadedGraph, Runner
 from ...signature import Signature, TensorSpec
 from ..comparison import cosines
 from ..result import AccuracyError
-from ..runtime import LoadedGraph, Runner
 from .options import LEAST_COSINE, MOST_DIVERGENCE
 from .report import Accuracy
 from .samples import samples_of

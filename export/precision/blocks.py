@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..runtime import usable_cores
+from ...runtime.runner import usable_cores
 
 Array = np.ndarray
 

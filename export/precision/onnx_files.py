@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ...runtime.runner import DIGEST, PRECISION, LoadedGraph, OnnxGraph, Runner
 from ...signature import Signature
 from ..contents import UNSEALED
-from ..runtime import DIGEST, PRECISION, LoadedGraph, OnnxGraph, Runner
 from .onnx_blocks import to_block_weights
 from .onnx_half import to_half
 from .onnx_integers import to_integer_tables, to_integers

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime import OnnxGraph
+from ...runtime.runner import OnnxGraph
 from .gptq import Order, order_of
 from .onnx_graph import products
 

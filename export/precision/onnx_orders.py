@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..runtime import OnnxRunner
+from ...runtime.runner import OnnxRunner
 from .gptq import Order
 from .onnx_graph import products
 from .onnx_moments import Moments

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..quiet import quiet
-from ..runtime import OnnxGraph
+from ...runtime.quiet import quiet
+from ...runtime.runner import OnnxGraph
 from .options import Precision
 
 OPERATORS = ("Conv", "Gemm", "MatMul")  # of "Attention" it has another idea than the standard

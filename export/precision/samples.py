@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ...runtime.inputs import example_inputs
 from ...signature import Signature
-from ..inputs import example_inputs
 
 Arrays = dict[str, np.ndarray]
 

@@ -14,13 +14,13 @@ from importlib import import_module
 from typing import Any
 
 from ...checks import choice
+from ...runtime.flatbuffer import set_metadata, share_buffers, unpacked
+from ...runtime.quiet import quiet
+from ...runtime.runner import DIGEST, PRECISION
 from ..blame import one_line
 from ..computing import FileWeights
 from ..contents import UNSEALED
-from ..flatbuffer import set_metadata, share_buffers, unpacked
-from ..quiet import quiet
 from ..result import ExportError
-from ..runtime import DIGEST, PRECISION
 from .onnx_orders import Orders
 from .options import Precision
 from .tflite_blocks import nearest_blocks

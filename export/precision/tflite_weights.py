@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..flatbuffer import operators
+from ...runtime.flatbuffer import operators
 
 LOOKUP = "EMBEDDING_LOOKUP"
 PRODUCT = "FULLY_CONNECTED"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from attention_zoo import export
-from attention_zoo.export.buckets import bucket_of, by_length
 from attention_zoo.export.command import lengths
+from attention_zoo.runtime.buckets import bucket_of, by_length
 from helpers import close, run, shared, tiny
 
 NAMES = ["serving_default_4", "serving_default_8", "serving_default_20"]

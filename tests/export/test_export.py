@@ -18,8 +18,8 @@ from ai_edge_litert.interpreter import Interpreter
 import attention_zoo as az
 from attention_zoo import export
 from attention_zoo.export import verification
-from attention_zoo.export.flatbuffer import tflite_operators
 from attention_zoo.generation.keras_decoder import Generating
+from attention_zoo.runtime.flatbuffer import tflite_operators
 from attention_zoo.zoo.base import weight_name
 from attention_zoo.zoo.registry import families
 from helpers import ALL_BUT_ONE, FURTHER, FURTHER_BUT_GPT, VARIANTS, every_variant, python, randomise, run, shared, tiny

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from attention_zoo import export
-from attention_zoo.export.flatbuffer import constants as stored
-from attention_zoo.export.flatbuffer import unpacked
 from attention_zoo.export.precision.blocks import Blocks, to_blocks
 from attention_zoo.export.precision.gptq import DAMPING, order_of, with_feedback
 from attention_zoo.export.precision.onnx_moments import Moments
 from attention_zoo.export.precision.samples import apart, calibration_of, samples_of
+from attention_zoo.runtime.flatbuffer import constants as stored
+from attention_zoo.runtime.flatbuffer import unpacked
 from helpers import close, randomise, shared, tiny
 
 GPTQ = export.Precision("int4", method="gptq")

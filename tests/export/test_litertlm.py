@@ -22,14 +22,14 @@ from tokenizers import decoders, models, pre_tokenizers
 
 import attention_zoo as az
 from attention_zoo import export
+from attention_zoo.bench.bundle import Bundle
+from attention_zoo.bench.figures import Figures
 from attention_zoo.cli import main
 from attention_zoo.export import litertlm
-from attention_zoo.export.bench.bundle import Bundle
-from attention_zoo.export.bench.figures import Figures
-from attention_zoo.export.description import rows
-from attention_zoo.export.flatbuffer import packed, unpacked
 from attention_zoo.export.litertlm_prompt import Affixes, Prompts, prompts_of
-from attention_zoo.export.litertlm_runner import content, section, sections
+from attention_zoo.runtime.description import rows
+from attention_zoo.runtime.flatbuffer import packed, unpacked
+from attention_zoo.runtime.litertlm_runner import content, section, sections
 from attention_zoo.text.tokenizer import Tokenizer
 from helpers import shared, tiny
 

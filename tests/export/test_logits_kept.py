@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 from attention_zoo import export
-from attention_zoo.export.runtime import OnnxGraph
+from attention_zoo.runtime.runner import OnnxGraph
 from helpers import every_variant, run
 
 NAME = "num_logits_to_keep"

@@ -11,8 +11,8 @@ import pytest
 
 from attention_zoo import export
 from attention_zoo.export import tflite_conversion
-from attention_zoo.export.flatbuffer import operators, unpacked
 from attention_zoo.export.tflite_packing import joint_name
+from attention_zoo.runtime.flatbuffer import operators, unpacked
 from helpers import close, numpy, randomise, shared, tiny
 
 
@@ -162,7 +162,7 @@ def test_nothing_is_left_of_arguments(tmp_path: Path) -> None:
 
 
 def test_buffers_of_large_files_stand_behind_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from attention_zoo.export import flatbuffer
+    from attention_zoo.runtime import flatbuffer
 
     monkeypatch.setattr(flatbuffer, "TABLES_LIMIT", 10_000)
     model = shared("bert", "backbone")

@@ -13,10 +13,10 @@ import pytest
 from attention_zoo import export
 from attention_zoo.export.any_keras.grid import example_sizes
 from attention_zoo.export.command import export_as
-from attention_zoo.export.flatbuffer import packed, share_buffers, unpacked
-from attention_zoo.export.inputs import example_inputs
 from attention_zoo.export.precision.tflite_blocks import INT4
 from attention_zoo.export.precision.tflite_weights import keras_names, weights_of
+from attention_zoo.runtime.flatbuffer import packed, share_buffers, unpacked
+from attention_zoo.runtime.inputs import example_inputs
 from helpers import (
     VARIANTS,
     close,

@@ -21,8 +21,8 @@ from flatbuffers.table import Table
 import attention_zoo as az
 from attention_zoo import export
 from attention_zoo.cli import main
-from attention_zoo.export.flatbuffer import packed, unpacked
 from attention_zoo.export.tflite_tasks import attached, set_task, task_of
+from attention_zoo.runtime.flatbuffer import packed, unpacked
 from attention_zoo.text.tokenizer import Tokenizer
 from helpers import ROOT, shared, tiny
 

@@ -15,7 +15,7 @@ from attention_zoo import export
 from attention_zoo.export.comparison import FARTHER, compare
 from attention_zoo.export.computing import computing_in
 from attention_zoo.export.grid import Case, example
-from attention_zoo.export.inputs import padded_mask
+from attention_zoo.runtime.inputs import padded_mask
 from helpers import ALL_BUT_ONE, VARIANTS, close, every_variant, inputs_for, randomise, run, shared, tiny
 
 QUICK = (

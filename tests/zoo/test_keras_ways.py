@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from attention_zoo.export.inputs import example_inputs
+from attention_zoo.runtime.inputs import example_inputs
 from attention_zoo.zoo.registry import families
 from helpers import ALL_BUT_ONE, VARIANTS, close, every_variant, numpy, run, shared, tiny
 

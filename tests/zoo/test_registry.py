@@ -200,7 +200,7 @@ def test_whatever_is_imported_first(first: str) -> None:
     python(f"import attention_zoo as az\n{first}\nassert az.BERT and az.GPT")
 
 
-ROOMS = ("layers", "weights", "generation", "finetuning", "text", "zoo", "export", "plot", "demo")
+ROOMS = ("layers", "weights", "generation", "finetuning", "text", "runtime", "bench", "zoo", "export", "plot", "demo")
 # Every room and every module of the root, and what it may import of the floors below it.
 GROUND = {"checks": set[str](), "signature": {"checks"}, "files": set[str](), "needs": set[str]()}
 MAY_IMPORT = {
@@ -213,7 +213,9 @@ MAY_IMPORT = {
     "text": {*GROUND, "weights", "text"},
 }
 MAY_IMPORT["zoo"] = {*MAY_IMPORT, "zoo"}
-MAY_IMPORT["export"] = {*MAY_IMPORT["zoo"], "export"}
+MAY_IMPORT["runtime"] = {*GROUND, "generation", "text", "runtime"}
+MAY_IMPORT["bench"] = {*GROUND, "generation", "runtime", "bench"}
+MAY_IMPORT["export"] = {*MAY_IMPORT["zoo"], *MAY_IMPORT["bench"], "export"}
 MAY_IMPORT["sources"] = MAY_IMPORT["export"]
 MAY_IMPORT["plot"] = {*MAY_IMPORT["export"], "plot"}
 MAY_IMPORT["demo"] = {*MAY_IMPORT["export"], "plot", "demo"}
@@ -261,6 +263,13 @@ def test_dependencies_run_one_way() -> None:
             assert len(parts) > 1 and parts[1] in MAY_IMPORT[room], f"{file.relative_to(ROOT)} imports {name}"
             seen.add((room, parts[1]))
     assert {("layers", "layers"), ("zoo", "layers")} <= seen, "the walk over the imports finds nothing"
+
+
+def test_files_run_without_keras_and_tensorflow() -> None:
+    for room, file in modules():
+        if room in ("runtime", "bench"):
+            heavy = {name.partition(".")[0] for name in imported(file)} & {"keras", "tensorflow", "tf2onnx"}
+            assert not heavy, f"{file.relative_to(ROOT)} imports {heavy}"
 
 
 def test_own_modules_are_imported_relatively() -> None:

@@ -15,7 +15,7 @@ from ..signature import Signature, TensorSpec
 from .buckets import decoder_of
 from .flatbuffer import tflite_metadata
 from .graph_names import STATIC
-from .runtime import LoadedGraph, Runner, stated_signatures, usable_cores
+from .runner import LoadedGraph, Runner, stated_signatures, usable_cores
 from .tflite_compiled import compiled_graphs
 from .tflite_decoder import EncodedDecoder, LiteRTDecoder
 

@@ -16,12 +16,12 @@ from fake_decoder import Fake
 from PIL import Image
 
 from attention_zoo import export
+from attention_zoo.bench import Figures, Limits, Pace, generating, one_file, several, timing
+from attention_zoo.bench.limits import machine_limits
+from attention_zoo.bench.machine import peak_memory, processor
+from attention_zoo.bench.processes import Worker
+from attention_zoo.bench.subject import Subject
 from attention_zoo.cli import main
-from attention_zoo.export.bench import Figures, Limits, Pace, generating, one_file, several, timing
-from attention_zoo.export.bench.limits import machine_limits
-from attention_zoo.export.bench.machine import peak_memory, processor
-from attention_zoo.export.bench.processes import Worker
-from attention_zoo.export.bench.subject import Subject
 from helpers import python
 
 PACE = Pace(length=8, rows=1, runs=3, tokens_per_second=100.0, min_ms=1.0, median_ms=2.0, p95_ms=3.0)
@@ -223,7 +223,7 @@ class Refuse(MetaPathFinder):
             raise ImportError("refused: " + name)
 sys.meta_path.insert(0, Refuse())
 from attention_zoo import export
-from attention_zoo.export.bench.subject import Subject
+from attention_zoo.bench.subject import Subject
 assert callable(export.benchmark) and callable(export.compare) and {package!r} not in sys.modules
 print(len(Subject(sys.argv[1], 1, {{}}).measure(2)["decode"]), {package!r} in sys.modules)
 """

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..signature import Signature, TensorSpec
 from .quiet import quiet
-from .runtime import LoadedGraph
+from .runner import LoadedGraph
 
 Array = np.ndarray
 # XNNPACK stores weights in an order of its own, for every signature anew unless it has a place for all of them. This

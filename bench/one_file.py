@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...checks import positive_integer
-from ..runtime import usable_cores
+from ..checks import positive_integer
+from ..runtime.runner import usable_cores
 from .bundle import Bundle
 from .figures import Figures
 from .generating import listed

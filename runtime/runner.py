@@ -1,4 +1,4 @@
-"""Run an exported file with NumPy in and out, and an ONNX file in ONNX Runtime; ``tflite_runtime.py`` has the others.
+"""Run an exported file with NumPy in and out, and an ONNX file in ONNX Runtime; ``tflite_runner.py`` has the others.
 
 Needs the file's own runtime, and neither TensorFlow nor Keras.
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ...checks import positive_integer
+from ..checks import positive_integer
 from .figures import Figures, on
 from .limits import Limits, machine_limits
 from .one_file import request, subject_of, thread_count

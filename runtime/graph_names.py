@@ -1,22 +1,19 @@
-"""What the graphs of a file are called: one table for the exporters, the runtime and verification. No Keras.
+"""What the graphs of a file are called: one table for the exporters, the runtime and verification.
 
 file                                   its graphs                   kind       graphs of the model
 ONNX, TFLite without a cache           "model", "serving_default"   "plain"    "model"
 ONNX with a cache                      "decoder" ["encoder"]        "dynamic"  "decoder" ["encoder"]
 TFLite, an encoder-decoder             "encode", "decode"           "static"   "encoder", "decoder"
 TFLite in several lengths              the same with "_{n}"; see ``buckets.py``
-TFLite, a causal model with a cache    "prefill_{n}" …, "decode"    "litert"   ``litert.litert_graph``
+TFLite, a causal model with a cache    "prefill_{n}" …, "decode"    "litert"   ``export/litert.py``
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from ..signature import Graph
 from .buckets import bucket_of, by_length
-from .litert import litert_graph
 
 SINGLE = "serving_default"  # the only signature of a TFLite file, as TensorFlow calls it
 STATIC = {"encode": "encoder", "decode": "decoder"}
@@ -58,18 +55,6 @@ def layout_of(names: Collection[str], family: str | None = None) -> Layout:
         return Layout("dynamic", "decoder", {name: name for name in names})
     only = next(iter(names))
     return Layout("plain", only, {only: "model"})
-
-
-def model_graphs(model: Any, names: Collection[str]) -> dict[str, Graph]:
-    """The model's graphs by the names that they have in a file with graphs of these names."""
-    layout = layout_of(names)
-    if getattr(model, "family", None) == FOREIGN:
-        graphs = model.graphs()
-        return graphs if len(graphs) > 1 else dict(zip(names, graphs.values(), strict=False))
-    if layout.kind == "litert":
-        return dict.fromkeys(names, litert_graph(model))
-    graphs = model.graphs(layout.kind)
-    return {name: graphs[role] for name, role in layout.roles.items() if role in graphs}
 
 
 def prefill_name(length: int) -> str:

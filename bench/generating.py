@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ...checks import INT32, is_integer, positive_integer
-from ...generation.decoder import TOKENS
-from ...generation.search import Decoder
-from ..runtime import Runner
+from ..checks import INT32, is_integer, positive_integer
+from ..generation.decoder import TOKENS
+from ..generation.search import Decoder
+from ..runtime.runner import Runner
 from .figures import Pace
 from .timing import WARM, spread, timed
 

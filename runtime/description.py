@@ -15,7 +15,7 @@ from .flatbuffer import tflite_operators
 from .litertlm_description import describe_bundle, model_in
 from .litertlm_runner import LiteRTLMRunner
 from .loading import load
-from .runtime import CARD, STOP_TOKENS, TASK, TOKENIZER_FILES, Runner
+from .runner import CARD, STOP_TOKENS, TASK, TOKENIZER_FILES, Runner
 from .tflite_gates import from_dict, suitability
 
 

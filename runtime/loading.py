@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..checks import positive_integer
-from .runtime import OnnxRunner, Runner
-from .tflite_runtime import TFLiteRunner
+from .runner import OnnxRunner, Runner
+from .tflite_runner import TFLiteRunner
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None, providers: Sequence[str] | None = None) -> Runner:

@@ -20,10 +20,10 @@ from ai_edge_litert import schema_py_generated as schema
 
 from attention_zoo import export
 from attention_zoo.cli import main
-from attention_zoo.export import gpu_operators
-from attention_zoo.export.flatbuffer import packed, unpacked
-from attention_zoo.export.quiet import quiet
-from attention_zoo.export.tflite_gates import GPU, OLDER, stored_twice, suitability
+from attention_zoo.runtime import gpu_operators
+from attention_zoo.runtime.flatbuffer import packed, unpacked
+from attention_zoo.runtime.quiet import quiet
+from attention_zoo.runtime.tflite_gates import GPU, OLDER, stored_twice, suitability
 from helpers import FURTHER, every_variant, python
 
 Spec = tf.TensorSpec

@@ -14,9 +14,9 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tensor_buffer import TensorBuffer
 
 from attention_zoo import export
-from attention_zoo.export.tflite_compiled import Memory
-from attention_zoo.export.tflite_decoder import CALL, calls_for
 from attention_zoo.generation.search import stream
+from attention_zoo.runtime.tflite_compiled import Memory
+from attention_zoo.runtime.tflite_decoder import CALL, calls_for
 from helpers import python, shared
 
 FREE: dict[str, Any] = {"stop_tokens": []}

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ...checks import positive_integer
-from ..inputs import example_inputs
-from ..loading import load
-from ..runtime import Runner
+from ..checks import positive_integer
+from ..runtime.inputs import example_inputs
+from ..runtime.loading import load
+from ..runtime.runner import Runner
 from .figures import Figures, Pace
 from .generating import Lengths, can_generate, lengths_of, paces
 from .machine import machine, peak_memory, processor

@@ -26,7 +26,7 @@ from ..generation.text_generation import MOST_NEW_TOKENS, Continuation, begun, c
 from ..needs import named_extras
 from ..text.tokenizer import Tokenizer
 from .flatbuffer import tflite_metadata
-from .runtime import Runner, usable_cores
+from .runner import Runner, usable_cores
 
 # Options of ``generate`` that the engine has not, or not with the same meaning, and what stands for "not asked for".
 WITHOUT_COUNTERPART = {

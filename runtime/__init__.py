@@ -1,0 +1,1 @@
+"""Exported files: open, run, describe. Needs the file's own runtime and NumPy, neither Keras nor TensorFlow."""

@@ -103,7 +103,7 @@ def test_a_file_of_it(target: str, tmp_path: Path) -> None:
 
 
 def test_a_tflite_file_of_it(tmp_path: Path) -> None:
-    """Nearer than the nearest numbers, over the same scales, in every signature; and the same bytes again."""
+    """Nearer than the nearest numbers, over the same scales, in every signature."""
     sizes = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "hidden_dim": 64, "intermediate_dim": 96}
     model = randomise(tiny("gpt", "llama", **sizes))
     options: dict[str, Any] = {"prefill": (4, 8), "max_length": 24, "least_cosine": 0.5}
@@ -119,8 +119,6 @@ def test_a_tflite_file_of_it(tmp_path: Path) -> None:
     changed = {name.partition(";")[0] for name in found if not np.array_equal(found[name], before[name])}
     assert len(changed) == 2 * 4 and all(name.endswith("/kernel") for name in changed)  # and not their scales
     assert all(np.array_equal(found[name], before[name]) for name in found if "/value/" in name or "_scales" in name)
-    again = export.to_tflite(model, tmp_path / "again.tflite", precision=GPTQ, **options)
-    assert again.path.read_bytes() == result.path.read_bytes()
 
 
 def constants(file: Path) -> dict[str, np.ndarray]:

@@ -277,7 +277,7 @@ def outlying(seed: int = 0) -> Any:
     return model
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("precision", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
 def test_recurrent_kernels(precision: str, tmp_path: Path, rng: np.random.Generator) -> None:
     """As Keras computes with the same kernels rounded to 8 bits, a scale for each output; and nothing else changes."""
     layer = keras.layers

@@ -76,7 +76,7 @@ def smaller_weights(file: Path) -> dict[str, tuple[int, np.ndarray]]:
 # ---- every model --------------------------------------------------------------------------------------------------
 
 
-@in_precisions({"gpt": ["int4"], "vit": ["fp16"], "transformer": ["int8"]})
+@in_precisions({"gpt": ["int4"], "vit": ["fp16"]})
 def test_every_model_in_every_precision(family: str, variant: str, precision: str, tmp_path: Path) -> None:
     """Near Keras in every signature, with its cache where it has one."""
     model = shared(family, variant)

@@ -308,5 +308,5 @@ def test_cards_of_files_with_a_task_and_without(tmp_path: Path) -> None:
         assert len(read.list(3)) == graphs and read.text(7) == "1.0.0"
         assert read.text(2) == ("2.1" if name == "gpt" else f"attention-zoo {az.__version__}")
     assert export.verify(shared("gpt", "llama"), tmp_path / "gpt.tflite").passed
-    export.to_tflite(shared("gpt", "llama"), tmp_path / "none.tflite", prefill=4, max_length=8)
+    export.to_tflite(shared("bert", "backbone"), tmp_path / "none.tflite", sequence_length=4)
     assert model_metadata(tmp_path / "none.tflite") == [] and export.describe(tmp_path / "none.tflite")["card"] == {}

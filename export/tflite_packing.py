@@ -38,6 +38,10 @@ class Product:
     def width(self) -> int:
         return int(self.graph.tensors[self.node.outputs[0]].shape[-1])
 
+    @property
+    def biased(self) -> bool:
+        return int(self.node.inputs[2]) >= 0
+
     def bias(self, model: Any) -> np.ndarray:
         data = model.buffers[self.graph.tensors[self.node.inputs[2]].buffer].data
         return np.asarray(data, "uint8").view("float32")
@@ -60,30 +64,33 @@ def joint_name(names: Sequence[str]) -> str:
 def groups(products: Iterable[Product], elsewhere: Iterable[str], alike: Alike) -> list[tuple[str, ...]]:
     """Kernels that may be one: those which every graph multiplies with one input, and nothing else reads."""
     inputs: Mapping[int, list[Product]] = defaultdict(list)
-    places: Mapping[str, dict[int, int]] = defaultdict(dict)
+    places: Mapping[str, dict[int, tuple[int, bool]]] = defaultdict(dict)  # by graph: the input, and is there a bias
     excluded = set(elsewhere)
     for product in products:
         if product.graph.name == STEP:
             inputs[product.rows].append(product)
         if id(product.graph) in places[product.kernel] or not product.plain:
             excluded.add(product.kernel)
-        places[product.kernel][id(product.graph)] = product.rows
+        places[product.kernel][id(product.graph)] = product.rows, product.biased
     found = []
     for together in inputs.values():
         left = [product for product in together if product.kernel not in excluded]
         while left:
-            first, *others = left
-            same = [first, *(other for other in others if _fit(first, other, places, alike))]
+            same: list[Product] = []
+            for product in left:
+                fits = all(_fit(places[product.kernel], places[other.kernel]) for other in same)
+                if fits and alike([product.kernel, *(other.kernel for other in same)]):
+                    same.append(product)
             left = [product for product in left if product not in same]
             if len(same) > 1:
                 found.append(tuple(product.kernel for product in same))
     return found
 
 
-def _fit(one: Product, other: Product, places: Mapping[str, Mapping[int, int]], alike: Alike) -> bool:
-    mine, theirs = places[one.kernel], places[other.kernel]
-    together = all(mine[graph] == theirs[graph] for graph in mine.keys() & theirs.keys())
-    return together and (one.node.inputs[2] < 0) == (other.node.inputs[2] < 0) and alike([one.kernel, other.kernel])
+def _fit(one: Mapping[int, tuple[int, bool]], other: Mapping[int, tuple[int, bool]]) -> bool:
+    """One input wherever both are, and everywhere a bias or nowhere."""
+    together = all(one[graph] == other[graph] for graph in one.keys() & other.keys())
+    return together and len({biased for places in (one, other) for _, biased in places.values()}) == 1
 
 
 def pack(model: Any, products: Sequence[Product], elsewhere: Iterable[str], alike: Alike, weight: Weight) -> Joint:
@@ -104,7 +111,7 @@ def pack(model: Any, products: Sequence[Product], elsewhere: Iterable[str], alik
         own = [product for product in products if product.kernel in names]
         widths = {product.kernel: product.width for product in own}
         starts = dict(zip(names, np.cumsum([0, *(widths[name] for name in names)]), strict=False))
-        biases = {product.kernel: product.bias(model) for product in own if product.node.inputs[2] >= 0}
+        biases = {product.kernel: product.bias(model) for product in own if product.biased}
         for graph in {id(product.graph): product.graph for product in own}.values():
             here = [product for product in own if product.graph is graph]
             _join(model, here, starts, sum(widths.values()), names, [biases[n] for n in names if n in biases], weight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ import pytest
 
 from attention_zoo import export
 from attention_zoo.export import tflite_conversion
-from attention_zoo.export.tflite_packing import joint_name
+from attention_zoo.export.tflite_packing import Product, groups, joint_name
 from attention_zoo.runtime.flatbuffer import operators, unpacked
 from helpers import close, numpy, randomise, shared, tiny
 
@@ -125,6 +126,33 @@ def test_names_of_joint_weights() -> None:
     assert joint_name(["b/q/kernel"]) == "b/q/kernel"
     assert joint_name(["b/q/kernel", "b/k/kernel", "b/v/kernel"]) == "b/q+k+v/kernel"
     assert joint_name(["q", "k"]) == "q+k" and joint_name(["a/q", "b/q"]) == "a+b/q"
+
+
+@pytest.mark.parametrize(
+    ("step", "prompt", "expected"),
+    [
+        ("q0 k0 v0 o1", "q0 k0 v0 o1", ["qkv"]),
+        ("q0 k0 v0", "k3 v3", ["qkv"]),  # queries that a prompt's last layer does not need
+        ("q0 k0 v0", "k3 v4", ["qk"]),  # of other inputs elsewhere
+        ("q0 k0+ v0+", "q0 k0+ v0+", ["kv"]),
+        ("q0+ k0+ v0+", "q0+ k0 v0+", ["qv"]),  # a bias that is added by itself in one of the graphs
+        ("q0 k0 q1", "", []),  # one kernel twice
+        ("q0 k0 v0 t0", "", ["qkv"]),  # `t` is looked up too
+        ("q0 k0 x0", "", ["qk"]),  # `x` in other numbers
+        ("", "q0 k0", []),
+    ],
+)
+def test_what_belongs_together(step: str, prompt: str, expected: list[str]) -> None:
+    """Letters are kernels, numbers inputs; a sign where there is a bias."""
+    products = []
+    for name, said in ((b"decode", step), (b"prefill_4", prompt)):
+        graph = SimpleNamespace(name=name)
+        for letter, rows, *bias in said.split():
+            options = SimpleNamespace(fusedActivationFunction=0)
+            node = SimpleNamespace(inputs=[int(rows), 7, 8 if bias else -1], builtinOptions=options)
+            products.append(Product(graph, node, letter))
+    found = groups(products, {"t"}, lambda names: len({name == "x" for name in names}) == 1)
+    assert ["".join(names) for names in found] == expected
 
 
 def test_what_else_reads_a_matrix_finds_it(tmp_path: Path) -> None:

@@ -68,7 +68,8 @@ def test_verify_covers_every_length(bert: tuple[Any, Path]) -> None:
     assert [int(name.split("length ")[1].split(",")[0]) for name in fitting] == [4, 5, 8, 9, 20]
 
 
-@pytest.mark.parametrize("precision", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_other_precisions_keep_them(bert: tuple[Any, Path], precision: str, tmp_path: Path) -> None:
     from ai_edge_litert.interpreter import Interpreter
 

@@ -290,6 +290,7 @@ def test_an_interrupted_export_leaves_no_file(name: str, tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_files_are_reproducible(tmp_path: Path) -> None:
     """The same model gives the same bytes, here and in a new process that loads it."""
     model = tiny("gpt", "llama")

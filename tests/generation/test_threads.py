@@ -82,6 +82,7 @@ def test_a_callback_may_generate(family: str, variant: str) -> None:
     assert seen == [inner] * 8
 
 
+@pytest.mark.slow
 def test_parallel_exports(tmp_path: Path, capfd: Any) -> None:
     """Of two models, of two dtypes, at once; and standard error is there afterwards."""
     models = [shared("bert", "backbone"), shared("bert", "backbone", "mixed_bfloat16")]

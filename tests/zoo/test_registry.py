@@ -191,10 +191,11 @@ def test_listing_imports_neither_keras_nor_tensorflow() -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        "az.create('bert-base', num_layers=1, vocab_size=9)",
-        *(pytest.param(f"import attention_zoo.zoo.{name}", marks=pytest.mark.slow) for name in FAMILIES),
+        "az.create('bert-base', num_layers=1, vocab_size=9)",  # which test_reload_in_a_new_process does too
+        *(f"import attention_zoo.zoo.{name}" for name in FAMILIES),
     ],
 )
+@pytest.mark.slow
 def test_whatever_is_imported_first(first: str) -> None:
     """In a new process, where nothing else has imported Keras."""
     python(f"import attention_zoo as az\n{first}\nassert az.BERT and az.GPT")

@@ -89,7 +89,7 @@ def test_what_unwritten_slots_hold_does_not_matter(tmp_path: Path) -> None:
         close(spoilt.step(np.array([token, token])), sound.step(np.array([token, token])), 0)
 
 
-@pytest.mark.parametrize("precision", ["fp16", pytest.param("int8", marks=pytest.mark.slow), "int4"])
+@pytest.mark.parametrize("precision", [*(pytest.param(p, marks=pytest.mark.slow) for p in ("fp16", "int8")), "int4"])
 def test_in_every_precision(precision: str, tmp_path: Path) -> None:
     model = MODELS["llama"]()
     runner = exported(model, tmp_path, precision=precision, least_cosine=0.8)

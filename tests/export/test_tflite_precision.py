@@ -240,7 +240,7 @@ def test_what_the_file_says_of_itself(files: Any, tmp_path: Path) -> None:
     assert not next(check for check in export.verify(model, file).checks if check.name == "bytes").passed
 
 
-@pytest.mark.parametrize("precision", ["fp16", pytest.param("int8", marks=pytest.mark.slow), "int4"])
+@pytest.mark.parametrize("precision", [*(pytest.param(p, marks=pytest.mark.slow) for p in ("fp16", "int8")), "int4"])
 def test_unequal_prompts_as_each_alone(precision: str, tmp_path: Path) -> None:
     model = shared("gpt", "llama")
     prompts = [[5, 6, 7, 8, 9], [11, 12], [3]]

@@ -133,7 +133,7 @@ def test_rounding_that_weights_amplify_is_judged(format: str, tmp_path: Path) ->
     assert {check.rule for check in report.checks if not check.passed} == {"float64"}
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_ties_are_no_difference(format: str, tmp_path: Path) -> None:
     """Every token there twice: which of two equals is taken is nobody's fault."""
     model, file = tiny("gpt", "gpt2", vocab_size=60), tmp_path / f"m.{format}"
@@ -182,7 +182,7 @@ def test_what_no_config_says_is_exported(dtype: str | None, format: str, cache: 
     assert model.dtype_policy.name == (dtype or "float32") and model.blocks[0].attention.query_dense.lora_enabled
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_an_overridden_call(format: str, tmp_path: Path) -> None:
     """Without a cache it is exported; with one it would be left out."""
     model, file = SoftCap(), tmp_path / f"m.{format}"

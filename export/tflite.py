@@ -26,7 +26,7 @@ from .precision.accuracy import measure
 from .precision.onnx_orders import Orders
 from .precision.options import LEAST_COSINE, Precision, accuracy_rules, as_precision
 from .precision.samples import apart, check_gptq, check_samples
-from .precision.tflite_files import check_tflite, round_file
+from .precision.tflite_files import by_inputs, check_tflite, round_file
 from .result import ExportError, ExportResult
 from .spec import exportable, metadata, texts
 from .tflite_conversion import convert
@@ -131,7 +131,7 @@ def to_tflite(
         max_length=max_length,
         cache=cache,
     )
-    if by_inputs := numbers.name == "int4" and numbers.method == "gptq":
+    if by_inputs(numbers):
         check_gptq(model.graphs("dynamic" if model.generates else "plain"), samples)
     share, accuracy, orders = 0.0, None, None
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def to_tflite(
         difference = quick_check(model, precise)
         if numbers.name != "fp32":
             least = LEAST_COSINE[numbers.name] if least_cosine is None else rules["least_cosine"]
-            if by_inputs:
+            if by_inputs(numbers):
                 chosen, rules["samples"] = apart(samples)
                 orders = Orders(OnnxRunner(to_onnx(original, Path(folder) / "inputs.onnx", **given).path), chosen)
             content = precise.path.read_bytes()

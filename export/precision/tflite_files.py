@@ -42,7 +42,7 @@ def check_tflite(precision: Precision) -> None:
 
     Raises:
         ValueError: naming what is accepted.
-        ModuleNotFoundError: without AI Edge Quantizer.
+        ModuleNotFoundError: without AI Edge Quantizer, or what an ONNX file needs where one is made on the way.
     """
     for name, accepted in ACCEPTED.items():
         choice(f"precision.{name}", getattr(precision, name), accepted)
@@ -50,8 +50,15 @@ def check_tflite(precision: Precision) -> None:
     choice("precision.block_size", precision.block_size, blocks)
     for name in ("head", "embedding"):
         choice(f"precision.{name}", getattr(precision, name), ("int8", "fp32"))
-    if precision.name != "fp32":
-        import_module("ai_edge_quantizer")  # if it is missing, before the work and not behind it
+    needed = {"ai_edge_quantizer"} if precision.name != "fp32" else set()
+    needed |= {"tf2onnx", "onnx_ir", "onnxruntime"} if by_inputs(precision) else set()
+    for package in sorted(needed):
+        import_module(package)  # if it is missing, before the work and not behind it
+
+
+def by_inputs(precision: Precision) -> bool:
+    """Are weights rounded by what the products of the model's ONNX file are given?"""
+    return precision.name == "int4" and precision.method == "gptq"
 
 
 def round_file(

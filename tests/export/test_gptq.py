@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from attention_zoo import export
+from attention_zoo.export import tflite
 from attention_zoo.export.precision.blocks import Blocks, to_blocks
 from attention_zoo.export.precision.gptq import DAMPING, order_of, with_feedback
 from attention_zoo.export.precision.onnx_moments import Moments
@@ -140,6 +142,15 @@ def test_nothing_is_judged_by_what_it_was_made_with() -> None:
         for one in made:
             for other in measured:
                 assert not all(np.array_equal(one[name], other.get(name)) for name in one)
+
+
+def test_what_is_missing_is_said_before_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A TFLite file needs what an ONNX file does, then; no other TFLite file."""
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    monkeypatch.setattr(tflite, "convert", lambda *_: pytest.fail("converted before that"))
+    with pytest.raises(ModuleNotFoundError, match=r"tf2onnx is not installed.*attention-zoo\[onnx\]"):
+        export.to_tflite(shared("bert", "backbone"), tmp_path / "m.tflite", precision=GPTQ)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-STEP = b"decode"  # the graph whose products say what belongs together
+from ..runtime.buckets import bucket_of
+
+STEP = "decode"  # the graphs whose products say what belongs together, one for each length
 JOINT = "+"  # between the names of what one weight is made of
 
 Alike = Callable[[Sequence[str]], bool]
@@ -63,12 +65,12 @@ def joint_name(names: Sequence[str]) -> str:
 
 def groups(products: Iterable[Product], elsewhere: Iterable[str], alike: Alike) -> list[tuple[str, ...]]:
     """Kernels that may be one: those which every graph multiplies with one input, and nothing else reads."""
-    inputs: Mapping[int, list[Product]] = defaultdict(list)
+    inputs: Mapping[tuple[int, int], list[Product]] = defaultdict(list)  # by graph and input
     places: Mapping[str, dict[int, tuple[int, bool]]] = defaultdict(dict)  # by graph: the input, and is there a bias
     excluded = set(elsewhere)
     for product in products:
-        if product.graph.name == STEP:
-            inputs[product.rows].append(product)
+        if bucket_of(product.graph.name.decode())[0] == STEP:
+            inputs[id(product.graph), product.rows].append(product)
         if id(product.graph) in places[product.kernel] or not product.plain:
             excluded.add(product.kernel)
         places[product.kernel][id(product.graph)] = product.rows, product.biased
@@ -84,6 +86,7 @@ def groups(products: Iterable[Product], elsewhere: Iterable[str], alike: Alike) 
             left = [product for product in left if product not in same]
             if len(same) > 1:
                 found.append(tuple(product.kernel for product in same))
+                excluded |= set(found[-1])
     return found
 
 

@@ -11,6 +11,7 @@ import pytest
 from attention_zoo import export
 from attention_zoo.export.command import lengths
 from attention_zoo.runtime.buckets import bucket_of, by_length
+from attention_zoo.runtime.flatbuffer import unpacked
 from helpers import close, run, shared, tiny
 
 NAMES = ["serving_default_4", "serving_default_8", "serving_default_20"]
@@ -88,6 +89,9 @@ def test_a_source_in_several_lengths(tmp_path: Path) -> None:
     export.to_tflite(model, tmp_path / "m.tflite", sequence_length=(4, 12), max_length=8)
     runner = export.load(tmp_path / "m.tflite")
     assert sorted(runner.graphs) == ["decode_12", "decode_4", "encode_12", "encode_4"]
+    for graph in unpacked((tmp_path / "m.tflite").read_bytes()).subgraphs:
+        joint = any("+" in tensor.name.decode() for tensor in graph.tensors)
+        assert joint == graph.name.startswith(b"decode"), "as in a file of one length"
     rng = np.random.default_rng(0)
     for length in (3, 4, 5, 12):
         ids = rng.integers(3, model.config.vocab_size, (2, length))

@@ -143,16 +143,26 @@ def test_names_of_joint_weights() -> None:
     ],
 )
 def test_what_belongs_together(step: str, prompt: str, expected: list[str]) -> None:
+    found = groups(products(decode=step, prefill_4=prompt), {"t"}, lambda names: len({n == "x" for n in names}) == 1)
+    assert ["".join(names) for names in found] == expected
+
+
+def test_steps_of_several_lengths_are_alike() -> None:
+    """Each graph numbers its tensors by itself."""
+    several = products(encode_4="e0 f0", decode_4="q0 k0 v1", encode_8="e3 f3", decode_8="v0 q5 k5")
+    assert groups(several, (), lambda _: True) == [("q", "k")]
+
+
+def products(**graphs: str) -> list[Product]:
     """Letters are kernels, numbers inputs; a sign where there is a bias."""
-    products = []
-    for name, said in ((b"decode", step), (b"prefill_4", prompt)):
-        graph = SimpleNamespace(name=name)
+    found = []
+    for name, said in graphs.items():
+        graph = SimpleNamespace(name=name.encode())
         for letter, rows, *bias in said.split():
             options = SimpleNamespace(fusedActivationFunction=0)
             node = SimpleNamespace(inputs=[int(rows), 7, 8 if bias else -1], builtinOptions=options)
-            products.append(Product(graph, node, letter))
-    found = groups(products, {"t"}, lambda names: len({name == "x" for name in names}) == 1)
-    assert ["".join(names) for names in found] == expected
+            found.append(Product(graph, node, letter))
+    return found
 
 
 def test_what_else_reads_a_matrix_finds_it(tmp_path: Path) -> None:

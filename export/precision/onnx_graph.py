@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray
+# Operators whose outputs are numbers of their inputs, in another order or shape.
+MOVES = {"Concat", "Expand", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 @dataclass(frozen=True)

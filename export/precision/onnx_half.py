@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Any
 
 from .half import rounded
-from .onnx_graph import Editor
+from .onnx_graph import MOVES, Editor
 
 EXACT = {
     "AveragePool",
@@ -44,7 +44,6 @@ EXACT = {
     "Sqrt",
     "TopK",
 }
-MOVES = {"Concat", "Expand", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 STATISTICS = {"Attention": "softmax_precision", "LayerNormalization": "stash_type", "RMSNormalization": "stash_type"}
 
 

@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from .blocks import to_rows
-from .onnx_graph import Editor, is_matrix
+from .onnx_graph import MOVES, Editor, is_matrix
 from .options import Precision
 
 LAYERS = ("GRU", "LSTM", "RNN")
 KERNELS = slice(1, 3)  # of the inputs: for the input, and for the state
-REORDERED = ("Concat", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
 
 
 def to_integer_kernels(model: Any, precision: Precision) -> list[str]:
@@ -48,14 +47,14 @@ def _kernels(graph: Any) -> Iterator[Any]:
     for node in graph:
         if node.op_type in LAYERS and not node.domain:
             for kernel in map(_origin, node.inputs[KERNELS]):
-                if is_matrix(kernel) and all(use.node.op_type in REORDERED for use in kernel.uses()):
+                if is_matrix(kernel) and all(use.node.op_type in MOVES for use in kernel.uses()):
                     yield kernel
 
 
 def _origin(value: Any) -> Any:
     """What was reordered to make `value`; of a concatenation what all of its parts were split from, or None."""
     node = None if value is None else value.producer()
-    if node is None or node.op_type not in REORDERED:
+    if node is None or node.op_type not in MOVES:
         return value
     if node.op_type != "Concat":
         return _origin(node.inputs[0])

@@ -14,8 +14,7 @@ from ..runtime.litertlm_description import model_in
 from ..runtime.litertlm_runner import LiteRTLMRunner
 from .figures import Pace
 from .generating import CACHES, FEWEST_STEPS, PROMPTS, SECONDS, Lengths, fitting, pace
-from .machine import peak_memory
-from .subject import Subject, loaded_runtime
+from .subject import Subject
 from .timing import WARM, clock, timed
 
 WORDS = "Once upon a time there was a small machine that read every book in the library, from the first to the last. "
@@ -25,23 +24,18 @@ GREEDY = {"top_k": 1, "top_p": 1.0, "temperature": 1.0, "seed": 0}
 class Bundle(Subject):
     """As ``Subject``. Its call is one token of an answer, behind as many as the first of the cache lengths."""
 
-    def __init__(
-        self,
-        path: str,
-        threads: int,
-        sizes: Mapping[str, int | None],
-        prompt_lengths: list[int] | None = None,
-        cache_lengths: list[int] | None = None,
-    ) -> None:
+    def check(self, sizes: Mapping[str, int | None]) -> None:
         for name, size in sizes.items():
             if size is not None:
                 raise ValueError(f"{name}: got {size} for a bundle, which takes one text at a time; accepted: None")
-        loaded_runtime(path)
-        self.path, self.threads, self.idle = path, threads, peak_memory()
-        start = clock()
-        self.runner: LiteRTLMRunner = LiteRTLMRunner(Path(path), threads)
+
+    def open(self) -> None:
+        self.runner: LiteRTLMRunner = LiteRTLMRunner(Path(self.path), self.threads)
         self.engine = self.runner.engine
-        self.load_ms = 1e3 * (clock() - start)
+
+    def prepare(
+        self, sizes: Mapping[str, int | None], prompt_lengths: list[int] | None, cache_lengths: list[int] | None
+    ) -> None:
         self.shapes = {"tokens": [1, 1]}
         slots = self.runner.decoder().max_length
         # Where a prompt is taken in pieces, the last of them must fit as a whole.

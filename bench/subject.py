@@ -39,11 +39,24 @@ class Subject:
         prompt_lengths: list[int] | None = None,
         cache_lengths: list[int] | None = None,
     ) -> None:
+        self.check(sizes)
         loaded_runtime(path)
         self.path, self.threads, self.idle = path, threads, peak_memory()
         start = clock()
-        self.runner = load(path, threads=threads)
+        self.open()
         self.load_ms = 1e3 * (clock() - start)
+        self.prepare(sizes, prompt_lengths, cache_lengths)
+
+    def check(self, sizes: Mapping[str, int | None]) -> None:
+        """Refuse sizes that no such file has; the others once it is open."""
+
+    def open(self) -> None:
+        self.runner = load(self.path, threads=self.threads)
+
+    def prepare(
+        self, sizes: Mapping[str, int | None], prompt_lengths: list[int] | None, cache_lengths: list[int] | None
+    ) -> None:
+        """What it is given, and at which lengths."""
         self.inputs, self.rows = inputs_of(self.runner, sizes)
         self.shapes = {name: list(array.shape) for name, array in self.inputs.items()}
         self.lengths = lengths_of(self.runner, prompt_lengths, cache_lengths)

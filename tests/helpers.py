@@ -125,6 +125,19 @@ def close(actual: Any, expected: Any, atol: float = 1e-5, what: str = "") -> Non
     np.testing.assert_allclose(actual, expected, rtol=0, atol=atol, equal_nan=False, err_msg=what)
 
 
+def refusing(*packages: str) -> str:
+    """Put before the code of a new process: these packages are not installed there."""
+    return f"""
+import sys
+from importlib.abc import MetaPathFinder
+class Refuse(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {packages!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Refuse())
+"""
+
+
 # Put before the code of a new process, it refuses TensorFlow. Keras' NumPy backend takes convolution and little else
 # from JAX. Where JAX is not installed a stand-in lets the backend be imported, and the patches' convolution becomes the
 # matrix product it is.

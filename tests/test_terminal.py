@@ -22,7 +22,7 @@ from attention_zoo import export
 from attention_zoo.cli import main
 from attention_zoo.needs import named_extras
 from attention_zoo.terminal import working
-from helpers import python, tiny
+from helpers import python, refusing, tiny
 
 
 def cli(*arguments: Any) -> tuple[int, str, str]:
@@ -146,21 +146,11 @@ def test_objects_say_what_they_are(files: Any) -> None:
 
 # ---- packages that are not there -------------------------------------------------------------------------------------
 
-MISSING = """
-import sys
-from importlib.abc import MetaPathFinder
-class Missing(MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name.partition(".")[0] in sys.argv[1].split(","):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Missing())
-"""
-
 
 @pytest.mark.parametrize(
     ("package", "code", "advice"),
     [
-        ("onnxruntime", "az.export.load(sys.argv[2])", "onnxruntime is not installed; .*'attention-zoo[onnx]'"),
+        ("onnxruntime", "az.export.load(sys.argv[1])", "onnxruntime is not installed; .*'attention-zoo[onnx]'"),
         ("keras", "az.create('gpt2')", "keras is not installed; .*'attention-zoo'"),
         ("tensorflow", "az.layers", "tensorflow is not installed; .*'attention-zoo[tensorflow]'"),
         ("tokenizers", "from attention_zoo.text import vocabularies as v; v.backend_class()", "'attention-zoo'"),
@@ -169,14 +159,14 @@ sys.meta_path.insert(0, Missing())
 def test_packages_are_named(package: str, code: str, advice: str, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").touch()
     call = f"import attention_zoo as az\ntry: {code}\nexcept ImportError as error: print(error)"
-    said = python(MISSING + call, package, tmp_path / "m.onnx")
+    said = python(refusing(package) + call, tmp_path / "m.onnx")
     for part in advice.split(".*"):
         assert part in said
 
 
 def test_the_command_line_without_its_library() -> None:
     code = "try: import attention_zoo.cli\nexcept SystemExit as ended: print(ended.code)"
-    assert python(MISSING + "sys.stderr = sys.stdout\n" + code, "typer").splitlines() == [
+    assert python(refusing("typer") + "sys.stderr = sys.stdout\n" + code).splitlines() == [
         "attention-zoo: typer is not installed; get it with: pip install 'attention-zoo'",
         "2",
     ]

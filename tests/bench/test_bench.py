@@ -22,7 +22,7 @@ from attention_zoo.bench.machine import peak_memory, processor
 from attention_zoo.bench.processes import Worker
 from attention_zoo.bench.subject import Subject
 from attention_zoo.cli import main
-from helpers import python
+from helpers import python, refusing
 
 PACE = Pace(length=8, rows=1, runs=3, tokens_per_second=100.0, min_ms=1.0, median_ms=2.0, p95_ms=3.0)
 FIGURES = Figures(
@@ -215,19 +215,13 @@ def test_text_for_people() -> None:
 def test_bench_needs_only_the_runtime(format: str, package: str, files: Any) -> None:
     """In a process that refuses every other heavy package: both sides of the benchmark."""
     code = f"""
-import sys
-from importlib.abc import MetaPathFinder
-class Refuse(MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name.partition(".")[0] in {{"tensorflow", "keras", "typer", "rich", "safetensors", "onnx", "matplotlib"}}:
-            raise ImportError("refused: " + name)
-sys.meta_path.insert(0, Refuse())
 from attention_zoo import export
 from attention_zoo.bench.subject import Subject
 assert callable(export.benchmark) and callable(export.compare) and {package!r} not in sys.modules
 print(len(Subject(sys.argv[1], 1, {{}}).measure(2)["decode"]), {package!r} in sys.modules)
 """
-    assert python(code, files("gpt", "llama", format, cache=True)[1].path).split() == ["1", "True"]
+    heavy = refusing("tensorflow", "keras", "typer", "rich", "safetensors", "onnx", "matplotlib")
+    assert python(heavy + code, files("gpt", "llama", format, cache=True)[1].path).split() == ["1", "True"]
 
 
 # ---- several files ---------------------------------------------------------------------------------------------------

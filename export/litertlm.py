@@ -90,8 +90,9 @@ def to_litertlm(
         positive_integer("max_length", max_length)
     ends = ends_of(model, stop_tokens, "without which LiteRT-LM does not stop")
     prompts, start = _start(model.tokenizer, prompts_of(model.tokenizer, _tokens(model.tokenizer, ends)))
+    fields = as_card(card)
     # Only what is said: a file in float32 has no use for the others.
-    given = {"samples": samples, "metric": metric, "least_cosine": least_cosine, "card": as_card(card) or None}
+    given = {"samples": samples, "metric": metric, "least_cosine": least_cosine, "card": fields or None}
     said: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if precision != "fp32" or said:
         said["precision"] = precision
@@ -99,7 +100,7 @@ def to_litertlm(
         file = Path(room) / "model.tflite"
         result = to_tflite(model, file, prefill=prefill, max_length=max_length, cache=True, **said)
         slots = TFLiteRunner(file).decoder().max_length
-        bundle(file, model.tokenizer, _metadata(prompts, start, ends, slots), temporary, as_card(card))
+        bundle(file, model.tokenizer, _metadata(prompts, start, ends, slots), temporary, fields)
         size = temporary.stat().st_size
     warnings = list(result.warnings)
     if any("strftime_now" in template for template in model.tokenizer.chat_templates.values()):

@@ -11,6 +11,7 @@ import numpy as np
 from ..checks import INT32, is_integer, positive_integer
 from ..generation.decoder import TOKENS
 from ..generation.search import Decoder
+from ..runtime.metadata import CONFIG
 from ..runtime.runner import Runner
 from .figures import Pace
 from .timing import WARM, spread, timed
@@ -54,7 +55,7 @@ def listed(name: str, lengths: Any) -> list[int] | None:
 
 def can_generate(runner: Runner) -> bool:
     """Another's file may have graphs of the same names, but says nothing of special tokens and lengths."""
-    return runner.generates and "attention_zoo.config" in runner.metadata
+    return runner.generates and CONFIG in runner.metadata
 
 
 def lengths_of(runner: Runner, prompts: list[int] | None, caches: list[int] | None) -> Lengths:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..checks import meant
-from ..runtime.runner import CARD
+from ..runtime.metadata import CARD
 
 FIELDS = ("name", "description", "version", "author", "license")
 ONNX_NAMES = {"author": "model_author", "license": "model_license"}

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.runner import DIGEST, STOP_TOKENS, TOKENIZER_FILES, Runner
+from ..runtime.metadata import CONFIG, DIGEST, FAMILY, STOP_TOKENS, TOKENIZER_FILES
+from ..runtime.runner import Runner
 from .comparison import Check
 from .computing import FileWeights
 from .precision.half import rounded
@@ -88,10 +89,10 @@ def _bytes(runner: Runner) -> Check:
 def _config(model: Exportable, metadata: Mapping[str, str]) -> Check:
     ours = json.loads(json.dumps(model.config.to_dict()))
     try:
-        theirs = json.loads(metadata.get("attention_zoo.config", "null"))
+        theirs = json.loads(metadata.get(CONFIG, "null"))
     except ValueError:
         theirs = None
-    if metadata.get("attention_zoo.family") != model.family or not isinstance(theirs, dict):
+    if metadata.get(FAMILY) != model.family or not isinstance(theirs, dict):
         return Check("config", False, None, f"of a {metadata.get('attention_zoo.family')}, for a {model.family}")
     names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
     shown = ", ".join(f"{name} {theirs.get(name)!r} for {ours.get(name)!r}" for name in names[:SHOWN])

@@ -21,7 +21,8 @@ from typing import Any
 from ..checks import is_integer, is_number, positive_integer
 from ..files import write_json
 from ..needs import named_extras
-from ..runtime.runner import TOKENIZER_FILES, Runner
+from ..runtime.metadata import TOKENIZER_FILES
+from ..runtime.runner import Runner
 from ..signature import Signature
 from .folders import check_folder, moved, written_folder
 from .genai_tokenizer import genai_files, unread

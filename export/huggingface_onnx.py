@@ -28,7 +28,8 @@ from typing import Any
 from ..checks import choice
 from ..files import read_json, read_text, write_json
 from ..needs import named_extras
-from ..runtime.runner import DIGEST, TOKENIZER_FILES, Runner
+from ..runtime.metadata import DIGEST, TOKENIZER_FILES
+from ..runtime.runner import Runner
 from ..text.tokenizer import CONFIG_FILE as TOKENIZER_CONFIG
 from ..text.tokenizer import TEMPLATE_FILE
 from ..zoo.base import ZooModel

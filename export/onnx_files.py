@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.runner import DIGESTS_BESIDE, OnnxRunner, Runner
+from ..runtime.metadata import CONFIG, DIGESTS_BESIDE
+from ..runtime.runner import OnnxRunner, Runner
 from .blame import one_line
 from .contents import seal
 from .onnx_runtime_graph import to_runtime_graph
@@ -83,7 +84,7 @@ def for_runtime(standard: Written, names: Mapping[str, str], folder: Path, preci
     if len(runner.graphs) > 1:
         raise ValueError("target: got 'onnxruntime' for a decoder with an encoder; accepted: None or 'standard'")
     model = ir.load(runner.path)
-    config = json.loads(runner.metadata["attention_zoo.config"])
+    config = json.loads(runner.metadata[CONFIG])
     to_runtime_graph(model, runner.path, runner.signature, config, precision.alike)
     return replace(write([("decoder", model)], "decoder", names, folder), calls=standard.calls)
 

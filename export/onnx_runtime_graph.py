@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.runner import DIGEST, PADDING
+from ..runtime.metadata import DIGEST, PADDING
 from ..signature import Signature
 from .contents import UNSEALED
 from .precision.onnx_graph import Editor

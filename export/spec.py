@@ -9,7 +9,7 @@ from typing import Any, cast
 import keras
 
 from ..generation.text_generation import check_fits, end_tokens
-from ..runtime.runner import STOP_TOKENS, TASK, TOKENIZER_FILES
+from ..runtime.metadata import CONFIG, FAMILY, FILES, SIGNATURES, STOP_TOKENS, TASK, TOKENIZER_FILES
 from ..signature import Signature
 from ..text.tokenizer import Tokenizer
 from ..zoo.base import ZooModel
@@ -65,10 +65,10 @@ def metadata(model: Exportable, signatures: Mapping[str, Signature], files: Mapp
         files: names of those beside it, by the graph in each.
     """
     return {
-        "attention_zoo.family": model.family,
-        "attention_zoo.config": json.dumps(model.config.to_dict()),
-        "attention_zoo.signatures": json.dumps({name: signature.to_dict() for name, signature in signatures.items()}),
-        "attention_zoo.files": json.dumps(dict(files)),
+        FAMILY: model.family,
+        CONFIG: json.dumps(model.config.to_dict()),
+        SIGNATURES: json.dumps({name: signature.to_dict() for name, signature in signatures.items()}),
+        FILES: json.dumps(dict(files)),
         **({TASK: model.task} if model.task else {}),
         **getattr(model, "file_metadata", {}),
     }

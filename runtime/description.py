@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -15,7 +14,8 @@ from .flatbuffer import tflite_operators
 from .litertlm_description import describe_bundle, model_in
 from .litertlm_runner import LiteRTLMRunner
 from .loading import load
-from .runner import CARD, STOP_TOKENS, TASK, TOKENIZER_FILES, Runner
+from .metadata import CARD, CONFIG, FAMILY, FILES, STOP_TOKENS, TASK, TOKENIZER_FILES, stated
+from .runner import Runner
 from .tflite_gates import from_dict, suitability
 
 
@@ -36,11 +36,11 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         ImportError: the runtime is not installed.
     """
     runner = load(path)
-    beside = json.loads(runner.metadata.get("attention_zoo.files", "{}")).values()
+    beside = stated(runner.path, runner.metadata, FILES, dict).values()
     names = dict.fromkeys([runner.path.name, *beside])
     files = [runner.path.with_name(name) for name in names]
     files += [data for file in files if (data := file.with_name(f"{file.name}.data")).is_file()]
-    family = runner.metadata.get("attention_zoo.family")
+    family = runner.metadata.get(FAMILY)
     facts = {
         "name": str(path),
         "format": runner.format,
@@ -48,11 +48,11 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "files": [str(file) for file in files],
         "family": family,
         "task": runner.metadata.get(TASK),
-        "card": json.loads(runner.metadata.get(CARD, "{}")),
-        "config": json.loads(runner.metadata.get("attention_zoo.config", "{}")),
+        "card": stated(runner.path, runner.metadata, CARD, dict),
+        "config": stated(runner.path, runner.metadata, CONFIG, dict),
         "precision": runner.precision if family else None,
         "tokenizer": [name for name, key in TOKENIZER_FILES.items() if key in runner.metadata],
-        "stop_tokens": json.loads(runner.metadata.get(STOP_TOKENS, "[]")),
+        "stop_tokens": stated(runner.path, runner.metadata, STOP_TOKENS, list),
     }
     if isinstance(runner, LiteRTLMRunner):
         signatures, operators = model_in(runner)

@@ -26,6 +26,7 @@ from ..generation.text_generation import MOST_NEW_TOKENS, Continuation, begun, c
 from ..needs import named_extras
 from ..text.tokenizer import Tokenizer
 from .flatbuffer import tflite_metadata
+from .metadata import FAMILY
 from .runner import Runner, usable_cores
 
 # Options of ``generate`` that the engine has not, or not with the same meaning, and what stands for "not asked for".
@@ -114,7 +115,7 @@ class LiteRTLMRunner(Runner):
         self.said = _llm_metadata(path)
 
     def __repr__(self) -> str:
-        family = self.metadata.get("attention_zoo.family", "not of attention_zoo")
+        family = self.metadata.get(FAMILY, "not of attention_zoo")
         return f"<{type(self).__name__} {self.path} ({family}): texts of at most {self.said.max_num_tokens} tokens>"
 
     @property

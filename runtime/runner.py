@@ -25,21 +25,21 @@ from ..signature import Signature, TensorSpec, as_array
 from ..text.tokenizer import Tokenizer
 from .buckets import main_graph
 from .graph_names import layout_of
+from .metadata import (
+    CONFIG,
+    DIGEST,
+    DIGESTS_BESIDE,
+    FAMILY,
+    FILES,
+    OURS,
+    PADDING,
+    PRECISION,
+    SIGNATURES,
+    STOP_TOKENS,
+    TOKENIZER_FILES,
+    stated,
+)
 from .onnx_decoder import OnnxDecoder, SharedCacheDecoder
-
-DIGEST = "attention_zoo.digest"  # of a file, in its own metadata: see ``contents.py``
-DIGESTS_BESIDE = "attention_zoo.digests"  # of the files beside it, by graph
-# The files of a tokenizer, each by its name in metadata.
-TOKENIZER_FILES = {
-    name: f"attention_zoo.{name}"
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-}
-STOP_TOKENS = "attention_zoo.stop_tokens"
-CARD = "attention_zoo.card"  # who made it, and what others may do with it
-TASK = "attention_zoo.task"  # what the model is for, in Hugging Face's words
-PADDING = "attention_zoo.padding"  # of a file that takes it on one side only
-PRECISION = "attention_zoo.precision"  # of a file that is not in float32
-OURS = "accepted: a file as attention_zoo.export writes it"
 
 
 def usable_cores() -> int:
@@ -151,12 +151,12 @@ class Runner(TextGenerating):
     def __init__(self, path: Path, graphs: Mapping[str, LoadedGraph], metadata: dict[str, str]) -> None:
         self.path, self.graphs, self.metadata = path, dict(graphs), metadata
         self.files: dict[Path, dict[str, str]] = {path: metadata}
-        signatures = stated_signatures(path, metadata)
+        signatures = stated(path, metadata, SIGNATURES, dict)
         for name, graph in self.graphs.items():
             graph.signature = _own_signature(path, signatures.get(name), graph.runtime_signature())
-            graph.padding = json.loads(metadata.get(PADDING, "null"))
+            graph.padding = stated(path, metadata, PADDING, str) or None
         ordered = [name for name in signatures if name in self.graphs] or list(self.graphs)
-        self.layout = layout_of(ordered, metadata.get("attention_zoo.family"))
+        self.layout = layout_of(ordered, metadata.get(FAMILY))
         self._main = main_graph(self.graphs, self.layout.main)
         self.signature = self._main.signature
 
@@ -165,7 +165,7 @@ class Runner(TextGenerating):
             shown = [f"{s.name} ({', '.join(map(str, s.dims))})" for s in specs if s.name not in apart]
             return ", ".join([*shown, *([f"a state of {len(apart)} tensors"] if apart else [])])
 
-        family = self.metadata.get("attention_zoo.family", "not of attention_zoo")
+        family = self.metadata.get(FAMILY, "not of attention_zoo")
         own = self.signature
         inputs, outputs = named(own.inputs, own.state), named(own.outputs, set(own.state.values()))
         return f"<{type(self).__name__} {self.path} ({family}, {', '.join(self.graphs)}): {inputs} -> {outputs}>"
@@ -219,8 +219,8 @@ class Runner(TextGenerating):
     @property
     def stop_tokens(self) -> list[int]:
         """Ids of the end tokens of config, generation config and tokenizer: any of them ends a text."""
-        stated = json.loads(self.metadata.get(STOP_TOKENS, "[]"))
-        return end_tokens(stated, self._config.get("eos_token_id"), getattr(self.tokenizer, "eos_token_id", None))
+        own = stated(self.path, self.metadata, STOP_TOKENS, list)
+        return end_tokens(own, self._config.get("eos_token_id"), getattr(self.tokenizer, "eos_token_id", None))
 
     @property
     def precision(self) -> str:
@@ -230,7 +230,7 @@ class Runner(TextGenerating):
     @property
     def precision_details(self) -> dict[str, Any]:
         """How a file came to its numbers, which need not be known to run it; empty of one in float32."""
-        return json.loads(self.metadata.get(PRECISION, "{}"))
+        return stated(self.path, self.metadata, PRECISION, dict)
 
     @property
     def _vocab_size(self) -> int | None:
@@ -238,7 +238,7 @@ class Runner(TextGenerating):
 
     @property
     def _config(self) -> dict[str, Any]:
-        return json.loads(self.metadata.get("attention_zoo.config", "{}"))
+        return stated(self.path, self.metadata, CONFIG, dict)
 
     def decoder(self) -> Decoder:
         """What gives ``generate`` its logits; of a graph without a memory."""
@@ -248,14 +248,6 @@ class Runner(TextGenerating):
                 "exported with its cache"
             )
         return RecomputingDecoder(self._main, self._config)
-
-
-def stated_signatures(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """The signatures in a file's metadata, by graph."""
-    try:
-        return dict(json.loads(metadata.get("attention_zoo.signatures", "{}")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"path: the signatures in {path} cannot be read: {error}; {OURS}") from error
 
 
 def _own_signature(path: Path, declared: Any, found: Signature) -> Signature:
@@ -296,7 +288,7 @@ class OnnxGraph(LoadedGraph):
         self.names = [node.name for node in self.session.get_outputs()]
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
         self.inputs = list(self.session.get_inputs())
-        if "attention_zoo.signatures" in self.metadata:  # other files may list all their weights there
+        if SIGNATURES in self.metadata:  # other files may list all their weights there
             self.inputs += self.session.get_overridable_initializers()
         self.dtypes = {node.name: _numpy_dtype(node.type) for node in self.inputs}
 
@@ -326,8 +318,8 @@ class OnnxRunner(Runner):
 
     def __init__(self, path: Path, threads: int | None = None, providers: Sequence[str] | None = None) -> None:
         main = OnnxGraph(path, threads, providers)
-        beside, signatures = _files_beside(path, main.metadata), stated_signatures(path, main.metadata)
-        digests = json.loads(main.metadata.get(DIGESTS_BESIDE, "{}"))
+        beside, signatures = _files_beside(path, main.metadata), stated(path, main.metadata, SIGNATURES, dict)
+        digests = stated(path, main.metadata, DIGESTS_BESIDE, dict)
         graphs: dict[str, LoadedGraph] = {}
         files = {path: main.metadata}
         for name, file in beside.items():
@@ -337,9 +329,9 @@ class OnnxRunner(Runner):
             if (known := digests.get(name)) and known != other.metadata.get(DIGEST):
                 raise ValueError(f"path: {path} was exported with another {file} than the one beside it; {OURS}")
             files[path.parent / file] = other.metadata
-            signatures |= stated_signatures(path, other.metadata)
+            signatures |= stated(path, other.metadata, SIGNATURES, dict)
         graphs[next((name for name in signatures if name not in beside), "model")] = main
-        metadata = {**main.metadata, "attention_zoo.signatures": json.dumps(signatures)}
+        metadata = {**main.metadata, SIGNATURES: json.dumps(signatures)}
         super().__init__(path, graphs, metadata)
         self.files = files
 
@@ -351,8 +343,8 @@ class OnnxRunner(Runner):
 
 
 def _files_beside(path: Path, metadata: dict[str, str]) -> dict[str, str]:
-    files = json.loads(metadata.get("attention_zoo.files", "{}"))
-    if bad := [file for file in files.values() if Path(file).name != file]:
+    files = stated(path, metadata, FILES, dict)
+    if bad := [file for file in files.values() if not isinstance(file, str) or Path(file).name != file]:
         raise ValueError(f"path: {path} names {bad}; accepted: files in its own folder")
     return files
 

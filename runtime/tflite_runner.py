@@ -15,7 +15,8 @@ from ..signature import Signature, TensorSpec
 from .buckets import decoder_of
 from .flatbuffer import tflite_metadata
 from .graph_names import STATIC
-from .runner import LoadedGraph, Runner, stated_signatures, usable_cores
+from .metadata import SIGNATURES, stated
+from .runner import LoadedGraph, Runner, usable_cores
 from .tflite_compiled import compiled_graphs
 from .tflite_decoder import EncodedDecoder, LiteRTDecoder
 
@@ -64,7 +65,7 @@ class TFLiteRunner(Runner):
             if not names:
                 raise ValueError("it has no signature")
             metadata = tflite_metadata(path)
-            if any(signature.get("state") for signature in stated_signatures(path, metadata).values()):
+            if any(signature.get("state") for signature in stated(path, metadata, SIGNATURES, dict).values()):
                 graphs = {**compiled_graphs(path, cores)}
             else:
                 interpreter.allocate_tensors()

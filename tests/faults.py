@@ -29,7 +29,7 @@ from attention_zoo.export import contents, verification
 from attention_zoo.export import onnx_operators as onnx_export
 from attention_zoo.export import tflite_operators as tflite_export
 from attention_zoo.layers import functional as F
-from attention_zoo.runtime.runner import DIGEST
+from attention_zoo.runtime.metadata import DIGEST
 from helpers import tiny
 
 FORMATS = ("onnx", "tflite")

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ...runtime.runner import DIGEST, PRECISION, LoadedGraph, OnnxGraph, Runner
+from ...runtime.metadata import DIGEST, PRECISION, SIGNATURES
+from ...runtime.runner import LoadedGraph, OnnxGraph, Runner
 from ...signature import Signature
 from ..contents import UNSEALED
 from .onnx_blocks import to_block_weights
@@ -20,8 +21,6 @@ from .onnx_recurrent import to_integer_kernels
 from .onnx_static import to_static
 from .options import Precision
 from .samples import calibration_of, check_gptq, samples_of
-
-SIGNATURES = "attention_zoo.signatures"
 
 
 @dataclass(frozen=True)

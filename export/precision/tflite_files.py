@@ -15,8 +15,8 @@ from typing import Any
 
 from ...checks import choice
 from ...runtime.flatbuffer import set_metadata, share_buffers, unpacked
+from ...runtime.metadata import DIGEST, PRECISION
 from ...runtime.quiet import quiet
-from ...runtime.runner import DIGEST, PRECISION
 from ..blame import one_line
 from ..computing import FileWeights
 from ..contents import UNSEALED

@@ -1,0 +1,51 @@
+"""Files whose metadata are damaged: a line that says which, from Python and on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults import rewrite
+
+from attention_zoo import export
+from attention_zoo.cli import main
+from attention_zoo.runtime.metadata import CARD, CONFIG, FILES, OURS, PADDING, SIGNATURES, STOP_TOKENS, stated
+from helpers import shared
+
+LATE = (CARD, CONFIG, STOP_TOKENS)  # which a file can be opened without
+
+
+@pytest.fixture(scope="module", params=["onnx", "tflite"])
+def content(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes]:
+    file = tmp_path_factory.mktemp("whole") / f"m.{request.param}"
+    model = shared("bert", "backbone")
+    if request.param == "onnx":
+        export.to_onnx(model, file, card={"author": "Ada"})
+    else:
+        export.to_tflite(model, file, sequence_length=4, card={"author": "Ada"})
+    return request.param, file.read_bytes()
+
+
+@pytest.mark.parametrize("text", ["{", "3", '"text', "null"])
+@pytest.mark.parametrize("key", [SIGNATURES, PADDING, *LATE])
+def test_what_cannot_be_read(key: str, text: str, content: tuple[str, bytes], tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / f"m.{content[0]}"
+    file.write_bytes(content[1])
+    rewrite(file, lambda entries: entries.update({key: text}))
+    with pytest.raises(ValueError, match=rf"path: the {key.partition('.')[2]} in .* cannot be read: .*; accepted: "):
+        export.describe(file)
+    with pytest.raises(SystemExit) as ended:
+        main(["info", str(file)])
+    out, error = capsys.readouterr()
+    assert (ended.value.code, out) == (2, "") and error.count("\n") == 1 and OURS in error
+
+
+def test_what_stands_there() -> None:
+    entries = {FILES: '{"encoder": "e.onnx"}', STOP_TOKENS: "[1]", PADDING: '"right"'}
+    path = Path("m.onnx")
+    assert stated(path, entries, FILES, dict) == {"encoder": "e.onnx"}
+    assert stated(path, entries, STOP_TOKENS, list) == [1] and stated(path, entries, PADDING, str) == "right"
+    assert [stated(path, {}, FILES, dict), stated(path, {}, FILES, list), stated(path, {}, FILES, str)] == [{}, [], ""]
+    with pytest.raises(ValueError, match=r"the files in m\.onnx cannot be read: got \[1\]"):
+        stated(path, {FILES: "[1]"}, FILES, dict)

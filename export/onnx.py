@@ -83,9 +83,9 @@ def to_onnx(
             GPT's cache is one buffer that no step copies, and rows may be padded on the right only (``export.load``
             turns others round by itself). Default: standard operators that take every padding, and for blocks of
             weights (int4, int8 with activations "float") ONNX Runtime's ``MatMulNBits``.
-        samples: what the accuracy of another precision is measured on, and static ranges: texts, or inputs by name, or
-            several of either, of which the method "gptq" takes one half to round by. Default: built-in prose for a
-            model with a tokenizer, else made-up inputs.
+        samples: what the accuracy of another precision is measured on: texts, or inputs by name, or several of either,
+            of which static ranges and the method "gptq" take one half to round by. Default: built-in prose for a model
+            with a tokenizer, else made-up inputs.
         metric: a figure of your own for the report: called with a runner in float32 and with the one in `precision`.
         least_cosine: accept a file whose outputs have this cosine with those in float32; 0 for whatever comes.
             Default: 0.999 in fp16, 0.97 in int8, 0.9 in int4, and of classes a divergence of 0.01, 0.2 and 0.6 nats.

@@ -105,7 +105,7 @@ def in_precision(
     least = LEAST_COSINE[precision.name] if least_cosine is None else least_cosine
     *_, main = graphs
     shares = []
-    given, measured = apart(samples) if precision.method == "gptq" else (samples, samples)
+    given, measured = apart(samples) if precision.by_samples else (samples, samples)
 
     def rounded() -> Iterator[tuple[str, Any]]:
         for name, part in round_graphs(precise.runner, graphs, precision, target, given, least):

@@ -25,8 +25,9 @@ from .pixels import with_pixels
 from .precision.accuracy import measure
 from .precision.onnx_orders import Orders
 from .precision.options import LEAST_COSINE, Precision, accuracy_rules, as_precision
-from .precision.samples import apart, check_gptq, check_samples
+from .precision.samples import PADDINGS, apart, calibration_of, check_apart, check_samples
 from .precision.tflite_files import by_inputs, check_tflite, round_file
+from .precision.tflite_static import bound_masks, calls_of
 from .result import ExportError, ExportResult
 from .spec import exportable, metadata, texts
 from .tflite_conversion import convert
@@ -93,7 +94,7 @@ def to_tflite(
             model's `max_length`, 512 at the most.
         cache: False for one signature without memory of a model that generates, True for a GPT with its cache.
         samples: what the accuracy of another precision is measured on: texts, or inputs by name, or several of either,
-            of which the method "gptq" takes one half to round by.
+            of which static ranges and the method "gptq" take one half to round by.
             Default: built-in prose for a model with a tokenizer, else made-up inputs.
         metric: a figure of your own for the report: called with a runner in float32 and with the one in `precision`.
         least_cosine: accept a file whose outputs have this cosine with those in float32; 0 for whatever comes.
@@ -131,13 +132,15 @@ def to_tflite(
         max_length=max_length,
         cache=cache,
     )
-    if by_inputs(numbers):
-        check_gptq(model.graphs("dynamic" if model.generates else "plain"), samples)
-    share, accuracy, orders = 0.0, None, None
+    by_onnx = by_inputs(numbers)
+    check_apart(numbers, model.graphs("dynamic" if model.generates else "plain") if by_onnx else graphs, samples)
+    share, accuracy, orders, calls = 0.0, None, None, None
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         with inference(model) as stored:
             converted, joint = convert(stored, graphs, numbers.alike)
+            if numbers.integer_only:
+                bound_masks(converted)
             signatures = {name: graph.signature for name, graph in graphs.items()}
             set_metadata(converted, {**metadata(model, signatures, {}), **own, **unsealed(stored)})
         beside = set_task(converted, task_of(model), said)
@@ -146,11 +149,14 @@ def to_tflite(
         difference = quick_check(model, precise)
         if numbers.name != "fp32":
             least = LEAST_COSINE[numbers.name] if least_cosine is None else rules["least_cosine"]
-            if by_inputs(numbers):
-                chosen, rules["samples"] = apart(samples)
+            chosen, rules["samples"] = apart(samples) if numbers.by_samples else (None, samples)
+            if numbers.static:
+                met = calibration_of(precise.signature, precise.tokenizer, chosen, PADDINGS)
+                calls = calls_of(precise, met)
+            if by_onnx:
                 orders = Orders(OnnxRunner(to_onnx(original, Path(folder) / "inputs.onnx", **given).path), chosen)
             content = precise.path.read_bytes()
-            rounded, share = round_file(content, precise.metadata, stored, joint, numbers, least, orders)
+            rounded, share = round_file(content, precise.metadata, stored, joint, numbers, least, orders, calls)
             made = _opened(rounded, Path(folder) / f"{numbers.name}.tflite", beside)
             accuracy = measure(precise, made, numbers.name, **rules)
         operators, size = _operators(made.path), made.path.stat().st_size

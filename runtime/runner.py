@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +67,21 @@ class LoadedGraph:
         """The outputs by name; see ``Runner.run``."""
         named = inputs if isinstance(inputs, Mapping) else {self.signature.inputs[0].name: inputs}
         arrays = self.complete(named)
-        if not self.signature.sizes:
-            return self._call(arrays)
-        given: dict[Any, int] = {}
-        for spec in self.signature.inputs:
-            given.update(zip(spec.dims, arrays[spec.name].shape, strict=True))
-        return self._call_static(arrays, given)
+        found = [self._call(piece) for piece in self._pieces(arrays)]
+        given = self._sizes(arrays)
+        if not self.signature.sizes or "batch" not in given:
+            return found[0]
+        outputs = {}
+        for spec in self.signature.outputs:
+            parts = [piece[spec.name] for piece in found]
+            joined = np.concatenate(parts) if spec.dims[:1] == ("batch",) else parts[0]
+            cut = tuple(slice(given.get(dim)) if isinstance(dim, str) else slice(None) for dim in spec.dims)
+            outputs[spec.name] = joined[cut]
+        return outputs
+
+    def calls(self, inputs: Mapping[str, Any]) -> Iterator[dict[str, np.ndarray]]:
+        """The arrays of each call of the runtime that ``run`` makes of these inputs."""
+        return self._pieces(self.complete(inputs))
 
     def complete(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Inputs checked, and what was left out filled in."""
@@ -80,10 +89,7 @@ class LoadedGraph:
         self.signature.check_arrays(arrays)
         if self.padding is not None:
             _check_padding(arrays.get("attention_mask"))
-        given: dict[Any, int] = {}
-        for spec in self.signature.inputs:
-            if spec.name in arrays:
-                given.update(zip(spec.dims, arrays[spec.name].shape, strict=True))
+        given = self._sizes(arrays)
         for spec in self.signature.inputs:
             if spec.name not in arrays:
                 sizes = {**self.signature.defaults, **self.signature.sizes, **given}
@@ -93,18 +99,26 @@ class LoadedGraph:
                 given.update(zip(spec.dims, arrays[spec.name].shape, strict=True))
         return arrays
 
-    def _call_static(self, arrays: dict[str, np.ndarray], given: dict[Any, int]) -> dict[str, np.ndarray]:
-        """Run a graph of static shapes: pad, run piece by piece, cut."""
-        sizes, padded = self.signature.sizes, self.signature.padded
+    def _sizes(self, arrays: Mapping[str, np.ndarray]) -> dict[Any, int]:
+        """Of the dimensions that these arrays have, by name."""
+        given: dict[Any, int] = {}
+        for spec in self.signature.inputs:
+            if spec.name in arrays:
+                given.update(zip(spec.dims, arrays[spec.name].shape, strict=True))
+        return given
+
+    def _pieces(self, arrays: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        """As they are; for a graph of static shapes in as many rows as it takes, and padded."""
+        sizes, padded, given = self.signature.sizes, self.signature.padded, self._sizes(arrays)
         for dim, size in sizes.items():
             if dim in padded and given.get(dim, size) > size:
                 raise ValueError(f"inputs: got {dim} of {given[dim]}; accepted: at most {size}, as exported")
             if dim not in ("batch", *padded) and given.get(dim, size) != size:
                 raise ValueError(f"inputs: got {dim} of {given[dim]}; accepted: {size}, as exported")
-        if "batch" not in given:
-            return self._call(arrays)
+        if not sizes or "batch" not in given:
+            yield arrays
+            return
         rows = sizes.get("batch", given["batch"])
-        pieces = []
         for start in range(0, given["batch"], rows):
             piece = {}
             for spec in self.signature.inputs:
@@ -113,14 +127,7 @@ class LoadedGraph:
                 pairs = zip(self.signature.shape(spec), part.shape, strict=True)
                 widths = [(0, 0 if isinstance(n, str) else n - m) for n, m in pairs]
                 piece[spec.name] = np.pad(part, widths)  # zeros: also the mask's "not there"
-            pieces.append(self._call(piece))
-        outputs = {}
-        for spec in self.signature.outputs:
-            found = [piece[spec.name] for piece in pieces]
-            joined = np.concatenate(found) if spec.dims[:1] == ("batch",) else found[0]
-            cut = tuple(slice(given.get(dim)) if isinstance(dim, str) else slice(None) for dim in spec.dims)
-            outputs[spec.name] = joined[cut]
-        return outputs
+            yield piece
 
 
 def _check_padding(mask: np.ndarray | None) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ...checks import choice
 from ...runtime.metadata import DIGEST, PRECISION, SIGNATURES
 from ...runtime.runner import LoadedGraph, OnnxGraph, Runner
 from ...signature import Signature
@@ -20,7 +21,7 @@ from .onnx_moments import Moments
 from .onnx_recurrent import to_integer_kernels
 from .onnx_static import to_static
 from .options import Precision
-from .samples import calibration_of, check_gptq, samples_of
+from .samples import PADDINGS, calibration_of, check_apart
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,9 @@ def check_onnx(precision: Precision, graphs: Collection[str], samples: Any) -> N
     Raises:
         ValueError: naming what is accepted.
     """
-    if precision.activations == "static" and len(graphs) > 1:
-        raise ValueError("precision.activations: got 'static' for a model of several graphs; accepted: 'dynamic'")
-    if precision.method == "gptq":
-        check_gptq(graphs, samples)
+    choice("precision.activations", precision.activations, (None, "dynamic", "float", "static"))
+    choice("precision.integer_only", precision.integer_only, (False,))
+    check_apart(precision, graphs, samples)
 
 
 def round_graphs(
@@ -61,10 +61,9 @@ def round_graphs(
         least_cosine: that the files will have, for who verifies them.
     """
     inputs: list[Mapping[str, Any]] = []
-    if precision.activations == "static":
-        inputs = list(samples_of(precise.signature, precise.tokenizer, samples))
-    elif precision.method == "gptq":
-        inputs = list(calibration_of(precise.signature, precise.tokenizer, samples))
+    if precision.by_samples:
+        paddings = PADDINGS if precision.static else ("none",)
+        inputs = list(calibration_of(precise.signature, precise.tokenizer, samples, paddings))
     said = {"name": precision.name, "target": target, "least_cosine": least_cosine}
     for name in names:
         yield name, _rounded(precise, name, precision, said, inputs)

@@ -11,13 +11,14 @@ from ...checks import choice, fraction
 
 NAMES = ("fp32", "fp16", "int8", "int4")
 ACCEPTED: Mapping[str, tuple[Any, ...]] = {
-    "activations": (None, "dynamic", "float", "static"),
+    "activations": (None, "dynamic", "float", "static", "static16"),
     "block_size": (None, 16, 32, 64, 128, 256),
     "symmetric": (None, True, False),
     "method": (None, "rtn", "search", "gptq"),
     "head": ("int8", "int4", "fp32"),
     "embedding": ("int8", "int4", "fp32"),
     "reduce_range": (True, False),
+    "integer_only": (True, False),
 }
 
 
@@ -31,7 +32,8 @@ class Precision:
         activations: of int8. "dynamic": activations become 8-bit integers too, with a range measured at every call;
             the fastest for encoders and images. "float": weights alone, in blocks; the most exact, and for a decoder
             that writes token by token the fastest. "static": ranges measured at export, on `samples`; for accelerators
-            that want them. Default: "float" for a decoder with a cache, "dynamic" for all else.
+            that want them. "static16": these in 16 bits; TFLite. Default: "float" for a decoder with a cache,
+            "dynamic" for all else.
         block_size: weights that share one scale, of int4 and of int8 with activations "float"; along the input.
             Default: 32 of int4 and 64 of int8, or less where that fills a matrix without rest.
         symmetric: blocks without a zero point. Default: of int8 they have none, of int4 they have one.
@@ -45,6 +47,8 @@ class Precision:
         reduce_range: of dynamic and static int8, whether sums of products stay within 16 bits on processors without
             VNNI (AVX2, and browsers). True: no pair of neighbours can exceed it, which costs less than a bit; a file is
             then the same everywhere.
+        integer_only: of static ranges, whether every operator computes in integers and not the products alone, for
+            accelerators without floats; TFLite. Inputs and outputs remain floats.
         keep: patterns of weights that stay float32, such as ``("*/down/kernel",)``.
     """
 
@@ -57,6 +61,7 @@ class Precision:
     embedding: str = "int8"
     eight_bits: tuple[str, ...] = ("*/value/kernel",)
     reduce_range: bool = True
+    integer_only: bool = False
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -69,13 +74,26 @@ class Precision:
             if not isinstance(value, list | tuple) or not all(isinstance(pattern, str) for pattern in value):
                 raise ValueError(f"precision.{name}: got {value!r}; accepted: patterns of weights, as ('*/kernel',)")
             object.__setattr__(self, name, tuple(value))
-        unused = {"fp32": ALL, "fp16": ALL, "int8": ("eight_bits",), "int4": ("activations", "reduce_range")}[self.name]
+        unused = {"fp32": ALL, "fp16": ALL, "int8": ("eight_bits",), "int4": ACTIVATIONS}[self.name]
         changed = [name for name in unused if getattr(self, name) != DEFAULTS[name]]
         if changed:
             raise ValueError(
                 f"precision.{changed[0]}: got {getattr(self, changed[0])!r} for {self.name}, which has no use for it; "
                 f"accepted: {DEFAULTS[changed[0]]!r}"
             )
+        if self.integer_only and not self.static:
+            said = f"precision.integer_only: got True with activations {self.activations!r}"
+            raise ValueError(f"{said}; accepted: 'static' or 'static16' activations")
+
+    @property
+    def static(self) -> bool:
+        """Are ranges measured at export?"""
+        return self.activations in ("static", "static16")
+
+    @property
+    def by_samples(self) -> str:
+        """The field that asks for samples of what the model meets; "" where none does."""
+        return "method" if self.method == "gptq" else "activations" if self.static else ""
 
     def kept(self, weight: str) -> bool:
         """Does this weight stay float32?"""
@@ -95,8 +113,9 @@ class Precision:
 LEAST_COSINE = {"fp16": 0.999, "int8": 0.97, "int4": 0.9}
 MOST_DIVERGENCE = {"fp16": 0.01, "int8": 0.2, "int4": 0.6}
 
-ALL = ("activations", "block_size", "symmetric", "method", "head", "embedding", "eight_bits", "reduce_range", "keep")
 DEFAULTS: Mapping[str, Any] = {field.name: field.default for field in fields(Precision)}
+ALL = tuple(name for name in DEFAULTS if name != "name")
+ACTIVATIONS = ("activations", "reduce_range", "integer_only")
 
 
 def as_precision(value: Any) -> Precision:

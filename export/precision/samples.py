@@ -15,12 +15,15 @@ import numpy as np
 
 from ...runtime.inputs import example_inputs
 from ...signature import Signature
+from .options import Precision
 
 Arrays = dict[str, np.ndarray]
 
 ROW = 128  # tokens
 DRAWS = 8
 CALIBRATION_ROWS = 64
+PADDINGS = ("none", "left", "right")
+OF_SEVERAL_GRAPHS = {"method": "'search', 'rtn'", "activations": "'dynamic', 'float'"}
 
 PROSE = (
     "The lighthouse on the northern cape was built in 1874, after three ships had been lost there in a single winter. "
@@ -51,19 +54,21 @@ PROSE = (
 
 
 def samples_of(
-    signature: Signature, tokenizer: Any, given: Any = None, paddings: Sequence[str] = ("none", "left", "right")
+    signature: Signature, tokenizer: Any, given: Any = None, paddings: Sequence[str] = PADDINGS
 ) -> Iterator[Arrays]:
     """What the caller gave (texts, inputs by name, or several of either), or something made up."""
     return _default(signature, tokenizer, paddings) if given is None else _given(given, signature, tokenizer)
 
 
-def calibration_of(signature: Signature, tokenizer: Any, given: Any = None) -> Iterator[Arrays]:
-    """What a graph meets, to round its weights by: what the caller gave, or text that comes with Python, or made-up
-    inputs, none of which `samples_of` has."""
+def calibration_of(
+    signature: Signature, tokenizer: Any, given: Any = None, paddings: Sequence[str] = ("none",)
+) -> Iterator[Arrays]:
+    """What a graph meets, to round by: what the caller gave, or text that comes with Python, or made-up inputs, none of
+    which `samples_of` has."""
     if given is not None:
         return _given(given, signature, tokenizer)
     if tokenizer is None or all(spec.name != "input_ids" for spec in signature.inputs):
-        return _default(signature, None, ("none",), first=DRAWS)
+        return _default(signature, None, paddings, first=DRAWS)
     topics = importlib.import_module("pydoc_data.topics").topics
     return islice(_texts(signature, tokenizer, [topics[name] for name in sorted(topics)]), CALIBRATION_ROWS)
 
@@ -87,14 +92,18 @@ def check_samples(samples: Any, tokenizer: Any) -> Sequence[Any]:
     return several
 
 
-def check_gptq(graphs: Collection[str], samples: Any) -> None:
-    """Refuse what the method "gptq" cannot be for.
+def check_apart(precision: Precision, graphs: Collection[str], samples: Any) -> None:
+    """Refuse what a precision that asks for samples cannot be for.
 
     Raises:
         ValueError: several graphs, or a single sample.
     """
+    field = precision.by_samples
+    if not field:
+        return
     if len(graphs) > 1:
-        raise ValueError("precision.method: got 'gptq' for a model of several graphs; accepted: 'search', 'rtn'")
+        value, accepted = getattr(precision, field), OF_SEVERAL_GRAPHS[field]
+        raise ValueError(f"precision.{field}: got {value!r} for a model of several graphs; accepted: {accepted}")
     apart(samples)
 
 
@@ -108,7 +117,7 @@ def apart(samples: Any) -> tuple[Any, Any]:
         return None, None
     if isinstance(samples, str | Mapping) or not isinstance(samples, Sequence) or len(samples) < 2:
         raise ValueError(
-            "samples: got one for the method 'gptq'; accepted: several texts or mappings, one half to round by and the "
+            "samples: got one to round by; accepted: several texts or mappings, one half to round by and the "
             "other to measure with, or None"
         )
     return samples[::2], samples[1::2]

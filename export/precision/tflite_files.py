@@ -1,8 +1,8 @@
 """A TFLite file in float32 once more in another precision, by Google's AI Edge Quantizer.
 
 One scale is for a row of weights (int8), or for a block of a row (int4). What reads them measures its activations at
-every call, row by row (``dynamic``), or takes the weights as floats again (``float``). A table has a scale for each
-row, and its rows become floats as they are read, whatever the activations are.
+every call, row by row (``dynamic``), has their ranges from export (``static``), or takes the weights as floats again
+(``float``). A table has a scale for each row, and its rows become floats as they are read, whatever activations are.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+
 from ...checks import choice
 from ...runtime.flatbuffer import set_metadata, share_buffers, unpacked
 from ...runtime.metadata import DIGEST, PRECISION
 from ...runtime.quiet import quiet
+from ...runtime.runner import usable_cores
 from ..blame import one_line
 from ..computing import FileWeights
 from ..contents import UNSEALED
@@ -24,16 +27,18 @@ from ..result import ExportError
 from .onnx_orders import Orders
 from .options import Precision
 from .tflite_blocks import nearest_blocks
+from .tflite_static import activations, floats_outside, ranges
 from .tflite_weights import LOOKUP, PRODUCT, Weight, keras_names, weights_of
 
 LEAST_TABLE = 4096  # numbers; below that a table of positions or segments is not worth it
 BLOCKS = (32, 64, 128, 256)
 ACCEPTED: dict[str, tuple[Any, ...]] = {  # of LiteRT's kernels, less than of ``Precision``
-    "activations": (None, "dynamic", "float"),
+    "activations": (None, "dynamic", "float", "static", "static16"),
     "symmetric": (None, True),
     "method": (None, "rtn", "search", "gptq"),
     "reduce_range": (True,),  # no kernel of LiteRT adds products in 16 bits
 }
+Calls = Mapping[str, Iterable[Mapping[str, np.ndarray]]]
 QUANTIZER_NAMES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}
 
 
@@ -69,6 +74,7 @@ def round_file(
     precision: Precision,
     least_cosine: float,
     orders: Orders | None = None,
+    calls: Calls | None = None,
 ) -> tuple[Any, float]:
     """The ``ModelT`` of a file in another precision, with all its signatures, and the share of the weights' numbers
     that are not float32 then.
@@ -80,6 +86,7 @@ def round_file(
         joint: by the name of a weight in the file, those that are in it, which go the same way.
         least_cosine: that the file will have, for who verifies it.
         orders: of the method "gptq".
+        calls: by the name of a signature what it is given, of static ranges.
 
     Raises:
         ExportError: the quantiser failed.
@@ -90,12 +97,15 @@ def round_file(
         names = keras_names(found, {name: weights.value(name) for name in weights.variables})
         names = {key: joint.get(name.partition(";")[0], [name])[0] for key, name in names.items()}
     numbers = _numbers(found, names, precision)
-    model = unpacked(_quantized(content, found, numbers, precision))
+    model = unpacked(_quantized(content, found, numbers, precision, calls))
+    if precision.integer_only:
+        floats_outside(model)
     if precision.method != "rtn":
         nearest_blocks(model, found, names, orders)
     share_buffers(model)
     said: dict[str, Any] = {"name": precision.name, "least_cosine": least_cosine}
     said |= {"activations": precision.activations or "dynamic"} if precision.name == "int8" else {}
+    said |= {"integer_only": True} if precision.integer_only else {}
     set_metadata(model, {**metadata, DIGEST: UNSEALED, PRECISION: json.dumps(said)})
     rounded = sum(weight.array.size for weight in found if numbers[id(weight)] != "fp32")
     return model, min(1.0, 4 * rounded / max(1, weights.bytes))
@@ -106,7 +116,8 @@ def _numbers(found: Iterable[Weight], names: Mapping[int, str], precision: Preci
 
     def numbers(weight: Weight) -> str:
         name = names.get(id(weight), weight.names[0])
-        if precision.kept(name) or (weight.table and not weight.head and weight.array.size < LEAST_TABLE):
+        small = weight.array.size < LEAST_TABLE and not precision.integer_only
+        if precision.kept(name) or (weight.table and not weight.head and small):
             return "fp32"
         if precision.name == "fp16":
             return "fp16" if all(operator != "BATCH_MATMUL" for operator, _ in weight.readers) else "fp32"
@@ -121,16 +132,22 @@ def _numbers(found: Iterable[Weight], names: Mapping[int, str], precision: Preci
     return {id(weight): numbers(weight) for weight in found}
 
 
-def _quantized(content: bytes, found: Iterable[Weight], numbers: dict[int, str], precision: Precision) -> Any:
+def _quantized(
+    content: bytes, found: Iterable[Weight], numbers: dict[int, str], precision: Precision, calls: Calls | None
+) -> Any:
     """The quantiser's own bytes of a file."""
     from ai_edge_quantizer import qtyping, quantizer
 
     readers: dict[tuple[str, str], list[str]] = {}
     for weight in found:
         for operator, output in weight.readers:
-            if numbers[id(weight)] != "fp32":
+            if numbers[id(weight)] != "fp32" or precision.integer_only:
                 readers.setdefault((operator, numbers[id(weight)]), []).append(output)
     made = quantizer.Quantizer(content)
+    if precision.integer_only:
+        made.update_quantization_recipe(
+            ".*", qtyping.TFLOperationName.ALL_SUPPORTED, *_rule(PRODUCT, "int8", precision)
+        )
     for (operator, kind), outputs in readers.items():
         # A rule is for the operators whose outputs it names, each with a semicolon behind it.
         rule = f"^(?:{'|'.join(map(re.escape, outputs))});$"
@@ -140,7 +157,8 @@ def _quantized(content: bytes, found: Iterable[Weight], numbers: dict[int, str],
         return content
     with quiet():
         try:
-            return made.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model
+            met = ranges(made, content, calls, usable_cores()) if calls else None
+            return made.quantize(met, enable_progress_bar=False, enable_progress_report=False).quantized_model
         except (ValueError, RuntimeError) as error:
             raise ExportError(f"AI Edge Quantizer refuses the file: {one_line(error, 300)}") from error
 
@@ -150,6 +168,8 @@ def _rule(operator: str, numbers: str, precision: Precision) -> tuple[Any, Any]:
     from ai_edge_quantizer import qtyping
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
+    if numbers == "fp32":
+        return None, AlgorithmName.NO_QUANTIZE
     integers, floats = qtyping.ComputePrecision.INTEGER, qtyping.ComputePrecision.FLOAT
     if numbers == "fp16":
         weight = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
@@ -165,4 +185,6 @@ def _rule(operator: str, numbers: str, precision: Precision) -> tuple[Any, Any]:
     own = {"compute_precision": integers if dynamic else floats, "explicit_dequantize": not dynamic}
     search = precision.method == "search" and numbers == "int8" and operator != "BATCH_MATMUL"
     algorithm = AlgorithmName.OCTAV if search else AlgorithmName.MIN_MAX_UNIFORM_QUANT
+    if precision.static and operator != LOOKUP:
+        own["activation_tensor_config"] = activations(precision)
     return qtyping.OpQuantizationConfig(weight_tensor_config=weight, **own), algorithm

@@ -195,7 +195,10 @@ def export(
     precision: Annotated[
         str, typer.Option(help="fp32, fp16, int8 or int4; huggingface: several, as fp32,int8.")
     ] = "fp32",
-    activations: Annotated[str | None, typer.Option(help="int8: dynamic, float or static.")] = None,
+    activations: Annotated[str | None, typer.Option(help="int8: dynamic, float, static or static16 (TFLite).")] = None,
+    integer_only: Annotated[
+        bool, typer.Option("--integer-only", help="TFLite, static ranges: every operator, not the products alone.")
+    ] = False,
     block_size: Annotated[int | None, typer.Option(help="int4, and int8 with float activations.")] = None,
     method: Annotated[str | None, typer.Option(help="int4: rtn, search, or gptq, which takes minutes.")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="Weights that stay float32, such as '*/down/kernel'.")] = None,
@@ -211,7 +214,7 @@ def export(
     from .export.command import export_as, lengths
 
     said: dict[str, Any] = {"activations": activations, "block_size": block_size, "method": method}
-    said["keep"] = tuple(keep or ())
+    said |= {"keep": tuple(keep or ()), "integer_only": integer_only}
     asked: dict[str, Any] = {"cache": cache, "target": target, "least_cosine": least_cosine, "image_dtype": image_dtype}
     asked |= {"samples": None if samples is None else lines_of("samples", samples), "stop_tokens": stop_token or None}
     asked |= {"card": fields_of("card", card or []) or None}

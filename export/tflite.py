@@ -27,7 +27,7 @@ from .precision.onnx_orders import Orders
 from .precision.options import LEAST_COSINE, Precision, accuracy_rules, as_precision
 from .precision.samples import PADDINGS, apart, calibration_of, check_apart, check_samples
 from .precision.tflite_files import by_inputs, check_tflite, round_file
-from .precision.tflite_static import bound_masks, calls_of
+from .precision.tflite_static import bound_masks, calls_of, check_loops
 from .result import ExportError, ExportResult
 from .spec import exportable, metadata, texts
 from .tflite_conversion import convert
@@ -139,8 +139,10 @@ def to_tflite(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         with inference(model) as stored:
             converted, joint = convert(stored, graphs, numbers.alike)
+            if numbers.static:
+                check_loops(converted, numbers)
             if numbers.integer_only:
-                bound_masks(converted)
+                bound_masks(converted, numbers)
             signatures = {name: graph.signature for name, graph in graphs.items()}
             set_metadata(converted, {**metadata(model, signatures, {}), **own, **unsealed(stored)})
         beside = set_task(converted, task_of(model), said)

@@ -27,7 +27,7 @@ from ..result import ExportError
 from .onnx_orders import Orders
 from .options import Precision
 from .tflite_blocks import nearest_blocks
-from .tflite_static import activations, floats_outside, ranges
+from .tflite_static import activations, every_operator, floats_outside, ranges
 from .tflite_weights import LOOKUP, PRODUCT, Weight, keras_names, weights_of
 
 LEAST_TABLE = 4096  # numbers; below that a table of positions or segments is not worth it
@@ -145,9 +145,7 @@ def _quantized(
                 readers.setdefault((operator, numbers[id(weight)]), []).append(output)
     made = quantizer.Quantizer(content)
     if precision.integer_only:
-        made.update_quantization_recipe(
-            ".*", qtyping.TFLOperationName.ALL_SUPPORTED, *_rule(PRODUCT, "int8", precision)
-        )
+        every_operator(made, unpacked(content), _rule(PRODUCT, "int8", precision))
     for (operator, kind), outputs in readers.items():
         # A rule is for the operators whose outputs it names, each with a semicolon behind it.
         rule = f"^(?:{'|'.join(map(re.escape, outputs))});$"

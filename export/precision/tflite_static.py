@@ -9,11 +9,14 @@ with the average.
 from __future__ import annotations
 
 import copy
+import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from ...runtime.flatbuffer import operators
 from ...runtime.runner import Runner
 from ..tflite_packing import opcode
 from .options import Precision
@@ -30,11 +33,14 @@ MOVING = (
     "SPLIT",
     "CONCATENATION",
 )
+DIVISORS = ("MAXIMUM", "ADD", "SQRT", "RESHAPE", "BROADCAST_TO", "SUM", "SQUARE")  # a norm, a count
 MASKED = -1e8  # float32; what is below it says "not this key"
-BOUND = -100.0  # e^-100 is nothing beside any score, and a range to it has room for scores
+# By the bits of the scores, whose steps are an 8-bit or a 16-bit part of the range down to here. What is as far below a
+# score is nothing beside it: softmax has steps of 1/256, or its table ends at e^-10.
+BOUNDS = {"static": -40.0, "static16": -100.0}
 
 
-def bound_masks(model: Any) -> None:
+def bound_masks(model: Any, precision: Precision) -> None:
     """Let the constants of a ``ModelT`` that mask a score be as small as a range of integers can have beside scores."""
     tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
     floats = {tensor.buffer for tensor in tensors if tensor.type == FLOAT32}
@@ -44,7 +50,20 @@ def bound_masks(model: Any) -> None:
             continue
         values = np.asarray(buffer.data, "uint8").view("float32")
         if (values < MASKED).any():
-            buffer.data = np.where(values < MASKED, np.float32(BOUND), values).view("uint8")
+            buffer.data = np.where(values < MASKED, np.float32(BOUNDS[str(precision.activations)]), values).view(
+                "uint8"
+            )
+
+
+def check_loops(model: Any, precision: Precision) -> None:
+    """Refuse a ``ModelT`` with a loop, as recurrent layers have: nothing can look into it.
+
+    Raises:
+        ValueError: naming what is accepted.
+    """
+    if any(operator == "WHILE" for _, _, operator in operators(model)):
+        said = f"precision.activations: got {precision.activations!r} for a model with a loop of a recurrent layer"
+        raise ValueError(f"{said}, inside which no range can be measured; accepted: 'dynamic', 'float'")
 
 
 def calls_of(runner: Runner, samples: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, np.ndarray]]]:
@@ -71,6 +90,35 @@ def activations(precision: Precision) -> Any:
 
     bits = 16 if precision.activations == "static16" else 8
     return qtyping.TensorQuantizationConfig(num_bits=bits, symmetric=bits == 16)
+
+
+def every_operator(made: Any, model: Any, rule: tuple[Any, Any]) -> None:
+    """Let a ``Quantizer`` of a ``ModelT`` round every operator that can be: not a product with a constant in front,
+    which has no kernel, nor a division and what its divisor comes from, which may be less than a step."""
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from ai_edge_quantizer.qtyping import TFLOperationName
+
+    made.update_quantization_recipe(".*", TFLOperationName.ALL_SUPPORTED, *rule)
+    makers = {(id(graph), int(i)): (node, operator) for graph, node, operator in operators(model) for i in node.outputs}
+    floats = set()
+    for graph, node, operator in operators(model):
+        first = model.buffers[graph.tensors[node.inputs[0]].buffer].data if len(node.inputs) else None
+        if operator == "BATCH_MATMUL" and first is not None and len(first):
+            floats.add(int(node.outputs[0]))
+        if operator == "DIV":
+            floats.add(int(node.outputs[0]))
+            left = [int(node.inputs[1])]
+            while left:
+                maker, name = makers.get((id(graph), index := left.pop()), (None, ""))
+                if name in DIVISORS:
+                    floats.add(index)
+                    left += map(int, maker.inputs)
+    if floats:
+        (graph,) = model.subgraphs
+        names = "|".join(re.escape(graph.tensors[index].name.decode()) for index in sorted(floats))
+        made.update_quantization_recipe(
+            f"^(?:{names});$", TFLOperationName.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE
+        )
 
 
 def floats_outside(model: Any) -> None:
@@ -110,6 +158,8 @@ def ranges(made: Any, content: bytes, calls: Mapping[str, Iterable[Mapping[str, 
 
     recipe = recipe_manager.RecipeManager()
     recipe.load_quantization_recipe(made.get_quantization_recipe())
-    found = calibrator.Calibrator(content, num_threads=threads, qsv_update_func=qsv_utils.min_max_update)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*experimental_preserve_all_tensors")  # which it needs
+        found = calibrator.Calibrator(content, num_threads=threads, qsv_update_func=qsv_utils.min_max_update)
     found.calibrate({name: [dict(call) for call in several] for name, several in calls.items()}, recipe)
     return found.get_model_qsvs()

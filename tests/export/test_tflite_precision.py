@@ -352,7 +352,8 @@ P = export.Precision
     ("options", "said"),
     [
         ({"precision": "int7"}, "precision: got 'int7'; accepted: fp32, fp16, int8, int4"),
-        ({"precision": P("int8", activations="static")}, "precision.activations: got 'static'"),
+        ({"precision": P("int8", activations="static"), **CACHE}, "precision.activations: got 'static' for a model of"),
+        ({"precision": P("int8", activations="static"), "samples": [{"input_ids": [[1]]}]}, "samples: got one"),
         ({"precision": P("int8", block_size=32)}, "precision.block_size: got 32"),
         ({"precision": P("int4", block_size=16)}, "precision.block_size: got 16"),
         ({"precision": P("int4", symmetric=False)}, "precision.symmetric: got False"),

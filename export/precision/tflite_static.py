@@ -22,17 +22,6 @@ from ..tflite_packing import opcode
 from .options import Precision
 from .tflite_weights import FLOAT32
 
-MOVING = (
-    "STRIDED_SLICE",
-    "SLICE",
-    "RESHAPE",
-    "TRANSPOSE",
-    "SQUEEZE",
-    "EXPAND_DIMS",
-    "GATHER",
-    "SPLIT",
-    "CONCATENATION",
-)
 DIVISORS = ("MAXIMUM", "ADD", "SQRT", "RESHAPE", "BROADCAST_TO", "SUM", "SQUARE")  # a norm, a count
 MASKED = -1e8  # float32; what is below it says "not this key"
 # By the bits of the scores, whose steps are an 8-bit or a 16-bit part of the range down to here. What is as far below a
@@ -44,15 +33,14 @@ def bound_masks(model: Any, precision: Precision) -> None:
     """Let the constants of a ``ModelT`` that mask a score be as small as a range of integers can have beside scores."""
     tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
     floats = {tensor.buffer for tensor in tensors if tensor.type == FLOAT32}
+    bound = np.float32(BOUNDS[str(precision.activations)])
     for index in sorted(floats):
         buffer = model.buffers[index]
         if buffer.data is None or not len(buffer.data):
             continue
         values = np.asarray(buffer.data, "uint8").view("float32")
         if (values < MASKED).any():
-            buffer.data = np.where(values < MASKED, np.float32(BOUNDS[str(precision.activations)]), values).view(
-                "uint8"
-            )
+            buffer.data = np.where(values < MASKED, bound, values).view("uint8")
 
 
 def check_loops(model: Any, precision: Precision) -> None:

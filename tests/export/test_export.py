@@ -529,6 +529,8 @@ for path, total in json.load(open(sys.argv[1])).items():
     assert abs(float(np.abs(first).sum()) - total) < 1e-2, (path, total)
     print(export.benchmark(path, sequence=8, repeats=2).median_ms > 0)
 assert {package!r} in sys.modules
+from attention_zoo.export.runtime import Runner, load  # the name that scripts have for it
+assert load is export.load and isinstance(load(path), Runner)
 """
     heavy = refusing("tensorflow", "keras", "typer", "rich", "safetensors", "onnx", "tf2onnx")
     assert python(heavy + code, tmp_path / "expected.json").split() == ["True", "True"]

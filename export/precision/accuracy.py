@@ -216,7 +216,8 @@ def _kind(name: str, values: np.ndarray) -> str:
 
 def _log_probabilities(values: np.ndarray, kind: str) -> np.ndarray:
     values = values.astype("float64")
-    if kind == "probabilities":
-        return np.log(np.maximum(values, 1e-12))
+    if kind == "probabilities":  # whose sum is not quite 1 where they are integers
+        values = np.maximum(values, 1e-12)
+        return np.log(values / values.sum(-1, keepdims=True))
     values = values - values.max(-1, keepdims=True)
     return values - np.log(np.exp(values).sum(-1, keepdims=True))

@@ -155,6 +155,7 @@ def test_other_keras_models_in_integers_alone(tmp_path: Path) -> None:
     model = pictures_model()
     file, result = exported(model, tmp_path, static(integer_only=True))  # by the thresholds of every int8 file
     assert result.accuracy is not None and result.rounded > 0.9 and export.verify(model, file).passed
+    assert result.accuracy.divergence >= 0, "integers' probabilities have another sum than 1"
     nodes = list(operators(made_of(file)))
     floats = [operator for graph, node, operator in nodes if graph.tensors[node.outputs[0]].type == FLOAT32]
     assert floats == ["DEQUANTIZE"] and nodes[0][2] == "QUANTIZE" and nodes[-1][2] == "DEQUANTIZE"

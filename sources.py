@@ -33,9 +33,10 @@ def any_model(name: str) -> Any:
     """As ``model_of``, and any Keras model in a ``.keras`` file."""
     if name.endswith(".keras") and Path(name).is_file():
         from .runtime.quiet import quiet
-        from .zoo.keras_files import load_any_keras
 
         with quiet():
+            from .zoo.keras_files import load_any_keras
+
             return load_any_keras(Path(name))
     return model_of(name)
 

@@ -16,6 +16,7 @@ from .buckets import decoder_of
 from .flatbuffer import tflite_metadata
 from .graph_names import STATIC
 from .metadata import SIGNATURES, stated
+from .quiet import quiet
 from .runner import LoadedGraph, Runner, usable_cores
 from .tflite_compiled import compiled_graphs
 from .tflite_decoder import EncodedDecoder, LiteRTDecoder
@@ -68,7 +69,8 @@ class TFLiteRunner(Runner):
             if any(signature.get("state") for signature in stated(path, metadata, SIGNATURES, dict).values()):
                 graphs = {**compiled_graphs(path, cores)}
             else:
-                interpreter.allocate_tensors()
+                with quiet():  # LiteRT greets
+                    interpreter.allocate_tensors()
                 lock = threading.Lock()
                 graphs = {name: TFLiteGraph(interpreter, name, lock) for name in names}
         except (ValueError, RuntimeError) as error:

@@ -70,6 +70,7 @@ def test_export_verify_bench(tmp_path: Path) -> None:
     assert (passed.returncode, json.loads(passed.stdout)["passed"]) == (0, True)
     failed = process("verify", tmp_path / "other", file, "--json")
     assert (failed.returncode, json.loads(failed.stdout)["passed"]) == (1, False)
+    assert not failed.stderr, "what libraries greet with is not for the terminal"
     timed = cli("bench", file, "--sequence", 8, "--repeats", 3, "--json")
     assert json.loads(timed.stdout)["shapes"]["input_ids"] == [1, 8]
 

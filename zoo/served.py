@@ -40,8 +40,8 @@ class Served:
             ValueError: always.
         """
         raise ValueError(
-            f"mode: got {mode!r} for a model of attention_zoo, whose layers Keras does not quantise; accepted: none; an "
-            "exported file is what becomes smaller, with precision='int8' or 'int4'"
+            f"mode: got {mode!r} for a model of attention_zoo, whose layers Keras does not quantise; "
+            "accepted: none here, but 'int8' and 'int4' as the precision of an exported file"
         )
 
     @property

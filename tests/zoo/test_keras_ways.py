@@ -112,3 +112,8 @@ def test_a_signature_of_ones_own(tmp_path: Path) -> None:
     model.export(tmp_path / "m", verbose=False, input_signature=[spec])
     served: Any = tf.saved_model.load(str(tmp_path / "m"))
     same(model, {"input_ids": ids}, served.signatures["serving_default"](input_ids=tf.constant(ids)))
+
+
+def test_keras_does_not_quantise_it() -> None:
+    with pytest.raises(ValueError, match=r"mode: got 'int8' .*accepted: none here, but .* as the precision"):
+        tiny("bert", "backbone").quantize("int8")

@@ -115,12 +115,21 @@ def apart(samples: Any) -> tuple[Any, Any]:
     """
     if samples is None:
         return None, None
-    if isinstance(samples, str | Mapping) or not isinstance(samples, Sequence) or len(samples) < 2:
-        raise ValueError(
-            "samples: got one to round by; accepted: several texts or mappings, one half to round by and the "
-            "other to measure with, or None"
-        )
-    return samples[::2], samples[1::2]
+    if isinstance(samples, Sequence) and not isinstance(samples, str) and len(samples) > 1:
+        return samples[::2], samples[1::2]
+    if isinstance(samples, Mapping) and _rows(samples) > 1:
+        one, other = ({name: value[start::2] for name, value in samples.items()} for start in (0, 1))
+        return one, other
+    raise ValueError(
+        "samples: got one to round by; accepted: several texts, mappings or rows, one half to round by and the other "
+        "to measure with, or None"
+    )
+
+
+def _rows(sample: Mapping[str, Any]) -> int:
+    """That all of these inputs have; 0 if they differ."""
+    lengths = {len(value) if hasattr(value, "__len__") else 0 for value in sample.values()}
+    return lengths.pop() if len(lengths) == 1 else 0
 
 
 def _default(signature: Signature, tokenizer: Any, paddings: Sequence[str], first: int = 0) -> Iterator[Arrays]:

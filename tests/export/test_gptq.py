@@ -136,6 +136,12 @@ def constants(file: Path) -> dict[str, np.ndarray]:
 
 def test_nothing_is_judged_by_what_it_was_made_with() -> None:
     assert apart([1, 2, 3, 4, 5]) == ([1, 3, 5], [2, 4])
+    assert apart({"a": [1, 2, 3], "b": [4, 5, 6]}) == ({"a": [1, 3], "b": [4, 6]}, {"a": [2], "b": [5]})
+    for one in ("text", ["text"], {"a": [1]}, {"a": [1, 2], "b": [3]}, {"a": 1}, {}):
+        with pytest.raises(
+            ValueError, match=r"samples: got one to round by; accepted: several texts, mappings or rows"
+        ):
+            apart(one)
     for variant in (("bert", "backbone"), ("vit", "images")):
         signature = shared(*variant).signature
         made, measured = (list(part(signature, None)) for part in (calibration_of, samples_of))
@@ -157,9 +163,9 @@ def test_what_is_missing_is_said_before_the_work(monkeypatch: pytest.MonkeyPatch
     ("variant", "options", "suffix", "said"),
     [
         (("transformer", "marian"), {}, "onnx", "precision.method: got 'gptq' for a model of several graphs"),
-        (("bert", "backbone"), {"samples": [{"input_ids": [[1]]}]}, "onnx", "samples: got one for the method 'gptq'"),
+        (("bert", "backbone"), {"samples": [{"input_ids": [[1]]}]}, "onnx", "samples: got one to round by"),
         (("transformer", "marian"), {}, "tflite", "precision.method: got 'gptq' for a model of several graphs"),
-        (("bert", "backbone"), {"samples": [{"input_ids": [[1]]}]}, "tflite", "samples: got one for the method 'gptq'"),
+        (("bert", "backbone"), {"samples": [{"input_ids": [[1]]}]}, "tflite", "samples: got one to round by"),
     ],
 )
 def test_what_it_is_not_for(variant: Any, options: Any, suffix: str, said: str, tmp_path: Path) -> None:

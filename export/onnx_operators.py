@@ -96,9 +96,41 @@ def _split_heads(inputs: Tensor, heads: int) -> Tensor:
     return tf.transpose(split, (0, 2, 1, 3))
 
 
+def _marked(x: Tensor) -> str:
+    """The operator that a marker stands for; "" of what no marker made."""
+    return json.loads(x.op.get_attr("token"))["operator"] if x.op.type == "PyFunc" else ""
+
+
+def _together(x: Tensor) -> Tensor | None:
+    """(batch, length, heads · head_dim), of which `_split_heads` made `x`; None of what something else made."""
+    import tensorflow as tf
+
+    if x.op.type != "Transpose" or not np.array_equal(tf.get_static_value(x.op.inputs[1]), (0, 2, 1, 3)):
+        return None
+    split = x.op.inputs[0]
+    if _marked(split) != "Reshape" or split.op.inputs[0].shape.rank != 3:
+        return None
+    shape = tf.get_static_value(split.op.inputs[1])
+    return split.op.inputs[0] if shape is not None and list(shape[:2]) == [0, 0] and len(shape) == 4 else None
+
+
+def _of_one_length(query: Tensor, key: Tensor) -> bool:
+    """Are these the heads of projections of the same states?"""
+
+    def states(x: Tensor) -> Tensor:
+        while _marked(x) == "MatMul" or (x.op.type == "AddV2" and x.op.inputs[1].shape.rank == 1):
+            x = x.op.inputs[0]
+        return x
+
+    one, other = _together(query), _together(key)
+    return one is not None and other is not None and states(one) is states(other)
+
+
 def _merge_heads(inputs: Tensor) -> Tensor:
     import tensorflow as tf
 
+    if (merged := _together(inputs)) is not None:
+        return merged
     batch, heads, length, width = inputs.shape
     merged = tf.transpose(inputs, (0, 2, 1, 3))
     return _marker("Reshape", [merged, np.array([0, 0, heads * width], "int64")], [batch, length, heads * width])
@@ -128,14 +160,22 @@ def _attention(
         any_key = tf.cast(tf.reduce_any(mask, axis=-1, keepdims=True), query.dtype)  # (·, ·, T, 1)
         added = tf.cast(tf.logical_not(mask), tf.float32) * F.MASKED
         bias = added if bias is None else added + bias
-    inputs = [query, key, value]
+    # Heads side by side are what the products make and take: the operator reads and writes them so.
+    together = [_together(x) for x in (query, key, value)]
+    side_by_side = all(x is not None for x in together) and (any_key is None or any_key.shape[1] == 1)
+    inputs = together if side_by_side else [query, key, value]
     if bias is not None:
-        # ONNX Runtime's CPU kernel broadcasts the mask over heads and batch, but not over queries.
-        rows = tf.ones((1, 1, length, 1), bias.dtype) if bias.shape[2] == 1 else None
-        inputs.append(bias if rows is None else bias * rows)
-    shape = [query.shape[0], query.shape[1], query.shape[2], value.shape[3]]
-    output = _marker("Attention", inputs, shape, scale=float(scale or query.shape[-1] ** -0.5))
-    return output if any_key is None else output * any_key
+        # ONNX Runtime's CPU kernel broadcasts the mask over heads and batch, but not over queries. Where these are as
+        # many as the keys the mask says how many itself: for all layers alike, which then share what comes of it.
+        rows = tf.shape(bias)[3] if bias.shape[3] != 1 and _of_one_length(query, key) else length
+        inputs.append(bias * tf.ones((1, 1, rows, 1), bias.dtype) if bias.shape[2] == 1 else bias)
+    heads, scale = query.shape[1], float(scale or query.shape[-1] ** -0.5)
+    if not side_by_side:
+        output = _marker("Attention", inputs, [*query.shape[:3], value.shape[3]], scale=scale)
+        return output if any_key is None else output * any_key
+    shape = [query.shape[0], query.shape[2], heads * value.shape[3]]
+    output = _marker("Attention", inputs, shape, scale=scale, q_num_heads=heads, kv_num_heads=key.shape[1])
+    return _split_heads(output if any_key is None else output * tf.squeeze(any_key, 1), heads)
 
 
 def _reshape_behind(x: Tensor, kept: int, last: list[int]) -> Tensor:

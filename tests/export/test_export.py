@@ -183,6 +183,13 @@ def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -
         assert node.domain == "", f"{node.op_type} is of {node.domain}"
         for word in ("Dropout", "Random", "Einsum", "PartitionedCall", "PyFunc"):
             assert word not in node.op_type
+    if family in ("bert", "vit"):  # heads are never moved, and the mask has its rows once
+        each = [node for node in proto.graph.node if node.op_type == "Attention"]
+        heads = {tuple(a.i for a in node.attribute if a.name.endswith("num_heads")) for node in each}
+        assert heads == {(model.config.num_heads, model.config.num_heads)}
+        assert len({node.input[3] for node in each if len(node.input) > 3}) <= 1
+        moves = [list(a.ints) for node in proto.graph.node if node.op_type == "Transpose" for a in node.attribute]
+        assert [0, 2, 1, 3] not in moves
     initializers = {tensor.name for tensor in proto.graph.initializer}
     unused = {"embedding/mask_token"} if getattr(model.config, "use_mask_token", False) else set()
     assert {weight_name(w) for w in model.weights} - initializers == unused  # one per weight, under its name

@@ -189,7 +189,7 @@ def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -
         assert heads == {(model.config.num_heads, model.config.num_heads)}
         assert len({node.input[3] for node in each if len(node.input) > 3}) <= 1
         moves = [list(a.ints) for node in proto.graph.node if node.op_type == "Transpose" for a in node.attribute]
-        assert [0, 2, 1, 3] not in moves
+        assert [0, 2, 1, 3] not in moves or variant == "images", "which moves the axes of a picture"
     initializers = {tensor.name for tensor in proto.graph.initializer}
     unused = {"embedding/mask_token"} if getattr(model.config, "use_mask_token", False) else set()
     assert {weight_name(w) for w in model.weights} - initializers == unused  # one per weight, under its name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
@@ -10,8 +11,10 @@ import numpy as np
 
 from ..signature import Signature
 from .any_keras.model import Foreign
-from .computing import computing_in
+from .computing import FileWeights, computing_in, reading
 from .spec import Exportable, input_specs
+
+SHAKE = 2.0**-22  # relative: two of float32's last digits, as a sum of some dozen rounded terms is off
 
 Function = Callable[[Mapping[str, Any]], dict[str, Any]]
 
@@ -38,10 +41,23 @@ class Reference:
             function = self.function if self.signature is None else self._traced(frozenset(inputs))
             return _arrays(function(self._tensors(inputs)))
 
-    def exact(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """In float64. The model's own results are rounded to float32 at the end, which is exact enough."""
-        with computing_in(self.model, "float64"):
+    def exact(self, inputs: Mapping[str, np.ndarray], shaken: bool = False) -> dict[str, np.ndarray]:
+        """In float64. The model's own results are rounded to float32 at the end, which is exact enough.
+
+        Args:
+            shaken: with every weight off by `SHAKE`, up or down, as sums of float32 are: how far rounding may lead.
+        """
+        with computing_in(self.model, "float64"), self._shaken() if shaken else nullcontext():
             return _arrays(self.function(self._tensors(inputs)))
+
+    def _shaken(self) -> AbstractContextManager[Any]:
+        stored, rng, moved = FileWeights(self.model), np.random.default_rng(0), {}
+        for name in stored.variables:
+            if "float" in stored.dtype(name):
+                value = stored.value(name).astype("float64")
+                value *= 1 + SHAKE * rng.choice((-1.0, 1.0), value.shape)
+                moved[name] = keras.ops.convert_to_tensor(value, "float64")
+        return reading(moved, stored)
 
     def _traced(self, names: frozenset[str]) -> Function:
         import tensorflow as tf

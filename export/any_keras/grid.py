@@ -88,7 +88,7 @@ def _graph_checks(
             name,
             actual,
             expected,
-            lambda inputs=inputs: reference.exact(inputs),
+            lambda shaken, inputs=inputs: reference.exact(inputs, shaken),
             tolerance,
         )
 

@@ -55,12 +55,12 @@ def test_there_are_twenty_faults_of_each_format() -> None:
 # ---- the rules ----------------------------------------------------------------------------------------------------
 
 
-def rule(file: float, keras_: float, exact: float) -> tuple[bool, str]:
+def rule(file: float, keras_: float, exact: float, shaken: float | None = None) -> tuple[bool, str]:
     asked = []
 
-    def truth() -> dict[str, np.ndarray]:
+    def truth(shake: bool) -> dict[str, np.ndarray]:
         asked.append(1)
-        return {"x": np.array([[exact, 100.0]])}
+        return {"x": np.array([[exact if not shake or shaken is None else shaken, 100.0]])}
 
     of: Any = lambda value: {"x": np.array([[value, 100.0]], "float32")}  # noqa: E731
     check = compare("", of(file), of(keras_), truth, 1e-5)
@@ -78,6 +78,8 @@ def test_float64_judges() -> None:
     assert rule(5.0 + 0.005 * (FARTHER - 1.1), 5.0, 5.005)[0]
     assert not rule(5.0 - 0.005 * (FARTHER - 0.9), 5.0, 5.005)[0]
     assert not rule(5.01, 5.0, 5.0)[0], "Keras that is exact is no excuse"
+    assert rule(5.01, 5.0, 5.0, 5.0 + 0.01 / (FARTHER - 0.1))[0], "but how far rounding leads is"
+    assert not rule(5.01, 5.0, 5.0, 5.0 + 0.01 / (FARTHER + 0.1))[0]
 
 
 def test_what_is_no_number_never_passes() -> None:
@@ -90,9 +92,9 @@ def test_other_shapes_and_padding() -> None:
     one, other = {"x": np.ones((2, 3, 4), "float32")}, {"x": np.ones((2, 3, 4), "float32")}
     other["x"][1, 2] = 9
     seen = np.array([[1, 1, 1], [1, 1, 0]], bool)
-    assert compare("", other, one, lambda: one, 1e-5, lambda _: seen).passed
-    assert not compare("", other, one, lambda: one, 1e-5).passed
-    assert "shape" in compare("", {"x": np.ones((2, 3))}, one, lambda: one, 1e-5).detail
+    assert compare("", other, one, lambda _: one, 1e-5, lambda _: seen).passed
+    assert not compare("", other, one, lambda _: one, 1e-5).passed
+    assert "shape" in compare("", {"x": np.ones((2, 3))}, one, lambda _: one, 1e-5).detail
 
 
 @every_variant(slow=ALL_BUT_ONE)

@@ -28,7 +28,18 @@ def bert(folder: Path) -> None:
     from transformers import AutoConfig, AutoModel
 
     config = AutoConfig.from_pretrained(folder / "bert")
-    model = AutoModel.from_pretrained(folder / "bert", attn_implementation="sdpa").eval()
+
+    class ByName(torch.nn.Module):
+        """What the exporter calls with positions, which transformers takes for other arguments."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = AutoModel.from_pretrained(folder / "bert", attn_implementation="sdpa").eval()
+
+        def forward(self, ids, mask, types):
+            return self.model(input_ids=ids, attention_mask=mask, token_type_ids=types).last_hidden_state
+
+    model = ByName().eval()
     ids = torch.ones((2, 16), dtype=torch.long)
     inputs = (ids, torch.ones_like(ids), torch.zeros_like(ids))
     names = ["input_ids", "attention_mask", "token_type_ids"]

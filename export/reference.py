@@ -56,7 +56,7 @@ class Reference:
             if "float" in stored.dtype(name):
                 value = stored.value(name).astype("float64")
                 value *= 1 + SHAKE * rng.choice((-1.0, 1.0), value.shape)
-                moved[name] = keras.ops.convert_to_tensor(value, "float64")
+                moved[name] = keras.ops.convert_to_tensor(value.astype("float32"))  # as the variables are
         return reading(moved, stored)
 
     def _traced(self, names: frozenset[str]) -> Function:

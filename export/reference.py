@@ -52,9 +52,9 @@ class Reference:
 
     def _shaken(self) -> AbstractContextManager[Any]:
         stored, rng, moved = FileWeights(self.model), np.random.default_rng(0), {}
-        for name in stored.variables:
+        for name, variable in stored.variables.items():  # not `stored.value`: adapters are added to it once more
             if "float" in stored.dtype(name):
-                value = stored.value(name).astype("float64")
+                value = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")).astype("float64")
                 value *= 1 + SHAKE * rng.choice((-1.0, 1.0), value.shape)
                 moved[name] = keras.ops.convert_to_tensor(value.astype("float32"))  # as the variables are
         return reading(moved, stored)

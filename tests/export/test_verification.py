@@ -15,6 +15,7 @@ from attention_zoo import export
 from attention_zoo.export.comparison import FARTHER, compare
 from attention_zoo.export.computing import computing_in
 from attention_zoo.export.grid import Case, example
+from attention_zoo.export.reference import Reference
 from attention_zoo.runtime.inputs import padded_mask
 from helpers import ALL_BUT_ONE, VARIANTS, close, every_variant, inputs_for, randomise, run, shared, tiny
 
@@ -145,6 +146,17 @@ def test_ties_are_no_difference(format: str, tmp_path: Path) -> None:
     to(model, file, cache=True)
     report = export.verify(model, file)
     assert report.passed, report.to_markdown()
+
+
+def test_how_far_rounding_leads_is_near(rng: np.random.Generator) -> None:
+    """With an adapter too, which belongs to a weight once: what is allowed must not hide a fault."""
+    for model in (tiny("gpt", "llama"), changed(), tiny("bert", "backbone")):
+        inputs = {"input_ids": rng.integers(1, model.config.vocab_size, (2, 6))}
+        reference = Reference(model, model.graphs("plain")["model"].function)
+        exact, shaken = (reference.exact(inputs, shake) for shake in (False, True))
+        for name, truth in exact.items():
+            off = np.abs(shaken[name] - truth).max() / np.abs(truth).max()
+            assert 0 < off < 2e-5, name
 
 
 # ---- the user's model, as it is -----------------------------------------------------------------------------------

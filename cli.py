@@ -420,7 +420,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = complain("stopped", 130)
     except RuntimeError as error:
-        from .export.result import ExportError  # of a file that did not become what it should
+        from .export.errors import ExportError  # of a file that did not become what it should
 
         if not isinstance(error, ExportError):
             raise

@@ -44,7 +44,7 @@ def any_model(name: str) -> Any:
 def runnable(name: str) -> Any:
     """What has a ``generate``: an exported file's runner, also of one in a folder, or a Keras model."""
     from . import export as exporters
-    from .export.folders import file_in
+    from .export.bundles.folders import file_in
     from .runtime.quiet import quiet
 
     file = name if is_exported(name) else file_in(name)

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ..runtime.litertlm_description import model_in
-from ..runtime.litertlm_runner import LiteRTLMRunner
+from ..runtime.litertlm.description import model_in
+from ..runtime.litertlm.runner import LiteRTLMRunner
 from .figures import Pace
 from .generating import CACHES, FEWEST_STEPS, PROMPTS, SECONDS, Lengths, fitting, pace
 from .subject import Subject

@@ -11,31 +11,31 @@ if TYPE_CHECKING:
     from ..bench import benchmark, compare
     from ..runtime.description import describe
     from ..runtime.loading import load
-    from .genai import to_genai
-    from .huggingface_onnx import to_huggingface_onnx
-    from .litertlm import to_litertlm
-    from .onnx import to_onnx
+    from .bundles.genai import to_genai
+    from .bundles.huggingface_onnx import to_huggingface_onnx
+    from .bundles.litertlm import to_litertlm
+    from .errors import AccuracyError, ExportError
+    from .onnx.exporter import to_onnx
     from .precision.options import Precision
     from .precision.report import Accuracy
-    from .result import AccuracyError, ExportError
-    from .tflite import to_tflite
-    from .verification import verify
+    from .tflite.exporter import to_tflite
+    from .verification.verify import verify
 
 _HOMES = {
     "Accuracy": ".precision.report",
-    "AccuracyError": ".result",
-    "ExportError": ".result",
+    "AccuracyError": ".errors",
+    "ExportError": ".errors",
     "Precision": ".precision.options",
     "benchmark": "..bench",
     "compare": "..bench",
     "describe": "..runtime.description",
     "load": "..runtime.loading",
-    "to_genai": ".genai",
-    "to_huggingface_onnx": ".huggingface_onnx",
-    "to_litertlm": ".litertlm",
-    "to_onnx": ".onnx",
-    "to_tflite": ".tflite",
-    "verify": ".verification",
+    "to_genai": ".bundles.genai",
+    "to_huggingface_onnx": ".bundles.huggingface_onnx",
+    "to_litertlm": ".bundles.litertlm",
+    "to_onnx": ".onnx.exporter",
+    "to_tflite": ".tflite.exporter",
+    "verify": ".verification.verify",
 }
 
 __all__ = [

@@ -6,16 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..runtime.tflite_gates import Suitability
+from ..runtime.tflite.suitability import Suitability
 from .precision.report import Accuracy
-
-
-class ExportError(RuntimeError):
-    """An export that did not become what it should: nothing the caller passed was wrong, and no file was left."""
-
-
-class AccuracyError(ExportError):
-    """The file computes something too different from the model in float32. No file was left."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ Keras nor TensorFlow."""
 from __future__ import annotations
 
 from ..runtime.loading import load
-from ..runtime.runner import OnnxRunner, Runner
-from ..runtime.tflite_runner import TFLiteRunner
+from ..runtime.onnx.runner import OnnxRunner
+from ..runtime.runner import Runner
+from ..runtime.tflite.runner import TFLiteRunner
 
 __all__ = ["OnnxRunner", "Runner", "TFLiteRunner", "load"]

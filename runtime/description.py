@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ..signature import Signature, TensorSpec
-from .flatbuffer import tflite_operators
-from .litertlm_description import describe_bundle, model_in
-from .litertlm_runner import LiteRTLMRunner
+from .litertlm.description import describe_bundle, model_in
+from .litertlm.runner import LiteRTLMRunner
 from .loading import load
 from .metadata import CARD, CONFIG, FAMILY, FILES, STOP_TOKENS, TASK, TOKENIZER_FILES, stated
 from .runner import Runner
-from .tflite_gates import from_dict, suitability
+from .tflite.flatbuffer import tflite_operators
+from .tflite.suitability import from_dict, suitability
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:

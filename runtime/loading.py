@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..checks import positive_integer
-from .runner import OnnxRunner, Runner
-from .tflite_runner import TFLiteRunner
+from .onnx.runner import OnnxRunner
+from .runner import Runner
+from .tflite.runner import TFLiteRunner
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None, providers: Sequence[str] | None = None) -> Runner:
@@ -38,7 +39,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, providers:
         kind = "TFLite" if path.suffix == ".tflite" else "LiteRT-LM"
         raise ValueError(f"providers: got {providers!r} for a {kind} file; accepted: None")
     if path.suffix == ".litertlm":
-        from .litertlm_runner import LiteRTLMRunner  # only where it is asked for
+        from .litertlm.runner import LiteRTLMRunner  # only where it is asked for
 
         return LiteRTLMRunner(path, threads)
     return TFLiteRunner(path, threads)

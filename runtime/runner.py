@@ -9,9 +9,8 @@ runner.run({"input_ids": ids, "attention_mask": mask})["last_hidden_state"]
 from __future__ import annotations
 
 import functools
-import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,13 @@ import numpy as np
 from ..generation.decoder import RecomputingDecoder
 from ..generation.search import Decoder, generate
 from ..generation.text_generation import TextGenerating, end_tokens
-from ..needs import named_extras
 from ..signature import Signature, TensorSpec, as_array
 from ..text.tokenizer import Tokenizer
 from .buckets import main_graph
 from .graph_names import layout_of
 from .metadata import (
     CONFIG,
-    DIGEST,
-    DIGESTS_BESIDE,
     FAMILY,
-    FILES,
     OURS,
     PADDING,
     PRECISION,
@@ -39,7 +34,6 @@ from .metadata import (
     TOKENIZER_FILES,
     stated,
 )
-from .onnx_decoder import OnnxDecoder, SharedCacheDecoder
 
 
 def usable_cores() -> int:
@@ -270,93 +264,3 @@ def _own_signature(path: Path, declared: Any, found: Signature) -> Signature:
         if names != actual:
             raise ValueError(f"path: {path} states {side} {sorted(names)}, has {sorted(actual)}; {OURS}")
     return signature
-
-
-class OnnxGraph(LoadedGraph):
-    """A graph in ONNX Runtime, by default on the CPU."""
-
-    def __init__(self, path: Path, threads: int | None = None, providers: Sequence[str] | None = None) -> None:
-        with named_extras():
-            import onnxruntime
-
-        known = onnxruntime.get_available_providers()
-        wanted = ["CPUExecutionProvider"] if providers is None else providers
-        if isinstance(wanted, str) or not wanted or any(name not in known for name in wanted):
-            raise ValueError(f"providers: got {providers!r}; accepted: some of {known}")
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None or usable_cores() < (os.cpu_count() or 1):
-            options.intra_op_num_threads = threads or usable_cores()  # its own choice takes every core of the machine
-        try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=list(wanted))
-        except Exception as error:  # its classes differ by what is wrong with the file
-            raise ValueError(f"path: ONNX Runtime cannot read {path}: {error}; accepted: an ONNX model") from error
-        self.names = [node.name for node in self.session.get_outputs()]
-        self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
-        self.inputs = list(self.session.get_inputs())
-        if SIGNATURES in self.metadata:  # other files may list all their weights there
-            self.inputs += self.session.get_overridable_initializers()
-        self.dtypes = {node.name: _numpy_dtype(node.type) for node in self.inputs}
-
-    def runtime_signature(self) -> Signature:
-        def spec(node: Any) -> TensorSpec:
-            dims = tuple(d if isinstance(d, int) else str(d or f"{node.name}_{i}") for i, d in enumerate(node.shape))
-            return TensorSpec(node.name, _numpy_dtype(node.type), dims)
-
-        return Signature(tuple(map(spec, self.inputs)), tuple(map(spec, self.session.get_outputs())))
-
-    def _call(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return dict(zip(self.names, self.session.run(self.names, self.feeds(arrays)), strict=True))
-
-    def run_values(self, values: dict[str, Any]) -> dict[str, Any]:
-        """As ``run``, from and to ONNX Runtime's own values, which nothing copies or checks."""
-        return dict(zip(self.names, self.session.run_with_ort_values(self.names, values), strict=True))
-
-    def feeds(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Arrays in the dtypes that the graph wants."""
-        return {name: np.asarray(array, self.dtypes[name], order="C") for name, array in arrays.items()}
-
-
-class OnnxRunner(Runner):
-    """An ONNX file in ONNX Runtime, with the encoder beside it where it names one."""
-
-    format = "onnx"
-
-    def __init__(self, path: Path, threads: int | None = None, providers: Sequence[str] | None = None) -> None:
-        main = OnnxGraph(path, threads, providers)
-        beside, signatures = _files_beside(path, main.metadata), stated(path, main.metadata, SIGNATURES, dict)
-        digests = stated(path, main.metadata, DIGESTS_BESIDE, dict)
-        graphs: dict[str, LoadedGraph] = {}
-        files = {path: main.metadata}
-        for name, file in beside.items():
-            if not (path.parent / file).is_file():
-                raise ValueError(f"path: {path} needs {file} beside it, which is not there; accepted: both files")
-            graphs[name] = other = OnnxGraph(path.parent / file, threads, providers)
-            if (known := digests.get(name)) and known != other.metadata.get(DIGEST):
-                raise ValueError(f"path: {path} was exported with another {file} than the one beside it; {OURS}")
-            files[path.parent / file] = other.metadata
-            signatures |= stated(path, other.metadata, SIGNATURES, dict)
-        graphs[next((name for name in signatures if name not in beside), "model")] = main
-        metadata = {**main.metadata, SIGNATURES: json.dumps(signatures)}
-        super().__init__(path, graphs, metadata)
-        self.files = files
-
-    def decoder(self) -> Decoder:
-        if self.layout.kind != "dynamic":
-            return super().decoder()
-        graphs = {self.layout.roles[name]: graph for name, graph in self.graphs.items()}
-        return (OnnxDecoder if self._main.padding is None else SharedCacheDecoder)(graphs, self._config)
-
-
-def _files_beside(path: Path, metadata: dict[str, str]) -> dict[str, str]:
-    files = stated(path, metadata, FILES, dict)
-    if bad := [file for file in files.values() if not isinstance(file, str) or Path(file).name != file]:
-        raise ValueError(f"path: {path} names {bad}; accepted: files in its own folder")
-    return files
-
-
-def _numpy_dtype(onnx_type: str) -> str:
-    """ "tensor(int64)" to "int64"."""
-    name = onnx_type.removeprefix("tensor(").removesuffix(")")
-    return {"float": "float32", "double": "float64"}.get(name, name)

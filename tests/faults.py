@@ -25,9 +25,10 @@ import numpy as np
 import onnx
 
 from attention_zoo import export
-from attention_zoo.export import contents, verification
-from attention_zoo.export import onnx_operators as onnx_export
-from attention_zoo.export import tflite_operators as tflite_export
+from attention_zoo.export.onnx import operators as onnx_export
+from attention_zoo.export.tflite import operators as tflite_export
+from attention_zoo.export.verification import contents
+from attention_zoo.export.verification import verify as verification
 from attention_zoo.layers import functional as F
 from attention_zoo.runtime.metadata import DIGEST
 from helpers import tiny

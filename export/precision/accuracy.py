@@ -10,8 +10,8 @@ import numpy as np
 
 from ...runtime.runner import LoadedGraph, Runner
 from ...signature import Signature, TensorSpec
-from ..comparison import cosines
-from ..result import AccuracyError
+from ..errors import AccuracyError
+from .cosine import cosines
 from .options import LEAST_COSINE, MOST_DIVERGENCE
 from .report import Accuracy
 from .samples import samples_of

@@ -17,9 +17,9 @@ from ai_edge_litert.interpreter import Interpreter
 
 import attention_zoo as az
 from attention_zoo import export
-from attention_zoo.export import verification
+from attention_zoo.export.verification import verify as verification
 from attention_zoo.generation.keras_decoder import Generating
-from attention_zoo.runtime.flatbuffer import tflite_operators
+from attention_zoo.runtime.tflite.flatbuffer import tflite_operators
 from attention_zoo.zoo.base import weight_name
 from attention_zoo.zoo.registry import families
 from helpers import (
@@ -371,8 +371,8 @@ def test_a_failed_export_leaves_no_file(family: str, tmp_path: Path, monkeypatch
 
 def test_a_wrong_graph_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check that every export makes catches a lowering that computes something else."""
-    from attention_zoo.export import onnx_operators as onnx_export
-    from attention_zoo.export import tflite_operators as tflite_export
+    from attention_zoo.export.onnx import operators as onnx_export
+    from attention_zoo.export.tflite import operators as tflite_export
 
     def shifted(original: Any) -> Any:
         return lambda inputs, kernel, bias=None, **kw: original(inputs, kernel, bias, **kw) + 0.01
@@ -385,7 +385,7 @@ def test_a_wrong_graph_is_not_written(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_large_weights_go_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from attention_zoo.export import onnx_files
+    from attention_zoo.export.onnx import files as onnx_files
 
     monkeypatch.setattr(onnx_files, "PROTOBUF_LIMIT", 1000)
     model = shared("gpt", "llama")

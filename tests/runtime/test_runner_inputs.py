@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attention_zoo import export
-from attention_zoo.runtime.tflite_decoder import LiteRTDecoder
+from attention_zoo.runtime.tflite.decoder import LiteRTDecoder
 from helpers import tiny
 
 

@@ -266,6 +266,25 @@ def test_dependencies_run_one_way() -> None:
     assert {("layers", "layers"), ("zoo", "layers")} <= seen, "the walk over the imports finds nothing"
 
 
+# What is inside export/, from the ground up: a module or folder imports what stands before it, or itself.
+EXPORT_FLOORS = ("errors", "frontend", "digests", "precision", "result", "verification", "onnx", "tflite", "bundles")
+
+
+def test_dependencies_inside_export_run_one_way() -> None:
+    seen = set()
+    for file in sorted((ROOT / "export").rglob("*.py")):
+        place = file.relative_to(ROOT / "export").with_suffix("").parts[0]
+        if place in ("__init__", "command", "runtime"):  # the top: what users and the command line call
+            continue
+        floor = EXPORT_FLOORS.index(place)
+        for name in imported(file):
+            parts = name.split(".")
+            if parts[:2] == ["attention_zoo", "export"]:
+                assert parts[2] in EXPORT_FLOORS[: floor + 1], f"{file.relative_to(ROOT)} imports {name}"
+                seen.add((place, parts[2]))
+    assert {("verification", "frontend"), ("bundles", "onnx")} <= seen, "the walk over the imports finds nothing"
+
+
 def test_files_run_without_keras_and_tensorflow() -> None:
     for room, file in modules():
         if room in ("runtime", "bench"):

@@ -1,0 +1,1 @@
+"""Folders and files that other engines open: ONNX Runtime GenAI, Hugging Face loaders, LiteRT-LM."""

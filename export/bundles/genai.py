@@ -1,0 +1,166 @@
+"""A folder for ONNX Runtime GenAI: the decoder, genai_config.json, and the tokenizer's files.
+
+What the runtime reads of genai_config.json, and what it makes of it, is from its own source (``src/config.cpp``,
+``src/models/``, 0.16 to 0.18):
+
+- ``type`` must be one that it knows; "decoder" is any decoder with the inputs that are named.
+- The shared buffer of past and present is for GroupQueryAttention, which a graph of standard operators has not.
+- Prompts of unequal lengths are padded on the right, with ``pad_token_id``, and what follows the last token that is
+  another is masked. So `pad_token_id` must be none that ends a prompt: also of a single one, it is skipped.
+- Without an end token it ends at ``pad_token_id``, which is 0 where that is missing too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...checks import is_integer, is_number, positive_integer
+from ...files import write_json
+from ...needs import named_extras
+from ...runtime.metadata import TOKENIZER_FILES
+from ...runtime.runner import Runner
+from ...signature import Signature
+from ..frontend.spec import ends_of, exportable
+from ..onnx.exporter import to_onnx
+from ..precision.options import Precision
+from ..result import ExportResult
+from .folders import check_folder, moved, written_folder
+from .genai_tokenizer import genai_files, unread
+
+CONFIG_FILE, MODEL_FILE = "genai_config.json", "model.onnx"
+KNOWN = (MODEL_FILE, f"{MODEL_FILE}.data", CONFIG_FILE, *TOKENIZER_FILES)
+NO_TOKENIZER = "without a tokenizer: the folder takes ids, and no texts"
+# How a model's generation_config.json wants tokens to be chosen; the runtime has the same names.
+SEARCH: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("do_sample", "early_stopping"), lambda value: isinstance(value, bool)),
+    **dict.fromkeys(("min_length", "no_repeat_ngram_size", "num_beams", "top_k"), is_integer),
+    **dict.fromkeys(("length_penalty", "repetition_penalty", "temperature", "top_p"), is_number),
+}
+
+
+@named_extras()
+def to_genai(
+    model: Any,
+    folder: str | os.PathLike[str],
+    *,
+    precision: str | Precision = "fp32",
+    max_length: int | None = None,
+    stop_tokens: Any = None,
+    target: str | None = None,
+    samples: Any = None,
+    metric: Callable[[Runner], float] | None = None,
+    least_cosine: float | None = None,
+    card: Mapping[str, str] | None = None,
+) -> ExportResult:
+    """Write `model`, a decoder such as a GPT, as a folder that ``onnxruntime_genai.Model(folder)`` opens.
+
+    ``model.onnx`` is what ``to_onnx`` writes, checked against Keras, with a float32 cache (float16 in fp16); beside it
+    are genai_config.json and, of a model with a tokenizer, the files that ``onnxruntime_genai.Tokenizer`` reads.
+    Without one the folder has none, and takes ids. ``export.load`` runs the file too, and ``export.verify`` compares
+    it. The folder appears whole or not at all, and takes the place of an earlier export. A prompt must not end with
+    the pad token: the runtime takes it for padding, and answers to what stands before it.
+
+    Args:
+        folder: not there yet, empty, or written by this function.
+        precision, samples, metric, least_cosine, card: as of ``to_onnx``.
+        target: as of ``to_onnx``. Default: "onnxruntime" where the decoder can be that, as GenAI's own models are: its
+            cache is one buffer then, of `max_length` tokens, and prompts are padded on the right, as the runtime does.
+        max_length: tokens that a prompt and its continuation have at the most, where the runtime is not told otherwise.
+            Default: all of the model's positions.
+        stop_tokens: ids that end a text. Default: ``model.stop_tokens``, of config, generation config and tokenizer.
+
+    Returns:
+        The result of the file, whose `files` are all in the folder.
+
+    Raises:
+        ValueError: a model that is no decoder, or has nothing that ends a text, which the runtime cannot do without; a
+            folder with other files; a `max_length` above the model's; and as ``to_onnx``.
+        ExportError: as ``to_onnx``.
+    """
+    model = exportable(model)
+    if not getattr(model, "generates", False) or set(graphs := model.graphs("dynamic")) != {"decoder"}:
+        raise ValueError(
+            f"model: got a {model.family}, which is no causal decoder; accepted: a GPT with head='causal_lm'"
+        )
+    check_folder(folder, KNOWN)
+    config = model.config.to_dict()
+    longest = config["max_length"] if max_length is None else positive_integer("max_length", max_length)
+    if longest > config["max_length"]:
+        raise ValueError(f"max_length: got {longest}; accepted: at most {config['max_length']}, the model's positions")
+    ends = ends_of(model, stop_tokens, "where onnxruntime-genai ends a text at token 0")
+    with written_folder(folder, KNOWN) as new:
+        rules: dict[str, Any] = {"samples": samples, "metric": metric, "least_cosine": least_cosine, "card": card}
+        result = _file(model, new / MODEL_FILE, target, precision=precision, **rules)
+        shared = any(name.endswith("GroupQueryAttention") for name in result.operators)
+        write_json(_settings(model, graphs["decoder"].signature, ends, longest, shared), new / CONFIG_FILE)
+        for name, text in ({} if model.tokenizer is None else genai_files(model.tokenizer)).items():
+            (new / name).write_bytes(text.encode())
+        beside = sorted(file for file in new.iterdir() if file not in result.files)
+        warning = NO_TOKENIZER if model.tokenizer is None else unread(model.tokenizer)
+        warnings = [*result.warnings, *([warning] if warning else [])]
+        result = replace(result, files=(*result.files, *beside), warnings=warnings)
+        return moved(result, new, folder, format="genai")
+
+
+def _file(model: Any, path: Path, target: str | None, **options: Any) -> ExportResult:
+    """With the operators that are fastest where nobody asked for others."""
+    config = model.config.to_dict()
+    if target is None and str(config.get("position")).startswith("rotary") and config["head_dim"] % 16 == 0:
+        try:
+            return to_onnx(model, path, target="onnxruntime", **options)
+        except ValueError as error:
+            if not str(error).startswith("target: "):
+                raise
+    return to_onnx(model, path, target=target, **options)
+
+
+def _settings(model: Any, signature: Signature, ends: list[int], longest: int, shared: bool) -> dict[str, Any]:
+    """genai_config.json, from the signature of the decoder and the model's own words."""
+    config = model.config.to_dict()
+    caches = [spec for spec in signature.inputs if spec.name in signature.state]
+    _, kv_heads, _, head_size = caches[0].dims  # (batch, kv_heads, past_sequence, head_dim)
+    ids = {name: _special_id(model, f"{name}_token_id") for name in ("bos", "pad")}
+    ids["pad"] = ends[0] if ids["pad"] is None else ids["pad"]
+    given = {name: model.generation_config.get(name) for name in SEARCH}
+    search = {name: value for name, value in given.items() if value is not None and SEARCH[name](value)}
+    return {
+        "model": {
+            "type": "decoder",
+            **{f"{name}_token_id": number for name, number in ids.items() if number is not None},
+            "eos_token_id": ends[0] if len(ends) == 1 else ends,
+            "vocab_size": signature.outputs[0].dims[-1],
+            "context_length": config["max_length"],
+            "decoder": {
+                # 3: errors. It would warn that num_logits_to_keep may be left out, as it is meant to be.
+                "session_options": {"log_id": "onnxruntime-genai", "log_severity_level": 3, "provider_options": []},
+                "filename": MODEL_FILE,
+                "hidden_size": config["hidden_dim"],
+                "head_size": head_size,
+                "num_attention_heads": config["num_heads"],
+                "num_key_value_heads": kv_heads,
+                "num_hidden_layers": len(caches) // 2,
+                "inputs": {
+                    "input_ids": "input_ids",
+                    "attention_mask": "attention_mask",
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+            },
+        },
+        "search": {"do_sample": False, **search, "max_length": longest, "past_present_share_buffer": shared},
+    }
+
+
+def _special_id(model: Any, name: str) -> int | None:
+    """Of the config, or else of the tokenizer."""
+    own = model.config.to_dict().get(name)
+    return own if own is not None else getattr(model.tokenizer, name, None)

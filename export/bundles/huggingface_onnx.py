@@ -1,0 +1,198 @@
+"""A folder of ONNX files as Hugging Face's loaders open them: Optimum's ``ORTModelFor…`` in Python, transformers.js.
+
+    config.json, generation_config.json, tokenizer files, preprocessor_config.json
+    onnx/model.onnx             fp32
+    onnx/model_fp16.onnx        fp16                 dtype: "fp16" in transformers.js
+    onnx/model_quantized.onnx   int8                 dtype: "q8", its default in browsers
+    onnx/model_q4.onnx          int4                 dtype: "q4"
+
+The names are those of transformers.js (``utils/dtypes.js``); Optimum takes ``model.onnx`` wherever it lies, and another
+by ``file_name``. What they want of a file beside that:
+
+- The first dimension is called ``batch_size``: transformers.js (4) makes an empty cache of the names of its dimensions,
+  with 0 for any that it does not know.
+- Images are (batch, channels, height, width).
+- A sentence embedding is pooled by whoever loads the file, so the states come first.
+- transformers.js reads a chat template in tokenizer_config.json only.
+- `position_ids` are fed to files that ask for them. Ours count along the mask, which does the same; Optimum warns.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...checks import choice
+from ...files import read_json, read_text, write_json
+from ...needs import named_extras
+from ...runtime.metadata import DIGEST, TOKENIZER_FILES
+from ...runtime.runner import Runner
+from ...text.tokenizer import CONFIG_FILE as TOKENIZER_CONFIG
+from ...text.tokenizer import TEMPLATE_FILE
+from ...zoo.base import ZooModel
+from ...zoo.loading import CONFIG_FILE, GENERATION_FILE, IMAGES_FILE
+from ...zoo.saving import huggingface_config, write_beside_weights
+from ...zoo.sentence_transformers import FILE as SENTENCES_FILE
+from ..digests import UNSEALED, seal
+from ..frontend.huggingface_view import DIMENSIONS, HuggingFaceView
+from ..frontend.spec import exportable
+from ..onnx.exporter import to_onnx
+from ..precision.options import Precision, as_precision
+from ..result import ExportResult
+from .folders import check_folder, moved, written_folder
+
+FOLDER = "onnx"
+SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized", "int4": "_q4"}
+FILES = {name: f"{FOLDER}/model{suffix}.onnx" for name, suffix in SUFFIXES.items()}
+KNOWN = (
+    *(f"{file}{data}" for file in FILES.values() for data in ("", ".data")),
+    *(CONFIG_FILE, GENERATION_FILE, IMAGES_FILE, *TOKENIZER_FILES),
+    *(SENTENCES_FILE, "modules.json", "1_Pooling/config.json"),
+)
+DATA_FORMATS = ("channels_first", "channels_last")
+
+
+@named_extras()
+def to_huggingface_onnx(
+    model: Any,
+    folder: str | os.PathLike[str],
+    *,
+    precision: str | Precision | Sequence[str | Precision] = "fp32",
+    model_type: str | None = None,
+    data_format: str = "channels_first",
+    samples: Any = None,
+    metric: Callable[[Runner], float] | None = None,
+    least_cosine: float | None = None,
+    card: Mapping[str, str] | None = None,
+) -> ExportResult | list[ExportResult]:
+    """Write `model`, a GPT, BERT or ViT, as a folder that Optimum and transformers.js open, one file a precision.
+
+    The files are what ``to_onnx`` writes, checked against Keras; ``export.load`` runs them too, and ``export.verify``
+    compares them. Beside them lies what ``az.to_huggingface`` writes but for the weights: config.json, the tokenizer's
+    files, preprocessor_config.json of a ViT that was loaded with one, and of a decoder all that ends a text. The folder
+    appears whole or not at all, and takes the place of an earlier export.
+
+    Args:
+        folder: not there yet, empty, or written by this function.
+        precision: one, or several: ``("fp32", "int8")``.
+        model_type: Hugging Face's word for the architecture, as of ``az.to_huggingface``.
+        data_format: of images in the files: "channels_first", as the loaders want them, or "channels_last", as Keras.
+        samples, metric, least_cosine: as of ``to_onnx``, for what is not in float32; `samples` as the files take them.
+        card: as of ``to_onnx``.
+
+    Returns:
+        The result of the file, or of several a list: `path` is the file, and `files` all that belong to it.
+
+    Raises:
+        ValueError: a model of several graphs, one that takes images as they are, or one whose config transformers
+            cannot hold; a folder with other files; a precision twice; and as ``to_onnx``.
+        ExportError: as ``to_onnx``.
+    """
+    numbers = _precisions(precision)
+    choice("data_format", data_format, DATA_FORMATS)
+    _check_model(model)
+    check_folder(folder, KNOWN)
+    config = huggingface_config(model, model.without_adapters(), model_type)
+    config.pop("transformers.js_config", None)  # of other files
+    if model.generates and "fp16" in numbers:  # transformers.js 3 asks here, 4 the file
+        config["transformers.js_config"] = {"kv_cache_dtype": {"fp16": "float16"}}
+    view: Any = HuggingFaceView(model, channels_first=data_format == "channels_first")
+    asked: dict[str, Any] = {"samples": samples, "metric": metric, "least_cosine": least_cosine}
+    results = []
+    with written_folder(folder, KNOWN) as new:
+        write_beside_weights(model, config, new)
+        if model.generates:
+            write_json(_generation_config(model), new / GENERATION_FILE)
+        _repeat_template(new)
+        beside = sorted(file for file in new.rglob("*") if file.is_file())
+        (new / FOLDER).mkdir()
+        for name, one in numbers.items():
+            options = {} if name == "fp32" and len(numbers) > 1 else asked
+            source = view if view.differs else model
+            result = to_onnx(source, new / FILES[name], precision=one, card=card, **options)
+            _rename_dimensions(result.path, DIMENSIONS)
+            missed = [*result.warnings, *_warnings(model, result.files)]
+            result = replace(result, files=(*result.files, *beside), warnings=missed)
+            results.append(moved(result, new, folder, format="huggingface_onnx"))
+    single = isinstance(precision, str | Precision)
+    return results[0] if single else results
+
+
+def _precisions(given: Any) -> dict[str, Precision]:
+    several = [given] if isinstance(given, str | Precision) else given
+    if not isinstance(several, list | tuple) or not several:
+        raise ValueError(f"precision: got {given!r}; accepted: one of {list(FILES)}, or several in a list")
+    found = [as_precision(one) for one in several]
+    names = [one.name for one in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"precision: got {', '.join(twice)} twice; accepted: each once, as each has one file")
+    return dict(zip(names, found, strict=True))
+
+
+def _check_model(model: Any) -> None:
+    exportable(model)
+    if not isinstance(model, ZooModel):
+        raise ValueError(f"model: got {type(model).__name__}; accepted: a GPT, BERT or ViT of attention_zoo")
+    if set(model.graphs("dynamic" if model.generates else "plain")) - {"decoder", "model"}:
+        raise ValueError(
+            f"model: got a {model.family}, of several graphs whose names and inputs are not theirs; accepted: a GPT, "
+            "BERT or ViT"
+        )
+    if model.config.to_dict().get("preprocessing") is not None:
+        raise ValueError(
+            "model: got one that prepares its images itself, where their loaders do that; accepted: preprocessing=None"
+        )
+
+
+def _repeat_template(folder: Path) -> None:
+    """The chat template that has a file of its own, in the tokenizer's config too."""
+    template, file = folder / TEMPLATE_FILE, folder / TOKENIZER_CONFIG
+    if template.is_file():
+        write_json({**read_json(file), "chat_template": read_text(template)}, file)
+
+
+def _generation_config(model: Any) -> dict[str, Any]:
+    """With everything that ends a text, as ``model.generate_text`` has it."""
+    own = model.config.to_dict()
+    ids = {name: own.get(name) for name in ("bos_token_id", "pad_token_id")}
+    ends = model.stop_tokens
+    ids["eos_token_id"] = (ends[0] if len(ends) == 1 else ends) if ends else None
+    return {**model.generation_config, **{name: value for name, value in ids.items() if value is not None}}
+
+
+def _warnings(model: Any, files: Sequence[Path]) -> list[str]:
+    """What their loaders will miss."""
+    own, found = model.config.to_dict(), []
+    images = any("height" in spec.dims for spec in model.signature.inputs)
+    if images and not model.preprocessor:
+        found.append("without a preprocessor_config.json, as model.preprocessor is empty: images must be prepared")
+    if not images and model.tokenizer is None:
+        found.append("without a tokenizer: the files take ids, and no texts")
+    if model.generates and own["head_dim"] * own["num_heads"] != own["hidden_dim"]:
+        found.append(
+            "Optimum 0.1 takes hidden_size / num_attention_heads for the width of a head, which is another in this "
+            "model: its ORTModelForCausalLM makes a cache that does not fit. transformers.js and we read it of the file"
+        )
+    found += [
+        f"transformers.js looks for weights beside a file under another name than {file.name}"
+        for file in files
+        if file.suffix == ".data"
+    ]
+    return found
+
+
+def _rename_dimensions(file: Path, names: Mapping[str, str]) -> None:
+    """Call the open dimensions of a finished file's inputs and outputs what `names` has for them."""
+    import onnx_ir as ir
+
+    model = ir.load(file)
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.shape is not None:
+            value.shape = ir.Shape([names.get(str(getattr(dim, "value", dim)), dim) for dim in value.shape])
+    model.metadata_props[DIGEST] = UNSEALED
+    ir.save(model, file)  # weights that lie beside it stay there
+    data = file.with_name(f"{file.name}.data")
+    seal(file, data if data.is_file() else None)

@@ -1,0 +1,174 @@
+"""How a stranger's model is called: its arguments, nested as it takes them, and names for every tensor in and out."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from ....signature import TensorSpec
+
+Tensor = Any
+ACCEPTED = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64")
+HOW = "accepted: input_signature=keras.InputSpec(shape, dtype), nested as the model is called, None for an open size"
+AUTOMATIC = re.compile(r"(keras_tensor|input_layer)(_\d+)?")  # what Keras calls an input that got no name, and counts
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Of a call: `structure` is (positional, by keyword), whose leaves are specs; `leaves` are these by name."""
+
+    structure: tuple[list[Any], dict[str, Any]]
+    leaves: tuple[tuple[str, Any], ...]
+
+
+def called_with(model: Any, input_signature: Any, parameters: list[str] | None = None) -> Arguments:
+    """What `model` is called with, as `input_signature` has it, or as it was built; of a function by its `parameters`.
+
+    Raises:
+        ValueError: neither tells.
+    """
+    if parameters is None:
+        parameters = [name for name in inspect.signature(model.call).parameters if name not in ("training", "mask")]
+    first = parameters[0] if parameters else "inputs"
+    inputs = getattr(model, "_inputs_struct", None)  # of a Functional model
+    if isinstance(model, keras.Sequential) and model.built:
+        inputs = model._functional._inputs_struct if model._functional is not None else None
+    structure: tuple[list[Any], dict[str, Any]]
+    if input_signature is None:
+        structure = ([inputs], {}) if inputs is not None else _as_built(model)
+    elif inputs is not None:
+        whole = [input_signature]
+        if isinstance(input_signature, list | tuple) and len(input_signature) == 1 and not isinstance(inputs, list):
+            whole = list(input_signature)  # Keras' own way of writing it
+        structure = (whole, {})
+    elif isinstance(input_signature, dict) and {*input_signature} <= {*parameters}:
+        structure = ([], dict(input_signature))
+    elif isinstance(input_signature, list | tuple) and 1 <= len(input_signature) <= len(parameters):
+        structure = (list(input_signature), {})
+    else:
+        structure = ([input_signature], {})
+    structure = keras.tree.map_structure(_spec, structure)
+    found = []
+    for path, leaf in keras.tree.flatten_with_path(structure):
+        where, key, *inner = path
+        own = leaf.name if not any(isinstance(part, str) for part in inner) else None
+        own = None if AUTOMATIC.fullmatch(own or "") else own
+        outer = [] if where == 0 and (inner or len(structure[0]) == 1) else [key]
+        name = own or _joined([*outer, *inner]) or first
+        name = f"{first}_{name}" if name.isdigit() else name
+        found.append((unique(_plain(name), [other for other, _ in found]), leaf))
+    if not found:
+        raise ValueError(f"input_signature: got {input_signature!r}, without any tensor; {HOW}")
+    return Arguments(structure, tuple(found))
+
+
+def _as_built(model: Any) -> tuple[list[Any], dict[str, Any]]:
+    shapes = getattr(model, "_build_shapes_dict", None)
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(f"input_signature: got none for the function {model.__name__}; {HOW}")
+    if not shapes:
+        state = "was not built" if not model.built else "does not say what it takes"
+        raise ValueError(
+            f"model: got {type(model).__name__} {model.name!r}, which {state}; accepted: one that was "
+            f"called, or an input_signature. {HOW}"
+        )
+    specs = {name.removesuffix("_shape"): _of_shapes(shape, model.input_dtype) for name, shape in shapes.items()}
+    return ([next(iter(specs.values()))], {}) if len(specs) == 1 else ([], specs)
+
+
+def _of_shapes(shape: Any, dtype: str) -> Any:
+    if isinstance(shape, dict):
+        return {name: _of_shapes(inner, dtype) for name, inner in shape.items()}
+    if all(isinstance(size, int | None) for size in shape):
+        return keras.InputSpec(shape=(None, *shape[1:]), dtype=dtype)
+    return [_of_shapes(inner, dtype) for inner in shape]
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    name: str | None
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+def _spec(leaf: Any) -> _Leaf:
+    """A tensor's shape and dtype, in whatever form."""
+    shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
+    if shape is None or dtype is None or getattr(shape, "rank", 0) is None:
+        raise ValueError(f"input_signature: got {leaf!r}; {HOW}")
+    name = getattr(leaf, "name", None)
+    dtype = getattr(dtype, "name", dtype)
+    if dtype == "string":
+        raise ValueError(
+            f"input_signature: got {name or 'an input'} of texts; accepted: numbers. Tokenize outside of the model, "
+            "and export what follows"
+        )
+    if dtype not in ACCEPTED:
+        raise ValueError(f"input_signature: got {name or 'an input'} of dtype {dtype!r}; accepted: {list(ACCEPTED)}")
+    return _Leaf(name, str(dtype), tuple(None if size is None else int(size) for size in shape))
+
+
+def flat_specs(arguments: Arguments) -> tuple[TensorSpec, ...]:
+    """Their tensors in order, open dimensions named by where they are: see ``probing.named_dimensions``. What is a
+    float of any precision there is float32 in a file."""
+    return tuple(
+        TensorSpec(
+            name,
+            "float32" if "float" in leaf.dtype else leaf.dtype,
+            tuple(
+                size if size is not None else "batch" if axis == 0 else f"{name}:{axis}"
+                for axis, size in enumerate(leaf.shape)
+            ),
+        )
+        for name, leaf in arguments.leaves
+    )
+
+
+def declared_results(model: Any, taken: set[str]) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+    """What a Functional model says of its results: dtype and shape by name."""
+    found = _named(model, model._outputs_struct, taken)
+    return {
+        name: (keras.backend.standardize_dtype(tensor.dtype), tuple(tensor.shape)) for name, tensor in found.items()
+    }
+
+
+def result_names(model: Any, results: Any, taken: set[str]) -> dict[str, Tensor]:
+    """The tensors of `results` by name."""
+    return {name: keras.ops.convert_to_tensor(leaf) for name, leaf in _named(model, results, taken).items()}
+
+
+def _named(model: Any, results: Any, taken: set[str]) -> dict[str, Any]:
+    """The leaves of `results` by the keys of dicts, by the layers that a Functional model ends in, or by number."""
+    leaves = [(path, leaf) for path, leaf in keras.tree.flatten_with_path(results) if leaf is not None]
+    names = [_joined(path) for path, _ in leaves]
+    structure = getattr(getattr(model, "_functional", None) or model, "_outputs_struct", None)
+    if structure is not None and all(name.replace(".", "").isdigit() or not name for name in names):
+        names = [tensor._keras_history.operation.name for tensor in keras.tree.flatten(structure)]
+    found: dict[str, Tensor] = {}
+    for own, (_, leaf) in zip(names, leaves, strict=True):
+        name = f"output_{own or 0}" if own.replace(".", "").isdigit() or not own else _plain(own)
+        name = f"{name}_output" if name in taken else name
+        found[unique(name, found)] = leaf
+    return found
+
+
+def _joined(path: Any) -> str:
+    return ".".join(str(part) for part in path)
+
+
+def _plain(name: str) -> str:
+    """Without what TensorFlow does not take in a name."""
+    name = re.sub(r"[^A-Za-z0-9_.]", "_", name)
+    return name if name[:1].isalnum() else f"input{name}"
+
+
+def unique(name: str, taken: Collection[str]) -> str:
+    """`name`, numbered where it is taken."""
+    numbered = (f"{name}_{number}" for number in itertools.count(1))
+    return name if name not in taken else next(other for other in numbered if other not in taken)

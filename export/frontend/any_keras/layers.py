@@ -1,0 +1,322 @@
+"""Keras' own layers and functions through our primitives, so that a plain Keras model gets the operators that ours get.
+
+For the time of a trace Keras' functions ask first whether the exporter has a lowering of the primitive that means the
+same; where it has none, or the arguments mean something else, they do what they always do. ``FUNCTIONS`` covers every
+layer that is made of them (Dense, EinsumDense, Embedding, the normalisations), KerasHub's and users' own included;
+``METHODS`` are those of layers whose arithmetic is more than one function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import keras
+from keras import ops
+
+from ....layers import functional as F
+from .recurrent import recurrent_call
+
+Tensor = Any
+Function = Callable[..., Any]
+
+
+@contextmanager
+def keras_lowered(layers: list[Any]) -> Iterator[None]:
+    """Within the block Keras' functions and `layers` use the primitives that are lowered in this thread."""
+    from keras.src import backend  # where ``keras.ops`` looks its functions up, layer by layer
+    from keras.src.ops import nn as keras_nn
+
+    homes = {"backend.nn": backend.nn, "backend.math": backend.math, "backend.numpy": backend.numpy, "ops.nn": keras_nn}
+    with ExitStack() as stack:
+        for place, function in FUNCTIONS.items():
+            home, _, name = place.rpartition(".")
+            stack.enter_context(mock.patch.object(homes[home], name, _asking(function, getattr(homes[home], name))))
+        for layer in layers:
+            for (kind, name), function in METHODS.items():
+                own = getattr(layer, name, None)
+                if isinstance(layer, kind) and getattr(type(layer), name) is getattr(kind, name):
+                    stack.enter_context(_method(layer, name, _asking(function, own, layer)))
+        yield
+
+
+def _asking(function: Function, original: Any, *first: Any) -> Function:
+    """`function`, and where it has no answer (None) the `original`."""
+
+    def asking(*args: Any, **kwargs: Any) -> Any:
+        answer = function(*first, *args, **kwargs) if F.lowered() else None
+        return original(*args, **kwargs) if answer is None else answer
+
+    return asking
+
+
+@contextmanager
+def _method(layer: Any, name: str, function: Function) -> Iterator[None]:
+    """`layer` with another method; past Keras' own attributes, which would track it."""
+    object.__setattr__(layer, name, function)
+    try:
+        yield
+    finally:
+        object.__delattr__(layer, name)
+
+
+def _floating(*tensors: Any) -> bool:
+    return all(keras.backend.standardize_dtype(tensor.dtype) == "float32" for tensor in tensors)
+
+
+# ---- functions: None where the arguments mean something else --------------------------------------------------------
+
+
+def _matmul(x1: Tensor, x2: Tensor) -> Tensor | None:
+    dense = F.lowered().get("dense")
+    x1, x2 = ops.convert_to_tensor(x1), ops.convert_to_tensor(x2)
+    known = len(x1.shape) >= 2 and x1.shape[-1] is not None and len(x2.shape) == 2 and None not in tuple(x2.shape)
+    return dense(x1, x2) if dense and known and _floating(x1, x2) else None
+
+
+def _einsum(subscripts: str, *operands: Tensor, **_: Any) -> Tensor | None:
+    """A product of two operands that share nothing but what is summed is one of matrices."""
+    dense = F.lowered().get("dense")
+    sides = subscripts.replace(" ", "").split("->")
+    if dense is None or len(operands) != 2 or len(sides) != 2 or "." in subscripts:
+        return None
+    (left, right), result = sides[0].split(","), sides[1]
+    summed = [label for label in left if label in right]
+    free = [[label for label in side if label not in summed] for side in (left, right)]
+    x, kernel = (ops.convert_to_tensor(operand) for operand in operands)
+    if (
+        any(label in result for label in summed)
+        or left[len(left) - len(summed) :] != "".join(summed)  # then nothing of the greater operand is moved
+        or result != "".join(free[0] + free[1])
+        or not (summed and free[0] and free[1])
+        or None in tuple(kernel.shape)
+        or not _floating(x, kernel)
+    ):
+        return None
+    sizes = dict(zip(right, kernel.shape, strict=True))
+    order = [right.index(label) for label in (*summed, *free[1])]
+    if order != list(range(len(order))):
+        kernel = ops.transpose(kernel, order)
+    inner, outer = (math.prod(sizes[label] for label in labels) for labels in (summed, free[1]))
+    if len(summed) + len(free[1]) > 2:
+        kernel = ops.reshape(kernel, (inner, outer))
+    if len(summed) > 1:
+        x = reshape_behind(x, len(free[0]), [inner])
+    x = dense(x, kernel)
+    return x if len(free[1]) == 1 else reshape_behind(x, len(free[0]), [sizes[label] for label in free[1]])
+
+
+@F.primitive
+def reshape_behind(x: Tensor, kept: int, last: list[int]) -> Tensor:
+    """`x` with its first `kept` dimensions, of which several may be open, and then `last`."""
+    return ops.reshape(x, (*ops.shape(x)[:kept], *last))
+
+
+def _take(x: Tensor, indices: Tensor, axis: int | None = None) -> Tensor | None:
+    lookup = F.lowered().get("embedding_lookup")
+    x, indices = ops.convert_to_tensor(x), ops.convert_to_tensor(indices)
+    integers = keras.backend.standardize_dtype(indices.dtype) in ("int32", "int64")
+    table = axis == 0 and len(x.shape) == 2 and None not in tuple(x.shape) and len(indices.shape) > 0
+    return lookup(x, indices) if lookup and table and integers and _floating(x) else None
+
+
+def _layer_normalization(
+    x: Tensor, gamma: Any = None, beta: Any = None, axis: Any = -1, epsilon: float | None = None, **more: Any
+) -> Tensor | None:
+    normalize = F.lowered().get("layer_norm")
+    if normalize is None or more.get("rms_scaling") or not _last(axis, x) or not _floating(x):
+        return None
+    width = (x.shape[-1],)
+    gamma = ops.ones(width) if gamma is None else gamma
+    beta = ops.zeros(width) if beta is None else beta
+    return normalize(x, gamma, beta, epsilon=keras.config.epsilon() if epsilon is None else epsilon)
+
+
+def _rms_normalization(x: Tensor, scale: Any = None, axis: Any = -1, epsilon: float | None = None) -> Tensor | None:
+    normalize = F.lowered().get("rms_norm")
+    if normalize is None or not _last(axis, x) or not _floating(x):
+        return None
+    scale = ops.ones((x.shape[-1],)) if scale is None else scale
+    return normalize(x, scale, epsilon=keras.config.epsilon() if epsilon is None else epsilon)
+
+
+def _last(axis: Any, x: Tensor) -> bool:
+    axes = [axis] if isinstance(axis, int) else list(axis)
+    return axes in ([-1], [len(x.shape) - 1]) and x.shape[-1] is not None
+
+
+def _gelu(x: Tensor, approximate: bool = True) -> Tensor | None:
+    gelu = F.lowered().get("gelu")
+    x = ops.convert_to_tensor(x)
+    return gelu(x, approximate=approximate) if gelu and _floating(x) else None
+
+
+def _dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    scale: float | None = None,
+    is_causal: bool = False,
+    flash_attention: bool | None = None,
+    attn_logits_soft_cap: float | None = None,
+    *,
+    zeros: bool = False,
+) -> Tensor | None:
+    """(batch, length, heads, head_dim), as Keras has them. A query without any key gets the mean of all values from
+    Keras' function, and `zeros` from its layers where they have a dropout, trained with or not."""
+    tensors = [ops.convert_to_tensor(tensor) for tensor in (query, key, value)]
+    soft = attn_logits_soft_cap is not None and attn_logits_soft_cap > 0
+    if "dot_product_attention" not in F.lowered() or soft or not _floating(*tensors) or len(tensors[0].shape) != 4:
+        return None
+    q, k, v = (ops.transpose(tensor, (0, 2, 1, 3)) for tensor in tensors)
+    if is_causal:  # aligned at the top left, unlike ours
+        rows, columns = ops.arange(ops.shape(q)[2]), ops.arange(ops.shape(k)[2])
+        mask = F.combine_masks(mask, ops.expand_dims(rows, 1) >= columns)
+    mask = None if mask is None else _of_rank_4(mask, 0)
+    if mask is not None and not zeros:  # as numbers, since a mask of ours would give zeros
+        added = ops.cast(ops.logical_not(mask), "float32") * F.MASKED
+        bias, mask = added if bias is None else ops.cast(bias, "float32") + added, None
+    return ops.transpose(F.dot_product_attention(q, k, v, mask=mask, bias=bias, scale=scale), (0, 2, 1, 3))
+
+
+@F.primitive
+def batch_norm(x: Tensor, scale: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> Tensor:
+    """Of images (batch, height, width, channels), with statistics that are known."""
+    return (x - mean) * (scale * ops.rsqrt(variance + epsilon)) + offset
+
+
+@F.primitive
+def image_mean(x: Tensor) -> Tensor:
+    """(batch, height, width, channels) to (batch, 1, 1, channels)."""
+    return ops.mean(x, axis=(1, 2), keepdims=True)
+
+
+def _batch_normalization(
+    x: Tensor, mean: Tensor, variance: Tensor, axis: int, offset: Any = None, scale: Any = None, epsilon: float = 1e-3
+) -> Tensor | None:
+    if "batch_norm" not in F.lowered() or len(x.shape) != 4 or not _last(axis, x) or not _floating(x):
+        return None
+    width = (x.shape[-1],)
+    offset, scale = ops.zeros(width) if offset is None else offset, ops.ones(width) if scale is None else scale
+    return batch_norm(x, scale, offset, mean, variance, epsilon)
+
+
+def _mean(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor | None:
+    if "image_mean" not in F.lowered() or not isinstance(axis, list | tuple) or len(x.shape) != 4 or not _floating(x):
+        return None
+    if sorted(axis) != [1, 2] or x.shape[-1] is None:
+        return None
+    mean = image_mean(x)
+    return mean if keepdims else reshape_behind(mean, 1, [x.shape[-1]])
+
+
+def _of_rank_4(mask: Any, axis: int) -> Tensor:
+    """Booleans, with new dimensions at `axis`."""
+    mask = ops.cast(mask, "bool")
+    for _ in range(4 - len(mask.shape)):
+        mask = ops.expand_dims(mask, axis)
+    return mask
+
+
+def _add(x1: Any, x2: Any) -> Tensor | None:
+    """Of integers: Keras makes a BiasAdd of them, which runtimes have for floats."""
+    import tensorflow as tf
+
+    x1, x2 = ops.convert_to_tensor(x1), ops.convert_to_tensor(x2)
+    return tf.add(x1, x2) if x1.dtype == x2.dtype and x1.dtype.is_integer else None
+
+
+def _argmax(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor | None:
+    return _extreme(x, axis, keepdims, "argmax")
+
+
+def _argmin(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor | None:
+    return _extreme(x, axis, keepdims, "argmin")
+
+
+def _extreme(x: Tensor, axis: int | None, keepdims: bool, name: str) -> Tensor | None:
+    """Without Keras' care for -0.0 beside 0.0, which reads bits as no runtime's operators do."""
+    import tensorflow as tf
+
+    x = ops.convert_to_tensor(x)
+    if axis is None or not _floating(x):
+        return None
+    place = getattr(tf, name)(x, axis=axis, output_type=tf.int32)
+    return ops.expand_dims(place, axis) if keepdims else place
+
+
+def _fft2(x: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor] | None:
+    """A Fourier transform as the products of matrices that it is: runtimes have no complex numbers."""
+    real, imaginary = (ops.convert_to_tensor(part) for part in x)
+    if not _floating(real, imaginary):
+        return None
+    cos, sin = _fourier(ops.shape(real)[-1])
+    real, imaginary = real @ cos + imaginary @ sin, imaginary @ cos - real @ sin
+    cos, sin = _fourier(ops.shape(real)[-2])
+    return cos @ real + sin @ imaginary, cos @ imaginary - sin @ real
+
+
+def _fourier(size: Any) -> tuple[Tensor, Tensor]:
+    """(size, size): cosine and sine of 2 pi j k / size."""
+    steps = ops.arange(size, dtype="int32")
+    whole = ops.mod(ops.expand_dims(steps, 1) * steps, size)  # a full turn is none: large angles are inexact
+    angle = ops.cast(whole, "float32") * (2 * math.pi / ops.cast(size, "float32"))
+    return ops.cos(angle), ops.sin(angle)
+
+
+FUNCTIONS: dict[str, Function] = {
+    "backend.numpy.add": _add,
+    "backend.numpy.mean": _mean,
+    "backend.nn.batch_normalization": _batch_normalization,
+    "backend.numpy.argmax": _argmax,
+    "backend.numpy.argmin": _argmin,
+    "backend.math.fft2": _fft2,
+    "backend.numpy.matmul": _matmul,
+    "backend.numpy.einsum": _einsum,
+    "backend.numpy.take": _take,
+    "backend.nn.gelu": _gelu,
+    "backend.nn.dot_product_attention": _dot_product_attention,
+    "ops.nn._layer_normalization": _layer_normalization,
+    "ops.nn._rms_normalization": _rms_normalization,
+}
+
+
+# ---- methods of layers -----------------------------------------------------------------------------------------------
+
+
+def _attend(
+    layer: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    training: Any = None,
+    return_attention_scores: bool = False,
+    use_causal_mask: bool = False,
+) -> tuple[Tensor, None] | None:
+    """What both attention layers do between their projections, (batch, length, heads, head_dim)."""
+    wanted = return_attention_scores or getattr(layer, "_return_attention_scores", False)
+    if wanted or training or len(query.shape) != 4:
+        return None
+    if attention_mask is not None:  # (B, T, S), or with heads
+        attention_mask = _of_rank_4(attention_mask, -3)
+    scale = getattr(layer, "_inverse_sqrt_key_dim", None) or layer._inverse_sqrt_head_dim
+    dropout = getattr(layer, "_dropout", None) or getattr(layer, "dropout", None)
+    masks = {"mask": attention_mask, "is_causal": use_causal_mask, "zeros": bool(dropout)}
+    output = _dot_product_attention(query, key, value, scale=scale, **masks)
+    return None if output is None else (output, None)
+
+
+METHODS: dict[tuple[type, str], Function] = {
+    (keras.layers.MultiHeadAttention, "_compute_attention"): _attend,
+    (keras.layers.GroupQueryAttention, "_compute_attention"): _attend,
+    (keras.layers.LSTM, "call"): recurrent_call,
+    (keras.layers.GRU, "call"): recurrent_call,
+    (keras.layers.SimpleRNN, "call"): recurrent_call,
+    (keras.layers.RNN, "call"): recurrent_call,
+}

@@ -1,0 +1,134 @@
+"""Any Keras model or layer as the exporters see one of ours: a signature, weights by name, and a call by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from ....finetuning.lora import base_weight, is_adapter, merged, with_adapters
+from ....runtime.graph_names import FOREIGN
+from ....signature import Graph, Signature
+from . import probing
+from .call_signature import Arguments, called_with, declared_results, flat_specs, result_names, unique
+from .refusals import check_exportable
+
+Tensor = Any
+
+
+@dataclass(frozen=True)
+class ForeignConfig:
+    """What a file says of a model that has no config of ours."""
+
+    class_name: str
+    name: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"class_name": self.class_name, "name": self.name}
+
+
+class Foreign:
+    """What is not a model of ours: no cache, no tokenizer, names and sizes as somebody else made them."""
+
+    name: str
+    config: Any
+    signature: Signature
+    weights: list[Any]
+    family = FOREIGN
+    task = None
+    generates = False
+    tokenizer = None
+
+    def graphs(self, kind: str = "plain") -> dict[str, Graph]:
+        """What becomes graphs of a file, by name."""
+        raise NotImplementedError
+
+    def named_weights(self) -> dict[str, Any]:
+        """Every weight by its name."""
+        raise NotImplementedError
+
+    def merged_weights(self, dtype: str | None = None) -> Iterator[tuple[str, Any]]:
+        """As of our models: without adapters, but with what they add."""
+        yield from self.named_weights().items()
+
+    def by_name(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The first graph's results."""
+        return next(iter(self.graphs().values())).function(inputs)
+
+    def _flatten_layers(self, include_self: bool = True) -> list[Any]:
+        return []
+
+
+class AnyModel(Foreign):
+    """A built Keras model or layer.
+
+    Args:
+        model: a ``keras.Model`` or a layer.
+        input_signature: ``keras.InputSpec``, ``tf.TensorSpec`` or KerasTensor, or a nesting of them as the model is
+            called with; a dict by the names of the arguments of ``call``, or a list of them, where these are several.
+            None as a size leaves it open. Default: what the model was built with.
+
+    Raises:
+        ValueError: naming what is missing: a model that was not built, an input whose shape or dtype is not known, a
+            text as input, or layers that cannot be exported.
+    """
+
+    def __init__(self, model: Any, input_signature: Any = None) -> None:
+        self.model, self.name = model, str(model.name)
+        self.config = ForeignConfig(type(model).__name__, self.name)
+        self.layers: list[Any] = model._flatten_layers()
+        self.weights: list[Any] = list(model.weights)
+        self.names = _names(self.weights, self.name)
+        check_exportable(model, self.layers)
+        self.arguments: Arguments = called_with(model, input_signature)
+        self.takes_training = "training" in inspect.signature(model.call).parameters
+        probe, functional = probing.Probe(self._call), hasattr(model, "_outputs_struct")
+        specs, examples = probing.named_dimensions(probe, flat_specs(self.arguments))
+        declared = declared_results(model, {spec.name for spec in specs}) if functional else None
+        if not functional or any("int" in spec.dtype for spec in specs) or _looks_up(self.layers):
+            graph = probe.graph(specs, {**examples, "batch": probing.BATCH})
+            specs = probing.ranges(graph, specs, guess=not functional and input_signature is None)
+        outputs = probing.output_specs(probe, specs, examples, declared)
+        self.signature = Signature(specs, outputs, examples=examples, padded=())
+
+    def _call(self, *tensors: Tensor) -> dict[str, Tensor]:
+        given = iter(tensors)
+        positional, named = keras.tree.map_structure(lambda _: next(given), self.arguments.structure)
+        options = {"training": False} if self.takes_training else {}
+        results = self.model(*positional, **named, **options)
+        return result_names(self.model, results, {name for name, _ in self.arguments.leaves})
+
+    def by_name(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self._call(*(inputs[spec.name] for spec in self.signature.inputs))
+
+    def graphs(self, kind: str = "plain") -> dict[str, Graph]:
+        return {"model": Graph(self.signature, self.by_name)}
+
+    def named_weights(self) -> dict[str, Any]:
+        return dict(zip(self.names, self.weights, strict=True))
+
+    def merged_weights(self, dtype: str | None = None) -> Iterator[tuple[str, Any]]:
+        """As of our models: without the adapters that ``layer.enable_lora`` put there, but with what they add."""
+        adapted = {id(base_weight(layer)): layer for layer in with_adapters(self)}
+        for name, variable in self.named_weights().items():
+            if not is_adapter(name):
+                yield name, merged(adapted[id(variable)], dtype) if id(variable) in adapted else variable
+
+    def _flatten_layers(self, include_self: bool = True) -> list[Any]:
+        return self.layers if include_self else self.layers[1:]
+
+
+def _looks_up(layers: list[Any]) -> bool:
+    """Has it a table? Then an input of floats may be one of ids all the same."""
+    return any(isinstance(layer, keras.layers.Embedding) for layer in layers)
+
+
+def _names(weights: list[Any], model: str) -> list[str]:
+    """Their paths without the model's own name; numbered where Keras gave one twice."""
+    names: dict[str, None] = {}
+    for variable in weights:
+        names[unique(variable.path.removeprefix(f"{model}/"), names)] = None
+    return list(names)

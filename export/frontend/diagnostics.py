@@ -1,0 +1,87 @@
+"""Which layer of a model is to blame, and on which line: for errors that converters tell in pages of their own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ExportError
+
+# Files that an operation passes through on its way and that say nothing of where it comes from.
+MACHINERY = re.compile(
+    r"/(tensorflow|optree|wrapt)/|/keras/src/(backend|ops|utils|trainers|tree|random)/"
+    r"|/keras/src/(layers/layer|models/functional|models/sequential|ops/function|ops/operation)\.py|/unittest/|/contextlib\.py|^<"
+)
+HERE = str(Path(__file__).parent.parent)
+
+
+def one_line(error: BaseException, length: int = 200) -> str:
+    """The beginning of what an error says."""
+    return " ".join(re.sub(r"\x1b\[[\d;]*m", "", str(error)).split())[:length]
+
+
+def place(op: Any) -> str:
+    """The layer and the source line that made a TensorFlow operation."""
+    scope = "/".join(re.sub(r"_\d+$", "", part) for part in op.name.split("/")[:-1])
+    frames = [
+        frame
+        for frame in op.traceback
+        if not MACHINERY.search(frame.filename) and not frame.filename.startswith(HERE + "/export/")
+    ]
+    line = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown line"
+    return f"layer {scope!r} ({line})" if scope else line
+
+
+def captured_constants(traced: Any) -> dict[str, np.ndarray]:
+    """What a trace holds beside its arguments, by a name for each, in their order.
+
+    Raises:
+        ExportError: a variable or a table that Keras does not know of.
+    """
+    arguments = len(traced.graph.inputs) - len(traced.captured_inputs)
+    found: dict[str, np.ndarray] = {}
+    for external, placeholder in zip(traced.captured_inputs, traced.graph.inputs[arguments:], strict=True):
+        if placeholder.dtype.name in ("resource", "variant"):
+            reader = next(iter(placeholder.consumers()), placeholder.op)
+            raise ExportError(
+                f"{place(reader)} reads a tf.Variable or a table that is no weight of the model: use add_weight, or "
+                "compute it before the model"
+            )
+        found[f"constant_{len(found)}"] = external.numpy()
+    return found
+
+
+def unsupported(proto: Any, traced: Any) -> None:
+    """Raise an ExportError for a node of `proto` that is no ONNX operator, which tf2onnx leaves where it finds none."""
+    import onnx
+
+    for node in proto.graph.node:
+        if node.domain == "" and not onnx.defs.has(node.op_type):
+            raise ExportError(f"{node.op_type} has no ONNX operator: {_where(traced.graph, node.op_type, node.name)}")
+
+
+def _where(graph: Any, kind: str, name: str = "") -> str:
+    ops = [op for op in graph.get_operations() if op.type == kind]
+    named = [op for op in ops if op.name == name]
+    return place((named or ops)[0]) if ops else f"made for {name or kind}"
+
+
+def refused(error: Exception, graphs: list[Any]) -> str:
+    """One line for the pages of the TFLite converter: the operations it has no built-in operator for, and where they
+    come from."""
+    text = str(error)
+    kinds = dict.fromkeys(re.findall(r"'?tf\.(\w+)'? op is neither a custom op nor a flex op", text))
+    kinds |= dict.fromkeys(re.findall(r"^\s*tf\.(\w+)\(", text, re.MULTILINE))
+    places = [
+        f"{kind} in {place(op)}"
+        for kind in kinds
+        for op in next(([o] for graph in graphs for o in graph.get_operations() if o.type == kind), [])
+    ]
+    if places:
+        return f"LiteRT has no built-in operator for {'; '.join(places)}"
+    if kinds:
+        return f"LiteRT has no built-in operator for {', '.join(kinds)}"
+    return f"the TFLite converter refused the model: {one_line(error, 300)}"

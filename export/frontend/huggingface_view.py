@@ -1,0 +1,110 @@
+"""A model of ours with the inputs and outputs that Hugging Face's loaders know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from keras import ops
+
+from ...checks import choice
+from ...signature import Graph, Signature, TensorSpec
+from ...zoo.base import ZooModel
+
+Tensor = Any
+MOVED = ("batch", "height", "width")  # of an image, in front of its channels
+# Of a file, where its signature has our words.
+DIMENSIONS: Mapping[Any, str] = {"batch": "batch_size"}
+SENTENCE, STATES = "sentence_embedding", "last_hidden_state"
+
+
+class HuggingFaceView:
+    """`model` as a file of it is wanted; whatever is not said here is the model's own.
+
+    Images come as (batch, channels, height, width), as torch has them. A sentence embedding comes with the states that
+    it is made of before it, since their loaders take those and pool them themselves.
+
+    Args:
+        model: with one graph.
+        channels_first: False leaves images as they are.
+    """
+
+    def __init__(self, model: ZooModel, channels_first: bool = True) -> None:
+        self.model, self.channels_first = model, channels_first
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    @property
+    def signature(self) -> Signature:
+        own = self.model.signature
+        inputs = tuple(replace(spec, dims=_first(spec.dims)) if self._moves(spec) else spec for spec in own.inputs)
+        if not self._pools:
+            return replace(own, inputs=inputs)
+        states = TensorSpec(STATES, "float32", ("batch", "sequence", self.model.config.hidden_dim))
+        return replace(own, inputs=inputs, outputs=(states, *own.outputs))
+
+    def graphs(self, kind: str = "plain") -> dict[str, Graph]:
+        """As ``ZooModel.graphs``, of one graph without memory."""
+        if kind != "plain":
+            return self.model.graphs(kind)
+        return {"model": Graph(self.signature.exported(), self.by_name)}
+
+    def by_name(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As ``ZooModel.by_name``."""
+        moved = {spec.name for spec in self.model.signature.inputs if self._moves(spec)}
+        given = {name: ops.transpose(x, (0, 2, 3, 1)) if name in moved else x for name, x in inputs.items()}
+        if not self._pools:
+            return self.model.by_name(given)
+        result: Any = self.model(given, output_hidden_states=True, training=False)
+        return {STATES: ops.cast(result["hidden_states"][-1], "float32"), SENTENCE: result[SENTENCE]}
+
+    @property
+    def differs(self) -> bool:
+        """Is anything other than in the model itself?"""
+        return self._pools or any(map(self._moves, self.model.signature.inputs))
+
+    @property
+    def _pools(self) -> bool:
+        return [spec.name for spec in self.model.signature.outputs] == [SENTENCE]
+
+    def _moves(self, spec: TensorSpec) -> bool:
+        return self.channels_first and spec.dims[:-1] == MOVED
+
+
+def _first(dims: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (dims[0], dims[-1], *dims[1:-1])
+
+
+def in_format(model: Any, data_format: str | None) -> Any:
+    """`model`, or the view of it whose images have their channels first.
+
+    Raises:
+        ValueError: another format, or "channels_first" of a model that takes no images as floats.
+    """
+    choice("data_format", data_format, (None, "channels_last", "channels_first"))
+    if data_format != "channels_first":
+        return model
+    images = isinstance(model, ZooModel) and any(spec.dims[:-1] == MOVED for spec in model.signature.inputs)
+    if not images:
+        kind = getattr(model, "family", type(model).__name__)
+        raise ValueError(
+            f"data_format: got 'channels_first' for a {kind}; accepted: None, or an image model of attention_zoo "
+            "without image_dtype='uint8'"
+        )
+    return HuggingFaceView(model)
+
+
+def as_in_file(model: Any, signature: Signature) -> Any:
+    """The view of `model` that a file of this signature was made of, or `model` itself."""
+    if not isinstance(model, ZooModel):
+        return model
+    for view in (HuggingFaceView(model), HuggingFaceView(model, channels_first=False)):
+        own = view.signature.exported()
+        same = [[(s.name, s.dims) for s in side] for side in (own.inputs, own.outputs)]
+        if view.differs and same == [
+            [(s.name, s.dims) for s in side] for side in (signature.inputs, signature.outputs)
+        ]:
+            return view
+    return model

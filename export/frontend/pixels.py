@@ -1,0 +1,110 @@
+"""A model of images as a file of it takes them from a camera or a decoder: 8-bit pixels, normalised in the graph."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...checks import choice
+from ...layers.images import ImageProcessor
+from ...signature import Graph, Signature
+from ...zoo.base import ZooModel
+
+Tensor = Any
+
+PIXELS = "attention_zoo.pixels"  # in a file's metadata: how its pixels become the model's input
+STEPS = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+
+
+class PixelView:
+    """`model` with an input of integers from 0 to 255 in the place of its floats; the rest is the model's own.
+
+    Args:
+        model: with one image as its input.
+        steps: `STEPS`, as ``ImageProcessor`` takes them; empty for a model that normalises for itself.
+    """
+
+    def __init__(self, model: ZooModel, steps: Mapping[str, Any]) -> None:
+        self.model, self.steps = model, dict(steps)
+        processor = ImageProcessor(do_resize=False, **self.steps) if steps else None
+        self.processor = processor
+        image = model.signature.inputs[0]
+        if processor is not None:
+            processor.compute_output_shape((None, None, None, image.dims[-1]))  # refuses another number of channels
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    @property
+    def signature(self) -> Signature:
+        image, *others = self.model.signature.inputs
+        pixels = replace(image, dtype="uint8", below=256, spread=None)
+        return replace(self.model.signature, inputs=(pixels, *others))
+
+    def graphs(self, kind: str = "plain") -> dict[str, Graph]:
+        """As ``ZooModel.graphs``, of one graph without memory."""
+        return {"model": Graph(self.signature.exported(), self.by_name)}
+
+    def by_name(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As ``ZooModel.by_name``."""
+        from keras import ops
+
+        name = self.model.signature.inputs[0].name
+        image = ops.cast(inputs[name], "float32")
+        return self.model.by_name({**inputs, name: image if self.processor is None else self.processor(image)})
+
+    @property
+    def file_metadata(self) -> dict[str, str]:
+        """What a file must say of it, for who verifies it."""
+        return {PIXELS: json.dumps(self.steps)}
+
+
+def with_pixels(model: Any, image_dtype: str | None, image_processor: Any = None) -> Any:
+    """`model`, or the view of it that an export with this `image_dtype` is of.
+
+    Args:
+        image_dtype: "uint8"; None or "float32" for the model itself.
+        image_processor: an ``ImageProcessor``, or what a preprocessor_config.json says. Default: the model's own.
+
+    Raises:
+        ValueError: another dtype, a model that takes no images, or none of this says how pixels are normalised.
+    """
+    choice("image_dtype", image_dtype, (None, "float32", "uint8"))
+    if image_dtype != "uint8":
+        if image_processor is not None:
+            raise ValueError("image_processor: got one without image_dtype='uint8'; accepted: None")
+        return model
+    if not isinstance(model, ZooModel) or not _takes_images(model):
+        kind = getattr(model, "family", type(model).__name__)
+        raise ValueError(f"image_dtype: got 'uint8' for a {kind}; accepted: None, or an image model of attention_zoo")
+    if getattr(model.config, "preprocessing", None) is not None:
+        if image_processor is not None:
+            raise ValueError("image_processor: got one for a model that prepares its images itself; accepted: None")
+        return PixelView(model, {})
+    said = model.preprocessor if image_processor is None else image_processor
+    if not said:
+        raise ValueError(
+            "image_processor: got none for a model that was loaded without a preprocessor_config.json; accepted: what "
+            "one says, such as {'image_mean': [0.5, 0.5, 0.5], 'image_std': [0.5, 0.5, 0.5]}, or an ImageProcessor"
+        )
+    if not isinstance(said, ImageProcessor | Mapping):
+        raise ValueError(
+            f"image_processor: got {type(said).__name__}; accepted: an ImageProcessor, or what a "
+            "preprocessor_config.json says"
+        )
+    processor = said if isinstance(said, ImageProcessor) else ImageProcessor.from_huggingface(said)
+    return PixelView(model, {name: getattr(processor, name) for name in STEPS})
+
+
+def pixels_in_file(model: Any, metadata: Mapping[str, str]) -> Any:
+    """The view of `model` that a file with this metadata was made of, or `model` itself."""
+    if PIXELS not in metadata or not isinstance(model, ZooModel) or not _takes_images(model):
+        return model
+    return PixelView(model, json.loads(metadata[PIXELS]))
+
+
+def _takes_images(model: ZooModel) -> bool:
+    dims = model.signature.inputs[0].dims
+    return len(dims) == 4 and {"height", "width"} <= {*dims}

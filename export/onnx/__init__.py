@@ -1,0 +1,1 @@
+"""Keras to ONNX: operators, conversion, files."""

@@ -1,0 +1,223 @@
+"""A graph of a Keras model as an ``onnx_ir.Model``: traced, converted by tf2onnx, tidied with onnx-ir.
+
+Two things make this fast and the result small. The weights are arguments of the traced function, so no tool folds,
+copies or rewrites them; they become initializers at the end, one per variable. And the layers' primitives put a
+marker into the trace where an ONNX operator means the same thing, so that the graph holds LayerNormalization, Gelu
+and Attention nodes instead of the arithmetic they are made of.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from ...layers import functional as F
+from ...signature import Graph
+from ..errors import ExportError
+from ..frontend.any_keras.layers import keras_lowered
+from ..frontend.any_keras.model import Foreign
+from ..frontend.diagnostics import captured_constants, unsupported
+from ..frontend.inference import FileWeights, reading
+from ..frontend.spec import Exportable, input_specs, metadata
+from .fused import counted
+from .operators import LOWERINGS, complement, replace_marker
+
+Tensor = Any
+
+OPSET, IR_VERSION = 23, 11  # the first opset with Attention, RMSNormalization and RotaryEmbedding
+TRACED_OPSET = 18  # the last that tf2onnx writes; what it emits means the same at 23
+
+
+def convert(model: Exportable, stored: FileWeights, name: str, function: Graph, beside: dict[str, str]) -> Any:
+    """One graph of the model as an ``onnx_ir.Model``, with ``meta["calls"]`` of it as ``fused.counted`` has them."""
+    import onnx_ir as ir
+    import tensorflow as tf
+
+    weights = stored.variables
+    signature = function.signature
+    ours = not isinstance(model, Foreign)
+    inputs = input_specs(signature, "int64" if ours else None)
+    arguments = [
+        tf.TensorSpec(v.shape, stored.dtype(n), name=f"weight_{i}") for i, (n, v) in enumerate(weights.items())
+    ]
+    given = [spec.name for spec in signature.inputs]
+    calls: Counter[str] = Counter()
+
+    def traceable(*tensors: Tensor) -> dict[str, Tensor]:
+        values = dict(zip(weights, tensors[len(inputs) :], strict=True))
+        foreign = nullcontext() if ours else _keras_as_ours(model)
+        with F.lowering(counted(LOWERINGS, calls)), reading(values, stored), foreign:
+            return function.function(dict(zip(given, tensors[: len(inputs)], strict=True)))
+
+    traced = tf.function(traceable, autograph=False, jit_compile=False).get_concrete_function(*inputs, *arguments)
+    constants = captured_constants(traced)
+    if constants and ours:
+        raise ExportError(f"the trace holds {len(constants)} values that are not weights of the model")
+
+    placeholders = [tensor.name for tensor in traced.graph.inputs]
+    outputs = {traced.structured_outputs[spec.name].name: spec.name for spec in signature.outputs}
+    names = dict(zip(placeholders, [*given, *weights, *constants], strict=True))
+    proto = _tf2onnx(traced.graph.as_graph_def(add_shapes=True), placeholders, list(outputs), {**names, **outputs})
+    unsupported(proto, traced)
+
+    onnx_model = _tidy(ir.from_proto(proto))
+    onnx_model.ir_version = IR_VERSION
+    onnx_model.opset_imports[""] = OPSET
+    onnx_model.producer_name, onnx_model.producer_version = "attention_zoo", None
+    graph = onnx_model.graph
+    graph.name = model.name
+    for node in graph:
+        for value in node.outputs:
+            value.shape = None  # tf2onnx's shapes name their open dimensions at random
+    for value in list(graph.inputs):
+        if value.name in weights or value.name in constants:
+            graph.inputs.remove(value)
+            if not value.uses():
+                continue  # such as DINOv2's mask token, or an encoder's weight in the decoder
+            array = stored.value(value.name) if value.name in weights else constants[value.name]
+            value.const_value = ir.tensor(array, name=value.name)
+            value.shape = ir.Shape(array.shape)
+            graph.register_initializer(value)
+    for side, specs in ((graph.inputs, signature.inputs), (graph.outputs, signature.outputs)):
+        found = {value.name: value for value in side}
+        if set(found) != {spec.name for spec in specs}:
+            raise ExportError(f"the graph has {sorted(map(str, found))} where {[s.name for s in specs]} belong")
+        for spec in specs:
+            found[spec.name].shape = ir.Shape(spec.dims)
+    for spec in signature.inputs:
+        fixed = [dim for dim in spec.dims if isinstance(dim, int)]
+        if spec.optional and len(fixed) == len(spec.dims):  # a default, for who leaves it out
+            value = next(value for value in graph.inputs if value.name == spec.name)
+            value.const_value = ir.tensor(np.full(fixed, spec.fill, "int64"), name=spec.name)
+            graph.register_initializer(value)
+    onnx_model.metadata_props.update(metadata(model, {name: signature}, beside))
+    onnx_model.meta["calls"] = calls
+    return onnx_model
+
+
+@contextmanager
+def _keras_as_ours(model: Exportable) -> Iterator[None]:
+    """Keras' layers through our primitives. What is a tf.function of its own, such as Keras' grouped convolutions,
+    becomes part of the trace: ONNX has no calls."""
+    import tensorflow as tf
+
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        with keras_lowered(model._flatten_layers()):
+            yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+def _tf2onnx(graph_def: Any, inputs: list[str], outputs: list[str], names: dict[str, str]) -> Any:
+    """The frozen graph as an ONNX protobuf, its weights still inputs."""
+    import tensorflow as tf
+    from tf2onnx import logging as tf2onnx_logging
+    from tf2onnx import optimizer, tfonnx
+
+    tf2onnx_logging.set_level(logging.CRITICAL)  # what it cannot convert becomes one error of ours
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name="")
+        converted = tfonnx.process_tf_graph(
+            graph,
+            opset=TRACED_OPSET,
+            custom_op_handlers={"PyFunc": (replace_marker, []), "Erfc": (complement, [])},
+            extra_opset=[],
+            input_names=inputs,
+            output_names=outputs,
+            tensors_to_rename=names,
+        )
+    # Its optimizers copy the whole graph once each; ONNX Runtime and the passes of `_tidy` do the same in no time.
+    converted = optimizer.optimize_graph(converted, catch_errors=False, optimizers={})
+    return converted.make_model("attention_zoo")
+
+
+def _tidy(model: Any) -> Any:
+    """Merge what is computed twice, such as the mask of every block, and drop what is not read."""
+    from onnx_ir.passes import common
+
+    _sort(model.graph)  # the passes keep the order, and which of two equal nodes stays depends on it
+    for step in (
+        common.IdentityEliminationPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(size_limit=1024),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedOpsetsPass(),
+    ):
+        model = step(model).model
+    _keep_padding(model.graph)
+    _rename(model.graph)
+    return model
+
+
+def _keep_padding(graph: Any) -> None:
+    """ONNX Runtime moves zeros around an image into the max-pooling behind it, where they count as none: wrong where
+    all else is negative. It leaves alone what is not zero, as the smallest number is not."""
+    import onnx_ir as ir
+
+    def pools(node: Any) -> bool:
+        behind = [use.node for output in node.outputs for use in output.uses()]
+        return any(other.op_type == "MaxPool" or (other.op_type == "Transpose" and pools(other)) for other in behind)
+
+    for node in list(graph):
+        value = node.inputs[2] if node.op_type == "Pad" and len(node.inputs) > 2 else None
+        zero = value is None or (value.const_value is not None and not value.const_value.numpy().any())
+        if node.op_type == "Pad" and zero and pools(node):
+            tensor = ir.tensor(np.array(np.finfo("float32").tiny), name=f"{node.name}_almost_zero")
+            almost = ir.Value(name=tensor.name, const_value=tensor)
+            almost.shape, almost.dtype = ir.Shape(()), tensor.dtype
+            graph.register_initializer(almost)
+            node.resize_inputs(3)
+            node.replace_input_with(2, almost)
+
+
+def _sort(graph: Any) -> None:
+    """Order nodes by a walk from the outputs back. tf2onnx's own order depends on its names, which differ per run."""
+    ordered, done = [], set()
+    stack = [(output.producer(), False) for output in reversed(graph.outputs)]
+    while stack:
+        node, ready = stack.pop()
+        if node is None or node in done:
+            continue
+        if ready:
+            done.add(node)
+            ordered.append(node)
+            continue
+        stack.append((node, True))
+        stack += [(value.producer(), False) for value in reversed(node.inputs) if value is not None]
+    graph.remove(list(graph))
+    graph.extend(ordered)
+
+
+def _rename(graph: Any) -> None:
+    """Names without process-wide counters, so that the same model gives the same bytes every time."""
+    seen: Counter[str] = Counter()
+
+    def plain(name: str, operator: str = "") -> str:
+        name = re.sub(r"__\d+|_1(?=/)|:0$", "", name)  # "bert_1/block_0_1/add:0" is "bert/block_0/add"
+        name = re.sub(r"PyFunc(_\d+)?$", operator, name)
+        seen[name] += 1
+        return name if seen[name] == 1 else f"{name}.{seen[name]}"
+
+    kept = {*graph.inputs, *graph.outputs}
+    initializers = {}
+    for node in graph:
+        node.name = plain(node.name or node.op_type, node.op_type)
+        for value in node.inputs:
+            if value is not None and value.is_initializer():
+                initializers[value.name] = value
+        for i, value in enumerate(node.outputs):
+            if value not in kept:
+                value.name = f"{node.name}:{i}"
+    graph.initializers.clear()
+    for value in initializers.values():  # in the order of their first use
+        value.name = value.const_value.name = plain(value.name)
+        graph.register_initializer(value)

@@ -1,0 +1,25 @@
+"""Angles between the outputs of two files."""
+
+from __future__ import annotations
+
+import numpy as np
+
+VECTOR = 8  # numbers; fewer have no direction to speak of
+
+
+def cosines(one: np.ndarray, other: np.ndarray, *, centred: bool = False) -> np.ndarray:
+    """Of the vectors along the last axis; of all numbers together where that is shorter than a vector's worth.
+
+    Args:
+        centred: take away each vector's mean, which logits share and no choice depends on.
+    """
+    one, other = (np.asarray(side, "float64") for side in (one, other))
+    if one.ndim < 2 or one.shape[-1] < VECTOR:
+        one, other, centred = one.reshape(1, -1), other.reshape(1, -1), False
+    if centred:
+        one, other = (side - side.mean(-1, keepdims=True) for side in (one, other))
+    product = (one * other).sum(-1)
+    lengths = np.linalg.norm(one, axis=-1), np.linalg.norm(other, axis=-1)
+    nothing = 1e-3 * max(float(length.max(initial=0)) for length in lengths)
+    neither = (lengths[0] <= nothing) & (lengths[1] <= nothing)  # such as a row without any token
+    return np.where(neither, 1.0, product / np.maximum(lengths[0] * lengths[1], 1e-30))

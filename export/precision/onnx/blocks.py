@@ -1,0 +1,208 @@
+"""ONNX with weights in blocks: ``MatMulNBits`` and ``GatherBlockQuantized`` of ONNX Runtime, or standard operators.
+
+Only the weights are rounded. ONNX Runtime's kernels round the activations of a block to 8 bits as they go, which is
+exact enough not to show, and read a quarter or an eighth of the bytes: a decoder that writes token by token is as fast
+as it reads its weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..blocks import Blocks, to_blocks
+from ..gptq import with_feedback
+from ..options import Precision
+from .graph import Editor, lookups, products
+from .moments import Moments
+
+MICROSOFT = "com.microsoft"
+ACCURACY_LEVEL = 4  # 8-bit activations; the least exact and the only fast one
+LEAST_TABLE = 4096
+
+
+def to_block_weights(model: Any, precision: Precision, target: str, moments: Moments | None = None) -> list[str]:
+    """Change `model`, an ``onnx_ir.Model`` in float32; the names of the weights that are in blocks then.
+
+    A token table that is also the head is stored once. With `moments` of the file that `model` is from, weights of 4
+    bits go through GPTQ.
+    """
+    editor = Editor(model)
+    writer = _Runtime(editor) if target == "onnxruntime" else _Standard(editor)
+    made: dict[str, Blocks] = {}
+    heads = _heads(model.graph)
+
+    def blocks(name: str, rows: np.ndarray, numbers: str) -> Blocks:
+        if name not in made:
+            bits = int(numbers.removeprefix("int"))
+            method = precision.method or ("search" if bits == 4 else "rtn")
+            made[name] = to_blocks(
+                rows,
+                bits,
+                precision.block_size or _block_size(rows.shape[1], 32 if precision.name == "int4" else 64),
+                symmetric=bits == 8 if precision.symmetric is None else precision.symmetric,
+                method="search" if method == "gptq" and bits == 4 else method.replace("gptq", "rtn"),
+            )
+        return made[name]
+
+    tables = {table.name for _, table in lookups(model.graph)}
+    for product in products(model.graph):
+        name = product.weight.name
+        numbers = precision.head if name in heads or name in tables else precision.numbers_of(name)
+        if not precision.kept(name) and numbers != "fp32":
+            rows = product.rows
+            fresh = name not in made
+            found = blocks(name, rows, numbers)
+            if fresh and moments is not None and found.bits == 4:
+                found = made[name] = with_feedback(rows, found, moments.order(product.node.inputs[0].name))
+            editor.replace(product.node, writer.product(product, found, rows.shape[1]))
+    for node, table in lookups(model.graph):
+        numbers = precision.head if table.name in heads else precision.embedding  # one table, one precision
+        large = table.name in made or table.const_value.size >= LEAST_TABLE
+        if large and numbers != "fp32" and not precision.kept(table.name):
+            found = blocks(table.name, table.const_value.numpy(), numbers)
+            editor.replace(node, writer.lookup(node, table.name, found, table.const_value.shape[1]))
+    editor.finish()
+    return list(made)
+
+
+def _block_size(width: int, size: int) -> int:
+    """The greatest power of two up to `size` that fills `width` without rest, as far as there are such blocks."""
+    while size > 16 and width % size:
+        size //= 2
+    return size
+
+
+def _heads(graph: Any) -> set[str]:
+    """Weights whose product becomes the logits, alone or with a bias."""
+    ends = {output for output in graph.outputs if output.name == "logits"}
+    found = set()
+    for product in products(graph):
+        reached = [product.node.outputs[0]]
+        reached += [
+            out for use in product.node.outputs[0].uses() if use.node.op_type == "Add" for out in use.node.outputs
+        ]
+        if ends & set(reached):
+            found.add(product.weight.name)
+    return found
+
+
+class _Runtime:
+    """In ONNX Runtime's own operators."""
+
+    def __init__(self, editor: Editor) -> None:
+        self.editor = editor
+
+    def product(self, product: Any, blocks: Blocks, width: int) -> Any:
+        import onnx_ir as ir
+
+        name = product.weight.name
+        inputs = [product.node.inputs[0], *self._stored(name, blocks)]
+        if (zeros := blocks.packed_zeros()) is not None:
+            inputs.append(self.editor.constant(f"{name}_zero_points", zeros))
+        (output,) = self.editor.before(
+            product.node,
+            "MatMulNBits",
+            inputs,
+            (ir.DataType.FLOAT,),
+            domain=MICROSOFT,
+            K=width,
+            N=len(blocks.values),
+            bits=blocks.bits,
+            block_size=blocks.values.shape[-1],
+            accuracy_level=ACCURACY_LEVEL,
+        )
+        return output
+
+    def _stored(self, name: str, blocks: Blocks) -> list[Any]:
+        return [
+            self.editor.constant(f"{name}_quantized", blocks.packed()),
+            self.editor.constant(f"{name}_scales", blocks.scales),
+        ]
+
+    def lookup(self, node: Any, name: str, blocks: Blocks, width: int) -> Any:
+        import onnx_ir as ir
+
+        editor, float32 = self.editor, ir.DataType.FLOAT
+        values, scales = self._stored(name, blocks)
+        rows, count, size = blocks.values.shape
+        # The same bytes as the product's, whose blocks have an axis of their own.
+        flat = editor.constant(f"{name}_rows", np.array([rows, -1], "int64"))
+        (table,) = editor.before(node, "Reshape", [values, flat], (ir.DataType.UINT8,))
+        inputs = [table, node.inputs[1], scales]
+        if (zeros := blocks.packed_zeros()) is not None:
+            inputs.append(editor.constant(f"{name}_zero_points", zeros))
+        (output,) = editor.before(
+            node,
+            "GatherBlockQuantized",
+            inputs,
+            (float32,),
+            domain=MICROSOFT,
+            bits=blocks.bits,
+            block_size=size,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+        return _cut(editor, node, output, count * size, width)
+
+
+class _Standard:
+    """In operators of ONNX alone. Of these ONNX Runtime knows fast kernels for 4 bits only."""
+
+    def __init__(self, editor: Editor) -> None:
+        self.editor = editor
+
+    def product(self, product: Any, blocks: Blocks, width: int) -> Any:
+        import onnx_ir as ir
+
+        editor, node, float32 = self.editor, product.node, ir.DataType.FLOAT
+        table = product.transposed  # stored as it is looked up
+        values, scales, zeros = self._stored(product.weight.name, blocks, width, as_rows=table)
+        size = blocks.values.shape[-1]
+        inputs = [values, scales, zeros]
+        (weight,) = editor.before(node, "DequantizeLinear", inputs, (float32,), axis=1 if table else 0, block_size=size)
+        if table:
+            (weight,) = editor.before(node, "Transpose", [weight], (float32,), perm=[1, 0])
+        (output,) = editor.before(node, "MatMul", [node.inputs[0], weight], (float32,))
+        return output
+
+    def _stored(self, name: str, blocks: Blocks, width: int, *, as_rows: bool) -> list[Any]:
+        """(out, in) or (in, out) integers, scales and zero points, the blocks along `in`."""
+        import ml_dtypes
+
+        dtype = ml_dtypes.uint4 if blocks.bits == 4 else np.uint8
+        values = blocks.values.reshape(len(blocks.values), -1)[:, :width]
+        zeros = np.full(blocks.scales.shape, 2 ** (blocks.bits - 1)) if blocks.zeros is None else blocks.zeros
+        arrays = {"quantized": values.astype(dtype), "scales": blocks.scales, "zero_points": zeros.astype(dtype)}
+        return [
+            self.editor.constant(f"{name}_{part}", array if as_rows else np.ascontiguousarray(array.T))
+            for part, array in arrays.items()
+        ]
+
+    def lookup(self, node: Any, name: str, blocks: Blocks, width: int) -> Any:
+        import onnx_ir as ir
+
+        editor = self.editor
+        stored = self._stored(name, blocks, width, as_rows=True)
+        integer = ir.DataType.UINT4 if blocks.bits == 4 else ir.DataType.UINT8
+        found = [
+            editor.before(node, "Gather", [part, node.inputs[1]], (dtype,), axis=0)[0]
+            for part, dtype in zip(stored, (integer, ir.DataType.FLOAT, integer), strict=True)
+        ]
+        size = blocks.values.shape[-1]
+        (output,) = editor.before(node, "DequantizeLinear", found, (ir.DataType.FLOAT,), axis=-1, block_size=size)
+        return output
+
+
+def _cut(editor: Editor, node: Any, rows: Any, padded: int, width: int) -> Any:
+    """Rows without what fills their last block."""
+    import onnx_ir as ir
+
+    if padded == width:
+        return rows
+    ends = [
+        editor.constant(f"{word}_{n}", np.array([n], "int64")) for word, n in (("from", 0), ("to", width), ("axis", -1))
+    ]
+    (output,) = editor.before(node, "Slice", [rows, *ends], (ir.DataType.FLOAT,))
+    return output

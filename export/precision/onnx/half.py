@@ -1,0 +1,161 @@
+"""ONNX in float16, but for what half precision would spoil.
+
+Statistics (softmax, norms, means), angles of positions and everything that becomes an integer are computed in float32.
+Inputs and outputs stay float32, apart from a decoder's cache, which is most of its memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from ..half import rounded
+from .graph import MOVES, Editor
+
+EXACT = {
+    "AveragePool",
+    "BatchNormalization",
+    "Cos",
+    "CumSum",
+    "Exp",
+    "GRU",
+    "GlobalAveragePool",
+    "InstanceNormalization",
+    "LRN",
+    "LSTM",
+    "Log",
+    "LogSoftmax",
+    "LpNormalization",
+    "Pow",
+    "RNN",
+    "Range",
+    "Reciprocal",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSumExp",
+    "ReduceMean",
+    "ReduceProd",
+    "ReduceSum",
+    "ReduceSumSquare",
+    "Resize",
+    "Sin",
+    "Softmax",
+    "Softplus",
+    "Sqrt",
+    "TopK",
+}
+STATISTICS = {"Attention": "softmax_precision", "LayerNormalization": "stash_type", "RMSNormalization": "stash_type"}
+
+
+def to_half(model: Any, state: Collection[str]) -> list[str]:
+    """Change `model`, an ``onnx_ir.Model`` in float32; the names of the weights that are float16 then.
+
+    Args:
+        state: inputs and outputs that become float16, such as a cache.
+
+    Raises:
+        ValueError: a graph with a loop or a branch.
+    """
+    import onnx_ir as ir
+
+    float16, float32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
+    graph = model.graph
+    _types(model)
+    if nested := [node for node in graph if any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())]:
+        raise ValueError(f"precision: got 'fp16' for a graph with {nested[0].op_type}; accepted: 'fp32'")
+    exact = _exact_nodes(graph, float32)
+    for value in graph.inputs:
+        if value.dtype == float32 and value.name in state:
+            value.dtype = float16
+    weights = []
+    for value in list(graph.initializers.values()):
+        if value.dtype == float32 and any(use.node not in exact for use in value.uses()):
+            value.const_value = ir.tensor(rounded(value.const_value.numpy()), name=value.name)
+            value.dtype = float16
+            weights.append(value.name)
+    editor = Editor(model)
+    casts = _Casts(editor)
+    for node in list(graph):
+        dtype = float32 if node in exact else float16
+        casts.into(node, dtype)
+        if node.op_type == "Cast" and node not in exact and node.attributes["to"].as_int() == float32.value:
+            node.attributes["to"] = ir.AttrInt64("to", float16.value)
+        if node.op_type in STATISTICS:
+            name = STATISTICS[node.op_type]
+            node.attributes[name] = ir.AttrInt64(name, float32.value)
+        for value in node.outputs:
+            if value.dtype == float32:
+                value.dtype = dtype
+    for i, value in enumerate(list(graph.outputs)):
+        wanted = float16 if value.name in state else float32
+        if value.dtype in (float16, float32) and value.dtype != wanted:
+            graph.outputs[i] = casts.out_of(value, wanted)
+    editor.finish()
+    return weights
+
+
+class _Casts:
+    """Between the two precisions, each value once."""
+
+    def __init__(self, editor: Editor) -> None:
+        self.editor = editor
+        self.made: dict[tuple[Any, Any], Any] = {}
+
+    def into(self, node: Any, dtype: Any) -> None:
+        """The floating-point inputs of `node` in `dtype`."""
+        import onnx_ir as ir
+
+        for i, value in enumerate(node.inputs):
+            if value is None or value.dtype not in (ir.DataType.FLOAT16, ir.DataType.FLOAT) or value.dtype == dtype:
+                continue
+            if (value, dtype) not in self.made:
+                (self.made[value, dtype],) = self.editor.before(node, "Cast", [value], (dtype,), to=dtype.value)
+            node.replace_input_with(i, self.made[value, dtype])
+
+    def out_of(self, value: Any, dtype: Any) -> Any:
+        """An output of the graph in `dtype`, under the name of `value`."""
+        import onnx_ir as ir
+
+        name, value.name = value.name, f"{value.name}:computed"
+        output = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape)
+        self.editor.graph.append(ir.node("Cast", [value], {"to": dtype.value}, outputs=[output], name=f"{name}/Cast"))
+        return output
+
+
+def _types(model: Any) -> None:
+    """Of every value, from the operators where the graph does not state it."""
+    import onnx_ir as ir
+    from onnx_ir.passes import common
+
+    if any(value.dtype is None for node in model.graph for value in node.outputs):
+        stated = {value: value.shape for value in model.graph.outputs}  # with names where inference finds a number
+        common.ShapeInferencePass()(model)
+        for node in model.graph:
+            # Of others' operators, and behind them, nothing is known: what they make is what they are given.
+            floats = [v.dtype for v in node.inputs if v is not None and v.dtype == ir.DataType.FLOAT]
+            for value in node.outputs:
+                value.shape = stated.get(value)
+                value.dtype = (floats[0] if floats else None) if value.dtype is None else value.dtype
+
+
+def _exact_nodes(graph: Any, float32: Any) -> set[Any]:
+    """Nodes that compute in float32: statistics, and whatever leads to an angle or an integer."""
+    exact, behind = set(), set()
+    for node in reversed(list(graph)):
+        floats = [value for value in node.inputs if value is not None and value.dtype == float32]
+        makes = [value for value in node.outputs if value.dtype == float32]
+        angle = node.op_type in ("Cos", "Sin", "Range")
+        integer = node.op_type in ("Cast", "ArgMax", "ArgMin", "Floor", "Ceil", "Round") and floats and not makes
+        square = node.op_type == "Mul" and node.inputs[0] is node.inputs[1]
+        made = makes and not floats and node.op_type != "Cast"  # such as ConstantOfShape
+        if node.op_type in EXACT or node in behind or integer or square or made:
+            exact.add(node)
+        if angle or integer or node in behind:
+            behind |= {value.producer() for value in floats if value.producer() is not None}
+    # What only moves their results is not rounded and widened again. ONNX Runtime 1.31 would even end the process, as
+    # it loads two recurrent layers with a transposition in float16 between them.
+    for node in graph:
+        floats = [value for value in node.inputs if value is not None and value.dtype == float32]
+        if node.op_type in MOVES and floats and all(value.producer() in exact for value in floats):
+            exact.add(node)
+    return exact

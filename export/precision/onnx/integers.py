@@ -1,0 +1,100 @@
+"""ONNX with 8-bit products: activations measured at every call, weights with a scale for each output.
+
+The operators are standard ones, and ONNX Runtime makes one of each four. Every processor and every runtime that knows
+ONNX computes the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..blocks import to_rows
+from ..options import Precision
+from .graph import Editor, lookups, products
+
+LEAST_TABLE = 4096  # numbers; below that a table of positions or segments is not worth it
+
+
+def to_integers(model: Any, precision: Precision) -> list[str]:
+    """Change the products and tables of `model`, an ``onnx_ir.Model`` in float32; the names of the weights that are
+    8-bit integers then. A token table that is also the head is stored once."""
+    writer = _Writer(model, precision)
+    writer.products()
+    writer.tables()
+    return writer.finished()
+
+
+def to_integer_tables(model: Any, precision: Precision) -> list[str]:
+    """As `to_integers`, of what is looked up alone."""
+    writer = _Writer(model, precision)
+    writer.tables()
+    return writer.finished()
+
+
+class _Writer:
+    def __init__(self, model: Any, precision: Precision) -> None:
+        self.editor, self.graph, self.precision = Editor(model), model.graph, precision
+        self.integers: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self.activations: dict[Any, list[Any]] = {}
+
+    def products(self) -> None:
+        import onnx_ir as ir
+
+        int8, int32, float32 = ir.DataType.INT8, ir.DataType.INT32, ir.DataType.FLOAT
+        before = self.editor.before
+        for product in products(self.graph):
+            name, node = product.weight.name, product.node
+            if self.precision.kept(name) or (product.transposed and self.precision.head == "fp32"):
+                continue
+            values, scales = self._stored(name, product.rows, product.transposed)
+            x, x_scale, x_zero = self._activations(node)
+            if product.transposed:
+                (values,) = before(node, "Transpose", [values], (int8,), perm=[1, 0])
+            (total,) = before(node, "MatMulInteger", [x, values, x_zero], (int32,))
+            (total,) = before(node, "Cast", [total], (float32,), to=float32.value)
+            (scale,) = before(node, "Mul", [x_scale, scales], (float32,))
+            (output,) = before(node, "Mul", [total, scale], (float32,))
+            self.editor.replace(node, output)
+
+    def tables(self) -> None:
+        import onnx_ir as ir
+
+        float32 = ir.DataType.FLOAT
+        before = self.editor.before
+        for node, table in lookups(self.graph):
+            small = table.const_value.size < LEAST_TABLE and table.name not in self.integers
+            if small or self.precision.kept(table.name) or self.precision.embedding == "fp32":
+                continue
+            values, scales = self._stored(table.name, table.const_value.numpy(), True)
+            ids = node.inputs[1]
+            (rows,) = before(node, "Gather", [values, ids], (ir.DataType.INT8,), axis=0)
+            (scale,) = before(node, "Gather", [scales, ids], (float32,), axis=0)
+            axis = self.editor.constant("last_axis", np.array([-1], "int64"))
+            (scale,) = before(node, "Unsqueeze", [scale, axis], (float32,))
+            (rows,) = before(node, "Cast", [rows], (float32,), to=float32.value)
+            (output,) = before(node, "Mul", [rows, scale], (float32,))
+            self.editor.replace(node, output)
+
+    def finished(self) -> list[str]:
+        self.editor.finish()
+        return list(self.integers)
+
+    def _stored(self, name: str, rows: np.ndarray, as_rows: bool) -> tuple[Any, Any]:
+        """int8 values as (out, in) or (in, out), and scales (out,)."""
+        if name not in self.integers:
+            self.integers[name] = to_rows(rows, reduce_range=self.precision.reduce_range)
+        values, scales = self.integers[name]
+        stored = values if as_rows else np.ascontiguousarray(values.T)
+        return self.editor.constant(f"{name}_quantized", stored), self.editor.constant(f"{name}_scale", scales)
+
+    def _activations(self, node: Any) -> list[Any]:
+        """The node's input as uint8, its scale and its zero point: once for all products of it."""
+        import onnx_ir as ir
+
+        given = node.inputs[0]
+        if given not in self.activations:
+            kinds = (ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8)
+            self.activations[given] = self.editor.before(node, "DynamicQuantizeLinear", [given], kinds)
+        return self.activations[given]

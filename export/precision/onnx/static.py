@@ -1,0 +1,63 @@
+"""ONNX with 8-bit products whose ranges were measured beforehand: QDQ, by ONNX Runtime's own quantiser."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ....runtime.onnx.runner import OnnxGraph
+from ....runtime.quiet import quiet
+from ..options import Precision
+
+OPERATORS = ("Conv", "Gemm", "MatMul")  # of "Attention" it has another idea than the standard
+
+
+def to_static(file: Path, graph: OnnxGraph, samples: Iterable[Mapping[str, Any]], precision: Precision) -> Any:
+    """`file` as an ``onnx_ir.Model`` with a QuantizeLinear and a DequantizeLinear around every product.
+
+    Args:
+        graph: of the file in float32, which says what a sample leaves out.
+        samples: inputs by name, on which the ranges are measured, masks and all.
+    """
+    import onnx_ir as ir
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    feeds = [graph.feeds(graph.complete(sample)) for sample in samples]
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter(feeds)
+
+        def get_next(self) -> Any:
+            return next(self.left, None)
+
+    kept = [
+        node.name
+        for node in ir.load(file).graph
+        if any(value is not None and value.name and precision.kept(value.name) for value in node.inputs)
+    ]
+    with quiet(), tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        target = Path(folder) / file.name
+        quantize_static(
+            file,
+            target,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(OPERATORS),
+            nodes_to_exclude=kept,
+            per_channel=True,
+            reduce_range=precision.reduce_range,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            use_external_data_format=file.with_name(f"{file.name}.data").is_file(),
+            extra_options={"MatMulConstBOnly": True},
+        )
+        model = ir.load(target)
+        for value in model.graph.initializers.values():  # before the file that they are read from is gone
+            stored: Any = value.const_value
+            value.const_value = ir.tensor(np.array(stored.numpy()), dtype=stored.dtype, name=value.name)
+    return model

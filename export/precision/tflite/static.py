@@ -1,0 +1,152 @@
+"""Ranges of a TFLite file's activations, measured beforehand, by Google's AI Edge Quantizer: of those at its products,
+or of all.
+
+A range is that of everything met. The quantiser's own way, a moving average, cuts off what is rare and large, which is
+what transformers compute with: DINOv2's products with 16 bits have a cosine of 0.9998 with float32 so, and of 0.998
+with the average.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ....runtime.runner import Runner
+from ....runtime.tflite.flatbuffer import opcode, operators
+from ..options import Precision
+from .weights import FLOAT32
+
+DIVISORS = ("MAXIMUM", "ADD", "SQRT", "RESHAPE", "BROADCAST_TO", "SUM", "SQUARE")  # a norm, a count
+MASKED = -1e8  # float32; what is below it says "not this key"
+# By the bits of the scores, whose steps are an 8-bit or a 16-bit part of the range down to here. What is as far below a
+# score is nothing beside it: softmax has steps of 1/256, or its table ends at e^-10.
+BOUNDS = {"static": -40.0, "static16": -100.0}
+
+
+def bound_masks(model: Any, precision: Precision) -> None:
+    """Let the constants of a ``ModelT`` that mask a score be as small as a range of integers can have beside scores."""
+    tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
+    floats = {tensor.buffer for tensor in tensors if tensor.type == FLOAT32}
+    bound = np.float32(BOUNDS[str(precision.activations)])
+    for index in sorted(floats):
+        buffer = model.buffers[index]
+        if buffer.data is None or not len(buffer.data):
+            continue
+        values = np.asarray(buffer.data, "uint8").view("float32")
+        if (values < MASKED).any():
+            buffer.data = np.where(values < MASKED, bound, values).view("uint8")
+
+
+def check_loops(model: Any, precision: Precision) -> None:
+    """Refuse a ``ModelT`` with a loop, as recurrent layers have: nothing can look into it.
+
+    Raises:
+        ValueError: naming what is accepted.
+    """
+    if any(operator == "WHILE" for _, _, operator in operators(model)):
+        said = f"precision.activations: got {precision.activations!r} for a model with a loop of a recurrent layer"
+        raise ValueError(f"{said}, inside which no range can be measured; accepted: 'dynamic', 'float'")
+
+
+def calls_of(runner: Runner, samples: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, np.ndarray]]]:
+    """By the name of the only signature, what its calls are given for `samples`, in the dtypes that it wants; and once
+    with half of a mask, whose range is from 0 to 1 whatever the samples have."""
+    ((name, graph),) = runner.graphs.items()
+    dtypes = {spec.name: spec.dtype for spec in graph.runtime_signature().inputs}
+
+    def calls() -> Iterator[dict[str, np.ndarray]]:
+        for sample in samples:
+            yield from graph.calls(sample)
+
+    found = [{key: np.ascontiguousarray(a, dtypes[key]) for key, a in call.items()} for call in calls()]
+    masks = [key for key in found[0] if key.endswith("attention_mask")]
+    if masks:
+        halves = {key: np.arange(found[0][key].shape[-1]) < found[0][key].shape[-1] // 2 for key in masks}
+        found.append({**found[0], **{key: found[0][key] * half for key, half in halves.items()}})
+    return {name: found}
+
+
+def activations(precision: Precision) -> Any:
+    """How the quantiser rounds an activation."""
+    from ai_edge_quantizer import qtyping
+
+    bits = 16 if precision.activations == "static16" else 8
+    return qtyping.TensorQuantizationConfig(num_bits=bits, symmetric=bits == 16)
+
+
+def every_operator(made: Any, model: Any, rule: tuple[Any, Any]) -> None:
+    """Let a ``Quantizer`` of a ``ModelT`` round every operator that can be: not a product with a constant in front,
+    which has no kernel, nor a division and what its divisor comes from, which may be less than a step."""
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from ai_edge_quantizer.qtyping import TFLOperationName
+
+    made.update_quantization_recipe(".*", TFLOperationName.ALL_SUPPORTED, *rule)
+    makers = {(id(graph), int(i)): (node, operator) for graph, node, operator in operators(model) for i in node.outputs}
+    floats = set()
+    for graph, node, operator in operators(model):
+        first = model.buffers[graph.tensors[node.inputs[0]].buffer].data if len(node.inputs) else None
+        if operator == "BATCH_MATMUL" and first is not None and len(first):
+            floats.add(int(node.outputs[0]))
+        if operator == "DIV":
+            floats.add(int(node.outputs[0]))
+            left = [int(node.inputs[1])]
+            while left:
+                maker, name = makers.get((id(graph), index := left.pop()), (None, ""))
+                if name in DIVISORS:
+                    floats.add(index)
+                    left += map(int, maker.inputs)
+    if floats:
+        (graph,) = model.subgraphs
+        names = "|".join(re.escape(graph.tensors[index].name.decode()) for index in sorted(floats))
+        made.update_quantization_recipe(
+            f"^(?:{names});$", TFLOperationName.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE
+        )
+
+
+def floats_outside(model: Any) -> None:
+    """Let the signatures of a ``ModelT`` of integers have floats: they become integers behind an input, and floats
+    again in front of an output. The quantiser's own way to that leaves operators with an integer on one side only."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    integers = (schema.TensorType.INT8, schema.TensorType.INT16)
+    for signature in model.signatureDefs:
+        graph = model.subgraphs[signature.subgraphIndex]
+        entries = (*signature.inputs, *signature.outputs)
+        for entry in entries:
+            index = entry.tensorIndex
+            inner = graph.tensors[index]
+            if inner.type not in integers or inner.quantization is None or inner.quantization.scale is None:
+                continue
+            outer, node = copy.copy(inner), schema.OperatorT()
+            outer.name, outer.type, outer.quantization = inner.name + b"_float", FLOAT32, None
+            graph.tensors.append(outer)
+            entry.tensorIndex = len(graph.tensors) - 1
+            if entry in signature.inputs:
+                node.opcodeIndex = opcode(model, schema.BuiltinOperator.QUANTIZE, 1)
+                node.inputs, node.outputs = [entry.tensorIndex], [index]
+                graph.operators.insert(0, node)
+                graph.inputs = [entry.tensorIndex if place == index else place for place in graph.inputs]
+            else:
+                node.opcodeIndex = opcode(model, schema.BuiltinOperator.DEQUANTIZE, 2)
+                node.inputs, node.outputs = [index], [entry.tensorIndex]
+                graph.operators.append(node)
+                graph.outputs = [entry.tensorIndex if place == index else place for place in graph.outputs]
+
+
+def ranges(made: Any, content: bytes, calls: Mapping[str, Iterable[Mapping[str, np.ndarray]]], threads: int) -> Any:
+    """Of the tensors that a ``Quantizer`` is to round, their least and greatest numbers over all calls."""
+    from ai_edge_quantizer import calibrator, recipe_manager
+    from ai_edge_quantizer.utils import qsv_utils
+
+    recipe = recipe_manager.RecipeManager()
+    recipe.load_quantization_recipe(made.get_quantization_recipe())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*experimental_preserve_all_tensors")  # which it needs
+        found = calibrator.Calibrator(content, num_threads=threads, qsv_update_func=qsv_utils.min_max_update)
+    found.calibrate({name: [dict(call) for call in several] for name, several in calls.items()}, recipe)
+    return found.get_model_qsvs()

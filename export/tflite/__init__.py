@@ -1,0 +1,1 @@
+"""Keras to TFLite (LiteRT): operators, conversion, signatures, files."""

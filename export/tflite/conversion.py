@@ -1,0 +1,117 @@
+"""Graphs of a Keras model as a TFLite file's objects: traced, converted by TensorFlow, and given their weights.
+
+The converter copies every weight for every signature, several times, and folds and compares the copies. So matrices
+that only products and lookups read are arguments of the traced functions, which ``tflite_arguments.py`` turns into
+constants afterwards. A weight that anything else reads is a constant from the beginning, which the converter may fold.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from ...layers import functional as F
+from ...runtime.quiet import quiet
+from ...runtime.tflite.flatbuffer import share_buffers, unpacked
+from ...signature import Graph
+from ..errors import ExportError
+from ..frontend.any_keras.layers import keras_lowered
+from ..frontend.any_keras.model import Foreign
+from ..frontend.diagnostics import one_line, refused
+from ..frontend.inference import FileWeights, reading
+from ..frontend.spec import input_specs
+from .arguments import as_constants
+from .operators import LOWERINGS
+from .packing import Alike, Joint
+
+Tensor = Any
+
+ARGUMENT = "attention_zoo_weight_{}"  # a name that no model's own input has
+PRODUCTS = ("MatMul", "BatchMatMulV2")
+
+
+def convert(stored: FileWeights, graphs: Mapping[str, Graph], alike: Alike) -> tuple[Any, Joint]:
+    """One ``ModelT`` with every graph as a signature, whose matrices are fetched as it is written; and which of them
+    are in one.
+
+    Args:
+        alike: whether weights of these names will be in the same numbers.
+
+    Raises:
+        ExportError: the converter refused the model, or the model reads what is no weight of it.
+    """
+    matrices = [n for n, v in stored.variables.items() if len(v.shape) == 2 and stored.dtype(n) == "float32"]
+    traced, variables = _traced(stored, graphs, matrices)
+    fitting = sorted(set(matrices) - {matrices[i] for function in traced.values() for i in _others(function.graph)})
+    if len(fitting) < len(matrices):
+        matrices = fitting
+        traced, variables = _traced(stored, graphs, matrices)
+    model = unpacked(_converted(traced, variables))
+    arguments = {ARGUMENT.format(i): name for i, name in enumerate(matrices)}
+    joint = as_constants(model, stored, arguments, None if isinstance(stored.model, Foreign) else alike)
+    share_buffers(model)
+    return model, joint
+
+
+def _traced(
+    stored: FileWeights, graphs: Mapping[str, Graph], matrices: Sequence[str]
+) -> tuple[dict[str, Any], list[Any]]:
+    """A concrete function of every graph, with `matrices` as its last arguments, and the variables that they read."""
+    import tensorflow as tf
+
+    others = {name: variable for name, variable in stored.variables.items() if name not in set(matrices)}
+    changed = {n: tf.Variable(tf.constant(stored.value(n)), trainable=False) for n in stored.changed if n in others}
+    arguments = [tf.TensorSpec(stored.variables[n].shape, name=ARGUMENT.format(i)) for i, n in enumerate(matrices)]
+    ours = not isinstance(stored.model, Foreign)
+
+    def traced(graph: Graph) -> Any:
+        names = [spec.name for spec in graph.signature.inputs]
+
+        def function(*tensors: Tensor) -> dict[str, Tensor]:
+            values = {**changed, **dict(zip(matrices, tensors[len(names) :], strict=True))}
+            foreign = nullcontext() if ours else keras_lowered(stored.model._flatten_layers())
+            with F.lowering(LOWERINGS), reading(values, stored), foreign:
+                return graph.function(dict(zip(names, tensors[: len(names)], strict=True)))
+
+        specs = input_specs(graph.signature, "int32" if ours else None)
+        return tf.function(function, autograph=False, jit_compile=False).get_concrete_function(*specs, *arguments)
+
+    values = {n: v if isinstance(v, tf.Variable) else v.value for n, v in others.items()}
+    return {name: traced(graph) for name, graph in graphs.items()}, [changed.get(n, v) for n, v in values.items()]
+
+
+def _others(graph: Any) -> set[int]:
+    """Numbers of the matrices that are not just multiplied with, from the right, and looked up in."""
+    lookups = {f.signature.name for f in graph.as_graph_def().library.function if "_implements" in f.attr}
+
+    def fits(reader: Any, tensor: Any) -> bool:
+        if reader.type in PRODUCTS:
+            return reader.inputs[1] is tensor and reader.inputs[0] is not tensor
+        return "PartitionedCall" in reader.type and reader.get_attr("f").name in lookups
+
+    found = [tensor for tensor in graph.inputs if tensor.op.name.startswith(ARGUMENT.format(""))]
+    return {i for i, tensor in enumerate(found) if not all(fits(reader, tensor) for reader in tensor.consumers())}
+
+
+def _converted(traced: Mapping[str, Any], variables: list[Any]) -> bytes:
+    import tensorflow as tf
+
+    # Holding the Keras model instead leaves the weights unfrozen, and the file computes NaN without a word.
+    module: Any = tf.Module()
+    module.weights = variables
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        try:
+            # Without gradients, which would be traced for every lookup.
+            options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+            tf.saved_model.save(module, folder, signatures=dict(traced), options=options)
+        except AssertionError as error:  # of a variable that is not the module's
+            raise ExportError(f"the model reads what is no weight of it: {one_line(error, 300)}") from error
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(traced))
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        converter._experimental_use_buffer_offset = True  # else it unpacks the file twice, to find equal buffers
+        try:
+            return converter.convert()
+        except Exception as error:  # the converter raises its own kinds, with pages of MLIR
+            raise ExportError(refused(error, [function.graph for function in traced.values()])) from error

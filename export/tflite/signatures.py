@@ -1,0 +1,196 @@
+"""Which signatures a TFLite file has, with every size filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ...checks import is_integer
+from ...runtime.buckets import bucket_name
+from ...runtime.graph_names import SINGLE, STATIC, prefill_name
+from ...signature import Graph, Signature
+from ..frontend.graphs import litert_graph
+from ..frontend.spec import Exportable
+
+Tensor = Any
+
+DYNAMIC = "dynamic"  # in the place of a length: any
+
+
+def static_graphs(
+    model: Exportable,
+    *,
+    batch_size: int,
+    sequence_length: Any,
+    image_size: int | tuple[int, int] | None,
+    prefill: int | Sequence[int] | None,
+    max_length: int | None,
+    cache: bool | None,
+) -> dict[str, Graph]:
+    """The graphs of a file by the names of its signatures, each with all its sizes; see ``to_tflite``.
+
+    Raises:
+        ValueError: an argument this model has no use for, or a size it cannot take.
+    """
+    memory = _memory(model, prefill, max_length, cache)
+    if memory is not None:
+        return _with_memory(model, batch_size, sequence_length, image_size, *memory)
+    graphs = model.graphs("plain")
+    graphs = graphs if len(graphs) > 1 else {SINGLE: graphs["model"]}
+    lengths = _lengths(sequence_length)
+    if len(lengths) > 1 and (len(graphs) > 1 or not graphs[SINGLE].signature.padded):
+        raise ValueError(
+            f"sequence_length: got several for a {model.family} whose inputs no mask lets be padded; accepted: one"
+        )
+    found = {}
+    for name, graph in graphs.items():
+        spec = graph.signature
+        batch = {"batch": batch_size} if any("batch" in given.dims for given in spec.inputs) else {}
+        for length in lengths:
+            sizes = {**batch, **_sizes(spec, length, image_size)}
+            found[_named(name, length) if len(lengths) > 1 else name] = Graph(spec.exported(sizes), graph.function)
+    return found
+
+
+def _lengths(sequence_length: Any) -> list[Any]:
+    """What ``_sizes`` takes, once for each bucket, shortest first: a number, several, or a mapping of either.
+
+    Raises:
+        ValueError: none, one twice, or unequal counts.
+    """
+    accepted = "accepted: an integer, or several different ones for a signature each"
+    many = sequence_length.values() if isinstance(sequence_length, Mapping) else [sequence_length]
+    counts = {len(values) for values in many if _several(values)}
+    if not counts:
+        return [sequence_length]
+    if len(counts) > 1 or 0 in counts:
+        raise ValueError(f"sequence_length: got {sequence_length!r}; {accepted}, as many of each")
+    (count,) = counts
+    if isinstance(sequence_length, Mapping):
+        named = sorted(sequence_length.items())
+        each = {name: list(value) if _several(value) else [value] * count for name, value in named}
+        found: list[Any] = [dict(zip(each, values, strict=True)) for values in zip(*each.values(), strict=True)]
+    else:
+        found = list(sequence_length)
+    numbers = [_numbers(length) for length in found]
+    if any(not is_integer(n) for row in numbers for n in row) or len({*numbers}) < count:
+        raise ValueError(f"sequence_length: got {sequence_length!r}; {accepted}")
+    return sorted(found, key=_numbers)
+
+
+def _several(values: Any) -> bool:
+    return isinstance(values, Sequence | np.ndarray) and not isinstance(values, str)
+
+
+def _numbers(length: int | Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(length.values()) if isinstance(length, Mapping) else (length,)
+
+
+def _named(name: str, length: int | Mapping[str, int]) -> str:
+    return bucket_name(name, _numbers(length))
+
+
+def _memory(
+    model: Exportable, prefill: int | Sequence[int] | None, max_length: int | None, cache: bool | None
+) -> tuple[list[int], int] | None:
+    """Lengths of the prefills and slots of the cache; None for a file without memory."""
+    given = {"prefill": prefill, "max_length": max_length, "cache": cache or None}
+    asked = [name for name, value in given.items() if value is not None]
+    if asked and not model.generates:
+        raise ValueError(f"{asked[0]}: got {given[asked[0]]!r} for a {model.family} that does not generate")
+    encodes = model.generates and "encoder" in model.graphs("static")
+    if encodes and prefill is not None:
+        raise ValueError(f"prefill: got {prefill!r} for a {model.family}, whose prompt is encoded; accepted: None")
+    if cache is False and asked:
+        raise ValueError(f"{asked[0]}: got {given[asked[0]]!r} with cache=False; accepted: None")
+    if cache is False or not (asked or encodes):
+        return None
+    longest = model.config.max_length
+    slots = min(longest, 512) if max_length is None else max_length
+    if not is_integer(slots) or not 1 <= slots <= longest:
+        raise ValueError(f"max_length: got {max_length!r}; accepted: an integer from 1 to {longest}")
+    lengths = [n for n in (32, 128) if n <= slots] if prefill is None else list(np.atleast_1d(prefill).tolist())
+    if bad := [n for n in lengths if not is_integer(n) or not 1 <= n <= slots]:
+        raise ValueError(f"prefill: got {bad}; accepted: integers from 1 to max_length={slots}")
+    return sorted(set(lengths)), int(slots)
+
+
+def _with_memory(
+    model: Exportable, batch_size: int, sequence_length: Any, image_size: Any, prefills: list[int], slots: int
+) -> dict[str, Graph]:
+    """The graphs of a file that generates."""
+    graphs = model.graphs("static")
+    if "encoder" in graphs:
+        named, fixed = {}, {}
+        lengths = _lengths(sequence_length)
+        for length in lengths:
+            source = _sizes(graphs["encoder"].signature, length, image_size)["source"]
+            sizes = {"batch": batch_size, "source": source}
+            names = {name: _named(name, length) if len(lengths) > 1 else name for name in STATIC}
+            named |= {names[name]: graphs[role] for name, role in STATIC.items()}
+            fixed |= {names["encode"]: sizes, names["decode"]: {**sizes, "slots": slots, "sequence": 1}}
+    else:
+        if batch_size != 1 or sequence_length is not None:
+            raise ValueError("batch_size, sequence_length: got one for a file with a cache; accepted: 1 and None")
+        graph, prefill = litert_graph(model), {prefill_name(n): n for n in prefills}
+        named = {"decode": graph, **dict.fromkeys(prefill, _without_logits(graph))}
+        common = {"batch": 1, "slots": slots}
+        fixed = {name: {**common, "sequence": prefill.get(name, 1)} for name in named}
+    found = {}
+    for name, graph in named.items():
+        dims = {dim for spec in graph.signature.inputs for dim in spec.dims}
+        sizes = {dim: n for dim, n in fixed[name].items() if dim in dims}
+        found[name] = Graph(graph.signature.exported(sizes), graph.function)
+    return found
+
+
+def _without_logits(graph: Graph) -> Graph:
+    """As LiteRT-LM has it: a prompt only fills the cache."""
+    outputs = tuple(spec for spec in graph.signature.outputs if spec.name != "logits")
+
+    def function(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in graph.function(inputs).items() if name != "logits"}
+
+    return Graph(replace(graph.signature, outputs=outputs), function)
+
+
+def _sizes(signature: Signature, sequence_length: Any, image_size: int | tuple[int, int] | None) -> dict[str, int]:
+    """The sizes of the dimensions that are not the batch.
+
+    Raises:
+        ValueError: a size for what this model does not have, or none for what it leaves open.
+    """
+    sizes = dict(signature.defaults)
+    dynamic = isinstance(sequence_length, str)
+    open_dims = {dim: spec.name for spec in signature.inputs for dim in spec.dims if isinstance(dim, str)}
+    kind = "of images" if "height" in open_dims else "of text" if "sequence" in open_dims else "of fixed sizes"
+    if sequence_length is not None:
+        texts = [dim for dim in open_dims if dim in ("sequence", "source", "target") or dim.endswith("_sequence")]
+        given = sequence_length if isinstance(sequence_length, Mapping) else dict.fromkeys(texts, sequence_length)
+        if not texts:
+            raise ValueError(f"sequence_length: got {sequence_length} for a model {kind}; accepted: None")
+        if dynamic and (sequence_length != DYNAMIC or texts != ["sequence"] or not signature.padded):
+            also = f", or {DYNAMIC!r}" if texts == ["sequence"] and signature.padded else ""
+            raise ValueError(f"sequence_length: got {sequence_length!r}; accepted: an integer, or several{also}")
+        if unknown := sorted({*given} - {*texts}):
+            raise ValueError(f"sequence_length: got {unknown}; accepted: an integer, or one each for {texts}")
+        sizes.update(given)
+    if image_size is not None:
+        if "height" not in open_dims and "width" not in open_dims:
+            raise ValueError(f"image_size: got {image_size} for a model {kind}; accepted: None")
+        sides = (image_size, image_size) if is_integer(image_size) else tuple(np.atleast_1d(image_size).tolist())
+        if len(sides) != 2:
+            raise ValueError(f"image_size: got {image_size!r}; accepted: a side or (height, width) in pixels")
+        sizes.update({dim: side for dim, side in zip(("height", "width"), sides, strict=True) if dim in open_dims})
+    for dim, name in open_dims.items():
+        if dim != "batch" and dim not in sizes:
+            argument = "image_size" if dim in ("height", "width") else "sequence_length"
+            if not dim.endswith("sequence") and argument == "sequence_length":
+                argument = "input_signature"
+            raise ValueError(
+                f"{argument}: got none for {dim!r} of {name}, which is open; accepted: its size in the file"
+            )
+    return {dim: size for dim, size in sizes.items() if size != DYNAMIC}

@@ -1,0 +1,1 @@
+"""Compare an exported file with the Keras model it was made from."""

@@ -1,0 +1,101 @@
+"""What a file holds beside arithmetic: its bytes, the model's weights and config, and the file that belongs to it.
+
+Every file has a digest of itself in its metadata, of the bytes with zeros where the digest stands. So a file that was
+damaged or changed after its export is found out wherever that was, and a decoder knows its own encoder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...runtime.metadata import CONFIG, DIGEST, FAMILY, STOP_TOKENS, TOKENIZER_FILES
+from ...runtime.runner import Runner
+from ..digests import WEIGHTS, file_digest, weight_digests
+from ..frontend.inference import FileWeights
+from ..frontend.spec import Exportable, texts
+from ..precision.half import rounded
+from .comparison import Check
+
+SHOWN = 4  # names in a message
+
+
+def content_checks(model: Exportable, runner: Runner) -> list[Check]:
+    """The file's bytes, config, tokenizer and weights, each against what it should be."""
+    metadata = runner.metadata
+    return [_bytes(runner), _config(model, metadata), *_texts(model, metadata), _weights(model, runner)]
+
+
+def _bytes(runner: Runner) -> Check:
+    bad, known = [], 0
+    for file, metadata in runner.files.items():
+        digest, data = metadata.get(DIGEST, ""), file.with_name(f"{file.name}.data")
+        if digest:
+            known += 1
+            actual = file_digest(file, data if data.is_file() else None, digest)
+            bad += [file.name] if f"sha256:{actual}" != digest else []
+    if bad:
+        return Check("bytes", False, None, f"{', '.join(bad)} changed after the export")
+    return Check("bytes", True, None, f"as exported, {known} files" if known else "no digest in the file")
+
+
+def _config(model: Exportable, metadata: Mapping[str, str]) -> Check:
+    ours = json.loads(json.dumps(model.config.to_dict()))
+    try:
+        theirs = json.loads(metadata.get(CONFIG, "null"))
+    except ValueError:
+        theirs = None
+    if metadata.get(FAMILY) != model.family or not isinstance(theirs, dict):
+        return Check("config", False, None, f"of a {metadata.get('attention_zoo.family')}, for a {model.family}")
+    names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+    shown = ", ".join(f"{name} {theirs.get(name)!r} for {ours.get(name)!r}" for name in names[:SHOWN])
+    return Check("config", not names, None, shown or "the model's")
+
+
+def _texts(model: Exportable, metadata: Mapping[str, str]) -> list[Check]:
+    """Of a file with a tokenizer or end tokens, for a model that has some too."""
+    ours = texts(model)
+    kept = {*TOKENIZER_FILES.values(), STOP_TOKENS}
+    theirs = {name: value for name, value in metadata.items() if name in kept}
+    if not ours or not theirs:
+        return []
+    wrong = sorted(name.partition(".")[2] for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+    return [Check("tokenizer", not wrong, None, f"not the model's: {', '.join(wrong)}" if wrong else "the model's")]
+
+
+def _weights(model: Exportable, runner: Runner) -> Check:
+    """By the digests that the export left, and by name where the format keeps names: bit for bit."""
+    weights = FileWeights(model)
+    ours = weight_digests(weights)
+    theirs = json.loads(runner.metadata.get(WEIGHTS, "null"))
+    if theirs is None:
+        return Check("weights", True, None, "not named in the file")
+    wrong = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
+    named = 0
+    if runner.format == "onnx":
+        for name, array in _initializers(runner.files):
+            if name in weights.variables:
+                named += 1
+                value = weights.value(name)
+                value = rounded(value) if array.dtype == "float16" else value
+                wrong |= {name} if not np.array_equal(array, value) else set()
+    if wrong:
+        names = ", ".join(sorted(wrong)[:SHOWN])
+        return Check("weights", False, None, f"{len(wrong)} of {len(ours)} are not the model's: {names}")
+    return Check(
+        "weights", True, None, f"{len(ours)} are the model's" + (f", {named} of them by name" if named else "")
+    )
+
+
+def _initializers(files: Mapping[Path, Any]) -> Any:
+    import onnx_ir as ir
+
+    for file in files:
+        for name, value in ir.load(os.fspath(file)).graph.initializers.items():
+            if value.const_value is not None:
+                yield name, value.const_value.numpy()

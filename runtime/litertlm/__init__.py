@@ -1,0 +1,1 @@
+"""LiteRT-LM bundles in the LiteRT-LM engine."""

@@ -1,0 +1,85 @@
+"""What is in a LiteRT-LM bundle, ours or another's. Needs ``litert-lm-builder`` and ``ai-edge-litert``, no engine."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ...signature import Signature
+from ...text.tokenizer import Tokenizer
+from ..tflite.flatbuffer import operators, signatures, unpacked
+from .runner import LiteRTLMRunner, content, section, sections
+
+MODEL, TOKENIZER = "TFLiteModel", "HF_Tokenizer_Zlib"
+ROLES = ("system", "user", "model")
+
+
+def describe_bundle(runner: LiteRTLMRunner) -> dict[str, Any]:
+    """What a bundle says beside its model.
+
+    Returns:
+        ``sections``: each part's ``kind`` and ``bytes``, and of a model its ``model_type``; ``max_tokens`` of a
+        conversation; ``stop_tokens``, ids; ``start_text`` (None where there is none) and ``stop_texts``; ``prompts`` by
+        role, each with a ``prefix`` and a ``suffix``; ``chat_template``, whether there is one; ``vocabulary``, how many
+        tokens, None of a tokenizer that is no tokenizer.json.
+
+    Raises:
+        ValueError: a damaged tokenizer.
+    """
+    said, tokenizer = runner.said, _tokenizer(runner)
+    parts = [(part.kind, part.end - part.begin, part.model_type) for part in sections(runner.path)]
+    prompts = {role: getattr(said.prompt_templates, role) for role in ROLES if said.prompt_templates.HasField(role)}
+    return {
+        "sections": [{"kind": kind, "bytes": size, "model_type": purpose} for kind, size, purpose in parts],
+        "max_tokens": int(said.max_num_tokens),
+        "stop_tokens": runner.stop_tokens,
+        "start_text": next(iter(_texts([said.start_token], tokenizer)), None),
+        "stop_texts": _texts(said.stop_tokens, tokenizer),
+        "prompts": {role: {"prefix": text.prefix, "suffix": text.suffix} for role, text in prompts.items()},
+        "chat_template": bool(said.jinja_prompt_template),
+        "vocabulary": None if tokenizer is None else tokenizer.vocab_size,
+    }
+
+
+def model_in(runner: LiteRTLMRunner) -> tuple[dict[str, Signature], list[str]]:
+    """The signatures of the first TFLite model in a bundle, and the operator of each of its nodes.
+
+    Raises:
+        ValueError: a damaged model.
+    """
+    place = section(runner.path, MODEL)
+    try:
+        model = unpacked(np.memmap(runner.path, "uint8", "r", place.begin, (place.end - place.begin,)))
+        return signatures(model), [name for _, _, name in operators(model)]
+    except Exception as error:  # a flatbuffer's reader fails in any way
+        raise ValueError(
+            f"path: {runner.path} has a damaged model: {error!r:.80}; accepted: a LiteRT-LM file"
+        ) from error
+
+
+def _tokenizer(runner: LiteRTLMRunner) -> Tokenizer | None:
+    """The one that the engine reads: its size in eight bytes, and a tokenizer.json compressed."""
+    if all(part.kind != TOKENIZER for part in sections(runner.path)):
+        return None
+    try:
+        return Tokenizer.from_files({"tokenizer.json": zlib.decompress(content(runner.path, TOKENIZER)[8:]).decode()})
+    except (zlib.error, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"path: {runner.path} has a damaged tokenizer: {reason:.80}; accepted: a LiteRT-LM file"
+        ) from error
+
+
+def _texts(tokens: Iterable[Any], tokenizer: Tokenizer | None) -> list[str]:
+    """Of tokens that are written as ids or as texts. Ids stay numbers where there is nobody to read them."""
+    found = []
+    for token in tokens:
+        if token.token_str:
+            found.append(token.token_str)
+        elif ids := list(token.token_ids.ids):
+            numbers = " ".join(map(str, ids))
+            found.append(numbers if tokenizer is None else tokenizer.decode(ids, skip_special_tokens=False))
+    return found

@@ -1,0 +1,321 @@
+"""A ``.litertlm`` bundle in Google's LiteRT-LM engine: texts in, texts out.
+
+runner = export.load("m.litertlm")
+runner.generate_text([{"role": "user", "content": "What is the capital of France?"}])
+
+A conversation is written out by the model's own chat template and given to the engine as a whole, so that it reads what
+the Keras model reads; nothing of the bundle's other form of the template is used here. Needs ``litert-lm-api`` and, for
+reading what is in the file, ``litert-lm-builder``; neither TensorFlow nor Keras.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...generation.search import Decoder, Options
+from ...generation.text_generation import MOST_NEW_TOKENS, Continuation, begun, check_fits, is_ids, is_single, several
+from ...needs import named_extras
+from ...text.tokenizer import Tokenizer
+from ..metadata import FAMILY
+from ..runner import Runner, usable_cores
+from ..tflite.flatbuffer import tflite_metadata
+
+# Options of ``generate`` that the engine has not, or not with the same meaning, and what stands for "not asked for".
+WITHOUT_COUNTERPART = {
+    "min_p": None,
+    "repetition_penalty": 1.0,
+    "num_beams": 1,
+    "length_penalty": 1.0,
+    "callback": None,
+}
+ELSE = "or an .onnx or .tflite file of the model"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a bundle: "LlmMetadataProto", "HF_Tokenizer_Zlib", "TFLiteModel", …, and where it lies.
+
+    Attributes:
+        model_type: what a model is for: "tf_lite_prefill_decode", "tf_lite_embedder", …; None of other parts.
+    """
+
+    kind: str
+    begin: int
+    end: int
+    model_type: str | None = None
+
+
+def sections(path: Path) -> list[Section]:
+    """What is in a bundle, in the order of the file.
+
+    Raises:
+        ValueError: another file, or a damaged one.
+    """
+    with named_extras():
+        from litert_lm_builder import litertlm_core, litertlm_peek
+
+    try:
+        header: Any = litertlm_peek.read_litertlm_header(str(path), io.StringIO()).SectionMetadata()
+        found = []
+        for i in range(header.ObjectsLength()):
+            part = header.Objects(i)
+            kind = litertlm_core.any_section_data_type_to_string(part.DataType())
+            found.append(Section(kind, part.BeginOffset(), part.EndOffset(), litertlm_peek.get_model_type(part)))
+    except Exception as error:  # a flatbuffer's reader fails in any way
+        raise ValueError(f"path: {path} cannot be read: {error!r:.80}; accepted: a LiteRT-LM file") from error
+    if any(not 0 < part.begin <= part.end <= path.stat().st_size for part in found):
+        raise ValueError(f"path: {path} ends before its sections do; accepted: a whole LiteRT-LM file")
+    return found
+
+
+def content(path: Path, kind: str) -> bytes:
+    """The bytes of the first section of a kind, such as "TFLiteModel".
+
+    Raises:
+        ValueError: no such section, or as ``sections``.
+    """
+    part = section(path, kind)
+    with path.open("rb") as file:
+        file.seek(part.begin)
+        return file.read(part.end - part.begin)
+
+
+def section(path: Path, kind: str) -> Section:
+    """The first of a kind. Raises as ``content``."""
+    found = next((part for part in sections(path) if part.kind == kind), None)
+    if found is None:
+        raise ValueError(f"path: {path} has no {kind}; accepted: a bundle as export.to_litertlm writes it")
+    return found
+
+
+class LiteRTLMRunner(Runner):
+    """A bundle in the engine, on the CPU.
+
+    ``generate_text``, ``continuations`` and ``stream_text`` take texts and conversations, greedy or drawn
+    (`temperature`, `top_k`, `top_p`, `seed`). The engine tells neither logits nor tokens: a continuation's `ids` are
+    those of its text, and it ended by itself where these are fewer than were asked for. Several threads may use one.
+    """
+
+    format = "litertlm"
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        self.path, self.threads = path, threads or usable_cores()
+        part = section(path, "TFLiteModel")
+        self.metadata = tflite_metadata(path, part.begin)
+        self.files, self.graphs = {path: self.metadata}, {}
+        self.said = _llm_metadata(path)
+
+    def __repr__(self) -> str:
+        family = self.metadata.get(FAMILY, "not of attention_zoo")
+        return f"<{type(self).__name__} {self.path} ({family}): texts of at most {self.said.max_num_tokens} tokens>"
+
+    @property
+    def signature(self) -> Any:
+        raise self._texts_only("the engine has no arrays in and out")
+
+    _main = layout = signature  # pyright: ignore[reportAssignmentType]
+
+    @property
+    def generates(self) -> bool:
+        return True
+
+    @property
+    def stop_tokens(self) -> list[int]:
+        """Ids that end a text, as the bundle has them."""
+        return sorted(number for stop in self.said.stop_tokens for number in stop.token_ids.ids)
+
+    def generate(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> np.ndarray:
+        raise self._texts_only("the engine takes no ids")
+
+    def decoder(self) -> Decoder:
+        """Only ``max_length`` of it: how many tokens there is room for."""
+        return _Room(self)
+
+    def continuations(self, prompts: Any, **options: Any) -> list[Continuation]:
+        every = [prompts] if is_single(prompts) else several(prompts)
+        asked = [self._request(prompt, options) for prompt in every]
+        return [self._continuation(prompt, request) for prompt, request in zip(every, asked, strict=True)]
+
+    def stream_text(self, prompt: Any, **options: Any) -> Iterator[str]:
+        if not is_single(prompt):
+            raise ValueError("prompt: got several for a stream; accepted: one text or conversation")
+        return self._request(prompt, options).pieces()
+
+    def _continuation(self, prompt: Any, request: _Request) -> Continuation:
+        text = "".join(request.pieces())
+        ids = request.tokenizer.encode(text, add_special_tokens=False).ids
+        return Continuation(prompt, ids, text, "stop" if request.cut or len(ids) < request.most else "length")
+
+    def _request(self, prompt: Any, options: dict[str, Any]) -> _Request:
+        if is_ids(prompt):
+            raise self._texts_only("the engine takes no ids")
+        return _Request(self, prompt, options)
+
+    @functools.cached_property
+    def engine(self) -> Any:
+        """The ``litert_lm.Engine``. It keeps no cache of compiled weights, which would lie beside the bundle."""
+        with named_extras():
+            import litert_lm
+
+        litert_lm.set_min_log_severity(litert_lm.LogSeverity.SILENT)
+        try:
+            backend = litert_lm.Backend.CPU(thread_count=self.threads)
+            return litert_lm.Engine(os.fspath(self.path), backend=backend, cache_dir=":nocache")
+        except RuntimeError as error:
+            raise ValueError(f"path: LiteRT-LM cannot run {self.path}: {error}; accepted: a LiteRT-LM file") from error
+
+    def _texts_only(self, why: str) -> ValueError:
+        return ValueError(
+            f"path: got {self.path.name}, where {why}; accepted: generate_text, stream_text, or a .tflite file"
+        )
+
+
+class _Room:
+    """In the place of a decoder, for those who ask how long a text may be."""
+
+    start_token: int | None = None
+    eos_token: int | None = None
+    pad_token: int | None = None
+
+    def __init__(self, runner: LiteRTLMRunner) -> None:
+        self.runner, self.max_length = runner, int(runner.said.max_num_tokens)
+
+    def prompt(self, input_ids: Any, attention_mask: Any, room: int) -> Any:
+        raise self.runner._texts_only("the engine gives no logits")
+
+    def step(self, tokens: Any) -> Any:
+        raise self.runner._texts_only("the engine gives no logits")
+
+    def select(self, rows: Any) -> None:
+        raise self.runner._texts_only("the engine gives no logits")
+
+
+class _Request:
+    """One prompt as the engine takes it, and how its tokens are chosen."""
+
+    def __init__(self, runner: LiteRTLMRunner, prompt: Any, options: dict[str, Any]) -> None:
+        self.runner = runner
+        given = options.get("tokenizer")
+        tokenizer: Tokenizer | None = runner.tokenizer if given is None else given
+        if tokenizer is None:
+            raise ValueError("tokenizer: got a bundle that was made elsewhere; accepted: tokenizer=…, the model's own")
+        check_fits(tokenizer, runner._vocab_size)
+        self.tokenizer = tokenizer
+        text = prompt if isinstance(prompt, str) else tokenizer.apply_chat_template(list(prompt))
+        wanted = tokenizer.encode(text, add_special_tokens=isinstance(prompt, str)).ids
+        if not wanted:
+            raise ValueError("prompts: got nothing; accepted: at least one token")
+        room = runner.decoder().max_length - len(wanted)
+        if room < 1:
+            raise ValueError(
+                f"prompts: got {len(wanted)} tokens; accepted: fewer than {runner.decoder().max_length}, as exported"
+            )
+        self.text, self.length = self._fed(text, wanted), len(wanted)
+        added = tokenizer.backend.get_added_tokens_decoder().values()
+        self.silent = [token.content for token in added if token.special]
+        self.most, self.sampling, self.strings = self._chosen(options, room)
+        self.cut = False  # by a stop string
+
+    def _chosen(self, options: dict[str, Any], room: int) -> tuple[int, dict[str, Any], list[str]]:
+        known = {field.name for field in fields(Options)}
+        if unknown := sorted(set(options) - known):
+            raise ValueError(f"options: got {unknown}; accepted: {sorted(known)}")
+        for name, default in WITHOUT_COUNTERPART.items():
+            if options.get(name, default) != default:
+                raise ValueError(f"{name}: got {options[name]!r}, which LiteRT-LM has not; accepted: {default}, {ELSE}")
+        if (stops := options.get("stop_tokens")) is not None:
+            raise ValueError(f"stop_tokens: got {stops!r}; accepted: None, for those in the bundle, which it stops at")
+        said = {name: value for name, value in options.items() if name not in ("max_new_tokens", "tokenizer")}
+        most = options.get("max_new_tokens")
+        most = min(MOST_NEW_TOKENS, room) if most is None else most
+        checked = Options(**said, max_new_tokens=most, tokenizer=self.tokenizer)
+        if checked.max_new_tokens > room:
+            raise ValueError(f"max_new_tokens: got {most}; accepted: at most {room}, as exported, behind this prompt")
+        strings = checked.stop_strings or []
+        # Greedy is the one likeliest. A top_k of all tokens is the engine's word for none: without it, it takes one.
+        sampling = {"top_k": 1, "top_p": 1.0, "temperature": 1.0, "seed": 0}
+        if checked.temperature:
+            seed = secrets.randbits(31) if checked.seed is None else checked.seed % 2**31
+            every = self.runner._vocab_size or self.tokenizer.vocab_size
+            sampling = {"top_k": checked.top_k or every, "top_p": 1.0 if checked.top_p is None else checked.top_p}
+            sampling |= {"temperature": checked.temperature, "seed": seed}
+        return checked.max_new_tokens, sampling, [strings] if isinstance(strings, str) else list(strings)
+
+    def _fed(self, text: str, wanted: list[int]) -> str:
+        """The text of which the engine makes the tokens `wanted`.
+
+        It adds no special tokens, but for a start token of the bundle: of `text` as it is, or with the beginning that
+        the tokenizer would give it.
+        """
+        start = list(self.runner.said.start_token.token_ids.ids)
+        first = self.tokenizer.special_tokens.get("bos_token", "")
+        for candidate in (text, first + text, text.removeprefix(first)):
+            if start + self.runner.engine.tokenize(candidate) == wanted:
+                return candidate
+        raise ValueError(
+            f"prompts: got {text[:40]!r}, of which LiteRT-LM makes other tokens than the model's tokenizer; accepted: "
+            f"texts that both read alike, {ELSE}"
+        )
+
+    def _said(self, piece: str) -> str:
+        """Whole tokens' text without that of special ones, which the engine writes out."""
+        for token in self.silent:
+            piece = piece.replace(token, "")
+        return piece
+
+    def pieces(self) -> Iterator[str]:
+        """The continuation as it comes, up to a stop string; what may become one waits."""
+        import litert_lm
+
+        if not self.most:
+            return
+        session = self.runner.engine.create_session(
+            apply_prompt_template=False,
+            max_output_tokens=self.most,
+            sampler_config=litert_lm.SamplerConfig(**self.sampling),
+        )
+        try:
+            session.run_prefill([self.text])
+            text, sent = "", 0
+            for response in session.run_decode_async():
+                text += self._said("".join(response.texts))
+                if found := [place for string in self.strings if (place := text.find(string)) >= 0]:
+                    text, self.cut = text[: min(found)], True
+                    break
+                ready = len(text) - begun(text, self.strings)
+                if ready > sent:
+                    yield text[sent:ready]
+                    sent = ready
+            if text[sent:]:
+                yield text[sent:]
+        except RuntimeError as error:
+            raise ValueError(
+                f"prompts: got {self.length} tokens, at which LiteRT-LM stopped ({error}); accepted: fewer: the last "
+                "of the pieces that a prompt is taken in must fit as a whole"
+            ) from error
+        finally:
+            session.cancel_process()
+            session.close()
+
+
+def _llm_metadata(path: Path) -> Any:
+    from google.protobuf.message import DecodeError
+
+    with named_extras():
+        from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
+
+    message = LlmMetadata()
+    try:
+        message.ParseFromString(content(path, "LlmMetadataProto"))
+    except DecodeError as error:
+        raise ValueError(f"path: the metadata in {path} cannot be read; accepted: a LiteRT-LM file") from error
+    return message

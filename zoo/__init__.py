@@ -1,4 +1,7 @@
-"""The families, their presets and their files. Importing this imports no Keras; asking for a class does."""
+"""Model families, presets, and functions to load and save models.
+
+Importing this module does not import Keras. The public names are imported on first access.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Models from files: our folders, Hugging Face's, GGUF. ``load`` finds out which.
+"""``load``: build a model from a folder of ``save``, a Hugging Face folder, a GGUF file or a ``.keras`` file.
 
-Our config.json: ``{"format": "attention_zoo", "version": 1, "family": …, "dtype": …, "config": {…}}``. Our tensors
-carry the names of ``weight_name``, such as ``block_0/attention/query/kernel``, in Keras' layout (in, out).
+The config.json that ``save`` writes is
+``{"format": "attention_zoo", "version": 1, "family": …, "dtype": …, "config": {…}}``. Its tensors are named as by
+``weight_name``, such as ``block_0/attention/query/kernel``, and have Keras' layout (in, out).
 """
 
 from __future__ import annotations
@@ -38,30 +39,37 @@ GENERATION_FILE = "generation_config.json"
 ACCEPTED = "accepted: a folder with config.json and model.safetensors, of attention_zoo.save or Hugging Face, a .gguf"
 ACCEPTED += " or a .keras"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
-ENDS = ("eos", "eot", "eom")  # how GGUF names what ends a text, a turn, and a message
-UNUSED = "unused/"  # before the names of what no head asks for
-LONGEST = 900  # characters of an error
+ENDS = ("eos", "eot", "eom")  # GGUF's names for the end of a text, of a turn and of a message
+UNUSED = "unused/"  # name prefix of the weights that no head uses
+LONGEST = 900  # characters; longer error messages are shortened
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 
 
 def load(path: str | os.PathLike[str], *, dtype: Any = None, **overrides: Any) -> ZooModel:
-    """The model in a folder that ``save`` wrote, in a Hugging Face folder, in a GGUF file, or in Keras' own.
+    """Load a model from a folder that ``save`` wrote, a Hugging Face folder, a GGUF file or a ``.keras`` file.
 
-    Its tokenizer, if there is one, is ``model.tokenizer``, a Hugging Face config ``model.huggingface``, and what a
-    preprocessor_config.json says of images ``model.preprocessor``. A sentence-transformers folder gives
-    ``head="sentence_embedding"`` with its pooling. Weights of a GGUF file are dequantised to `dtype`.
+    The tokenizer, if there is one, becomes ``model.tokenizer``, a Hugging Face config ``model.huggingface``, and the
+    content of preprocessor_config.json ``model.preprocessor``. A sentence-transformers folder is loaded with
+    ``head="sentence_embedding"`` and its pooling. Weights of a GGUF file are dequantized to `dtype`.
 
     Args:
-        path: the folder, or the .gguf or .keras file; of the latter the model is not compiled.
-        dtype: a Keras dtype policy in the place of the saved one; "float32" for files of others.
-        overrides: config fields in the place of the saved ones, such as ``dropout=0.2`` or ``max_length=512``.
-            ``preprocessing=True`` gives a ViT that prepares its images itself, as preprocessor_config.json says. With
-            another ``head`` than the file has, the body is loaded and the new head is as initialised, which a warning
-            says. Special tokens of another's file that lie outside of its vocabulary are absent, which another says.
+        path: the folder, or the .gguf or .keras file. A model from a .keras file is not compiled.
+        dtype: a Keras dtype policy. Default: the saved one for files of this package and ``.keras`` files; Keras'
+            global dtype policy, which is "float32" unless it was changed, for third-party files.
+        overrides: config fields that replace the saved ones, such as ``dropout=0.2`` or ``max_length=512``. With
+            ``preprocessing=True``, a ViT preprocesses its images itself as preprocessor_config.json specifies. With a
+            ``head`` that differs from that of the file, only the body is loaded; the new head keeps its initial values,
+            and a warning lists its weights. Special token ids of a third-party file that lie outside its vocabulary are
+            dropped, also with a warning.
+
+    Returns:
+        A built model of the family's class, such as ``GPT``.
 
     Raises:
-        ValueError: no such folder, another format, a config with what we do not have, or weights that do not fit the
-            config: missing, surplus, or of another shape. Files that hold pickles are never opened.
+        ValueError: the path does not exist or has an unknown format, the config asks for a feature that is not
+            supported, or the weights do not fit the config: some are missing, unexpected or of another shape. Files
+            that can contain pickles are never opened.
+        ModuleNotFoundError: the file is a GGUF file and the ``gguf`` package is not installed.
     """
     with _in_short():
         return _load(Path(path), dtype, overrides)
@@ -69,7 +77,7 @@ def load(path: str | os.PathLike[str], *, dtype: Any = None, **overrides: Any) -
 
 @contextmanager
 def _in_short() -> Iterator[None]:
-    """Of errors that quote what a file says, both ends."""
+    """Shorten error messages that quote much of a file: keep their beginning and end."""
     try:
         yield
     except ValueError as error:
@@ -80,7 +88,7 @@ def _in_short() -> Iterator[None]:
 
 @contextmanager
 def _from(path: Path) -> Iterator[None]:
-    """Errors name where what they are about comes from."""
+    """Prefix error messages with the path of the file that caused them."""
     try:
         yield
     except ValueError as error:
@@ -112,7 +120,7 @@ def _load(path: Path, dtype: Any, overrides: dict[str, Any]) -> ZooModel:
     return model
 
 
-# Our own folders.
+# Folders written by ``save``.
 
 
 def _load_own(folder: Path, raw: dict[str, Any], dtype: Any, overrides: dict[str, Any]) -> ZooModel:
@@ -145,11 +153,11 @@ def _load_own(folder: Path, raw: dict[str, Any], dtype: Any, overrides: dict[str
     return model
 
 
-# Hugging Face's.
+# Hugging Face folders.
 
 
 def model_types() -> dict[str, str]:
-    """The family of every ``model_type`` that can be loaded."""
+    """Return the family name for every Hugging Face ``model_type`` that can be loaded."""
     return {kind: name for kind, (name, _) in own_dialects("dialects").items() if kind != "gguf"}
 
 
@@ -200,9 +208,10 @@ def _build(
         if known and not pooling:
             values["head"] = overrides["head"] if "head" in overrides else dialect.head(raw)
         if values.get("head") is not None:
-            values.pop("pooler", None)  # of models without a head
+            values.pop("pooler", None)  # applies to models without a head only
         values = without_outside_ids(cls.config_class, values, f"path: {where}", 5) | overrides
-        none = ("head", *(k for k in values if k.endswith("_token_id")))  # is a value there, elsewhere the default
+        # For these fields None is a value; for all others it means the default.
+        none = ("head", *(k for k in values if k.endswith("_token_id")))
         config = cls.config_class.from_dict({k: v for k, v in values.items() if v is not None or k in none})
     except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"path: {where} lacks or mistypes a field: {error!r}; accepted: a config as saved") from error
@@ -222,16 +231,17 @@ def _build(
 
 
 def _in_their_words(message: str, dialect: Dialect) -> str:
-    """An error about a field of ours, about the entry of their config that fills it."""
+    """Replace the config field in an error message by the entry of the third-party config that it was read from."""
     ours, _, rest = message.partition(":")
     theirs = next((entry.theirs for entry in dialect.fields if entry.ours == ours), ours)
     return message if theirs == ours else f"{theirs} (our {ours}):{rest}"
 
 
 def _check_sizes(config: Config, tensors: Tensors, where: Path) -> None:
-    """Refuse sizes far beyond the tensors before a model of them is made, which could take all memory and not fit.
+    """Check that the sizes in the config are not far larger than the tensors of the file.
 
-    Sizes that are merely wrong make a model without values, and ``fill`` says tensor by tensor what does not fit.
+    Building a model of such sizes could exhaust the memory. Sizes that are wrong by less are allowed here: the model is
+    built without values, and ``fill`` reports every tensor that does not fit.
     """
     wanted = config.least_parameters()
     held = sum(math.prod(shape) for shape in tensors.shapes.values())
@@ -244,17 +254,17 @@ def _check_sizes(config: Config, tensors: Tensors, where: Path) -> None:
 
 
 def _warn_of_new_head(fresh: list[str], folder: Path, stacklevel: int = 6) -> None:
-    """Where the user's line is `stacklevel` calls away."""
+    """Warn that the weights `fresh` of a new head keep their initial values; `stacklevel` leads to the user's call."""
     if fresh:
         message = f"{folder} has no such head: {', '.join(fresh)} are as initialised, to be trained"
         warnings.warn(message, stacklevel=stacklevel)
 
 
-# GGUF.
+# GGUF files.
 
 
 def _with_special_ids_of(config: Config, dialect: Dialect, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """`raw` without the special ids that the config does without, as they are outside of its vocabulary."""
+    """Return `raw` without the special token ids that lie outside the vocabulary, which the config does not have."""
     ids = {entry.theirs: entry.ours for entry in dialect.fields if entry.ours.endswith("_token_id")}
     rows = config.to_dict()["vocab_size"]
     return {k: v for k, v in raw.items() if k not in ids or not checks.is_integer(v) or 0 <= v < rows}

@@ -1,4 +1,4 @@
-"""Names to models: ``list_models``, ``create``, and the register of families. Keras is imported on first need."""
+"""The registry of model families, and ``list_models`` and ``create``. Keras is imported only when it is needed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,19 @@ _classes: dict[str, type[ZooModel]] = {}
 
 
 def register(cls: type[ZooModel]) -> type[ZooModel]:
-    """Make a family known to ``create``, ``load``, the command line and ``keras.models.load_model``: one of ours, or
-    one that a program brings with it.
+    """Register a model class under its ``family`` name.
+
+    ``create``, ``load``, the command line and ``keras.models.load_model`` can then find the class. The families of this
+    package are registered with this decorator, and a program can register its own.
+
+    Args:
+        cls: a subclass of ``ZooModel`` with a ``family`` attribute.
+
+    Returns:
+        `cls`, registered with Keras under the package name "attention_zoo".
 
     Raises:
-        ValueError: another class has this family's name.
+        ValueError: a class with another name is already registered for this family.
     """
     import keras
 
@@ -34,47 +42,58 @@ def register(cls: type[ZooModel]) -> type[ZooModel]:
 
 
 def families() -> dict[str, type[ZooModel]]:
-    """Every family's class by name, imported."""
+    """Import all families and return their classes by family name."""
     return {name: family(name) for name in family_names()}
 
 
 def own_dialects(attribute: str) -> dict[str, tuple[str, Any]]:
-    """Family and dialect by kind, of the families that say `attribute` themselves: one that is made from another's
-    class inherits its tables to save by, and must not take its files over."""
+    """Return the (family name, dialect) pair of every checkpoint kind in the class attribute `attribute`.
+
+    Only classes that define the attribute themselves count. A family that subclasses another one inherits its dialects
+    for saving, but checkpoints of these kinds are still loaded as the original family.
+    """
     found = {name: vars(cls).get(attribute, {}) for name, cls in families().items()}
     return {kind: (name, dialect) for name, dialects in found.items() for kind, dialect in dialects.items()}
 
 
 def family_names() -> list[str]:
-    """Names of our families, and of those registered by others."""
+    """Return the names of the built-in families and of those registered by other programs."""
     return list(dict.fromkeys((*FAMILIES, *_classes)))
 
 
 def family(name: str) -> type[ZooModel]:
-    """The class of one family.
+    """Import a family if necessary and return its class.
 
     Raises:
-        ValueError: a name that is none.
+        ValueError: no family has this name.
     """
     if name not in family_names():
         raise ValueError(f"family: got {name!r}; {meant([name], family_names())}accepted: {sorted(family_names())}")
     if name in FAMILIES:
         with named_extras():
-            importlib.import_module("keras")  # before, so that Keras is told of all families; see ``_keras_hook.py``
+            # Import Keras first: ``_keras_hook.py`` then registers all families with it.
+            importlib.import_module("keras")
             importlib.import_module(f".{name}", __package__)
     return _classes[name]
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the presets that match a shell pattern, such as ``"vit*"``."""
+    """Return the names of the presets.
+
+    Args:
+        pattern: a shell-style wildcard pattern, such as ``"vit*"``. Default: all presets.
+
+    Returns:
+        The matching names, in the order of ``PRESETS``; an empty list if none matches. ``create`` accepts each of them.
+    """
     return [name for name in PRESETS if fnmatch.fnmatch(name, pattern)]
 
 
 def preset(name: str) -> Preset:
-    """The preset of that name.
+    """Return the preset with the given name.
 
     Raises:
-        ValueError: an unknown name, with the nearest known ones.
+        ValueError: no preset has this name. The message suggests similar names.
     """
     if name not in PRESETS:
         raise ValueError(f"name: got {name!r}; {meant([name], PRESETS)}accepted: {list(PRESETS)}")
@@ -82,15 +101,19 @@ def preset(name: str) -> Preset:
 
 
 def create(name: str, *, dtype: Any = None, **overrides: Any) -> ZooModel:
-    """A preset's model with random weights.
+    """Create a model with randomly initialized weights from a preset or a family's default config.
 
     Args:
-        name: one of ``list_models()``, or a family ("gpt", "bert", "vit") to start from its default config.
-        dtype: a Keras dtype policy, such as "mixed_bfloat16".
-        overrides: config fields to change, such as ``num_layers=4`` or ``head="masked_lm"``.
+        name: the name of a preset (see ``list_models()``), or of a family, such as "gpt", "bert", "vit", "transformer"
+            or "seq2seq", for the default config of that family.
+        dtype: a Keras dtype policy, such as "mixed_bfloat16". Default: Keras' global dtype policy.
+        overrides: config fields that replace those of the preset, such as ``num_layers=4`` or ``head="masked_lm"``.
+
+    Returns:
+        A built model of the family's class, such as ``GPT``.
 
     Raises:
-        ValueError: an unknown name, an unknown field, or a value the config does not accept.
+        ValueError: `name` is unknown, the config has no such field, or it does not accept a value.
     """
     if name in family_names():
         chosen, config = name, {}

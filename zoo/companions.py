@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_json, write_json
-from ..text.tokenizer import FILE as TOKENIZER_FILE
 from ..text.tokenizer import Tokenizer
+from ..text.vocabularies import FILE as TOKENIZER_FILE
 from ..weights.tensors import SafetensorsFiles, save_tensors
 
 FILE, WEIGHTS_FILE = "attention_zoo.json", "model.safetensors"

@@ -30,8 +30,8 @@ from ...files import read_json, read_text, write_json
 from ...needs import named_extras
 from ...runtime.metadata import DIGEST, TOKENIZER_FILES
 from ...runtime.runner import Runner
-from ...text.tokenizer import CONFIG_FILE as TOKENIZER_CONFIG
-from ...text.tokenizer import TEMPLATE_FILE
+from ...text.tokenizer_files import CONFIG_FILE as TOKENIZER_CONFIG
+from ...text.tokenizer_files import TEMPLATE_FILE
 from ...zoo.base import ZooModel
 from ...zoo.loading import CONFIG_FILE, GENERATION_FILE, IMAGES_FILE
 from ...zoo.saving import huggingface_config, write_beside_weights

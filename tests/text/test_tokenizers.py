@@ -695,14 +695,14 @@ def test_importing_is_cheap() -> None:
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.jinja", "vocab.txt"])
 def test_files_that_are_too_large(name: str, tmp_path: Path, monkeypatch: Any) -> None:
     """Refused by their size, before they are read."""
-    from attention_zoo.text import tokenizer, vocabularies
+    from attention_zoo.text import tokenizer_files, vocabularies
 
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]))
     (tmp_path / "tokenizer_config.json").write_text("{}")
     (tmp_path / "chat_template.jinja").write_text("hello")
     Tokenizer.load(tmp_path)
-    limits = {"vocab.txt": (vocabularies, "LARGEST"), "tokenizer_config.json": (tokenizer, "LARGEST_JSON")}
-    limits["chat_template.jinja"] = (tokenizer, "LARGEST_JSON")
+    limits = {"vocab.txt": (vocabularies, "LARGEST"), "tokenizer_config.json": (tokenizer_files, "LARGEST_JSON")}
+    limits["chat_template.jinja"] = (tokenizer_files, "LARGEST_JSON")
     size = (tmp_path / name).stat().st_size
     monkeypatch.setattr(*limits[name], size - 1)
     if name == "chat_template.jinja":
@@ -714,7 +714,7 @@ def test_files_that_are_too_large(name: str, tmp_path: Path, monkeypatch: Any) -
 @pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "merges.txt", "config.json", "added_tokens.json"])
 def test_each_kind_of_file_has_its_limit(name: str, tmp_path: Path, monkeypatch: Any) -> None:
     """Vocabularies may be larger than configs; what is refused is named once, by its own path."""
-    from attention_zoo.text import tokenizer, vocabularies
+    from attention_zoo.text import tokenizer_files, vocabularies
 
     folder = gpt2_folder(tmp_path, "<|endoftext|>")
     small = {"config.json": '{"model_type": "gpt2"}', "added_tokens.json": "{}"}
@@ -722,7 +722,7 @@ def test_each_kind_of_file_has_its_limit(name: str, tmp_path: Path, monkeypatch:
         (folder / name).write_text(small[name])
     if name == "tokenizer.json":
         Tokenizer.load(folder).backend.save(str(folder / name))
-    limits = {"tokenizer.json": (tokenizer, "LARGEST"), "vocab.json": (vocabularies, "LARGEST")}
+    limits = {"tokenizer.json": (tokenizer_files, "LARGEST"), "vocab.json": (vocabularies, "LARGEST")}
     limits["merges.txt"] = limits["vocab.json"]
     size = (folder / name).stat().st_size
     if name == "merges.txt":

@@ -1,0 +1,66 @@
+"""The special tokens of a tokenizer, and the post-processor that adds them to every text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .vocabularies import SPECIAL, added_contents, added_token
+
+
+def register_special_tokens(backend: Any, config: Mapping[str, Any]) -> dict[str, tuple[str | None, int | None]]:
+    """Register the special tokens of `config` in `backend`, and return the content and id of each by its name.
+
+    Both are None for a token that `config` does not have.
+
+    Raises:
+        ValueError: a token that is not in the vocabulary, or is neither a string nor an object with "content".
+    """
+    found: dict[str, tuple[str | None, int | None]] = {}
+    for name in SPECIAL:
+        token = added_token(name, config.get(name))
+        content = None if token is None else token.content
+        number = None if content is None else backend.token_to_id(content)
+        if content is not None and number is None:
+            raise ValueError(f"{name}: got {content!r}, which is not in the vocabulary; accepted: one of its tokens")
+        found[name] = (content, number)
+        if token is not None and content not in added_contents(backend):
+            backend.add_special_tokens([token])  # its id stays, and it is no longer split when it occurs in a text
+    return found
+
+
+def set_frame(backend: Any, tokens: Mapping[str, str], *, bos: bool, eos: bool) -> None:
+    """Set the post-processor that adds bos before and eos after every text, as `bos` and `eos` ask.
+
+    transformers does the same where the config has "add_bos_token" or "add_eos_token".
+
+    Args:
+        tokens: contents of the special tokens by name.
+
+    Raises:
+        ValueError: `bos` or `eos` without such a token.
+    """
+    from tokenizers.processors import TemplateProcessing
+
+    for wanted, name in ((bos, "bos_token"), (eos, "eos_token")):
+        if wanted and name not in tokens:
+            raise ValueError(f"add_{name}: got True without a {name}; accepted: False, or a {name}")
+    before = [tokens["bos_token"]] if bos else []
+    behind = [tokens["eos_token"]] if eos else []
+    parts = [[f"{token}:{n}" for token in before] + [f"${'AB'[n]}:{n}"] + [f"{t}:{n}" for t in behind] for n in (0, 1)]
+    backend.post_processor = TemplateProcessing(
+        single=parts[0],
+        pair=parts[0] + parts[1],
+        special_tokens=[(token, backend.token_to_id(token)) for token in {*before, *behind}],
+    )
+
+
+def check_frame(backend: Any, vocabulary: Mapping[str, int]) -> None:
+    """Check that the post-processor of `backend` adds only ids of `vocabulary`.
+
+    Raises:
+        ValueError: other ids.
+    """
+    framed = {*backend.encode("").ids, *backend.encode("", "").ids}
+    if surplus := sorted(framed - set(vocabulary.values())):
+        raise ValueError(f"post_processor: got ids {surplus}; accepted: ids of the vocabulary")

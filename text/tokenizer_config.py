@@ -1,0 +1,104 @@
+"""The keys of a tokenizer's config, and the checks of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..checks import is_number
+from .vocabularies import SPECIAL
+
+OPTIONS = (
+    *SPECIAL,
+    "model_max_length",
+    "padding_side",
+    "truncation_side",
+    "add_bos_token",
+    "add_eos_token",
+    "add_prefix_space",
+    "model_input_names",
+    "chat_template",
+    "tokenizer_class",
+    "do_lower_case",
+    "strip_accents",
+    "tokenize_chinese_chars",
+)
+_UNLIMITED = 10**9  # Hugging Face writes "no limit" as a very large number
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Check that every name is a key of the config.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if unknown := sorted(set(names) - set(OPTIONS)):
+        raise ValueError(f"config: got {unknown}; accepted: {list(OPTIONS)}")
+
+
+def known_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of `config` whose keys a ``Tokenizer`` accepts."""
+    return {name: config[name] for name in OPTIONS if name in config}
+
+
+def with_backend_settings(backend: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Disable truncation and padding in `backend` and return `config`, with their settings as its defaults."""
+    truncation, padding = backend.truncation or {}, backend.padding or {}
+    backend.no_truncation()
+    backend.no_padding()
+    defaults = {
+        "model_max_length": truncation.get("max_length"),
+        "padding_side": padding.get("direction", "right"),
+        "truncation_side": truncation.get("direction", "right"),
+    }
+    merged = {**defaults, **config}
+    if config.get("pad_token") is None and padding.get("pad_token") in backend.get_vocab():
+        merged["pad_token"] = padding["pad_token"]
+    return merged
+
+
+def vocabulary_size(vocabulary: Mapping[str, int]) -> int:
+    """Return the highest id of `vocabulary` plus one.
+
+    Raises:
+        ValueError: an empty vocabulary, or ids that do not fit in int32.
+    """
+    size = max(vocabulary.values(), default=-1) + 1
+    if not 0 < size < 2**31:
+        raise ValueError(f"vocabulary: got ids up to {size - 1}; accepted: 0 to {2**31 - 1}")
+    return size
+
+
+def length_limit(limit: Any) -> int | None:
+    """Return `model_max_length` as an integer, or None where there is no limit.
+
+    Raises:
+        ValueError: not a number, or below 1.
+    """
+    if limit is not None and (not is_number(limit) or not limit >= 1):
+        raise ValueError(f"model_max_length: got {limit!r}; accepted: a positive integer, or None for no limit")
+    return None if limit is None or limit > _UNLIMITED else int(limit)
+
+
+def uses_token_types(backend: Any, config: Mapping[str, Any]) -> bool:
+    """Return whether the model has the input "token_type_ids", from `model_input_names` or else the kind of tokenizer.
+
+    Raises:
+        ValueError: `model_input_names` is not a list of strings.
+    """
+    names = config.get("model_input_names")
+    if names is None:  # DistilBERT and MPNet share BERT's kind of vocabulary but have no token types
+        kind = str(config.get("tokenizer_class") or "Bert")
+        segments = type(backend.model).__name__ == "WordPiece" and not kind.startswith(("DistilBert", "MPNet"))
+        names = ["token_type_ids"] * segments
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"model_input_names: got {names!r}; accepted: a list of names")
+    return "token_type_ids" in names
+
+
+def set_prefix_space(backend: Any, wanted: Any) -> None:
+    """Set `add_prefix_space` in a byte-level pre-tokenizer; None and other pre-tokenizers leave `backend` unchanged."""
+    pre_tokenizer = backend.pre_tokenizer
+    if wanted is not None and type(pre_tokenizer).__name__ == "ByteLevel":
+        pre_tokenizer.add_prefix_space = bool(wanted)
+        backend.pre_tokenizer = pre_tokenizer

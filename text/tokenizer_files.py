@@ -1,0 +1,103 @@
+"""The files that a tokenizer is read from and written to: a Hugging Face folder, or a GGUF file.
+
+Files are read as data only; nothing is unpickled or executed.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..files import LARGEST_JSON, read_text, written
+from ..weights.gguf_file import GGUFFile
+from .gguf_vocabularies import gguf_tokenizer
+from .tokenizer_config import known_options
+from .vocabularies import FILE, LARGEST, add_tokens, backend_class, checked, json_of, vocabulary_tokenizer
+
+CONFIG_FILE, SPECIAL_FILE = "tokenizer_config.json", "special_tokens_map.json"
+TEMPLATE_FILE = "chat_template.jinja"
+
+
+def read_tokenizer(path: Path, config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the backend and the config of the tokenizer at `path`; see ``Tokenizer.load``.
+
+    Args:
+        config: values that replace those of the files.
+    """
+    if path.suffix == ".gguf" and path.is_file():
+        backend, found = gguf_tokenizer(GGUFFile(path).fields)
+        return backend, {**found, **config}
+    folder = path if path.is_dir() else path.parent
+    file = folder / FILE if path.is_dir() else path
+    found = {}
+    if path.is_dir() or path.name == FILE:  # the folder of a file with another name may belong to something else
+        found = {**json_of(folder / SPECIAL_FILE, LARGEST_JSON), **json_of(folder / CONFIG_FILE, LARGEST_JSON)}
+        if (folder / TEMPLATE_FILE).is_file():
+            found["chat_template"] = read_text(folder / TEMPLATE_FILE, most=LARGEST_JSON)
+    merged = {**found, **config}
+    if file.is_file():
+        text = read_text(file, most=LARGEST)
+        backend = checked(f"path: {file}", lambda: backend_class().from_str(text))
+    else:
+        backend, defaults = vocabulary_tokenizer(path, folder, merged)
+        merged = {**defaults, **merged}
+    add_tokens(backend, merged.get("added_tokens_decoder"), folder)
+    return backend, known_options(merged)
+
+
+def parse_tokenizer(files: Mapping[str, str], config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the backend and the config of the tokenizer whose files have the texts `files`, by file name.
+
+    Args:
+        config: values that replace those of the files.
+    """
+    merged: dict[str, Any] = {}
+    for name in (SPECIAL_FILE, CONFIG_FILE):
+        values = checked(name, functools.partial(json.loads, files.get(name, "{}")))
+        if not isinstance(values, dict):
+            raise ValueError(f"{name}: got a {type(values).__name__}; accepted: a JSON object")
+        merged |= values
+    if TEMPLATE_FILE in files:
+        merged["chat_template"] = files[TEMPLATE_FILE]
+    backend = checked(FILE, lambda: backend_class().from_str(files[FILE]))
+    merged |= config
+    add_tokens(backend, merged.get("added_tokens_decoder"), None)
+    return backend, known_options(merged)
+
+
+def file_texts(tokenizer: Any, *, indent: bool) -> dict[str, str]:
+    """Return the text of each file of a ``Tokenizer`` by file name; see ``Tokenizer.to_files``."""
+    special, templates = tokenizer.special_tokens, tokenizer.chat_templates
+    names = ["input_ids", *["token_type_ids"] * tokenizer.uses_token_types, "attention_mask"]
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **special,
+        **({} if tokenizer.model_max_length is None else {"model_max_length": tokenizer.model_max_length}),
+        "padding_side": tokenizer.padding_side,
+        "truncation_side": tokenizer.truncation_side,
+        "model_input_names": names,
+        "clean_up_tokenization_spaces": False,
+    }
+    several = set(templates) - {"default"}
+    if several:
+        config["chat_template"] = [{"name": name, "template": text} for name, text in templates.items()]
+    files = {
+        FILE: tokenizer.backend.to_str(pretty=indent),
+        CONFIG_FILE: json.dumps(config, indent=2 if indent else None, ensure_ascii=False) + "\n",
+        SPECIAL_FILE: json.dumps(special, indent=2 if indent else None, ensure_ascii=False) + "\n",
+    }
+    if templates and not several:
+        files[TEMPLATE_FILE] = templates["default"]
+    return files
+
+
+def write_files(files: Mapping[str, str], folder: Path) -> None:
+    """Write the texts of ``file_texts`` to `folder`, and remove another tokenizer's chat template from there."""
+    if TEMPLATE_FILE not in files and (folder / TEMPLATE_FILE).is_file():
+        (folder / TEMPLATE_FILE).unlink()  # it would take precedence over what `files` say
+    for name, text in files.items():
+        with written(folder / name) as temporary:
+            temporary.write_bytes(text.encode())

@@ -1,6 +1,6 @@
 """GPT: ``model.py`` reads aloud, ``checkpoints.py`` says how others name its weights."""
 
-from . import checkpoints
+from . import checkpoints, keras_hub
 from .model import GPT, GPTConfig
 
-__all__ = ["GPT", "GPTConfig", "checkpoints"]
+__all__ = ["GPT", "GPTConfig", "checkpoints", "keras_hub"]

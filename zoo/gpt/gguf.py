@@ -1,0 +1,123 @@
+"""GGUF files of the llama architecture: how llama.cpp names the fields of the config and the tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from ...weights.gguf_file import shortest
+from ...weights.rules import Dialect, Field, Rule, linear
+from ...weights.transforms import TRANSPOSED, paired_rows
+from ..huggingface import integer, number
+from .model import GPTConfig
+
+LLAMA3_FACTORS = (8.0, 32.0, 16.0, 4.0, 2.0, 64.0)  # of Llama 3.1, Llama 3.2, and others like them
+
+
+def read_gguf(raw: Mapping[str, Any], shapes: Collection[str]) -> dict[str, Any]:
+    """What a GGUF file says through its tensors and through several fields at once.
+
+    Raises:
+        ValueError: another architecture, features rotated in part, or a scaling we do not have.
+    """
+    if (kind := raw.get("general.architecture")) != "llama":
+        raise ValueError(f"general.architecture: got {kind!r}; accepted: 'llama'")
+    assert isinstance(shapes, Mapping)
+    if "token_embd.weight" not in shapes:
+        raise ValueError("token_embd.weight: not in the file; accepted: a table of tokens")
+    if (heads := integer(raw, "llama.attention.head_count", 0)) < 1:
+        raise ValueError(f"llama.attention.head_count: got {heads}; accepted: a positive integer")
+    head_dim = integer(raw, "llama.attention.key_length", integer(raw, "llama.embedding_length", 0) // heads)
+    for name in ("llama.rope.dimension_count", "llama.attention.value_length"):
+        if raw.get(name, head_dim) != head_dim:
+            raise ValueError(f"{name}: got {raw[name]}; accepted: {head_dim}")
+    if (theta := number(raw, "llama.rope.freq_base", 10_000.0)) <= 0:
+        raise ValueError(f"llama.rope.freq_base: got {theta}; accepted: a positive number")
+    has_bias = {part: f"blk.0.{part}.bias" in shapes for part in ("attn_output", "attn_q", "ffn_up")}
+    return {
+        "vocab_size": (shapes["token_embd.weight"] or (0,))[0],
+        "tie_embeddings": "output.weight" not in shapes,
+        "use_bias": has_bias["attn_output"],
+        "use_qkv_bias": has_bias["attn_q"],
+        "use_feedforward_bias": has_bias["ffn_up"],
+        "rope_scaling": _scaling(raw, head_dim, theta),
+    }
+
+
+def _scaling(raw: Mapping[str, Any], head_dim: int, theta: float) -> dict[str, Any] | None:
+    if (factors := raw.get("rope_freqs")) is not None:  # put there by whoever reads the file
+        if np.shape(factors) != (head_dim // 2,):
+            raise ValueError(f"rope_freqs.weight: got {np.size(factors)} factors; accepted: {head_dim // 2}")
+        return _llama3(np.asarray(factors), head_dim, theta)
+    kind = raw.get("llama.rope.scaling.type", "none")
+    if kind == "none":
+        return None
+    if kind not in ("linear", "yarn"):
+        raise ValueError(f"llama.rope.scaling.type: got {kind!r}; accepted: 'none', 'linear', 'yarn'")
+    scaling = {"rope_type": kind, "factor": raw.get("llama.rope.scaling.factor")}
+    if kind == "yarn":
+        original = "llama.rope.scaling.original_context_length"
+        scaling["original_max_position_embeddings"] = raw.get(original, raw["llama.context_length"])
+    return scaling
+
+
+def _llama3(factors: np.ndarray, head_dim: int, theta: float) -> dict[str, Any]:
+    """The scaling whose factors these are: llama.cpp keeps the factors and not what they come from. Those of the
+    published models are known again, so that they can be saved for transformers; any others stay factors."""
+    turns = 8192 * theta ** (-np.arange(0, head_dim, 2) / head_dim) / (2 * math.pi)
+    for factor in LLAMA3_FACTORS:
+        keep = np.clip((turns - 1) / 3, 0, 1)
+        if factors.shape == keep.shape and np.allclose(1 / (keep + (1 - keep) / factor), factors, rtol=1e-4):
+            scaling = {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+            return {**scaling, "original_max_position_embeddings": 8192}
+    return {"rope_type": "factors", "factors": [shortest(factor) for factor in factors]}
+
+
+def _rules(c: GPTConfig) -> tuple[Rule, ...]:
+    """llama.cpp's names; queries and keys stand in pairs."""
+    query, key = paired_rows(c.num_heads), paired_rows(c.num_kv_heads or c.num_heads)
+    block, attention = "block_{i}/", "block_{i}/attention/"
+    return (
+        Rule("token_embd.weight", "embedding/embeddings"),
+        Rule("blk.{i}.attn_norm.weight", block + "attention_norm/scale"),
+        Rule("blk.{i}.attn_q.weight", attention + "query/kernel", query),
+        Rule("blk.{i}.attn_q.bias", attention + "query/bias", query),
+        Rule("blk.{i}.attn_k.weight", attention + "key/kernel", key),
+        Rule("blk.{i}.attn_k.bias", attention + "key/bias", key),
+        *linear("blk.{i}.attn_v", attention + "value"),
+        *linear("blk.{i}.attn_output", attention + "output"),
+        Rule("blk.{i}.ffn_norm.weight", block + "feedforward_norm/scale"),
+        *linear("blk.{i}.ffn_gate", block + "feedforward/gate"),
+        *linear("blk.{i}.ffn_up", block + "feedforward/up"),
+        *linear("blk.{i}.ffn_down", block + "feedforward/down"),
+        Rule("output_norm.weight", "final_norm/scale"),
+        Rule("output.weight", "lm_head/kernel", TRANSPOSED, outside=True),
+    )
+
+
+GGUF = Dialect(
+    fields=(
+        Field("llama.block_count", "num_layers"),
+        Field("llama.attention.head_count", "num_heads"),
+        Field("llama.attention.head_count_kv", "num_kv_heads", None),
+        Field("llama.attention.key_length", "head_dim", None),
+        Field("llama.embedding_length", "hidden_dim"),
+        Field("llama.feed_forward_length", "intermediate_dim"),
+        Field("llama.context_length", "max_length"),
+        Field("llama.attention.layer_norm_rms_epsilon", "norm_epsilon"),
+        Field("llama.rope.freq_base", "rope_theta", 10_000.0),
+        Field("tokenizer.ggml.bos_token_id", "bos_token_id", None),
+        Field("tokenizer.ggml.eos_token_id", "eos_token_id", None),
+        Field("tokenizer.ggml.padding_token_id", "pad_token_id", None),
+    ),
+    fixed={"position": "rotary", "norm": "rms_norm", "activation": "swiglu"},
+    demanded={"llama.expert_count": 0},
+    read=read_gguf,
+    rules=_rules,
+    heads={"causal_lm": "llama"},
+    ignored=(r"^rope_freqs\.weight$",),  # rope_scaling has them
+    tied={"output.weight": "token_embd.weight"},
+)

@@ -1,1 +1,1 @@
-"""Texts to ids and back: tokenizers, their vocabularies, chat templates, prompts."""
+"""Tokenizers, their vocabularies, chat templates and prompts."""

@@ -1,4 +1,4 @@
-"""Chat templates: what a conversation looks like to the model that was trained on it, in Jinja's sandbox."""
+"""Chat templates, which format a conversation as the model was trained on it, rendered in Jinja's sandbox."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from ..needs import named_extras
 
 
 def named_templates(value: Any) -> dict[str, str]:
+    """Return the templates of the config key "chat_template" by name; a single one is named "default".
+
+    Raises:
+        ValueError: neither None, a string, nor a list of objects with "name" and "template".
+    """
     if value is None:
         return {}
     if isinstance(value, str):
@@ -29,7 +34,16 @@ def chat_text(
     special_tokens: Mapping[str, str],
     variables: Mapping[str, Any],
 ) -> str:
-    """What the template that fits makes of `messages`; see ``Tokenizer.apply_chat_template``."""
+    """Render `messages` with the template "tool_use" if there are tools and such a template, or else with "default".
+
+    Args:
+        templates: templates by name.
+        messages, variables: as in ``Tokenizer.apply_chat_template``.
+        special_tokens: contents of the special tokens by name.
+
+    Raises:
+        ValueError: no such template, messages or variables of another type, or a template that fails.
+    """
     if not isinstance(messages, list | tuple) or not messages:
         raise ValueError(
             f"messages: got {type(messages).__name__}; accepted: a list of {{'role', 'content'}}, not empty"
@@ -41,14 +55,18 @@ def chat_text(
     name = "tool_use" if variables.get("tools") and "tool_use" in templates else "default"
     if name not in templates:
         raise ValueError(f"chat_template: got {sorted(templates)}; accepted: a tokenizer that has one")
-    # What is None in a message is left out, as in transformers: templates ask whether a key is there.
+    # As in transformers, entries that are None are left out, because templates test whether a key exists.
     plain = [{key: value for key, value in message.items() if value is not None} for message in messages]
     given = {"messages": plain, "documents": None, **variables}
     return _render(templates[name], {**special_tokens, **{key: _plain(key, value) for key, value in given.items()}})
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A copy made of JSON's types: other objects have methods that the sandbox knows nothing of."""
+    """Return a copy of `value` that has only JSON types, since the sandbox does not restrict other objects' methods.
+
+    Raises:
+        ValueError: `value` cannot be written as JSON; the message names the variable `name`.
+    """
     try:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError, RecursionError) as error:
@@ -56,7 +74,11 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _render(template: str, variables: Mapping[str, Any]) -> str:
-    """The text that a template of a stranger makes, in transformers' environment (``utils/chat_template_utils.py``)."""
+    """Render an untrusted template in the same environment as transformers (its ``utils/chat_template_utils.py``).
+
+    Raises:
+        ValueError: the template is invalid, unsafe or fails.
+    """
     from datetime import datetime
 
     with named_extras():
@@ -66,10 +88,10 @@ def _render(template: str, variables: Mapping[str, Any]) -> str:
 
     class Environment(ImmutableSandboxedEnvironment):
         def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
-            raise SecurityError(f"access to attribute {attribute!r}")  # Jinja's would print as nothing
+            raise SecurityError(f"access to attribute {attribute!r}")  # Jinja's own method renders an empty string
 
     class Generation(Extension):
-        """``{% generation %}`` marks what the model wrote, for training; it prints its body."""
+        """The tag ``{% generation %}``, which marks the model's output for training; it only renders its body."""
 
         tags = {"generation"}  # noqa: RUF012
 
@@ -91,7 +113,7 @@ def _render(template: str, variables: Mapping[str, Any]) -> str:
     environment.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
     try:
         return environment.from_string(template).render(variables)
-    except Exception as error:  # a template may fail in any way that Python can
+    except Exception as error:  # a template can raise any Python exception
         kind = type(error).__name__
         raise ValueError(
             f"chat_template: got {kind}: {error}; accepted: a template that takes these messages"

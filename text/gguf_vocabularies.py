@@ -1,4 +1,4 @@
-"""The tokenizer in a GGUF file's metadata: byte-level pairs, or SentencePiece's with merges recovered from scores."""
+"""The tokenizer in a GGUF file's metadata: byte-level BPE, or SentencePiece BPE with merges recovered from scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # GGUF's token types
 
 
 def gguf_tokenizer(fields: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The backend, and keys of a tokenizer_config.json; see ``Tokenizer.from_gguf``."""
+    """Return the backend and the config, as the keys of a tokenizer_config.json; see ``Tokenizer.from_gguf``."""
     kinds = {"gpt2": _gguf_byte_level, "llama": _gguf_sentencepiece}
     kind = str(fields.get("tokenizer.ggml.model"))
     if kind not in kinds:
@@ -43,7 +43,7 @@ def gguf_tokenizer(fields: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         added = [token for token, of in zip(tokens, types, strict=True) if of == number]
         backend.add_tokens([AddedToken(token, special=special, normalized=False) for token in added])
     prefix = "tokenizer.chat_template"
-    # Not "tokenizer.chat_templates", the list of the names of those beside the default.
+    # "tokenizer.chat_templates" is excluded: it lists the names of the additional templates.
     texts = {key: text for key, text in fields.items() if key == prefix or key.startswith(f"{prefix}.")}
     templates = {key[len(prefix) + 1 :] or "default": text for key, text in texts.items() if isinstance(text, str)}
     found["chat_template"] = [{"name": name, "template": text} for name, text in templates.items()] or None
@@ -52,6 +52,11 @@ def gguf_tokenizer(fields: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def _field(fields: Mapping[str, Any], name: str, kind: type, default: list[Any] | None = None) -> list[Any]:
+    """Return the list in the field ``tokenizer.ggml.{name}``.
+
+    Raises:
+        ValueError: the field is missing and has no default, or is not a list of `kind`.
+    """
     values = fields.get(f"tokenizer.ggml.{name}", default)
     values = values.tolist() if isinstance(values, np.ndarray) else values
     kinds = {int: int | np.integer, float: int | float | np.number}.get(kind, kind)
@@ -64,7 +69,7 @@ def _field(fields: Mapping[str, Any], name: str, kind: type, default: list[Any] 
 def _gguf_byte_level(
     fields: Mapping[str, Any], tokens: list[str], types: list[int], unk: str | None
 ) -> tuple[Any, bool]:
-    """The backend, and whether it sets bos in front where the file does not say."""
+    """Return the backend, and whether bos is added to texts if the file does not specify it."""
     pre = str(fields.get("tokenizer.ggml.pre"))
     if pre not in SPLITS:
         raise ValueError(f"tokenizer.ggml.pre: got {pre!r}; accepted: {sorted(SPLITS)}")
@@ -75,10 +80,11 @@ def _gguf_byte_level(
 def _gguf_sentencepiece(
     fields: Mapping[str, Any], tokens: list[str], types: list[int], unk: str | None
 ) -> tuple[Any, bool]:
-    """Llama's: SentencePiece's BPE (Kudo & Richardson 2018), whose files keep scores and no merges.
+    """Return the backend for Llama's SentencePiece BPE (Kudo & Richardson 2018), and True: bos is added by default.
 
-    Every way to cut a piece into two others is a merge, the best-scored pieces first, as transformers recovers them.
-    A space goes in front of every text, also behind a special token, as in SentencePiece and llama.cpp.
+    GGUF files store scores instead of merges. As in transformers, every split of a piece into two other pieces becomes
+    a merge, and merges are ordered by the score of the whole piece, highest first. A space is added before every text,
+    also after a special token, as in SentencePiece and llama.cpp, unless the field "add_space_prefix" is false.
     """
     from tokenizers import decoders, models, normalizers
 

@@ -1,4 +1,4 @@
-"""KerasHub's tokenizers, which keep a vocabulary and leave the frame of special tokens to preprocessors."""
+"""Conversion of KerasHub tokenizers, which have a vocabulary but leave adding special tokens to preprocessors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .vocabularies import SPECIAL, byte_level, roberta_frame, wordpiece
 
 
 def keras_hub_tokenizer(tokenizer: Any) -> tuple[Any, dict[str, Any]]:
-    """The backend, and keys of a tokenizer_config.json; see ``Tokenizer.from_keras_hub``."""
+    """Return the backend and the config, as the keys of a tokenizer_config.json; see ``Tokenizer.from_keras_hub``."""
     kinds = {parent.__name__ for parent in type(tokenizer).__mro__}
     vocabulary = getattr(tokenizer, "vocabulary", None)
     if not kinds & {"WordPieceTokenizer", "BytePairTokenizer"} or vocabulary is None:

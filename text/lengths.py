@@ -1,4 +1,4 @@
-"""Rows of tokens of lengths that a model takes: what is cut where one is too long, and filled where it is too short."""
+"""Truncation and padding of rows of tokens."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ from ..checks import positive_integer
 
 
 def side(name: str, value: Any) -> str:
+    """Check that `value`, of the argument called `name`, is "left" or "right", and return it."""
     if value not in ("left", "right"):
         raise ValueError(f"{name}: got {value!r}; accepted: 'left' or 'right'")
     return value
 
 
 def row_limit(max_length: Any, default: int | None, truncation: Any, padding: Any) -> int | None:
-    """The longest row, special tokens included, or None; `truncation` and `padding` are checked with it."""
+    """Return the length limit of a row, special tokens included, or None, after checking the arguments.
+
+    Args:
+        max_length, truncation, padding: as in ``Tokenizer.__call__``.
+        default: the limit if `max_length` is None.
+
+    Raises:
+        ValueError: a value that is not accepted, or ``padding="max_length"`` without a limit.
+    """
     if max_length is not None:
         max_length = positive_integer("max_length", max_length)
     if truncation not in (True, False, "longest_first", "only_first", "only_second"):
@@ -31,11 +40,18 @@ def row_limit(max_length: Any, default: int | None, truncation: Any, padding: An
 
 
 def truncate(one: Any, other: Any, limit: int | None, framing: int, how: bool | str, direction: str) -> None:
-    """Cut encodings in place, as the library's own strategies of these names would.
+    """Truncate encodings in place, with the same results as the `tokenizers` library's strategies of these names.
 
     Args:
-        one, other: encodings without special tokens; `other` is None where there are no pairs.
-        framing: special tokens that come to them and count too.
+        one, other: encodings without special tokens; `other` is None if there is no pair.
+        limit: longest row, special tokens included, or None for no truncation.
+        framing: number of special tokens that will be added.
+        how: "only_first", "only_second", or any other value for "longest_first".
+        direction: the side that is cut, "left" or "right".
+
+    Raises:
+        ValueError: `limit` leaves no room for the special tokens or for the text that is not cut, or there is no
+            second text for "only_second".
     """
     if limit is None:
         return
@@ -60,6 +76,7 @@ def truncate(one: Any, other: Any, limit: int | None, framing: int, how: bool | 
 
 
 def padded(rows: list[list[int]], width: int, fill: int, padding_side: str) -> np.ndarray:
+    """Return an int32 array (rows, width) of `rows`, padded with `fill`."""
     result = np.full((len(rows), width), fill, "int32")
     for number, row in enumerate(rows):
         result[number, slice(width - len(row), None) if padding_side == "left" else slice(len(row))] = row

@@ -1,4 +1,4 @@
-"""Prompts as people write them on the command line: texts, chats or ids in, texts or ids out."""
+"""Prompts of the command line (texts, chats or ids), and the tokenizer for them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,21 @@ def continue_prompts(
     system: str | None = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """The continuation of every prompt: its ``ids``, up to the end token, its ``text`` where there is a tokenizer, and
-    its ``finish_reason``, "stop" or "length".
+    """Generate a continuation of every prompt.
 
     Args:
-        source: a Keras model or an exported file's runner, which generates.
-        texts, ids: prompts of one kind.
-        chat: each text is what a user asks, for the chat template; `system` stands before it.
-        options: of ``generate_text``.
+        source: a Keras model that generates, or the runner of an exported file.
+        texts, ids: the prompts, as texts or as token ids; one of the two lists must be empty.
+        chat: format each text with the chat template, as a user message.
+        system: system message before each user message; implies `chat`.
+        options: options of ``generate_text``.
+
+    Returns:
+        for each prompt a dictionary with "ids", the new tokens without the end token; "text", if there is a
+        tokenizer; and "finish_reason", "stop" or "length".
 
     Raises:
-        ValueError: no prompt or both kinds, no tokenizer for texts, or an option that is not accepted.
+        ValueError: no prompts or both kinds, no tokenizer for texts, or an option that is not accepted.
     """
     if bool(texts) == bool(ids):
         raise ValueError("prompts: got none or both kinds; accepted: texts, or --ids for each prompt")
@@ -46,11 +50,16 @@ def continue_prompts(
 
 
 def find_tokenizer(source: Any, name: str, given: Path | None, *, needed: bool = True) -> Any:
-    """The tokenizer at `given` (a folder, a tokenizer.json or a GGUF file); else that of `source`, a model or a runner
-    from the path `name`; else the one that lies beside it, or in it.
+    """Return the tokenizer at `given`, else the tokenizer of `source`, else the one in or next to the path `name`.
+
+    Args:
+        source: a model or a runner.
+        name: the path that `source` was loaded from.
+        given: a folder, a tokenizer.json or a GGUF file, or None.
+        needed: raise an error if there is no tokenizer, instead of returning None.
 
     Raises:
-        ValueError: `source` does not generate; nothing at `given`; or nothing anywhere, where one is `needed`.
+        ValueError: `source` does not generate, `given` does not exist, or no tokenizer was found although `needed`.
     """
     if not hasattr(source, "generate"):
         raise ValueError(

@@ -1,6 +1,6 @@
-"""Texts to ids and back, as the checkpoint's own tokenizer does it, on Hugging Face's `tokenizers` library.
+"""The class ``Tokenizer``, which encodes and decodes texts with the `tokenizers` library of Hugging Face.
 
-Files are read as data: nothing is unpickled, and chat templates run in Jinja's sandbox.
+Files are read as data only: nothing is unpickled, and chat templates run in Jinja's sandbox.
 """
 
 from __future__ import annotations
@@ -33,26 +33,27 @@ Array = np.ndarray
 
 
 class Tokenizer:
-    """A tokenizer with its special tokens, limits, padding and chat template.
+    """A tokenizer with its special tokens, length limit, padding and chat templates.
 
-    ``tokenizer(texts)`` gives a model's inputs; ``encode`` and ``decode`` one text's ids and back.
+    ``tokenizer(texts)`` returns a model's inputs. ``encode`` and ``decode`` convert a single text to ids and back.
 
     Attributes:
-        backend: the ``tokenizers.Tokenizer`` underneath.
-        vocab_size: highest id + 1, added tokens included: the rows that a model's table needs at the least.
-        bos_token, …, mask_token: contents of bos, eos, unk, sep, pad, cls and mask, or None.
+        backend: the underlying ``tokenizers.Tokenizer``.
+        vocab_size: highest id + 1, added tokens included; a model's embedding table needs at least this many rows.
+        bos_token, …, mask_token: contents of the bos, eos, unk, sep, pad, cls and mask tokens, or None.
         bos_token_id, …, mask_token_id: their ids, or None.
-        model_max_length: longest row the model takes, special tokens included, or None.
+        model_max_length: longest row that the model accepts, special tokens included, or None.
         padding_side, truncation_side: "left" or "right".
-        chat_templates: Jinja templates by name; the usual one is "default".
+        uses_token_types: whether ``tokenizer(texts)`` returns "token_type_ids".
+        chat_templates: Jinja templates by name; the standard one is "default".
 
     Args:
-        backend: a ``tokenizers.Tokenizer``. It is kept, not copied; its own truncation and padding become the defaults
-            here and are switched off there.
-        config: keys of a tokenizer_config.json, as ``load`` takes them.
+        backend: a ``tokenizers.Tokenizer``. It is not copied. Its truncation and padding settings become defaults of
+            this tokenizer and are disabled in `backend`.
+        config: keys of a tokenizer_config.json, as for ``load``.
 
     Raises:
-        ValueError: a key or value that is not accepted, or a special token that the vocabulary has not.
+        ValueError: a key or value that is not accepted, or a special token that is not in the vocabulary.
     """
 
     bos_token_id: int | None
@@ -85,24 +86,24 @@ class Tokenizer:
         check_frame(backend, vocabulary)
         self.chat_templates = named_templates(config.get("chat_template"))
 
-    # Ways to make one
+    # Constructors and files
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **config: Any) -> Tokenizer:
-        """The tokenizer of a Hugging Face folder, or of a GGUF file.
+        """Load the tokenizer of a Hugging Face folder or of a GGUF file.
 
-        tokenizer.json is read where there is one; else BERT's vocab.txt, or vocab.json and merges.txt (GPT-2, RoBERTa
-        or Qwen2, as tokenizer_config.json or config.json say). tokenizer_config.json, special_tokens_map.json and
-        chat_template.jinja beside it say the rest.
+        In a folder, tokenizer.json is read if it exists. Otherwise the vocabulary is BERT's vocab.txt, or vocab.json
+        and merges.txt (of GPT-2, RoBERTa, BART or Qwen2, as tokenizer_config.json or config.json specifies). The
+        config is read from tokenizer_config.json, special_tokens_map.json and chat_template.jinja in the same folder.
 
         Args:
-            path: the folder, or its tokenizer.json, or a .gguf file.
-            config: keys of tokenizer_config.json, in the place of what is there: ``pad_token="<|endoftext|>"``,
+            path: the folder, its tokenizer.json, or a .gguf file.
+            config: keys of tokenizer_config.json that replace the values in the files: ``pad_token="<|endoftext|>"``,
                 ``padding_side="left"``, ``model_max_length=512``, ``add_prefix_space=True``, …
 
         Raises:
-            ValueError: no such file, a file that is not what it should be, a special token that the vocabulary has
-                not, or a SentencePiece model alone.
+            ValueError: no such file, an invalid file, a special token that is not in the vocabulary, or a folder whose
+                only vocabulary is a SentencePiece model.
         """
         check_names(config)
         backend, found = read_tokenizer(Path(path), config)
@@ -110,39 +111,48 @@ class Tokenizer:
 
     @classmethod
     def from_files(cls, files: Mapping[str, str], **config: Any) -> Tokenizer:
-        """The tokenizer of ``to_files``: the texts of tokenizer.json and what stands beside it, by name.
+        """Create a tokenizer from the texts of its files, such as ``to_files`` returns.
+
+        Args:
+            files: texts by file name: tokenizer.json and optionally tokenizer_config.json, special_tokens_map.json and
+                chat_template.jinja.
+            config: as in ``load``.
 
         Raises:
-            ValueError: as ``load``.
+            ValueError: as in ``load``.
         """
         backend, found = parse_tokenizer(files, config)
         return cls(backend, **found)
 
     @classmethod
     def from_gguf(cls, fields: Mapping[str, Any], **config: Any) -> Tokenizer:
-        """The tokenizer in a GGUF file's metadata.
+        """Create a tokenizer from the metadata of a GGUF file.
 
-        Byte-level BPE (``tokenizer.ggml.model`` "gpt2") with the pre-tokenizer that ``tokenizer.ggml.pre`` names, or
-        SentencePiece's BPE ("llama") with its merges recovered from the scores and bytes for what it lacks. It pads on
-        the left, as a model that continues texts wants it.
+        Supported are byte-level BPE (``tokenizer.ggml.model`` is "gpt2") with the pre-tokenizer that
+        ``tokenizer.ggml.pre`` names, and SentencePiece BPE ("llama"), whose merges are recovered from the scores and
+        which encodes characters outside the vocabulary as bytes. `padding_side` is "left", as text generation needs.
 
         Args:
-            fields: metadata by key: lists, strings and numbers, as ``gguf.ReaderField.contents()`` gives them.
+            fields: metadata by key: lists, strings and numbers, as ``gguf.ReaderField.contents()`` returns them.
             config: as in ``load``.
 
         Raises:
-            ValueError: a field that is missing, of another type, or names a kind that is not known.
+            ValueError: a field that is missing, of another type, or names an unsupported kind.
         """
         backend, found = gguf_tokenizer(fields)
         return cls(backend, **{**found, **config})
 
     @classmethod
     def from_keras_hub(cls, tokenizer: Any, **config: Any) -> Tokenizer:
-        """The same vocabulary as a KerasHub WordPieceTokenizer (BERT's) or BytePairTokenizer, with its special tokens.
+        """Create a tokenizer with the vocabulary and special tokens of a KerasHub tokenizer.
 
-        Texts are cut as the model was trained on them: GPT-2's and RoBERTa's by GPT-2's rules, also where KerasHub
-        applies those of Llama 3. BERT and RoBERTa get their frame of special tokens, Llama 3 its first one; KerasHub
-        leaves that to its preprocessors.
+        Texts are split as they were when the model was trained: for GPT-2 and RoBERTa by GPT-2's rules, even where
+        KerasHub applies those of Llama 3. BERT's and RoBERTa's special tokens are added around every text and Llama 3's
+        bos token before it; KerasHub leaves this to its preprocessors.
+
+        Args:
+            tokenizer: a KerasHub WordPieceTokenizer (BERT) or BytePairTokenizer, or a subclass for a known model.
+            config: as in ``load``.
 
         Raises:
             ValueError: another object, or a tokenizer without a vocabulary.
@@ -151,9 +161,16 @@ class Tokenizer:
         return cls(backend, **{**own, **config})
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write what ``load`` and transformers' ``AutoTokenizer.from_pretrained`` read.
+        """Write the files that ``load`` and transformers' ``AutoTokenizer.from_pretrained`` read.
 
-        tokenizer.json, tokenizer_config.json, special_tokens_map.json, and chat_template.jinja where there is one.
+        These are tokenizer.json, tokenizer_config.json and special_tokens_map.json, and chat_template.jinja if the
+        only chat template is "default"; other chat templates are part of tokenizer_config.json.
+
+        Args:
+            folder: the folder to write to, created if it does not exist.
+
+        Returns:
+            the folder.
 
         Raises:
             ValueError: `folder` is a file.
@@ -165,14 +182,14 @@ class Tokenizer:
         return folder
 
     def to_files(self, indent: bool = True) -> dict[str, str]:
-        """The texts that ``save`` writes, by the name of the file; without `indent` on as few lines as can be."""
+        """Return the texts that ``save`` writes, by file name. Without `indent` each JSON text is a single line."""
         return file_texts(self, indent=indent)
 
-    # Texts and ids
+    # Encoding and decoding
 
     @property
     def special_tokens(self) -> dict[str, str]:
-        """Contents of the special tokens there are, by name: ``{"bos_token": "<s>", …}``."""
+        """The contents of the special tokens that are set, by name: ``{"bos_token": "<s>", …}``."""
         return {name: getattr(self, name) for name in SPECIAL if getattr(self, name) is not None}
 
     def __repr__(self) -> str:
@@ -197,28 +214,28 @@ class Tokenizer:
         is_split_into_words: bool = False,
         return_word_ids: bool = False,
     ) -> dict[str, Array]:
-        """A model's inputs.
+        """Encode texts to the inputs of a model.
 
         Args:
-            texts: one text, or several; with `is_split_into_words` a list of words, or several such lists.
-            pairs: a second text for each.
+            texts: one text or several; with `is_split_into_words`, one list of words or several.
+            pairs: a second text for each text.
             max_length: longest row, special tokens included. Default: `model_max_length`.
-            truncation: what is cut where a row is longer: True or "longest_first" from the longer of a pair,
-                "only_first", "only_second", or False for nothing. It is cut on `truncation_side`.
-            padding: "longest" (or True) to the longest row, "max_length" to `max_length`, False for none.
-            padding_side: "left" or "right" in the place of the tokenizer's.
-            add_special_tokens: [CLS] and [SEP], a first <s>, … as the model was trained with.
-            is_split_into_words: the texts are lists of words, to which labels may belong.
-            return_word_ids: also "word_ids", the number of the word that each token is of, -1 for special tokens and
-                padding; in a pair each text counts for itself.
+            truncation: what to cut if a row is longer: True or "longest_first" for the longer text of a pair,
+                "only_first", "only_second", or False for nothing. Tokens are cut on the tokenizer's `truncation_side`.
+            padding: "longest" or True to pad to the longest row, "max_length" to pad to `max_length`, False for none.
+            padding_side: "left" or "right". Default: the tokenizer's `padding_side`.
+            add_special_tokens: add the special tokens that the model was trained with, such as [CLS] and [SEP].
+            is_split_into_words: the texts are lists of words, for example because each word has a label.
+            return_word_ids: also return "word_ids", the index of the word that each token belongs to, or -1 for
+                special tokens and padding; in a pair, the words of each text are counted from 0.
 
         Returns:
-            int32 arrays (batch, tokens): "input_ids", "attention_mask" (1 = token, 0 = padding), and "token_type_ids"
-            (0 for the first text and 1 for the second) where the model has them.
+            int32 arrays (batch, tokens): "input_ids", "attention_mask" (1 = token, 0 = padding) and, if the model has
+            this input, "token_type_ids" (0 = first text, 1 = second text).
 
         Raises:
-            ValueError: texts of another kind, rows of unequal length without a pad token or with ``padding=False``,
-                or a `max_length` that cannot be kept.
+            ValueError: texts of another type, rows of unequal length without a pad token or with ``padding=False``,
+                or a `max_length` that cannot be met with these options.
         """
         limit = row_limit(max_length, self.model_max_length, truncation, padding)
         padding_side = self.padding_side if padding_side is None else side("padding_side", padding_side)
@@ -242,10 +259,17 @@ class Tokenizer:
         )
 
     def encode(self, text: str, pair: str | None = None, *, add_special_tokens: bool = True) -> Any:
-        """The ``tokenizers.Encoding`` of one text, uncut: ``.ids``, ``.tokens``, ``.offsets`` (characters), ….
+        """Encode one text or a pair of texts, without truncation or padding.
+
+        Args:
+            text, pair: the text, and optionally a second one.
+            add_special_tokens: add the special tokens that the model was trained with.
+
+        Returns:
+            a ``tokenizers.Encoding`` with ``.ids``, ``.tokens``, ``.offsets`` (in characters) and more.
 
         Raises:
-            ValueError: not a text.
+            ValueError: `text` or `pair` is not a string.
         """
         for name, value in (("text", text), ("pair", pair)):
             if not isinstance(value, str) and not (name == "pair" and value is None):
@@ -253,15 +277,20 @@ class Tokenizer:
         return checked("text", lambda: self.backend.encode(text, pair, add_special_tokens=add_special_tokens))
 
     def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
-        """The text of ids (tokens,): a list or an array. Ids above the vocabulary's, of a padded table, give nothing.
+        """Decode one row of ids to text.
+
+        Args:
+            ids: (tokens,) integers, as a list or an array. Ids above the vocabulary, which models with a padded
+                embedding table can produce, are ignored.
+            skip_special_tokens: leave special tokens out of the text.
 
         Raises:
-            ValueError: not one row of whole numbers, or a negative one.
+            ValueError: not a single row of integers, or a negative id.
         """
         return self.backend.decode(id_list(ids), skip_special_tokens=skip_special_tokens)
 
     def decode_batch(self, rows: Iterable[Any], skip_special_tokens: bool = True) -> list[str]:
-        """The text of each row of ids; see ``decode``."""
+        """Decode each row of ids; see ``decode``."""
         return [self.decode(row, skip_special_tokens) for row in rows]
 
     def apply_chat_template(
@@ -273,23 +302,23 @@ class Tokenizer:
         tokenize: bool = False,
         **variables: Any,
     ) -> Any:
-        """A conversation as the model was trained to read it.
+        """Format a conversation with the chat template that the model was trained with.
 
-        The template runs in Jinja's sandbox with what transformers gives it: `messages`, `tools`, the special tokens,
-        ``raise_exception``, ``strftime_now`` and ``tojson``. Everything it sees is plain JSON.
+        The template runs in Jinja's sandbox. As in transformers it can use `messages`, `tools`, the special tokens,
+        ``raise_exception``, ``strftime_now`` and ``tojson``. All values that are passed to it are plain JSON.
 
         Args:
-            messages: ``{"role": "user", "content": …}`` each, in order.
-            add_generation_prompt: end with the beginning of the model's answer.
-            tools: JSON schemas of functions that the model may call.
-            tokenize: give ids rather than text. The template writes the special tokens, so none are added.
-            variables: what the template knows besides.
+            messages: the messages in order, each ``{"role": "user", "content": …}``.
+            add_generation_prompt: end with the header of the model's answer.
+            tools: JSON schemas of functions that the model may call; the template "tool_use" is used if there is one.
+            tokenize: return ids instead of text. No special tokens are added, because the template writes them.
+            variables: further variables of the template.
 
         Returns:
-            The text, or with `tokenize` its ids as a list.
+            the text, or with `tokenize` its ids as a list.
 
         Raises:
-            ValueError: no template, messages or variables of another kind, a template that fails or is not safe.
+            ValueError: no template, messages or variables of another type, or a template that fails or is unsafe.
         """
         given = {"add_generation_prompt": bool(add_generation_prompt), "tools": tools, **variables}
         text = chat_text(self.chat_templates, messages, self.special_tokens, given)

@@ -1,4 +1,4 @@
-"""Backends made of vocabularies: BERT's word pieces and GPT-2's byte-level pairs, from their files or from tokens."""
+"""Construction of `tokenizers` backends from vocabularies: BERT's WordPiece and GPT-2's byte-level BPE."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from ..needs import named_extras
 
 FILE = "tokenizer.json"
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-LARGEST = 2**27  # bytes of a vocabulary; those of the largest multilingual models have a quarter
+LARGEST = 2**27  # bytes of a vocabulary file, about four times those of the largest multilingual models
 
-# How texts are cut before byte-pair encoding, by GGUF's name for it (``llama-vocab.cpp`` of llama.cpp). The regular
-# expressions are those of the tokenizer.json that Llama 3 and Qwen2 published.
+# How texts are split before byte-pair encoding, by the name that GGUF files use (``llama-vocab.cpp`` of llama.cpp):
+# "" for GPT-2's rules, "digits" for single digits and then GPT-2's rules, or a regular expression. The regular
+# expressions are copied from the published tokenizer.json of Llama 3 and Qwen2.
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
@@ -28,7 +29,7 @@ SPLITS: dict[str, str] = {
 
 
 def backend_class() -> Any:
-    """``tokenizers.Tokenizer``, imported where it is needed: the library is not light."""
+    """Return the class ``tokenizers.Tokenizer``; it is imported only here because the import is slow."""
     with named_extras():
         from tokenizers import Tokenizer as Backend
 
@@ -36,7 +37,13 @@ def backend_class() -> Any:
 
 
 def checked(what: str, make: Any) -> Any:
-    """`make`'s result; the library raises bare exceptions, and panics that are no Exception."""
+    """Return ``make()``, and raise its errors as ValueError.
+
+    The `tokenizers` library raises plain ``Exception``, and panics of its Rust code derive from BaseException only.
+
+    Raises:
+        ValueError: `make` failed; the message names the argument or file `what`.
+    """
     try:
         return make()
     except (KeyboardInterrupt, SystemExit, MemoryError):
@@ -46,12 +53,19 @@ def checked(what: str, make: Any) -> Any:
 
 
 def json_of(file: Path, most: int) -> dict[str, Any]:
-    """The object in `file`; empty where there is no file."""
+    """Return the JSON object in `file`, of at most `most` bytes, or an empty dictionary if the file does not exist."""
     return read_json(file, most=most) if file.is_file() else {}
 
 
 def added_token(name: str, value: Any) -> Any:
-    """A special token as files have it: its content, or an object with that and how it takes spaces."""
+    """Return a ``tokenizers.AddedToken`` for a token as it is written in files, or None for None.
+
+    `value` is the token's content, or an object with "content" and flags such as "lstrip". `name` is its key in the
+    file, for the error message.
+
+    Raises:
+        ValueError: a value of another type.
+    """
     from tokenizers import AddedToken
 
     if value is None or isinstance(value, str):
@@ -63,11 +77,20 @@ def added_token(name: str, value: Any) -> Any:
 
 
 def added_contents(backend: Any) -> set[str]:
+    """Return the contents of the tokens that were added to the vocabulary of `backend` or registered as special."""
     return {token.content for token in backend.get_added_tokens_decoder().values()}
 
 
 def add_tokens(backend: Any, decoder: Any, folder: Path | None) -> None:
-    """Tokens beside the vocabulary, at the ids that `added_tokens_decoder` or an added_tokens.json gives them."""
+    """Add the tokens that are not part of the vocabulary, and check that they get the specified ids.
+
+    Args:
+        decoder: the config's "added_tokens_decoder", which maps ids to tokens, or None to read added_tokens.json.
+        folder: the folder of that file, which is read only if `backend` has no added tokens; None for no folder.
+
+    Raises:
+        ValueError: a `decoder` of another type, or a token that gets another id than specified.
+    """
     if decoder is not None and not isinstance(decoder, Mapping):
         raise ValueError(f"added_tokens_decoder: got {type(decoder).__name__}; accepted: an object of tokens by id")
     if decoder is None and folder is not None and not added_contents(backend):
@@ -89,7 +112,14 @@ def add_tokens(backend: Any, decoder: Any, folder: Path | None) -> None:
 
 
 def vocabulary_tokenizer(path: Path, folder: Path, config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The backend of a folder without tokenizer.json, and the special tokens its kind has by default."""
+    """Return the backend of a folder without tokenizer.json, and the default special tokens of its kind.
+
+    The folder has BERT's vocab.txt, or vocab.json and merges.txt of GPT-2, RoBERTa, BART or Qwen2. The kind is the
+    `tokenizer_class` of `config`, or else the "model_type" of config.json.
+
+    Raises:
+        ValueError: no such files, a kind that does not have them, or only a SentencePiece model.
+    """
     accepted = f"accepted: a folder with {FILE}, vocab.txt, or vocab.json and merges.txt"
     if not path.is_dir():
         raise ValueError(f"path: got {path}, where no file is; {accepted}")
@@ -147,7 +177,22 @@ def wordpiece(
     chinese: bool,
     prefix: str = "##",
 ) -> Any:
-    """BERT's (Devlin et al. 2019): cleaned, split at spaces and punctuation, then the longest pieces first."""
+    """Return a backend for BERT's WordPiece (Devlin et al. 2019).
+
+    Texts are cleaned and split at spaces and punctuation; each word is then split into the longest matching pieces.
+    [CLS] and [SEP] are added to every text if `special` has both.
+
+    Args:
+        vocabulary: ids by token.
+        special: special tokens by name, such as "cls_token". Without "unk_token" it is "[UNK]".
+        lowercase: convert texts to lower case.
+        strip_accents: remove accents. None: as `lowercase`.
+        chinese: split before and after every Chinese character.
+        prefix: mark of the pieces that continue a word.
+
+    Raises:
+        ValueError: a `strip_accents` of another type, or special tokens that are not in the vocabulary.
+    """
     from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
     if strip_accents is not None and not isinstance(strip_accents, bool):
@@ -172,11 +217,18 @@ def wordpiece(
 
 
 def byte_level(vocabulary: Mapping[str, Any], merges: Sequence[Any], pre: str, *, prefix_space: bool = False) -> Any:
-    """GPT-2's byte-pair encoding of UTF-8 bytes (Radford et al. 2019), cut beforehand as `pre` says."""
+    """Return a backend for GPT-2's byte-pair encoding of UTF-8 bytes (Radford et al. 2019).
+
+    `vocabulary` has the id of every token, `merges` are pairs of tokens in order of priority, and `pre`, a key of
+    `SPLITS`, names how texts are split beforehand. `prefix_space` adds a space before every text.
+
+    Raises:
+        ValueError: `vocabulary` and `merges` do not fit together.
+    """
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
     split = SPLITS[pre]
-    whole = split == LLAMA3  # a piece that is a token itself is taken as it is, whatever the merges would make of it
+    whole = split == LLAMA3  # Llama 3 keeps a piece that is itself a token, and does not apply the merges to it
 
     def make() -> Any:
         return models.BPE(vocab=dict(vocabulary), merges=list(merges), fuse_unk=False, ignore_merges=whole)
@@ -191,13 +243,19 @@ def byte_level(vocabulary: Mapping[str, Any], merges: Sequence[Any], pre: str, *
         cutter = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), behavior="isolated"), bytewise])
     backend.pre_tokenizer = cutter
     if split == SPLITS["qwen2"]:
-        backend.normalizer = normalizers.NFC()  # as Qwen2 was trained
+        backend.normalizer = normalizers.NFC()  # Qwen2 was trained on normalized text
     backend.decoder = decoders.ByteLevel()
     return backend
 
 
 def roberta_frame(backend: Any, special: Mapping[str, Any], prefix_space: bool) -> None:
-    """<s> A </s>, and <s> A </s></s> B </s>."""
+    """Set RoBERTa's post-processor, which encodes one text as <s> A </s> and a pair as <s> A </s></s> B </s>.
+
+    <s> is the "cls_token" of `special`, and </s> its "sep_token".
+
+    Raises:
+        ValueError: one of the two is not in the vocabulary.
+    """
     from tokenizers.processors import RobertaProcessing
 
     cls, sep = (content_of(name, special.get(name)) or "" for name in ("cls_token", "sep_token"))
@@ -209,11 +267,13 @@ def roberta_frame(backend: Any, special: Mapping[str, Any], prefix_space: bool) 
 
 
 def content_of(name: str, value: Any) -> str | None:
+    """Return the content of the special token `value` (see ``added_token``), or None for None."""
     token = added_token(name, value)
     return None if token is None else token.content
 
 
 def _known(vocabulary: Mapping[str, Any], **tokens: str | None) -> None:
+    """Check that `vocabulary` has each of the tokens."""
     for name, token in tokens.items():
         if token not in vocabulary:
             raise ValueError(f"{name}: got {token!r}, which is not in the vocabulary; accepted: one of its tokens")

@@ -1,4 +1,4 @@
-"""Attention, positions, caches and blocks as Keras layers, usable alone."""
+"""Keras layers for Transformers: attention, position encodings, key/value caches and blocks, each usable on its own."""
 
 import keras
 

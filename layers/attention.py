@@ -1,7 +1,7 @@
-"""Multi-head attention: self and cross, grouped and multi-query, with any key and value widths.
+"""Multi-head, grouped-query and multi-query attention, as self- or cross-attention.
 
-Vaswani et al. 2017 (arXiv:1706.03762, section 3.2.2); grouped and multi-query heads after Ainslie et al. 2023
-(arXiv:2305.13245) and Shazeer 2019 (arXiv:1911.02150).
+The sources are Vaswani et al. 2017 (arXiv:1706.03762, section 3.2.2) and, for grouped-query and multi-query attention,
+Ainslie et al. 2023 (arXiv:2305.13245) and Shazeer 2019 (arXiv:1911.02150).
 """
 
 from __future__ import annotations
@@ -17,32 +17,36 @@ from . import functional as F
 from .core import Dense, RMSNormalization
 
 Tensor = Any
-Cache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # the new keys and values to all that may be read
+Cache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (new keys, new values) -> all (keys, values)
 
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class MultiHeadAttention(keras.layers.Layer):
-    """Project to heads, attend, project back.
+    """Multi-head attention with optional grouped key/value heads, rotary positions, score biases and a cache.
 
     ``output = concat_h(softmax(q_h k_hᵀ · scale) v_h) W_o`` with ``q = W_q query``, ``k = W_k key``, ``v = W_v value``.
+    ``layer(x)`` maps (batch, T, width) to (batch, T, output_dim) in the compute dtype; softmax is computed in float32
+    or float64. ``call`` documents cross-attention, masks and the other inputs.
 
     Args:
-        num_heads: query heads.
-        key_dim: width of one query/key head. Default: the query's width / `num_heads`.
-        value_dim: width of one value head. Default: `key_dim`.
-        num_kv_heads: key/value heads, a divisor of `num_heads`. Equal (default): multi-head; 1: multi-query.
+        num_heads: number of query heads.
+        key_dim: dimension of one query/key head. Default: the query's width / `num_heads`.
+        value_dim: dimension of one value head. Default: `key_dim`.
+        num_kv_heads: number of key/value heads, a divisor of `num_heads`. With `num_heads` (default) this is multi-head
+            attention, with 1 multi-query attention, and grouped-query attention in between.
         output_dim: width of the output. Default: the query's width.
-        use_bias: biases on the query, key and value projections.
-        use_output_bias: bias on the output projection. Default: `use_bias`.
+        use_bias: whether the query, key and value projections have biases.
+        use_output_bias: whether the output projection has a bias. Default: `use_bias`.
         scale: factor on the scores. Default: ``key_dim ** -0.5``.
-        qk_norm_epsilon: normalise every query and key head by its root mean square, with a trained scale, before they
-            are rotated (Qwen3; Henry et al. 2020, arXiv:2010.04245); None for no such norm.
-        rotary_interleaved: rotate neighbouring features, as the paper, instead of feature i with i + key_dim / 2.
-        dropout: rate on the attention weights, in training only.
-        kernel_initializer: of all four projections.
+        qk_norm_epsilon: if not None, normalize every query and key head by its root mean square with this epsilon and
+            a trained scale, before the rotation (Qwen3; Henry et al. 2020, arXiv:2010.04245).
+        rotary_interleaved: rotate feature 2i with 2i + 1, as in the RoPE paper, instead of i with i + key_dim / 2.
+        dropout: dropout rate on the attention weights, in training only.
+        kernel_initializer: initializer of the kernels of all four projections.
 
     Raises:
-        ValueError: sizes that are not positive, or do not divide.
+        ValueError: a size is not a positive integer, `num_kv_heads` does not divide `num_heads`, or, without `key_dim`,
+            `num_heads` does not divide the query's width.
     """
 
     def __init__(
@@ -137,30 +141,30 @@ class MultiHeadAttention(keras.layers.Layer):
         return_attention_scores: bool = False,
         training: bool | None = None,
     ) -> Any:
-        """Attend from `query` to `value` (default: to itself). The masks given are combined by "and".
+        """Attend from `query` to `value`, by default to `query` itself. A key must be allowed by every mask given.
 
         Args:
             query: (batch, T, width).
-            value: (batch, S, its width). Default: `query`.
-            key: (batch, S, its width). Default: `value`.
-            key_mask: (batch, S), True or 1 = a real position, False or 0 = padding.
-            attention_mask: (batch, T, S), or (batch, heads or 1, T, S), True or 1 = attend.
-            use_causal_mask: query i sees keys up to i; with S > T the last query sees the last key.
-            bias: numbers added to the scores, broadcastable to (batch, num_heads, T, S), from ``ALiBi`` or
-                ``RelativePositionBias``.
+            value: (batch, S, width of the values). Default: `query`.
+            key: (batch, S, width of the keys). Default: `value`.
+            key_mask: (batch, S), bool or integer: True or 1 = a real position, False or 0 = padding.
+            attention_mask: (batch, T, S) or (batch, num_heads or 1, T, S), bool or integer: True or 1 = attend.
+            use_causal_mask: query i attends to keys up to i; if S > T, the last query is aligned with the last key.
+            bias: values added to the scores, broadcastable to (batch, num_heads, T, S), such as the output of
+                ``ALiBi`` or ``RelativePositionBias``.
             rotary: (cos, sin) from ``RotaryEmbedding``, applied to queries and keys.
-            key_value: what ``keys_and_values`` gave, in the place of `value` and `key`: a decoder projects what its
-                encoder saw once, not at every step.
-            cache: takes the new keys and values, (batch, num_kv_heads, S, dim), and returns all that may be read;
-                see ``layers/cache.py``. S is then their number in the masks and in `bias`.
-            return_attention_scores: also return the weights after softmax.
+            key_value: result of ``keys_and_values``, used instead of `value` and `key`. With it a decoder projects the
+                encoder's output once, not at every step.
+            cache: function of the new keys and values, each (batch, num_kv_heads, new, dim), that returns all keys and
+                values to attend to; see ``layers/cache.py``. In the masks and in `bias`, S is then their total number.
+            return_attention_scores: also return the attention weights after softmax.
 
         Returns:
-            (batch, T, output_dim), and with `return_attention_scores` (batch, num_heads, T, S). A query that may
-            attend to nothing gives zeros before the output projection.
+            (batch, T, output_dim); with `return_attention_scores` a tuple of it and (batch, num_heads, T, S). For a
+            query that may not attend to any key, the weights and the input of the output projection are zeros.
 
         Raises:
-            ValueError: a floating-point mask, or one of another rank.
+            ValueError: a mask has a floating-point dtype or another rank.
         """
         q = F.split_heads(self.query_dense(query), self.num_heads)  # (B, H, T, D)
         q = q if self.query_norm is None else self.query_norm(q)
@@ -186,13 +190,16 @@ class MultiHeadAttention(keras.layers.Layer):
         return (output, scores) if return_attention_scores else output
 
     def keys_and_values(self, value: Tensor, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(batch, num_kv_heads, S, key_dim) and (batch, num_kv_heads, S, value_dim), as `key_value` takes them."""
+        """Return the projected keys and values, for the argument `key_value` of ``call``.
+
+        Their shapes are (batch, num_kv_heads, S, key_dim) and (batch, num_kv_heads, S, value_dim).
+        """
         k = F.split_heads(self.key_dense(value if key is None else key), self.num_kv_heads)
         k = k if self.key_norm is None else self.key_norm(k)
         return k, F.split_heads(self.value_dense(value), self.num_kv_heads)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        # By tracing, not from compute_output_shape, which cannot know whether the scores are returned too.
+        # Trace the call: compute_output_shape cannot know whether the attention scores are returned too.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def compute_output_shape(self, query_shape: Any, value_shape: Any = None, key_shape: Any = None) -> Any:
@@ -212,7 +219,7 @@ class MultiHeadAttention(keras.layers.Layer):
 
 
 def _combine(key_mask: Tensor | None, attention_mask: Tensor | None) -> Tensor | None:
-    """Both masks as one of rank 4, or None."""
+    """Return the logical "and" of the masks as a boolean mask of rank 4; None if neither is given."""
     masks: list[Tensor] = []
     if key_mask is not None:
         mask = F.boolean_mask(key_mask, "key_mask")

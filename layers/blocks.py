@@ -1,5 +1,7 @@
-"""The Transformer block: self-attention, attention to an encoder if wanted, and feed-forward, each with its residual
-and its normalisation."""
+"""The Transformer block: self-attention, optional cross-attention, and a feed-forward network.
+
+Each of these branches has a residual connection and a normalization.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ Tensor = Any
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class LayerScale(keras.layers.Layer):
-    """Multiply every feature by a trained number, small at first (Touvron et al. 2021, arXiv:2103.17239)."""
+    """Multiplication of every feature by a trained factor (Touvron et al. 2021, arXiv:2103.17239).
+
+    The output has the input's shape (..., width) and the compute dtype. All factors start at `initial_value`, which is
+    usually small, such as 1e-5.
+    """
 
     def __init__(self, initial_value: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -39,28 +45,31 @@ class LayerScale(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class TransformerBlock(keras.layers.Layer):
-    """(batch, length, width) in and out.
+    """One Transformer block; input and output are (batch, length, width).
 
-    Pre-norm (GPT-2, Llama, ViT): ``x + attend(norm(x))``, then ``x + feed(norm(x))``. Post-norm (the original,
-    BERT): ``norm(x + attend(x))``, then ``norm(x + feed(x))``. See Xiong et al. 2020 (arXiv:2002.04745). A decoder
-    that has an encoder attends to it in between (Vaswani et al. 2017, arXiv:1706.03762, section 3.1).
+    Pre-norm (GPT-2, Llama, ViT) computes ``x + attend(norm(x))``, then ``x + feed(norm(x))``. Post-norm (the original
+    Transformer, BERT) computes ``norm(x + attend(x))``, then ``norm(x + feed(x))``. See Xiong et al. 2020
+    (arXiv:2002.04745). With `cross_attention`, a branch that attends to the encoder comes between the two (Vaswani et
+    al. 2017, arXiv:1706.03762, section 3.1). The output has the compute dtype. ``call`` documents the masks.
 
     Args:
-        num_heads, num_kv_heads, head_dim, use_bias, attention_scale, rotary_interleaved: of the attention, see
-            ``MultiHeadAttention``.
-        intermediate_dim, activation: of the feed-forward, see ``FeedForward``.
-        use_qkv_bias, use_output_bias, use_feedforward_bias: of queries, keys and values, of the attention's output and
-            of the feed-forward; default `use_bias`.
-        qk_norm: normalise query and key heads, see ``MultiHeadAttention``.
+        num_heads, num_kv_heads, rotary_interleaved: see ``MultiHeadAttention``; `head_dim` is its `key_dim` and
+            `attention_scale` its `scale`.
+        intermediate_dim, activation: see ``FeedForward``.
+        use_bias: whether the projections of the attention and of the feed-forward network have biases.
+        use_qkv_bias, use_output_bias, use_feedforward_bias: override `use_bias` for queries, keys and values, for the
+            attention's output and for the feed-forward network. Default: `use_bias`.
+        qk_norm: normalize query and key heads with `norm_epsilon`; see ``MultiHeadAttention``.
         norm: "layer_norm" or "rms_norm".
-        norm_epsilon: added to the variance.
+        norm_epsilon: epsilon of the normalizations.
         norm_first: pre-norm if True, post-norm if False.
-        layer_scale: initial value of a trained factor on both branches, or None for no such factor.
-        cross_attention: a branch that attends to an encoder.
-        dropout: on all branches; `attention_dropout` on the attention weights.
+        layer_scale: initial value of a ``LayerScale`` on self-attention and feed-forward, or None for no such layer.
+        cross_attention: whether the block has a branch that attends to an encoder.
+        dropout: dropout rate on the output of every branch; `attention_dropout` is the one on the attention weights.
+        kernel_initializer: initializer of all kernels.
 
     Raises:
-        ValueError: a `norm` that is not one of these.
+        ValueError: `norm` is not one of these, or ``MultiHeadAttention`` or ``FeedForward`` rejects an argument.
     """
 
     def __init__(
@@ -158,7 +167,7 @@ class TransformerBlock(keras.layers.Layer):
 
     @classmethod
     def from_fields(cls, config: Any, **arguments: Any) -> Self:
-        """A block with the options that `config` has fields of the same name for; `arguments` on top."""
+        """Return a block whose arguments are the fields of `config` with the same names; `arguments` override them."""
         return cls(**{**fields_for(cls.__init__, config), **arguments})
 
     def build(self, input_shape: Any) -> None:
@@ -191,14 +200,22 @@ class TransformerBlock(keras.layers.Layer):
         return_attention_scores: bool = False,
         training: bool | None = None,
     ) -> Any:
-        """As ``MultiHeadAttention.call``; returns the states, and with `return_attention_scores` the weights.
+        """Apply the block to `inputs` (batch, length, width).
 
-        A block with cross-attention reads its encoder as `encoder_states` (batch, source, width), or projected by
-        ``cross_attention.keys_and_values`` as `encoder_key_value`, both under `encoder_mask` (batch, source). It
-        returns the states, the weights of self-attention and those of cross-attention.
+        The arguments not listed here apply to self-attention and are documented in ``MultiHeadAttention.call``.
+
+        Args:
+            encoder_states: (batch, source, width), the encoder's output for cross-attention.
+            encoder_key_value: the encoder's output projected by ``cross_attention.keys_and_values``, used instead of
+                `encoder_states`.
+            encoder_mask: (batch, source), True or 1 = a real position, False or 0 = padding.
+
+        Returns:
+            (batch, length, width); with `return_attention_scores` a tuple of it, the weights of self-attention
+            (batch, num_heads, length, S) and, with cross-attention, its weights (batch, num_heads, length, source).
 
         Raises:
-            ValueError: a block with cross-attention without an encoder, or the reverse.
+            ValueError: a block with cross-attention gets no encoder output, or a block without it gets one.
         """
         if (self.cross_attention is not None) != (encoder_states is not None or encoder_key_value is not None):
             wanted = "encoder_states or encoder_key_value" if self.cross_attention else "none, without cross_attention"
@@ -235,12 +252,12 @@ class TransformerBlock(keras.layers.Layer):
         return (x, *scores) if return_attention_scores else x
 
     def _join(self, x: Tensor, branch: Tensor, scale: Any, norm: Any) -> Tensor:
-        """The residual, and post-norm if that is wanted."""
+        """Add `branch` to `x`, scaled if there is a `scale`, and normalize the sum in a post-norm block."""
         x = x + (branch if scale is None else scale(branch))
         return x if self.norm_first else norm(x)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        # By tracing, not from compute_output_shape, which cannot know whether the scores are returned too.
+        # Trace the call: compute_output_shape cannot know whether the attention scores are returned too.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:

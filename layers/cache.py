@@ -1,14 +1,14 @@
-"""The keys and values of the tokens seen so far, so that a decoder computes each only once.
+"""Key/value caches, which let a decoder compute the keys and values of every token only once.
 
-Two kinds behind one interface. ``DynamicCache`` is as long as what was seen: every call returns a longer one, as files
-for ONNX Runtime have it. ``StaticCache`` has a number of slots from the start and fills them: shapes never change, as
-LiteRT and compiled Keras functions want it. Slots that nothing was written to may hold anything; the causal mask
+There are two kinds with one interface. ``DynamicCache`` is as long as the tokens seen so far and grows with every call,
+as in the files for ONNX Runtime. ``StaticCache`` has a fixed number of slots and fills them; its shapes never change,
+which LiteRT and compiled Keras functions require. Slots that were not yet written may hold any values: the causal mask
 hides them.
 
     cache = StaticCache.empty(layers=2, batch=1, heads=4, slots=64, head_dim=8)
-    logits = model({"input_ids": prompt}, cache=cache)         # the prompt
+    logits = model({"input_ids": prompt}, cache=cache)         # prefill: the whole prompt
     cache = StaticCache(cache.state, index=prompt.shape[1])
-    logits = model({"input_ids": next_token}, cache=cache)     # one more token
+    logits = model({"input_ids": next_token}, cache=cache)     # decode step: one token
 """
 
 from __future__ import annotations
@@ -23,22 +23,25 @@ from . import functional as F
 from .position import positions_from_mask
 
 Tensor = Any
-State = Sequence[tuple[Tensor, Tensor]]  # for each layer (batch, heads, slots, dim) keys and values
+State = Sequence[tuple[Tensor, Tensor]]  # for each layer: keys and values (batch, heads, slots, dim)
 
 
 class DynamicCache:
-    """Keys and values of `past` tokens; new ones are joined to the end."""
+    """A key/value cache that grows: new keys and values are appended to those of the past tokens.
+
+    `state` has one pair of keys and values (batch, heads, past, dim) for each layer; `past` may be 0.
+    """
 
     def __init__(self, state: State) -> None:
         self.state = list(state)
         self.index = ops.shape(self.state[0][0])[2]
 
     def length_after(self, length: Any) -> Any:
-        """How many keys there are to read after `length` new tokens."""
+        """Return the number of keys to attend to after `length` new tokens."""
         return self.index + length
 
     def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values of `layer`, the new ones (batch, heads, T, dim) at the end."""
+        """Append the new `key` and `value` (batch, heads, T, dim), and return all keys and values of `layer`."""
         past = self.state[layer]
         self.state[layer] = tuple(
             ops.concatenate([old, new], axis=2) for old, new in zip(past, (key, value), strict=True)
@@ -47,10 +50,13 @@ class DynamicCache:
 
 
 class StaticCache:
-    """A number of slots; new keys and values go to those from `index` on.
+    """A key/value cache with a fixed number of slots; new keys and values are written from slot `index` on.
+
+    `state` has one pair of keys and values (batch, heads, slots, dim) for each layer.
 
     Raises:
-        ValueError: when used, more tokens than slots are left (where `index` is a number and not being traced).
+        ValueError: ``length_after`` or ``update`` gets more tokens than there are slots left. This is checked only if
+            `index` is a Python or NumPy integer, not a tensor.
     """
 
     def __init__(self, state: State, index: Any = 0) -> None:
@@ -65,27 +71,27 @@ class StaticCache:
         return cls([(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for _ in range(layers)])
 
     def length_after(self, length: Any) -> Any:
-        """How many keys there are to read after `length` new tokens: all slots, written or not."""
+        """Return the number of keys to attend to after `length` new tokens: all slots, written or not."""
         slots = self.state[0][0].shape[2]
         if isinstance(self.index, int | np.integer) and isinstance(length, int) and self.index + length > slots:
             raise ValueError(f"cache: got {length} tokens after {self.index}; accepted: {slots} together")
         return slots
 
     def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """All slots of `layer`, the new keys and values (batch, heads, T, dim) written to theirs."""
-        self.length_after(key.shape[2])  # refuses more than there is room for
+        """Write the new `key` and `value` (batch, heads, T, dim), and return all slots of `layer`."""
+        self.length_after(key.shape[2])  # raises if there are too few slots
         past = self.state[layer]
         self.state[layer] = tuple(F.cache_update(old, x, self.index) for old, x in zip(past, (key, value), strict=True))
         return self.state[layer]
 
 
 class CausalContext(NamedTuple):
-    """Where the new tokens of one call stand, and what they may see.
+    """The positions of the new tokens of one call, and the keys they may attend to.
 
     Attributes:
-        query_positions: of the new tokens, (batch or 1, T).
-        key_positions: of all there is to read, (batch or 1, S).
-        masks: arguments of every block's attention that say so.
+        query_positions: (batch or 1, T), positions of the new tokens.
+        key_positions: (batch or 1, S), positions of all keys.
+        masks: mask arguments for the attention of every block.
     """
 
     query_positions: Tensor
@@ -100,18 +106,20 @@ def causal_context(
     cache: DynamicCache | StaticCache | None = None,
     window: int | None = None,
 ) -> CausalContext:
-    """The context of `length` new tokens behind those in `cache`.
+    """Return the positions and the causal mask of `length` new tokens that follow those in `cache`.
 
-    Positions count the kept tokens of `mask`, so padding on any side moves nobody; what is visible goes by slots,
-    which padding fills too.
+    Positions count only the tokens that `mask` keeps, so padding on either side does not shift them. The causal mask
+    compares slots, which include padding.
 
     Args:
-        mask: (batch, S), 1 = keep, for every slot there is to read; those after the new tokens do not matter.
-        position_ids: (batch or 1, T) in the place of counted positions.
-        window: the greatest number of positions, its own included, that a token looks back to.
+        length: T, the number of new tokens.
+        mask: (batch, S), 1 = keep, 0 = padding, one column for each key. Columns after the new tokens have no effect.
+        position_ids: (batch or 1, T), used instead of the counted positions.
+        cache: the cache before this call; None if there are no earlier tokens.
+        window: sliding window: the number of most recent positions, including its own, that a token attends to.
 
     Raises:
-        ValueError: a mask that is not as wide as there are slots.
+        ValueError: `mask` does not have one column for each key.
     """
     index = 0 if cache is None else cache.index
     slots = length if cache is None else cache.length_after(length)
@@ -128,7 +136,7 @@ def causal_context(
         queries = keys
     else:
         queries = ops.take(keys, ops.arange(length, dtype="int32") + index, axis=1)  # (B, T)
-    if cache is None and window is None:  # the plain causal mask says all
+    if cache is None and window is None:  # the plain causal mask is enough
         return CausalContext(queries, keys, {"key_mask": mask, "use_causal_mask": True})
 
     columns = ops.expand_dims(ops.arange(slots, dtype="int32"), 0)  # (1, S)
@@ -142,5 +150,5 @@ def causal_context(
 
 
 def within_window(query_positions: Tensor, key_positions: Tensor, window: int) -> Tensor:
-    """(batch or 1, T, S) booleans: does the query look back that far?"""
+    """Return a boolean mask (batch or 1, T, S), False where a key is `window` or more positions before the query."""
     return ops.expand_dims(query_positions, 2) - ops.expand_dims(key_positions, 1) < window

@@ -1,6 +1,6 @@
-"""Keras' Dense and normalisations, computed through the primitives so that exporters recognise them.
+"""Keras' Dense and normalization layers, computed with the primitives so that exporters recognize them.
 
-Weights, initialisers, LoRA and saving stay Keras' own.
+Weights, initializers and LoRA are those of Keras.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ Tensor = Any
 
 
 class KeepsAdapters(keras.layers.Layer):
-    """Of a Keras layer with LoRA: weights and adapters are saved apart.
+    """Mixin for Keras layers with LoRA that saves the weights and the adapters separately.
 
-    Keras' own saving merges them, in the compute dtype, and reloads adapters of zeros, which never learn again.
+    When it saves, Keras merges the adapters into the weights, in the compute dtype. When it loads, it sets all adapters
+    to zero; their gradients are then zero as well, so they can never be trained again.
     """
 
     def save_own_variables(self, store: Any) -> None:
@@ -38,7 +39,7 @@ class KeepsAdapters(keras.layers.Layer):
         if saved:
             for variable in layer.weights:
                 variable.assign(store[variable.name])
-        elif layer.lora_enabled:  # other weights below the adapters that are there
+        elif layer.lora_enabled:  # new weights under the layer's current adapters
             adapters = [(v, keras.ops.copy(v)) for v in layer.weights if "lora" in v.name]
             super().load_own_variables(store)
             for variable, value in adapters:
@@ -49,7 +50,10 @@ class KeepsAdapters(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class Dense(KeepsAdapters, keras.layers.Dense):
-    """``activation(inputs @ kernel + bias)``; (..., in) to (..., units). Arguments as ``keras.layers.Dense``."""
+    """``activation(inputs @ kernel + bias)``, from (..., in) to (..., units).
+
+    The arguments are those of ``keras.layers.Dense``. Loading LoRA adapters raises ValueError if the layer has none.
+    """
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         outputs = F.dense(inputs, self.kernel, self.bias)
@@ -58,7 +62,10 @@ class Dense(KeepsAdapters, keras.layers.Dense):
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class LayerNormalization(keras.layers.LayerNormalization):
-    """Over the last axis, with scale and offset. `epsilon` has no default: every family has another one."""
+    """Layer normalization over the last axis, with scale and offset (Ba et al. 2016, arXiv:1607.06450).
+
+    The output has the input's shape and the compute dtype. `epsilon` has no default, as model families differ in it.
+    """
 
     def __init__(self, *, epsilon: float, **kwargs: Any) -> None:
         super().__init__(epsilon=epsilon, **kwargs)
@@ -69,7 +76,10 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class RMSNormalization(keras.layers.RMSNormalization):
-    """Over the last axis, with scale only. `epsilon` has no default: every family has another one."""
+    """Root-mean-square normalization over the last axis, with scale only (Zhang & Sennrich 2019, arXiv:1910.07467).
+
+    The output has the input's shape and the compute dtype. `epsilon` has no default, as model families differ in it.
+    """
 
     def __init__(self, *, epsilon: float, **kwargs: Any) -> None:
         super().__init__(epsilon=epsilon, **kwargs)
@@ -82,6 +92,6 @@ NORMALIZATIONS = {"layer_norm": LayerNormalization, "rms_norm": RMSNormalization
 
 
 def fields_for(function: Callable[..., Any], config: Any) -> dict[str, Any]:
-    """The arguments of `function` that `config` has fields of the same name for."""
+    """Return those fields of `config` that have the name of an argument of `function`, as keyword arguments."""
     names = inspect.signature(function).parameters
     return {name: getattr(config, name) for name in names if hasattr(config, name)}

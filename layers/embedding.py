@@ -1,4 +1,4 @@
-"""What comes before the first block: the token table (tied to the output if wanted) and image patches."""
+"""Embeddings before the first block: of tokens, with weights that can be tied to the output, and of image patches."""
 
 from __future__ import annotations
 
@@ -17,16 +17,26 @@ Tensor = Any
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class TokenEmbedding(KeepsAdapters, keras.layers.Embedding):
-    """Keras' Embedding that can also be read backwards: ``project`` scores a vector against every token.
+    """Keras' Embedding with a method ``project``, which computes logits with the same weights.
 
-    (batch, length) ids to (batch, length, output_dim). Tying input and output: Press & Wolf 2017 (arXiv:1608.05859).
+    Integer ids (batch, length) become (batch, length, output_dim) in the compute dtype. The arguments are those of
+    ``keras.layers.Embedding``. Tied input and output embeddings are described in Press & Wolf 2017 (arXiv:1608.05859).
+    Loading LoRA adapters raises ValueError if the layer has none.
     """
 
     def call(self, inputs: Tensor) -> Tensor:
         return F.embedding_lookup(ops.cast(self.embeddings, self.compute_dtype), inputs)
 
     def project(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
-        """(..., output_dim) to (..., input_dim) scores, ``inputs @ tableᵀ + bias``, in float32."""
+        """Return the logits ``inputs @ embeddingsᵀ + bias`` in float32.
+
+        Args:
+            inputs: (..., output_dim).
+            bias: (input_dim,) or None.
+
+        Returns:
+            (..., input_dim), one logit for each token. The matrix multiplication has the dtype of `inputs`.
+        """
         table = ops.cast(self.embeddings, inputs.dtype)
         bias = None if bias is None else ops.cast(bias, inputs.dtype)
         return ops.cast(F.dense(inputs, table, bias, transpose_kernel=True), "float32")
@@ -34,30 +44,37 @@ class TokenEmbedding(KeepsAdapters, keras.layers.Embedding):
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class PatchEmbedding(keras.layers.Layer):
-    """Cut an image into patches, project them, put class and register tokens in front, add positions.
+    """Embedding of image patches, with class and register tokens in front and position embeddings.
 
-    (batch, height, width, 3) to (batch, 1 + num_registers + height/p · width/p, hidden_dim), Dosovitskiy et al. 2021
-    (arXiv:2010.11929). Positions belong to the class token and the patches; register tokens (Darcet et al. 2024,
-    arXiv:2309.16588) have none; DeiT's distillation token (Touvron et al. 2021, arXiv:2012.12877) has one. At
-    another size than `image_size` the patch positions are interpolated with the bicubic kernel of PyTorch's
-    ``interpolate(mode="bicubic", align_corners=False)``, as ViT and DINOv2 do it. Fixed positions
-    (MoCo v3, MAE) are computed for the grid at hand, and the class token has none.
+    It follows Dosovitskiy et al. 2021 (arXiv:2010.11929). Float images (batch, height, width, num_channels) become
+    (batch, tokens, hidden_dim) in the compute dtype: the class token, the distillation token if there is one, the
+    register tokens, then (height / patch_size) · (width / patch_size) patches in raster order. Height and width are
+    multiples of `patch_size`.
+
+    Learned positions are added to the class token, to DeiT's distillation token (Touvron et al. 2021,
+    arXiv:2012.12877) and to the patches, not to the register tokens (Darcet et al. 2024, arXiv:2309.16588). For images
+    of another size than `image_size`, the patch positions are interpolated with the bicubic kernel of PyTorch's
+    ``interpolate(mode="bicubic", align_corners=False)``, as in ViT and DINOv2. Fixed positions (MoCo v3, MAE) are
+    computed for the actual grid and added to the patches only.
 
     Args:
         patch_size: side of a patch in pixels.
-        image_size: side of the square image the positions were trained for, a multiple of `patch_size`.
+        image_size: side, in pixels, of the square images the positions were trained for; a multiple of `patch_size`.
         hidden_dim: width of a token.
-        position: "learned", or "sinusoidal_2d" for fixed ones, see ``SinusoidalPositions2D``.
-        num_registers: register tokens after the class token.
-        distillation_token: a second class token, right after the first.
-        antialias: interpolate positions with the wider kernel of PyTorch's ``antialias=True``, as DINOv2 with
-            registers does it.
-        num_channels: channels of the image.
-        use_mask_token: keep the token that DINOv2 puts in the place of masked patches. It is a weight of its
-            checkpoints and is not used in the forward pass.
+        position: "learned", or "sinusoidal_2d" for fixed positions; see ``SinusoidalPositions2D``.
+        num_registers: number of register tokens.
+        distillation_token: whether to insert a second class token directly after the first.
+        antialias: interpolate the positions with the wider kernel of PyTorch's ``antialias=True``, as DINOv2 with
+            registers does.
+        num_channels: channels of the images.
+        use_mask_token: create the token that DINOv2 substitutes for masked patches in pretraining. It is a weight of
+            DINOv2's checkpoints and is not used in the forward pass.
+        dropout: dropout rate on the output, in training only.
+        kernel_initializer: initializer of the patch projection, the positions and the special tokens.
 
     Raises:
-        ValueError: sizes that do not divide, or an image smaller than one patch.
+        ValueError: `image_size`, or the height or width of an image, is not a positive multiple of `patch_size`, or
+            `position` is not one of these.
     """
 
     def __init__(
@@ -115,7 +132,7 @@ class PatchEmbedding(keras.layers.Layer):
 
     @property
     def _classes(self) -> int:
-        """Tokens in front that have positions."""
+        """Number of leading tokens that have learned positions."""
         return 2 if self.distillation_token else 1
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
@@ -151,11 +168,11 @@ class PatchEmbedding(keras.layers.Layer):
         return self.dropout_layer(ops.concatenate([*front, x], axis=1), training=training)
 
     def _patch_positions(self, table: Tensor, rows: Any, columns: Any) -> Tensor:
-        """(1, grid², D) to (1, rows·columns, D)."""
+        """Interpolate the positions `table` (1, grid², D) to a grid of (1, rows·columns, D)."""
         if isinstance(rows, int) and isinstance(columns, int) and rows == columns == self.grid:
             return table
-        # Interpolation along one axis is a matrix product, so both axes are two: no resize operator, whose
-        # kernels differ from one runtime to the next, and dynamic sizes cost nothing more.
+        # Interpolation along one axis is a matrix multiplication. Two of them replace a resize operator, whose
+        # kernels differ between runtimes, and they support dynamic sizes at no extra cost.
         vertical = _bicubic_matrix(rows, self.grid, self.antialias)  # (rows, grid)
         horizontal = _bicubic_matrix(columns, self.grid, self.antialias)  # (columns, grid)
         x = ops.reshape(ops.cast(table, "float32"), (self.grid, self.grid * self.hidden_dim))
@@ -191,19 +208,22 @@ class PatchEmbedding(keras.layers.Layer):
 
 
 def _bicubic_matrix(size: Any, grid: int, antialias: bool) -> Tensor:
-    """(size, grid) weights that resample `grid` points to `size`: Keys' cubic kernel, a = -0.75, edges repeated; with
-    `antialias` a = -0.5, the kernel wider where there are fewer points than before, and cut off at the edges."""
+    """Return the weights (size, grid) that resample `grid` points to `size` points with Keys' cubic kernel.
+
+    Without `antialias`, a = -0.75 and the edge points are repeated. With it, a = -0.5, the kernel is widened when there
+    are fewer points than before, and it is truncated and renormalized at the edges.
+    """
     ratio = grid / ops.cast(size, "float32")
-    centres = (ops.cast(ops.arange(size), "float32") + 0.5) * ratio - 0.5  # (size,) in units of the old grid
+    centres = (ops.cast(ops.arange(size), "float32") + 0.5) * ratio - 0.5  # (size,), in units of the original grid
     if antialias:
         taps, width, a = np.arange(grid, dtype="float32"), ops.maximum(ratio, 1.0), -0.5
     else:
-        taps, width, a = np.arange(-2, grid + 2, dtype="float32"), 1.0, -0.75  # two points past either edge
+        taps, width, a = np.arange(-2, grid + 2, dtype="float32"), 1.0, -0.75  # two more points at either edge
     distance = ops.abs(ops.expand_dims(centres, 1) - ops.convert_to_tensor(taps[None])) / width  # (size, taps)
     near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
     far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
     weights = ops.where(distance <= 1, near, ops.where(distance < 2, far, ops.zeros_like(far)))
     if antialias:
         return weights / ops.sum(weights, axis=1, keepdims=True)
-    fold = np.eye(grid, dtype="float32")[np.clip(taps, 0, grid - 1).astype(int)]  # points past an edge are the edge
+    fold = np.eye(grid, dtype="float32")[np.clip(taps, 0, grid - 1).astype(int)]  # repeats the edge points
     return ops.matmul(weights, ops.convert_to_tensor(fold))

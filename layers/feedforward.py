@@ -1,4 +1,4 @@
-"""The position-wise feed-forward network: GELU by erf or tanh, ReLU, or SwiGLU."""
+"""The position-wise feed-forward network, with GELU, ReLU, SiLU, SwiGLU or GEGLU."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ GATED = {"swiglu": "silu", "geglu": "gelu_tanh"}
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class FeedForward(keras.layers.Layer):
-    """``down(act(up(x)))``, or gated ``down(act(gate(x)) · up(x))`` (Shazeer 2020, arXiv:2002.05202).
+    """Feed-forward network: ``down(act(up(x)))``, or ``down(act(gate(x)) · up(x))`` for a gated activation.
 
-    (batch, length, width) in and out.
+    The sources are Vaswani et al. 2017 (arXiv:1706.03762, section 3.3) and, for the gated variants, Shazeer 2020
+    (arXiv:2002.05202). Input and output are (batch, length, width); the output has the compute dtype.
 
     Args:
-        intermediate_dim: width between the two projections.
-        activation: "gelu" (erf), "gelu_tanh", "relu", "silu", or gated: "swiglu", "geglu".
-        use_bias: biases on all projections.
-        dropout: rate on the output, in training only.
-        kernel_initializer: of all projections.
+        intermediate_dim: width between the projections.
+        activation: "gelu" (exact, with erf), "gelu_tanh", "relu" or "silu"; gated: "swiglu" (with SiLU) or "geglu"
+            (with the tanh approximation of GELU).
+        use_bias: whether all projections have biases.
+        dropout: dropout rate on the output, in training only.
+        kernel_initializer: initializer of the kernels of all projections.
 
     Raises:
-        ValueError: an activation that is not one of these.
+        ValueError: `activation` is not one of these.
     """
 
     def __init__(

@@ -1,15 +1,15 @@
-"""The primitives every layer is written in, and every exporter knows.
+"""The primitives that all layers are written with and all exporters know.
 
-Each primitive is plain ``keras.ops``. An exporter may install a *lowering* of some of them for the time of one
-trace, so that a layer says once what it means and each file format gets the operator its runtime knows::
+Each primitive is implemented with ``keras.ops``. An exporter may install a *lowering* of some of them while it traces a
+model, so that a layer is defined once and each file format gets the operators of its runtime::
 
     with lowering({"layer_norm": emit_layer_normalization}):
         trace(model)
 
-Outside such a block (training, inference, every backend) nothing here differs from calling ``keras.ops``.
+Outside such a block (in training and inference, on every backend), a primitive is the same as its ``keras.ops``.
 
-Masks are boolean everywhere, ``True`` = attend. They are combined as booleans and become numbers in one place,
-:func:`dot_product_attention`.
+Masks are boolean everywhere, ``True`` = attend. They are combined as booleans, and converted to floating point only
+where attention weights are computed.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from typing import Any
 from keras import ops
 from keras.backend import standardize_dtype
 
-Tensor = Any  # a tensor of whichever backend Keras runs on
+Tensor = Any  # a tensor of the current Keras backend
 
 PRIMITIVES: dict[str, Callable[..., Any]] = {}
-MASKED = -1e9  # added to a float32 score; finite, so that a row without any key keeps finite gradients
+MASKED = -1e9  # added to float32 scores; finite, so that rows without any key have finite gradients
 
 _active = threading.local()
 
 
 def primitive(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make `function` replaceable under :func:`lowering`. The original stays in ``PRIMITIVES``."""
+    """Make `function` replaceable with :func:`lowering`. ``PRIMITIVES`` keeps the original."""
     name = function.__name__
     PRIMITIVES[name] = function
 
@@ -45,10 +45,12 @@ def primitive(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def lowering(table: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-    """Replace primitives by name within the block, in this thread only; restored on leaving, error or not.
+    """Replace the primitives named in `table` within the block, in this thread only.
+
+    The previous lowerings are restored at the end of the block, also after an error.
 
     Raises:
-        ValueError: a name that is not a primitive.
+        ValueError: a name in `table` is not that of a primitive.
     """
     if unknown := sorted(set(table) - set(PRIMITIVES)):
         raise ValueError(f"table: no such primitives {unknown}; accepted: {sorted(PRIMITIVES)}")
@@ -61,26 +63,26 @@ def lowering(table: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
 
 
 def lowered() -> Mapping[str, Callable[..., Any]]:
-    """The lowerings that are installed in this thread, by the primitive's name."""
+    """Return the lowerings installed in this thread, by the name of the primitive."""
     return getattr(_active, "table", {})
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """What half precision would spoil, such as a softmax, is computed in float32, and in float64 where all is."""
+    """Cast `x` to float32, unless it is float64: half precision is too coarse for a softmax and the like."""
     return x if standardize_dtype(x.dtype) == "float64" else ops.cast(x, "float32")
 
 
 @primitive
 def dense(inputs: Tensor, kernel: Tensor, bias: Tensor | None = None, *, transpose_kernel: bool = False) -> Tensor:
-    """``inputs @ kernel + bias``.
+    """Return ``inputs @ kernel + bias``, (..., out).
 
     Args:
         inputs: (..., in).
-        kernel: (in, out), or (out, in) with `transpose_kernel`, as a tied token table is stored.
+        kernel: (in, out), or (out, in) with `transpose_kernel`, the layout of a tied embedding table.
         bias: (out,) or None.
     """
     shape = ops.shape(inputs)
-    x = ops.reshape(inputs, (-1, shape[-1]))  # (N, in): one large product is faster than a batch of small ones
+    x = ops.reshape(inputs, (-1, shape[-1]))  # (N, in): one large MatMul is faster than many small ones
     x = ops.matmul(x, ops.transpose(kernel) if transpose_kernel else kernel)  # (N, out)
     if bias is not None:
         x = ops.add(x, bias)
@@ -89,19 +91,19 @@ def dense(inputs: Tensor, kernel: Tensor, bias: Tensor | None = None, *, transpo
 
 @primitive
 def embedding_lookup(table: Tensor, ids: Tensor) -> Tensor:
-    """Rows of `table` (rows, width) by integer `ids` (...), giving (..., width)."""
+    """Return the rows of `table` (rows, width) at the integer `ids` (...), as (..., width)."""
     return ops.take(table, ops.cast(ids, "int32"), axis=0)
 
 
 @primitive
 def layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor, *, epsilon: float) -> Tensor:
-    """Layer normalisation over the last axis, statistics in float32 (Ba et al. 2016, arXiv:1607.06450)."""
+    """Apply layer normalization over the last axis, statistics in float32 (Ba et al. 2016, arXiv:1607.06450)."""
     return ops.layer_normalization(inputs, gamma, beta, axis=-1, epsilon=epsilon)
 
 
 @primitive
 def rms_norm(inputs: Tensor, scale: Tensor, *, epsilon: float) -> Tensor:
-    """Root-mean-square normalisation over the last axis, in float32 (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    """Apply RMS normalization over the last axis, in float32 or float64 (Zhang & Sennrich 2019, arXiv:1910.07467)."""
     x = at_least_float32(inputs)
     x = x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + epsilon)
     return ops.cast(x * ops.cast(scale, x.dtype), inputs.dtype)
@@ -109,7 +111,7 @@ def rms_norm(inputs: Tensor, scale: Tensor, *, epsilon: float) -> Tensor:
 
 @primitive
 def gelu(inputs: Tensor, *, approximate: bool = False) -> Tensor:
-    """GELU by erf, or with `approximate` by tanh, which Hugging Face calls ``gelu_new`` (arXiv:1606.08415)."""
+    """Apply GELU (arXiv:1606.08415), exact or, with `approximate`, by tanh: ``gelu_new`` of Hugging Face."""
     return ops.gelu(inputs, approximate=approximate)
 
 
@@ -118,15 +120,18 @@ def rotary(inputs: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = Fals
     """Rotate pairs of features by position (Su et al. 2021, arXiv:2104.09864).
 
     Feature i is paired with i + D/2, as in Hugging Face's Llama ("half-split"), or with `interleaved` feature 2i with
-    2i + 1, as in the paper. Weights trained for one pairing are wrong with the other.
+    2i + 1, as in the paper. Weights trained with one pairing give wrong results with the other.
 
     Args:
         inputs: (batch, heads, length, D), D even.
-        cos, sin: (batch or 1, 1, length, D/2), from :class:`~attention_zoo.layers.position.RotaryEmbedding`.
+        cos, sin: (batch or 1, 1, length, D/2), from :class:`~attention_zoo.layers.RotaryEmbedding`.
+
+    Returns:
+        (batch, heads, length, D).
     """
     if interleaved:
         batch, heads, length, width = ops.shape(inputs)
-        pairs = ops.reshape(inputs, (batch, heads, -1, 2))  # (B, H, T·D/2, 2): runtimes stop at four dimensions
+        pairs = ops.reshape(inputs, (batch, heads, -1, 2))  # (B, H, T·D/2, 2): at most rank 4, for the runtimes
         first, second = (ops.reshape(pairs[..., i], (batch, heads, length, width // 2)) for i in range(2))
         turned = [first * cos - second * sin, second * cos + first * sin]  # (B, H, T, D/2) each
         flat = [ops.reshape(part, (batch, heads, -1, 1)) for part in turned]
@@ -137,29 +142,31 @@ def rotary(inputs: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = Fals
 
 @primitive
 def cache_update(cache: Tensor, update: Tensor, index: Any) -> Tensor:
-    """`cache` (batch, heads, slots, D) with `update` (batch, heads, T, D) in the slots from `index` on."""
+    """Return `cache` (batch, heads, slots, D) with `update` (batch, heads, T, D) in the slots from `index` on."""
     return ops.slice_update(cache, (0, 0, index, 0), ops.cast(update, cache.dtype))
 
 
 @primitive
 def split_heads(inputs: Tensor, heads: int) -> Tensor:
-    """(batch, length, heads · D) to (batch, heads, length, D)."""
+    """Reshape (batch, length, heads · D) to (batch, heads, length, D)."""
     batch, length, width = ops.shape(inputs)
     return ops.transpose(ops.reshape(inputs, (batch, length, heads, width // heads)), (0, 2, 1, 3))
 
 
 @primitive
 def merge_heads(inputs: Tensor) -> Tensor:
-    """(batch, heads, length, D) to (batch, length, heads · D)."""
+    """Reshape (batch, heads, length, D) to (batch, length, heads · D)."""
     batch, heads, length, width = ops.shape(inputs)
     return ops.reshape(ops.transpose(inputs, (0, 2, 1, 3)), (batch, length, heads * width))
 
 
 def boolean_mask(mask: Tensor, argument: str) -> Tensor:
-    """`mask` as booleans. Integers 0/1 are taken; floats are refused, since 0.0 may mean "keep" (additive) or "drop".
+    """Cast a boolean or integer (0/1) `mask` to booleans.
+
+    Floats are rejected as ambiguous: 0.0 means "keep" in an additive mask and "drop" in a multiplicative one.
 
     Raises:
-        ValueError: a floating-point mask.
+        ValueError: `mask` has a floating-point dtype; the message names `argument`.
     """
     mask = ops.convert_to_tensor(mask)
     dtype = standardize_dtype(mask.dtype)
@@ -172,28 +179,31 @@ def boolean_mask(mask: Tensor, argument: str) -> Tensor:
 
 
 def causal_mask(query_length: Any, key_length: Any) -> Tensor:
-    """(1, 1, query, key) booleans: query i sees keys up to i, aligned at the bottom right when there are more keys."""
+    """Return a boolean causal mask (1, 1, query, key). The last query is aligned with the last key."""
     rows = ops.expand_dims(ops.arange(query_length), 1) + (key_length - query_length)  # (T, 1)
     columns = ops.expand_dims(ops.arange(key_length), 0)  # (1, S)
     return ops.expand_dims(ops.expand_dims(columns <= rows, 0), 0)
 
 
 def combine_masks(*masks: Tensor | None) -> Tensor | None:
-    """Logical "and" of the masks that are given; None when none is."""
+    """Return the logical "and" of the masks that are not None; None if all are."""
     given = [mask for mask in masks if mask is not None]
     return functools.reduce(ops.logical_and, given) if given else None
 
 
 def softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Over the last axis, where `mask` is True. A row without any True is not zero yet: see :func:`any_true`."""
+    """Apply softmax over the last axis, restricted to where `mask` is True.
+
+    A row of `mask` without any True does not give zeros: multiply the result by :func:`any_true`.
+    """
     if mask is not None:
         scores = scores + ops.cast(ops.logical_not(mask), scores.dtype) * MASKED
-    # One key gets all the attention; Keras warns of a softmax over one number.
+    # The weight of a single key is 1. Keras would warn about a softmax over one element.
     return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)
 
 
 def any_true(mask: Tensor) -> Tensor:
-    """(…, 1): does the row have a key at all? What it attends to is multiplied by this."""
+    """Return a boolean (..., 1): whether each row of `mask` has any key. Weights and outputs are multiplied by it."""
     return ops.any(mask, axis=-1, keepdims=True)
 
 
@@ -210,29 +220,30 @@ def dot_product_attention(
     return_scores: bool = False,
     dropout: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """``softmax(scale · query keyᵀ + bias) value`` (Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1).
+    """Return ``softmax(scale · query keyᵀ + bias) value`` (Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1).
 
-    A query with no key to attend to gives zeros (output and scores), with finite gradients.
+    For a query without any key to attend to, the output and the weights are zeros, with finite gradients.
 
     Args:
         query: (batch, heads, T, D).
         key: (batch, kv_heads, S, D); `kv_heads` divides `heads`, and query head h reads key head
-            ``h // (heads // kv_heads)`` (grouped queries, arXiv:2305.13245).
+            ``h // (heads // kv_heads)`` (grouped-query attention, arXiv:2305.13245).
         value: (batch, kv_heads, S, V).
         mask: boolean, broadcastable to (batch, heads, T, S), True = attend.
-        bias: numbers added to the scores, broadcastable to (batch, heads, T, S).
-        scale: D^-1/2 by default.
-        causal: query i sees keys up to i, counted from the end.
+        bias: values added to the scores, broadcastable to (batch, heads, T, S).
+        scale: factor on the scores. Default: D^-1/2.
+        causal: query i attends to keys up to i; the last query is aligned with the last key.
         return_scores: also return the attention weights, (batch, heads, T, S).
-        dropout: applied to the weights before they meet the values.
+        dropout: function applied to the weights before the multiplication with the values.
 
     Returns:
-        (batch, heads, T, V) in the query's dtype; softmax is computed in float32 at least.
+        (batch, heads, T, V), and with `return_scores` a tuple of it and the weights, both in the dtype of `value`.
+        Softmax is computed in float32, or in float64 for float64 inputs.
     """
     heads, kv_heads = query.shape[1], key.shape[1]
     batch, _, length, head_dim = ops.shape(query)
     source = ops.shape(key)[2]
-    # Only what is known to leave every query a key may skip the last step of zeroing the others.
+    # Zeroing the rows without keys may be skipped only if every query is known to have a key.
     static = query.shape[2] is not None and key.shape[2] is not None
     complete = mask is None and (not causal or (static and query.shape[2] <= key.shape[2]))
     if causal:
@@ -240,7 +251,7 @@ def dot_product_attention(
 
     query = query * ops.cast(head_dim**-0.5 if scale is None else scale, query.dtype)
     grouped = heads != kv_heads
-    if grouped:  # (B, KV, G·T, D): the group joins the length, so no key is ever copied
+    if grouped:  # (B, KV, G·T, D): the group is merged into the length axis, so that no key is copied
         query = ops.reshape(query, (batch, kv_heads, -1, head_dim))
     scores = ops.matmul(query, ops.swapaxes(key, -1, -2))  # (B, KV, G·T, S)
     if grouped:

@@ -1,4 +1,4 @@
-"""Images as they come from a file, made into what a ViT was trained on, inside the graph."""
+"""Preprocessing of decoded images for vision transformers, as part of the graph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..files import read_json
 
 Tensor = Any
 FILE = "preprocessor_config.json"
-LANCZOS, BILINEAR, BICUBIC = 1, 2, 3  # PIL.Image.Resampling; its nearest hangs on rounding errors of its own
+LANCZOS, BILINEAR, BICUBIC = 1, 2, 3  # of PIL.Image.Resampling; NEAREST depends on Pillow's own rounding errors
 _CLIP_MEAN, _CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 _CLIP = {
     "size": {"shortest_edge": 224},
@@ -25,20 +25,20 @@ _CLIP = {
     "image_mean": _CLIP_MEAN,
     "image_std": _CLIP_STD,
 }
-# What each of Hugging Face's processors does where its file is silent; an old file says hardly more than the size.
+# Defaults of Hugging Face's processors for keys that are not in the file; old files contain little more than the size.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "ViT": {},
     "DeiT": {"size": {"height": 256, "width": 256}, "resample": BICUBIC, "do_center_crop": True},
-    "Bit": _CLIP,  # DINOv2's
+    "Bit": _CLIP,  # used by DINOv2
     "CLIP": _CLIP,
 }
-# Keys of such files that change nothing here: names, and where and as what the pixels are kept.
+# Keys that do not change the result: class names, and the format and device of the pixels.
 _IGNORED = {
     "image_processor_type",
     "feature_extractor_type",
     "processor_class",
     "auto_map",
-    "default_to_square",  # read apart
+    "default_to_square",  # read in from_huggingface
     "do_convert_rgb",
     "data_format",
     "input_data_format",
@@ -52,27 +52,32 @@ _IGNORED = {
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class ImageProcessor(keras.layers.Layer):
-    """Resize, crop at the centre, rescale and normalise: Hugging Face's ``preprocessor_config.json`` as a layer.
+    """Resizing, center crop, rescaling and normalization: Hugging Face's ``preprocessor_config.json`` as a layer.
 
-    (batch, height, width, channels) uint8, or float from 0 to 255, to (batch, height, width, channels) float32 of
-    `crop_size`, else of `size`. The resampling is Pillow's ``Image.resize``: the kernel widens where an image shrinks
-    (antialiasing), bicubic has a = -0.5, the width is resampled before the height, and each is rounded to whole grey
-    levels. (Pillow 13 begins with the height where that shrinks far more: other roundings, up to one grey level apart.)
-    It is two matrix products, so it exports without a resize operator; height and width may be dynamic.
+    The input is (batch, height, width, channels), uint8 or float with values from 0 to 255; height and width may be
+    dynamic. The output is (batch, height, width, channels), float32 unless `dtype` is given, with the height and width
+    of `crop_size` if the layer crops, else of `size` if it resizes.
+
+    Resampling reproduces Pillow's ``Image.resize``: the kernel is widened when an image shrinks (antialiasing), bicubic
+    has a = -0.5, the width is resampled before the height, and each pass is rounded to integer pixel values. (Pillow 13
+    resamples the height first when it shrinks far more than the width; the results then differ by up to one pixel
+    level.) It consists of two matrix multiplications, so the exported graph has no resize operator.
 
     Args:
-        do_resize: resize at all.
+        do_resize: whether to resize the image to `size`.
         size: ``{"height": …, "width": …}``, ``{"shortest_edge": …}`` (keeps the aspect ratio), or one integer for a
             square.
         resample: Pillow's number of the kernel: 1 Lanczos, 2 bilinear, 3 bicubic.
-        do_center_crop: cut `crop_size` out of the middle; what it has beyond the image is black.
+        do_center_crop: whether to crop the center to `crop_size`; parts of the crop outside of the image are black.
         crop_size: ``{"height": …, "width": …}``, or one integer for a square.
-        do_rescale: multiply by `rescale_factor`.
-        do_normalize: subtract `image_mean` and divide by `image_std`, a number each or one for each channel.
-        round_pixels: round what the resizing gives to 0, 1, …, 255, as an image in a file would be.
+        do_rescale: whether to multiply by `rescale_factor`.
+        do_normalize: whether to subtract `image_mean` and divide by `image_std`.
+        image_mean, image_std: one number, or one for each channel.
+        round_pixels: whether to round and clip resized pixels to 0, 1, …, 255, as in an image file.
 
     Raises:
-        ValueError: an option that is not accepted, or an input of another rank or number of channels.
+        ValueError: an option has a value that is not accepted, or an input has another rank, no fixed number of
+            channels, or another number of channels than `image_mean` and `image_std`.
     """
 
     def __init__(
@@ -91,7 +96,7 @@ class ImageProcessor(keras.layers.Layer):
         round_pixels: bool = True,
         **kwargs: Any,
     ) -> None:
-        kwargs.setdefault("dtype", "float32")  # whatever the model computes in, pixels are counted exactly
+        kwargs.setdefault("dtype", "float32")  # whatever the model's dtype: half precision is too coarse
         super().__init__(autocast=False, **kwargs)
         self.do_resize = _flag("do_resize", do_resize)
         self.size = _size("size", size, shortest_edge=True)
@@ -113,18 +118,21 @@ class ImageProcessor(keras.layers.Layer):
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> ImageProcessor:
-        """The layer that a Hugging Face folder, or its preprocessor_config.json, describes.
+        """Return the layer described by a preprocessor_config.json.
+
+        Args:
+            path: the file, or the Hugging Face folder that contains it.
 
         Raises:
-            ValueError: no such file, not JSON, another kind of processor, or a key that would change the result and
-                that this layer has not.
+            ValueError: the file does not exist or is not JSON, it describes an unsupported processor, or it has a key
+                that would change the result and that this layer does not support.
         """
         file = Path(path) / FILE if Path(path).is_dir() else Path(path)
         return cls.from_huggingface(read_json(file))
 
     @classmethod
     def from_huggingface(cls, config: Mapping[str, Any], name: str | None = None) -> ImageProcessor:
-        """The layer that the content of a preprocessor_config.json describes; errors as in ``from_file``."""
+        """Return the layer described by `config`, the content of a preprocessor_config.json. Raise as ``from_file``."""
         kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "ViTImageProcessor")
         model = kind.removesuffix("Fast").removesuffix("Pil")
         model = model.removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
@@ -132,7 +140,7 @@ class ImageProcessor(keras.layers.Layer):
             accepted = ", ".join(f"{known}ImageProcessor" for known in _DEFAULTS)
             raise ValueError(f"image_processor_type: got {kind!r}; accepted: {accepted}")
         own = {option for option in _OPTIONS if option != "round_pixels"}
-        # An unknown step that is switched off changes nothing.
+        # An unknown option that is off does not change the result.
         unknown = sorted(key for key in set(config) - own - _IGNORED if config[key] not in (None, False))
         if unknown:
             raise ValueError(f"config: got {unknown}, which would change the result; accepted: {sorted(own)}")
@@ -145,7 +153,7 @@ class ImageProcessor(keras.layers.Layer):
         return cls(**options, name=name)
 
     def to_huggingface(self) -> dict[str, Any]:
-        """The content of a preprocessor_config.json that says the same; ``json.dump`` writes it."""
+        """Return the equivalent content of a preprocessor_config.json, for ``json.dump``."""
         kind = "BitImageProcessor" if self.do_center_crop or "shortest_edge" in self.size else "ViTImageProcessor"
         options = {name: getattr(self, name) for name in _OPTIONS if name != "round_pixels"}
         return {"image_processor_type": kind, **options}
@@ -161,7 +169,7 @@ class ImageProcessor(keras.layers.Layer):
         if self.do_resize or self.do_center_crop:
             new_height, new_width = self._resized(height, width)
             crop = self.crop_size if self.do_center_crop else {"height": new_height, "width": new_width}
-            # The width first, as in Pillow: with a rounding in between, the order shows.
+            # The width first, as in Pillow: the order matters because of the rounding in between.
             x = ops.transpose(x, (0, 2, 1, 3))  # (B, w, h, C)
             x = self._resample(x, width, new_width, crop["width"], height, channels)
             x = ops.transpose(x, (0, 2, 1, 3))  # (B, h, w', C)
@@ -175,10 +183,10 @@ class ImageProcessor(keras.layers.Layer):
         return ops.cast(x, self.compute_dtype)
 
     def _resample(self, x: Tensor, old: Any, new: Any, crop: Any, other: Any, channels: Any) -> Tensor:
-        """(batch, old, other, channels) to (batch, crop, other, channels)."""
+        """Resample axis 1 from `old` to `new` and crop it: (batch, old, other, channels) to (batch, crop, ...)."""
         if isinstance(old, int) and old == new == crop:
             return x
-        # (new - crop) // 2 rounded down, without dividing what may be negative: ONNX rounds that towards zero.
+        # Equal to (new - crop) // 2, but never divides a negative number, which ONNX would round towards zero.
         start = (new + crop) // 2 - crop
         weights = _resampling_matrix(old, new, start, crop, self.resample)
         batch = ops.shape(x)[0]
@@ -188,7 +196,7 @@ class ImageProcessor(keras.layers.Layer):
         return ops.reshape(x, (batch, crop, other, channels))
 
     def _resized(self, height: Any, width: Any) -> tuple[Any, Any]:
-        """The size after the resizing."""
+        """Return the height and width after resizing."""
         if not self.do_resize:
             return height, width
         if "height" in self.size:
@@ -252,7 +260,7 @@ def _size(name: str, value: Any, *, shortest_edge: bool = False) -> dict[str, in
 
 
 def _numbers(name: str, value: Any) -> Any:
-    """A float, or floats."""
+    """Return `value` as a float or a list of floats."""
     try:
         array = np.asarray(value, "float64")
     except (TypeError, ValueError):
@@ -263,20 +271,20 @@ def _numbers(name: str, value: Any) -> Any:
 
 
 def _resampling_matrix(old: Any, new: Any, start: Any, rows: Any, resample: int) -> Tensor:
-    """(rows, old) weights: rows `start` and after of those that resample `old` pixels to `new`, as Pillow does it.
+    """Return `rows` rows, from row `start` on, of the matrix that resamples `old` pixels to `new` as Pillow does.
 
-    A row beyond the new image is zero. Distances are whole numbers until the end, so that large images are resampled
-    as exactly as small ones: int32 serves as long as twice the product of both sizes fits.
+    The result is (rows, old); rows outside of the new image are zero. Distances are integers up to the last division,
+    so large images are resampled as accurately as small ones. int32 is enough if 2 · old · new fits into it.
     """
-    # Sizes that are known make a constant, in float64; others the same operations in the graph.
+    # Known sizes give a constant, computed in float64. Dynamic sizes put the same operations into the graph.
     known = all(isinstance(size, int) for size in (old, new, start, rows))
     xp: Any = np if known else ops
     places, points = xp.arange(rows) + start, xp.arange(old)
     inside = xp.expand_dims(xp.logical_and(places >= 0, places < new), 1)
     places = xp.minimum(xp.maximum(places, 0), new - 1)
-    # From the centre of a new pixel to that of an old one, in units of 1/(2·new) old pixels: (rows, old).
+    # From the center of each new pixel to that of each old one, in units of 1/(2·new) old pixels: (rows, old).
     distance = xp.expand_dims((2 * points + 1) * new, 0) - xp.expand_dims((2 * places + 1) * old, 1)
-    larger = max(old, new) if known else xp.maximum(old, new)  # the kernel widens by old/new where that is above 1
+    larger = max(old, new) if known else xp.maximum(old, new)  # the kernel is widened by old/new if that is above 1
     weights = _KERNELS[resample](xp.divide(xp.absolute(distance), 2 * larger), xp)
     weights = xp.where(inside, weights / xp.sum(weights, axis=1, keepdims=True), 0.0)
     return ops.convert_to_tensor(weights, "float32") if known else ops.cast(weights, "float32")
@@ -287,14 +295,14 @@ def _bilinear(t: Any, xp: Any) -> Any:
 
 
 def _bicubic(t: Any, xp: Any) -> Any:
-    a = -0.5  # Keys 1981; the interpolation of positions, which is PyTorch's, has -0.75
+    a = -0.5  # Keys 1981; PyTorch, and so the interpolation of positions, uses -0.75
     near = ((a + 2) * t - (a + 3)) * t * t + 1
     far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
     return xp.where(t < 1, near, xp.where(t < 2, far, 0.0))
 
 
 def _lanczos(t: Any, xp: Any) -> Any:
-    angle = np.pi * xp.maximum(t, 1e-6)  # sin(x)/x is 1 there, to the last digit
+    angle = np.pi * xp.maximum(t, 1e-6)  # sin(x)/x rounds to 1 at 1e-6
     return xp.where(t < 3, 3 * xp.sin(angle) * xp.sin(angle / 3) / (angle * angle), 0.0)
 
 

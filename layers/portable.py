@@ -1,7 +1,7 @@
-"""Primitives in words that Keras' own ONNX export (tf2onnx with its optimizers) turns into a right file.
+"""Primitives in a form that Keras' own ONNX export (tf2onnx with its optimizers) converts correctly.
 
-That converter knows no ``Erfc``, of which TensorFlow's exact GELU is made, and merges a reshape that follows another
-into one of the wrong rank.
+tf2onnx does not support ``Erfc``, which TensorFlow's exact GELU uses, and merges two consecutive reshapes into one of
+the wrong rank.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ Tensor = Any
 
 def _dense(inputs: Tensor, kernel: Tensor, bias: Tensor | None = None, *, transpose_kernel: bool = False) -> Tensor:
     kernel = ops.transpose(kernel) if transpose_kernel else kernel  # (in, out)
-    kernel = ops.reshape(kernel, (1,) * (len(inputs.shape) - 2) + tuple(kernel.shape))  # a batch: else Keras reshapes
+    # The rank of `inputs`: Keras inserts reshapes into a matrix multiplication of different ranks.
+    kernel = ops.reshape(kernel, (1,) * (len(inputs.shape) - 2) + tuple(kernel.shape))
     x = ops.matmul(inputs, kernel)  # (..., out)
     return x if bias is None else ops.add(x, bias)
 

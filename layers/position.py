@@ -1,11 +1,11 @@
-"""Where a token stands: every position encoding as a layer usable alone.
+"""Position encodings as layers, each usable on its own.
 
-Three kinds, by what they do with positions, which are always integers (batch or 1, length), so that padding on the left
-moves nobody's position:
+All of them take integer position ids (batch or 1, length), so that padding on the left does not shift positions. There
+are three kinds, which differ in their outputs:
 
-    added    sinusoidal, 2-D sinusoidal, learned   positions -> vectors added to the tokens'
+    added    sinusoidal, 2-D sinusoidal, learned   positions -> vectors added to the token embeddings
     rotated  rotary (rotary.py)                    positions -> (cos, sin) that rotate queries and keys
-    biased   ALiBi, T5's relative bias             positions of queries and of keys -> numbers added to the scores
+    biased   ALiBi, T5's relative bias             positions of queries and keys -> biases added to the scores
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ Tensor = Any
 
 
 def positions_from_mask(attention_mask: Tensor) -> Tensor:
-    """(batch, length) mask, 1 = keep, to int32 positions that count the kept tokens: [0, 0, 1, 1] to [0, 0, 0, 1].
+    """Return int32 position ids (batch, length) that count the tokens kept by a mask (batch, length), 1 = keep.
 
-    Padding before the first token gets position 0; it is masked and never read.
+    For example, [0, 0, 1, 1] gives [0, 0, 0, 1]. Padding before the first token gets position 0, which has no effect
+    because it is masked.
     """
     counted = ops.cumsum(ops.cast(attention_mask, "int32"), axis=-1) - 1
     return ops.maximum(counted, 0)
@@ -36,15 +37,20 @@ def positions_from_mask(attention_mask: Tensor) -> Tensor:
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class SinusoidalPositions(keras.layers.Layer):
-    """``PE[p, 2i] = sin(p / theta^(2i/d)), PE[p, 2i+1] = cos(same)`` (arXiv:1706.03762, section 3.5).
+    """Sinusoidal position encoding (Vaswani et al. 2017, arXiv:1706.03762, section 3.5).
 
-    (batch, length) positions to (batch, length, hidden_dim). No weights, no longest length.
+    ``PE[p, 2i] = sin(p / theta^(2i/d))`` and ``PE[p, 2i+1] = cos(p / theta^(2i/d))`` with ``d = hidden_dim``. Integer
+    position ids (batch, length) become (batch, length, hidden_dim) in the compute dtype. The layer has no weights and
+    no maximum length.
 
     Args:
-        hidden_dim: even width.
-        theta: longest wavelength / 2π; 10000 in the paper.
-        interleaved: sines and cosines in turn, as in the paper; False puts all sines first, as Hugging
-            Face's Marian does.
+        hidden_dim: width, an even number.
+        theta: upper limit of the wavelengths / 2π; 10000 in the paper.
+        interleaved: alternate sines and cosines, as in the paper; False puts all sines first, as in Hugging Face's
+            Marian.
+
+    Raises:
+        ValueError: `hidden_dim` is not a positive even integer, or `theta` is not a positive number.
     """
 
     kind: ClassVar[str] = "added"
@@ -78,16 +84,21 @@ class SinusoidalPositions(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class SinusoidalPositions2D(keras.layers.Layer):
-    """Sines and cosines of the column, then of the row, for tokens of a grid in raster order.
+    """Sinusoidal encoding of the column, then of the row, for the tokens of a grid in raster order.
 
-    ``[sin x·f, cos x·f, sin y·f, cos y·f]`` with ``f_i = theta^(-4i/d)``, ``x = p mod columns``, ``y = p // columns``:
-    the fixed positions of MoCo v3 (Chen et al. 2021, arXiv:2104.02057) and MAE (He et al. 2022, arXiv:2111.06377).
-    (batch, length) positions to (batch, length, hidden_dim).
+    It computes ``[sin x·f, cos x·f, sin y·f, cos y·f]`` with ``f_i = theta^(-4i/d)``, ``x = p mod columns`` and
+    ``y = p // columns``: the fixed positions of MoCo v3 (Chen et al. 2021, arXiv:2104.02057) and MAE (He et al. 2022,
+    arXiv:2111.06377). Integer position ids (batch, length) become (batch, length, hidden_dim) in the compute dtype.
+    The layer has no weights.
 
     Args:
         hidden_dim: width, a multiple of 4.
-        columns: tokens in one row of the grid. May be given to a call instead, where images differ in size.
-        theta: longest wavelength / 2π.
+        columns: number of tokens in one row of the grid. ``call`` has an argument of the same name that overrides it,
+            for images of different sizes.
+        theta: upper limit of the wavelengths / 2π.
+
+    Raises:
+        ValueError: `hidden_dim` is not a positive multiple of 4, or `columns` or `theta` is not positive.
     """
 
     kind: ClassVar[str] = "added"
@@ -121,9 +132,10 @@ class SinusoidalPositions2D(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class LearnedPositions(keras.layers.Layer):
-    """A trained vector per position, as in GPT-2 and BERT.
+    """Learned position embeddings, one trained vector per position, as in GPT-2 and BERT.
 
-    (batch, length) positions, all below `max_length`, to (batch, length, hidden_dim).
+    Integer position ids (batch, length) become (batch, length, hidden_dim) in the compute dtype. All ids must be at
+    least 0 and below `max_length`, the number of positions; the layer does not check this.
     """
 
     kind: ClassVar[str] = "added"
@@ -144,7 +156,10 @@ class LearnedPositions(keras.layers.Layer):
         return F.embedding_lookup(ops.convert_to_tensor(self.embeddings), position_ids)
 
     def first(self, length: Any) -> Tensor:
-        """The vectors of positions 0 .. length, (1, length, hidden_dim): a slice, where no padding shifts anybody."""
+        """Return the vectors of positions 0 to length - 1, (1, length, hidden_dim).
+
+        This is a slice instead of a lookup, for inputs whose positions are not shifted by padding.
+        """
         return ops.expand_dims(ops.convert_to_tensor(self.embeddings)[:length], 0)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -160,8 +175,11 @@ class LearnedPositions(keras.layers.Layer):
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:
-    """(num_heads,) float32: the geometric series 2^(-8/n) … 2^(-8) for n heads, a power of two; for others the series
-    of the power below, filled up with every second slope of the power above (the authors' implementation)."""
+    """Return the slopes of ALiBi, (num_heads,) float32, as in the authors' implementation.
+
+    For a power of two, n, they are the geometric series 2^(-8/n), …, 2^(-8). For other numbers of heads, they are the
+    series of the next lower power of two, followed by every second slope of the next higher one.
+    """
     power = 2 ** int(math.log2(num_heads))
     slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
     slopes += [2 ** (-4 * (2 * i + 1) / power) for i in range(num_heads - power)]
@@ -169,17 +187,22 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
 
 
 def _distances(query_positions: Tensor, key_positions: Tensor) -> Tensor:
-    """(B, T) and (B, S) to (B, T, S): how far each key lies ahead of each query, negative for what came before."""
+    """Return key position - query position, int32 (B, T, S), from positions (B, T) and (B, S)."""
     ahead = ops.expand_dims(ops.cast(key_positions, "int32"), 1)  # (B, 1, S)
     return ahead - ops.expand_dims(ops.cast(query_positions, "int32"), 2)
 
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class ALiBi(keras.layers.Layer):
-    """Scores fall linearly with distance, at another slope for every head (Press et al. 2022, arXiv:2108.12409).
+    """Attention with linear biases (Press et al. 2022, arXiv:2108.12409).
 
-    Positions of queries (batch, T) and keys (batch, S) to a bias (batch, num_heads, T, S), ``-slope · |q - k|``.
-    No weights, no longest length. Give it to ``MultiHeadAttention(bias=…)``.
+    Scores decrease linearly with the distance, with a different slope for every head: ``layer(q, k)`` returns
+    ``-slope · |q - k|``, (batch, num_heads, T, S) in float32, for integer positions of the queries (batch, T) and the
+    keys (batch, S). The layer has no weights and no maximum length. Pass its output as `bias` when calling
+    ``MultiHeadAttention``.
+
+    Raises:
+        ValueError: `num_heads` is not a positive integer.
     """
 
     kind: ClassVar[str] = "biased"
@@ -204,9 +227,10 @@ class ALiBi(keras.layers.Layer):
 
 
 def relative_buckets(max_distance: int, num_buckets: int, bidirectional: bool) -> np.ndarray:
-    """T5's bucket of every distance from `-max_distance` (far before) to `max_distance` (far ahead), int32.
+    """Return T5's bucket for every distance from `-max_distance` (before the query) to `max_distance` (after it).
 
-    Half of the buckets are for exact small distances, the rest grow by a factor up to `max_distance`.
+    The result is int32, (2 · max_distance + 1,). Half of the buckets of each direction hold one small distance each;
+    the size of the others grows geometrically up to `max_distance`.
     """
     ahead = np.arange(-max_distance, max_distance + 1)
     bucket = np.zeros_like(ahead)
@@ -224,16 +248,23 @@ def relative_buckets(max_distance: int, num_buckets: int, bidirectional: bool) -
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class RelativePositionBias(keras.layers.Layer):
-    """A trained number per head and bucket of distances (T5: Raffel et al. 2020, arXiv:1910.10683, section 2.1).
+    """Relative position bias of T5 (Raffel et al. 2020, arXiv:1910.10683, section 2.1).
 
-    Positions of queries (batch, T) and keys (batch, S) to a bias (batch, num_heads, T, S). Distances of
-    `max_distance` and more share the last bucket. Give it to ``MultiHeadAttention(bias=…)``.
+    Every head has one trained bias for each bucket of distances. Called with the integer positions of the queries
+    (batch, T) and the keys (batch, S), the layer returns the biases (batch, num_heads, T, S) in the dtype of its
+    variables. Pass its output as `bias` when calling ``MultiHeadAttention``.
 
     Args:
-        num_heads: heads of the attention.
-        num_buckets: rows of the table; with `bidirectional` half of them for what comes after.
-        max_distance: from where on all distances are alike.
-        bidirectional: tell keys after the query from keys before it, for encoders. Decoders see none after.
+        num_heads: number of heads of the attention.
+        num_buckets: number of buckets; with `bidirectional`, half of them are for keys after the query.
+        max_distance: distances of `max_distance` and more share the last bucket.
+        bidirectional: whether keys after the query have buckets of their own, for encoders. The causal mask of a
+            decoder hides these keys.
+        embeddings_initializer: initializer of the biases.
+
+    Raises:
+        ValueError: `num_heads` is not positive, `num_buckets` is not a multiple of 4, or `max_distance` is not an
+            integer above `num_buckets` / 2.
     """
 
     kind: ClassVar[str] = "biased"
@@ -262,12 +293,12 @@ class RelativePositionBias(keras.layers.Layer):
             name="embeddings",
             shape=(self.num_buckets, self.num_heads),
             initializer=self.embeddings_initializer,
-            autocast=False,  # scores are float32 everywhere
+            autocast=False,  # scores are computed in float32
         )
 
     def call(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
-        # The buckets of all distances are known beforehand: no logarithm, whose rounding would move a bucket's edge
-        # from one runtime to the next.
+        # The buckets of all distances are precomputed. A logarithm in the graph is rounded differently by different
+        # runtimes, which would move the bucket limits.
         buckets = relative_buckets(self.max_distance, self.num_buckets, self.bidirectional)
         by_distance = F.embedding_lookup(ops.convert_to_tensor(self.embeddings), ops.convert_to_tensor(buckets))
         ahead = _distances(query_positions, key_positions)  # (B, T, S)
@@ -316,9 +347,13 @@ def position_layer(
     initializer: Any = "uniform",
     **shared: Any,
 ) -> Any:
-    """The layer of one word of ``POSITIONS``; None for "none". `shared` goes to the layer (dtype, name)."""
+    """Return the position layer for `position`, one of ``POSITIONS``; None for "none".
+
+    The other arguments are those of the layers, of which each gets its own; `shared` (dtype, name) goes to any of them.
+    "rotary_interleaved" gives the same layer as "rotary", since interleaving is an argument of the attention.
+    """
     if position.startswith("sinusoidal"):
-        if position == "sinusoidal_2d":  # the squarest grid that holds everybody
+        if position == "sinusoidal_2d":  # the smallest square grid with max_length positions
             return SinusoidalPositions2D(hidden_dim, math.ceil(math.sqrt(max_length)), **shared)
         return SinusoidalPositions(hidden_dim, interleaved=position == "sinusoidal", **shared)
     if position.startswith("rotary"):
@@ -336,7 +371,11 @@ def position_layer(
 
 
 def check_position(position: str, *, hidden_dim: int, head_dim: int) -> None:
-    """Raise ValueError for a word that is none of ``POSITIONS``, or a width it cannot take."""
+    """Check that `position` is one of ``POSITIONS`` and can be used with these widths.
+
+    Raises:
+        ValueError: `position` is unknown, or `hidden_dim` or `head_dim` is not a multiple of 2 or 4 as it requires.
+    """
     choice("position", position, POSITIONS)
     if position.startswith("sinusoidal"):
         multiple("hidden_dim", hidden_dim, 4 if position == "sinusoidal_2d" else 2)
@@ -345,12 +384,12 @@ def check_position(position: str, *, hidden_dim: int, head_dim: int) -> None:
 
 
 class EncodedPositions(NamedTuple):
-    """What a position layer makes of some positions: one of three, by its kind, or nothing.
+    """The output of a position layer. At most one attribute is not None, depending on the kind of the layer.
 
     Attributes:
-        added: vectors for the embeddings.
-        rotary: cosines and sines, which turn the queries and keys of every block.
-        bias: numbers for the scores of every block.
+        added: vectors to add to the token embeddings, (batch or 1, T, hidden_dim).
+        rotary: cosines and sines that rotate the queries and keys of every block.
+        bias: biases added to the scores of every block, (batch or 1, num_heads, T, S).
     """
 
     added: Tensor | None = None
@@ -362,12 +401,12 @@ class EncodedPositions(NamedTuple):
 
     @property
     def in_attention(self) -> dict[str, Any]:
-        """Arguments of every block's attention."""
+        """Keyword arguments for the attention of every block."""
         return {"rotary": self.rotary, "bias": self.bias}
 
 
 def encode_positions(layer: Any, query_positions: Tensor, key_positions: Tensor) -> EncodedPositions:
-    """`layer` (or None) of positions (batch or 1, T) of queries and (batch or 1, S) of keys."""
+    """Call a position layer, or None, on the positions of queries (batch or 1, T) and of keys (batch or 1, S)."""
     if layer is None:
         return EncodedPositions()
     if layer.kind == "biased":

@@ -1,7 +1,7 @@
-"""Keras' LSTM and GRU, computed through a primitive so that exporters recognise them.
+"""Keras' LSTM and GRU, computed with a primitive so that exporters recognize them.
 
-Weights, initialisers, dropout, the cuDNN kernels and saving stay Keras' own. Both always return every output and the
-last state, which is what a decoder with attention needs.
+Weights, dropout, the cuDNN kernels and saving are those of Keras. Both layers always return all outputs and the last
+state, which a decoder with attention needs.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ Tensor = Any
 def recurrent(
     layer: Any, inputs: Tensor, state: Any | None, mask: Tensor | None, training: bool | None
 ) -> tuple[Tensor, ...]:
-    """All outputs of an LSTM or GRU and its last state, each (batch, units); see the layers below.
+    """Run an LSTM or GRU `layer` over `inputs` (batch, length, in).
 
-    Where `mask` is False nothing happens: the state goes through, and the output is of no meaning.
+    Where `mask` (batch, length) is False, the state is carried over unchanged and the output is undefined.
+
+    Returns:
+        All outputs, (batch, length, units), then the last state: h and c for an LSTM, h for a GRU, (batch, units) each.
     """
     base = keras.layers.LSTM if layer.cell_kind == "lstm" else keras.layers.GRU
     initial = [state] if state is not None and not isinstance(state, list | tuple) else state
@@ -31,18 +34,18 @@ def recurrent(
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class Orthogonal(keras.initializers.Orthogonal):
-    """Keras' own, which fails in bfloat16 for want of a QR: drawn in float32 and cast."""
+    """Keras' orthogonal initializer, computed in float32 and cast, as there is no QR decomposition in bfloat16."""
 
     def __call__(self, shape: Any, dtype: Any = None) -> Tensor:
         return ops.cast(super().__call__(shape, "float32"), dtype or keras.backend.floatx())
 
 
 class _Recurrent:
-    """What both layers do in another way than Keras."""
+    """Behavior of both layers that differs from Keras."""
 
     @property
     def textbook(self) -> bool:
-        """Are the activations and biases those of the papers, which is what runtimes have an operator for?"""
+        """Whether activations and biases are those of the papers, for which runtimes have an operator."""
         layer: Any = self
         return (
             layer.activation is keras.activations.tanh
@@ -55,7 +58,7 @@ class _Recurrent:
         return recurrent(self, sequences, initial_state, mask, training)
 
     def inner_loop(self, sequences: Tensor, initial_state: Any, mask: Any, training: Any = False) -> Any:
-        # cuDNN takes masks with padding on the right only, and says so when a compiled function already runs.
+        # cuDNN supports only masks with padding on the right, and fails on others only when a compiled function runs.
         if mask is not None:
             return keras.layers.RNN.inner_loop(self, sequences, initial_state, mask, training)  # pyright: ignore
         return super().inner_loop(sequences, initial_state, mask, training)  # pyright: ignore
@@ -69,13 +72,16 @@ def _complete(kwargs: dict[str, Any], **fixed: Any) -> dict[str, Any]:
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class LSTM(_Recurrent, keras.layers.LSTM):
-    """Hochreiter & Schmidhuber 1997. (batch, length, in) to (batch, length, units), and the state h, c.
+    """Long short-term memory (Hochreiter & Schmidhuber 1997).
 
-    Arguments as ``keras.layers.LSTM``. `mask` (batch, length), True = a real token, may have its gaps anywhere. With
-    `go_backwards` the outputs come in the order they were computed, last token first.
+    ``layer(sequences, initial_state=None, mask=None)`` maps (batch, length, in) to a tuple of all outputs
+    (batch, length, units) and the last state, h and c (batch, units) each, in the compute dtype. `mask`, boolean
+    (batch, length), True = a real token, may be False anywhere; there the state is carried over and the output is
+    undefined. With `go_backwards` the outputs are in the order of computation, last token first. The arguments are
+    those of ``keras.layers.LSTM``.
 
     Raises:
-        ValueError: another ``return_sequences`` or ``return_state`` than True.
+        ValueError: `return_sequences` or `return_state` is not True.
     """
 
     cell_kind: ClassVar[str] = "lstm"
@@ -88,7 +94,14 @@ class LSTM(_Recurrent, keras.layers.LSTM):
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class GRU(_Recurrent, keras.layers.GRU):
-    """Cho et al. 2014 (arXiv:1406.1078), reset after the product as in cuDNN. As ``LSTM``, with the state h."""
+    """Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078).
+
+    The reset gate is applied after the matrix multiplication, as in cuDNN. Inputs and outputs are those of ``LSTM``,
+    except that the state is h alone. The arguments are those of ``keras.layers.GRU``.
+
+    Raises:
+        ValueError: `return_sequences`, `return_state` or `reset_after` is not True.
+    """
 
     cell_kind: ClassVar[str] = "gru"
     cell_gates: ClassVar[int] = 3  # update, reset, new

@@ -1,7 +1,7 @@
-"""Attention as it began: a recurrent decoder that looks back at every state of its encoder.
+"""Additive and multiplicative attention of a recurrent decoder to the states of its encoder.
 
-``score -> softmax over the source -> weighted sum``, with the additive score of Bahdanau et al. 2014
-(arXiv:1409.0473, section A.1.2) and the multiplicative ones of Luong et al. 2015 (arXiv:1508.04025, section 3.1).
+Both compute ``score -> softmax over the source -> weighted sum``, with the additive score of Bahdanau et al. 2014
+(arXiv:1409.0473, section A.1.2) or the multiplicative scores of Luong et al. 2015 (arXiv:1508.04025, section 3.1).
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ Tensor = Any
 
 
 class RecurrentAttention(keras.layers.Layer):
-    """What all scores share: the mask, the softmax and the sum."""
+    """Base class with the mask, the softmax and the weighted sum, which all scores have in common."""
 
     def prepare(self, value: Tensor) -> Tensor:
-        """What the score needs of the encoder, (batch, source, ·), the same at every step: compute it once."""
+        """Return the keys (batch, source, ·) that ``score`` needs from the encoder states `value`.
+
+        They are the same at every decoder step, so they need to be computed only once.
+        """
         raise NotImplementedError
 
     def score(self, query: Tensor, keys: Tensor) -> Tensor:
-        """(batch, target, source), of queries (batch, target, ·) and what `prepare` gave."""
+        """Return the scores (batch, target, source) of queries (batch, target, ·) and the keys from ``prepare``."""
         raise NotImplementedError
 
     def call(
@@ -41,18 +44,18 @@ class RecurrentAttention(keras.layers.Layer):
         """Attend from decoder states to encoder states.
 
         Args:
-            query: (batch, target, its width), states of the decoder.
-            value: (batch, source, its width), states of the encoder.
-            key_mask: (batch, source), True or 1 = a real position.
-            keys: ``prepare(value)``, where it is already known.
-            return_attention_scores: also return the weights after softmax.
+            query: (batch, target, width of the queries), states of the decoder.
+            value: (batch, source, width of the values), states of the encoder.
+            key_mask: (batch, source), bool or integer: True or 1 = a real position, False or 0 = padding.
+            keys: result of ``prepare(value)``, if already computed.
+            return_attention_scores: also return the attention weights after softmax.
 
         Returns:
-            (batch, target, width of value), and with `return_attention_scores` (batch, target, source). A source
-            without any real position gives zeros.
+            (batch, target, width of the values); with `return_attention_scores` a tuple of it and (batch, target,
+            source). A source without any real position gives zeros.
 
         Raises:
-            ValueError: widths that a dot product cannot take, or a mask of floating point or of another rank.
+            ValueError: the widths do not fit a dot product, or the mask has a floating-point dtype or another rank.
         """
         scores = F.at_least_float32(self.score(query, self.prepare(value) if keys is None else keys))  # (B, T, S)
         mask = None
@@ -69,7 +72,7 @@ class RecurrentAttention(keras.layers.Layer):
         return (context, weights) if return_attention_scores else context
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        # By tracing, not from compute_output_shape, which cannot know whether the scores are returned too.
+        # Trace the call: compute_output_shape cannot know whether the attention scores are returned too.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def compute_output_shape(self, query_shape: Any, value_shape: Any) -> Any:
@@ -78,14 +81,18 @@ class RecurrentAttention(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class AdditiveAttention(RecurrentAttention):
-    """``score(q, k) = vᵀ tanh(W_q q + W_k k)`` (Bahdanau et al. 2014, arXiv:1409.0473).
+    """Attention with the score ``vᵀ tanh(W_q q + W_k k)`` (Bahdanau et al. 2014, arXiv:1409.0473, section A.1.2).
 
-    Luong's "concat" score, ``vᵀ tanh(W [q; k])``, is the same with W cut in two. Needs memory for
-    batch · target · source · units numbers, where a dot product needs none.
+    ``layer(query, value, key_mask=...)`` maps (batch, target, ·) and (batch, source, width) to (batch, target, width).
+    Luong's "concat" score, ``vᵀ tanh(W [q; k])``, is the same with W split in two. The hidden layer has
+    batch · target · source · units values, a memory cost that a dot product does not have.
 
     Args:
         units: width of the hidden layer.
-        use_bias: a bias before the tanh.
+        use_bias: whether to add a bias before the tanh.
+
+    Raises:
+        ValueError: `units` is not a positive integer.
     """
 
     def __init__(self, units: int, *, use_bias: bool = False, **kwargs: Any) -> None:
@@ -113,13 +120,15 @@ class AdditiveAttention(RecurrentAttention):
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class MultiplicativeAttention(RecurrentAttention):
-    """Luong et al. 2015 (arXiv:1508.04025): ``q · k`` ("dot") or ``q · (W k)`` ("general").
+    """Attention with the score ``q · k`` or ``q · (W k)`` (Luong et al. 2015, arXiv:1508.04025, section 3.1).
+
+    ``layer(query, value, key_mask=...)`` maps (batch, target, ·) and (batch, source, width) to (batch, target, width).
 
     Args:
-        score: "dot", for queries and keys of one width, or "general".
+        score: "dot" for ``q · k``, with queries and values of the same width, or "general" for ``q · (W k)``.
 
     Raises:
-        ValueError: another score, or "dot" between different widths.
+        ValueError: `score` is not one of these, or "dot" gets queries and values of different widths.
     """
 
     def __init__(self, score: str = "general", **kwargs: Any) -> None:
@@ -150,10 +159,14 @@ class MultiplicativeAttention(RecurrentAttention):
 
 
 def recurrent_attention(score: str | None, units: int, **shared: Any) -> Any:
-    """The layer of one score: "additive", "concat" (both of `units`), "dot", "general"; None for None.
+    """Return the attention layer for a score; None for None.
+
+    Args:
+        score: "additive" or "concat", which are the same and use `units`, "dot", "general", or None.
+        shared: further arguments of the layer, such as `dtype` and `name`.
 
     Raises:
-        ValueError: another word.
+        ValueError: `score` is not one of these.
     """
     if score is None:
         return None

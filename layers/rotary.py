@@ -1,4 +1,4 @@
-"""Rotary positions, and what stretches them to texts longer than those trained on."""
+"""Rotary position embeddings, and their scaling to sequences longer than those seen in training."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Tensor = Any
 
 
 def angles_of(positions: Tensor, frequencies: np.ndarray) -> Tensor:
-    """(batch, length) positions to (batch, length, len(frequencies)) angles, in float32."""
+    """Return positions · frequencies in float32, (batch, length, len(frequencies)), for positions (batch, length)."""
     return ops.expand_dims(ops.cast(positions, "float32"), -1) * ops.convert_to_tensor(frequencies)
 
 
 def inverse_frequencies(width: int, theta: float) -> np.ndarray:
-    """``theta^(-2i/width)`` for i in 0 .. width/2, float32."""
+    """Return ``theta^(-2i/width)`` for i from 0 to width/2 - 1, float32."""
     return (1.0 / theta ** (np.arange(0, width, 2, dtype=np.float64) / width)).astype(np.float32)
 
 
-SCALINGS: dict[str, dict[str, float | None]] = {  # fields and their defaults; None where there is none
+SCALINGS: dict[str, dict[str, float | None]] = {  # fields and their defaults; None = required
     "linear": {"factor": None},
     "ntk": {"factor": None},
     "factors": {"factors": None},
@@ -40,16 +40,16 @@ SCALINGS: dict[str, dict[str, float | None]] = {  # fields and their defaults; N
         "original_max_position_embeddings": None,
         "beta_fast": 32.0,
         "beta_slow": 1.0,
-        "attention_factor": 0.0,  # for 0.1 ln(factor) + 1
+        "attention_factor": 0.0,  # stands for 0.1 ln(factor) + 1
     },
 }
 
 
 def check_scaling(scaling: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """`scaling` with its defaults filled in, under the field names of Hugging Face's ``rope_scaling``.
+    """Check `scaling` and return it with its defaults filled in, under the names of Hugging Face's ``rope_scaling``.
 
     Raises:
-        ValueError: an unknown "rope_type", or fields that are missing, unknown or not positive.
+        ValueError: "rope_type" is unknown, or a field is missing, unknown or not positive.
     """
     if scaling is None:
         return None
@@ -87,12 +87,19 @@ def check_scaling(scaling: Mapping[str, Any] | None) -> dict[str, Any] | None:
 def rotary_frequencies(
     head_dim: int, theta: float, scaling: Mapping[str, Any] | None = None
 ) -> tuple[np.ndarray, float]:
-    """Angles per position, (head_dim / 2,) float32, and the factor on cosines and sines.
+    """Return the rotation in radians per position, (head_dim / 2,) float32, and the factor on cosines and sines.
 
-    linear: positions / factor (Chen et al. 2023, arXiv:2306.15595). ntk: a larger theta instead, which leaves the
-    fastest wave alone. llama3: long waves slowed, short ones kept, a ramp between (Llama 3.1). yarn: the same idea
-    with a ramp over features, and sharper scores (Peng et al. 2023, arXiv:2309.00071). factors: one divisor for every
-    wave, as GGUF files keep them.
+    The types of `scaling` are:
+
+    - linear: positions are divided by `factor` (Chen et al. 2023, arXiv:2306.15595).
+    - ntk: theta is increased, which leaves the highest frequency unchanged.
+    - llama3: low frequencies are divided by `factor`, high ones are kept, with a ramp in between (Llama 3.1).
+    - yarn: the same with a ramp over the feature index, and cosines and sines are multiplied by a factor, which
+      sharpens the attention (Peng et al. 2023, arXiv:2309.00071).
+    - factors: every frequency has its own divisor, as stored in GGUF files.
+
+    Raises:
+        ValueError: ``check_scaling`` rejects `scaling`, or there are not head_dim / 2 factors.
     """
     scaling = check_scaling(scaling)
     if scaling is None:
@@ -111,11 +118,11 @@ def rotary_frequencies(
     trained = scaling["original_max_position_embeddings"]
     if kind == "llama3":
         low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-        turns = trained * plain / (2 * math.pi)  # full turns within the trained length
+        turns = trained * plain / (2 * math.pi)  # number of full turns within the trained length
         keep = np.clip((turns - low) / (high - low), 0, 1)
         return (plain * (keep + (1 - keep) / factor)).astype(np.float32), 1.0
 
-    def feature(turns: float) -> float:  # which makes so many turns within the trained length
+    def feature(turns: float) -> float:  # index of the pair that makes `turns` turns within it
         return head_dim * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
     first = max(math.floor(feature(scaling["beta_fast"])), 0)
@@ -127,20 +134,22 @@ def rotary_frequencies(
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class RotaryEmbedding(keras.layers.Layer):
-    """The cosines and sines that rotate queries and keys (Su et al. 2021, arXiv:2104.09864).
+    """Rotary position embedding: cosines and sines that rotate queries and keys (Su et al. 2021, arXiv:2104.09864).
 
-    (batch, length) positions to a pair of (batch, 1, length, head_dim / 2), always float32: in half precision
-    the angle of position 4000 would be off by a radian. Give the pair to ``MultiHeadAttention(rotary=…)``.
+    Integer position ids (batch, length) become a pair (cos, sin), (batch, 1, length, head_dim / 2) each. Both are
+    always float32: in half precision the angle of position 4000 could be off by a radian. Pass the pair as `rotary`
+    when calling ``MultiHeadAttention``. The layer has no weights.
 
     Args:
-        head_dim: even width of one head.
+        head_dim: dimension of one head, an even number.
         theta: base of the wavelengths, 10000 in the paper.
-        scaling: for texts longer than those trained on, a dict as Hugging Face's ``rope_scaling``: "rope_type"
-            ("linear", "ntk", "llama3", "yarn", "factors"), "factor", and the fields of that type; see
-            ``rotary_frequencies``.
+        scaling: for sequences longer than those seen in training, a dict like Hugging Face's ``rope_scaling``:
+            "rope_type" ("linear", "ntk", "llama3", "yarn", "factors"), "factor", and the other fields of that type; see
+            ``rotary_frequencies``. None for no scaling.
 
     Raises:
-        ValueError: an odd `head_dim`, or a `scaling` that is none of these.
+        ValueError: `head_dim` is odd, `theta` is not positive, or `scaling` is not one of these. A wrong number of
+            factors raises when the layer is called.
     """
 
     kind: ClassVar[str] = "rotated"

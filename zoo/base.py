@@ -1,4 +1,4 @@
-"""What every family shares: checked inputs, blocks and their intermediates, and Keras' own saving."""
+"""The base class of all models: input checks, running blocks, collecting intermediates, and saving with Keras."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Tensor = Any
 
 
 class Intermediates:
-    """What a caller wants to see beside the result: every block's states and attention weights, as they come."""
+    """The hidden states and attention weights of every block, collected during a call if the caller asked for them."""
 
     def __init__(self, hidden_states: bool = False, attentions: bool = False) -> None:
         self.with_hidden_states, self.with_attentions = hidden_states, attentions
@@ -33,7 +33,11 @@ class Intermediates:
         self.cross_attentions: list[Tensor] = []
 
     def named(self, stack: str = "") -> dict[str, tuple[Tensor, ...]]:
-        """Those that were asked for and that there are; `stack` stands before the names of what is its own."""
+        """Return the requested intermediates by name, without those that the model does not have.
+
+        Args:
+            stack: a prefix for the names, such as "encoder_"; "cross_attentions" does not get it.
+        """
         found: dict[str, tuple[Tensor, ...]] = {}
         if self.with_hidden_states:
             found[f"{stack}hidden_states"] = tuple(self.hidden_states)
@@ -45,36 +49,39 @@ class Intermediates:
 
 
 def build_each(input_shape: tuple[int | None, ...], *layers: Any) -> None:
-    """Build the layers that are there, for inputs of one shape."""
+    """Build all `layers` that are not None for inputs of the same shape."""
     for layer in layers:
         if layer is not None:
             layer.build(input_shape)
 
 
 class ZooModel(Served, keras.Model, FineTuning):
-    """A plain Keras model with a config, built on construction: ``fit``, ``save`` and ``count_params`` work at once.
+    """A Keras model with a config. It is built on construction: ``fit``, ``save`` and ``count_params`` work at once.
 
-    Calling takes a dict of the names in :attr:`signature`, or its first input bare. Give ``output_hidden_states``
-    or ``output_attentions`` to any model for a dict with those tuples beside its result: the states before the first
-    block and after each, and the attention weights of each block, (batch, heads, query, key).
+    A call takes a dict of inputs by their names in :attr:`signature`, or the first input alone. With
+    ``output_hidden_states=True`` or ``output_attentions=True``, every model returns a dict of its outputs and tuples of
+    intermediates: the hidden states before the first block and after each block, and the attention weights of each
+    block, (batch, heads, query, key).
 
     Args:
-        config: the family's config, or a dict of its fields. Default: made of `overrides`.
-        dtype: a Keras dtype policy. Results are float32 in any case.
-        overrides: config fields.
+        config: the family's config, or a dict of its fields. Default: a config with `overrides`.
+        name: the name of the Keras model. Default: the family's name.
+        dtype: a Keras dtype policy. Outputs are float32 under every policy.
+        trainable: whether the weights can be trained, as in ``keras.Model``.
+        overrides: config fields; not accepted together with `config`.
 
     Raises:
-        ValueError: a config field that is unknown or not accepted; when called, an input of the wrong name, rank,
-            dtype or length, and ids out of range wherever the values are there to be looked at (eager calls, and
-            NumPy data given to ``fit``, ``evaluate`` and ``predict``).
+        ValueError: a config field is unknown or has an invalid value. When called: an input has a wrong name, rank,
+            dtype or length, or ids are out of range. Ids are checked wherever their values are available: in eager
+            calls, and in NumPy data passed to ``fit``, ``evaluate`` and ``predict``.
     """
 
     family: ClassVar[str]
     config_class: ClassVar[type[Config]]
-    dialects: ClassVar[Mapping[str, Dialect]] = {}  # Hugging Face's checkpoints, by model_type, and "gguf"
-    keras_hub_dialects: ClassVar[Mapping[str, Dialect]] = {}  # by the beginning of KerasHub's class names
-    head_parts: ClassVar[tuple[str, ...]] = ()  # layers, and weights outside of layers, that a new head replaces
-    tasks: ClassVar[Mapping[str | None, str]] = {None: "feature-extraction"}  # by the head, in Hugging Face's words
+    dialects: ClassVar[Mapping[str, Dialect]] = {}  # by Hugging Face's model_type; GGUF files under "gguf"
+    keras_hub_dialects: ClassVar[Mapping[str, Dialect]] = {}  # by the prefix of KerasHub's class names
+    head_parts: ClassVar[tuple[str, ...]] = ()  # names of the layers, and of the model's own weights, of the head
+    tasks: ClassVar[Mapping[str | None, str]] = {None: "feature-extraction"}  # Hugging Face's task names by head
     blocks: list[Any]
 
     def __init__(
@@ -87,40 +94,49 @@ class ZooModel(Served, keras.Model, FineTuning):
         **overrides: Any,
     ) -> None:
         super().__init__(name=name or self.family, dtype=dtype, trainable=trainable)
-        self._parent_path = ""  # names of weights begin at this model, wherever it is made; see ``weight_name``
+        self._parent_path = ""  # weight paths start at this model wherever it is created; see ``weight_name``
         if config is not None and overrides:
             raise ValueError(f"config: got a config and fields {sorted(overrides)}; accepted: one or the other")
         if not isinstance(config, self.config_class | Mapping | None):
             raise ValueError(f"config: got {type(config).__name__}; accepted: {self.config_class.__name__} or a dict")
         given = overrides if config is None else config
         self.config: Any = self.config_class.from_dict(given) if isinstance(given, Mapping) else given
-        self.tokenizer: Any = None  # a ``text.tokenizer.Tokenizer``, of whoever loaded one; ``save`` writes it too
-        self.huggingface: dict[str, Any] = {}  # the config.json it was loaded with
-        self.preprocessor: dict[str, Any] = {}  # the preprocessor_config.json beside it, for ``layers.ImageProcessor``
-        self.sentences: dict[str, Any] = {}  # the sentence_bert_config.json beside it
-        self.generation_config: dict[str, Any] = {}  # the generation_config.json beside it, for its end tokens
-        # Weights of the file that no head asks for, such as a pooler, which ``to_huggingface`` writes again. They
-        # belong to the body as it was loaded: training it, or putting another in its place, forgets them.
+        self.tokenizer: Any = None  # a ``text.tokenizer.Tokenizer``, set by ``load``; ``save`` writes it too
+        # The content of the JSON files that the model was loaded from.
+        self.huggingface: dict[str, Any] = {}  # config.json of a Hugging Face folder
+        self.preprocessor: dict[str, Any] = {}  # preprocessor_config.json, for ``layers.ImageProcessor``
+        self.sentences: dict[str, Any] = {}  # sentence_bert_config.json
+        self.generation_config: dict[str, Any] = {}  # generation_config.json, for its end tokens
+        # Weights of the loaded file that no head uses, such as a pooler; ``to_huggingface`` writes them again. They
+        # only fit the body as it was loaded, so they are dropped when the body is trained or replaced.
         self.unused: dict[str, np.ndarray] = {}
         self.build_layers()
         self.build(None)
 
     def build_layers(self) -> None:
-        """Make the layers, of `self.config`."""
+        """Create the layers according to `self.config`."""
         raise NotImplementedError
 
     @property
     def signature(self) -> Signature:
-        """Inputs and outputs by name: see ``signature.py``."""
+        """The names, dtypes and dimensions of the inputs and outputs; see ``signature.py``."""
         raise NotImplementedError
 
     @classmethod
     def tiny(cls) -> dict[str, dict[str, Any]]:
-        """Config overrides small enough for every test, one set per variant worth testing."""
+        """Return config overrides of small models for the tests, by the name of the variant they cover."""
         raise NotImplementedError
 
     def named_inputs(self, inputs: Any, signature: Signature | None = None) -> dict[str, Tensor]:
-        """`inputs` as a dict of tensors, checked against `signature` (default: ``signature``)."""
+        """Return `inputs` as a dict of tensors after checking them against `signature`.
+
+        Args:
+            inputs: tensors or arrays by name, or the first input alone. Entries that are None are left out.
+            signature: default: ``self.signature``.
+
+        Raises:
+            ValueError: an input is unknown or missing, or its dtype, shape or values are not accepted.
+        """
         signature = signature or self.signature
         named = dict(inputs) if isinstance(inputs, Mapping) else {signature.inputs[0].name: inputs}
         named = {name: ops.convert_to_tensor(value) for name, value in named.items() if value is not None}
@@ -144,11 +160,18 @@ class ZooModel(Served, keras.Model, FineTuning):
         encoder_key_values: Sequence[tuple[Tensor, Tensor]] | None = None,
         **arguments: Any,
     ) -> Tensor:
-        """`x` through `blocks`, each of which gets `arguments`, and from these what is its own:
+        """Apply `blocks` in turn and collect the intermediates.
 
         Args:
-            cache: of the keys and values of all blocks; see ``layers/cache.py``.
-            encoder_key_values: of each block's cross-attention.
+            blocks: the blocks of one stack.
+            x: the input of the first block, (batch, sequence, hidden_dim).
+            intermediates: receives the hidden states and, if requested, the attention weights.
+            cache: the key/value cache of all blocks; see ``layers/cache.py``. Each block gets its own part.
+            encoder_key_values: one (keys, values) pair for the cross-attention of each block.
+            arguments: passed to every block.
+
+        Returns:
+            The output of the last block, (batch, sequence, hidden_dim).
         """
         scores_wanted = intermediates.with_attentions
         recompute = self.gradient_checkpointing and arguments.get("training") and cache is None and not scores_wanted
@@ -171,7 +194,7 @@ class ZooModel(Served, keras.Model, FineTuning):
         return x
 
     def finish(self, result: Any, *intermediates: Mapping[str, Any]) -> Any:
-        """`result` alone, or in a dict with the intermediates where there are any."""
+        """Return `result` alone, or a dict of it and the `intermediates` if there are any."""
         if not any(intermediates):
             return result
         named = dict(result) if isinstance(result, Mapping) else {self.signature.outputs[0].name: result}
@@ -180,35 +203,35 @@ class ZooModel(Served, keras.Model, FineTuning):
         return named
 
     def graphs(self, kind: str = "plain") -> dict[str, Graph]:
-        """The functions that make up an exported file, by name.
+        """Return the graphs of an exported file by name.
 
         Args:
-            kind: "plain", one call without memory; where the model generates also "dynamic", whose caches get longer
-                with every call, and "static", whose caches have slots.
+            kind: "plain" for the forward pass without a cache. Models that generate also have "dynamic", with caches
+                that grow with every call, and "static", with caches of a fixed number of slots.
 
         Raises:
-            ValueError: a kind this model does not have.
+            ValueError: the model does not have graphs of this kind.
         """
         if kind != "plain":
             raise ValueError(f"model: got {self.name} without logits to generate from; accepted: one that generates")
         return {"model": Graph(self.signature.exported(), self.by_name)}
 
     def named_weights(self) -> dict[str, Any]:
-        """Every weight by its name."""
+        """Return all weights by name."""
         return by_name(self)
 
     @property
     def task(self) -> str | None:
-        """What it is for, as Hugging Face calls it: "text-generation", "image-classification", …"""
+        """Hugging Face's name of the model's task, such as "text-generation" or "image-classification"."""
         return self.tasks[getattr(self.config, "head", None)]
 
     @property
     def generates(self) -> bool:
-        """Is there a ``generate``, and are there graphs with a memory?"""
+        """Whether the model has a ``generate`` method and graphs with a cache."""
         return False
 
     def by_name(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The results of a call by the names of ``signature.outputs``."""
+        """Call the model for inference and return its outputs by their names in ``signature.outputs``."""
         result = self(dict(inputs), training=False)
         outputs = self.signature.outputs
         if not isinstance(result, Mapping):
@@ -217,24 +240,26 @@ class ZooModel(Served, keras.Model, FineTuning):
 
     @classmethod
     def of_head(cls, name: str) -> bool:
-        """Does the weight of this name belong to the head?"""
+        """Return whether the weight with this name belongs to the head."""
         return name.partition("/")[0] in cls.head_parts
 
     def transfer_weights(self, source: keras.Model) -> list[str]:
-        """Copy every weight of `source` that has the same name and shape here: a body under a new head.
+        """Copy every weight whose name `source` has too, such as the weights of the body under a new head.
+
+        Adapters of `source` are merged into the copied weights.
 
         Returns:
-            Names of this model's weights that were not filled.
+            The names of this model's weights that `source` does not have; they keep their values.
 
         Raises:
-            ValueError: nothing fits, or a name fits and its shape does not.
+            ValueError: the models have no weight name in common, or two weights of the same name differ in shape.
         """
         merged = source.merged_weights() if isinstance(source, ZooModel) else None
         theirs = dict(merged or by_name(source))
         shared = {name: variable for variable in self.weights if (name := weight_name(variable)) in theirs}
         if not shared:
             raise ValueError(f"source: got {source.name}, of which no weight has a name of {self.name}'s")
-        for name, variable in shared.items():  # all are checked before any is changed
+        for name, variable in shared.items():  # check all shapes before the first weight is changed
             if tuple(theirs[name].shape) != tuple(variable.shape):
                 raise ValueError(
                     f"source: {name} has shape {tuple(theirs[name].shape)}; accepted: {tuple(variable.shape)}"
@@ -263,7 +288,7 @@ class ZooModel(Served, keras.Model, FineTuning):
         return super().predict(x, *args, **kwargs)
 
     def _checked(self, x: Any) -> Any:
-        """Data as Keras takes it; checked where they are arrays, or None."""
+        """Return the data `x` in the form Keras accepts. It is checked first if it is NumPy arrays or None."""
         signature = self.signature
         x = plain_inputs(x, signature.inputs[0].name)
         if isinstance(x, Mapping):
@@ -274,11 +299,11 @@ class ZooModel(Served, keras.Model, FineTuning):
         return x
 
     def save_assets(self, folder: str) -> None:
-        """Called by Keras for what a ``.keras`` file has beside config and weights."""
+        """Write the parts of a ``.keras`` file other than config and weights. Keras calls this on ``save``."""
         save_companions(self, Path(folder))
 
     def load_assets(self, folder: str | None) -> None:
-        """As ``save_assets``; files of before have none."""
+        """Read what ``save_assets`` wrote. Files of earlier versions have no assets; `folder` is None for them."""
         if folder is not None:
             load_companions(self, Path(folder))
 
@@ -298,8 +323,8 @@ class ZooModel(Served, keras.Model, FineTuning):
 
 
 def _concrete(tensor: Tensor) -> np.ndarray | None:
-    """The values, or None while tracing."""
+    """Return the values of `tensor`, or None while it is being traced."""
     try:
         return np.asarray(tensor)
-    except Exception:  # each backend refuses in its own way to read a tensor that has no value yet
+    except Exception:  # each backend raises another error for a tensor that has no value yet
         return None

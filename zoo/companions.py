@@ -1,4 +1,4 @@
-"""What ``.keras`` files hold beside config and weights: tokenizer, metadata, weights that no head asks for."""
+"""The parts of ``.keras`` files other than config and weights: the tokenizer, metadata, and weights no head uses."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from ..text.vocabularies import FILE as TOKENIZER_FILE
 from ..weights.tensors import SafetensorsFiles, save_tensors
 
 FILE, WEIGHTS_FILE = "attention_zoo.json", "model.safetensors"
-DICTS = ("huggingface", "preprocessor", "sentences", "generation_config")  # what a model was loaded with, as it was
+# Attributes of a model that hold the JSON files it was loaded from, unchanged.
+DICTS = ("huggingface", "preprocessor", "sentences", "generation_config")
 
 
 def save_companions(model: Any, folder: Path) -> None:
-    """Write what there is to `folder`, as plain data: JSON and safetensors."""
+    """Write the tokenizer, metadata and unused weights of `model` to `folder`, as JSON and safetensors files."""
     said = {name: value for name in DICTS if (value := getattr(model, name))}
     if said:
         write_json(said, folder / FILE)
@@ -26,10 +27,10 @@ def save_companions(model: Any, folder: Path) -> None:
 
 
 def load_companions(model: Any, folder: Path) -> None:
-    """Give `model` what ``save_companions`` wrote.
+    """Set the attributes of `model` from the files that ``save_companions`` wrote to `folder`.
 
     Raises:
-        ValueError: a file that is not what it should be.
+        ValueError: a file cannot be read, or its content has another type than expected.
     """
     said = read_json(folder / FILE) if (folder / FILE).is_file() else {}
     for name in DICTS:

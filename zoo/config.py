@@ -1,4 +1,4 @@
-"""Configs as data: what a field may be, and when it means something, stands on the field.
+"""The base class of configs, and functions that declare a field together with its accepted values.
 
     @dataclass(frozen=True)
     class MyConfig(Config):
@@ -9,7 +9,8 @@
         head: str | None = choice("causal_lm", ("causal_lm", None))
         dropout: float = rate(0.0)
 
-A field without one of these words is checked by its annotation: a boolean, a string, a finite number of at least 0.
+A field that is not declared with one of these functions is checked against its annotation: a boolean, a string, or a
+finite number of at least 0.
 """
 
 from __future__ import annotations
@@ -35,13 +36,16 @@ def _field(
     used: Callable[[Any], bool] | None = None,
     **metadata: Any,
 ) -> Any:
-    """A dataclass field.
+    """Declare a dataclass field.
 
     Args:
-        check: of (config, name, value): the value to keep; raises ValueError. None for what the annotation says.
-        derived: the value where none is given, of a config whose other fields are checked.
-        heads: under other heads than these the field changes no result.
-        used: as `heads`, of the whole config.
+        check: a function of (config, name, value) that returns the value to store or raises ValueError. None: the value
+            is checked against the annotation.
+        derived: a function of the config, whose other fields are already checked; it computes the value if none is
+            given.
+        heads: the heads under which the field affects the model's outputs. Default: all.
+        used: a function of the config that returns whether the field affects the model's outputs.
+        metadata: further entries of the field's metadata.
     """
     if heads is not None:
         used = functools.partial(_has_head, heads)
@@ -53,7 +57,7 @@ def _has_head(heads: Heads, config: Any) -> bool:
 
 
 def size(default: int | None, *, least: int = 1, **options: Any) -> Any:
-    """A number of things: an integer of at least `least`, below 2^31."""
+    """Declare a size or count: an integer from `least` to 2^31 - 1."""
 
     def check(_: Any, name: str, value: Any) -> int:
         if least == 1:
@@ -64,27 +68,27 @@ def size(default: int | None, *, least: int = 1, **options: Any) -> Any:
 
 
 def flag(default: bool, **options: Any) -> Any:
-    """True or False."""
+    """Declare a boolean."""
     return _field(default, None, **options)
 
 
 def number(default: float | None, **options: Any) -> Any:
-    """A finite number of at least 0."""
+    """Declare a finite number of at least 0."""
     return _field(default, None, **options)
 
 
 def rate(default: float) -> Any:
-    """A share of what is dropped in training: from 0 up to, not including, 1."""
+    """Declare a dropout rate: a number in [0, 1), used in training only."""
     return _field(default, lambda _, name, value: checks.rate(name, value), training=True)
 
 
 def choice(default: Any, accepted: Collection[Any], **options: Any) -> Any:
-    """One of `accepted`."""
+    """Declare a field that takes one of the values in `accepted`."""
     return _field(default, lambda _, name, value: checks.choice(name, value, accepted), **options)
 
 
 def token(default: int | None, *, several: bool = False, **options: Any) -> Any:
-    """An id below ``vocab_size``, or with `several` a tuple of them."""
+    """Declare a token id from 0 to ``vocab_size`` - 1, or with `several` an id or a tuple of ids."""
 
     def check(config: Any, name: str, value: Any) -> Any:
         below = config.vocab_size
@@ -101,11 +105,11 @@ def token(default: int | None, *, several: bool = False, **options: Any) -> Any:
 
 @dataclass(frozen=True)
 class Config:
-    """A family's sizes and choices. One vocabulary for all: see the fields of ``GPTConfig``."""
+    """The sizes and options of a model. All families use the same field names; ``GPTConfig`` documents them."""
 
     def __post_init__(self) -> None:
         entries = fields(self)
-        for derive in (False, True):  # what others are derived from is checked first
+        for derive in (False, True):  # derived values need checked fields
             for entry in entries:
                 self._check_field(entry, derive)
         self.check()
@@ -128,14 +132,14 @@ class Config:
         return checks.plain(value)
 
     def check(self) -> None:
-        """What depends on several fields. Raises ValueError."""
+        """Check conditions that involve several fields. Raises ValueError. Overridden by the families."""
 
     def set(self, name: str, value: Any) -> None:
-        """Put a field's value in its final form (the dataclass is frozen for everybody else)."""
+        """Set a field during initialization, although the dataclass is frozen."""
         object.__setattr__(self, name, value)
 
     def quotient(self, whole: str, part: str) -> int:
-        """``whole / part``, which must be an integer. Raises ValueError."""
+        """Return field `whole` divided by field `part`. Raises ValueError if there is a remainder."""
         if getattr(self, whole) % getattr(self, part):
             raise ValueError(
                 f"{part}: got {getattr(self, part)}; accepted: a divisor of {whole}={getattr(self, whole)}"
@@ -144,40 +148,42 @@ class Config:
 
     @classmethod
     def optional_fields(cls) -> frozenset[str]:
-        """Names of the fields that take None."""
+        """Return the names of the fields that accept None."""
         return frozenset(name for name, kinds in _kinds(cls).items() if type(None) in kinds)
 
     def unused_fields(self) -> frozenset[str]:
-        """Names of the fields that change no result of a model with this config, such as another head's."""
+        """Return the names of the fields that do not affect a model with this config, such as those of another head."""
         tests = {entry.name: entry.metadata.get("used") for entry in fields(self)}
         return frozenset(name for name, used in tests.items() if used is not None and not used(self))
 
     def training_fields(self) -> frozenset[str]:
-        """Names of the fields that matter before inference only."""
+        """Return the names of the fields that do not affect inference, such as dropout rates."""
         return frozenset(entry.name for entry in fields(self) if entry.metadata.get("training"))
 
     def sizes(self) -> dict[str, int]:
-        """The fields that are numbers of things, by name, depth first."""
+        """Return the sizes and counts that are not 0 or None by field name, numbers of layers first."""
         names = [entry.name for entry in fields(self) if entry.metadata.get("size")]
         names.sort(key=lambda name: not name.endswith("layers"))
         return {name: value for name in names if (value := getattr(self, name))}
 
     @property
     def depth(self) -> int:
-        """Blocks, or recurrent layers, in all."""
+        """The total number of blocks or recurrent layers."""
         return self.sizes()["num_layers"]
 
     def least_parameters(self) -> int:
-        """Numbers that a model of these sizes has at the least. A file with far fewer is refused before a model of the
-        sizes it claims is made."""
+        """Return a lower bound for the number of parameters.
+
+        ``load`` refuses a file with far fewer values before it builds a model of the sizes in its config.
+        """
         return 0
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """A config of these values and defaults for the rest.
+        """Create a config from the fields in `values`; all other fields have their defaults.
 
         Raises:
-            ValueError: a field this family does not have, or a value it does not accept.
+            ValueError: the config does not have a field, or does not accept a value.
         """
         known = [f.name for f in fields(cls)]
         if unknown := sorted(set(values) - set(known)):
@@ -191,7 +197,7 @@ class Config:
 
 @functools.cache
 def _kinds(cls: type[Config]) -> dict[str, tuple[Any, ...]]:
-    """The types that each field's annotation names."""
+    """Return the types in each field's annotation; a union has several."""
     hints = typing.get_type_hints(cls)
     return {
         entry.name: typing.get_args(hint) if isinstance(hint := hints[entry.name], types.UnionType) else (hint,)
@@ -200,7 +206,10 @@ def _kinds(cls: type[Config]) -> dict[str, tuple[Any, ...]]:
 
 
 def _refusal(value: Any, kinds: tuple[Any, ...]) -> str | None:
-    """What a field of these types takes in the place of `value`; None where that is good or not for us to say."""
+    """Describe what a field of the types `kinds` accepts if `value` is invalid.
+
+    Returns None if `value` is valid, or if the annotation is not a union of bool, int, float, str and None.
+    """
     if not set(kinds) <= {bool, int, float, str, type(None)} or (value is None and type(None) in kinds):
         return None
     if bool in kinds:

@@ -1,4 +1,4 @@
-"""What Hugging Face's configs say in words of their own, for more than one family: activations and rotary positions."""
+"""Helpers that convert entries of Hugging Face configs, such as activations and rotary positions, for all families."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ ACTIVATION_NAMES = {
     "swish": "silu",
 }
 HF_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}
-GATED_BY = {inner: name for name, inner in GATED.items()}  # "silu" to "swiglu"
+GATED_BY = {inner: name for name, inner in GATED.items()}  # "silu" -> "swiglu"
 
 
 def number(raw: Mapping[str, Any], name: str, default: float) -> float:
-    """The finite number that `raw` has under `name`.
+    """Return the number under `name` in `raw`, or `default` if it is absent or null.
 
     Raises:
-        ValueError: something else.
+        ValueError: the value is not a finite number.
     """
     given = raw.get(name)
     given = default if given is None else given
@@ -36,7 +36,11 @@ def number(raw: Mapping[str, Any], name: str, default: float) -> float:
 
 
 def integer(raw: Mapping[str, Any], name: str, default: int) -> int:
-    """As ``number``, of whole ones."""
+    """Return the integer under `name` in `raw`, or `default` if it is absent or null.
+
+    Raises:
+        ValueError: the value is not an integer of magnitude below 2^31.
+    """
     given = number(raw, name, default)
     if not is_integer(given) or abs(given) >= 2**31:
         raise ValueError(f"{name}: got {given!r}; accepted: an integer below 2^31")
@@ -44,10 +48,10 @@ def integer(raw: Mapping[str, Any], name: str, default: int) -> int:
 
 
 def activation(raw: Mapping[str, Any], name: str, default: str, accepted: Mapping[str, str] = ACTIVATION_NAMES) -> str:
-    """Our word for the activation that `raw` has under `name`.
+    """Return this package's name for the activation under `name` in `raw`, or for `default` if it is absent or null.
 
     Raises:
-        ValueError: one we do not have.
+        ValueError: the activation is not one of `accepted`.
     """
     given = raw.get(name)
     given = default if given is None else given
@@ -57,16 +61,17 @@ def activation(raw: Mapping[str, Any], name: str, default: str, accepted: Mappin
 
 
 def gated_activation(raw: Mapping[str, Any], name: str, default: str) -> str:
-    """As ``activation``, of a gated feed-forward: "silu" means "swiglu"."""
+    """Return the activation of a gated feed-forward layer by the name of its inner activation: "silu" -> "swiglu"."""
     inner = {theirs: ours for theirs, ours in ACTIVATION_NAMES.items() if ours in GATED_BY}
     return GATED_BY[activation(raw, name, default, inner)]
 
 
 def read_rope(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """`rope_theta` and `rope_scaling` of ``rope_parameters``, or as they were called before transformers 5.
+    """Return the fields `rope_theta` and `rope_scaling` from ``rope_parameters``, or from the entries of the same names
+    that transformers used before version 5.
 
     Raises:
-        ValueError: a scaling we do not have, or features that are rotated in part.
+        ValueError: the entries are malformed, differ between layers, or only a part of the features is rotated.
     """
     if (part := raw.get("partial_rotary_factor")) not in (None, 1, 1.0):
         raise ValueError(f"partial_rotary_factor: got {part!r}; accepted: 1.0")
@@ -95,17 +100,17 @@ def read_rope(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_rope(config: Any) -> dict[str, Any]:
-    """In the words of transformers 4 and of 5.
+    """Return the rotary position entries of a Hugging Face config, in the formats of both transformers 4 and 5.
 
     Raises:
-        ValueError: a scaling that depends on nothing they know.
+        ValueError: transformers does not have the scaling ("ntk" and "factors").
     """
     scaling = dict(config.rope_scaling or {"rope_type": "default"})
     if scaling["rope_type"] in ("ntk", "factors"):
         kinds = "linear, llama3, yarn"
         raise ValueError(f"rope_scaling: got {scaling['rope_type']!r}, which transformers lacks; accepted: {kinds}")
     if not scaling.get("attention_factor", True):
-        del scaling["attention_factor"]  # 0 here, absent there: its default
+        del scaling["attention_factor"]  # 0 stands for the default, which transformers expresses by its absence
     return {
         "rope_theta": config.rope_theta,
         "rope_scaling": None if config.rope_scaling is None else scaling,
@@ -117,10 +122,10 @@ WINDOWS = ("full_attention", "sliding_attention")
 
 
 def qwen_window(raw: Mapping[str, Any]) -> int | None:
-    """The sliding window of all layers, or None.
+    """Return the sliding window of a Qwen config, or None if it has none.
 
     Raises:
-        ValueError: some layers with one and some without.
+        ValueError: some layers have a sliding window and others do not, or `layer_types` is malformed.
     """
     kinds = raw.get("layer_types")
     if kinds is None:
@@ -137,7 +142,7 @@ def qwen_window(raw: Mapping[str, Any]) -> int | None:
 
 
 def qwen_layers(config: Any) -> dict[str, Any]:
-    """The inverse of ``qwen_window``."""
+    """Return the sliding window entries of a Qwen config; the inverse of ``qwen_window``."""
     window = config.sliding_window
     return {
         "sliding_window": window,
@@ -148,10 +153,10 @@ def qwen_layers(config: Any) -> dict[str, Any]:
 
 
 def one_size(raw: Mapping[str, Any], name: str, default: int) -> int:
-    """A side in pixels, which may be given once or for both axes.
+    """Return a side length in pixels, which the config gives as one integer or as a list of one or two.
 
     Raises:
-        ValueError: two sides that differ.
+        ValueError: the two sides differ, or are not integers.
     """
     given = raw.get(name, default)
     sides = given if isinstance(given, list) and len(given) in (1, 2) else [given]
@@ -161,10 +166,10 @@ def one_size(raw: Mapping[str, Any], name: str, default: int) -> int:
 
 
 def number_of_labels(raw: Mapping[str, Any]) -> int:
-    """How many classes have a name, or else `num_labels`.
+    """Return the number of entries in `id2label`, or else `num_labels`.
 
     Raises:
-        ValueError: names that are no object, or no number.
+        ValueError: `id2label` is not a non-empty object, or `num_labels` is not an integer.
     """
     labels = raw.get("id2label")
     if labels is None:
@@ -175,6 +180,6 @@ def number_of_labels(raw: Mapping[str, Any]) -> int:
 
 
 def labels(config: Any) -> dict[str, Any]:
-    """Names for the classes, where there are none better."""
+    """Return `id2label` and `label2id` with generic class names ("LABEL_0", …)."""
     names = [f"LABEL_{i}" for i in range(config.num_classes)]
     return {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}

@@ -1,4 +1,4 @@
-"""``.keras`` files, as ``model.save`` writes them: which model is in one, and that model."""
+"""Load models from ``.keras`` files, the files that ``model.save`` writes."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ SUFFIX = ".keras"
 
 
 def load_any_keras(path: Path) -> Any:
-    """The model in a ``.keras`` file, not compiled, whoever made it of Keras', KerasHub's or our classes. Keras' safe
-    mode: no code is taken from the file.
+    """Load any model of Keras, KerasHub or attention_zoo classes from a ``.keras`` file.
+
+    The model is not compiled. It is loaded in Keras' safe mode, which runs no code from the file.
 
     Raises:
-        ValueError: no such file, another kind of file, or one with classes of others.
+        ValueError: the file does not exist, is not a ``.keras`` file, or contains classes that Keras does not know.
     """
     accepted = "accepted: a .keras file of Keras', KerasHub's and attention_zoo's layers"
     if "keras_hub" in json.dumps(_config(path, accepted)):
-        with contextlib.suppress(ImportError):  # then Keras says which class it does not know
-            importlib.import_module("keras_hub")  # registers its classes
+        with contextlib.suppress(ImportError):  # without KerasHub, Keras reports the unknown class
+            importlib.import_module("keras_hub")  # registers its classes with Keras
     return _loaded(path, accepted)
 
 
 def _config(path: Path, accepted: str) -> Any:
-    """What the file says that it holds."""
+    """Return the parsed config.json of a ``.keras`` file."""
     try:
         with zipfile.ZipFile(path) as archive:
             entry = archive.getinfo("config.json")
@@ -48,17 +49,25 @@ def _config(path: Path, accepted: str) -> Any:
 def _loaded(path: Path, accepted: str) -> Any:
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises what it stumbles over first
+    except Exception as error:  # Keras raises many types of error for an invalid file
         raise ValueError(f"path: {path} cannot be read: {' '.join(str(error).split())[:300]}; {accepted}") from error
 
 
 def load_keras(path: Path, dtype: Any, overrides: dict[str, Any]) -> tuple[ZooModel, list[str]]:
-    """The model in a ``.keras`` file, not compiled, and the names of its weights that are as initialised.
+    """Load a model of this package from a ``.keras`` file.
 
-    Keras' safe mode; and nothing is made of a file whose config does not name one of our families.
+    The model is not compiled. It is loaded in Keras' safe mode, and only if its config names a registered family.
+
+    Args:
+        path: the ``.keras`` file.
+        dtype: a dtype policy that replaces the saved one; None to keep it.
+        overrides: config fields that replace the saved ones.
+
+    Returns:
+        The model, and the names of the weights of a new head, which keep their initial values.
 
     Raises:
-        ValueError: no such file, another kind of file, another model, or one that Keras cannot read.
+        ValueError: the file does not exist, is not a ``.keras`` file, holds another model, or cannot be read by Keras.
     """
     accepted = "accepted: a .keras file of one of attention_zoo's models"
     raw = _config(path, accepted)

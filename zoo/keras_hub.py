@@ -1,7 +1,9 @@
-"""KerasHub's models to ours and back: config and every weight, in memory, checked against the same rules both ways.
+"""Convert KerasHub models to attention_zoo models and back, in memory: the config and all weights.
 
     model = az.from_keras_hub(keras_hub.models.Llama3CausalLM.from_preset("llama3_8b_en"))
     theirs = az.to_keras_hub(model, kind="Llama3")
+
+The same rules are used in both directions. The supported kinds and classes are:
 
     Bert            BertBackbone, BertMaskedLM, BertTextClassifier, BertTextEmbedder
     GPT2            GPT2Backbone, GPT2CausalLM
@@ -9,10 +11,11 @@
                     …Backbone, …CausalLM
     ViT             ViTBackbone, ViTImageClassifier
 
-The source of the tables is keras-hub 0.32 (``keras_hub/src/models``). Inference is the same function; in training,
-rates of dropout are kept while each library drops where it does. KerasHub numbers positions by column, so that a
-decoder's results are the same for rows padded on the right only. Its Qwen3 normalises query and key heads with an
-epsilon of 1e-5 whatever `layer_norm_epsilon` says; here they have the latter, as in the published model.
+The rules follow keras-hub 0.32 (``keras_hub/src/models``). Both models compute the same function at inference. In
+training, dropout rates are kept, but the two libraries apply dropout in different places. KerasHub numbers positions by
+column, so a decoder's outputs agree only for rows without padding on the left. KerasHub's Qwen3 normalizes query and
+key heads with an epsilon of 1e-5, whatever `layer_norm_epsilon` is; this package uses `layer_norm_epsilon`, as the
+published model does.
 """
 
 from __future__ import annotations
@@ -37,22 +40,27 @@ from .special_ids import without_outside_ids
 
 
 def from_keras_hub(source: Any, *, dtype: Any = None, **overrides: Any) -> ZooModel:
-    """Our model with the config, the weights and, if it is of a kind we know, the tokenizer of a KerasHub one.
+    """Convert a KerasHub model to a model of this package with the same config, weights and tokenizer.
 
-    A task gives its head, a backbone ``head=None``. A backbone of Llama's kinds that has its own table for logits is
-    read whole with ``head="causal_lm"``. The tokenizer of a task's preprocessor becomes ``model.tokenizer``, and its
-    special tokens the config's; image preprocessing is left where it is.
+    A task is converted with its head, a backbone with ``head=None``. With ``head="causal_lm"``, a Llama-like backbone
+    that has its own output projection is converted with it. The tokenizer of a task's preprocessor becomes
+    ``model.tokenizer``, and its special tokens are set in the config. If the tokenizer is of an unsupported kind, the
+    model has none, and a warning says so. Image preprocessing is not converted.
 
     Args:
-        source: a backbone or a task; see the module.
-        dtype: a Keras dtype policy. Default: the source's.
-        overrides: config fields in the place of those found. KerasHub has no `initializer_range`, and Llama's kinds no
-            `max_length`, which is 2048 unless a scaling of the positions says more. With another ``head`` than the
-            source has, the body is kept and the new head is as initialised, which a warning says.
+        source: a KerasHub backbone or task of one of the classes listed in the module docstring.
+        dtype: a Keras dtype policy. Default: that of the source's backbone.
+        overrides: config fields that replace those of the source. KerasHub does not have `initializer_range`, nor
+            `max_length` for Llama-like models: it becomes 2048, or the extended context length if the positions are
+            scaled as in Llama 3. With a ``head`` that differs from that of the source, only the body is converted; the
+            new head keeps its initial values, and a warning lists its weights.
+
+    Returns:
+        A built model of the family's class, such as ``GPT``.
 
     Raises:
-        ValueError: another object, an option that we do not have, weights that such a model does not have (of LoRA, of
-            quantisation), or a field that the config does not accept.
+        ValueError: `source` is of another class, has an option that is not supported or weights that such a model does
+            not have (LoRA or quantized weights), or the config does not accept a field.
     """
     kind, head = _kind_of(source)
     name, dialect = kinds()[kind]
@@ -60,7 +68,7 @@ def from_keras_hub(source: Any, *, dtype: Any = None, **overrides: Any) -> ZooMo
     backbone = source if head is None else source.backbone
     raw = _options(source, backbone)
     if "dropout" in overrides:
-        raw.pop(f"{TASK}dropout", None)  # it need not agree with the backbone's any more
+        raw.pop(f"{TASK}dropout", None)  # the override replaces both rates, which need not be equal then
     values = {**dialect.config(raw, ()), "head": head, **_special_tokens(source, cls)}
     values = {**without_outside_ids(cls.config_class, values, f"source: {source.name}", 2), **overrides}
     config = cls.config_class.from_dict(values)
@@ -81,18 +89,23 @@ def from_keras_hub(source: Any, *, dtype: Any = None, **overrides: Any) -> ZooMo
 
 
 def to_keras_hub(model: ZooModel, *, kind: str | None = None) -> Any:
-    """KerasHub's backbone (``head=None``) or task, without a preprocessor, with the config and weights of `model`.
+    """Convert `model` to a KerasHub model with the same config and weights.
 
-    What our config says of texts (special tokens), of fresh weights (`initializer_range`) and, for Llama's kinds,
-    `max_length` has no place there. Where they have weights that `model` has not (BERT's pooler under a masked LM or a
-    sentence embedding, Llama's table for logits under ``head=None``), these are as initialised, which a warning says.
+    Special token ids, `initializer_range` and, for Llama-like kinds, `max_length` are lost, because the KerasHub model
+    has no such options. Weights that only the KerasHub model has keep their initial values, and a warning lists them:
+    BERT's pooler for a masked LM or a sentence embedding, and Llama's output projection for ``head=None``.
 
     Args:
-        model: a GPT, BERT or ViT.
-        kind: one of ``kinds()``, such as "Llama3". Default: the first that can hold the config.
+        model: a ``GPT``, ``BERT`` or ``ViT``.
+        kind: one of ``kinds()``, such as "Llama3". Default: the first kind that can represent the config.
+
+    Returns:
+        A KerasHub backbone for ``head=None``, else a task without a preprocessor.
 
     Raises:
-        ValueError: another object, an unknown `kind`, a config that theirs cannot hold, or a model with adapters.
+        ValueError: `model` is of another class, `kind` is unknown or cannot represent the config, or the model has
+            adapters.
+        ModuleNotFoundError: KerasHub is not installed.
     """
     if not isinstance(model, ZooModel):
         raise ValueError(f"model: got {type(model).__name__}; accepted: a model of attention_zoo")
@@ -131,15 +144,15 @@ def _models() -> Any:
 
 
 def kinds() -> dict[str, tuple[str, Dialect]]:
-    """The family and the dialect of every kind; where several can hold a config, the first is taken."""
+    """Return the family name and the dialect of every kind. ``to_keras_hub`` tries a family's kinds in this order."""
     return own_dialects("keras_hub_dialects")
 
 
-# Their config.
+# The config of a KerasHub model.
 
 
 def _kind_of(source: Any) -> tuple[str, str | None]:
-    """The kind and the ``head`` of a KerasHub model. A subclass may compute something else, and is not known."""
+    """Return the kind and the ``head`` of a KerasHub model. Subclasses are refused: they may compute something else."""
     classes = {cls: (kind, head) for kind, (_, dialect) in kinds().items() for head, cls in dialect.heads.items()}
     named = type(source).__name__
     if named not in classes or not type(source).__module__.startswith("keras_hub."):
@@ -148,9 +161,9 @@ def _kind_of(source: Any) -> tuple[str, str | None]:
 
 
 def _options(source: Any, backbone: Any) -> dict[str, Any]:
-    """The arguments that a model was made with; those of a task carry a prefix."""
+    """Return the constructor arguments of a KerasHub model; those of a task have the prefix ``TASK``."""
     options = {**backbone.get_config(), "architectures": [type(source).__name__]}
-    for name in ("tie_word_embeddings", "data_format"):  # which some of their get_config forget
+    for name in ("tie_word_embeddings", "data_format"):  # missing in some get_config of KerasHub
         if hasattr(backbone, name):
             options[name] = getattr(backbone, name)
     if source is not backbone:
@@ -164,9 +177,9 @@ def _options(source: Any, backbone: Any) -> dict[str, Any]:
 
 
 def _special_tokens(source: Any, cls: type[ZooModel]) -> dict[str, Any]:
-    """Of a task's tokenizer, the fields that our config has."""
+    """Return the special token ids of a task's tokenizer, as far as the config of `cls` has fields for them."""
     tokenizer = getattr(getattr(source, "preprocessor", None), "tokenizer", None)
-    ends = [getattr(tokenizer, name, None) for name in ("end_token_id", "end_token2_id")]  # Llama 3 has two
+    ends = [getattr(tokenizer, name, None) for name in ("end_token_id", "end_token2_id")]  # Llama 3 has two end tokens
     ends = tuple(end for end in ends if end is not None)
     found = {
         "bos_token_id": getattr(tokenizer, "start_token_id", None),
@@ -177,10 +190,10 @@ def _special_tokens(source: Any, cls: type[ZooModel]) -> dict[str, Any]:
 
 
 def _kind_for(config: Any, dialects: Mapping[str, Dialect]) -> str:
-    """The first kind that gives `config` back when it is written and read.
+    """Return the first kind for which `config` survives a round trip to KerasHub's options and back.
 
     Raises:
-        ValueError: none does; says what stands in the way of the nearest.
+        ValueError: there is no such kind. The message lists the differences for the kind with the fewest.
     """
     problems = {kind: _problems(config, dialect) for kind, dialect in dialects.items()}
     kind = min(problems, key=lambda kind: len(problems[kind]))
@@ -199,11 +212,14 @@ def _problems(config: Any, dialect: Dialect) -> list[str]:
     return [f"{name}: got {ours!r}; accepted: {theirs!r}" for name, (ours, theirs) in differences.items()]
 
 
-# Their weights.
+# The weights of a KerasHub model.
 
 
 class _Weights:
-    """``Tensors`` of a KerasHub model. Names are paths of attributes, which do not depend on what Keras numbers."""
+    """The weights of a KerasHub model with the interface of ``Tensors``.
+
+    Names are attribute paths, which unlike Keras' variable paths contain no automatically numbered layer names.
+    """
 
     def __init__(self, source: Any, backbone: Any, dialect: Dialect, config: Any) -> None:
         self.where = f"the {type(source).__name__} {source.name!r}"
@@ -221,15 +237,17 @@ class _Weights:
 
 
 def _names(dialect: Dialect, config: Any) -> Iterator[str]:
-    """What the rules call the weights of such a model, whatever its head."""
+    """Yield the names of all weights that the rules know for a model with this config, whatever its head."""
     for rule in dialect.rules(config) if callable(dialect.rules) else dialect.rules:
         for i in range(config.num_layers if "{i}" in rule.theirs else 1):
             yield rule.theirs.replace("{i}", str(i))
 
 
 def _find(source: Any, backbone: Any, name: str) -> Any:
-    """The variable at a path of attributes, indices of lists and names of layers, in the backbone or else in the task;
-    None where there is none."""
+    """Return the variable at a path of attributes, list indices and layer names, or None if there is none.
+
+    The path is looked up in `backbone` first and then in `source`.
+    """
     variable = functools.reduce(_step, name.split("."), backbone)
     return functools.reduce(_step, name.split("."), source) if variable is None else variable
 

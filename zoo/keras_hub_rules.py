@@ -1,6 +1,6 @@
-"""What KerasHub's models say in words of their own, for more than one family: options of tasks, layers, attention.
+"""Rules for the options and layers of KerasHub models that several families share.
 
-The source of all tables is keras-hub 0.32 (``keras_hub/src/models``).
+They follow keras-hub 0.32 (``keras_hub/src/models``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ..weights.rules import Field, Rule
 from ..weights.tensors import Shape
 from ..weights.transforms import SAME, Transform
 
-FIELDS = (  # of their backbones made of TransformerEncoder and TransformerDecoder
+FIELDS = (  # options of backbones that consist of TransformerEncoder or TransformerDecoder layers
     Field("vocabulary_size", "vocab_size"),
     Field("num_layers", "num_layers"),
     Field("num_heads", "num_heads"),
@@ -21,18 +21,23 @@ FIELDS = (  # of their backbones made of TransformerEncoder and TransformerDecod
     Field("dropout", "dropout"),
     Field("max_sequence_length", "max_length"),
 )
-TASK = "task."  # stands before the options of a task, those of its backbone being bare
+TASK = "task."  # prefix of a task's options; those of its backbone have none
 
 
 def accept(raw: Mapping[str, Any], **accepted: Any) -> None:
-    """Raise ValueError for an option of a task that has another value than the one we know."""
+    """Raise ValueError if an option of a task is set to another value than the `accepted` one."""
     for name, value in accepted.items():
         if (given := raw.get(TASK + name)) is not None and given != value:
             raise ValueError(f"{name}: got {given!r}; accepted: {value!r}")
 
 
 def split_heads(axis: int, heads: int) -> Transform:
-    """One axis (heads · dim) here is two (heads, dim) there, as of an EinsumDense."""
+    """Return a transform from KerasHub's two axes (heads, dim), as in an EinsumDense layer, to one (heads · dim).
+
+    Args:
+        axis: the index of the joint axis in this package's weight.
+        heads: the number of heads.
+    """
 
     def shape(ours: Shape) -> Shape:
         return (*ours[:axis], heads, ours[axis] // heads, *ours[axis + 1 :])
@@ -56,7 +61,7 @@ def layer_norm(theirs: str, ours: str, *, outside: bool = False) -> tuple[Rule, 
 
 
 def attention(theirs: str, num_heads: int, num_kv_heads: int) -> Iterator[Rule]:
-    """Keras' MultiHeadAttention and its like."""
+    """Yield the rules for the projections of Keras' MultiHeadAttention and similar layers at the path `theirs`."""
     for part, heads in (("query", num_heads), ("key", num_kv_heads), ("value", num_kv_heads)):
         dense, ours = f"{theirs}._{part}_dense", f"block_{{i}}/attention/{part}"
         yield Rule(f"{dense}.kernel", f"{ours}/kernel", split_heads(1, heads))
@@ -66,7 +71,7 @@ def attention(theirs: str, num_heads: int, num_kv_heads: int) -> Iterator[Rule]:
 
 
 def transformer_layers(c: Any) -> Iterator[Rule]:
-    """KerasHub's TransformerEncoder and TransformerDecoder."""
+    """Yield the rules for KerasHub's TransformerEncoder or TransformerDecoder layers, for a model with config `c`."""
     layer = "transformer_layers.{i}."
     yield from attention(f"{layer}_self_attention_layer", c.num_heads, c.num_heads)
     yield from layer_norm(f"{layer}_self_attention_layer_norm", "block_{i}/attention_norm")

@@ -1,7 +1,7 @@
-"""The presets, as data: no Keras is imported to list them.
+"""The presets, as data. Listing them does not import Keras.
 
-``parameters`` is the exact count of the published checkpoint and is held by a test. A preset names an architecture;
-weights come from ``az.load``.
+A preset describes an architecture without weights; ``az.load`` loads weights. ``parameters`` is the exact parameter
+count of the published checkpoint, which a test compares with the model.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-# A family's name, which is that of its folder, and its class, beside which stands the class's config.
+# The class of each family by the family's name, which is also the name of its subpackage. The config class is named
+# after the class, such as GPTConfig, and lies in the same subpackage.
 FAMILIES = {"gpt": "GPT", "bert": "BERT", "vit": "ViT", "transformer": "Transformer", "seq2seq": "Seq2Seq"}
 
 

@@ -1,7 +1,8 @@
-"""Models to folders: ours by ``save``, Hugging Face's by ``to_huggingface``.
+"""Write models to folders: ``save`` in the format of this package, ``to_huggingface`` in that of transformers.
 
-Our config.json: ``{"format": "attention_zoo", "version": 1, "family": …, "dtype": …, "config": {…}}``. Our tensors
-carry the names of ``weight_name``, such as ``block_0/attention/query/kernel``, in Keras' layout (in, out).
+The config.json that ``save`` writes is
+``{"format": "attention_zoo", "version": 1, "family": …, "dtype": …, "config": {…}}``. Its tensors are named as by
+``weight_name``, such as ``block_0/attention/query/kernel``, and have Keras' layout (in, out).
 """
 
 from __future__ import annotations
@@ -26,11 +27,19 @@ from .sentence_transformers import write_sentence_modules
 
 
 def save(model: ZooModel, folder: str | os.PathLike[str]) -> Path:
-    """Write `model` to `folder` as config.json and model.safetensors, and its tokenizer if it has one; ``load`` reads
-    it back.
+    """Write `model` to `folder` as config.json and model.safetensors, with its tokenizer if it has one.
+
+    ``load`` reads the folder. Adapters are merged into the weights.
+
+    Args:
+        model: a model of this package, whose layers are as its config specifies.
+        folder: the folder to write to; it is created if it does not exist.
+
+    Returns:
+        The path of the folder.
 
     Raises:
-        ValueError: not one of our models, or `folder` is a file.
+        ValueError: `model` is of another class or its layers differ from its config, or `folder` is a file.
     """
     folder = _folder_for(model, folder)
     config = {
@@ -56,22 +65,30 @@ DTYPES = ("float32", "float16", "bfloat16", "float64")
 def to_huggingface(
     model: ZooModel, folder: str | os.PathLike[str], *, model_type: str | None = None, dtype: str | None = None
 ) -> Path:
-    """Write `model` as transformers' ``from_pretrained`` opens it: config.json, model.safetensors, tokenizer files.
+    """Write `model` to a folder that transformers' ``from_pretrained`` loads: config, weights and tokenizer files.
 
-    A model that was loaded from Hugging Face's files keeps the entries of its config that we do not read, and the dtype
-    of its tensors: load and save give the same bytes. That holds for weights that no head of ours asks for too, such as
-    the pooler of a sentence embedding, until ``fit`` trains the body, to which they do not belong any more; after a
-    training loop of your own say ``model.unused.clear()``. A new head is saved without them.
+    These are config.json, model.safetensors and, if the model has them, the tokenizer files, the generation config, the
+    image preprocessor config and the modules of sentence-transformers. Adapters are merged into the weights.
+
+    For a model that was loaded from a Hugging Face folder, config entries that this package does not use and the dtype
+    of the tensors are kept, so that saving writes the same bytes again. This includes weights that no head uses, such
+    as the pooler of a sentence embedding. They are dropped when ``fit`` trains the body, because they no longer match
+    it, and with a new head. After a custom training loop, call ``model.unused.clear()``.
 
     Args:
-        model_type: Hugging Face's word, such as "llama". Default: the one it was loaded from, or the first of the
-            family that can hold this config.
-        dtype: of the tensors in the file: "float32", "float16" or "bfloat16". Default: that of the files it was loaded
-            from, else "float32".
+        model: a model of this package, whose layers are as its config specifies.
+        folder: the folder to write to; it is created if it does not exist.
+        model_type: Hugging Face's name of the architecture, such as "llama". Default: that of the folder the model was
+            loaded from, or else the family's first model type that can represent the config.
+        dtype: dtype of the tensors in the file: "float32", "float16", "bfloat16" or "float64". Default: that of the
+            folder the model was loaded from, or else "float32".
+
+    Returns:
+        The path of the folder.
 
     Raises:
-        ValueError: not one of our models, a config that no model type of theirs (or not this one) can hold, or a
-            `folder` that is a file.
+        ValueError: `model` is of another class or its layers differ from its config, the config cannot be represented
+            by `model_type` (or by any model type), `dtype` is unknown, or `folder` is a file.
     """
     folder = _folder_for(model, folder)
     plain = model.without_adapters()
@@ -88,7 +105,7 @@ def to_huggingface(
 def huggingface_config(
     model: ZooModel, plain: ZooModel, model_type: str | None = None, dtype: str | None = None
 ) -> dict[str, Any]:
-    """What ``to_huggingface`` writes as config.json; `plain` is `model` without adapters."""
+    """Return the content of the config.json that ``to_huggingface`` writes; `plain` is `model` without adapters."""
     kind, values = _foreign_config(plain, model_type or model.huggingface.get("model_type"))
     raw = model.huggingface if model.huggingface.get("model_type") == kind else {}
     for name in ("id2label", "label2id"):
@@ -101,7 +118,7 @@ def huggingface_config(
 
 
 def write_beside_weights(model: ZooModel, config: Mapping[str, Any], folder: Path) -> None:
-    """What ``to_huggingface`` writes beside the weights: `config`, and what else its loaders read."""
+    """Write all files of ``to_huggingface`` except the weights: config.json, the tokenizer and the other configs."""
     write_json(config, folder / CONFIG_FILE)
     if model.config.to_dict().get("head") == "sentence_embedding":
         write_sentence_modules(model, folder)
@@ -114,7 +131,7 @@ def write_beside_weights(model: ZooModel, config: Mapping[str, Any], folder: Pat
 
 
 def _foreign_config(model: ZooModel, wanted: str | None) -> tuple[str, dict[str, Any]]:
-    """The model type of theirs that says what our config says, and its config."""
+    """Return the Hugging Face model type that represents the model's config exactly, and the config in its format."""
     kinds = [kind for kind in model.dialects if kind != "gguf"]
     if wanted is not None and wanted not in kinds:
         raise ValueError(f"model_type: got {wanted!r}; accepted for {model.family}: {kinds}")
@@ -162,7 +179,7 @@ def _folder_for(model: Any, folder: str | os.PathLike[str]) -> Path:
 
 
 def _overridden(model: ZooModel) -> list[str]:
-    """Methods of its family that a class of the user's has replaced, but for those of training."""
+    """Return the names of the methods that a user's subclass overrides, except those that only affect training."""
     cls = family(model.family)
     above = type(model).__mro__[: type(model).__mro__.index(cls)] if isinstance(model, cls) else (type(model),)
     named = {
@@ -177,7 +194,10 @@ def _overridden(model: ZooModel) -> list[str]:
 
 
 def changes(model: ZooModel) -> list[str]:
-    """What was changed of a model's layers since its config made them. Adapters are not counted: they are merged."""
+    """Describe how the layers of `model` differ from those its config specifies.
+
+    Adapters do not count, because they are merged into the weights when the model is saved.
+    """
     with without_values() as seen:
         plain = seen(type(model)(model.config, name=model.name))
     found = []
@@ -196,7 +216,7 @@ def changes(model: ZooModel) -> list[str]:
 
 
 def _settings(layer: Any, path: str = "") -> dict[str, dict[str, Any]]:
-    """By the path of each layer in `layer`, what its ``get_config`` says of how it computes."""
+    """Return, by the path of each layer inside `layer`, the options in its ``get_config`` that affect its output."""
     found: dict[str, dict[str, Any]] = {}
     for part in layer._layers:
         config = {"class": type(part).__name__, **part.get_config()}

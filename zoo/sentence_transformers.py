@@ -1,4 +1,4 @@
-"""Folders of sentence-transformers: modules.json says which head and which pooling."""
+"""Read and write the files of sentence-transformers, such as modules.json, which specifies the pooling."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _POOLINGS = {"mean": "pooling_mode_mean_tokens", "first": "pooling_mode_cls_toke
 
 
 def read_sentence_modules(folder: Path) -> dict[str, Any]:
-    """Head and pooling that modules.json asks for, or nothing.
+    """Return the config fields for the head and pooling that modules.json specifies, or {} if there is no such file.
 
     Raises:
-        ValueError: a module or a pooling we do not have, or one in another folder.
+        ValueError: modules.json is malformed, or specifies a module, a path or a pooling that is not supported.
     """
     if not (folder / "modules.json").is_file():
         return {}
@@ -41,10 +41,10 @@ def read_sentence_modules(folder: Path) -> dict[str, Any]:
 
 
 def read_sentence_config(folder: Path) -> dict[str, Any]:
-    """What sentence_bert_config.json says, which is how texts are cut; nothing without one.
+    """Return the content of sentence_bert_config.json, which specifies the truncation, or {} if there is no such file.
 
     Raises:
-        ValueError: a length that is none.
+        ValueError: `max_seq_length` is not a positive integer or null.
     """
     options = read_json(folder / FILE) if (folder / FILE).is_file() else {}
     longest = options.get("max_seq_length")
@@ -56,13 +56,17 @@ def read_sentence_config(folder: Path) -> dict[str, Any]:
 
 
 def sentence_length(model: Any) -> int | None:
-    """Tokens that a sentence is cut to, where its folder said so."""
+    """Return the number of tokens that sentences are truncated to, or None if the model's folder did not specify it."""
     longest = model.sentences.get("max_seq_length")
     return None if longest is None else min(longest, model.config.max_length)
 
 
 def write_sentence_modules(model: Any, folder: Path) -> None:
-    """modules.json and what it names. Texts are cut as the model's tokenizer cuts them, or else as its folder said."""
+    """Write modules.json and the files that belong to it.
+
+    The maximum length is that of the model's tokenizer, or else that of the folder the model was loaded from, but at
+    most the model's `max_length`.
+    """
     config = model.config
     longest = None if model.tokenizer is None else model.tokenizer.model_max_length
     longest = min(longest or sentence_length(model) or config.max_length, config.max_length)

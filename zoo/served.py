@@ -1,4 +1,7 @@
-"""Keras' and TensorFlow's own ways out of a model. Our own, which check what they write, are in ``export``."""
+"""``export`` and ``quantize`` of Keras and ``tf.saved_model.save`` for the models of this package.
+
+The exporters of this package, which verify the files they write, are in ``attention_zoo.export``.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,20 @@ from ..layers.portable import PORTABLE
 
 
 class Served:
-    """What Keras cannot know of a model that takes a dict: names, dtypes and dimensions of its inputs."""
+    """A mixin that provides Keras' exporters with the names, dtypes and dimensions of a model's inputs.
+
+    The models take a dict of inputs, for which Keras cannot infer these.
+    """
 
     def export(self, filepath: Any, format: str = "tf_saved_model", verbose: bool | None = None, **kwargs: Any) -> None:
-        """Keras' own export, of the inputs by their names in ``signature``, which Keras cannot know.
+        """Export the model with ``keras.Model.export``, with inputs named as in ``signature``.
 
-        A served function leaves nothing out: it takes the optional inputs too, `position_ids` excepted. The checked
-        way out, with a cache where there is one, is ``attention_zoo.export``.
+        All inputs except `position_ids` are required in the exported function, also those that are optional in a call.
+        ``attention_zoo.export`` verifies its files and supports key/value caches; this method does neither.
 
         Args:
-            kwargs: as ``keras.Model.export`` has them; `input_signature` among them, in the place of ours.
+            filepath, format, verbose: as in ``keras.Model.export``.
+            kwargs: further arguments of ``keras.Model.export``. An `input_signature` replaces that of this model.
         """
         model: Any = self
         if kwargs.get("input_signature") is None:
@@ -34,7 +41,7 @@ class Served:
             super().export(filepath, format=format, verbose=verbose, **kwargs)  # pyright: ignore
 
     def quantize(self, mode: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Refused: Keras quantises none of our layers, and says so in a warning for each.
+        """Raise ValueError: Keras cannot quantize the layers of this package, and would only warn about each of them.
 
         Raises:
             ValueError: always.
@@ -46,7 +53,10 @@ class Served:
 
     @property
     def _default_save_signature(self) -> Any:
-        """What ``tf.saved_model.save`` serves, on the TensorFlow backend. Keras' own makes it of one shape."""
+        """The function that ``tf.saved_model.save`` serves, on the TensorFlow backend.
+
+        The property of the same name in Keras creates a function for a single input shape.
+        """
         import tensorflow as tf
 
         model: Any = self

@@ -1,4 +1,4 @@
-"""Ids of special tokens in configs of others: some stand outside of the vocabulary and mean that there is none."""
+"""Special token ids in third-party configs: an id outside the vocabulary means that there is no such token."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from .config import Config
 
 
 def without_outside_ids(cls: type[Config], values: Mapping[str, Any], where: object, stacklevel: int) -> dict[str, Any]:
-    """`values` of a config without ids that are below 0 or not below ``vocab_size``; a field that had nothing else is
-    None then. One warning names them all.
+    """Return the config fields `values` without special token ids that are negative or not below ``vocab_size``.
 
-    GPT-2's config says 50256 by default, whatever the size of the vocabulary, and Llama 1's -1 for no padding. Fields
-    that a model cannot do without, and values that are no ids at all, are left for the config to refuse.
+    A field without any remaining id becomes None. One warning lists all fields that were changed. Such ids occur in
+    published configs: GPT-2's default is 50256 for every vocabulary size, and Llama 1 has -1 for no padding token.
+    Required fields and values that are not integers are left unchanged, for the config to check.
+
+    Args:
+        cls: the config class, which defines the fields with token ids.
+        values: fields of a config.
+        where: the file or object that the config comes from, for the warning.
+        stacklevel: the number of calls from here to the user's code, for the warning.
     """
     kept, strange = dict(values), {}
     rows: Any = values.get("vocab_size")

@@ -1,4 +1,4 @@
-"""One step of a decoder as a graph with a key/value cache, for every model made of Transformer blocks."""
+"""Decoder graphs with a key/value cache, for models made of Transformer blocks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..signature import Dim, Graph, Signature, TensorSpec
 from .decoder import KEPT
 
 Tensor = Any
-Step = Callable[[Mapping[str, Tensor], Any], Tensor]  # inputs by name and the cache, which it fills, to logits
+Step = Callable[[Mapping[str, Tensor], Any], Tensor]  # maps inputs by name and the cache, which it updates, to logits
 
 
 def decoder_graph(
@@ -23,16 +23,19 @@ def decoder_graph(
     limits: Mapping[str, int],
     defaults: Mapping[str, int],
 ) -> Graph:
-    """The graph of `step`, which reads the tokens that come behind those in the cache.
+    """Return the graph of `step`, which computes the logits of the tokens that follow those in the cache.
 
-    ``past_key_values.{i}.key/.value`` in and ``present.{i}.key/.value`` out, (batch, kv_heads, length, head_dim): of
-    ``past_sequence`` and then ``total_sequence``, or with `static` of ``slots``, of which those from
-    ``cache_position`` (1,) on are written.
+    The cache consists of the inputs ``past_key_values.{i}.key/.value`` and the outputs ``present.{i}.key/.value``,
+    float32 tensors (batch, kv_heads, length, head_dim). Their lengths are ``past_sequence`` and ``total_sequence``.
+    With `static`, both are ``slots``, and the new keys and values are written from slot ``cache_position`` (1,) on.
 
     Args:
-        blocks: the decoder's, which say how many heads there are and how wide.
-        inputs: what `step` takes beside the cache, the tokens first.
-        limits, defaults: of the signature.
+        step: the function of the graph.
+        blocks: the decoder's blocks, which specify the number of key/value heads and their sizes.
+        inputs: the inputs of `step` other than the cache, the tokens first.
+        logits: the output of `step`.
+        static: use a cache with a fixed number of slots.
+        limits, defaults: as in ``Signature``.
     """
     past = cache_specs(blocks, "past_key_values.{i}.{part}", "slots" if static else "past_sequence")
     present = cache_specs(blocks, "present.{i}.{part}", "slots" if static else "total_sequence")
@@ -56,13 +59,21 @@ def decoder_graph(
 
 
 def kept_logits(longest: int) -> TensorSpec:
-    """An input for graphs that give logits of all tokens, or of the last so many: 0 for all. A file has 0 for whoever
-    leaves it out. The name is that of Optimum and transformers.js."""
+    """Return the input that specifies for how many of the last tokens a graph returns logits; 0 means all tokens.
+
+    It is optional: exported files use 0 if it is not given. Optimum and transformers.js use the same name.
+
+    Args:
+        longest: the greatest number of tokens.
+    """
     return TensorSpec(KEPT, "int32", (), below=longest + 1, optional=True)
 
 
 def cache_specs(blocks: Sequence[Any], name: str, length: Dim) -> list[TensorSpec]:
-    """The keys and values of every block; ``{i}`` and ``{part}`` in `name` are its number and "key" or "value"."""
+    """Return the specs of the keys and values of every block, of length `length`.
+
+    In `name`, ``{i}`` stands for the index of the block and ``{part}`` for "key" or "value".
+    """
     return [
         TensorSpec(name.format(i=i, part=part), "float32", ("batch", heads, length, width), optional=True)
         for i, block in enumerate(blocks)
@@ -72,11 +83,11 @@ def cache_specs(blocks: Sequence[Any], name: str, length: Dim) -> list[TensorSpe
 
 
 def cache_pairs(tensors: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values in turn, as the pairs that a cache is made of."""
+    """Return the pairs of a cache's state from `tensors`, which alternate between keys and values."""
     flat = list(tensors)
     return list(zip(flat[::2], flat[1::2], strict=True))
 
 
 def cache_tensors(names: Iterable[str], cache: DynamicCache | StaticCache) -> dict[str, Tensor]:
-    """A cache's tensors, keys and values in turn, by name."""
+    """Return the tensors of a cache by name; `names` alternate between keys and values."""
     return dict(zip(names, [part for pair in cache.state for part in pair], strict=True))

@@ -1,4 +1,4 @@
-"""A conversation with whatever generates text and has a chat template."""
+"""Conversations with any model or runner that generates text and has a chat template."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from .text_generation import MOST_NEW_TOKENS, TextGenerating
 
 
 class Conversation:
-    """Messages, and the model's answers to them.
+    """A conversation between a user and a model.
 
-    Where a conversation gets longer than the model, its oldest questions and answers are left out of what the model
-    reads; `messages` keeps them.
+    If the conversation becomes too long for the model, the oldest questions and answers are left out of the prompt.
+    They stay in `messages`.
 
     Attributes:
-        messages: all so far, ``{"role": …, "content": …}`` each.
-        forgotten: how many of them the last answer did not know of.
+        messages: all messages so far, each ``{"role": …, "content": …}``.
+        forgotten: the number of messages that were left out of the prompt of the last answer.
+        limit: the decoder's `max_length`, in tokens.
+        tokenizer: the tokenizer that formats and encodes the messages.
 
     Args:
-        source: a model or an exported file's runner, with a tokenizer that has a chat template.
-        system: what the model is told first. Default: what its template says.
-        options: of ``generate_text``, for every answer.
+        source: a model, or the runner of an exported file, with a tokenizer that has a chat template.
+        system: system message at the beginning. Default: that of the chat template, if it has one.
+        options: options of ``generate_text`` for every answer.
 
     Raises:
-        ValueError: a source that does not generate, or a tokenizer without a template.
+        ValueError: a source that does not generate, or a tokenizer without a chat template.
     """
 
     def __init__(self, source: TextGenerating, system: str | None = None, **options: Any) -> None:
@@ -40,15 +42,18 @@ class Conversation:
         self.forgotten = 0
 
     def clear(self) -> None:
-        """Begin again, behind what the model is told first."""
+        """Start again: remove all messages except the system message."""
         self.messages = [message for message in self.messages if message["role"] == "system"]
         self.forgotten = 0
 
     def ask(self, question: str) -> Iterator[str]:
-        """The answer, piece by piece as it comes. Only an answer that came to its end is part of the conversation.
+        """Ask a question and return an iterator over the pieces of the answer, as they are generated.
+
+        The question and the answer are added to `messages` only once the iterator is exhausted.
 
         Raises:
-            ValueError: a question that alone is too long, or an option that is not accepted, at once.
+            ValueError: a question that is too long by itself, or an option that is not accepted. The error is raised
+                by this call, before the first piece is generated.
         """
         asked = [*self.messages, {"role": "user", "content": question}]
         known = self._fitting(asked)
@@ -63,7 +68,7 @@ class Conversation:
         self.messages = [*asked, {"role": "assistant", "content": "".join(said)}]
 
     def _fitting(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
-        """`messages` without the oldest turns that leave no room for an answer."""
+        """Return `messages` without as many of the oldest turns as are needed to leave room for an answer."""
         told = [message for message in messages if message["role"] == "system"]
         turns = messages[len(told) :]
         wanted = self.options.get("max_new_tokens") or min(MOST_NEW_TOKENS, self.limit // 4)

@@ -1,8 +1,8 @@
-"""How graphs with a memory are fed: the one decoder behind every runtime's ``generate``. NumPy only.
+"""Decoders for ``search.generate`` that run graphs in any runtime, with or without a key/value cache. NumPy only.
 
-A decoder graph takes tokens, its encoder's states (if it has one), a mask or a position if it asks for them, and its
-state; it gives logits and the state for the next call. The signatures say which is which, so that nothing here knows
-a family.
+The inputs of a decoder graph are the tokens, the encoder's outputs (if there is an encoder), an attention mask or a
+cache position (if the graph has such an input) and its state. Its outputs are the logits and the state for the next
+call. The graph's signature specifies which tensor is which, so the code here works for every model family.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from ..signature import Signature
 
 Array = np.ndarray
 TOKENS = ("input_ids", "decoder_input_ids")
-KEPT = "num_logits_to_keep"  # the input that says of how many last tokens a graph gives logits
+KEPT = "num_logits_to_keep"  # input: for how many of the last tokens the graph returns logits
 
 
 class GraphRunner(Protocol):
-    """A graph that can be run."""
+    """A graph that a runtime can run."""
 
     signature: Signature
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
-        """Outputs by name."""
+        """Run the graph on `inputs`, by name, and return its outputs by name."""
         ...
 
 
 class GraphDecoder:
-    """A ``search.Decoder`` of the graphs "decoder" and, where there is one, "encoder".
+    """A ``search.Decoder`` that runs a graph with a state, such as a key/value cache.
 
     Args:
-        graphs: by name.
-        config: the model's, for its special tokens and `max_length`.
+        graphs: the graph "decoder" and, for an encoder-decoder, the graph "encoder".
+        config: the model's config, which specifies its special tokens and `max_length`.
     """
 
     def __init__(self, graphs: Mapping[str, GraphRunner], config: Mapping[str, Any]) -> None:
@@ -46,7 +46,7 @@ class GraphDecoder:
 
     def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
         rows = len(input_ids)
-        self.count, self.room = 0, room  # tokens in the cache, and those that may come
+        self.count, self.room = 0, room  # number of tokens in the cache, and of those that may follow the prompt
         self.fixed: dict[str, Any] = {}
         self.mask: Array | None = None
         tokens = input_ids
@@ -77,7 +77,7 @@ class GraphDecoder:
         return self.run(self._inputs(tokens))
 
     def _inputs(self, tokens: Array) -> dict[str, Any]:
-        """What the decoder graph is fed beside its state, and the count moved on."""
+        """Return the inputs of the decoder graph other than its state, and add the new tokens to `count`."""
         specs = {spec.name: spec for spec in self.graphs["decoder"].signature.inputs}
         name = next(name for name in TOKENS if name in specs)
         inputs: dict[str, Any] = {name: tokens, **self.fixed}
@@ -90,14 +90,20 @@ class GraphDecoder:
         self.count += tokens.shape[1]
         return inputs
 
-    # ---- what a runtime may do in another way ----------------------------------------------------------------------
+    # ---- methods that a runtime may override -----------------------------------------------------------------------
 
     def encode(self, input_ids: Array, attention_mask: Array) -> dict[str, Any]:
-        """What the encoder says of the prompt."""
+        """Run the encoder on the prompt and return its outputs by name."""
         return self.graphs["encoder"].run({"input_ids": input_ids, "attention_mask": attention_mask})
 
     def start_state(self, rows: int, slots: int, given: Mapping[str, Any]) -> None:
-        """The state before the first token: what the encoder gave, else zeros."""
+        """Set the state before the first token.
+
+        Args:
+            rows: batch size.
+            slots: number of tokens that the cache must have room for.
+            given: parts of the state that the encoder returned; the rest is zeros, of length 0 in a growing cache.
+        """
         signature = self.graphs["decoder"].signature
         sizes = {**signature.defaults, **signature.sizes, "batch": rows}
         specs = {spec.name: spec for spec in signature.inputs}
@@ -109,7 +115,7 @@ class GraphDecoder:
         }
 
     def run(self, inputs: dict[str, Any]) -> Array:
-        """(rows, vocab_size) logits of the last token, and the state moved on."""
+        """Run the decoder graph, update the state and return the logits of the last token (rows, vocab_size)."""
         graph = self.graphs["decoder"]
         outputs = graph.run({**inputs, **self.state})
         self.state = {name: outputs[new] for name, new in graph.signature.state.items()}
@@ -117,7 +123,12 @@ class GraphDecoder:
 
 
 class RecomputingDecoder:
-    """A ``search.Decoder`` of a graph without memory: everything is computed again for every token."""
+    """A ``search.Decoder`` that runs a graph without a state, on all tokens again at every step.
+
+    Args:
+        graph: has the inputs "input_ids" and "attention_mask" and the output "logits".
+        config: the model's config, which specifies its special tokens and `max_length`.
+    """
 
     start_token: int | None = None
 
@@ -143,14 +154,17 @@ class RecomputingDecoder:
 
 
 def align(input_ids: Array, attention_mask: Array) -> tuple[Array, Array]:
-    """Both with every row moved to the right, so that its last token stands in the last column."""
-    behind = np.argmax(attention_mask[:, ::-1], axis=1)  # columns of padding after the last token
+    """Return both arrays (rows, columns) with every row rotated so that its last token is in the last column.
+
+    Padding after the tokens of a row becomes padding before them.
+    """
+    behind = np.argmax(attention_mask[:, ::-1], axis=1)  # number of padding columns after the last token
     columns = (np.arange(input_ids.shape[1])[None] - behind[:, None]) % input_ids.shape[1]
     return np.take_along_axis(input_ids, columns, 1), np.take_along_axis(attention_mask, columns, 1)
 
 
 def bucket(size: int, least: int) -> int:
-    """The smallest of least, 1.5 least, 2 least, 3 least, 4 least, ... that is not below `size`."""
+    """Return the smallest of ``least * (1, 1.5, 2, 3, 4, 6, 8, …)`` that is at least `size`."""
     while size > least:
         if size <= least * 3 // 2:
             return least * 3 // 2

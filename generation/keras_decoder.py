@@ -1,7 +1,8 @@
-"""``model.generate`` on every Keras backend: compiled once per bucket of shapes, the cache kept in place.
+"""``model.generate`` for every Keras backend.
 
-What is compiled belongs to the model and knows no request; a cache belongs to the one request that fills it. So any
-number of threads may generate with one model, and a ``callback`` may generate too.
+Steps are compiled once for each bucket of shapes and update the key/value cache in place. The compiled steps belong to
+the model and are shared; each request has a cache of its own. Therefore several threads may generate with the same
+model at the same time, and a ``callback`` may call ``generate`` too.
 """
 
 from __future__ import annotations
@@ -23,21 +24,22 @@ if TYPE_CHECKING:
     from ..signature import Graph
 
 Tensor = Any
-KEPT = 16  # compiled steps, of the latest shapes
+KEPT = 16  # number of compiled steps that are kept for each model, the most recently used ones
 
-State = dict[str, Any]  # a cache's tensors by input name: TensorFlow's are variables
-# Inputs and the state to the outputs beside it, and the state that follows.
+State = dict[str, Any]  # a cache's tensors by input name; variables with TensorFlow
+# Maps inputs and a state to the other outputs and the next state.
 Step = Callable[[Mapping[str, Tensor], State], tuple[dict[str, Tensor], State]]
 
 
 class CompiledSteps:
-    """A model's compiled steps, the latest `KEPT` of them. Threads that ask for the same one share it."""
+    """The most recently used compiled steps of a model, at most `KEPT`. Threads share them."""
 
     def __init__(self) -> None:
         self.steps: OrderedDict[Any, Step] = OrderedDict()
         self.lock = threading.Lock()
 
     def get(self, key: Any, make: Callable[[], Step]) -> Step:
+        """Return the step of `key`, and create it with `make` if it does not exist."""
         with self.lock:
             if key not in self.steps:
                 self.steps[key] = make()
@@ -48,7 +50,7 @@ class CompiledSteps:
 
 
 class Generating(TextGenerating):
-    """A model that continues text. It has the graphs "decoder" and perhaps "encoder"."""
+    """Base class of models that generate text. They have the graph "decoder" and optionally the graph "encoder"."""
 
     config: Any
     graphs: Any
@@ -57,20 +59,23 @@ class Generating(TextGenerating):
 
     @property
     def generates(self) -> bool:
+        """Whether the model can generate text."""
         return True
 
     def generate(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> np.ndarray:
-        """As ``generation.search.generate``, with this model's logits and all its options.
+        """Generate a continuation of every row; see ``generation.search.generate`` for all options.
 
-        The first call with new sizes (rows, and lengths rounded up to the next bucket) compiles, later ones do not.
-        Several threads may call it at once.
+        The first call with new sizes (batch size, and lengths rounded up to the next bucket) compiles, which later
+        calls do not. Several threads may call this method at the same time.
 
         Args:
-            input_ids: (batch, prompt) integers, or what a tokenizer gives, a mapping; texts go to ``generate_text``.
-            attention_mask: (batch, prompt), 1 = keep.
+            input_ids: (batch, prompt) integers, or the mapping that a tokenizer returns. For texts, use
+                ``generate_text``.
+            attention_mask: (batch, prompt), 1 = token, 0 = padding.
+            options: options of ``generation.search.generate``, such as `max_new_tokens`, `temperature` or `seed`.
 
         Returns:
-            (batch, prompt + new) int64 ids; of an encoder-decoder (batch, 1 + new), behind its start token.
+            (batch, prompt + new) int64 ids; for an encoder-decoder (batch, 1 + new), which begin with its start token.
 
         Raises:
             ValueError: a model without logits, an option or input that is not accepted, or too many tokens.
@@ -78,12 +83,12 @@ class Generating(TextGenerating):
         return generate(self.decoder(), input_ids, attention_mask, **options)
 
     def decoder(self) -> KerasDecoder:
-        """What gives ``generate`` its logits, for one request."""
+        """Return a new decoder, which computes the logits for one request."""
         return KerasDecoder(self)
 
     @property
     def stop_tokens(self) -> list[int]:
-        """Ids of the end tokens of config, generation config and tokenizer: any of them ends a text."""
+        """The ids of the end tokens of config, generation config and tokenizer. Each of them ends a text."""
         own = self.config.eos_token_id, self.generation_config.get("eos_token_id")
         return end_tokens(*own, getattr(self.tokenizer, "eos_token_id", None))
 
@@ -92,21 +97,24 @@ class Generating(TextGenerating):
         return self.config.vocab_size
 
     def compiled_steps(self) -> CompiledSteps:
-        """Those of this model, until ``forget_compiled_steps``."""
-        return self.__dict__.setdefault("_compiled_steps", CompiledSteps())  # atomic, as two threads may come first
+        """Return the compiled steps of this model, which exist until ``forget_compiled_steps`` is called."""
+        return self.__dict__.setdefault("_compiled_steps", CompiledSteps())  # atomic, as threads may race
 
     def forget_compiled_steps(self) -> None:
-        """For a model whose weights are others now."""
+        """Discard the compiled steps, because the model's set of weights has changed."""
         self.__dict__.pop("_compiled_steps", None)
 
 
 class KerasDecoder(GraphDecoder):
-    """The decoder of a Keras model. Sizes are rounded up to buckets: a prompt gets padding on its left, a source on its
-    right, and rows that are not needed repeat the first one."""
+    """The decoder of a Keras model.
+
+    Sizes are rounded up to buckets: decoder prompts are padded on the left and encoder inputs on the right. If fewer
+    rows are needed than the compiled batch size, the remaining rows repeat the first one.
+    """
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.graphs = model.graphs("static")  # refuses a model without logits
+        self.graphs = model.graphs("static")  # raises ValueError for a model without logits
         super().__init__(self.graphs, model.config.to_dict())
         self.compiled = model.compiled_steps()
 
@@ -151,7 +159,11 @@ class KerasDecoder(GraphDecoder):
         return super().step(filled)[: len(tokens)]
 
     def greedy(self, tokens: np.ndarray, count: int) -> np.ndarray:
-        """The likeliest token, fed again, `count` times in one compiled loop: (rows, count)."""
+        """Feed `tokens` (rows,), then the most likely token repeatedly, in one compiled loop.
+
+        Returns:
+            (rows, count) int64 ids, the most likely token after each of the `count` steps.
+        """
         filled = np.concatenate([tokens, np.repeat(tokens[:1], self.rows - len(tokens))])
         if self.mask is not None:
             self.mask = np.concatenate([self.mask, np.ones((self.rows, count), "int64")], axis=1)
@@ -167,7 +179,8 @@ class KerasDecoder(GraphDecoder):
         return ops.convert_to_numpy(outputs["logits"])[:, -1]
 
     def _masked(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        if self.mask is not None:  # a column for every slot; those to come may be seen as soon as they are written
+        # The mask has a column for every slot. Slots not yet written have a 1 and are hidden by the causal mask.
+        if self.mask is not None:
             rest = np.ones((len(self.mask), self.slots - self.mask.shape[1]), "int32")
             inputs["attention_mask"] = np.concatenate([self.mask.astype("int32"), rest], axis=1)
         return inputs
@@ -193,7 +206,15 @@ def _take(value: Any, index: Tensor) -> Any:
 
 
 def greedy_loop(graph: Graph, most: int) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
-    """`graph` called `count` times (another input), at most `most`, each time with the token it liked best before."""
+    """Return a function that calls `graph` in a loop, each time with the most likely token of the previous call.
+
+    The function has the additional input "count", the number of calls, and returns "tokens" (rows, `most`) int32, of
+    which the first "count" columns are set, and the state.
+
+    Args:
+        graph: a decoder graph with a static cache.
+        most: the greatest number of calls.
+    """
     state = graph.signature.state
     name = next(spec.name for spec in graph.signature.inputs if spec.name in TOKENS)
 
@@ -205,7 +226,7 @@ def greedy_loop(graph: Graph, most: int) -> Callable[[Mapping[str, Tensor]], dic
             if "cache_position" in fixed:
                 moved["cache_position"] = fixed["cache_position"] + i
             outputs = graph.function(moved)
-            token = ops.cast(ops.argmax(outputs["logits"][:, -1], axis=-1), "int32")[:, None]  # (B, 1)
+            token = ops.cast(ops.argmax(outputs["logits"][:, -1], axis=-1), "int32")[:, None]  # (rows, 1)
             new = [ops.cast(outputs[key], part.dtype) for key, part in zip(state.values(), parts, strict=True)]
             return i + 1, token, ops.slice_update(tokens, (0, i), token), *new
 
@@ -219,7 +240,7 @@ def greedy_loop(graph: Graph, most: int) -> Callable[[Mapping[str, Tensor]], dic
 
 
 def new_state(values: Mapping[str, Tensor]) -> State:
-    """What a step changes in place, or takes apart: a copy of `values`."""
+    """Return a copy of `values` that a step may update in place or donate: variables with TensorFlow, else tensors."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -228,6 +249,7 @@ def new_state(values: Mapping[str, Tensor]) -> State:
 
 
 def assign(state: State, values: Mapping[str, Tensor]) -> None:
+    """Copy `values` into `state`."""
     for name, value in values.items():
         if keras.backend.backend() == "tensorflow":
             state[name].assign(value)
@@ -238,12 +260,15 @@ def assign(state: State, values: Mapping[str, Tensor]) -> None:
 def compiled_step(
     model: Any, function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]], names: Mapping[str, str]
 ) -> Step:
-    """`function` compiled, with its state where it is from call to call: TensorFlow keeps it in variables, which XLA
-    updates in place; JAX donates it; torch just runs.
+    """Compile `function` to a step that updates its state without copying it.
+
+    With TensorFlow the state consists of variables, which XLA updates in place. With JAX its buffers are donated. With
+    PyTorch the function runs eagerly, without gradients.
 
     Args:
-        function: inputs and state by name, to outputs by name.
-        names: input of the state to the output that follows it.
+        model: the model whose weights `function` uses.
+        function: maps inputs and state by name to outputs by name.
+        names: for each input of the state, the name of the output that replaces it.
     """
     make = {"tensorflow": _tensorflow_step, "jax": _jax_step, "torch": _torch_step}[keras.backend.backend()]
     return make(model, function, names)
@@ -258,7 +283,8 @@ def _tensorflow_step(model: Any, function: Any, names: Mapping[str, str]) -> Ste
             state[name].assign(tf.cast(outputs.pop(new), state[name].dtype))
         return outputs
 
-    # A prompt is computed once per bucket, where compiling with XLA costs more than it saves; a step pays at once.
+    # A prompt runs once per request, so compiling it with XLA costs more time than it saves. Decode steps run so often
+    # that compiling them pays off immediately.
     plain = tf.function(run, autograph=False, jit_compile=False, reduce_retracing=False)
     compiled = tf.function(run, autograph=False, jit_compile=True, reduce_retracing=False)
 

@@ -1,7 +1,7 @@
-"""Text, one token at a time: greedy, sampled or by beam search. NumPy only, and the same for every runtime.
+"""Greedy decoding, sampling and beam search, with the same code for every runtime. NumPy only.
 
-What computes the next token's logits is a :class:`Decoder`: a Keras model, an ONNX file, a LiteRT file. Everything else
-is here, once, so that the same options and the same seed choose the same tokens wherever the logits come from.
+A :class:`Decoder` computes the logits of the next token: a Keras model, an ONNX file or a LiteRT file. Everything else
+is implemented here, so the same logits, options and seed give the same tokens in every runtime.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from ..checks import is_integer, is_number, meant, plain
 from ..signature import as_array
 
 Array = np.ndarray
-AHEAD = 16  # tokens that a compiled loop chooses before anybody looks whether they ended
+AHEAD = 16  # number of tokens that ``greedy`` generates per call; stop tokens are only checked afterwards
 
 
 class Decoder(Protocol):
-    """Next-token logits of a batch of rows, with a memory of what was fed.
+    """Computes the logits of the next token for a batch of rows, and keeps the tokens so far in its state.
 
-    It may also have ``greedy(tokens, count)``: feed `tokens` (rows,) and go on by itself with the likeliest, giving
-    (rows, count) tokens. Where nothing else was asked for, that saves the way from the runtime to here and back.
-    And it may have ``ended(rows)``: of these rows, a boolean for each, no logits are read any more.
+    A decoder may have two more methods. ``greedy(tokens, count)`` feeds `tokens` (rows,), continues with the most
+    likely tokens and returns these (rows, count); plain greedy decoding uses it to avoid a call for every token.
+    ``ended(rows)`` gets a boolean for each row, True if the logits of this row are not used any more.
 
     Attributes:
-        start_token: what a target begins with (an encoder reads the prompt), or None where it continues the prompt.
-        eos_token: ends a row, or None.
-        pad_token: fills rows that ended; None for the stop token.
-        max_length: greatest number of tokens in a row, prompt included, or of a target.
+        start_token: first token of the target of an encoder-decoder; None for a model that continues the prompt.
+        eos_token: id of the token that ends a row, or None.
+        pad_token: id that fills rows after their end; None to use the first stop token.
+        max_length: greatest number of tokens in a row, prompt included; for an encoder-decoder, in the target.
     """
 
     start_token: int | None
@@ -39,21 +39,31 @@ class Decoder(Protocol):
     max_length: int
 
     def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
-        """(rows, vocab_size) logits after the prompt; `room` tokens will follow at the most."""
+        """Start a new batch and return the logits after the prompt (rows, vocab_size).
+
+        Args:
+            input_ids: (rows, prompt) integers.
+            attention_mask: (rows, prompt), 1 = token, 0 = padding.
+            room: the greatest number of tokens that will follow.
+        """
         ...
 
     def step(self, tokens: Array) -> Array:
-        """(rows, vocab_size) logits after one more token (rows,) in each row."""
+        """Feed one more token for each row, `tokens` (rows,), and return the logits after it (rows, vocab_size)."""
         ...
 
     def select(self, rows: Array) -> None:
-        """Go on with these rows, in this order; a row may be left out or come more than once."""
+        """Continue with the rows of these indices, in this order; rows may be left out or repeated."""
         ...
 
 
 @dataclass(frozen=True)
 class Options:
-    """How tokens are chosen. See ``generate``."""
+    """The options of ``generate``, which documents them.
+
+    Raises:
+        ValueError: a value that is not accepted, or options that exclude each other.
+    """
 
     max_new_tokens: int = 32
     temperature: float = 0.0
@@ -114,32 +124,44 @@ class Options:
 
 
 def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **options: Any) -> Array:
-    """Continue every row of a batch.
+    """Generate a continuation of every row of a batch.
+
+    The default is greedy decoding; `temperature` selects sampling and `num_beams` beam search.
 
     Args:
-        input_ids: (batch, prompt) integers; or (prompt,), for a batch of one; or what a tokenizer gives, a mapping.
-        attention_mask: (batch, prompt), 1 = keep: prompts of unequal lengths, padded on either side.
-        max_new_tokens: how many at the most.
-        temperature: 0 takes the likeliest token; above 0 draws from the softmax of logits / temperature.
-        top_k: draw from so many likeliest tokens only.
-        top_p: draw from the fewest likeliest tokens that have this probability together (arXiv:1904.09751).
-        min_p: draw from tokens at least this many times as likely as the likeliest (arXiv:2407.01082).
-        repetition_penalty: above 1 makes tokens of the prompt and the continuation less likely (arXiv:1909.05858).
-        num_beams: above 1 keeps so many continuations and returns the best one.
-        length_penalty: a beam scores its summed log-probability over its length to this power.
-        stop_tokens: each ends its row. Default: the model's end token, if it has one; [] for none.
-        stop_strings: each ends its row once it stands in the decoded new text; needs `tokenizer`.
-        tokenizer: anything with ``decode(list of ids)``.
-        callback: called with every step's new tokens (batch,) as they come; ends everything by returning True.
-        seed: of the draws; the same seed draws the same tokens, in any runtime. Every row has draws of its own.
+        decoder: computes the logits.
+        input_ids: (batch, prompt) integers; or (prompt,), for a batch of one; or the mapping that a tokenizer returns.
+        attention_mask: (batch, prompt), 1 = token, 0 = padding, for prompts of unequal lengths, padded on either side.
+            Default: that of the tokenizer's mapping, or no padding.
+        max_new_tokens: greatest number of new tokens. Default: 32.
+        temperature: 0, the default, chooses the most likely token; above 0, tokens are sampled from the softmax of
+            ``logits / temperature``.
+        top_k: sample only from this many most likely tokens.
+        top_p: sample only from the smallest set of most likely tokens whose probabilities sum to at least this value
+            (Holtzman et al. 2019, arXiv:1904.09751).
+        min_p: sample only from tokens whose probability is at least this fraction of the greatest one
+            (arXiv:2407.01082).
+        repetition_penalty: above 1, tokens that occur in the prompt or the continuation become less likely
+            (Keskar et al. 2019, arXiv:1909.05858). Default: 1, no penalty.
+        num_beams: above 1, beam search with this many beams, which returns the best continuation. It excludes
+            `temperature`, `stop_strings` and `callback`.
+        length_penalty: the score of a beam is its summed log-probability divided by its length to this power.
+            Default: 1.
+        stop_tokens: one id or several; each of them ends its row. Default: the decoder's end token, if it has one;
+            [] for none.
+        stop_strings: one string or several; a row ends once its decoded new tokens contain one. Requires `tokenizer`.
+        tokenizer: an object with the method ``decode(list of ids)``.
+        callback: called with the new tokens (batch,) after each step; generation ends if it returns True.
+        seed: seed of the random generators, one for each row. With the same seed and the same logits, the same tokens
+            are sampled. Default: a random seed.
 
     Returns:
-        (batch, prompt + new) int64 ids; of an encoder-decoder (batch, 1 + new), behind the start token. A row that
-        ended is filled with the model's pad token (or its stop token, where it has none).
+        (batch, prompt + new) int64 ids; for an encoder-decoder (batch, 1 + new), which begin with its start token.
+        Rows that have ended are filled with the decoder's pad token, or with the first stop token if it has none.
 
     Raises:
         ValueError: an option or input that is not accepted, a row without any token, or more tokens than the model
-            has positions for.
+            has positions.
     """
     search = _Search(decoder, input_ids, attention_mask, options)
     if not search.options.max_new_tokens:
@@ -150,10 +172,11 @@ def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **opt
 
 
 def stream(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **options: Any) -> Iterator[Array]:
-    """As ``generate``, one step after the other: the new tokens (batch,) of each, as soon as they are chosen.
+    """Return an iterator over the new tokens (batch,) of each step, with the arguments of ``generate``.
 
     Raises:
-        ValueError: as ``generate``, at once; and `num_beams`, which know no token before the last.
+        ValueError: as in ``generate``, raised by this call; or `num_beams` above 1, because beam search does not know
+            any token before the last step.
     """
     search = _Search(decoder, input_ids, attention_mask, options)
     if search.options.num_beams > 1:
@@ -162,7 +185,7 @@ def stream(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **optio
 
 
 class _Search:
-    """One request: its checked options and inputs."""
+    """The checked options and inputs of one request."""
 
     def __init__(self, decoder: Decoder, input_ids: Any, attention_mask: Any, options: dict[str, Any]) -> None:
         accepted = list(Options.__dataclass_fields__)
@@ -178,25 +201,29 @@ class _Search:
             )
         chosen = self.options.stop_tokens
         self.stops = stop_tokens(decoder.eos_token if chosen is None else chosen)
-        self.prompt, self.real = self.ids, self.mask  # what new tokens stand behind
+        self.prompt, self.real = self.ids, self.mask  # the tokens before the new ones, and their mask
         if decoder.start_token is not None:
             self.prompt = np.full((len(self.ids), 1), decoder.start_token, "int64")
             self.real = np.ones_like(self.prompt)
 
     @property
     def fill(self) -> int:
-        """What stands in a row behind its end."""
+        """The id that fills a row after its end."""
         if self.decoder.pad_token is not None:
             return self.decoder.pad_token
         return int(self.stops[0]) if len(self.stops) else 0
 
     def first(self) -> Array:
-        """(batch, vocab_size) logits behind the prompt."""
+        """Feed the prompt and return the logits after it (batch, vocab_size)."""
         return self.decoder.prompt(self.ids, self.mask, self.options.max_new_tokens)
 
 
 def stop_tokens(tokens: Any) -> Array:
-    """(stop tokens,) integers."""
+    """Return one id, several ids or None as an int64 array (stop tokens,).
+
+    Raises:
+        ValueError: values that are not integers.
+    """
     found = as_array("stop_tokens", [] if tokens is None else tokens).reshape(-1)
     if found.size and found.dtype.kind not in "iu":
         raise ValueError(f"stop_tokens: got {tokens!r}; accepted: an integer, integers, or [] for none")
@@ -204,7 +231,8 @@ def stop_tokens(tokens: Any) -> Array:
 
 
 def _inputs(input_ids: Any, attention_mask: Any) -> tuple[Array, Array]:
-    if isinstance(input_ids, Mapping):  # what a tokenizer gives
+    """Return the checked ids and mask, int64 arrays (batch, prompt)."""
+    if isinstance(input_ids, Mapping):  # a tokenizer's output
         given = dict(input_ids)
         if "input_ids" not in given:
             raise ValueError(f"input_ids: got a mapping of {sorted(map(str, given))}; accepted: one with 'input_ids'")
@@ -228,10 +256,11 @@ def _inputs(input_ids: Any, attention_mask: Any) -> tuple[Array, Array]:
 
 
 def _rows(search: _Search, ahead: bool = True) -> Iterator[Array]:
-    """Greedy or sampled: the new tokens (batch,), step by step.
+    """Yield the new tokens (batch,) of every step of greedy decoding or sampling.
 
     Args:
-        ahead: a decoder that can choose by itself may do so for some steps at once.
+        search: the request.
+        ahead: use the decoder's method ``greedy``, if possible, to generate several tokens in one call.
     """
     decoder, options, logits = search.decoder, search.options, search.first()
     batch = len(logits)
@@ -242,7 +271,7 @@ def _rows(search: _Search, ahead: bool = True) -> Iterator[Array]:
     greedy = getattr(decoder, "greedy", None) if ahead and likeliest else None
     ended = getattr(decoder, "ended", None)
     columns: list[Array] = []
-    chosen: list[Array] = []  # by a decoder that chooses by itself
+    chosen: list[Array] = []  # tokens of the decoder's ``greedy`` that were not yielded yet
     for number in range(options.max_new_tokens):
         if number and greedy and not chosen:
             chosen = list(greedy(columns[-1], min(AHEAD, options.max_new_tokens - number)).T)
@@ -264,7 +293,7 @@ def _rows(search: _Search, ahead: bool = True) -> Iterator[Array]:
 
 
 def _choose(logits: Array, search: _Search, columns: list[Array], draws: list[np.random.Generator]) -> Array:
-    """(batch,) tokens."""
+    """Return the next token of every row (batch,), given its `logits` and the new tokens so far, `columns`."""
     options = search.options
     scores = penalised(logits, search.prompt, search.real, columns, options.repetition_penalty)
     if not options.temperature:
@@ -274,7 +303,16 @@ def _choose(logits: Array, search: _Search, columns: list[Array], draws: list[np
 
 
 def penalised(logits: Array, prompt: Array, real: Array, columns: Sequence[Array], penalty: float) -> Array:
-    """`logits` with those of tokens that stand in their row already moved away from the top."""
+    """Return `logits` with a repetition penalty (Keskar et al. 2019, arXiv:1909.05858).
+
+    The logits of tokens that already occur in their row are divided by `penalty` if positive, or else multiplied by it.
+
+    Args:
+        logits: (rows, vocab_size).
+        prompt, real: (rows, prompt) ids, and their mask.
+        columns: new tokens (rows,) of each earlier step.
+        penalty: 1 for no penalty.
+    """
     if penalty == 1:
         return logits
     logits = logits.copy()
@@ -291,7 +329,10 @@ def probabilities(
     top_p: float | None = None,
     min_p: float | None = None,
 ) -> Array:
-    """(rows, vocab_size) float64 chances; each filter works on what the one before left, as in Hugging Face."""
+    """Return the probabilities to sample from, (rows, vocab_size) float64; see ``generate`` for the arguments.
+
+    Each filter is applied to the result of the previous one, in the order of the arguments, as in transformers.
+    """
     scores = (logits.astype("float64") - logits.max(axis=-1, keepdims=True)) / max(temperature, 1e-30)
     if top_k is not None and top_k < scores.shape[-1]:
         least = np.partition(scores, -top_k, axis=-1)[:, -top_k, None]
@@ -308,13 +349,14 @@ def probabilities(
 
 
 def _nucleus(chances: Array, top_p: float) -> Array:
-    """The fewest likeliest tokens that have `top_p` together, of equal ones the first.
+    """Return the smallest set of most likely tokens whose probabilities sum to at least `top_p`.
 
-    What has `top_p` is nearly always among a few hundred or thousand; the rest of the vocabulary is not sorted.
+    Among equally likely tokens, lower ids are preferred. The set nearly always lies within the few hundred or thousand
+    most likely tokens, so at first only these are sorted.
     """
     for count in (256, 4096, len(chances)):
         least = np.partition(chances, -count)[-count] if count < len(chances) else 0.0
-        among = np.flatnonzero(chances >= max(least, 5e-324))  # with all that equal the last; none without a chance
+        among = np.flatnonzero(chances >= max(least, 5e-324))  # includes all ties; excludes probabilities of 0
         order = among[np.argsort(-chances[among], kind="stable")]
         sums = np.cumsum(chances[order])
         if count >= len(chances) or (sums[-1:] >= top_p).all():
@@ -333,17 +375,17 @@ def _draw(generator: np.random.Generator, chances: Array) -> int:
 
 
 def _beams(search: _Search) -> Array:
-    """The best of `num_beams` continuations of every row: (batch, new) tokens.
+    """Return the tokens (batch, new) that beam search with `num_beams` beams finds for every row.
 
-    So many candidates are looked at that those that end leave enough to go on with. A row is done when no beam can
-    still beat its best ended ones.
+    Each step considers so many candidates that at least `num_beams` of them do not end with a stop token. A row is
+    finished when it has `num_beams` ended continuations and none of its beams can score higher than the worst of them.
     """
     decoder, options, stops, logits = search.decoder, search.options, search.stops, search.first()
     prompt, real = search.prompt, search.real
     batch, width = len(prompt), options.num_beams
     ended: list[list[tuple[float, list[int]]]] = [[] for _ in range(batch)]
-    beams = [[(0.0, list[int]())] for _ in range(batch)]  # summed log-probability, tokens
-    rows = np.arange(batch)  # of `logits`, beam after beam
+    beams = [[(0.0, list[int]())] for _ in range(batch)]  # summed log-probability and new tokens of each beam
+    rows = np.arange(batch)  # for each beam, the row of `logits` that it continues
     for number in range(1, options.max_new_tokens + 1):
         if number > 1:
             decoder.select(rows)
@@ -388,7 +430,10 @@ def _beams(search: _Search) -> Array:
 
 
 def _may_win(score: float, length: int, worst: float, options: Options) -> bool:
-    """Could a beam of this summed log-probability still enter the ended ones? Its sum can only fall; its length may
-    rise to the limit, which helps where the penalty is positive."""
+    """Return whether a beam can still score higher than `worst`, the worst ended continuation that is kept.
+
+    Its summed log-probability `score` can only decrease. Its length can grow up to the limit, which increases the
+    final score if the length penalty is positive.
+    """
     reach = options.max_new_tokens if options.length_penalty > 0 else length
     return score / reach**options.length_penalty > worst

@@ -1,9 +1,9 @@
-"""Text in, text out, of whatever generates and has a tokenizer: a Keras model, an ONNX file, a LiteRT file.
+"""Generation of text from text, for every model or runner that has a tokenizer: a Keras model, an ONNX or LiteRT file.
 
-model.generate_text("Once upon a time")  # what follows
-model.generate_text([{"role": "user", "content": "What is gravity?"}])  # the answer, by the chat template
-for piece in runner.stream_text("Once upon a time"):  # as it comes
-    print(piece, end="", flush=True)
+    model.generate_text("Once upon a time")  # returns the continuation
+    model.generate_text([{"role": "user", "content": "What is gravity?"}])  # returns the answer; needs a chat template
+    for piece in runner.stream_text("Once upon a time"):  # yields the continuation as it is generated
+        print(piece, end="", flush=True)
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import numpy as np
 from ..checks import is_integer
 from .search import Decoder, generate, stop_tokens, stream
 
-MOST_NEW_TOKENS = 256  # of a text, where nobody says and there is room
+MOST_NEW_TOKENS = 256  # default of `max_new_tokens`, if the model has room for as many
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """What follows one prompt.
+    """The continuation of one prompt.
 
     Attributes:
-        prompt: what was asked: a text, or messages.
-        ids: the new tokens, without what ended them.
-        text: of these, up to a stop string.
-        finish_reason: "stop" where a stop token or string ended it, else "length".
+        prompt: the prompt: a text, messages or ids.
+        ids: ids of the new tokens, without the stop token.
+        text: the decoded new tokens, up to a stop string.
+        finish_reason: "stop" if a stop token or stop string ended the continuation, else "length".
     """
 
     prompt: Any
@@ -38,17 +38,17 @@ class Continuation:
 
 
 def end_tokens(*given: Any) -> list[int]:
-    """The union of ids, lists of ids and Nones."""
+    """Return the sorted union of the arguments, each an id, a list of ids or None."""
     return sorted({int(number) for some in given for number in stop_tokens(some)})
 
 
 def check_fits(tokenizer: Any, vocab_size: int | None) -> None:
-    """Refuse a tokenizer with more tokens than a model has: it belongs to another.
+    """Check that a tokenizer does not have more tokens than a model, because it would belong to another model.
 
-    Fewer are usual, as tables are padded to a round number of rows.
+    A tokenizer may have fewer tokens, because embedding tables are often padded to a round number of rows.
 
     Raises:
-        ValueError: it has.
+        ValueError: `tokenizer` has more tokens than `vocab_size`.
     """
     tokens = getattr(tokenizer, "vocab_size", None)
     if vocab_size is not None and isinstance(tokens, int) and tokens > vocab_size:
@@ -58,48 +58,54 @@ def check_fits(tokenizer: Any, vocab_size: int | None) -> None:
 
 
 class TextGenerating:
-    """Adds ``generate_text`` and ``stream_text`` to what has a `tokenizer`, a ``decoder`` and ``stop_tokens``."""
+    """Base class that adds ``generate_text`` and ``stream_text`` to models and runners.
+
+    Attributes:
+        tokenizer: the tokenizer, or None.
+    """
 
     tokenizer: Any
 
     def decoder(self) -> Decoder:
-        """What gives the logits."""
+        """Return a decoder, which computes the logits."""
         raise NotImplementedError
 
     @property
     def stop_tokens(self) -> list[int]:
-        """What ends a text: the end tokens of config, generation config and tokenizer together."""
+        """The ids of the end tokens of config, generation config and tokenizer. Each of them ends a text."""
         raise NotImplementedError
 
     @property
     def _vocab_size(self) -> int | None:
-        """How many tokens the model knows, or None where that is not known."""
+        """The vocabulary size of the model, or None if it is not known."""
         raise NotImplementedError
 
     def generate_text(self, prompts: Any, **options: Any) -> Any:
-        """Continue texts, or answer in conversations.
+        """Generate continuations of texts, or answers in conversations.
 
         Args:
-            prompts: a text, or texts; or a conversation, a list of messages ``{"role": "user", "content": …}`` which
-                the tokenizer's chat template writes out, or a list of conversations.
-            max_new_tokens: how many at the most. Default: 256, or as many as there is room for.
-            stop_tokens: default: ``stop_tokens`` of this model.
-            tokenizer: in the place of the one it came with.
-            options: all others of ``generate``.
+            prompts: one text or several; or one conversation, a list of messages ``{"role": "user", "content": …}``
+                that the tokenizer's chat template formats, or several conversations.
+            max_new_tokens: greatest number of new tokens. Default: 256, or fewer if the model has no room for as many.
+            stop_tokens: ids that end a text. Default: ``stop_tokens`` of this model.
+            tokenizer: the tokenizer to use. Default: that of this model.
+            options: all other options of ``generation.search.generate``.
 
         Returns:
-            What follows, without the prompt, the end token and the stop string: a text, or a list of texts.
+            the generated text, without the prompt, the stop token and the stop string; a list for several prompts.
 
         Raises:
-            ValueError: no tokenizer or one that does not fit, messages without a chat template, prompts of another
-                kind or without tokens, or an option that is not accepted.
+            ValueError: no tokenizer or one that does not fit the model, messages without a chat template, prompts of
+                another type or without tokens, or an option that is not accepted.
         """
         found = self.continuations(prompts, **options)
         return found[0].text if is_single(prompts) else [one.text for one in found]
 
     def continuations(self, prompts: Any, **options: Any) -> list[Continuation]:
-        """As ``generate_text``, with the tokens and why each ended, a list also of one. A prompt may be a list of ids
-        too; where all are, no tokenizer is needed and ``text`` is empty."""
+        """Generate as ``generate_text`` does, and return a list of ``Continuation``, also for a single prompt.
+
+        A prompt may also be a list of ids. If all prompts are, no tokenizer is needed; without one, ``text`` is empty.
+        """
         request = _Request(self, prompts, options)
         written = generate(request.decoder, request.ids, request.mask, **request.options)
         return [
@@ -108,12 +114,17 @@ class TextGenerating:
         ]
 
     def stream_text(self, prompt: Any, **options: Any) -> Iterator[str]:
-        """As ``generate_text`` of one prompt: pieces that joined are its result, each as soon as it stands.
+        """Return an iterator over the pieces of the text that ``generate_text`` returns, as they are generated.
 
-        A character whose bytes are not all there waits for them, and so does what may become a stop string.
+        An incomplete character is held back until all its bytes are generated, and so is text that may become a stop
+        string.
+
+        Args:
+            prompt: one text or one conversation.
+            options: as in ``generate_text``.
 
         Raises:
-            ValueError: as ``generate_text``, at once; several prompts, or `num_beams`.
+            ValueError: as in ``generate_text``, raised by this call; several prompts, or `num_beams` above 1.
         """
         if not is_single(prompt):
             raise ValueError("prompt: got several for a stream; accepted: one text or conversation")
@@ -122,7 +133,7 @@ class TextGenerating:
 
 
 class _Request:
-    """One call: prompts as ids, options with their defaults."""
+    """One request: its prompts as ids, and its options with the defaults filled in."""
 
     def __init__(self, source: TextGenerating, prompts: Any, options: dict[str, Any]) -> None:
         given = options.get("tokenizer")
@@ -155,6 +166,7 @@ class _Request:
         self.strings = [strings] if isinstance(strings, str) else strings
 
     def _ids(self, prompt: Any) -> Any:
+        """Return the ids of a prompt."""
         if is_ids(prompt):
             return prompt
         if isinstance(prompt, str):
@@ -162,11 +174,12 @@ class _Request:
         return self.tokenizer.apply_chat_template(list(prompt), tokenize=True)
 
     def continuation(self, prompt: Any, row: list[int]) -> Continuation:
+        """Return the continuation of `prompt` for the new ids `row`, which may be followed by padding."""
         end = next((place for place, token in enumerate(row) if token in self.stops), None)
         ids = row[:end]
         text = self._text(ids)
         cut = self._before_strings(text)
-        if len(cut) < len(text):  # what stands behind the string is padding of a batch
+        if len(cut) < len(text):  # tokens after the stop string are padding
             ids = next(ids[:n] for n in range(1, len(ids) + 1) if self._has_string(self._text(ids[:n])))
         return Continuation(prompt, ids, cut, "stop" if end is not None or len(cut) < len(text) else "length")
 
@@ -181,7 +194,7 @@ class _Request:
         return text[: min(found)] if found else text
 
     def pieces(self, steps: Iterator[np.ndarray]) -> Iterator[str]:
-        """The text of the steps' tokens, of one row."""
+        """Yield the text of the tokens (1,) of each step in pieces."""
         ids: list[int] = []
         sent = ""
         for step in steps:
@@ -200,19 +213,24 @@ class _Request:
 
 
 def begun(text: str, strings: Iterable[str]) -> int:
-    """How many characters at the end of `text` may be the beginning of a stop string."""
+    """Return how many characters at the end of `text` may be the beginning of one of the stop strings."""
     lengths = [n for string in strings for n in range(1, len(string)) if text.endswith(string[:n])]
     return max(lengths, default=0)
 
 
 def is_single(prompts: Any) -> bool:
-    """One text, or one conversation."""
+    """Return whether `prompts` is one text or one conversation, rather than several."""
     return isinstance(prompts, str) or (
         isinstance(prompts, list | tuple) and bool(prompts) and isinstance(prompts[0], Mapping)
     )
 
 
 def several(prompts: Any) -> list[Any]:
+    """Return several prompts as a list.
+
+    Raises:
+        ValueError: no prompts, or one that is not a text, a conversation or a list of ids.
+    """
     rows = list(prompts) if isinstance(prompts, Sequence | np.ndarray) else []
     if not rows or not all(is_single(row) or is_ids(row) for row in rows):
         raise ValueError(
@@ -223,4 +241,5 @@ def several(prompts: Any) -> list[Any]:
 
 
 def is_ids(prompt: Any) -> bool:
+    """Return whether a prompt is a list of ids."""
     return isinstance(prompt, list) and all(is_integer(token) for token in prompt)

@@ -1,5 +1,6 @@
 """Generation of text from text, for every model or runner that has a tokenizer: a Keras model, an ONNX or LiteRT file.
 
+Examples:
     model.generate_text("Once upon a time")  # returns the continuation
     model.generate_text([{"role": "user", "content": "What is gravity?"}])  # returns the answer; needs a chat template
     for piece in runner.stream_text("Once upon a time"):  # yields the continuation as it is generated
@@ -92,7 +93,7 @@ class TextGenerating:
             options: all other options of ``generation.search.generate``.
 
         Returns:
-            the generated text, without the prompt, the stop token and the stop string; a list for several prompts.
+            The generated text, without the prompt, the stop token and the stop string; a list for several prompts.
 
         Raises:
             ValueError: no tokenizer or one that does not fit the model, messages without a chat template, prompts of

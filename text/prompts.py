@@ -28,7 +28,7 @@ def continue_prompts(
         options: options of ``generate_text``.
 
     Returns:
-        for each prompt a dictionary with "ids", the new tokens without the end token; "text", if there is a
+        For each prompt a dictionary with "ids", the new tokens without the end token; "text", if there is a
         tokenizer; and "finish_reason", "stop" or "length".
 
     Raises:

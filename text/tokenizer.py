@@ -170,7 +170,7 @@ class Tokenizer:
             folder: the folder to write to, created if it does not exist.
 
         Returns:
-            the folder.
+            The folder.
 
         Raises:
             ValueError: `folder` is a file.
@@ -266,7 +266,7 @@ class Tokenizer:
             add_special_tokens: add the special tokens that the model was trained with.
 
         Returns:
-            a ``tokenizers.Encoding`` with ``.ids``, ``.tokens``, ``.offsets`` (in characters) and more.
+            A ``tokenizers.Encoding`` with ``.ids``, ``.tokens``, ``.offsets`` (in characters) and more.
 
         Raises:
             ValueError: `text` or `pair` is not a string.
@@ -315,7 +315,7 @@ class Tokenizer:
             variables: further variables of the template.
 
         Returns:
-            the text, or with `tokenize` its ids as a list.
+            The text, or with `tokenize` its ids as a list.
 
         Raises:
             ValueError: no template, messages or variables of another type, or a template that fails or is unsafe.

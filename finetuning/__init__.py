@@ -1,5 +1,5 @@
-"""Fine-tuning: adapters, frozen weights, learning rates by depth, gradient checkpointing."""
+"""Fine-tuning: low-rank adapters, frozen weights, layer-wise learning rates and gradient checkpointing."""
 
-# The first import of Keras imports the families (``_keras_hook.py``), and they import the modules of this folder:
-# that must happen before one of these is half imported.
+# The first import of Keras also imports the model families (see ``_keras_hook.py``), which import the modules of this
+# package. Importing Keras here makes this happen before any of these modules is partially imported.
 import keras

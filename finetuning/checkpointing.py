@@ -1,4 +1,4 @@
-"""Gradient checkpointing: a backward pass that computes each block again instead of keeping what is inside it."""
+"""Gradient checkpointing, which recomputes each block in the backward pass instead of storing its activations."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from keras import ops
 from .stacks import BlockStacks
 
 Tensor = Any
-DRAWS = 16  # more than the dropout masks that one block draws from one generator
+DRAWS = 16  # more than the number of dropout masks that a block draws from one seed generator
 
 
 class Checkpointing(BlockStacks):
-    """Gradient checkpointing of a model, block by block."""
+    """Mixin for models that adds gradient checkpointing of each block."""
 
     train_function: Any
     _checkpointing = False
 
     @property
     def gradient_checkpointing(self) -> bool:
-        """In training, keep each block's input only, and compute the rest again in the backward pass (Chen et al. 2016,
-        arXiv:1604.06174): less memory for about a third more time. Losses and gradients stay the same.
+        """Whether training stores only the input of each block and recomputes the block in the backward pass.
+
+        This needs less memory and about a third more time. Losses and gradients stay the same (Chen et al. 2016,
+        arXiv:1604.06174). Calls with a cache or with attention weights as outputs are not checkpointed. The default is
+        False. It may be set before or after ``compile``.
 
         Raises:
-            ValueError: when set to True on a model without blocks, or on another backend than TensorFlow.
+            ValueError: set to True for a model without blocks, or with another backend than TensorFlow.
         """
         return self._checkpointing
 
@@ -37,15 +40,17 @@ class Checkpointing(BlockStacks):
             if keras.backend.backend() != "tensorflow":
                 raise ValueError(f"KERAS_BACKEND: got {keras.backend.backend()!r}; accepted: 'tensorflow' for this")
         self._checkpointing = bool(on)
-        self.train_function = None  # compiled with the other setting
+        self.train_function = None  # it was compiled with the old setting
 
 
 def checkpointed(block: Any, x: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-    """``block(x, **arguments)``, of which the backward pass keeps `x` and `arguments` only."""
+    """Return ``block(x, **arguments)``, and store only `x` and `arguments` for the backward pass."""
     flat = keras.tree.flatten(dict(arguments))
-    # Gradients flow to what is given by position, such as a bias that is trained; masks and switches have none.
+    # Only positional arguments of a rematerialized function get gradients. Float arguments, such as a trained attention
+    # bias, are passed by position; masks and flags need no gradients.
     differentiable = [i for i, part in enumerate(flat) if _is_float(part)]
-    # Both passes must draw the same dropout masks: the block reads its seeds from a scope, not from its generators.
+    # Both passes must draw the same dropout masks, so the block reads its seeds from a scope with fixed values.
+    # The seed generators themselves are advanced here, once.
     generators = [v for v in block.non_trainable_variables if v.name == "seed_generator_state"]
     seeds = [ops.copy(generator) for generator in generators]
     for generator, seed in zip(generators, seeds, strict=True):

@@ -1,4 +1,4 @@
-"""Which weights are trained: patterns over their names, and what must be compiled anew after a change."""
+"""Freezing of weights by patterns over their names, and the recompilation that a change requires."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from ..weights.rules import weight_name
 
 
 class Parameters(NamedTuple):
-    """How many numbers of a model are trained, and how many it has."""
+    """Parameter counts of a model.
+
+    Attributes:
+        trainable: number of trainable parameters (scalars).
+        total: number of all parameters.
+    """
 
     trainable: int
     total: int
 
 
 class Freezing:
-    """What of a model is trained.
+    """Mixin for models that freezes and unfreezes weights.
 
-    Patterns are those of a shell, and ``*`` takes any part of a path, slashes included. A pattern means the weights
-    whose name it matches, and those of layers whose path it matches: "block_0" and "block_0/*" are the same weights,
-    "*/bias" all biases.
+    Weights are selected by shell patterns, in which ``*`` matches any part of a path, slashes included. A pattern
+    selects the weights whose name it matches and all weights of the layers whose path it matches: "block_0" and
+    "block_0/*" select the same weights, and "*/bias" selects all biases.
     """
 
     name: str
@@ -33,22 +38,26 @@ class Freezing:
     train_function: Any
     test_function: Any
     predict_function: Any
-    _outdated_optimizer: Any = None  # a weak reference: an optimizer that was built for other trainable weights
+    _outdated_optimizer: Any = None  # a weak reference to an optimizer that was built for other trainable weights
 
     @property
     def parameter_counts(self) -> Parameters:
-        """Counts of the trained and of all parameters, adapters included."""
+        """The numbers of trainable parameters and of all parameters, adapters included."""
         sizes = [(variable.trainable, prod(variable.shape)) for variable in self.weights]
         return Parameters(sum(size for trained, size in sizes if trained), sum(size for _, size in sizes))
 
     def freeze(self, *patterns: str) -> int:
-        """Train the weights that match `patterns` no more: ``model.freeze("embedding*", "block_[0-3]/*")``.
+        """Exclude weights from training: ``model.freeze("embedding*", "block_[0-3]/*")``.
 
-        Works before ``compile`` and after it; a model that has already been fitted must be compiled again, which
-        ``fit`` says. ``.keras`` files keep it, ``save`` to a folder does not.
+        It may be called before or after ``compile``. A model that has already been fitted must be compiled again;
+        otherwise ``fit`` raises an error. ``.keras`` files store which weights are frozen, ``save`` to a folder does
+        not.
+
+        Args:
+            patterns: shell patterns over the names of weights and layers; see ``Freezing``.
 
         Returns:
-            how many weights (tensors) matched.
+            The number of weights (tensors) that matched.
 
         Raises:
             ValueError: no pattern, or one that matches nothing.
@@ -56,7 +65,17 @@ class Freezing:
         return self._set_trainable(patterns, False)
 
     def unfreeze(self, *patterns: str) -> int:
-        """Train the weights that match `patterns` again. As :meth:`freeze`; ``unfreeze("*")`` is everything."""
+        """Include weights in training again; ``unfreeze("*")`` selects all. See :meth:`freeze`.
+
+        Args:
+            patterns: shell patterns over the names of weights and layers; see ``Freezing``.
+
+        Returns:
+            The number of weights (tensors) that matched.
+
+        Raises:
+            ValueError: no pattern, or one that matches nothing.
+        """
         return self._set_trainable(patterns, True)
 
     def _set_trainable(self, patterns: Sequence[str], trainable: bool) -> int:
@@ -69,7 +88,11 @@ class Freezing:
         return len(chosen)
 
     def _matching(self, argument: str, patterns: Iterable[str]) -> dict[str, Any]:
-        """The weights that a pattern matches, by name; a pattern without any is an error."""
+        """Return the weights that match `patterns`, by name.
+
+        Raises:
+            ValueError: a pattern that matches no weight; the message names `argument`.
+        """
         named = {weight_name(variable): variable for variable in self.weights}
         chosen: dict[str, Any] = {}
         for pattern in patterns:
@@ -91,14 +114,15 @@ class Freezing:
             variable.trainable = weight_name(variable) not in names
 
     def _changed(self) -> None:
-        """Forget what was compiled for other weights."""
+        """Discard the functions that were compiled for the previous set of trainable weights."""
         self.train_function = self.test_function = self.predict_function = None
-        if forget := getattr(self, "forget_compiled_steps", None):  # of ``generate``
+        if forget := getattr(self, "forget_compiled_steps", None):  # those of ``generate``
             forget()
         if self.compiled and self.optimizer is not None and self.optimizer.built:
             self._outdated_optimizer = weakref.ref(self.optimizer)
 
     def _check_optimizer(self) -> None:
+        """Raise ValueError if the optimizer was built for other trainable weights."""
         if self._outdated_optimizer is not None and self._outdated_optimizer() is self.optimizer:
             raise ValueError(
                 "optimizer: got one that was built for other trainable weights, before freeze, unfreeze, enable_lora "
@@ -107,12 +131,12 @@ class Freezing:
 
 
 def listed(patterns: str | Sequence[str]) -> Sequence[str]:
-    """One pattern is a list of one."""
+    """Return `patterns` as a sequence, also if it is a single pattern."""
     return (patterns,) if isinstance(patterns, str) else patterns
 
 
 def matches(path: str, patterns: str | Sequence[str]) -> bool:
-    """Does a pattern match `path`, or a layer that it lies in?"""
+    """Return whether a pattern matches `path` or the path of a layer that contains it."""
     parts = path.split("/")
     prefixes = ["/".join(parts[: i + 1]) for i in range(len(parts))]
     return any(fnmatchcase(prefix, pattern) for prefix in prefixes for pattern in listed(patterns))

@@ -1,7 +1,7 @@
-"""Low-rank adapters on a model's dense and embedding layers.
+"""Low-rank adapters (LoRA) for the dense and embedding layers of a model.
 
-The adapters are Keras' own (``Dense.enable_lora``); what is here chooses their layers, merges them for saving and
-export, and keeps them in a file of their own.
+The adapters are those of Keras (``Dense.enable_lora``). This module selects the layers, merges the adapters for saving
+and export, and stores adapters in separate files.
 """
 
 from __future__ import annotations
@@ -24,12 +24,19 @@ from ..weights.rules import weight_name
 from .freezing import Freezing, Parameters, listed, matches
 
 Tensor = Any
-METADATA = "attention_zoo.lora"  # the key in the file's header
+METADATA = "attention_zoo.lora"  # key of the metadata in the header of a safetensors file
 
 
 @dataclass(frozen=True)
 class Adapters:
-    """What ``enable_lora`` did: the layers' paths, and which weights were frozen before."""
+    """The adapters of a model, as ``enable_lora`` created them.
+
+    Attributes:
+        rank: rank of the adapters.
+        alpha: scale of the adapters; their output is multiplied by ``alpha / rank``.
+        layers: paths of the layers that have an adapter.
+        frozen_before: names of the weights that were frozen before the adapters were created.
+    """
 
     rank: int
     alpha: float
@@ -38,12 +45,12 @@ class Adapters:
 
 
 class LowRankAdapters(Freezing):
-    """Adapters on a model.
+    """Mixin for models that adds low-rank adapters.
 
     Attributes:
-        task_layers: names of this family's layers that a new task brings: trained whole beside adapters.
-        shared_task_layers: names of layers that are trained along with those where there are any, and not where there
-            are none.
+        task_layers: names of the layers that are specific to a task, such as a classifier. They are trained fully
+            along with the adapters.
+        shared_task_layers: names of layers that are also trained fully if the model has any of `task_layers`.
     """
 
     family: ClassVar[str]
@@ -53,10 +60,10 @@ class LowRankAdapters(Freezing):
 
     @property
     def lora(self) -> Adapters | None:
-        """The adapters that are on, or None."""
+        """The adapters of the model, or None."""
         return self._adapters
 
-    # ---- on and off -----------------------------------------------------------------------------------------------
+    # ---- creating and merging adapters ------------------------------------------------------------------------------
 
     def enable_lora(
         self,
@@ -66,24 +73,32 @@ class LowRankAdapters(Freezing):
         alpha: float | None = None,
         also_train: str | Sequence[str] | None = None,
     ) -> Parameters:
-        """Train ``W + alpha / rank · A B`` in place of W, with A (in, rank) and B (rank, out), and freeze the rest.
+        """Add low-rank adapters to layers and freeze all other weights (LoRA; Hu et al. 2021, arXiv:2106.09685).
 
-        Hu et al. 2021 (arXiv:2106.09685): A starts random (He uniform), B with zeros, so that nothing changes at first;
-        `targets` are their choice. The adapters are float32 under every dtype policy. Call it before ``compile`` or
-        after it; a model that has already been fitted must be compiled again, which ``fit`` says. A tied token table
-        ("embedding") stays tied. ``.keras`` files keep the adapters; folders and exports get merged weights.
+        An adapted layer uses ``W + alpha / rank · A B`` instead of its weight W (in, out), with the trainable matrices
+        A (in, rank) and B (rank, out). A is initialized randomly (He uniform) and B with zeros, so the model's outputs
+        do not change at first. The adapters are float32 under every dtype policy. A tied embedding table stays tied.
+
+        The method may be called before or after ``compile``. A model that has already been fitted must be compiled
+        again; otherwise ``fit`` raises an error. ``.keras`` files store the adapters; folders and exported files get
+        merged weights.
 
         Args:
-            rank: columns of A and rows of B.
+            rank: number of columns of A and rows of B.
             targets: names of dense or embedding layers ("query", "key", "value", "output", "up", "gate", "down",
-                "embedding", …), or shell patterns over their paths ("block_*/attention/*").
-            alpha: see above. Default: `rank`.
-            also_train: patterns of weights that are trained whole, as PEFT's `modules_to_save`; they get no adapters.
-                Default: the layers that a new task brings, such as a classifier (`task_layers`), and those that are
-                trained along with them (`shared_task_layers`); where there is none of the first, nothing.
+                "embedding", …), or shell patterns over their paths ("block_*/attention/*"). Default: the choice of the
+                paper.
+            alpha: scale of the adapters, see above. Default: `rank`.
+            also_train: patterns of weights that are trained fully and get no adapters, as PEFT's `modules_to_save`.
+                Default: the layers that are specific to a task, such as a classifier (`task_layers`), and if there
+                are any, also `shared_task_layers`.
+
+        Returns:
+            The numbers of trainable parameters and of all parameters.
 
         Raises:
-            ValueError: a pattern that matches nothing, a rank or alpha that is not positive, or adapters that are on.
+            ValueError: a pattern that matches nothing, a rank or alpha that is not positive, or a model that already
+                has adapters.
         """
         if self._adapters is not None:
             raise ValueError(
@@ -102,7 +117,7 @@ class LowRankAdapters(Freezing):
         return self.parameter_counts
 
     def _trained_whole(self, patterns: str | Sequence[str] | None) -> set[str]:
-        """Names of the weights that are trained beside the adapters."""
+        """Return the names of the weights that are trained fully along with the adapters; see ``enable_lora``."""
         if patterns is not None:
             return set(self._matching("also_train", listed(patterns)))
         names = [weight_name(variable) for variable in self.weights]
@@ -111,6 +126,7 @@ class LowRankAdapters(Freezing):
         return own | shared if own else set()
 
     def _lora_targets(self, targets: Iterable[str], whole: set[str]) -> list[str]:
+        """Return the paths of the layers that match `targets` and whose weights are not in `whole`."""
         dense = _dense_layers(self)
         layers = {path: layer for path, layer in dense.items() if weight_name(base_weight(layer)) not in whole}
         chosen: dict[str, None] = {}
@@ -135,11 +151,16 @@ class LowRankAdapters(Freezing):
         return [layers[path] for path in adapters.layers]
 
     def merge_lora(self) -> Parameters:
-        """Write ``W + alpha / rank · A B`` into each W and take the adapters away: the same results, with the names and
-        shapes of before ``enable_lora``. What was trainable then is so again.
+        """Merge the adapters into the weights, ``W + alpha / rank · A B``, and remove them.
+
+        The model computes the same outputs. Its weights have the same names and shapes as before ``enable_lora``, and
+        the same weights are trainable.
+
+        Returns:
+            The numbers of trainable parameters and of all parameters.
 
         Raises:
-            ValueError: a model without adapters.
+            ValueError: the model has no adapters.
         """
         adapters = self._with_adapters()
         for layer in self._adapted(adapters):
@@ -154,11 +175,14 @@ class LowRankAdapters(Freezing):
             raise ValueError(f"model: got {self.name} without adapters; accepted: one after enable_lora")
         return self._adapters
 
-    # ---- for files that know no adapters --------------------------------------------------------------------------
+    # ---- merged weights, for file formats without adapters ----------------------------------------------------------
 
     def merged_weights(self, dtype: str | None = None) -> Iterator[tuple[str, Any]]:
-        """Every weight's name and value as after ``merge_lora``, what was merged in `dtype` or by default in its own;
-        the model stays as it is."""
+        """Yield the name and value of every weight as ``merge_lora`` would leave it, without changing the model.
+
+        Args:
+            dtype: dtype of the merged weights. Default: that of each weight. Weights without adapters are not cast.
+        """
         adapted = {weight_name(base_weight(layer)): layer for layer in with_adapters(self)}
         for variable in self.weights:
             name = weight_name(variable)
@@ -166,7 +190,7 @@ class LowRankAdapters(Freezing):
                 yield name, merged(adapted[name], dtype) if name in adapted else variable
 
     def without_adapters(self) -> Any:
-        """A copy with merged weights, or the model itself where there are no adapters."""
+        """Return a copy of the model with merged weights, or the model itself if it has no adapters."""
         if not with_adapters(self):
             return self
         model: Any = self
@@ -174,13 +198,16 @@ class LowRankAdapters(Freezing):
         twin.transfer_weights(model)
         return twin
 
-    # ---- in a file of their own -----------------------------------------------------------------------------------
+    # ---- adapter files ----------------------------------------------------------------------------------------------
 
     def save_lora(self, path: str | os.PathLike[str]) -> Path:
-        """Write what is trained, the adapters and the head, as one safetensors file; ``load_lora`` reads it back.
+        """Write the trainable weights (the adapters and the head) to a safetensors file, which ``load_lora`` reads.
+
+        Returns:
+            The path of the file.
 
         Raises:
-            ValueError: a model without adapters.
+            ValueError: the model has no adapters.
         """
         from safetensors.numpy import save_file
 
@@ -192,11 +219,15 @@ class LowRankAdapters(Freezing):
         return Path(path)
 
     def load_lora(self, path: str | os.PathLike[str]) -> Parameters:
-        """Put the adapters and the head of a file that ``save_lora`` wrote on this model, which has the weights they
-        were trained on. The head's weights are replaced.
+        """Load the adapters and the head from a file that ``save_lora`` wrote.
+
+        The model must have the weights that the adapters were trained with. The weights of its head are replaced.
+
+        Returns:
+            The numbers of trainable parameters and of all parameters.
 
         Raises:
-            ValueError: a model that has adapters, another file, or one that does not fit.
+            ValueError: the model already has adapters, or the file is of another kind or does not fit the model.
         """
         if self._adapters is not None:
             raise ValueError("path: got a file for a model that has adapters; accepted: one without, see merge_lora")
@@ -205,7 +236,7 @@ class LowRankAdapters(Freezing):
             file = _read(path)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"path: got {path}, which cannot be read: {error}; {accepted}") from error
-        if problems := self._misfits(file):  # everything is checked before anything changes
+        if problems := self._misfits(file):  # check everything before the model is changed
             raise ValueError(f"path: got {path}, which does not fit: {'; '.join(problems[:8])}; {accepted}")
         self._add_adapters(Adapters(file.rank, file.alpha, file.layers, tuple(self._frozen_names())))
         for variable in self.weights:
@@ -217,7 +248,7 @@ class LowRankAdapters(Freezing):
         return self.parameter_counts
 
     def _misfits(self, file: _AdapterFile) -> list[str]:
-        """What keeps the adapters and the head of `file` from this model."""
+        """Return the reasons why the adapters and the head of `file` do not fit this model."""
         dense, shapes = _dense_layers(self), {weight_name(v): tuple(v.shape) for v in self.weights}
         for layer in file.layers:
             if layer in dense:
@@ -238,6 +269,8 @@ class LowRankAdapters(Freezing):
 
 
 class _AdapterFile(NamedTuple):
+    """The contents of an adapter file; `tensors` has the trained weights by name."""
+
     rank: int
     alpha: float
     layers: tuple[str, ...]
@@ -245,7 +278,11 @@ class _AdapterFile(NamedTuple):
 
 
 def _read(path: str | os.PathLike[str]) -> _AdapterFile:
-    """What ``save_lora`` wrote; an error of any kind where it is another file."""
+    """Read a file that ``save_lora`` wrote.
+
+    Raises:
+        OSError, KeyError, TypeError, ValueError: it is not such a file.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -258,28 +295,29 @@ def _read(path: str | os.PathLike[str]) -> _AdapterFile:
 
 
 def with_adapters(model: Any) -> list[Any]:
-    """The layers that have an adapter, by ``enable_lora`` of the model or of the layer itself."""
+    """Return the layers that have an adapter, whether the model's or the layer's own ``enable_lora`` created it."""
     return [layer for layer in model._flatten_layers(include_self=False) if getattr(layer, "lora_enabled", False)]
 
 
 def is_adapter(name: str) -> bool:
+    """Return whether the weight with this name is a part of an adapter."""
     return name.rpartition("/")[2] in (f"lora_{kind}_{part}" for kind in ("kernel", "embeddings") for part in "ab")
 
 
 def _dense_layers(model: Any) -> dict[str, Any]:
-    """The layers that take an adapter, by their paths."""
+    """Return the layers that can have an adapter, dense and embedding layers, by path."""
     kinds = keras.layers.Dense | keras.layers.Embedding
     found = [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, kinds)]
     return {weight_name(base_weight(layer)).rpartition("/")[0]: layer for layer in found}
 
 
 def base_weight(layer: Any) -> Any:
-    """The kernel or table itself, which ``layer.kernel`` is not where there is an adapter."""
+    """Return the kernel or embedding table itself; ``layer.kernel`` includes the adapter if there is one."""
     return next(variable for variable in layer.weights if variable.name in ("kernel", "embeddings"))
 
 
 def merged(layer: Any, dtype: str | None = None) -> Tensor:
-    """W + alpha / rank · A B, computed in float32 and given in `dtype`, by default W's."""
+    """Return ``W + alpha / rank · A B``, computed in float32 and cast to `dtype`, by default that of W."""
     named = {variable.name.rpartition("_")[2]: variable for variable in layer.weights if is_adapter(variable.name)}
     delta = ops.matmul(ops.cast(named["a"], "float32"), ops.cast(named["b"], "float32"))
     base = base_weight(layer)
@@ -287,7 +325,7 @@ def merged(layer: Any, dtype: str | None = None) -> Tensor:
 
 
 def _merge(layer: Any) -> None:
-    """Keras adds adapters and has nothing that takes them away."""
+    """Merge the adapter of `layer` into its weight and remove it, for which Keras has no method."""
     base_weight(layer).assign(merged(layer))
     for variable in [v for v in layer.weights if is_adapter(v.name)]:
         layer._untrack_variable(variable)

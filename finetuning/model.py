@@ -1,6 +1,6 @@
-"""Fine-tuning: low-rank adapters, frozen parts, learning rates by depth, gradient checkpointing.
+"""The fine-tuning methods of every model: adapters, frozen weights, layer-wise learning rates, gradient checkpointing.
 
-Every model has these as methods, and ``.keras`` files keep all of it.
+``.keras`` files store the adapters and the names of the frozen weights.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from .optimizers import RatesByDepth
 
 
 class FineTuning(LowRankAdapters, RatesByDepth, Checkpointing):
-    """Methods of every model. For patterns over weights see ``Freezing``."""
+    """Mixin with the fine-tuning methods of every model. ``Freezing`` documents patterns over weights."""
 
     def fine_tuning_config(self) -> dict[str, Any]:
-        """What ``get_config`` adds: frozen weights and adapters, nothing where there is neither."""
+        """Return the entries that ``get_config`` adds for frozen weights and adapters, if there are any."""
         frozen = self._frozen_names()
         config: dict[str, Any] = {"frozen": frozen} if frozen else {}
         if self._adapters is not None:
@@ -26,7 +26,10 @@ class FineTuning(LowRankAdapters, RatesByDepth, Checkpointing):
         return {"fine_tuning": config} if config else {}
 
     def restore_fine_tuning(self, config: Mapping[str, Any]) -> None:
-        """Undo ``fine_tuning_config``; the adapters' values come with the weights."""
+        """Create the adapters and freeze the weights of `config`, the entry "fine_tuning" of ``get_config``.
+
+        The values of the adapters are loaded later, with all weights.
+        """
         if lora := config.get("lora"):
             layers, before = tuple(lora["layers"]), tuple(lora["frozen_before"])
             self._add_adapters(Adapters(lora["rank"], lora["alpha"], layers, before))

@@ -1,7 +1,7 @@
-"""Learning rates by depth, and by time.
+"""Layer-wise learning rates, and a learning rate schedule with warm-up and linear decay.
 
-Warm-up and cosine decay are ``keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=rate,
-warmup_steps=…)``; warm-up and linear decay, which Keras lacks, is :class:`WarmupLinearDecay`.
+For warm-up and cosine decay, use ``keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=rate,
+warmup_steps=…)``. Keras has no schedule with linear decay; :class:`WarmupLinearDecay` is one.
 """
 
 from __future__ import annotations
@@ -20,47 +20,58 @@ Tensor = Any
 
 
 class RatesByDepth(BlockStacks):
-    """Learning rates of a model's weights by their depth."""
+    """Mixin for models that adds layer-wise learning rates."""
 
     weights: list[Any]
 
     def layerwise_decay(self, optimizer: Any, decay: float = 0.9) -> LayerwiseDecay:
-        """`optimizer` with a learning rate that is smaller the deeper a weight lies: ``compile`` takes it.
+        """Wrap `optimizer` so that weights closer to the input have smaller learning rates.
 
-        Of n blocks, block i learns at ``decay ** (n - i)``, what comes before the blocks at ``decay ** (n + 1)``, and
-        what comes after them at the full rate (Sun et al. 2019, arXiv:1905.05583, section 5.3.2; Clark et al. 2020,
-        arXiv:2003.10555, whose code puts one more decay between the head and the last block). The stacks of an
-        encoder–decoder count from their own ends. A tied token table counts as an embedding.
+        With n blocks, the learning rate is multiplied by ``decay ** (n - i)`` for block i (counted from 0), by
+        ``decay ** (n + 1)`` for the layers before the blocks, and by 1 for all other layers (Sun et al. 2019,
+        arXiv:1905.05583, section 5.3.2; the code of Clark et al. 2020, arXiv:2003.10555, has one more factor `decay`
+        between the head and the last block). In an encoder-decoder, the blocks of each stack are counted separately. A
+        tied embedding table belongs to the layers before the blocks.
 
         Args:
-            optimizer: a Keras optimizer or its name, of any kind, with any learning rate or schedule.
-            decay: over 0 and up to 1, which is no decay.
+            optimizer: a Keras optimizer or its name, with any learning rate or schedule.
+            decay: factor above 0 and at most 1, which means no decay.
+
+        Returns:
+            An optimizer for ``compile``.
 
         Raises:
-            ValueError: a decay outside of that, a model without blocks, or an optimizer with `use_ema`.
+            ValueError: a `decay` out of range, a model without blocks, or an optimizer with ``use_ema=True``.
         """
         if not is_number(decay) or not 0 < decay <= 1:
             raise ValueError(f"decay: got {decay!r}; accepted: a number over 0 and up to 1")
         decay, stacks = float(decay), self._require_stacks("layerwise_decay")
         blocks = {block.name: decay ** (len(stack) - i) for stack in stacks for i, block in enumerate(stack)}
-        parts = list(dict.fromkeys(filter(None, map(_part, self.weights))))  # in the order in which they were made
+        parts = list(dict.fromkeys(filter(None, map(_part, self.weights))))  # in the order of creation
         before = parts[: min(parts.index(name) for name in blocks)]
         return LayerwiseDecay(optimizer, {**dict.fromkeys(before, decay ** (1 + max(map(len, stacks)))), **blocks})
 
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class LayerwiseDecay(keras.optimizers.Optimizer):
-    """`inner_optimizer`, of whose every change to a weight only a part is kept: see ``RatesByDepth.layerwise_decay``.
+    """An optimizer that scales the updates of another optimizer by a factor for each layer.
 
-    Its step and its decoupled weight decay are both proportional to the learning rate, so this is the same as another
-    rate for each weight.
+    ``model.layerwise_decay`` creates it; see ``RatesByDepth.layerwise_decay``. The step of the inner optimizer and its
+    decoupled weight decay are both proportional to the learning rate, so scaling the update of a weight is equivalent
+    to scaling its learning rate.
 
     Args:
         inner_optimizer: a Keras optimizer or its name.
-        factors: first part of a weight's name, such as "block_3", to the part of the change that is kept. Default: 1.
+        factors: for the first part of a weight's name, such as "block_3", the factor of its updates. Weights of other
+            layers have the factor 1.
+        name: name of the optimizer.
+
+    Attributes:
+        inner_optimizer: the optimizer whose updates are scaled.
+        factors: as the argument.
 
     Raises:
-        ValueError: an optimizer with `use_ema`, whose averages would be of changes that were not made.
+        ValueError: an optimizer with ``use_ema=True``, because it would average the weights before scaling.
     """
 
     def __init__(self, inner_optimizer: Any, factors: Mapping[str, float], name: str | None = None) -> None:
@@ -90,7 +101,7 @@ class LayerwiseDecay(keras.optimizers.Optimizer):
 
     @property
     def learning_rate(self) -> Any:
-        """The full rate, of the head."""
+        """The learning rate of the inner optimizer, which weights with the factor 1 have."""
         return self.inner_optimizer.learning_rate
 
     @learning_rate.setter
@@ -119,11 +130,18 @@ class LayerwiseDecay(keras.optimizers.Optimizer):
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """From 0 up to `peak` over `warmup_steps`, then down to 0 at `total_steps`, both in a line (Devlin et al. 2018,
-    arXiv:1810.04805, appendix A.2).
+    """A learning rate schedule with linear warm-up and linear decay.
+
+    The learning rate increases linearly from 0 to `peak` and then decreases linearly to 0 (Devlin et al. 2018,
+    arXiv:1810.04805, appendix A.2). After `total_steps` it stays 0.
+
+    Args:
+        peak: the greatest learning rate.
+        warmup_steps: number of steps until `peak`; 0 for no warm-up.
+        total_steps: number of steps until the learning rate is 0.
 
     Raises:
-        ValueError: a peak that is not positive, or steps out of order.
+        ValueError: a `peak` that is not positive, or `warmup_steps` that are not fewer than `total_steps`.
     """
 
     def __init__(self, peak: float, warmup_steps: int, total_steps: int) -> None:
@@ -143,6 +161,6 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def _part(variable: Any) -> str:
-    """The first part of a weight's name, "" of the model's own weights."""
+    """Return the first part of a weight's name, or "" for weights that belong to the model itself."""
     part, below, _ = weight_name(variable).partition("/")
     return part if below else ""

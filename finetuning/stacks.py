@@ -1,4 +1,4 @@
-"""A model's stacks of blocks: depth is counted along them, and checkpoints lie between their blocks."""
+"""The stacks of blocks of a model, for layer-wise learning rates and gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from typing import Any, ClassVar
 
 
 class BlockStacks:
-    """The blocks of a model, by the stacks that they make up."""
+    """Mixin for models that provides their stacks of blocks."""
 
     family: ClassVar[str]
 
     def block_stacks(self) -> list[Sequence[Any]]:
-        """Stacks of blocks, each from its input to its output: of a model with `blocks` those, of another none.
+        """Return the stacks of blocks, each in order from input to output: `blocks` if the model has them, else none.
 
-        No property: Keras' files follow those, and would keep the blocks under this name.
+        This is not a property, because Keras also saves the layers that it finds in properties, under their names.
         """
         blocks = getattr(self, "blocks", None)
         return [blocks] if blocks else []
 
     def _require_stacks(self, argument: str) -> list[Sequence[Any]]:
+        """Return the stacks of blocks.
+
+        Raises:
+            ValueError: the model has no blocks; the message names `argument`.
+        """
         stacks = self.block_stacks()
         if not stacks:
             raise ValueError(f"{argument}: got a {self.family}; accepted: a model made of Transformer blocks")

@@ -64,7 +64,7 @@ class Dense(KeepsAdapters, keras.layers.Dense):
 class LayerNormalization(keras.layers.LayerNormalization):
     """Layer normalization over the last axis, with scale and offset (Ba et al. 2016, arXiv:1607.06450).
 
-    The output has the input's shape and the compute dtype. `epsilon` has no default, as model families differ in it.
+    The output has the shape and dtype of the input. `epsilon` has no default, as model families differ in it.
     """
 
     def __init__(self, *, epsilon: float, **kwargs: Any) -> None:

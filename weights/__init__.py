@@ -1,1 +1,1 @@
-"""Tensors by name, and the rules between names. Nothing here knows a family of models."""
+"""Named tensors of weight files, and the rules that map them to a model's weights, independent of the model family."""

@@ -1,7 +1,7 @@
-"""Tensors into a model, and a model's tensors out of it, as a dialect names them.
+"""Assignment of a file's tensors to a model's weights, and the reverse, with the names of a dialect.
 
-Every weight must be filled and every tensor of the file used or on the dialect's list of what it may ignore; shapes are
-compared before the first byte is read, and then one tensor is in memory at a time.
+Every weight must get a value, and every tensor of the file must be used or be one that the dialect may ignore. Shapes
+are compared before any tensor is read. Then the tensors are read one at a time.
 """
 
 from __future__ import annotations
@@ -22,23 +22,25 @@ from .transforms import Transform
 
 @dataclass(frozen=True)
 class _Match:
-    """Which tensor goes where."""
+    """The assignment of tensors to weights."""
 
-    plan: list[tuple[str, Rule, list[Any]]]  # the tensor's name, its rule, our variables
+    plan: list[tuple[str, Rule, list[Any]]]  # name of the tensor in the file, its rule, the model's variables
     copies: list[tuple[str, str]]  # names of tensors that must be equal
-    unused: dict[str, str]  # names of weights that nobody asks for, by how the dialect calls them
-    fresh: list[str]  # weights that keep what they were initialised with
+    unused: dict[str, str]  # name in the dialect -> name in the file, for weights that the model does not use
+    fresh: list[str]  # names of weights that keep their initial values
 
 
 @contextmanager
 def without_values() -> Iterator[Callable[[Any], Any]]:
-    """Models made in this block, and given to its function, never get values: they are for looking at.
+    """Create models whose weights never get values, to inspect their shapes without the memory.
+
+    Every model created in the block must be passed to the function that the block gets::
 
         with without_values() as seen:
             parameters = seen(GPT(config)).count_params()
 
-    Keras remembers every variable that was made in a ``StatelessScope`` and gives it a value when any such scope ends,
-    which may be much later; here they are scalars by then.
+    Keras keeps a list of all variables that were created in a ``StatelessScope`` and initializes them when any such
+    scope ends, which may be much later. Before that, this function replaces their shapes by those of scalars.
     """
     import keras
 
@@ -57,14 +59,14 @@ def without_values() -> Iterator[Callable[[Any], Any]]:
 
 
 class FirstValues:
-    """Variables of models made in its block get no value before its end, and then those that ``fill`` has for them::
+    """Context manager that initializes the variables of a model with the values of a file, at the end of its block::
 
         with FirstValues() as later:
             model = GPT(config)
             fill(model, dialect, tensors, later=later)
 
-    No random numbers are drawn to be overwritten, and no second copy of the model is ever in memory. Keras puts
-    initialising off itself, in a ``StatelessScope``; what is done here is to exchange the initialisers in between.
+    So no random values are drawn only to be overwritten, and there is never a second copy of the model in memory. Keras
+    itself defers initialization in a ``StatelessScope``; ``fill`` replaces the initializers before the scope ends.
     """
 
     def __enter__(self) -> FirstValues:
@@ -72,13 +74,13 @@ class FirstValues:
 
         self.errors: list[Exception] = []
         self.done: list[Callable[[], None]] = []
-        self.refused: list[Any] = []  # variables of a model that its file does not fit
+        self.refused: list[Any] = []  # variables of a model whose file may turn out not to fit
         self.scope = keras.StatelessScope()
         self.scope.__enter__()
         return self
 
     def __exit__(self, *raised: Any) -> None:
-        if raised[0] is not None:  # Keras initialises what it has put off in any case: nothing worth the time
+        if raised[0] is not None:  # Keras initializes deferred variables even after an error: make it cheap
             for variable in self.refused:
                 variable._shape, variable._initializer = (), _zeros
         self.scope.__exit__(*raised)
@@ -89,7 +91,10 @@ class FirstValues:
                 call()
 
     def first_value(self, values: _Values, index: int) -> Callable[..., Any]:
-        """An initialiser. A file that is damaged gives zeros, so that Keras ends what it began, and then an error."""
+        """Return an initializer that reads part `index` of `values`.
+
+        If the file is damaged, it returns zeros, so that Keras can finish, and the error is raised at the end.
+        """
 
         import keras
 
@@ -110,7 +115,10 @@ def _zeros(shape: Shape, dtype: Any = None) -> Any:
 
 
 class _Values:
-    """What one tensor of a file is for one or more variables; read when the first asks and kept until the last did."""
+    """The values of one or more variables from one tensor of a file.
+
+    The tensor is read when the first value is taken, and its parts are kept until they are taken.
+    """
 
     def __init__(
         self, tensors: Tensors, name: str, transform: Transform, shapes: Sequence[Shape], strange: list[str]
@@ -128,8 +136,11 @@ class _Values:
 
 
 def _tensor(array: np.ndarray, dtype: Any) -> Any:
-    """A tensor of the backend's. TensorFlow copies an array twice on the way and lets go of one copy at its next
-    operation, so it gets large ones in portions, each with such an operation; whoever calls should not keep `array`."""
+    """Convert `array` to a tensor of the Keras backend; callers should not keep a reference to `array`.
+
+    TensorFlow copies an array twice during conversion and frees one copy only at its next operation. Large arrays are
+    therefore converted in portions, each followed by an operation.
+    """
     import keras
 
     def tensor(part: np.ndarray) -> Any:
@@ -145,7 +156,10 @@ def _tensor(array: np.ndarray, dtype: Any) -> Any:
 
 
 def _finite(array: np.ndarray) -> bool:
-    """A sum takes no memory; it may be infinite for finite float64."""
+    """Return whether all values are finite.
+
+    The sum, which needs no extra memory, is checked first. It can overflow for finite float64 values.
+    """
     with np.errstate(all="ignore"):
         return bool(np.isfinite(array.sum(dtype="float64")) or np.isfinite(array).all())
 
@@ -158,19 +172,23 @@ def _warn_of_strange(where: str, names: Sequence[str]) -> None:
 def fill(
     model: Any, dialect: Dialect, tensors: Tensors, *, new_head: bool = False, later: FirstValues | None = None
 ) -> list[str]:
-    """Give every weight of `model` its value from `tensors`.
+    """Assign every weight of `model` its value from `tensors`, and the values it does not use to ``model.unused``.
 
     Args:
-        later: the model was made in this block, at whose end the values are read. Default: at once.
-        new_head: the model has another head than the file: what is the head's own stays as it was initialised, and
-            the file's head is not read.
+        model: a built model of attention_zoo.
+        dialect: the names and layouts of the file.
+        tensors: the file.
+        new_head: the model has another head than the file. Weights of the head that have no matching tensor keep their
+            initial values, and the file's own head is not read.
+        later: the block in which the model was created; values are read at its end. Default: read them immediately.
 
     Returns:
-        Names of the weights of a new head.
+        Names of the weights of a new head that keep their initial values.
 
     Raises:
-        ValueError: tensors that are missing, that nothing wants, or of another shape or dtype, by name. Nothing is
-            changed then, but for a tensor that turns out to be damaged when it is read.
+        ValueError: tensors, listed by name, are missing, not expected or of another shape, or copies of a tied weight
+            differ. The model is unchanged then. A tensor that is damaged or not floating-point is found only when it
+            is read, and leaves the model partly changed.
     """
     if later is not None:
         later.refused = list(model.weights)
@@ -233,22 +251,25 @@ def _match(model: Any, dialect: Dialect, tensors: Tensors, new_head: bool) -> _M
 
 
 def assign(variable: Any, array: np.ndarray) -> None:
-    """`array`, of any float dtype and any strides, to `variable`."""
+    """Assign `array`, of any floating-point dtype and any strides, to `variable`."""
     variable.assign(_fitting(array, variable.dtype))
 
 
 def _fitting(array: np.ndarray, dtype: Any) -> np.ndarray:
-    """Whole in memory, and of a dtype from which every backend makes `dtype`."""
+    """Return `array` contiguous in memory, in a dtype that every backend can convert to `dtype`."""
     import keras
 
     wanted = keras.backend.standardize_dtype(dtype)
     if str(array.dtype) != wanted:
-        array = array.astype("float32" if wanted == "bfloat16" else wanted)  # the backend rounds to bfloat16
+        array = array.astype("float32" if wanted == "bfloat16" else wanted)  # the backend casts to bfloat16
     return np.ascontiguousarray(array)
 
 
 def collect(model: Any, dialect: Dialect) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor of `model` by the names of `dialect`, without its prefix for the body."""
+    """Yield the name in `dialect` and the value of every tensor of `model`, with the weights in ``model.unused``.
+
+    Names have the dialect's prefix, unless the weight is outside of the body or the model's head is a headless one.
+    """
     import keras
 
     alone = model.config.to_dict().get("head", "none") in dialect.headless
@@ -258,5 +279,5 @@ def collect(model: Any, dialect: Dialect) -> Iterator[tuple[str, np.ndarray]]:
         yield name, np.ascontiguousarray(rule.transform.save(arrays))
     for short, array in model.unused.items():
         outside = next((outside for pattern, outside in dialect.unused.items() if re.search(pattern, short)), None)
-        if outside is not None:  # else it is of another kind of checkpoint
+        if outside is not None:  # None: it comes from another kind of checkpoint
             yield short if outside or alone else dialect.prefix + short, array

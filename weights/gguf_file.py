@@ -1,7 +1,7 @@
-"""GGUF files of the llama architecture, through the ``gguf`` package: config, tensors dequantised one by one.
+"""GGUF files of the llama architecture, read with the ``gguf`` package: metadata and dequantized tensors.
 
-The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The names of the tensors and the order of the
-rotary features are llama.cpp's; see ``GPT.dialects["gguf"]``.
+The format is described at https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The names of the tensors and the
+order of the rotary features are those of llama.cpp; see ``GPT.dialects["gguf"]``.
 """
 
 from __future__ import annotations
@@ -23,15 +23,20 @@ PORTION = 2**20  # bytes read at a time
 
 
 def shortest(value: Any) -> float:
-    """The shortest decimal number that is this float32: 1e-05, which its writer meant, not 9.999999747378752e-06."""
+    """Return a float32 as the shortest decimal number that rounds to it: 1e-05, not 9.999999747378752e-06."""
     return float(str(np.float32(value)))
 
 
 class GGUFFile:
-    """The metadata and the tensors of one file.
+    """The metadata and the tensors of one GGUF file, with the interface of ``Tensors``.
+
+    Attributes:
+        fields: the metadata by name.
+        shapes: the shape of every tensor, by name.
 
     Raises:
-        ValueError: not a GGUF file, a damaged one, or one whose counts and offsets its bytes contradict.
+        ValueError: the file is not a GGUF file, is damaged, or has counts or offsets that do not fit its size. ``read``
+            raises it for a type that the gguf package cannot dequantize.
     """
 
     def __init__(self, file: Path) -> None:
@@ -47,10 +52,10 @@ class GGUFFile:
                 for name, field in reader.fields.items()
                 for value in [field.contents()]
             }
-        except Exception as error:  # whatever its reader stumbles over first
+        except Exception as error:  # the reader raises many types for damaged files
             raise ValueError(f"path: {file} cannot be read: {error}; {accepted}") from error
-        # Its first axis is the one that runs fastest, which is NumPy's last. The reader itself is not kept: the pages
-        # of the file that it maps count as memory in use.
+        # The first axis in GGUF is the fastest varying, NumPy's last. The reader is not kept, since the pages of the
+        # file that it maps count as memory in use.
         self.shapes: Mapping[str, Shape] = {
             tensor.name: tuple(int(size) for size in reversed(tensor.shape)) for tensor in reader.tensors
         }
@@ -68,7 +73,7 @@ class GGUFFile:
         try:
             with open(self.where, "rb") as stream:
                 stream.seek(offset)
-                for start in range(0, size, step):  # as one long row: the library goes row by row
+                for start in range(0, size, step):  # as one long row, since the library loops over rows
                     blocks = np.frombuffer(stream.read(min(step, size - start)), "uint8")
                     part = dequantize(blocks[None], kind)[0]
                     whole[filled : filled + part.size] = part
@@ -81,17 +86,17 @@ class GGUFFile:
         return whole.reshape(self.shapes[name])
 
 
-# Bytes of a value by its type; strings and arrays say their length.
+# Size in bytes of a metadata value, by its type. Strings and arrays are preceded by their length.
 _BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _UINT32, _STRING, _ARRAY = 4, 8, 9
-_MOST_ITEMS = 2**24  # of one array: the library makes several Python objects of each item
-_MOST_AXES = 4  # ggml's
+_MOST_ITEMS = 2**24  # in one array: the library creates several Python objects for each item
+_MOST_AXES = 4  # GGML_MAX_DIMS
 
 
 def _check_header(file: Path, blocks: Mapping[int, tuple[int, int]], accepted: str) -> None:
-    """Every length, count and offset against the bytes that are there, before the library allocates or loops by them.
+    """Check all lengths, counts and offsets against the file's size, before the library allocates memory for them.
 
-    Past the end of a file the library reads empty arrays and goes on, so that one array of 2**40 numbers hangs it.
+    The library reads empty arrays past the end of a file and continues, so an array of 2**40 items would hang it.
     """
     if not file.is_file():
         raise ValueError(f"path: {file} cannot be read: no such file; {accepted}")
@@ -109,17 +114,17 @@ def _check_header(file: Path, blocks: Mapping[int, tuple[int, int]], accepted: s
 
 
 class _DamagedError(Exception):
-    """What is wrong, to stand behind the name of the file."""
+    """An error whose message continues a sentence that begins with the file's name."""
 
 
 class _Header:
-    """A cursor over a file's metadata."""
+    """A cursor over the header of a file: the metadata and the descriptions of the tensors."""
 
     def __init__(self, data: mmap.mmap, size: int) -> None:
         self.data, self.size, self.at = data, size, 4
 
     def skip(self, count: int) -> int:
-        """Where the next `count` bytes begin."""
+        """Move past the next `count` bytes and return where they begin."""
         begin = self.at
         if count > self.size - begin:
             raise _DamagedError(f"of {self.size} bytes says {count} bytes at byte {begin}")
@@ -131,20 +136,20 @@ class _Header:
         return int.from_bytes(self.data[begin : begin + width], "little")
 
     def count(self, what: str, least: int) -> int:
-        """A count of things that take at least so many bytes each."""
+        """Read the number of items, `what`, that take at least `least` bytes each."""
         found = self.number(8)
         if found * least > self.size - self.at:
             raise _DamagedError(f"of {self.size} bytes says {found} {what}")
         return found
 
     def name(self) -> str:
-        """A string. Whether it is UTF-8 the library says."""
+        """Read a string. The library checks that it is UTF-8."""
         length = self.number(8)
         begin = self.skip(length)
         return self.data[begin : begin + length].decode(errors="replace")
 
     def check(self, blocks: Mapping[int, tuple[int, int]]) -> None:
-        """All of it; `blocks` has the values and the bytes of one block of each type of tensors."""
+        """Check the whole header; `blocks` has the values and the bytes per block of every tensor type."""
         version = self.number(4)
         if version not in (2, 3):
             swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
@@ -169,14 +174,14 @@ class _Header:
             values, width = blocks[kind]
             if (sizes[0] if sizes else 1) % values:
                 raise _DamagedError(f"says that {name} of {sizes} is in blocks of {values}")
-            if (offset := self.number(8)) != next_offset:  # llama.cpp demands it too
+            if (offset := self.number(8)) != next_offset:  # llama.cpp requires this too
                 raise _DamagedError(f"says that the data of {name} begins at {offset} and not at {next_offset}")
             ends[name] = offset + math.prod(sizes) // values * width
             next_offset = -(-ends[name] // alignment) * alignment
         start = -(-self.at // alignment) * alignment
         if outside := [name for name, end in ends.items() if start + end > self.size]:
             raise _DamagedError(f"of {self.size} bytes ends before {outside[:8]}")
-        if self.size - start - next_offset >= alignment:  # a count of tensors that is too low moves the data of all
+        if self.size - start - next_offset >= alignment:  # if the count of tensors is too low, all data is misplaced
             raise _DamagedError(f"of {self.size} bytes has {self.size - start - next_offset} behind its tensors")
 
     def value(self, kind: int) -> None:
@@ -186,7 +191,7 @@ class _Header:
             self.skip(self.number(8))
         elif kind == _ARRAY:
             of = self.number(4)
-            if of not in _BYTES and of != _STRING:  # no field that we know nests them
+            if of not in _BYTES and of != _STRING:  # no known field has nested arrays
                 raise _DamagedError(f"has an array of type {of} at byte {self.at}")
             items = self.count("items in an array", _BYTES.get(of, 8))
             if items > _MOST_ITEMS:

@@ -1,9 +1,9 @@
-"""Weights out of an ONNX file that ``torch.onnx.export`` wrote, under the names that they had in torch.
+"""Weights of an ONNX file written by ``torch.onnx.export``, under the names that they had in PyTorch.
 
-The exporter keeps a parameter's name where it can. It turns the kernel of a Linear around and calls it
-``onnx::MatMul_1966``, but the node that reads it is named after its module, ``/encoder/layer.0/mlp/fc1/MatMul``: from
-that comes ``encoder.layer.0.mlp.fc1.weight``, turned back. What it has computed beforehand is known by the node that
-reads it alone, such as ``embeddings.Concat_6``.
+The exporter keeps the name of a parameter where it can. It transposes the kernel of a Linear and names it, for example,
+``onnx::MatMul_1966``, but the node that reads it is named after its module, ``/encoder/layer.0/mlp/fc1/MatMul``. This
+gives the name ``encoder.layer.0.mlp.fc1.weight``, and the kernel is transposed back. The result of constant folding is
+named after the node that reads it, such as ``embeddings.Concat_6``.
 """
 
 from __future__ import annotations
@@ -22,24 +22,23 @@ if TYPE_CHECKING:
 
 
 class ONNXTensors:
-    """The tensors of a file, or of one module in it, for ``weights.fill.fill``.
-
-    ::
+    """The tensors of a file, or of one module in it, for ``weights.fill.fill``::
 
         tensors = ONNXTensors("model.onnx", prefix="backbone")
         model = az.zoo.ViT(ViT.dialects["dinov2"].config(their_config, tensors.shapes))
         fill(model, ViT.dialects["dinov2"], tensors)
 
-    The file is read as data; nothing of its graph is run.
+    The file is only parsed; its graph is not run.
 
     Args:
-        file: the .onnx file, with its weights inside or beside it in the same folder.
-        prefix: the module whose weights are wanted, as torch writes it ("backbone" or "model.encoder"); names are
-            without it.
-        pieces: tensors that the exporter has cut, name to the names of their parts, joined along axis 1.
+        file: the .onnx file; external data, if any, is in the same folder.
+        prefix: path of the module to read, as in PyTorch ("backbone" or "model.encoder"). It is removed from the names.
+        pieces: for tensors that the exporter has split: the name of each and the names of its parts, which are
+            concatenated along axis 1.
 
     Raises:
-        ValueError: not an ONNX file, no weights under `prefix`, two of one name, or parts that are not there.
+        ValueError: `file` is not an ONNX file, has no weights under `prefix` or two of the same name, or lacks one of
+            the `pieces`. ``read`` raises it for a tensor that is not floating-point.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class ONNXTensors:
         self.where = str(file)
         try:
             self.graph: Any = onnx.load(os.fspath(file)).graph
-        except Exception as error:  # of protobuf, of onnx and of the file system
+        except Exception as error:  # from protobuf, onnx or the file system
             raise ValueError(f"file: {file} cannot be read: {error}; accepted: a whole ONNX file") from error
         self.folder = str(Path(file).parent)
         start = f"{prefix.strip('./').replace('/', '.')}." if prefix else ""
@@ -75,13 +74,13 @@ class ONNXTensors:
 
         arrays = [numpy_helper.to_array(tensor, self.folder) for tensor, _ in self.found[name]]
         turned = [array.T if turn else array for array, (_, turn) in zip(arrays, self.found[name], strict=True)]
-        if turned[0].dtype.kind not in "fV":  # ml_dtypes are of kind V
+        if turned[0].dtype.kind not in "fV":  # the kind of ml_dtypes such as bfloat16 is V
             raise ValueError(f"file: {self.where}: {name} is of {turned[0].dtype}; accepted: floating point")
         return turned[0] if len(turned) == 1 else np.concatenate(turned, axis=1)
 
 
 def _named(graph: Any) -> list[tuple[str, Any, bool]]:
-    """Every initializer with its name in torch, and whether it stands transposed."""
+    """Return (name in PyTorch, initializer, whether it is transposed) for every initializer."""
     readers: dict[str, Any] = {}
     for node in graph.node:
         for name in node.input:

@@ -1,13 +1,14 @@
-"""Tensors by name, and the rules that turn another library's into ours: nothing is ever unpickled or executed.
+"""Rules that map the config and the tensors of third-party checkpoints to those of attention_zoo.
 
-A dialect is a table: for every tensor of a checkpoint our weights' names and a transform that can be undone. Read one
-way it loads, read the other way it saves, so that the two cannot disagree::
+A dialect lists, for every tensor of a checkpoint, the weights of the model that it corresponds to and an invertible
+transform. The same rules load and save, so the two directions cannot disagree::
 
     DIALECT = Dialect(rules=(
-        *linear("layers.{i}.self_attn.q_proj", "block_{i}/attention/query"),   # (out, in) there, (in, out) here
+        *linear("layers.{i}.self_attn.q_proj", "block_{i}/attention/query"),   # (out, in) becomes (in, out)
         Rule("norm.weight", "final_norm/scale"),
     ), ...)
 
+Nothing is ever unpickled or executed.
 """
 
 from __future__ import annotations
@@ -23,13 +24,19 @@ from .transforms import SAME, TRANSPOSED, Transform
 
 @dataclass(frozen=True)
 class Rule:
-    """One tensor of theirs. ``{i}`` in both names is the number of a layer; a rule whose weights a model does not have
-    asks for nothing."""
+    """The rule for one tensor of a checkpoint. It is skipped for models that do not have its weights.
+
+    Attributes:
+        theirs: name of the tensor in the checkpoint, without the prefix of the body. ``{i}`` is the layer index.
+        ours: name, or names, of the model's weights, with the same ``{i}``.
+        transform: conversion between the two.
+        outside: whether the tensor is outside of the body, so that its name never has the prefix.
+    """
 
     theirs: str
     ours: str | tuple[str, ...]
     transform: Transform = SAME
-    outside: bool = False  # without the prefix of the body
+    outside: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -37,13 +44,13 @@ class Rule:
 
 
 def linear(theirs: str, ours: str, *, outside: bool = False) -> tuple[Rule, Rule]:
-    """torch's Linear, whose kernel is (out, in)."""
+    """Return the rules for a torch.nn.Linear, whose kernel is (out, in)."""
     kernel = Rule(f"{theirs}.weight", f"{ours}/kernel", TRANSPOSED, outside)
     return kernel, Rule(f"{theirs}.bias", f"{ours}/bias", outside=outside)
 
 
 def layer_norm(theirs: str, ours: str, *, outside: bool = False) -> tuple[Rule, Rule]:
-    """torch's LayerNorm."""
+    """Return the rules for a torch.nn.LayerNorm."""
     gamma = Rule(f"{theirs}.weight", f"{ours}/gamma", outside=outside)
     return gamma, Rule(f"{theirs}.bias", f"{ours}/beta", outside=outside)
 
@@ -53,7 +60,10 @@ REQUIRED: Any = object()
 
 @dataclass(frozen=True)
 class Field:
-    """One entry of their config and the field of ours that it fills; `default` is what they take without it."""
+    """An entry of a third-party config and the field of the attention_zoo config that it corresponds to.
+
+    `default` is the value that the third-party library uses if the entry is missing; without it, the entry is required.
+    """
 
     theirs: str
     ours: str
@@ -66,24 +76,28 @@ def _nothing(*_: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one kind of checkpoint names its config and its tensors.
+    """The names that one kind of third-party checkpoint uses for its config and its tensors.
+
+    "Field" means a field of the attention_zoo config, "entry" one of the third-party config.
 
     Attributes:
-        fields: entries of their config that are a field of ours under another name.
-        fixed: fields of ours that every model of this kind has.
-        demanded: entries of their config that we know in one value only; absent means that value.
-        read, write: the rest of the config, from (their config, names of their tensors) and from ours.
-        rules: see ``Rule``. Names are those of a model without a head.
-        prefix: stands before the names of the body, but not in files of the body alone.
-        aliases: pattern to replacement for names that other versions write.
-        ignored: patterns of names that may be left over: buffers.
-        unused: patterns of names of real weights that no head asks for, and whether they stand outside of the prefix.
-            A model keeps them beside its own, to be saved again.
-        tied: names that may be there a second time, and what they then must equal.
-        headless: which ``head`` of ours has such a file of the body alone.
-        heads: the name of their class by our ``head``; the first is what a config without one means.
-        other_classes: further classes of theirs, and the ``head`` that reads them.
-        silent: fields of ours that no entry of theirs holds, and that may have any value.
+        fields: entries that correspond to a field of another name.
+        rules: see ``Rule``; or a function that returns them for an attention_zoo config. Names are those in a
+            checkpoint without a head.
+        heads: the third-party class for each value of ``head``. The first class is assumed if the config names none.
+        other_classes: further third-party classes, and the ``head`` that reads each.
+        fixed: fields with the same value in all models of this kind.
+        demanded: entries that must have this value or be missing.
+        read: function of (third-party config, tensor names) that returns the remaining fields.
+        write: function of the attention_zoo config that returns the remaining entries.
+        prefix: prefix of the names of the body's tensors in a checkpoint with a head.
+        headless: values of ``head`` whose checkpoints contain the body alone, without `prefix`.
+        aliases: regular expressions for names written by other versions, and their replacements.
+        ignored: regular expressions for names of tensors that may be ignored, such as buffers.
+        unused: regular expressions for names of weights that no head uses, and whether they are outside of the
+            body, without `prefix`. The model keeps their values and saves them again.
+        tied: names of optional copies of a tensor, and the name of the tensor that each must equal.
+        silent: fields that no entry stores and that may have any value.
     """
 
     fields: tuple[Field, ...]
@@ -103,10 +117,10 @@ class Dialect:
     silent: tuple[str, ...] = ()
 
     def head(self, raw: Mapping[str, Any]) -> str | None:
-        """The ``head`` that their config asks for.
+        """Return the ``head`` for the class that the third-party config `raw` names.
 
         Raises:
-            ValueError: a class that no head of ours reads.
+            ValueError: no head reads this class.
         """
         named = raw.get("architectures") or [next(iter(self.heads.values()))]
         classes = {cls: head for head, cls in self.heads.items()} | dict(self.other_classes)
@@ -115,10 +129,14 @@ class Dialect:
         return classes[named[0]]
 
     def config(self, raw: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-        """Fields of our config, but for the head, of theirs.
+        """Return the fields of the attention_zoo config, except the head, for a third-party config.
+
+        Args:
+            raw: the third-party config.
+            names: names of the checkpoint's tensors.
 
         Raises:
-            ValueError: an entry that is missing, or one that asks for what this model cannot do.
+            ValueError: a required entry is missing, or an entry has a value that the model does not support.
         """
         named = raw.get("architectures")
         if named is not None and not (isinstance(named, list) and all(isinstance(cls, str) for cls in named)):
@@ -129,7 +147,7 @@ class Dialect:
         values = dict(self.fixed)
         for entry in self.fields:
             value = raw.get(entry.theirs)
-            no_token = entry.ours.endswith("_token_id") and entry.theirs in raw  # null is none there, and not the usual
+            no_token = entry.ours.endswith("_token_id") and entry.theirs in raw  # null means no token, not the default
             value = entry.default if value is None and not no_token else value
             if value is REQUIRED:
                 raise ValueError(f"{entry.theirs}: not in the config; accepted: a value")
@@ -137,7 +155,7 @@ class Dialect:
         return {**values, **self.read(raw, names)}
 
     def foreign(self, config: Any) -> dict[str, Any]:
-        """Their config, of ours."""
+        """Return the third-party config for an attention_zoo `config`."""
         mine = config.to_dict()
         values = {entry.theirs: mine[entry.ours] for entry in self.fields}
         values["architectures"] = [self.heads[mine.get("head")]]
@@ -146,11 +164,13 @@ class Dialect:
     def differences(
         self, config: Any, names: Collection[str], silent: Collection[str] = ()
     ) -> dict[str, tuple[Any, Any]]:
-        """What `config` would lose: fields that come back with another value when it is written and read again, with
-        both values. Fields that change no result, and silent ones (`silent` are more of them), do not count.
+        """Return the fields of `config` that the third-party config cannot represent, as {name: (value, value read)}.
+
+        These are the fields that change when `config` is written and read again. Fields that do not affect the result
+        and silent fields are not compared; `silent` names more of these.
 
         Raises:
-            ValueError: theirs cannot say it at all.
+            ValueError: the config cannot be written or read at all.
         """
         mine = config.to_dict()
         free = {name: mine[name] for name in (*config.unused_fields(), *self.silent, *silent) if name in mine}
@@ -159,7 +179,11 @@ class Dialect:
         return {name: (value, read[name]) for name, value in mine.items() if value != read[name]}
 
     def plan(self, model: Any) -> list[tuple[str, Rule, list[Any]]]:
-        """Every tensor of theirs that this model has, by its name without prefix, with its rule and our variables."""
+        """Return (name without prefix, rule, variables of `model`) for every tensor of a checkpoint of `model`.
+
+        Raises:
+            ValueError: there is no rule for some weights of `model`.
+        """
         variables = by_name(model)
         found = []
         for rule in self.rules(model.config) if callable(self.rules) else self.rules:
@@ -174,7 +198,7 @@ class Dialect:
         return found
 
     def normalise(self, name: str) -> str:
-        """A name without its prefix and in today's spelling."""
+        """Return a tensor name without the prefix and with aliases replaced."""
         name = name.removeprefix(self.prefix)
         for pattern, replacement in self.aliases.items():
             name = re.sub(pattern, replacement, name)
@@ -182,18 +206,19 @@ class Dialect:
 
 
 def weight_name(variable: Any) -> str:
-    """A weight's name without its model's: "block_0/attention/query/kernel", the same in every process.
+    """Return a weight's path without the name of its model, such as "block_0/attention/query/kernel".
 
-    Of our own models, whose paths begin with the model, wherever they are made. For others see ``by_name``.
+    It is the same in every process. This works for attention_zoo models, where every path begins with the name of the
+    model; for other models use ``by_name``.
     """
     return variable.path.partition("/")[2]
 
 
 def by_name(model: Any) -> dict[str, Any]:
-    """Every weight of a model by its name: its path, without the model's own where that stands first.
+    """Return the weights of a model by name: the path, without the name of the model if the path begins with it.
 
     Raises:
-        ValueError: two weights of one name.
+        ValueError: two weights have the same name.
     """
     own, found = f"{model.name}/", {}
     for variable in model.weights:
@@ -204,7 +229,7 @@ def by_name(model: Any) -> dict[str, Any]:
 
 
 def _layers(name: str, variables: Collection[str]) -> list[str]:
-    """The numbers that ``{i}`` stands for."""
+    """Return the values of ``{i}`` for which `name` is in `variables`, as strings; [""] for a name without it."""
     if "{i}" not in name:
         return [""]
     pattern = re.compile(re.escape(name).replace(re.escape("{i}"), r"(\d+)"))

@@ -1,4 +1,4 @@
-"""Where tensors come from and go to: safetensors files, one or several, read tensor by tensor.
+"""Reading of named tensors, one at a time, from one or several safetensors files, and writing of such a file.
 
 Nothing is ever unpickled or executed.
 """
@@ -21,25 +21,25 @@ from ..files import read_json, written
 Shape = tuple[int, ...]
 
 
-SHOWN = 8  # problems in one message
+SHOWN = 8  # most problems listed in one message
 
 
 PORTION = 2**22  # bytes read at a time
 
 
 class Tensors(Protocol):
-    """Named tensors somewhere, read one by one."""
+    """Interface of a source of named tensors, which are read one at a time."""
 
-    where: str  # for messages
+    where: str  # path or name of the source, for messages
 
     @property
     def shapes(self) -> Mapping[str, Shape]: ...
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, of whatever floating-point dtype it has.
+        """Return one tensor in its own floating-point dtype.
 
         Raises:
-            ValueError: it is damaged, or not of floating point.
+            ValueError: the tensor is damaged or not floating-point.
         """
         ...
 
@@ -48,10 +48,11 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class SafetensorsFiles:
-    """The tensors of ``model.safetensors``, or of the shards that ``model.safetensors.index.json`` lists.
+    """The tensors of ``model.safetensors``, or of the shards listed in ``model.safetensors.index.json``.
 
     Raises:
-        ValueError: no such file, a damaged one, an index that names a file elsewhere or that its shards contradict.
+        ValueError: a file is missing or damaged, or the index names a file outside of `folder` or does not agree with
+            the shards.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -81,7 +82,7 @@ class SafetensorsFiles:
     def read(self, name: str) -> np.ndarray:
         if self.dtypes[name] not in FLOATS:
             raise ValueError(f"path: {self.homes[name]}: {name} is of {self.dtypes[name]}; accepted: {list(FLOATS)}")
-        import ml_dtypes  # noqa: F401 (makes bfloat16 a dtype that NumPy knows)
+        import ml_dtypes  # noqa: F401 (registers bfloat16 with NumPy)
 
         shape, itemsize = self.shapes[name], 8 if self.dtypes[name] == "F64" else 4
         rows = max(1, PORTION // (itemsize * max(1, math.prod(shape[1:]))))
@@ -89,7 +90,7 @@ class SafetensorsFiles:
             with _opened(self.homes[name]) as tensors:
                 return tensors.get_tensor(name)
         whole: Any = None
-        for start in range(0, shape[0], rows):  # pages of a file that is open count as memory in use
+        for start in range(0, shape[0], rows):  # reopened, since mapped pages count as memory in use
             with _opened(self.homes[name]) as tensors:
                 part = tensors.get_slice(name)[start : min(start + rows, shape[0])]
             whole = np.empty(shape, part.dtype) if whole is None else whole
@@ -111,7 +112,10 @@ def _opened(file: Path) -> Iterator[Any]:
 
 
 def _check_names(file: Path) -> None:
-    """No name twice, which the format forbids and its library takes without a word. The header is known to be good."""
+    """Check that no tensor name occurs twice, which the format forbids but the library accepts.
+
+    The library has already checked that the header is valid JSON.
+    """
     with file.open("rb") as stream:
         header = stream.read(int.from_bytes(stream.read(8), "little"))
     names = Counter(name for name, _ in json.loads(header, object_pairs_hook=list))
@@ -129,7 +133,7 @@ def _read_index(index: Path) -> dict[str, str]:
 
 
 def save_tensors(arrays: Mapping[str, np.ndarray], file: Path, metadata: dict[str, str]) -> None:
-    """A safetensors file, whole or not at all."""
+    """Write a safetensors file atomically."""
     import safetensors.numpy
 
     with written(file) as temporary:

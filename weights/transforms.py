@@ -1,4 +1,4 @@
-"""Between one tensor of theirs and one or more of ours: transforms, each with its inverse."""
+"""Invertible transforms between one tensor of a checkpoint and one or more weights of a model."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .tensors import Shape
 
 @dataclass(frozen=True)
 class Transform:
-    """Between one tensor of theirs and one or more of ours.
+    """A transform between one tensor of a checkpoint and one or more weights of a model, in both directions.
 
     Attributes:
-        load: their array, and the shapes of ours, to our arrays.
-        save: our arrays to theirs.
-        shape: their shape, of ours.
+        load: function of (the checkpoint's array, shapes of the weights) that returns the arrays of the weights.
+        save: function of the arrays of the weights that returns the checkpoint's array.
+        shape: function of the shapes of the weights that returns the shape of the checkpoint's tensor.
     """
 
     load: Callable[[np.ndarray, Sequence[Shape]], list[np.ndarray]]
@@ -26,7 +26,7 @@ class Transform:
 
 
 def permuted(*axes: int) -> Transform:
-    """Axis i here is axis ``axes[i]`` there."""
+    """Return a transform in which axis i of the weight is axis ``axes[i]`` of the checkpoint's tensor."""
     back = tuple(int(axis) for axis in np.argsort(axes))
     return Transform(
         lambda theirs, _: [theirs.transpose(axes)],
@@ -36,7 +36,7 @@ def permuted(*axes: int) -> Transform:
 
 
 def joined(axis: int, *, transposed: bool = False) -> Transform:
-    """Several of ours, perhaps each transposed, one behind the other along `axis` there."""
+    """Return a transform that concatenates weights, each transposed if `transposed`, along `axis` in the checkpoint."""
 
     def turn(array: np.ndarray) -> np.ndarray:
         return array.T if transposed else array
@@ -54,8 +54,11 @@ def joined(axis: int, *, transposed: bool = False) -> Transform:
 
 
 def paired_rows(heads: int) -> Transform:
-    """A transposed kernel, or a bias, of a projection to heads whose features stand in pairs for rotary positions, as
-    GGUF files of Llama have them (0, D/2, 1, D/2 + 1, …), where ours and Hugging Face's stand in halves."""
+    """Return a transform for the kernel (transposed) or the bias of a query or key projection in GGUF files of Llama.
+
+    These files store the D features of each head in the order 0, D/2, 1, D/2 + 1, …: features that are rotated together
+    are adjacent. In attention_zoo, as in Hugging Face's Llama, feature i is rotated with feature i + D/2.
+    """
 
     def load(theirs: np.ndarray, _: Sequence[Shape]) -> list[np.ndarray]:
         rows, *columns = theirs.shape

@@ -1,8 +1,8 @@
-"""Let ``keras.models.load_model`` know our classes after no more than ``import attention_zoo``.
+"""Registration of this package's classes with Keras, so that ``import attention_zoo`` is enough to load models.
 
-Keras looks custom classes up in a register that is filled when their modules are imported, and refuses to import
-them itself. Importing them here would import Keras for everybody who only lists models, so it waits until Keras is
-imported by whoever needs it.
+``keras.models.load_model`` looks up custom classes in a registry that is filled when their modules are imported; it
+does not import them itself. ``import attention_zoo`` must not import Keras, which is slow and not needed to list
+models, so the classes are registered as soon as something else imports Keras.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from typing import Any
 def _register() -> None:
     from .zoo.presets import FAMILIES
 
-    # Whoever imports one of these by itself, and Keras through it, is about to import a family, which has half of it.
+    # If one of these modules is the one that is importing Keras, it is only partially initialized, and importing the
+    # families, which use it, would fail. The classes are registered when the families are imported later.
     if any(f"{__package__}.zoo.{name}" in sys.modules for name in ("base", "huggingface")):
         return
-    # A module that is half imported already (it asked for Keras just now) is skipped by Python and finishes later.
+    # A module that is already being imported (it is the one that imports Keras) is skipped here and completed later.
     for module in ("layers", *(f"zoo.{name}" for name in FAMILIES)):
         importlib.import_module(f".{module}", __package__)
 
 
 class _KerasFinder(MetaPathFinder):
-    """Finds `keras` as everybody else would, once, and registers our classes when its import has ended."""
+    """Import finder that wraps the loader of ``keras`` once, to register the classes after Keras is imported."""
 
     def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
         if fullname != "keras":
@@ -56,7 +57,7 @@ class _ThenRegister(Loader):
 
 
 def register_when_keras_is_imported() -> None:
-    """Register our layers and models with Keras: now if it is there, else as soon as somebody imports it."""
+    """Register this package's layers and models with Keras: now if it is imported, else as soon as it is."""
     if "keras" in sys.modules:
         _register()
     else:

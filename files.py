@@ -1,4 +1,4 @@
-"""Files, read checked and written whole: text and JSON under a limit, and a writer that leaves no half a file."""
+"""Reading of text and JSON files with a size limit, and atomic writing of files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from typing import Any
 
 @contextmanager
 def written(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary file beside `path`, renamed to it when the block ends well and removed when it does not."""
+    """Yield a temporary file in the folder of `path`, which is created if necessary.
+
+    The file is renamed to `path` at the end of the block, or removed if the block raises.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix)
@@ -23,20 +26,20 @@ def written(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's files are for their owner only
+        temporary.chmod(0o666 & ~umask)  # mkstemp creates files that only their owner can read
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-LARGEST_JSON = 2**24  # bytes; parsed, they can take thirty times as much. The index of the largest models has half
+LARGEST_JSON = 2**24  # bytes; twice the index of the largest models. Parsed JSON can take 30 times its size
 
 
 def read_json(file: Path, kind: type = dict, *, most: int = LARGEST_JSON) -> Any:
-    """An object from a JSON file, or with `kind` a list.
+    """Return the object in a JSON file, or the list if `kind` is ``list``.
 
     Raises:
-        ValueError: no such file, one of more than `most` bytes, not JSON, or something else than an object.
+        ValueError: the file does not exist, has more than `most` bytes, is not JSON, or contains another type.
     """
     accepted = "accepted: a JSON object" if kind is dict else "accepted: a JSON list"
     try:
@@ -52,10 +55,10 @@ def read_json(file: Path, kind: type = dict, *, most: int = LARGEST_JSON) -> Any
 
 
 def read_text(file: Path, *, most: int = LARGEST_JSON) -> str:
-    """A file's text, its line ends as they are.
+    """Return the text of a UTF-8 file, with its line ends unchanged.
 
     Raises:
-        ValueError: a file that cannot be read, of more than `most` bytes, or not UTF-8.
+        ValueError: the file cannot be read, has more than `most` bytes, or is not UTF-8.
     """
     try:
         if (size := file.stat().st_size) > most:
@@ -66,6 +69,6 @@ def read_text(file: Path, *, most: int = LARGEST_JSON) -> str:
 
 
 def write_json(value: Any, file: str | os.PathLike[str]) -> None:
-    """`value` as indented JSON, whole or not at all."""
+    """Write `value` as indented JSON, atomically."""
     with written(file) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")

@@ -1,11 +1,11 @@
-"""Packages that are not installed: the error says what to install. Python's standard library only."""
+"""Errors for missing packages that name the extra to install. This module uses only Python's standard library."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Top-level module to the extra that brings it; "" for what attention-zoo itself depends on.
+# Top-level module -> the extra that installs it; "" for required dependencies of attention-zoo.
 EXTRAS = {
     **dict.fromkeys(("jinja2", "keras", "numpy", "rich", "safetensors", "tokenizers", "typer"), ""),
     **dict.fromkeys(("onnx", "onnx_ir", "onnxruntime", "tf2onnx"), "onnx"),
@@ -20,7 +20,11 @@ EXTRAS = {
 
 @contextmanager
 def named_extras() -> Iterator[None]:
-    """Imports in this block, or in a function that it decorates, that fail for want of a package name the extra."""
+    """Name the extra to install if an import fails in this block, or in a function that this decorates.
+
+    Raises:
+        ModuleNotFoundError: a package is missing. The message has the ``pip install`` command if an extra is known.
+    """
     try:
         yield
     except ModuleNotFoundError as error:

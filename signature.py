@@ -1,7 +1,7 @@
-"""What a model takes and gives, as data: names, dtypes, dimensions, limits. NumPy only.
+"""The inputs and outputs of a model as data: names, dtypes, dimensions and limits. This module needs only NumPy.
 
-The same object checks the inputs of a Keras call, shapes an export, feeds an exported file and lays out the grid
-that verifies it, so that none of them can disagree.
+The same object checks the inputs of a Keras call, defines the shapes of an export, completes the inputs of an exported
+file and determines the test cases that verify the file, so that these cannot disagree.
 """
 
 from __future__ import annotations
@@ -14,20 +14,23 @@ import numpy as np
 
 from .checks import is_integer, meant
 
-Dim = int | str  # a size, or the name of one that may vary
+Dim = int | str  # a fixed size, or the name of a dynamic dimension
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One named tensor.
+    """The name, dtype and dimensions of one input or output.
 
     Attributes:
-        dtype: "int32" for ids and masks (any integer dtype is taken), "float32" for the rest.
-        dims: a size, or a name shared by every dimension that must agree.
-        below: values must lie in 0 .. below - 1; None for no such rule.
-        spread: in a check floats are drawn from 0 to this, as of an image; None for numbers around 0.
-        optional: may be left out of a call.
-        fill: what an exported file, which cannot leave anything out, is fed in its place.
+        name: name of the tensor.
+        dtype: such as "int32" for ids and masks, "float32" for most others. The checks accept any integer or boolean
+            dtype for an integer one, and any floating-point dtype for a floating-point one.
+        dims: fixed sizes, or names of dynamic dimensions; dimensions of the same name must have the same size.
+        below: values must be in 0 .. below - 1; None for no limit.
+        optional: whether the input may be omitted.
+        fill: value of an omitted input in an exported file, where no input can be missing.
+        spread: upper limit of uniform random values from 0, such as pixels, in synthetic inputs; None for normally
+            distributed values.
     """
 
     name: str
@@ -40,11 +43,15 @@ class TensorSpec:
 
     @property
     def open_shape(self) -> tuple[int | None, ...]:
-        """The dimensions as Keras and TensorFlow have them: None for a named one."""
+        """The shape as in Keras and TensorFlow, with None for dynamic dimensions."""
         return tuple(dim if isinstance(dim, int) else None for dim in self.dims)
 
     def check_kind(self, dtype: str, shape: tuple[int | None, ...]) -> None:
-        """Raise ValueError unless dtype and rank, and the sizes that are fixed, fit."""
+        """Check the dtype, the rank and the fixed sizes of a tensor.
+
+        Raises:
+            ValueError: one of them does not match.
+        """
         integer = self.dtype.startswith(("int", "uint", "bool"))
         if integer and not dtype.startswith(("int", "uint", "bool")):
             raise ValueError(f"{self.name}: got dtype {dtype}; accepted: integers")
@@ -58,7 +65,11 @@ class TensorSpec:
                 raise ValueError(f"{self.name}: got shape {_show(shape)}; accepted: {expected}")
 
     def check_values(self, values: np.ndarray) -> None:
-        """Raise ValueError when a value lies outside 0 .. below - 1."""
+        """Check that all values are in 0 .. below - 1.
+
+        Raises:
+            ValueError: a value is not.
+        """
         if self.below is None or not values.size:
             return
         low, high = int(values.min()), int(values.max())
@@ -70,17 +81,20 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """A model's inputs and outputs.
+    """The inputs and outputs of a model.
 
     Attributes:
-        limits: greatest size of a named dimension, such as the number of positions of "sequence".
-        multiples: a named dimension must be a multiple, such as "height" of the patch size.
-        defaults: the size of a named dimension where an export needs one and is given none.
-        sizes: named dimensions that a file has for good. Smaller inputs are padded by whoever runs it.
-        sums: a named dimension is the sum of others, such as "total_sequence" of what is cached and what is new.
-        state: input to the output that takes its place in the next call, such as a cache. Its inputs may be empty.
-        examples: sizes of named dimensions that are known to work, for checks; unlike `defaults` nobody's choice.
-        padded: dimensions where zeros at the end, under a mask, change nothing.
+        inputs: specifications of the inputs.
+        outputs: specifications of the outputs.
+        limits: maximum size of a named dimension, such as the number of positions for "sequence".
+        multiples: divisor of the size of a named dimension, such as the patch size for "height".
+        defaults: size of a named dimension for exports that need one and are given none, and for omitted inputs.
+        sizes: fixed sizes of named dimensions in an exported file. The runner pads smaller inputs.
+        sums: dimensions whose size is the sum of others, such as "total_sequence" of cached and new tokens.
+        state: for every input that carries state, such as a cache, the output that replaces it in the next call. These
+            inputs may be empty, and are all given or all omitted.
+        examples: sizes of named dimensions that are known to work, for synthetic inputs and verification only.
+        padded: dimensions that may be padded with zeros at the end without changing the result, as a mask hides them.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -95,11 +109,14 @@ class Signature:
     padded: tuple[str, ...] = ("sequence", "source", "target")
 
     def check_shapes(self, given: Mapping[str, tuple[str, tuple[int | None, ...]]], *, complete: bool = True) -> None:
-        """Check names, dtypes and shapes, ``{name: (dtype, shape)}``, before anything runs. Not `complete`: inputs
-        that are not optional may be missing all the same.
+        """Check the names, dtypes and shapes of inputs before the model runs.
+
+        Args:
+            given: (dtype, shape) of every input, by name.
+            complete: whether all inputs that are not optional must be given.
 
         Raises:
-            ValueError: naming the input, what was got and what is accepted.
+            ValueError: an input does not match. The message names the input, its value and what is accepted.
         """
         specs = {spec.name: spec for spec in self.inputs}
         if unknown := sorted(set(given) - set(specs)):
@@ -108,7 +125,7 @@ class Signature:
         if missing and complete:
             raise ValueError(f"inputs: got {sorted(given)}, without {missing}; accepted: {list(specs)}")
         absent = [name for name in self.state if name not in given]
-        if absent and len(absent) < len(self.state):  # zeros in their place would be memories of nothing
+        if absent and len(absent) < len(self.state):  # zeros would replace part of a cache
             raise ValueError(
                 f"inputs: got {sorted(given)}, without {absent}; accepted: all of {list(self.state)} or none"
             )
@@ -135,22 +152,22 @@ class Signature:
         if size % self.multiples.get(dim, 1):
             raise ValueError(f"{name}: got {dim} of {size}; accepted: a multiple of {self.multiples[dim]}")
         known, owner = sizes.setdefault(dim, (size, name))
-        # Position ids may be one row for the whole batch.
+        # Position ids may have one row for the whole batch.
         if known != size and not (dim == "batch" and "position_ids" in (name, owner) and 1 in (size, known)):
             raise ValueError(f"{name}: got {dim} of {size}; accepted: {known}, as {owner} has")
 
     def check_arrays(self, arrays: Mapping[str, np.ndarray], *, complete: bool = True) -> None:
-        """As `check_shapes`, and every value within its range."""
+        """Check inputs as ``check_shapes`` does, and also that their values are in range."""
         self.check_shapes({name: (str(a.dtype), a.shape) for name, a in arrays.items()}, complete=complete)
         for spec in self.inputs:
             if spec.name in arrays:
                 spec.check_values(arrays[spec.name])
 
     def exported(self, sizes: Mapping[str, int] | None = None) -> Signature:
-        """The signature of a file: it counts positions itself, and may have some dimensions for good.
+        """Return the signature of an exported file, which has no position ids and may have fixed `sizes`.
 
         Raises:
-            ValueError: a size that breaks a limit, or a name this signature does not have.
+            ValueError: a size is beyond a limit, or a name is not that of a dimension.
         """
         names = {dim for spec in self.inputs for dim in spec.dims if isinstance(dim, str)}
         for dim, size in (sizes or {}).items():
@@ -163,7 +180,7 @@ class Signature:
         return replace(self, inputs=inputs, sizes={dim: int(size) for dim, size in (sizes or {}).items()})
 
     def shape(self, spec: TensorSpec) -> tuple[Dim, ...]:
-        """A tensor's dimensions in a file: sizes where it has them for good, names elsewhere."""
+        """Return the dimensions of a tensor in an exported file, with names replaced by fixed sizes."""
         return tuple(self.sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.dims)
 
     def to_dict(self) -> dict[str, Any]:
@@ -183,17 +200,17 @@ class Signature:
 
 @dataclass(frozen=True)
 class Graph:
-    """A function that becomes one graph of a file: tensors by the names of `signature`, in and out."""
+    """A function to export as one graph. Its inputs and outputs are dicts with the names of `signature`."""
 
     signature: Signature
     function: Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def as_array(name: str, values: Any) -> np.ndarray:
-    """`values` as NumPy has them.
+    """Convert `values` to a NumPy array.
 
     Raises:
-        ValueError: naming the input, where lists of unequal lengths make no array.
+        ValueError: `values` has rows of unequal lengths; the message begins with `name`.
     """
     try:
         return np.asarray(values)
@@ -202,10 +219,12 @@ def as_array(name: str, values: Any) -> np.ndarray:
 
 
 def plain_inputs(inputs: Any, first: str) -> Any:
-    """Inputs by name, or the `first` of them bare, with nested lists of numbers as arrays; all else as it is.
+    """Convert nested lists of numbers in `inputs` to arrays, and return everything else unchanged.
+
+    `inputs` is a dict by name, or the value of the input named `first` alone.
 
     Raises:
-        ValueError: a text, or lists of unequal lengths.
+        ValueError: an input is a text, or has rows of unequal lengths.
     """
     if isinstance(inputs, Mapping):
         return {name: _plain_input(str(name), value) for name, value in inputs.items()}

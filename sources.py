@@ -1,5 +1,7 @@
-"""What the words of a command line mean: models, files, texts, ids. What is not there is refused before the heavy
-imports."""
+"""Resolution of command-line arguments to models, files, texts and ids.
+
+Wrong names and missing files are rejected before Keras or a runtime is imported, which is slow.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,16 @@ def model_of(name: str) -> Any:
         raise ValueError(
             f"model: got {name}, which is not there; accepted: a folder, a .gguf or .keras file, or a preset"
         )
-    preset(name)  # a wrong name is refused before the heavy imports
+    preset(name)  # rejects an unknown name before importing Keras
     with quiet():
         import keras
 
-        keras.utils.set_random_seed(0)  # the same weights for the command that exports and the one that verifies
+        keras.utils.set_random_seed(0)  # the same weights for export and verification
         return zoo.create(name)
 
 
 def any_model(name: str) -> Any:
-    """As ``model_of``, and any Keras model in a ``.keras`` file."""
+    """Return the model for `name` as ``model_of`` does, but accept any Keras model in a ``.keras`` file."""
     if name.endswith(".keras") and Path(name).is_file():
         from .runtime.quiet import quiet
 
@@ -42,7 +44,10 @@ def any_model(name: str) -> Any:
 
 
 def runnable(name: str) -> Any:
-    """What has a ``generate``: an exported file's runner, also of one in a folder, or a Keras model."""
+    """Return an object with a ``generate`` method: the runner of an exported file, or a Keras model.
+
+    `name` is an exported file, a folder that contains one, or a name accepted by ``model_of``.
+    """
     from . import export as exporters
     from .export.bundles.folders import file_in
     from .runtime.quiet import quiet
@@ -51,7 +56,7 @@ def runnable(name: str) -> Any:
     if file is None:
         return model_of(name)
     existing("model", file)
-    with quiet():  # LiteRT greets too
+    with quiet():  # LiteRT prints messages as well
         return exporters.load(file)
 
 
@@ -60,14 +65,14 @@ def is_exported(name: str) -> bool:
 
 
 def existing(argument: str, file: Any) -> Any:
-    """`file`, which must be there: said before the heavy imports."""
+    """Check that `file` exists, before anything slow is imported, and return it."""
     if not Path(file).is_file():
         raise ValueError(f"{argument}: got {file}, which is not a file; accepted: an .onnx, .tflite or .litertlm file")
     return file
 
 
 def lines_of(argument: str, file: Path) -> list[str]:
-    """The lines of a text file that are not empty."""
+    """Return the non-empty lines of a text file, without surrounding whitespace."""
     if not file.is_file():
         raise ValueError(f"{argument}: got {file}, which is not a file; accepted: a text file")
     lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -84,7 +89,7 @@ def ids_of(text: str) -> list[int]:
 
 
 def fields_of(argument: str, given: Iterable[str]) -> dict[str, str]:
-    """Texts such as "author=Ada", by what stands before the sign."""
+    """Parse texts such as "author=Ada" into a dict from names to values."""
     found = {}
     for text in given:
         name, sign, value = text.partition("=")

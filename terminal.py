@@ -1,4 +1,4 @@
-"""How the command line talks while it works and when it cannot: a line of progress, and errors in one line."""
+"""Terminal input and output of the command line: a progress line, errors, and a chat."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """`what` with a clock on standard error while the block runs, gone afterwards. Only a terminal sees it."""
+    """Show `what` and the elapsed time on standard error until the block ends, if standard error is a terminal."""
     if not sys.stderr.isatty():
         yield
         return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    # A descriptor of its own, as libraries are silenced by closing the usual one.
+    # A duplicate descriptor, because descriptor 2 is redirected to the null device to silence libraries.
     with os.fdopen(os.dup(sys.stderr.fileno()), "w") as own:
         columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
         with Progress(*columns, console=Console(file=own), transient=True, redirect_stdout=False) as progress:
@@ -28,17 +28,22 @@ def working(what: str) -> Iterator[None]:
 
 
 def complain(error: BaseException | str, code: int) -> int:
-    """Print an error as one line; gives `code`."""
+    """Print an error as one line on standard error, and return the exit code `code`."""
     print(f"attention-zoo: {' '.join(str(error).split())}", file=sys.stderr)
     return code
 
 
 def talk(conversation: Any, questions: Sequence[str], *, silent: bool = False) -> None:
-    """Ask `questions`, or where there are none what comes from standard input; print the answers as they come.
+    """Ask `questions`, or the lines of standard input if there are none, and print the answers as they are generated.
 
     Args:
         conversation: a ``generation.chat.Conversation``.
-        silent: print nothing.
+        questions: the questions. With none, /new starts a new conversation and /exit or /quit ends the chat.
+        silent: do not print the answers.
+
+    Raises:
+        ValueError: a question is rejected, for example because it is too long. In an interactive chat the error is
+            printed instead.
     """
     typed, typing = not questions, sys.stdin.isatty()
     for question in _typed(typing) if typed else questions:
@@ -51,10 +56,10 @@ def talk(conversation: Any, questions: Sequence[str], *, silent: bool = False) -
             for piece in conversation.ask(question):
                 if not silent:
                     print(piece, end="", flush=True)
-        except KeyboardInterrupt:  # of a long answer
+        except KeyboardInterrupt:  # Ctrl+C ends a long answer, not an interactive chat
             if not typing:
                 raise
-        except ValueError as error:  # such as a question that is too long
+        except ValueError as error:  # for example, the question is too long
             if not typing:
                 raise
             complain(error, 2)
@@ -65,9 +70,12 @@ def talk(conversation: Any, questions: Sequence[str], *, silent: bool = False) -
 
 
 def _typed(typing: bool) -> Iterator[str]:
-    """Lines of standard input, until its end or /exit; where somebody types, with a prompt and its history."""
+    """Yield the non-empty lines of standard input, until its end, /exit or /quit.
+
+    With `typing`, which is for a terminal, show a prompt and keep a history.
+    """
     if typing:
-        with suppress(ImportError):  # not on every system
+        with suppress(ImportError):  # it does not exist on every system
             importlib.import_module("readline")
     while True:
         try:

@@ -50,7 +50,7 @@ class KeepsAdapters(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class Dense(KeepsAdapters, keras.layers.Dense):
-    """``activation(inputs @ kernel + bias)``, from (..., in) to (..., units).
+    """Dense layer: ``activation(inputs @ kernel + bias)``, from (..., in) to (..., units) in the compute dtype.
 
     The arguments are those of ``keras.layers.Dense``. Loading LoRA adapters raises ValueError if the layer has none.
     """

@@ -68,7 +68,7 @@ def lowered() -> Mapping[str, Callable[..., Any]]:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Cast `x` to float32, unless it is float64: half precision is too coarse for a softmax and the like."""
+    """Cast `x` to float32, unless it is float64: half precision is too coarse for softmax, for example."""
     return x if standardize_dtype(x.dtype) == "float64" else ops.cast(x, "float32")
 
 
@@ -179,7 +179,7 @@ def boolean_mask(mask: Tensor, argument: str) -> Tensor:
 
 
 def causal_mask(query_length: Any, key_length: Any) -> Tensor:
-    """Return a boolean causal mask (1, 1, query, key). The last query is aligned with the last key."""
+    """Return a boolean mask (1, 1, query, key): query i attends to keys up to i, the last query to all keys."""
     rows = ops.expand_dims(ops.arange(query_length), 1) + (key_length - query_length)  # (T, 1)
     columns = ops.expand_dims(ops.arange(key_length), 0)  # (1, S)
     return ops.expand_dims(ops.expand_dims(columns <= rows, 0), 0)

@@ -132,7 +132,11 @@ class ImageProcessor(keras.layers.Layer):
 
     @classmethod
     def from_huggingface(cls, config: Mapping[str, Any], name: str | None = None) -> ImageProcessor:
-        """Return the layer described by `config`, the content of a preprocessor_config.json. Raise as ``from_file``."""
+        """Return the layer described by `config`, the content of a preprocessor_config.json.
+
+        Raises:
+            ValueError: as ``from_file``, for the content of the file.
+        """
         kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "ViTImageProcessor")
         model = kind.removesuffix("Fast").removesuffix("Pil")
         model = model.removesuffix("ImageProcessor").removesuffix("FeatureExtractor")

@@ -134,8 +134,12 @@ class SinusoidalPositions2D(keras.layers.Layer):
 class LearnedPositions(keras.layers.Layer):
     """Learned position embeddings, one trained vector per position, as in GPT-2 and BERT.
 
-    Integer position ids (batch, length) become (batch, length, hidden_dim) in the compute dtype. All ids must be at
-    least 0 and below `max_length`, the number of positions; the layer does not check this.
+    Integer position ids (batch, length) become (batch, length, hidden_dim) in the compute dtype.
+
+    Args:
+        max_length: number of positions. All ids must be in 0 .. max_length - 1; the layer does not check this.
+        hidden_dim: width of the vectors.
+        embeddings_initializer: initializer of the vectors.
     """
 
     kind: ClassVar[str] = "added"

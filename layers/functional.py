@@ -179,7 +179,7 @@ def boolean_mask(mask: Tensor, argument: str) -> Tensor:
 
 
 def causal_mask(query_length: Any, key_length: Any) -> Tensor:
-    """Return a boolean mask (1, 1, query, key): query i attends to keys up to i, the last query to all keys."""
+    """Return a boolean mask (1, 1, query, key): query i attends to keys up to i + `key_length` - `query_length`."""
     rows = ops.expand_dims(ops.arange(query_length), 1) + (key_length - query_length)  # (T, 1)
     columns = ops.expand_dims(ops.arange(key_length), 0)  # (1, S)
     return ops.expand_dims(ops.expand_dims(columns <= rows, 0), 0)

@@ -67,8 +67,9 @@ def gated_activation(raw: Mapping[str, Any], name: str, default: str) -> str:
 
 
 def read_rope(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields `rope_theta` and `rope_scaling` from ``rope_parameters``, or from the entries of the same names
-    that transformers used before version 5.
+    """Return the config fields `rope_theta` and `rope_scaling`.
+
+    transformers 5 writes them as ``rope_parameters``; earlier versions wrote ``rope_theta`` and ``rope_scaling``.
 
     Raises:
         ValueError: the entries are malformed, differ between layers, or only a part of the features is rotated.

@@ -42,10 +42,10 @@ from .special_ids import without_outside_ids
 def from_keras_hub(source: Any, *, dtype: Any = None, **overrides: Any) -> ZooModel:
     """Convert a KerasHub model to a model of this package with the same config, weights and tokenizer.
 
-    A task is converted with its head, a backbone with ``head=None``. With ``head="causal_lm"``, a Llama-like backbone
-    that has its own output projection is converted with it. The tokenizer of a task's preprocessor becomes
-    ``model.tokenizer``, and its special tokens are set in the config. If the tokenizer is of an unsupported kind, the
-    model has none, and a warning says so. Image preprocessing is not converted.
+    A task is converted with its head, a backbone with ``head=None``. A Llama-like backbone may have its own output
+    projection; pass ``head="causal_lm"`` to convert it too. The tokenizer of a task's preprocessor becomes
+    ``model.tokenizer``, and the config gets its special token ids. A tokenizer of an unsupported kind is left out with
+    a warning. Image preprocessing is not converted.
 
     Args:
         source: a KerasHub backbone or task of one of the classes listed in the module docstring.

@@ -1,4 +1,8 @@
-"""BERTs of others: how their files name configs and weights, and the transforms between theirs and ours."""
+"""Dialects of third-party checkpoints for BERT.
+
+These are Hugging Face's BERT, RoBERTa, XLM-RoBERTa and DistilBERT, and KerasHub's BERT. Each dialect maps the entries
+of a config and the names of the tensors to those of this package.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from .model import BERT, BERTConfig
 def _body(
     block: str, *, query: str, key: str, value: str, output: str, norms: tuple[str, str], up: str, down: str
 ) -> tuple[Rule, ...]:
-    """The rules of one block under other names."""
+    """Return the rules of a Transformer block; `block` is the prefix of its tensors, the others name its parts."""
     parts = {"query": query, "key": key, "value": value, "output": output}
     rules = [rule for ours, theirs in parts.items() for rule in linear(block + theirs, f"block_{{i}}/attention/{ours}")]
     return (
@@ -61,7 +65,7 @@ _BERT = Dialect(
         Field("initializer_range", "initializer_range", 0.02),
         Field("pad_token_id", "pad_token_id", 0),
     ),
-    silent=("pooling", "normalize"),  # which modules.json has
+    silent=("pooling", "normalize"),  # stored in modules.json
     demanded={"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},
     read=lambda raw, names: {
         "activation": activation(raw, "hidden_act", "gelu"),
@@ -109,7 +113,7 @@ def _read_roberta(raw: Mapping[str, Any], names: Collection[str]) -> dict[str, A
 
 
 def _roberta_rules(c: BERTConfig) -> tuple[Rule, ...]:
-    """What is the pooler elsewhere belongs to the classifier here."""
+    """Return the rules of RoBERTa, where the dense layer of the pooler belongs to the sequence classification head."""
     of_sequence = c.head == "sequence_classification"
     return (
         *_BERT_BODY,
@@ -131,7 +135,7 @@ def _roberta(name: str) -> Dialect:
             Field("layer_norm_eps", "norm_epsilon", 1e-12),
             Field("pad_token_id", "pad_token_id", 1),
         ),
-        fixed={"transform_activation": "gelu"},  # whatever the body has
+        fixed={"transform_activation": "gelu"},  # independent of the body's activation
         read=_read_roberta,
         write=lambda c: {**_BERT.write(c), "max_position_embeddings": c.max_length + c.position_offset},
         rules=_roberta_rules,
@@ -202,7 +206,7 @@ BERT.dialects = {
 
 def _read_keras_bert(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
     hub.accept(raw, activation=None, dropout=raw["dropout"])
-    # Under a body with GELU by tanh and an epsilon of 1e-12.
+    # The transform differs from the body, which has the tanh approximation of GELU and an epsilon of 1e-12.
     transform = {"transform_activation": "gelu", "transform_norm_epsilon": 1e-5}
     modes = {ours: theirs for theirs, ours in _POOLING_MODES.items()}
     return {
@@ -244,7 +248,7 @@ _KERAS_BERT = Dialect(
         *hub.dense("masked_lm_head._intermediate_dense", "transform", outside=True),
         *hub.layer_norm("masked_lm_head._intermediate_layer_norm", "transform_norm", outside=True),
         Rule("masked_lm_head._bias", "output_bias", outside=True),
-        *hub.dense("span", "span", outside=True),  # which no task has, but may be put on top of one's body
+        *hub.dense("span", "span", outside=True),  # no KerasHub task, but a body can get this head
     ),
     heads={
         None: "BertBackbone",
@@ -253,7 +257,7 @@ _KERAS_BERT = Dialect(
         "sentence_embedding": "BertTextEmbedder",
     },
     prefix="backbone.",
-    ignored=(r"^pooled_dense\.",),  # which only some of our heads have
+    ignored=(r"^pooled_dense\.",),  # only some heads of BERT in this package have a pooler
 )
 
 BERT.keras_hub_dialects = {"Bert": _KERAS_BERT}

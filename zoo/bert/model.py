@@ -1,11 +1,14 @@
-"""BERT: the bidirectional encoder, with its heads.
+"""BERT: the bidirectional Transformer encoder, with its heads.
 
-Devlin et al. 2018 (arXiv:1810.04805): learned positions and token types summed, normalised, post-norm blocks, GELU by
-erf, LayerNorm epsilon 1e-12. The heads are Hugging Face's ``BertFor…``; the sentence embedding is the masked mean of
-Reimers & Gurevych 2019 (arXiv:1908.10084). Options turn it into its descendants:
+The model is that of Devlin et al. 2018 (arXiv:1810.04805): token, position and token type embeddings are added and
+normalized, each block normalizes after its residual connections, and GELU is the exact one, with erf. The LayerNorm
+epsilon is 1e-12. Unlike the paper, the heads are those of Hugging Face's ``BertFor…`` classes. The sentence embedding
+is the masked mean of Reimers & Gurevych 2019 (arXiv:1908.10084). Other models differ in config fields:
 
     RoBERTa (arXiv:1907.11692)     position_offset=2, pad_token_id=1, type_vocab_size=1, norm_epsilon=1e-5
     DistilBERT (arXiv:1910.01108)  type_vocab_size=0, pooler_activation="relu", and no pooler without a head
+
+Inputs and outputs:
 
     input_ids, attention_mask (1 = keep), token_type_ids: (batch, sequence)
     head None                       last_hidden_state (batch, sequence, hidden_dim), and with a pooler
@@ -50,20 +53,22 @@ POOLERS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": ops.tanh, "relu": ops.
 
 @dataclass(frozen=True)
 class BERTConfig(Config):
-    """Defaults are bert-base-uncased. Else as ``GPTConfig``.
+    """Config of ``BERT``. The defaults are those of bert-base-uncased. ``GPTConfig`` documents the other fields.
 
     Attributes:
-        type_vocab_size: token types; 0 for a model without them.
-        position_offset: 0: the i-th column is position i. Else, as in RoBERTa, the i-th token that is not
-            `pad_token_id` has row `position_offset` + i of the table, and padding the row before those. In a call,
-            `position_ids` count from 0 all the same.
-        pad_token_id: needed with a `position_offset`.
-        transform_activation, transform_norm_epsilon: of the masked LM's transform; by default as the body's.
-        pooler: the dense layer on the first token, where there is no head.
-        pooler_activation: "tanh", or "relu" for DistilBERT's.
-        num_classes: of the two classification heads.
-        pooling, normalize: of the sentence embedding: "mean" of the tokens, the "first" token or their "max", and
-            then perhaps divided by its length.
+        type_vocab_size: number of token types; 0 for a model without them.
+        position_offset: 0: the token in column i has position i. Otherwise, as in RoBERTa, the i-th token that is not
+            `pad_token_id` has row `position_offset` + i of the position table, and padding has the row before those.
+            `position_ids` in a call start at 0 in both cases.
+        pad_token_id: the token used for padding; required if `position_offset` is not 0.
+        transform_activation, transform_norm_epsilon: activation and normalization epsilon of the masked LM head's
+            transform. Default: those of the body.
+        pooler: whether a model without a head has the dense layer on the first token.
+        pooler_activation: "tanh", or "relu" as in DistilBERT.
+        head: one of ``HEADS``; see the module docstring.
+        num_classes: number of classes of the two classification heads.
+        pooling: how the sentence embedding combines the hidden states: "mean", "first" (token) or "max".
+        normalize: whether to scale the sentence embedding to unit length.
     """
 
     vocab_size: int = size(30522)
@@ -96,7 +101,7 @@ class BERTConfig(Config):
 
     @property
     def pooled(self) -> bool:
-        """Is there a pooler? Only the heads that read the first token have one, as in the published checkpoints."""
+        """Whether the model has a pooler. As in the published checkpoints, only heads on the first token have one."""
         return self.head == "sequence_classification" or (self.head is None and self.pooler)
 
     def least_parameters(self) -> int:
@@ -107,7 +112,10 @@ class BERTConfig(Config):
 
 @register
 class BERT(ZooModel):
-    """``BERT(num_layers=4)``, ``BERT(config)`` or ``az.create("bert-base", head="masked_lm")``. See the module."""
+    """A Transformer encoder: ``BERT(num_layers=4)``, ``BERT(config)`` or ``az.create("bert-base", head="masked_lm")``.
+
+    The module docstring lists the inputs and the outputs of each head.
+    """
 
     family: ClassVar[str] = "bert"
     tasks: ClassVar[Mapping[str | None, str]] = {
@@ -205,18 +213,18 @@ class BERT(ZooModel):
     def _token_types(self, table: TokenEmbedding, token_type_ids: Tensor | None) -> Tensor:
         if token_type_ids is not None:
             return table(token_type_ids)  # (B, T, D)
-        # Without token types all are 0, and the first row of the table serves everybody.
+        # The default token type is 0 for all tokens, so the first row of the table is added to each of them.
         return ops.cast(ops.convert_to_tensor(table.embeddings)[:1], self.compute_dtype)  # (1, D)
 
     def _positions(self, ids: Tensor, mask: Tensor | None, position_ids: Tensor | None, dtype: Any) -> Tensor:
-        """(batch or 1, sequence, hidden_dim)."""
+        """Return the position embeddings, (batch or 1, sequence, hidden_dim)."""
         offset = self.config.position_offset
         if position_ids is None and not offset:
             return ops.cast(self.positions.first(ops.shape(ids)[1]), dtype)
         if position_ids is None:
             kept = ops.cast(ops.not_equal(ids, self.config.pad_token_id), "int32")  # (B, T)
-            kept = kept if mask is None else kept * ops.cast(mask, "int32")  # whatever ids the padding has
-            position_ids = ops.cumsum(kept, axis=-1) * kept - 1  # padding: -1, for the row before the first
+            kept = kept if mask is None else kept * ops.cast(mask, "int32")  # padding may have any ids under a mask
+            position_ids = ops.cumsum(kept, axis=-1) * kept - 1  # (B, T); -1 for padding: the row before the first
         return self.positions(position_ids + offset)
 
     def _head(self, x: Tensor, mask: Tensor | None, training: bool | None) -> Any:
@@ -238,15 +246,15 @@ class BERT(ZooModel):
         return result if pooled is None else {**result, "pooler_output": ops.cast(pooled, "float32")}
 
     def _sentence(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(batch, sequence, hidden_dim) to (batch, hidden_dim)."""
+        """Return the sentence embeddings, (batch, hidden_dim), for hidden states (batch, sequence, hidden_dim)."""
         mask = ops.ones_like(x[..., 0], dtype="int32") if mask is None else ops.cast(mask, "int32")  # (B, T)
         if self.config.pooling == "first":
             first = ops.cast(ops.cumsum(mask, axis=1) == 1, "int32") * mask  # 1 at the first token that is kept
-            pooled = ops.sum(x * ops.expand_dims(ops.cast(first, x.dtype), -1), axis=1)
+            pooled = ops.sum(x * ops.expand_dims(ops.cast(first, x.dtype), -1), axis=1)  # (B, D)
         elif self.config.pooling == "max":
             kept = ops.expand_dims(ops.cast(mask, "bool"), -1)  # (B, T, 1)
-            pooled = ops.max(ops.where(kept, x, -1e9), axis=1)
-            pooled = ops.where(ops.any(kept, axis=1), pooled, 0.0)  # a row without a token, in every precision
+            pooled = ops.max(ops.where(kept, x, -1e9), axis=1)  # (B, D)
+            pooled = ops.where(ops.any(kept, axis=1), pooled, 0.0)  # rows without tokens: -1e9, or -inf in float16
         else:
             pooled = masked_mean(x, mask)
         if not self.config.normalize:
@@ -310,7 +318,15 @@ class BERT(ZooModel):
 
 
 def masked_mean(states: Tensor, mask: Tensor | None) -> Tensor:
-    """(batch, sequence, D) to (batch, D): the mean over positions where `mask` is 1; zeros where none is."""
+    """Return the mean of `states` over the positions where `mask` is 1, or zeros for rows without such positions.
+
+    Args:
+        states: (batch, sequence, D).
+        mask: (batch, sequence), 1 = keep. Default: all positions.
+
+    Returns:
+        (batch, D).
+    """
     if mask is None:
         return ops.mean(states, axis=1)
     weights = ops.expand_dims(ops.cast(mask, states.dtype), -1)  # (B, T, 1)

@@ -1,4 +1,7 @@
-"""GPT: ``model.py`` reads aloud, ``checkpoints.py`` says how others name its weights."""
+"""GPT: the model is in ``model.py``, the dialects of third-party checkpoints are in the other modules.
+
+Importing ``checkpoints`` and ``keras_hub`` sets ``GPT.dialects`` and ``GPT.keras_hub_dialects``.
+"""
 
 from . import checkpoints, keras_hub
 from .model import GPT, GPTConfig

@@ -1,4 +1,8 @@
-"""GPTs of others: how their files name configs and weights, and the transforms between theirs and ours."""
+"""Dialects of Hugging Face checkpoints for GPT: GPT-2, Llama, Mistral, Qwen2 and Qwen3.
+
+Each dialect maps the entries of a config.json and the names of the tensors to those of this package. ``GPT.dialects``
+also includes the GGUF dialect of ``gguf.py``.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from .model import GPT
 
 
 def _each(name: str) -> tuple[str, ...]:
-    """Of queries, keys and values."""
+    """Return `name` three times, with "query", "key" and "value" in place of ``{}``."""
     return tuple(name.replace("{}", part) for part in ("query", "key", "value"))
 
 
@@ -45,7 +49,7 @@ _GPT2 = Dialect(
         Rule("wte.weight", "embedding/embeddings"),
         Rule("wpe.weight", "positions/embeddings"),
         *layer_norm("h.{i}.ln_1", "block_{i}/attention_norm"),
-        # Conv1D's kernels are (in, out), as ours.
+        # Kernels of transformers' Conv1D are (in, out), as in this package, so they are not transposed.
         Rule("h.{i}.attn.c_attn.weight", _each("block_{i}/attention/{}/kernel"), joined(1)),
         Rule("h.{i}.attn.c_attn.bias", _each("block_{i}/attention/{}/bias"), joined(0)),
         Rule("h.{i}.attn.c_proj.weight", "block_{i}/attention/output/kernel"),

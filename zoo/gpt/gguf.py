@@ -1,4 +1,4 @@
-"""GGUF files of the llama architecture: how llama.cpp names the fields of the config and the tensors."""
+"""The dialect of GGUF files of the llama architecture: llama.cpp's names of config fields and tensors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ from ...weights.transforms import TRANSPOSED, paired_rows
 from ..huggingface import integer, number
 from .model import GPTConfig
 
-LLAMA3_FACTORS = (8.0, 32.0, 16.0, 4.0, 2.0, 64.0)  # of Llama 3.1, Llama 3.2, and others like them
+# Factors of Llama 3's rotary scaling that are recognized: 8 is that of Llama 3.1, 32 that of Llama 3.2.
+LLAMA3_FACTORS = (8.0, 32.0, 16.0, 4.0, 2.0, 64.0)
 
 
 def read_gguf(raw: Mapping[str, Any], shapes: Collection[str]) -> dict[str, Any]:
-    """What a GGUF file says through its tensors and through several fields at once.
+    """Return the config fields that depend on the tensors of a GGUF file or on several of its metadata fields.
+
+    Args:
+        raw: metadata of the file, and the tensor "rope_freqs.weight" as "rope_freqs" if the file has it.
+        shapes: shapes of the tensors by name.
 
     Raises:
-        ValueError: another architecture, features rotated in part, or a scaling we do not have.
+        ValueError: the architecture is not llama, a required field or tensor is missing or invalid, only a part of the
+            features is rotated, or the scaling of the positions is not supported.
     """
     if (kind := raw.get("general.architecture")) != "llama":
         raise ValueError(f"general.architecture: got {kind!r}; accepted: 'llama'")
@@ -48,7 +54,7 @@ def read_gguf(raw: Mapping[str, Any], shapes: Collection[str]) -> dict[str, Any]
 
 
 def _scaling(raw: Mapping[str, Any], head_dim: int, theta: float) -> dict[str, Any] | None:
-    if (factors := raw.get("rope_freqs")) is not None:  # put there by whoever reads the file
+    if (factors := raw.get("rope_freqs")) is not None:  # a tensor that ``load`` adds to the metadata
         if np.shape(factors) != (head_dim // 2,):
             raise ValueError(f"rope_freqs.weight: got {np.size(factors)} factors; accepted: {head_dim // 2}")
         return _llama3(np.asarray(factors), head_dim, theta)
@@ -65,8 +71,11 @@ def _scaling(raw: Mapping[str, Any], head_dim: int, theta: float) -> dict[str, A
 
 
 def _llama3(factors: np.ndarray, head_dim: int, theta: float) -> dict[str, Any]:
-    """The scaling whose factors these are: llama.cpp keeps the factors and not what they come from. Those of the
-    published models are known again, so that they can be saved for transformers; any others stay factors."""
+    """Return the Llama 3 scaling that results in these `factors`, one per pair of rotated features.
+
+    A GGUF file contains the factors but not the options they were computed from. The options of published models are
+    recognized, so that the model can be saved for transformers; any other factors are kept as they are.
+    """
     turns = 8192 * theta ** (-np.arange(0, head_dim, 2) / head_dim) / (2 * math.pi)
     for factor in LLAMA3_FACTORS:
         keep = np.clip((turns - 1) / 3, 0, 1)
@@ -77,7 +86,7 @@ def _llama3(factors: np.ndarray, head_dim: int, theta: float) -> dict[str, Any]:
 
 
 def _rules(c: GPTConfig) -> tuple[Rule, ...]:
-    """llama.cpp's names; queries and keys stand in pairs."""
+    """Return the rules for llama.cpp's tensors, in which rotated features of queries and keys are stored in pairs."""
     query, key = paired_rows(c.num_heads), paired_rows(c.num_kv_heads or c.num_heads)
     block, attention = "block_{i}/", "block_{i}/attention/"
     return (
@@ -118,6 +127,6 @@ GGUF = Dialect(
     read=read_gguf,
     rules=_rules,
     heads={"causal_lm": "llama"},
-    ignored=(r"^rope_freqs\.weight$",),  # rope_scaling has them
+    ignored=(r"^rope_freqs\.weight$",),  # read as `rope_scaling`
     tied={"output.weight": "token_embd.weight"},
 )

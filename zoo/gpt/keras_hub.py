@@ -1,6 +1,7 @@
-"""KerasHub's decoders, GPT-2, Llama, Mistral and Qwen: their options and the paths of their weights.
+"""Dialects of KerasHub's decoders: GPT-2, Llama, Mistral and Qwen.
 
-The source of the tables is keras-hub 0.32 (``keras_hub/src/models``).
+Each dialect maps the options of a KerasHub model and the attribute paths of its weights to those of this package. The
+dialects follow keras-hub 0.32 (``keras_hub/src/models``).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _GPT2 = Dialect(
 )
 
 
-# Llama and its like.
+# Llama and similar architectures.
 
 
 def _llama_rules(c: Any) -> tuple[Rule, ...]:
@@ -58,7 +59,7 @@ def _llama_rules(c: Any) -> tuple[Rule, ...]:
     )
 
 
-_LLAMA3_SCALING = {  # ours: theirs
+_LLAMA3_SCALING = {  # key of `rope_scaling`: option of KerasHub
     "factor": "rope_frequency_adjustment_factor",
     "low_freq_factor": "rope_low_freq_factor",
     "high_freq_factor": "rope_high_freq_factor",
@@ -108,14 +109,14 @@ _LLAMA = Dialect(
         Field("tie_word_embeddings", "tie_embeddings"),
     ),
     fixed={"position": "rotary", "norm": "rms_norm", "activation": "swiglu", "use_bias": False},
-    demanded={"rope_position_scaling_factor": 1.0},  # their LlamaRotaryEmbedding computes the same for any value
+    demanded={"rope_position_scaling_factor": 1.0},  # no effect in KerasHub's LlamaRotaryEmbedding
     read=_read_llama,
     write=_write_llama,
     rules=_llama_rules,
     silent=(*_SILENT, "max_length"),
     heads={None: "LlamaBackbone", "causal_lm": "LlamaCausalLM"},
     prefix="backbone.",
-    ignored=(r"^token_embedding\.reverse_embeddings$",),  # without a head
+    ignored=(r"^token_embedding\.reverse_embeddings$",),  # the output projection, left over with ``head=None``
 )
 
 _QWEN3 = replace(
@@ -164,7 +165,7 @@ _MISTRAL = replace(
     heads={None: "MistralBackbone", "causal_lm": "MistralCausalLM"},
 )
 
-GPT.keras_hub_dialects = {  # where several can hold a config, the first is taken
+GPT.keras_hub_dialects = {  # ``to_keras_hub`` takes the first that can represent the config
     "GPT2": _GPT2,
     "Llama": _LLAMA,
     "Llama3": replace(_LLAMA, heads={None: "Llama3Backbone", "causal_lm": "Llama3CausalLM"}),

@@ -1,9 +1,12 @@
-"""GPT: the decoder-only Transformer, from GPT-2 to Llama-style models.
+"""GPT: the decoder-only Transformer, from GPT-2 to Llama-like models.
 
-Radford et al. 2019 (GPT-2): learned positions, LayerNorm before each branch, GELU by tanh, tied head. Touvron et al.
-2023 (arXiv:2302.13971, Llama) changes four words of the config: rotary positions, RMSNorm, SwiGLU, no biases; grouped
-key/value heads came with arXiv:2305.13245, the sliding window with Mistral (arXiv:2310.06825). Positions are counted
-along the attention mask, so that padding on either side moves nothing.
+The defaults are GPT-2 (Radford et al. 2019): learned positions, LayerNorm before attention and feed-forward, the tanh
+approximation of GELU, and an output projection tied to the embedding table. Llama (Touvron et al. 2023,
+arXiv:2302.13971) differs in four config fields: rotary positions, RMSNorm, SwiGLU and no biases. Grouped key/value
+heads are from arXiv:2305.13245, the sliding window is from Mistral (arXiv:2310.06825).
+
+In addition to the papers, sequences may be padded: positions count the tokens that the attention mask keeps, so padding
+on either side does not change them.
 
     input_ids (batch, sequence), attention_mask (batch, sequence), 1 = keep -> logits (batch, sequence, vocab_size)
 """
@@ -34,21 +37,32 @@ from ..registry import register
 
 @dataclass(frozen=True)
 class GPTConfig(Config):
-    """Defaults are GPT-2's smallest.
+    """Config of ``GPT``. The defaults are those of the smallest GPT-2.
 
     Attributes:
-        num_kv_heads: key/value heads, a divisor of `num_heads`. Default: `num_heads`.
-        head_dim: width of one head. Default: `hidden_dim` / `num_heads`.
-        intermediate_dim: width inside the feed-forward. Default: 4 `hidden_dim`.
-        max_length: longest sequence.
-        position: one word of ``layers.position.POSITIONS``, such as "learned", "rotary", "alibi" or "none".
-        rope_theta, rope_scaling: of rotary positions, see ``layers.RotaryEmbedding``.
-        sliding_window: how many tokens, its own included, a token looks back to; None for all.
-        use_qkv_bias, use_feedforward_bias: biases there, by default as `use_bias` says for all projections.
-        qk_norm: normalise every query and key head, as Qwen3.
-        head: "causal_lm" for logits, None for the states.
-        bos_token_id, eos_token_id, pad_token_id: what begins a text, what ends a generated row (one token or several),
-            and what fills it up then; None for nothing.
+        vocab_size: number of rows of the embedding table, and of logits per token.
+        num_layers: number of Transformer blocks.
+        num_heads: number of query heads.
+        num_kv_heads: number of key/value heads, a divisor of `num_heads`. Default: `num_heads`.
+        head_dim: size of one head. Default: `hidden_dim` / `num_heads`.
+        hidden_dim: size of the hidden states.
+        intermediate_dim: size of the hidden layer of the feed-forward network. Default: 4 `hidden_dim`.
+        max_length: maximum sequence length.
+        position: a position encoding of ``layers.position.POSITIONS``: "learned", "rotary", "alibi", "none" or others.
+        rope_theta, rope_scaling: options of rotary positions; see ``layers.RotaryEmbedding``.
+        sliding_window: number of tokens, including itself, that a token attends to; None for all preceding tokens.
+        norm, norm_epsilon: the normalization layer, "layer_norm" or "rms_norm", and its epsilon.
+        activation: activation of the feed-forward network. Gated ones, such as "swiglu", add a gate projection.
+        use_bias: whether the linear projections have biases.
+        use_qkv_bias, use_feedforward_bias: the same for the query, key and value projections, and for the feed-forward
+            network. Default: `use_bias`.
+        qk_norm: whether to normalize every query and key head, as in Qwen3.
+        tie_embeddings: whether the embedding table is also the output projection.
+        dropout, attention_dropout: dropout rates, of the hidden states and of the attention weights.
+        initializer_range: standard deviation of the initial weights.
+        head: "causal_lm" for logits, None for hidden states.
+        bos_token_id, eos_token_id, pad_token_id: the token that begins a text, the token or tokens that end generation,
+            and the token that pads a generated row after its end. None if there is no such token.
     """
 
     vocab_size: int = size(50257)
@@ -99,10 +113,10 @@ class GPTConfig(Config):
 
 @register
 class GPT(Generating, ZooModel):
-    """``GPT(num_layers=4, hidden_dim=256)``, ``GPT(config)`` or ``az.create("gpt2")``. See the module and ``ZooModel``.
+    """A decoder-only Transformer: ``GPT(num_layers=4, hidden_dim=256)``, ``GPT(config)`` or ``az.create("gpt2")``.
 
-    Returns logits (batch, sequence, vocab_size), or with ``head=None`` a dict with
-    ``last_hidden_state`` (batch, sequence, hidden_dim).
+    A call returns logits (batch, sequence, vocab_size), or with ``head=None`` a dict with ``last_hidden_state`` (batch,
+    sequence, hidden_dim). See the module docstring and ``ZooModel``.
     """
 
     family: ClassVar[str] = "gpt"
@@ -143,8 +157,11 @@ class GPT(Generating, ZooModel):
         cache: DynamicCache | StaticCache | None = None,
         training: bool | None = None,
     ) -> Any:
-        """With a `cache`, the inputs are the tokens that come after those in it, and `attention_mask` has a column
-        for every slot of it; see ``layers/cache.py``."""
+        """Compute logits, or hidden states with ``head=None``.
+
+        With a `cache`, the inputs are the tokens that follow those in the cache, and `attention_mask` has one column
+        for every slot of the cache; see ``layers/cache.py``.
+        """
         named = self.named_inputs(inputs, self.signature if cache is None else self._signature_behind_a_cache())
         ids, mask = named["input_ids"], named.get("attention_mask")
         context = causal_context(
@@ -162,9 +179,12 @@ class GPT(Generating, ZooModel):
         intermediates: Intermediates | None = None,
         training: bool | None = None,
     ) -> Tensor:
-        """(batch, T) ids, behind those in `cache`, to (batch, T, hidden_dim) after the last normalisation."""
+        """Return the hidden states after the final normalization, (batch, T, hidden_dim), for `ids` (batch, T).
+
+        With a `cache`, `ids` follow the tokens in it.
+        """
         positions = encode_positions(self.position_layer, context.query_positions, context.key_positions)
-        x = positions.add_to(self.embedding(ids))  # (B, T, D)
+        x = positions.add_to(self.embedding(ids))  # (B, T, D), as in all of the following
         x = self.dropout(x, training=training)
         x = self.run_blocks(
             self.blocks,
@@ -178,7 +198,10 @@ class GPT(Generating, ZooModel):
         return self.final_norm(x)
 
     def head(self, x: Tensor) -> Any:
-        """(…, hidden_dim) states to (…, vocab_size) logits, or the states themselves, in float32."""
+        """Return the logits (…, vocab_size) for the hidden states `x` (…, hidden_dim), in float32.
+
+        With ``head=None``, return a dict with the hidden states in float32.
+        """
         if self.config.head is None:
             return {"last_hidden_state": ops.cast(x, "float32")}
         if self.lm_head is not None:
@@ -204,13 +227,16 @@ class GPT(Generating, ZooModel):
         )
 
     def _signature_behind_a_cache(self) -> Signature:
-        """Of a call with one, whose length the mask spans."""
+        """Return the signature of a call with a cache, in which the mask covers the cached tokens too."""
         ids, mask, positions = self.signature.inputs
         return replace(self.signature, inputs=(ids, replace(mask, dims=("batch", "total_sequence")), positions))
 
     def graphs(self, kind: str = "dynamic") -> dict[str, Graph]:
-        """As ``ZooModel.graphs``. "static" gives the logits of the last token only, "dynamic" those of as many as
-        `num_logits_to_keep` asks for: for a prompt, they can take more memory than everything else."""
+        """Return the graphs as ``ZooModel.graphs`` does.
+
+        "static" graphs return the logits of the last token only. "dynamic" graphs return those of the last
+        `num_logits_to_keep` tokens: the logits of a whole prompt can take more memory than everything else.
+        """
         if self.config.head is None or kind not in ("dynamic", "static"):
             return super().graphs(kind)
         static, spec = kind == "static", self.signature
@@ -223,7 +249,7 @@ class GPT(Generating, ZooModel):
             context = causal_context(ops.shape(ids)[1], mask, None, cache, window=self.config.sliding_window)
             x = self.hidden_states(ids, context, cache, training=False)
             kept = 1 if static else inputs.get(KEPT, 0)
-            return self.head(x[:, -kept:])  # of 0, which is its own negative, all
+            return self.head(x[:, -kept:])  # 0 keeps all, since -0 is 0
 
         graph = decoder_graph(
             step,

@@ -1,4 +1,4 @@
-"""Seq2Seq: ``model.py`` reads aloud, ``checkpoints.py`` says how others name its weights."""
+"""Seq2Seq: the model is in ``model.py``; ``checkpoints.py`` has no dialects."""
 
 from . import checkpoints
 from .model import Seq2Seq, Seq2SeqConfig

@@ -1,1 +1,1 @@
-"""Seq2Seq has no checkpoints of others: each published one has its own file format and code."""
+"""No third-party checkpoints of Seq2Seq can be loaded: every published one has its own file format and code."""

@@ -1,13 +1,13 @@
-"""Seq2Seq: a recurrent encoder and decoder, without attention or with the attention that began it all.
+"""Seq2Seq: a recurrent encoder and decoder (LSTM or GRU), with or without attention.
 
-Sutskever et al. 2014 (arXiv:1409.3215): the encoder's last state starts the decoder. Bahdanau et al. 2014
-(arXiv:1409.0473) let the decoder look back at every encoder state with an additive score, Luong et al. 2015
-(arXiv:1508.04025) with a product. The attention stands where Luong has it, behind the recurrent layers
-(``tanh(W [context; state])``, their section 3) and not in their loop, for every score: the whole target is then one run
-of the fastest recurrent kernel and one matrix product.
+In Sutskever et al. 2014 (arXiv:1409.3215), the decoder starts from the final state of the encoder. Bahdanau et al. 2014
+(arXiv:1409.0473) add attention to all encoder states with an additive score, Luong et al. 2015 (arXiv:1508.04025) with
+a multiplicative score. Unlike in Bahdanau et al., the attention is always applied after the recurrent layers,
+``tanh(W [context; state])`` (Luong et al., section 3), and not inside their loop. The whole target is then computed by
+one call of an optimized recurrent kernel and one matrix multiplication.
 
     input_ids, attention_mask (1 = keep): (batch, source)
-    decoder_input_ids: (batch, target), the target moved right behind a start token
+    decoder_input_ids: (batch, target), the target shifted right, after a start token
     -> logits (batch, target, vocab_size)
 """
 
@@ -30,24 +30,25 @@ from ..base import Intermediates, Tensor, ZooModel, build_each
 from ..config import Config, choice, rate, size, token
 from ..registry import register
 
-State = list[Tensor]  # (batch, hidden_dim) each: h and c of every LSTM layer, or h of every GRU layer
+State = list[Tensor]  # h and c of every LSTM layer, or h of every GRU layer: (batch, hidden_dim) each
 
 
 @dataclass(frozen=True)
 class Seq2SeqConfig(Config):
-    """Defaults are Luong's sizes with Bahdanau's score.
+    """Config of ``Seq2Seq``. The defaults are the sizes of Luong et al. with the score of Bahdanau et al.
 
     Attributes:
-        vocab_size: of source and target.
-        num_layers: recurrent layers of the encoder, and of the decoder.
-        hidden_dim: width of a recurrent state; of both directions together in a bidirectional encoder.
-        embedding_dim: width of the two token tables. Default: `hidden_dim`.
+        vocab_size: vocabulary size of both source and target.
+        num_layers: number of recurrent layers of the encoder, and of the decoder.
+        hidden_dim: size of a recurrent state; in a bidirectional encoder, of both directions together.
+        embedding_dim: size of the embeddings of source and target. Default: `hidden_dim`.
         cell: "lstm" or "gru".
-        bidirectional: the encoder reads both ways.
-        attention: "additive" (or Luong's "concat", the same function), "general", "dot", or None for none.
-        max_length: longest source and longest target.
-        dropout: between layers, in training only.
-        decoder_start_token_id, eos_token_id, pad_token_id: how a target begins and ends, and what fills it up.
+        bidirectional: whether the encoder reads the source in both directions.
+        attention: the score: "additive" (or "concat", Luong's name of the same function), "general" or "dot"; None for
+            no attention.
+        max_length: maximum length of the source and of the target.
+        dropout: dropout rate between layers, in training only.
+        decoder_start_token_id, eos_token_id, pad_token_id: the tokens that begin and end a target, and pad it.
     """
 
     vocab_size: int = size(32_000)
@@ -73,10 +74,10 @@ class Seq2SeqConfig(Config):
 
 @register
 class Seq2Seq(Generating, ZooModel):
-    """``Seq2Seq(hidden_dim=256)``, ``Seq2Seq(config)`` or ``az.create("seq2seq", attention="dot")``. See the module.
+    """A recurrent encoder-decoder: ``Seq2Seq(hidden_dim=256)``, ``Seq2Seq(config)`` or ``az.create("seq2seq")``.
 
-    Of the intermediates, it has ``encoder_hidden_states``, ``decoder_hidden_states`` and ``cross_attentions``, a tuple
-    of one (batch, target, source): the alignment.
+    The module docstring lists the inputs and outputs. The intermediates are ``encoder_hidden_states``,
+    ``decoder_hidden_states`` and ``cross_attentions``, a tuple of one (batch, target, source) tensor, the alignment.
     """
 
     family: ClassVar[str] = "seq2seq"
@@ -136,7 +137,10 @@ class Seq2Seq(Generating, ZooModel):
         intermediates: Intermediates | None = None,
         training: bool | None = None,
     ) -> tuple[Tensor, State]:
-        """(batch, source) ids to (batch, source, hidden_dim) outputs and the state the decoder starts from."""
+        """Return the encoder's outputs, (batch, source, hidden_dim), for `ids` (batch, source), and its final state.
+
+        The decoder starts from this state.
+        """
         seen = intermediates or Intermediates()
         mask = None if mask is None else ops.cast(mask, "bool")
         x = self.dropout(self.embedding(ids), training=training)  # (B, S, E)
@@ -154,7 +158,7 @@ class Seq2Seq(Generating, ZooModel):
         if not self.backward_layers:
             return list(outputs)
         backward = self.backward_layers[i](x, mask=mask, training=training)
-        backward = [ops.flip(backward[0], axis=1), *backward[1:]]  # it computed the last token first
+        backward = [ops.flip(backward[0], axis=1), *backward[1:]]  # its outputs start with the last token
         return [ops.concatenate(pair, axis=-1) for pair in zip(outputs, backward, strict=True)]
 
     def decode(
@@ -167,15 +171,17 @@ class Seq2Seq(Generating, ZooModel):
         intermediates: Intermediates | None = None,
         training: bool | None = None,
     ) -> tuple[Tensor, State]:
-        """(batch, target) ids to (batch, target, hidden_dim) outputs and the state after them. `encoder_keys` is
-        ``attention.prepare(encoded)``, where it is already known."""
+        """Return the decoder's outputs, (batch, target, hidden_dim), for `ids` (batch, target), and its final state.
+
+        `encoder_keys` is the result of ``attention.prepare(encoded)``. Default: it is computed.
+        """
         seen = intermediates or Intermediates()
         x = self.dropout(self.decoder_embedding(ids), training=training)  # (B, T, E)
         seen.hidden_states.append(x)
-        parts = len(state) // len(self.decoder_layers)  # of one layer's state
+        parts = len(state) // len(self.decoder_layers)  # tensors in the state of one layer: 2 for LSTM, 1 for GRU
         after: State = []
         for i, layer in enumerate(self.decoder_layers):
-            x, *last = layer(x, initial_state=list(state[i * parts : (i + 1) * parts]), training=training)
+            x, *last = layer(x, initial_state=list(state[i * parts : (i + 1) * parts]), training=training)  # (B, T, D)
             after += last
             seen.hidden_states.append(x)
             x = self.dropout(x, training=training)
@@ -188,7 +194,7 @@ class Seq2Seq(Generating, ZooModel):
         return x, after
 
     def head(self, x: Tensor) -> Tensor:
-        """(..., hidden_dim) states to (..., vocab_size) logits in float32."""
+        """Return the logits (..., vocab_size) for decoder outputs (..., hidden_dim), in float32."""
         return ops.cast(self.lm_head(x), "float32")
 
     @property
@@ -243,7 +249,7 @@ class Seq2Seq(Generating, ZooModel):
         def specs(prefix: str) -> list[TensorSpec]:
             return [TensorSpec(f"{prefix}.{name}", "float32", ("batch", c.hidden_dim)) for name in names]
 
-        step = ("batch", 1)  # a recurrent decoder makes one step at a time
+        step = ("batch", 1)  # a recurrent decoder processes one token per call
         mask = [TensorSpec("encoder_attention_mask", "int32", ("batch", "source"), below=2)] if states else []
         source = {"limits": {"source": c.max_length}, "defaults": {"source": spec.defaults["source"]}}
         encoder = Signature(spec.inputs[:2], (*states, *specs("past_state")), **source)

@@ -1,4 +1,4 @@
-"""Transformer: ``model.py`` reads aloud, ``checkpoints.py`` says how others name its weights."""
+"""Transformer: the model is in ``model.py``, the dialects of third-party checkpoints are in ``checkpoints.py``."""
 
 from . import checkpoints
 from .model import Transformer, TransformerConfig

@@ -1,4 +1,7 @@
-"""Transformers of others: how their files name configs and weights, and the transforms between theirs and ours."""
+"""Dialects of Hugging Face checkpoints for Transformer: Marian and T5 1.1.
+
+Each dialect maps the entries of a config.json and the names of the tensors to those of this package.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from .model import Transformer, TransformerConfig
 
 
 def _stack(theirs: str, ours: str, *, decoder: bool) -> tuple[Rule, ...]:
-    """Marian's encoder or decoder."""
+    """Return the rules of the blocks of Marian's encoder or decoder."""
     attentions = {"self_attn": "attention", **({"encoder_attn": "cross_attention"} if decoder else {})}
     rules = [*linear(theirs + "fc1", ours + "feedforward/up"), *linear(theirs + "fc2", ours + "feedforward/down")]
     for name, attention in attentions.items():
@@ -67,7 +70,7 @@ _MARIAN = Dialect(
     prefix="model.",
     headless=(),
     heads={None: "MarianMTModel"},
-    ignored=(r"^(en|de)coder\.embed_positions\.weight$",),  # the sinusoids, which we compute
+    ignored=(r"^(en|de)coder\.embed_positions\.weight$",),  # sinusoids, which the model computes
     tied=dict.fromkeys(
         ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"), "shared.weight"
     ),
@@ -92,7 +95,7 @@ def _t5_stack(stack: str, layers: tuple[str, ...]) -> tuple[Rule, ...]:
 
 
 _T5_FEED = {"gated-gelu": "geglu", "gated-silu": "swiglu"}
-_T5 = Dialect(  # version 1.1; the first one scales its tied output
+_T5 = Dialect(  # version 1.1; version 1.0 scales the hidden states before its tied output projection
     fields=(
         Field("vocab_size", "vocab_size"),
         Field("num_layers", "num_layers"),

@@ -1,15 +1,18 @@
 """Transformer: the encoder-decoder of "Attention Is All You Need" (Vaswani et al. 2017, arXiv:1706.03762).
 
-Sinusoidal positions added to embeddings scaled by sqrt(hidden_dim), one table for source, target and output, ReLU, and
-the normalisation after each residual (section 3). Positions are counted along the masks, so that padding on either side
-moves nothing. Options turn it into its descendants:
+As in section 3 of the paper, sinusoidal positions are added to embeddings scaled by sqrt(hidden_dim), source, target
+and output share one embedding table, the activation is ReLU, and each residual connection is followed by a
+normalization. In addition to the paper, positions count the tokens that the masks keep, so padding on either side does
+not change them. Other models differ in config fields:
 
     Marian    position="sinusoidal_halves", activation="silu", use_logits_bias=True, norm_epsilon=1e-5
     T5 v1.1   position="relative", norm="rms_norm", norm_first=True, activation="geglu", use_bias=False,
               attention_scale=1.0, scale_embeddings=False, tie_embeddings=False
 
+Inputs and outputs:
+
     input_ids, attention_mask (1 = keep): (batch, source)
-    decoder_input_ids, decoder_attention_mask: (batch, target), the target moved right behind a start token
+    decoder_input_ids, decoder_attention_mask: (batch, target), the target shifted right, after a start token
     -> logits (batch, target, vocab_size)
 """
 
@@ -38,21 +41,25 @@ from ..registry import register
 
 @dataclass(frozen=True)
 class TransformerConfig(Config):
-    """Defaults are the paper's base model. Else as ``GPTConfig``.
+    """Config of ``Transformer``. The defaults are the paper's base model. ``GPTConfig`` documents the other fields.
 
     Attributes:
-        vocab_size: of source and target, which share a table unless `share_embeddings` is off.
-        num_layers: of the encoder; `num_decoder_layers` of the decoder, by default as many.
-        num_decoder_heads, decoder_intermediate_dim: of the decoder, by default as in the encoder; so are
-            `num_decoder_kv_heads` and `decoder_head_dim`, but that another number of heads divides `hidden_dim` anew.
-        max_length: longest source and longest target.
-        num_buckets, max_distance: of relative positions, see ``RelativePositionBias``.
-        attention_scale: factor on the scores; None for head_dim^-1/2.
-        scale_embeddings: multiply embeddings by sqrt(hidden_dim).
-        tie_embeddings: the target's table is the output projection too.
-        use_logits_bias: a bias on the logits, as Marian's.
-        norm_first: pre-norm, with a last normalisation after each stack.
-        decoder_start_token_id, eos_token_id, pad_token_id: how a target begins and ends, and what fills it up.
+        vocab_size: vocabulary size of both source and target.
+        num_layers, num_decoder_layers: number of blocks of the encoder and of the decoder. Default of the latter:
+            `num_layers`.
+        num_decoder_heads, decoder_intermediate_dim: sizes of the decoder. Default: those of the encoder.
+        num_decoder_kv_heads, decoder_head_dim: sizes of the decoder. Default: those of the encoder if both have the
+            same number of heads; otherwise `num_decoder_heads`, and `hidden_dim` / `num_decoder_heads`.
+        max_length: maximum length of the source and of the target.
+        num_buckets, max_distance: options of relative positions; see ``RelativePositionBias``.
+        norm_first: whether blocks normalize the input of each branch (pre-norm) instead of the sum with the residual;
+            each stack then has a final normalization.
+        attention_scale: factor on the attention scores. Default: head_dim^-1/2.
+        scale_embeddings: whether to multiply the embeddings by sqrt(hidden_dim).
+        share_embeddings: whether source and target have the same embedding table.
+        tie_embeddings: whether the target's embedding table is also the output projection.
+        use_logits_bias: whether the logits have a bias, as in Marian.
+        decoder_start_token_id, eos_token_id, pad_token_id: the tokens that begin and end a target, and pad it.
     """
 
     vocab_size: int = size(37_000)
@@ -119,10 +126,11 @@ class TransformerConfig(Config):
 
 @register
 class Transformer(Generating, ZooModel):
-    """``Transformer(num_layers=2)``, ``Transformer(config)`` or ``az.create("transformer-base")``. See the module.
+    """An encoder-decoder: ``Transformer(num_layers=2)``, ``Transformer(config)`` or ``az.create("transformer-base")``.
 
-    Ask for intermediates as of any model: ``encoder_hidden_states``, ``encoder_attentions``,
-    ``decoder_hidden_states``, ``decoder_attentions`` and ``cross_attentions``, (batch, heads, target, source).
+    The module docstring lists the inputs and outputs. The intermediates are ``encoder_hidden_states``,
+    ``encoder_attentions``, ``decoder_hidden_states``, ``decoder_attentions`` and ``cross_attentions``, a tuple of
+    (batch, heads, target, source) tensors.
     """
 
     family: ClassVar[str] = "transformer"
@@ -132,7 +140,7 @@ class Transformer(Generating, ZooModel):
     def build_layers(self) -> None:
         c = self.config
         shared: dict[str, Any] = {"dtype": self.dtype_policy}
-        # As tensor2tensor has it, so that embeddings scaled by sqrt(hidden_dim) have unit variance.
+        # As in tensor2tensor: embeddings scaled by sqrt(hidden_dim) have unit variance.
         normal = keras.initializers.RandomNormal(stddev=c.hidden_dim**-0.5)
 
         def embedding(name: str) -> TokenEmbedding:
@@ -197,7 +205,7 @@ class Transformer(Generating, ZooModel):
         intermediates: Intermediates | None = None,
         training: bool | None = None,
     ) -> Tensor:
-        """(batch, source) ids to (batch, source, hidden_dim) states."""
+        """Return the encoder's hidden states, (batch, source, hidden_dim), for `ids` (batch, source)."""
         if mask is None:
             numbers = ops.expand_dims(ops.arange(ops.shape(ids)[1], dtype="int32"), 0)  # (1, S)
         else:
@@ -209,7 +217,10 @@ class Transformer(Generating, ZooModel):
         return x if self.encoder_norm is None else self.encoder_norm(x)
 
     def project_encoded(self, encoded: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Every decoder block's keys and values of the source, (batch, kv_heads, source, head_dim): once."""
+        """Return the keys and values of the source for the cross-attention of each decoder block.
+
+        They are (batch, kv_heads, source, head_dim) and the same for every decode step.
+        """
         return [block.cross_attention.keys_and_values(encoded) for block in self.decoder_blocks]
 
     def decode(
@@ -222,7 +233,10 @@ class Transformer(Generating, ZooModel):
         intermediates: Intermediates | None = None,
         training: bool | None = None,
     ) -> Tensor:
-        """(batch, target) ids, behind those in `cache`, to (batch, target, hidden_dim) states."""
+        """Return the decoder's hidden states, (batch, target, hidden_dim), for `ids` (batch, target).
+
+        With a `cache`, `ids` follow the tokens in it. `encoder_key_values` is the result of ``project_encoded``.
+        """
         positions = encode_positions(self.decoder_positions, context.query_positions, context.key_positions)
         x = self._embed(self.decoder_embedding, ids, positions, training)  # (B, T, D)
         x = self.run_blocks(
@@ -245,7 +259,7 @@ class Transformer(Generating, ZooModel):
         return self.dropout(positions.add_to(x), training=training)
 
     def head(self, x: Tensor) -> Tensor:
-        """(..., hidden_dim) states to (..., vocab_size) logits in float32."""
+        """Return the logits (..., vocab_size) for hidden states (..., hidden_dim), in float32."""
         if self.lm_head is None:
             return self.decoder_embedding.project(x, self.logits_bias)
         logits = ops.cast(self.lm_head(x), "float32")
@@ -274,7 +288,7 @@ class Transformer(Generating, ZooModel):
         return {"encoder": self._encoder_graph(), "decoder": self._decoder_graph(static=kind == "static")}
 
     def _encoder_graph(self) -> Graph:
-        """What the decoder reads of the source at every step, computed once."""
+        """Return the graph that computes, once per source, the tensors that the decoder needs at every step."""
         spec, projected = self.signature, self._projected_specs()
         states = TensorSpec("last_hidden_state", "float32", ("batch", "source", self.config.hidden_dim))
 

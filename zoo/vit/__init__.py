@@ -1,4 +1,4 @@
-"""ViT: ``model.py`` reads aloud, ``checkpoints.py`` says how others name its weights."""
+"""ViT: the model is in ``model.py``, the dialects of third-party checkpoints are in ``checkpoints.py``."""
 
 from . import checkpoints
 from .model import ViT, ViTConfig

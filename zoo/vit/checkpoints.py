@@ -1,4 +1,8 @@
-"""ViTs of others: how their files name configs and weights, and the transforms between theirs and ours."""
+"""Dialects of third-party checkpoints for ViT.
+
+These are Hugging Face's ViT, DeiT and DINOv2, and KerasHub's ViT. Each dialect maps the entries of a config and the
+names of the tensors to those of this package.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +52,7 @@ _VIT = Dialect(
         Field("attention_probs_dropout_prob", "attention_dropout", 0.0),
         Field("initializer_range", "initializer_range", 0.02),
     ),
-    silent=("preprocessing",),  # which preprocessor_config.json has
+    silent=("preprocessing",),  # stored in preprocessor_config.json
     demanded={"pooler_act": "tanh"},
     read=lambda raw, names: {
         **_read_images(raw),
@@ -105,6 +109,7 @@ _DEIT = replace(
 )
 
 
+# As DINOv2's SwiGLU: two thirds of the width without a gate, rounded up to a multiple of 8.
 def _gated_width(width: int, ratio: float) -> int:
     return (int(int(width * ratio) * 2 / 3) + 7) // 8 * 8
 
@@ -126,7 +131,7 @@ def _read_dinov2(raw: Mapping[str, Any], names: Collection[str]) -> dict[str, An
 def _write_dinov2(c: ViTConfig) -> dict[str, Any]:
     inner = c.intermediate_dim or 0
     ratio = inner / c.hidden_dim
-    if c.activation in GATED:  # two thirds of a multiple of the width, rounded up to eights: the roundest that fits
+    if c.activation in GATED:  # several ratios result in the same width, due to rounding: take the shortest number
         exact = inner * 3 / 2 / c.hidden_dim
         candidates = (int(exact), round(exact, 1))
         ratio = next((r for r in candidates if _gated_width(c.hidden_dim, r) == inner), exact)
@@ -147,7 +152,7 @@ _DINOV2_BODY = (
 
 
 def _dinov2_rules(c: ViTConfig) -> tuple[Rule, ...]:
-    """The gated feed-forward keeps gate and up in one."""
+    """Return the rules of DINOv2, whose gated feed-forward network stores the gate and up projections in one tensor."""
     mlp, ours = "encoder.layer.{i}.mlp.", "block_{i}/feedforward/"
     if c.activation not in GATED:
         return (*_DINOV2_BODY, *linear(mlp + "fc1", ours + "up"), *linear(mlp + "fc2", ours + "down"))

@@ -1,16 +1,16 @@
-"""ViT: the encoder on image patches, with DINOv2's additions.
+"""ViT: the Transformer encoder on image patches, with the additions of DeiT and DINOv2.
 
-Dosovitskiy et al. 2021 (arXiv:2010.11929): patches, a class token, pre-norm blocks, GELU by erf. DINOv2 (Oquab et al.
-2023, arXiv:2304.07193) adds layer scale and, later, register tokens (arXiv:2309.16588). Positions are interpolated for
-images of another size.
+The model is that of Dosovitskiy et al. 2021 (arXiv:2010.11929): a linear projection of the patches, a class token,
+learned positions, pre-norm blocks and GELU with erf. The options are additions to the paper: DINOv2 (Oquab et al. 2023,
+arXiv:2304.07193) has layer scale and later register tokens (arXiv:2309.16588). DeiT (Touvron et al. 2021,
+arXiv:2012.12877) has a distillation token after the class token. Learned positions are interpolated for images of
+another size.
 
     pixel_values (batch, height, width, num_channels) float, or with `preprocessing`
     images (batch, any height, any width, num_channels) float, 0 to 255
-    head None                    last_hidden_state (batch, 1 + num_registers + patches, hidden_dim), normalised,
+    head None                    last_hidden_state (batch, 1 + num_registers + patches, hidden_dim), normalized,
                                  pooler_output (batch, hidden_dim), of the class token
          "image_classification"  logits (batch, num_classes)
-
-DeiT (Touvron et al. 2021, arXiv:2012.12877) has a second class token, the distillation token, after the first.
 """
 
 from __future__ import annotations
@@ -38,24 +38,30 @@ CLASSIFIERS = ("class_token", "class_and_mean", "distilled")
 
 @dataclass(frozen=True)
 class ViTConfig(Config):
-    """Defaults are ViT-Base/16 at 224 pixels.
+    """Config of ``ViT``. The defaults are those of ViT-Base/16 at 224 pixels. ``GPTConfig`` documents the other fields.
 
     Attributes:
-        image_size: side of the square images the positions are for; others are interpolated.
-        position: "learned", or "sinusoidal_2d" for the fixed ones of MoCo v3 and MAE.
-        num_registers: register tokens after the class token.
-        layer_scale: initial value of the factor on each branch; None for none.
-        distillation_token: DeiT's second class token.
+        image_size: side of the square images, in pixels, that the positions are for. For other sizes, learned positions
+            are interpolated.
+        patch_size: side of a patch in pixels, a divisor of `image_size`.
+        num_channels: number of color channels.
+        position: "learned", or "sinusoidal_2d" for the fixed positions of MoCo v3 and MAE.
+        num_registers: number of register tokens, which follow the class token.
+        layer_scale: initial value of the learned factors on the output of each branch (attention and feed-forward);
+            None for no such factors.
+        use_mask_token: whether to keep the mask token of DINOv2, so that checkpoints are complete; it is unused here.
+        distillation_token: whether there is the distillation token of DeiT.
         interpolate_antialias: how learned positions are interpolated; see ``PatchEmbedding``.
-        use_qkv_bias: biases on queries, keys and values; all other projections have them.
-        pooler: a dense layer and tanh on the class token for `pooler_output`, as Hugging Face's ``ViTModel``.
-        classifier: what the classification head reads: "class_token", "class_and_mean" for the class token beside the
-            mean of the patches (DINOv2), or "distilled" for the mean of two heads, on class and distillation token.
-        use_mask_token: keep DINOv2's (unused) mask token, so that its checkpoints load whole.
-        preprocessing: what a preprocessor_config.json says, for a model that takes images as they are and resizes,
-            crops and normalises them itself, in an exported file too; see ``layers.ImageProcessor``. Values between
-            pixels are not rounded, as no runtime does it alike.
-        head: "image_classification", or None for the features.
+        use_qkv_bias: whether query, key and value projections have biases; all other projections have them.
+        pooler: whether `pooler_output` is computed by a dense layer and tanh, as in Hugging Face's ``ViTModel``.
+        classifier: the input of the classification head: "class_token"; "class_and_mean" for the class token and the
+            mean of the patches, concatenated (DINOv2); or "distilled" for the mean of the logits of two heads, one on
+            the class token and one on the distillation token.
+        preprocessing: the content of a preprocessor_config.json. The model, and also an exported file, then resizes,
+            crops and normalizes images itself; see ``layers.ImageProcessor``. Resized values are not rounded to
+            integers, because runtimes round differently.
+        head: "image_classification", or None for hidden states.
+        num_classes: number of classes of the classification head.
     """
 
     image_size: int = size(224)
@@ -89,14 +95,14 @@ class ViTConfig(Config):
         if self.preprocessing is not None:
             if not isinstance(self.preprocessing, dict):
                 raise ValueError(f"preprocessing: got {self.preprocessing!r}; accepted: a dict, or None")
-            ImageProcessor.from_huggingface(self.preprocessing)  # refuses what it cannot do
+            ImageProcessor.from_huggingface(self.preprocessing)  # raises ValueError for unsupported options
         if self.classifier == "distilled" and not self.distillation_token:
             raise ValueError("classifier: got 'distilled' without distillation_token; accepted: with it")
         check_position(self.position, hidden_dim=self.hidden_dim, head_dim=0)
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Class, distillation and register tokens, which stand before the patches."""
+        """The number of class, distillation and register tokens, which precede the patches."""
         return 1 + self.distillation_token + self.num_registers
 
     def least_parameters(self) -> int:
@@ -108,7 +114,10 @@ class ViTConfig(Config):
 
 @register
 class ViT(ZooModel):
-    """``ViT(num_layers=4)``, ``ViT(config)`` or ``az.create("vit-base-16")``. See the module."""
+    """A vision Transformer: ``ViT(num_layers=4)``, ``ViT(config)`` or ``az.create("vit-base-16")``.
+
+    The module docstring lists the inputs and the outputs of each head.
+    """
 
     family: ClassVar[str] = "vit"
     tasks: ClassVar[Mapping[str | None, str]] = {
@@ -184,17 +193,17 @@ class ViT(ZooModel):
     def _head(self, x: Any) -> Any:
         if self.classifier is not None:
             return ops.cast(self._classify(x), "float32")
-        pooled = x[:, 0] if self.pooler is None else ops.tanh(self.pooler(x[:, 0]))
+        pooled = x[:, 0] if self.pooler is None else ops.tanh(self.pooler(x[:, 0]))  # (B, D)
         return {"last_hidden_state": ops.cast(x, "float32"), "pooler_output": ops.cast(pooled, "float32")}
 
     def _classify(self, x: Any) -> Any:
-        """(batch, tokens, hidden_dim) to (batch, num_classes)."""
+        """Return the logits, (batch, num_classes), for hidden states (batch, tokens, hidden_dim)."""
         assert self.classifier is not None
         if self.distillation_classifier is not None:
             return (self.classifier(x[:, 0]) + self.distillation_classifier(x[:, 1])) / 2
         if self.config.classifier == "class_token":
             return self.classifier(x[:, 0])
-        patches = x[:, self.config.num_prefix_tokens :]
+        patches = x[:, self.config.num_prefix_tokens :]  # (B, patches, D)
         return self.classifier(ops.concatenate([x[:, 0], ops.mean(patches, axis=1)], axis=-1))
 
     @property

@@ -20,7 +20,7 @@ AHEAD = 16  # number of tokens that ``greedy`` generates per call; stop tokens a
 
 
 class Decoder(Protocol):
-    """Computes the logits of the next token for a batch of rows, and keeps the tokens so far in its state.
+    """An object that computes the next-token logits of a batch of rows and keeps the tokens so far in its state.
 
     A decoder may have two more methods. ``greedy(tokens, count)`` feeds `tokens` (rows,), continues with the most
     likely tokens and returns these (rows, count); plain greedy decoding uses it to avoid a call for every token.

@@ -134,7 +134,7 @@ class TextGenerating:
 
 
 class _Request:
-    """One request: its prompts as ids, and its options with the defaults filled in."""
+    """The prompts of one request as ids, and its options with the defaults filled in."""
 
     def __init__(self, source: TextGenerating, prompts: Any, options: dict[str, Any]) -> None:
         given = options.get("tokenizer")

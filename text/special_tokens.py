@@ -25,20 +25,20 @@ def register_special_tokens(backend: Any, config: Mapping[str, Any]) -> dict[str
             raise ValueError(f"{name}: got {content!r}, which is not in the vocabulary; accepted: one of its tokens")
         found[name] = (content, number)
         if token is not None and content not in added_contents(backend):
-            backend.add_special_tokens([token])  # its id stays, and it is no longer split when it occurs in a text
+            backend.add_special_tokens([token])  # its id stays the same; from now on it is matched as a whole in texts
     return found
 
 
 def set_frame(backend: Any, tokens: Mapping[str, str], *, bos: bool, eos: bool) -> None:
     """Set the post-processor that adds bos before and eos after every text, as `bos` and `eos` ask.
 
-    transformers does the same where the config has "add_bos_token" or "add_eos_token".
+    transformers does the same if the config has "add_bos_token" or "add_eos_token".
 
     Args:
         tokens: contents of the special tokens by name.
 
     Raises:
-        ValueError: `bos` or `eos` without such a token.
+        ValueError: `bos` or `eos` is set, but `tokens` has no such token.
     """
     from tokenizers.processors import TemplateProcessing
 
@@ -59,7 +59,7 @@ def check_frame(backend: Any, vocabulary: Mapping[str, int]) -> None:
     """Check that the post-processor of `backend` adds only ids of `vocabulary`.
 
     Raises:
-        ValueError: other ids.
+        ValueError: it adds other ids.
     """
     framed = {*backend.encode("").ids, *backend.encode("", "").ids}
     if surplus := sorted(framed - set(vocabulary.values())):

@@ -70,10 +70,10 @@ def vocabulary_size(vocabulary: Mapping[str, int]) -> int:
 
 
 def length_limit(limit: Any) -> int | None:
-    """Return `model_max_length` as an integer, or None where there is no limit.
+    """Return `limit`, the value of `model_max_length`, as an integer, or None for no limit.
 
     Raises:
-        ValueError: not a number, or below 1.
+        ValueError: `limit` is neither None nor a number of at least 1.
     """
     if limit is not None and (not is_number(limit) or not limit >= 1):
         raise ValueError(f"model_max_length: got {limit!r}; accepted: a positive integer, or None for no limit")

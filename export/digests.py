@@ -1,6 +1,6 @@
-"""Digests by which a file that was damaged or changed after its export is recognised.
+"""SHA-256 digests that detect a file that was damaged or changed after its export.
 
-Every exported file holds the SHA-256 of its own bytes in its metadata, computed with zeros in the place of the digest.
+Every exported file stores the SHA-256 of its own bytes in its metadata, computed with zeros in place of the digest.
 """
 
 from __future__ import annotations
@@ -18,17 +18,27 @@ UNSEALED = "sha256:" + 64 * "0"
 
 
 def weight_digests(weights: FileWeights) -> dict[str, str]:
-    """Name to the beginning of the SHA-256 of its float32 values."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of each weight's values in the file, by the weight's
+    name."""
     return {name: hashlib.sha256(weights.value(name).data).hexdigest()[:16] for name in weights.variables}
 
 
 def unsealed(weights: FileWeights) -> dict[str, str]:
-    """What a file's metadata has of all this before ``seal``."""
+    """Return the metadata entries of the digests before ``seal``: a placeholder for the file's own digest, and the
+    digests of the weights."""
     return {DIGEST: UNSEALED, WEIGHTS: json.dumps(weight_digests(weights))}
 
 
 def seal(file: Path, beside: Path | None = None) -> str:
-    """Put the digest of `file`, and of the data `beside` it, where its metadata has ``UNSEALED``; and give it back."""
+    """Compute the digest of a file, write it over the placeholder ``UNSEALED`` in the file's metadata, and return it.
+
+    Args:
+        file: a file that contains ``UNSEALED`` exactly once.
+        beside: the file's external data, which the digest includes, or None.
+
+    Raises:
+        RuntimeError: the file does not contain the placeholder exactly once.
+    """
     digest = f"sha256:{file_digest(file, beside)}"
     with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 0) as content:
         place = content.find(UNSEALED.encode())
@@ -39,7 +49,12 @@ def seal(file: Path, beside: Path | None = None) -> str:
 
 
 def file_digest(file: Path, beside: Path | None, digest: str = "") -> str:
-    """Of a file, with zeros where its own `digest` stands."""
+    """Return the SHA-256 of a file, computed with zeros in place of the `digest` that it stores of itself.
+
+    Args:
+        beside: the file's external data, which the digest includes, or None.
+        digest: the stored digest as in the metadata ("sha256:…"); "" for a file whose digest is not written yet.
+    """
     found = hashlib.sha256()
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
         place = content.find(digest.encode()) if digest else -1

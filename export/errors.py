@@ -1,11 +1,11 @@
-"""What an export raises beside ``ValueError``."""
+"""The exceptions of the exporters other than ``ValueError``."""
 
 from __future__ import annotations
 
 
 class ExportError(RuntimeError):
-    """An export that did not become what it should: nothing the caller passed was wrong, and no file was left."""
+    """A failed export whose arguments were valid. No file is written."""
 
 
 class AccuracyError(ExportError):
-    """The file computes something too different from the model in float32. No file was left."""
+    """The outputs of the file differ too much from those of the model in float32. No file is written."""

@@ -1,5 +1,7 @@
-"""The runners of exported files, under the name that scripts call them by: ``runtime/`` has them, and needs neither
-Keras nor TensorFlow."""
+"""The runners of exported files, importable from ``attention_zoo.export.runtime``.
+
+The modules in ``runtime/`` implement them, and need neither Keras nor TensorFlow.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Who made a model and what others may do with it, written where readers of each format look for it.
+"""The model card (author, license, description), written to the fields where readers of each file format expect it.
 
-- ONNX: ``doc_string`` has the description, ``metadata_props`` have ``model_author`` and ``model_license``
+- ONNX: ``doc_string`` holds the description, ``metadata_props`` hold ``model_author`` and ``model_license``
   (onnx/docs/MetadataProps.md).
 - TFLite: the fields of ``ModelMetadata``, which Android Studio, Netron and MediaPipe read.
-- LiteRT-LM: system metadata by the fields' names, and what the TFLite file in it has.
+- LiteRT-LM: system metadata under the names of the fields, and the metadata of the TFLite file in the bundle.
 
-In ours it is JSON too, for ``export.describe``.
+ONNX and TFLite files also store the card as JSON, which ``export.describe`` reads.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ ONNX_NAMES = {"author": "model_author", "license": "model_license"}
 
 
 def as_card(given: Any) -> dict[str, str]:
-    """A card in the order of ``FIELDS``; empty for None.
+    """Return the card as a dict in the order of ``FIELDS``; an empty dict for None.
 
     Raises:
-        ValueError: no mapping, a field that there is not, or one that is no text.
+        ValueError: `given` is not a mapping, or has an unknown field or a value that is not a non-empty text.
     """
     if given is None:
         return {}
@@ -41,12 +41,12 @@ def as_card(given: Any) -> dict[str, str]:
 
 
 def own_metadata(card: Mapping[str, str]) -> dict[str, str]:
-    """What a file of either format has for ``export.describe``."""
+    """Return the metadata entry of the card that ``export.describe`` reads, for either file format."""
     return {CARD: json.dumps(card)} if card else {}
 
 
 def set_onnx_card(model: Any, card: Mapping[str, str]) -> None:
-    """Write it where readers of an ``ir.Model`` look."""
+    """Write the card to the fields of `model`, an ``ir.Model``, where readers of ONNX files expect it."""
     if "description" in card:
         model.doc_string = card["description"]
     model.metadata_props.update({known: card[name] for name, known in ONNX_NAMES.items() if name in card})

@@ -1,4 +1,7 @@
-"""Which layer of a model is to blame, and on which line: for errors that converters tell in pages of their own."""
+"""Readable errors for failed conversions, which name the layer and the source line that an operation comes from.
+
+The messages of the converters themselves are pages long.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 
 from ..errors import ExportError
 
-# Files that an operation passes through on its way and that say nothing of where it comes from.
+# Source files of Keras and TensorFlow in a traceback, which do not show where the model creates the operation.
 MACHINERY = re.compile(
     r"/(tensorflow|optree|wrapt)/|/keras/src/(backend|ops|utils|trainers|tree|random)/"
     r"|/keras/src/(layers/layer|models/functional|models/sequential|ops/function|ops/operation)\.py|/unittest/|/contextlib\.py|^<"
@@ -19,12 +22,12 @@ HERE = str(Path(__file__).parent.parent)
 
 
 def one_line(error: BaseException, length: int = 200) -> str:
-    """The beginning of what an error says."""
+    """Return the beginning of an error message on one line, without terminal escape sequences."""
     return " ".join(re.sub(r"\x1b\[[\d;]*m", "", str(error)).split())[:length]
 
 
 def place(op: Any) -> str:
-    """The layer and the source line that made a TensorFlow operation."""
+    """Return the layer and the source line that created a TensorFlow operation."""
     scope = "/".join(re.sub(r"_\d+$", "", part) for part in op.name.split("/")[:-1])
     frames = [
         frame
@@ -36,10 +39,10 @@ def place(op: Any) -> str:
 
 
 def captured_constants(traced: Any) -> dict[str, np.ndarray]:
-    """What a trace holds beside its arguments, by a name for each, in their order.
+    """Return the arrays that a trace captured in addition to its arguments, in order, each under a generated name.
 
     Raises:
-        ExportError: a variable or a table that Keras does not know of.
+        ExportError: the trace captured a variable or a lookup table that Keras does not track.
     """
     arguments = len(traced.graph.inputs) - len(traced.captured_inputs)
     found: dict[str, np.ndarray] = {}
@@ -55,7 +58,8 @@ def captured_constants(traced: Any) -> dict[str, np.ndarray]:
 
 
 def unsupported(proto: Any, traced: Any) -> None:
-    """Raise an ExportError for a node of `proto` that is no ONNX operator, which tf2onnx leaves where it finds none."""
+    """Raise an ExportError for a node of `proto` that is not an ONNX operator. tf2onnx leaves such nodes in the graph
+    for operations that it cannot convert."""
     import onnx
 
     for node in proto.graph.node:
@@ -70,8 +74,13 @@ def _where(graph: Any, kind: str, name: str = "") -> str:
 
 
 def refused(error: Exception, graphs: list[Any]) -> str:
-    """One line for the pages of the TFLite converter: the operations it has no built-in operator for, and where they
-    come from."""
+    """Summarize an error of the TFLite converter in one line: the operations without a built-in operator, and where
+    they come from.
+
+    Args:
+        error: raised by the converter; its message is pages long.
+        graphs: the TensorFlow graphs that were converted.
+    """
     text = str(error)
     kinds = dict.fromkeys(re.findall(r"'?tf\.(\w+)'? op is neither a custom op nor a flex op", text))
     kinds |= dict.fromkeys(re.findall(r"^\s*tf\.(\w+)\(", text, re.MULTILINE))

@@ -1,7 +1,7 @@
-"""The model's graphs by their names in a file; among them a causal decoder's as LiteRT-LM has it.
+"""The graphs of a model by their names in a file, including the graph of a causal decoder in the form of LiteRT-LM.
 
-Its signatures ``decode`` and ``prefill_{n}`` take one row, whose tokens stand without padding in the slots from 0 on;
-whoever runs them, such as ``tflite_decoder.py``, numbers the positions and makes the mask.
+The LiteRT-LM signatures ``decode`` and ``prefill_{n}`` take one row, whose tokens fill the cache from slot 0 on,
+without padding. The caller, such as ``runtime/tflite/decoder.py``, supplies the position ids and the attention mask.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ...signature import Graph, Signature, TensorSpec
 
 
 def model_graphs(model: Any, names: Collection[str]) -> dict[str, Graph]:
-    """The model's graphs by the names that they have in a file with graphs of these names."""
+    """Return the model's graphs by their names in a file whose graphs have the names `names`."""
     layout = layout_of(names)
     if getattr(model, "family", None) == FOREIGN:
         graphs = model.graphs()
@@ -26,10 +26,14 @@ def model_graphs(model: Any, names: Collection[str]) -> dict[str, Graph]:
 
 
 def litert_graph(model: Any) -> Graph:
-    """One step of a model that has ``hidden_states(ids, context, cache)`` and ``head``, such as a GPT.
+    """Return one step of a causal decoder as a graph with the inputs and outputs that LiteRT-LM expects.
 
-    ``tokens`` (1, T), ``input_pos`` (T,), ``mask`` (1, 1, T, slots) booleans, and the cache ``kv_cache_k_{i}``,
-    ``kv_cache_v_{i}`` (1, kv_heads, slots, head_dim), in and out.
+    The inputs are ``tokens`` (1, T), ``input_pos`` (T,), ``mask`` (1, 1, T, slots) booleans, and the key/value cache
+    ``kv_cache_k_{i}``, ``kv_cache_v_{i}`` (1, kv_heads, slots, head_dim). The outputs are ``logits`` (1, T, vocab_size)
+    and the updated cache.
+
+    Args:
+        model: a model with ``hidden_states(ids, context, cache)`` and ``head``, such as a GPT.
     """
     from keras import ops
 

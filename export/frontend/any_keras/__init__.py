@@ -1,1 +1,1 @@
-"""Keras models, layers and functions that are not ours, as the exporters see ours."""
+"""Third-party Keras models, layers and functions, with the interface of an attention_zoo model for the exporters."""

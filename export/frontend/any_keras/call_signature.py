@@ -1,4 +1,4 @@
-"""How a stranger's model is called: its arguments, nested as it takes them, and names for every tensor in and out."""
+"""How a third-party model is called: its nested arguments, and a name for every input and output tensor."""
 
 from __future__ import annotations
 
@@ -16,27 +16,37 @@ from ....signature import TensorSpec
 Tensor = Any
 ACCEPTED = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64")
 HOW = "accepted: input_signature=keras.InputSpec(shape, dtype), nested as the model is called, None for an open size"
-AUTOMATIC = re.compile(r"(keras_tensor|input_layer)(_\d+)?")  # what Keras calls an input that got no name, and counts
+AUTOMATIC = re.compile(r"(keras_tensor|input_layer)(_\d+)?")  # Keras' numbered names of unnamed inputs
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Of a call: `structure` is (positional, by keyword), whose leaves are specs; `leaves` are these by name."""
+    """The arguments of a call.
+
+    Attributes:
+        structure: the positional and the keyword arguments, nested as in the call; the leaves are specs.
+        leaves: the specs by name, in order.
+    """
 
     structure: tuple[list[Any], dict[str, Any]]
     leaves: tuple[tuple[str, Any], ...]
 
 
 def called_with(model: Any, input_signature: Any, parameters: list[str] | None = None) -> Arguments:
-    """What `model` is called with, as `input_signature` has it, or as it was built; of a function by its `parameters`.
+    """Return the arguments of a call of `model`, as `input_signature` declares them or as the model was built.
+
+    Args:
+        model: a Keras model or layer, or a function.
+        input_signature: see ``AnyModel``.
+        parameters: names of the arguments of a function; those of a model are read from its ``call``.
 
     Raises:
-        ValueError: neither tells.
+        ValueError: neither `input_signature` nor the model declares the inputs, or the dtype of one is not accepted.
     """
     if parameters is None:
         parameters = [name for name in inspect.signature(model.call).parameters if name not in ("training", "mask")]
     first = parameters[0] if parameters else "inputs"
-    inputs = getattr(model, "_inputs_struct", None)  # of a Functional model
+    inputs = getattr(model, "_inputs_struct", None)  # only a Functional model has it
     if isinstance(model, keras.Sequential) and model.built:
         inputs = model._functional._inputs_struct if model._functional is not None else None
     structure: tuple[list[Any], dict[str, Any]]
@@ -45,7 +55,7 @@ def called_with(model: Any, input_signature: Any, parameters: list[str] | None =
     elif inputs is not None:
         whole = [input_signature]
         if isinstance(input_signature, list | tuple) and len(input_signature) == 1 and not isinstance(inputs, list):
-            whole = list(input_signature)  # Keras' own way of writing it
+            whole = list(input_signature)  # Keras also accepts a single input in a list
         structure = (whole, {})
     elif isinstance(input_signature, dict) and {*input_signature} <= {*parameters}:
         structure = ([], dict(input_signature))
@@ -98,7 +108,7 @@ class _Leaf:
 
 
 def _spec(leaf: Any) -> _Leaf:
-    """A tensor's shape and dtype, in whatever form."""
+    """Return the shape and dtype of a tensor or of a spec of any type."""
     shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
     if shape is None or dtype is None or getattr(shape, "rank", 0) is None:
         raise ValueError(f"input_signature: got {leaf!r}; {HOW}")
@@ -115,8 +125,8 @@ def _spec(leaf: Any) -> _Leaf:
 
 
 def flat_specs(arguments: Arguments) -> tuple[TensorSpec, ...]:
-    """Their tensors in order, open dimensions named by where they are: see ``probing.named_dimensions``. What is a
-    float of any precision there is float32 in a file."""
+    """Return the specs of the tensors in order. An open dimension has a provisional name, made of the input's name and
+    the axis: see ``probing.named_dimensions``. A float of any precision is float32 in a file."""
     return tuple(
         TensorSpec(
             name,
@@ -131,7 +141,7 @@ def flat_specs(arguments: Arguments) -> tuple[TensorSpec, ...]:
 
 
 def declared_results(model: Any, taken: set[str]) -> dict[str, tuple[str, tuple[int | None, ...]]]:
-    """What a Functional model says of its results: dtype and shape by name."""
+    """Return the dtypes and shapes of the outputs that a Functional model declares, by name."""
     found = _named(model, model._outputs_struct, taken)
     return {
         name: (keras.backend.standardize_dtype(tensor.dtype), tuple(tensor.shape)) for name, tensor in found.items()
@@ -139,12 +149,13 @@ def declared_results(model: Any, taken: set[str]) -> dict[str, tuple[str, tuple[
 
 
 def result_names(model: Any, results: Any, taken: set[str]) -> dict[str, Tensor]:
-    """The tensors of `results` by name."""
+    """Return the tensors of `results` by name."""
     return {name: keras.ops.convert_to_tensor(leaf) for name, leaf in _named(model, results, taken).items()}
 
 
 def _named(model: Any, results: Any, taken: set[str]) -> dict[str, Any]:
-    """The leaves of `results` by the keys of dicts, by the layers that a Functional model ends in, or by number."""
+    """Return the leaves of `results`, named by the keys of dicts, by the last layers of a Functional model, or by
+    number."""
     leaves = [(path, leaf) for path, leaf in keras.tree.flatten_with_path(results) if leaf is not None]
     names = [_joined(path) for path, _ in leaves]
     structure = getattr(getattr(model, "_functional", None) or model, "_outputs_struct", None)
@@ -163,12 +174,12 @@ def _joined(path: Any) -> str:
 
 
 def _plain(name: str) -> str:
-    """Without what TensorFlow does not take in a name."""
+    """Replace the characters that TensorFlow does not accept in a name."""
     name = re.sub(r"[^A-Za-z0-9_.]", "_", name)
     return name if name[:1].isalnum() else f"input{name}"
 
 
 def unique(name: str, taken: Collection[str]) -> str:
-    """`name`, numbered where it is taken."""
+    """Return `name`, with a number appended if it is taken."""
     numbered = (f"{name}_{number}" for number in itertools.count(1))
     return name if name not in taken else next(other for other in numbered if other not in taken)

@@ -1,4 +1,4 @@
-"""Functions of tensors, such as tf.functions, and the variables they read: one graph each."""
+"""Functions of tensors, such as tf.functions, and the variables that they read. Each function becomes one graph."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ Tensor = Any
 
 
 class AnyFunctions(Foreign):
-    """One function or several, which may share variables.
+    """One or several functions, which may share variables.
 
     Args:
-        functions: by the names that they get in a file.
-        input_signature: of the only one, as ``AnyModel`` takes it; of several a mapping by name. Default: each one's
-            own, which ``tf.function(input_signature=…)`` gave it.
+        functions: the functions, by the names of their graphs in the file.
+        input_signature: for one function, as in ``AnyModel``; for several, a mapping by name. Default: the signature
+            that ``tf.function(input_signature=…)`` declared for each.
+
+    Raises:
+        ValueError: `input_signature` is not a mapping by the names of several functions.
     """
 
     def __init__(self, functions: Mapping[str, Callable[..., Any]], input_signature: Any = None) -> None:
@@ -48,7 +51,7 @@ class AnyFunctions(Foreign):
 
     @contextmanager
     def reading(self, values: Mapping[str, Any]) -> Iterator[None]:
-        """Within the block functions read `values` for the variables of these names."""
+        """Within the block, let the functions read `values` in place of the variables of these names."""
         import tensorflow as tf
         from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable
 
@@ -69,7 +72,7 @@ class AnyFunctions(Foreign):
 
 
 class _Part:
-    """One function, its signature and its variables."""
+    """One function with its signature and its variables."""
 
     def __init__(self, function: Callable[..., Any], input_signature: Any) -> None:
         self.function = getattr(function, "python_function", function)
@@ -94,10 +97,10 @@ class _Part:
 
 
 def named_functions(functions: Any) -> dict[str, Callable[..., Any]]:
-    """Functions by name: a mapping as it is, others by their own names.
+    """Return functions by name: a mapping as it is, other functions by their ``__name__``.
 
     Raises:
-        ValueError: something that is no function, or two of one name.
+        ValueError: an item is not a function or has no name, or two functions have the same name.
     """
     found: dict[Any, Any]
     if isinstance(functions, Mapping):
@@ -116,7 +119,7 @@ def named_functions(functions: Any) -> dict[str, Callable[..., Any]]:
 
 
 def _named(variables: list[Any]) -> dict[str, Any]:
-    """Each once, by TensorFlow's name, numbered where that is given twice."""
+    """Return each variable once, by its TensorFlow name, with a number appended to a name that occurs twice."""
     found: dict[str, Any] = {}
     for variable in {id(variable): variable for variable in variables}.values():
         found[unique(variable.name.partition(":")[0], found)] = variable

@@ -1,9 +1,10 @@
-"""Keras' own layers and functions through our primitives, so that a plain Keras model gets the operators that ours get.
+"""Lowering of Keras' own layers and functions, so that a plain Keras model gets the same operators as one of this
+package.
 
-For the time of a trace Keras' functions ask first whether the exporter has a lowering of the primitive that means the
-same; where it has none, or the arguments mean something else, they do what they always do. ``FUNCTIONS`` covers every
-layer that is made of them (Dense, EinsumDense, Embedding, the normalisations), KerasHub's and users' own included;
-``METHODS`` are those of layers whose arithmetic is more than one function.
+During a trace, the Keras functions in ``FUNCTIONS`` first check whether the exporter lowers the equivalent primitive of
+``layers.functional``. If it does not, or if the arguments have another meaning, they run Keras' implementation.
+``FUNCTIONS`` covers every layer that is built from these functions (Dense, EinsumDense, Embedding, the normalizations),
+including layers of KerasHub and of users. ``METHODS`` replaces methods of layers that compute more than one function.
 """
 
 from __future__ import annotations
@@ -26,8 +27,12 @@ Function = Callable[..., Any]
 
 @contextmanager
 def keras_lowered(layers: list[Any]) -> Iterator[None]:
-    """Within the block Keras' functions and `layers` use the primitives that are lowered in this thread."""
-    from keras.src import backend  # where ``keras.ops`` looks its functions up, layer by layer
+    """Within the block, let Keras' functions and the given layers use the primitives that are lowered in this thread.
+
+    Args:
+        layers: the layers whose methods in ``METHODS`` are replaced.
+    """
+    from keras.src import backend  # the modules in which ``keras.ops`` looks up its functions
     from keras.src.ops import nn as keras_nn
 
     homes = {"backend.nn": backend.nn, "backend.math": backend.math, "backend.numpy": backend.numpy, "ops.nn": keras_nn}
@@ -44,7 +49,8 @@ def keras_lowered(layers: list[Any]) -> Iterator[None]:
 
 
 def _asking(function: Function, original: Any, *first: Any) -> Function:
-    """`function`, and where it has no answer (None) the `original`."""
+    """Return a function that calls `function`, and the `original` where that returns None or no primitive is
+    lowered."""
 
     def asking(*args: Any, **kwargs: Any) -> Any:
         answer = function(*first, *args, **kwargs) if F.lowered() else None
@@ -55,7 +61,8 @@ def _asking(function: Function, original: Any, *first: Any) -> Function:
 
 @contextmanager
 def _method(layer: Any, name: str, function: Function) -> Iterator[None]:
-    """`layer` with another method; past Keras' own attributes, which would track it."""
+    """Replace a method of `layer` within the block, bypassing Keras' ``__setattr__``, which would track the
+    function."""
     object.__setattr__(layer, name, function)
     try:
         yield
@@ -67,7 +74,7 @@ def _floating(*tensors: Any) -> bool:
     return all(keras.backend.standardize_dtype(tensor.dtype) == "float32" for tensor in tensors)
 
 
-# ---- functions: None where the arguments mean something else --------------------------------------------------------
+# ---- functions, which return None where the primitive does not apply ------------------------------------------------
 
 
 def _matmul(x1: Tensor, x2: Tensor) -> Tensor | None:
@@ -78,7 +85,8 @@ def _matmul(x1: Tensor, x2: Tensor) -> Tensor | None:
 
 
 def _einsum(subscripts: str, *operands: Tensor, **_: Any) -> Tensor | None:
-    """A product of two operands that share nothing but what is summed is one of matrices."""
+    """Compute an einsum of two operands as a matrix multiplication, where they share only the labels that are
+    summed."""
     dense = F.lowered().get("dense")
     sides = subscripts.replace(" ", "").split("->")
     if dense is None or len(operands) != 2 or len(sides) != 2 or "." in subscripts:
@@ -89,7 +97,7 @@ def _einsum(subscripts: str, *operands: Tensor, **_: Any) -> Tensor | None:
     x, kernel = (ops.convert_to_tensor(operand) for operand in operands)
     if (
         any(label in result for label in summed)
-        or left[len(left) - len(summed) :] != "".join(summed)  # then nothing of the greater operand is moved
+        or left[len(left) - len(summed) :] != "".join(summed)  # so that x, the larger operand, needs no transpose
         or result != "".join(free[0] + free[1])
         or not (summed and free[0] and free[1])
         or None in tuple(kernel.shape)
@@ -111,7 +119,7 @@ def _einsum(subscripts: str, *operands: Tensor, **_: Any) -> Tensor | None:
 
 @F.primitive
 def reshape_behind(x: Tensor, kept: int, last: list[int]) -> Tensor:
-    """`x` with its first `kept` dimensions, of which several may be open, and then `last`."""
+    """Keep the first `kept` dimensions of `x`, several of which may be open, and reshape the rest to `last`."""
     return ops.reshape(x, (*ops.shape(x)[:kept], *last))
 
 
@@ -167,18 +175,22 @@ def _dot_product_attention(
     *,
     zeros: bool = False,
 ) -> Tensor | None:
-    """(batch, length, heads, head_dim), as Keras has them. A query without any key gets the mean of all values from
-    Keras' function, and `zeros` from its layers where they have a dropout, trained with or not."""
+    """Compute attention of queries, keys and values (batch, length, heads, head_dim), the layout of Keras.
+
+    Args:
+        zeros: what a query without any visible key gives: zeros, as from Keras' layers with dropout (in training or
+            not), or else the mean of all values, as from Keras' function.
+    """
     tensors = [ops.convert_to_tensor(tensor) for tensor in (query, key, value)]
     soft = attn_logits_soft_cap is not None and attn_logits_soft_cap > 0
     if "dot_product_attention" not in F.lowered() or soft or not _floating(*tensors) or len(tensors[0].shape) != 4:
         return None
     q, k, v = (ops.transpose(tensor, (0, 2, 1, 3)) for tensor in tensors)
-    if is_causal:  # aligned at the top left, unlike ours
+    if is_causal:  # aligned at the top left, unlike the causal mask of the primitive
         rows, columns = ops.arange(ops.shape(q)[2]), ops.arange(ops.shape(k)[2])
         mask = F.combine_masks(mask, ops.expand_dims(rows, 1) >= columns)
     mask = None if mask is None else _of_rank_4(mask, 0)
-    if mask is not None and not zeros:  # as numbers, since a mask of ours would give zeros
+    if mask is not None and not zeros:  # as a bias, since the primitive gives zeros for a masked row
         added = ops.cast(ops.logical_not(mask), "float32") * F.MASKED
         bias, mask = added if bias is None else ops.cast(bias, "float32") + added, None
     return ops.transpose(F.dot_product_attention(q, k, v, mask=mask, bias=bias, scale=scale), (0, 2, 1, 3))
@@ -186,13 +198,13 @@ def _dot_product_attention(
 
 @F.primitive
 def batch_norm(x: Tensor, scale: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> Tensor:
-    """Of images (batch, height, width, channels), with statistics that are known."""
+    """Normalize images (batch, height, width, channels) with the given statistics of the channels."""
     return (x - mean) * (scale * ops.rsqrt(variance + epsilon)) + offset
 
 
 @F.primitive
 def image_mean(x: Tensor) -> Tensor:
-    """(batch, height, width, channels) to (batch, 1, 1, channels)."""
+    """Average images (batch, height, width, channels) over height and width, to (batch, 1, 1, channels)."""
     return ops.mean(x, axis=(1, 2), keepdims=True)
 
 
@@ -216,7 +228,7 @@ def _mean(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor | None:
 
 
 def _of_rank_4(mask: Any, axis: int) -> Tensor:
-    """Booleans, with new dimensions at `axis`."""
+    """Return the mask as booleans of rank 4, with new dimensions at `axis`."""
     mask = ops.cast(mask, "bool")
     for _ in range(4 - len(mask.shape)):
         mask = ops.expand_dims(mask, axis)
@@ -224,7 +236,7 @@ def _of_rank_4(mask: Any, axis: int) -> Tensor:
 
 
 def _add(x1: Any, x2: Any) -> Tensor | None:
-    """Of integers: Keras makes a BiasAdd of them, which runtimes have for floats."""
+    """Add integers with AddV2. Keras would emit BiasAdd, which the runtimes support for floats only."""
     import tensorflow as tf
 
     x1, x2 = ops.convert_to_tensor(x1), ops.convert_to_tensor(x2)
@@ -240,7 +252,8 @@ def _argmin(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tenso
 
 
 def _extreme(x: Tensor, axis: int | None, keepdims: bool, name: str) -> Tensor | None:
-    """Without Keras' care for -0.0 beside 0.0, which reads bits as no runtime's operators do."""
+    """Compute argmax or argmin without Keras' distinction between -0.0 and 0.0, which reads the bits of floats. No
+    runtime has operators for that."""
     import tensorflow as tf
 
     x = ops.convert_to_tensor(x)
@@ -251,7 +264,7 @@ def _extreme(x: Tensor, axis: int | None, keepdims: bool, name: str) -> Tensor |
 
 
 def _fft2(x: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor] | None:
-    """A Fourier transform as the products of matrices that it is: runtimes have no complex numbers."""
+    """Compute the 2D Fourier transform as matrix multiplications, since the runtimes have no complex numbers."""
     real, imaginary = (ops.convert_to_tensor(part) for part in x)
     if not _floating(real, imaginary):
         return None
@@ -262,9 +275,9 @@ def _fft2(x: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor] | None:
 
 
 def _fourier(size: Any) -> tuple[Tensor, Tensor]:
-    """(size, size): cosine and sine of 2 pi j k / size."""
+    """Return the cosine and the sine of 2 pi j k / size, both (size, size)."""
     steps = ops.arange(size, dtype="int32")
-    whole = ops.mod(ops.expand_dims(steps, 1) * steps, size)  # a full turn is none: large angles are inexact
+    whole = ops.mod(ops.expand_dims(steps, 1) * steps, size)  # full turns are dropped, since large angles are inexact
     angle = ops.cast(whole, "float32") * (2 * math.pi / ops.cast(size, "float32"))
     return ops.cos(angle), ops.sin(angle)
 
@@ -299,11 +312,12 @@ def _attend(
     return_attention_scores: bool = False,
     use_causal_mask: bool = False,
 ) -> tuple[Tensor, None] | None:
-    """What both attention layers do between their projections, (batch, length, heads, head_dim)."""
+    """Compute the part between the projections of both attention layers, from tensors (batch, length, heads,
+    head_dim)."""
     wanted = return_attention_scores or getattr(layer, "_return_attention_scores", False)
     if wanted or training or len(query.shape) != 4:
         return None
-    if attention_mask is not None:  # (B, T, S), or with heads
+    if attention_mask is not None:  # (B, T, S) or (B, heads, T, S)
         attention_mask = _of_rank_4(attention_mask, -3)
     scale = getattr(layer, "_inverse_sqrt_key_dim", None) or layer._inverse_sqrt_head_dim
     dropout = getattr(layer, "_dropout", None) or getattr(layer, "dropout", None)

@@ -1,4 +1,4 @@
-"""Any Keras model or layer as the exporters see one of ours: a signature, weights by name, and a call by name."""
+"""Any Keras model or layer with the interface that the exporters expect of an attention_zoo model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Tensor = Any
 
 @dataclass(frozen=True)
 class ForeignConfig:
-    """What a file says of a model that has no config of ours."""
+    """The config that a file's metadata holds for a third-party model, which has no config of this package."""
 
     class_name: str
     name: str
@@ -31,7 +31,7 @@ class ForeignConfig:
 
 
 class Foreign:
-    """What is not a model of ours: no cache, no tokenizer, names and sizes as somebody else made them."""
+    """A third-party model: without cache and tokenizer, with names and sizes that the third party chose."""
 
     name: str
     config: Any
@@ -43,19 +43,20 @@ class Foreign:
     tokenizer = None
 
     def graphs(self, kind: str = "plain") -> dict[str, Graph]:
-        """What becomes graphs of a file, by name."""
+        """Return the graphs to write to a file, by name."""
         raise NotImplementedError
 
     def named_weights(self) -> dict[str, Any]:
-        """Every weight by its name."""
+        """Return every weight by its name."""
         raise NotImplementedError
 
     def merged_weights(self, dtype: str | None = None) -> Iterator[tuple[str, Any]]:
-        """As of our models: without adapters, but with what they add."""
+        """Yield the name and value of every weight without adapters; the weights that have adapters include their
+        contribution."""
         yield from self.named_weights().items()
 
     def by_name(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The first graph's results."""
+        """Return the outputs of the first graph, by name."""
         return next(iter(self.graphs().values())).function(inputs)
 
     def _flatten_layers(self, include_self: bool = True) -> list[Any]:
@@ -67,13 +68,13 @@ class AnyModel(Foreign):
 
     Args:
         model: a ``keras.Model`` or a layer.
-        input_signature: ``keras.InputSpec``, ``tf.TensorSpec`` or KerasTensor, or a nesting of them as the model is
-            called with; a dict by the names of the arguments of ``call``, or a list of them, where these are several.
-            None as a size leaves it open. Default: what the model was built with.
+        input_signature: ``keras.InputSpec``, ``tf.TensorSpec`` or KerasTensor, or a nested structure of them as the
+            model is called with. If ``call`` has several arguments: a dict by their names, or a list of them. None as a
+            size leaves it open. Default: the inputs that the model was built with.
 
     Raises:
-        ValueError: naming what is missing: a model that was not built, an input whose shape or dtype is not known, a
-            text as input, or layers that cannot be exported.
+        ValueError: the model was not built, the shape or dtype of an input is unknown, an input is a string, or a layer
+            cannot be exported. The message names it.
     """
 
     def __init__(self, model: Any, input_signature: Any = None) -> None:
@@ -111,7 +112,8 @@ class AnyModel(Foreign):
         return dict(zip(self.names, self.weights, strict=True))
 
     def merged_weights(self, dtype: str | None = None) -> Iterator[tuple[str, Any]]:
-        """As of our models: without the adapters that ``layer.enable_lora`` put there, but with what they add."""
+        """Yield the name and value of every weight without the adapters that ``layer.enable_lora`` added; the weights
+        that have adapters include their contribution."""
         adapted = {id(base_weight(layer)): layer for layer in with_adapters(self)}
         for name, variable in self.named_weights().items():
             if not is_adapter(name):
@@ -122,12 +124,13 @@ class AnyModel(Foreign):
 
 
 def _looks_up(layers: list[Any]) -> bool:
-    """Has it a table? Then an input of floats may be one of ids all the same."""
+    """Return whether the model has an embedding table. If it has, a float input may hold ids, too."""
     return any(isinstance(layer, keras.layers.Embedding) for layer in layers)
 
 
 def _names(weights: list[Any], model: str) -> list[str]:
-    """Their paths without the model's own name; numbered where Keras gave one twice."""
+    """Return the paths of the weights without the model's own name, with a number appended where Keras uses a path
+    twice."""
     names: dict[str, None] = {}
     for variable in weights:
         names[unique(variable.path.removeprefix(f"{model}/"), names)] = None

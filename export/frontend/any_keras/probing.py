@@ -1,5 +1,8 @@
-"""What a Keras model does not say of itself, found by tracing it: which integers it looks up and where, which open
-dimensions belong together, what its results are called and how large they are."""
+"""Properties of a Keras model that it does not declare, found by tracing it.
+
+These are: which integers are looked up in which embedding table, which open dimensions must have the same size, and the
+names and sizes of the outputs.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +14,26 @@ from typing import Any
 from ....signature import TensorSpec
 from ..diagnostics import one_line
 
-Call = Callable[..., dict[str, Any]]  # tensors in the order of the inputs, results by name
+Call = Callable[..., dict[str, Any]]  # from tensors in the order of the inputs to outputs by name
 
-HANDED_ON = ("Cast", "Identity", "Reshape", "ExpandDims", "Squeeze", "SelectV2")  # which row is looked up
-LENGTHS = (7, 12, 16, 32, 64, 128, 256, 512)  # tried for what is open, until Keras computes something
+HANDED_ON = ("Cast", "Identity", "Reshape", "ExpandDims", "Squeeze", "SelectV2")  # pass an index on to a lookup
+LENGTHS = (7, 12, 16, 32, 64, 128, 256, 512)  # tried for open dimensions until Keras accepts one
 SIDES = (64, 96, 128, 160, 224, 256, 320, 384, 512)
-BATCH = 3  # rows of a trace of known sizes
-TIED = 6  # more open inputs than these are taken to have one length
+BATCH = 3  # batch size of a trace with known sizes
+TIED = 6  # more inputs of open length than this are assumed to share one length
 
 
 class Probe:
-    """Traces of a call, each made once."""
+    """Traces of a call, each of which is made only once."""
 
     def __init__(self, call: Call) -> None:
         self.call = call
         self.graphs: dict[tuple[Any, ...], Any] = {}
-        self.refusal = ""  # what Keras said last
+        self.refusal = ""  # the last error of Keras
 
     def graph(self, inputs: Sequence[TensorSpec], sizes: Mapping[str, int] | None = None) -> Any:
-        """The graph of a call, with named dimensions open, or of these `sizes`; it raises what Keras raises."""
+        """Return the trace of a call, with the named dimensions open or of these `sizes`. It raises what Keras
+        raises."""
         import tensorflow as tf
 
         shapes = [[(sizes or {}).get(dim) if isinstance(dim, str) else dim for dim in spec.dims] for spec in inputs]
@@ -41,18 +45,23 @@ class Probe:
         return self.graphs[key]
 
     def computes(self, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> bool:
-        """Does Keras take inputs of these sizes?"""
+        """Return whether Keras accepts inputs of these sizes."""
         try:
             self.graph(inputs, {**sizes, "batch": BATCH})
-        except Exception as error:  # of any kind: what a layer says to a shape that does not fit
+        except Exception as error:  # of any type: layers reject a shape in different ways
             self.refusal = one_line(error)
             return False
         return True
 
 
 def ranges(graph: Any, inputs: Sequence[TensorSpec], *, guess: bool = False) -> tuple[TensorSpec, ...]:
-    """`inputs` with the rows of the smallest table that each is looked up in; with `guess`, where nobody stated the
-    dtypes, integers in the place of floats of which nothing else is read."""
+    """Return `inputs` with the number of rows of the smallest embedding table that each is looked up in, as ``below``.
+
+    Args:
+        graph: a trace of the call.
+        guess: whether the dtypes are not declared by anybody: a float input that is only cast to integers becomes
+            int32.
+    """
     found = []
     for spec, placeholder in zip(inputs, graph.inputs, strict=False):
         if not spec.dtype.startswith(("int", "uint", "float")):
@@ -67,7 +76,8 @@ def ranges(graph: Any, inputs: Sequence[TensorSpec], *, guess: bool = False) -> 
 
 
 def _rows(tensor: Any) -> Iterator[int]:
-    """How many values an index may have by the tables that it is looked up in, after constants were added to it."""
+    """Yield how many values an index may have, for each table that it is looked up in after constants were added to
+    it."""
     import tensorflow as tf
 
     waiting, seen = [(tensor, 0)], set()
@@ -78,7 +88,7 @@ def _rows(tensor: Any) -> Iterator[int]:
                 table = op.inputs[0].shape
                 if (
                     table.rank == 2 and table[0] is not None and table[0] > added
-                ):  # else Keras' way to count from behind
+                ):  # else Keras adds the number of rows to negative indices
                     yield table[0] - added
             elif op.name in seen:
                 continue
@@ -94,10 +104,15 @@ def _rows(tensor: Any) -> Iterator[int]:
 
 
 def named_dimensions(probe: Probe, inputs: Sequence[TensorSpec]) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:
-    """`inputs`, whose open dimensions have provisional names, with the names they get for good; and sizes that Keras
-    takes.
+    """Replace the provisional names of the open dimensions of `inputs` by their final names.
 
-    Sequences of several inputs are one dimension where Keras refuses them in different lengths.
+    Sequences of several inputs share one dimension if Keras rejects them in different lengths.
+
+    Returns:
+        The inputs with their final names, and sizes by these names that Keras accepts.
+
+    Raises:
+        ValueError: Keras rejects all sizes that were tried.
     """
     owners = [spec for spec in inputs if "sequence" in _kinds(spec)]
     base = _working(probe, inputs)
@@ -119,7 +134,8 @@ def named_dimensions(probe: Probe, inputs: Sequence[TensorSpec]) -> tuple[tuple[
 
 
 def _kinds(spec: TensorSpec) -> dict[str, int]:
-    """What the open dimensions of an input are, as far as its rank tells, and on which axis."""
+    """Return which open dimensions of an input are a length or a side of an image, judged by its rank, and their
+    axes."""
     kinds = {2: {1: "sequence"}, 3: {1: "sequence"}, 4: {1: "height", 2: "width"}}.get(len(spec.dims), {})
     return {kind: axis for axis, kind in kinds.items() if isinstance(spec.dims[axis], str)}
 
@@ -133,11 +149,16 @@ def _final(spec: TensorSpec, axis: int, groups: Mapping[str, str]) -> int | str:
 
 
 def _working(probe: Probe, inputs: Sequence[TensorSpec]) -> dict[str, int]:
-    """Sizes of the provisional names that Keras takes, all sequences alike; empty where none of those tried do."""
+    """Return sizes of the provisional dimensions that Keras accepts, with one length for all sequences; empty without
+    any.
+
+    Raises:
+        ValueError: Keras rejects all sizes that were tried.
+    """
     open_dims = {dim for spec in inputs for dim in spec.dims if isinstance(dim, str)} - {"batch"}
     sides = {axis: {spec.dims[axis] for spec in inputs if len(spec.dims) == 4} for axis in (1, 2)}
     for length, side in itertools.zip_longest(LENGTHS, SIDES, fillvalue=512) if open_dims else ():
-        for broader in (32, 0) if open_dims & (sides[1] | sides[2]) else (0,):  # such as no square, if that may be
+        for broader in (32, 0) if open_dims & (sides[1] | sides[2]) else (0,):  # not square, if possible
             sizes = {
                 dim: side if dim in sides[1] else side + broader if dim in sides[2] else length for dim in open_dims
             }
@@ -152,7 +173,7 @@ def _working(probe: Probe, inputs: Sequence[TensorSpec]) -> dict[str, int]:
 
 
 def _groups(probe: Probe, inputs: Sequence[TensorSpec], names: list[str], base: Mapping[str, int]) -> list[list[str]]:
-    """The smallest sets of inputs of which one can have another length than the rest."""
+    """Return the smallest groups of inputs whose length may differ from that of the other inputs."""
     dims = {spec.name: spec.dims[1] for spec in inputs}
     left, groups = list(names), []
     while left:
@@ -176,7 +197,7 @@ def _group_name(group: list[str], groups: int) -> str:
     return f"{stem}_sequence" if stem else "sequence"
 
 
-# ---- results ---------------------------------------------------------------------------------------------------------
+# ---- outputs ---------------------------------------------------------------------------------------------------------
 
 
 def output_specs(
@@ -185,10 +206,12 @@ def output_specs(
     examples: Mapping[str, int],
     declared: Mapping[str, tuple[str, Sequence[int | None]]] | None,
 ) -> tuple[TensorSpec, ...]:
-    """Names, dtypes and dimensions of the results: open ones are those of the inputs that they are as large as.
+    """Return the specs of the outputs. An open dimension gets the name of the input dimension that has the same size.
 
     Args:
-        declared: dtype and shape by name, with None where it is open, as a Functional model has them.
+        examples: sizes of named dimensions that Keras accepts.
+        declared: dtype and shape by name, with None for an open size, as a Functional model declares them; None to read
+            them from a trace.
     """
     if declared is None:
         tensors = probe.graph(inputs).structured_outputs
@@ -208,7 +231,7 @@ def output_specs(
             other = named.get(known or 0, f"{name}_{axis}")
             other = "batch" if axis == 0 and batched and known in (None, BATCH) else other
             if size is None and len(sizes) == 1 and axis > 0 and known is not None:
-                size = known  # Keras leaves open what cannot vary, where a layer was told so
+                size = known  # only the batch varies: this size is fixed, although a layer declares it open
             dims.append(other if size is None else size)
         specs.append(TensorSpec(name, "float32" if "float" in dtype else dtype, tuple(dims)))
     return tuple(specs)

@@ -1,4 +1,4 @@
-"""Keras' LSTM, GRU and SimpleRNN through the primitive of ours, with what Keras makes of its results."""
+"""Lowering of Keras' LSTM, GRU and SimpleRNN to the ``recurrent`` primitive, with the outputs that Keras returns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS = {keras.layers.LSTM: ("lstm", 4), keras.layers.GRU: ("gru", 3), keras.lay
 
 
 class _Textbook:
-    """A layer of Keras', as the lowerings see one of ours."""
+    """A Keras layer with the attributes that the lowerings of ``recurrent`` read from a layer of this package."""
 
     textbook = True
 
@@ -28,8 +28,11 @@ class _Textbook:
 def recurrent_call(
     layer: Any, sequences: Tensor, initial_state: Any = None, mask: Any = None, training: Any = False
 ) -> Any:
-    """As ``layer.call``. What is not the layer of the papers is unrolled where the runtime has no loop and the length
-    is known, and left to Keras (None) elsewhere."""
+    """Compute ``layer.call`` through the ``recurrent`` primitive, or return None to leave it to Keras.
+
+    A layer that differs from the published LSTM, GRU or simple RNN is unrolled if its length is fixed and the
+    exporter's runtime has no loop (it lowers ``unrolled``); otherwise it is left to Keras.
+    """
     kind = _kind(layer)
     if "recurrent" not in F.lowered() or training or layer.stateful or layer.unroll or len(sequences.shape) != 3:
         return None
@@ -44,13 +47,14 @@ def recurrent_call(
     result = last[0]
     if layer.return_sequences:
         result = outputs if mask is None else _carried(layer, outputs, mask)
-    elif mask is not None and states is not None:  # of a row without any token, Keras' last output is no state
+    elif mask is not None and states is not None:  # Keras returns zeros for a row without any token
         result = last[0] * ops.cast(ops.any(mask, axis=1, keepdims=True), last[0].dtype)
     return (result, *last) if layer.return_state else result
 
 
 def _kind(layer: Any) -> tuple[str, int] | None:
-    """Which of the papers' layers this is: the activations, biases and gates that runtimes have operators for."""
+    """Return the kind of published layer that this is and its number of gates, or None if its activations, biases or
+    gates are not those that the runtimes have operators for."""
     found = next((kind for cls, kind in KINDS.items() if isinstance(layer, cls)), None)
     if found is None or layer.activation is not keras.activations.tanh or not layer.use_bias:
         return None
@@ -70,18 +74,20 @@ def _unrolled(layer: Any, sequences: Tensor, initial_state: Any, mask: Any) -> A
 
 @F.primitive
 def unrolled() -> None:
-    """Lowered, with anything, by an exporter whose runtime has no loop over weights: see ``recurrent_call``."""
+    """Do nothing; an exporter whose runtime has no loop over weights lowers this, to any function: see
+    ``recurrent_call``."""
 
 
 def _carried(layer: Any, outputs: Tensor, mask: Tensor) -> Tensor:
-    """Where there is no token Keras repeats the output before, or gives zeros."""
-    if layer.go_backwards:  # outputs stand in the order in which they were computed
+    """Return the outputs with Keras' values at masked steps: the previous output, or zeros with
+    ``zero_output_for_mask``."""
+    if layer.go_backwards:  # outputs are in the order in which they were computed
         mask = ops.flip(mask, axis=1)
     if layer.zero_output_for_mask:
         return outputs * ops.expand_dims(ops.cast(mask, outputs.dtype), -1)
     steps = ops.arange(ops.shape(outputs)[1], dtype="int32")  # (T,)
-    seen = ops.where(mask, ops.expand_dims(steps, 0) + 1, 0)  # (B, T): 1 + its own place, of a token
-    before = ops.cast(ops.expand_dims(ops.expand_dims(steps, 1) >= steps, 0), "int32")  # (1, T, S): s is not after t
-    newest = ops.max(before * ops.expand_dims(seen, 1), axis=-1)  # (B, T): 1 + the place of the last one, or 0
+    seen = ops.where(mask, ops.expand_dims(steps, 0) + 1, 0)  # (B, T): 1 + the index of a token, or 0
+    before = ops.cast(ops.expand_dims(ops.expand_dims(steps, 1) >= steps, 0), "int32")  # (1, T, S): s <= t
+    newest = ops.max(before * ops.expand_dims(seen, 1), axis=-1)  # (B, T): 1 + the index of the last token, or 0
     chosen = ops.equal(ops.expand_dims(newest, -1), ops.expand_dims(steps, 0) + 1)  # (B, T, S)
     return ops.matmul(ops.cast(chosen, outputs.dtype), outputs)

@@ -1,15 +1,15 @@
-"""Which models cannot become a file, in one line that says what to do instead."""
+"""Models that cannot be exported, with one-line errors that say what to do instead."""
 
 from __future__ import annotations
 
 from typing import Any
 
-TEXTS = ("StringLookup", "TextVectorization", "IntegerLookup", "Hashing", "HashedCrossing")  # tables of Keras'
+TEXTS = ("StringLookup", "TextVectorization", "IntegerLookup", "Hashing", "HashedCrossing")  # with lookup tables
 QUANTIZED = "accepted: the model before quantize"
 
 
 def check_exportable(model: Any, layers: list[Any]) -> None:
-    """Raise ValueError for a layer that cannot be exported, by its name."""
+    """Raise a ValueError that names the first layer that cannot be exported."""
     for layer in layers:
         kinds = {cls.__name__ for cls in type(layer).__mro__}
         if found := kinds.intersection(TEXTS):

@@ -1,1 +1,1 @@
-"""Smaller numbers in a file: which, how they are made, and what they cost in accuracy."""
+"""Reduced precision in exported files: the options, the conversion, and the measurement of the accuracy."""

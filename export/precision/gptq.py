@@ -1,7 +1,7 @@
-"""GPTQ: what rounding one input's weights did wrong, the weights of later inputs make good. NumPy only.
+"""GPTQ: weights that are quantized later compensate for the errors of those before. Needs only NumPy.
 
-Frantar et al. 2022 (arXiv:2210.17323), over scales and zero points that are there already ("static groups"), from the
-input with the largest values to the one with the smallest ("act order").
+Frantar et al. 2022 (arXiv:2210.17323), with scales and zero points that are already fixed ("static groups"), and in
+order from the input with the largest values to the one with the smallest ("act order").
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from .blocks import Blocks
 
 Array = np.ndarray
 
-DAMPING = 0.01  # of the mean square of an input: what is never seen may not become free
-AT_ONCE = 128  # inputs whose errors are kept back before the rest of the matrix hears of them
+DAMPING = 0.01  # of the inputs' mean square, added to each, so that errors count even where an input is always zero
+AT_ONCE = 128  # inputs whose errors are collected before the rest of the matrix is updated
 
 
 class Order(NamedTuple):
-    """In what order inputs are rounded, and how an error at one of them is made good by those behind it.
+    """The order in which the inputs of a matrix are quantized, and how later inputs compensate for the error of one.
 
     Attributes:
-        inputs: (in,) from the largest to the smallest.
-        shares: (in, in) upper triangle float32, in that order.
+        inputs: (in,) indices, from the largest input to the smallest.
+        shares: (in, in) upper triangle float32, in that order: the Cholesky factor of the inverse moments.
     """
 
     inputs: Array
@@ -31,7 +31,8 @@ class Order(NamedTuple):
 
 
 def order_of(moments: Array) -> Order:
-    """Of (in, in) sums over many tokens of the products of two inputs. What was never seen counts as small noise."""
+    """Return the order for `moments` (in, in), the sums over many tokens of the products of two inputs. Inputs that are
+    always zero count as small noise."""
     inputs = np.argsort(-np.diag(moments), kind="stable")
     damped = moments[np.ix_(inputs, inputs)].astype("float64")
     damped[np.diag_indices_from(damped)] += DAMPING * max(float(np.diag(damped).mean()), 1e-30)
@@ -39,8 +40,8 @@ def order_of(moments: Array) -> Order:
 
 
 def with_feedback(rows: Array, blocks: Blocks, order: Order) -> Blocks:
-    """`blocks` of `rows` (out, in) with other values: not those nearest to the weights, but those whose product with
-    the inputs is nearest. Scales and zero points stay."""
+    """Return `blocks` of `rows` (out, in) with other values, and the same scales and zero points. The values are not
+    those nearest to the weights, but those whose products with the inputs are nearest to the original ones."""
     out, width = rows.shape
     top = np.float32(2**blocks.bits - 1)
     size = blocks.values.shape[-1]
@@ -61,6 +62,6 @@ def with_feedback(rows: Array, blocks: Blocks, order: Order) -> Blocks:
             left[place + 1 : end] -= order.shares[place, place + 1 : end, None] * error
             errors[place - start] = error
         left[end:] -= order.shares[start:end, end:].T @ errors
-    made = blocks.values.reshape(out, -1).copy()  # what fills the last block up stays
+    made = blocks.values.reshape(out, -1).copy()  # keeps the padding of the last block
     made[:, :width] = values.T
     return blocks._replace(values=made.reshape(blocks.values.shape))

@@ -1,1 +1,1 @@
-"""ONNX graphs in smaller number formats."""
+"""ONNX graphs in reduced precision."""

@@ -1,8 +1,9 @@
-"""ONNX with weights in blocks: ``MatMulNBits`` and ``GatherBlockQuantized`` of ONNX Runtime, or standard operators.
+"""ONNX with block-wise quantized weights: ONNX Runtime's ``MatMulNBits`` and ``GatherBlockQuantized``, or standard
+operators.
 
-Only the weights are rounded. ONNX Runtime's kernels round the activations of a block to 8 bits as they go, which is
-exact enough not to show, and read a quarter or an eighth of the bytes: a decoder that writes token by token is as fast
-as it reads its weights.
+Only the weights are quantized. ONNX Runtime's kernels quantize the activations of a block to 8 bits on the fly, without
+a noticeable loss of accuracy, and read a quarter or an eighth of the bytes. The speed of decoding token by token is
+limited by the time to read the weights.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ from .graph import Editor, lookups, products
 from .moments import Moments
 
 MICROSOFT = "com.microsoft"
-ACCURACY_LEVEL = 4  # 8-bit activations; the least exact and the only fast one
+ACCURACY_LEVEL = 4  # 8-bit activations: the least accurate level, and the only fast one
 LEAST_TABLE = 4096
 
 
 def to_block_weights(model: Any, precision: Precision, target: str, moments: Moments | None = None) -> list[str]:
-    """Change `model`, an ``onnx_ir.Model`` in float32; the names of the weights that are in blocks then.
+    """Quantize the weights of `model`, an ``onnx_ir.Model`` in float32, in place.
 
-    A token table that is also the head is stored once. With `moments` of the file that `model` is from, weights of 4
-    bits go through GPTQ.
+    Args:
+        target: "onnxruntime" or "standard": whose operators read the blocks.
+        moments: of the file that `model` was loaded from; if given, 4-bit weights are quantized with GPTQ.
+
+    Returns:
+        The names of the quantized weights. An embedding table that is also the output head is stored once.
     """
     editor = Editor(model)
     writer = _Runtime(editor) if target == "onnxruntime" else _Standard(editor)
@@ -58,7 +63,7 @@ def to_block_weights(model: Any, precision: Precision, target: str, moments: Mom
                 found = made[name] = with_feedback(rows, found, moments.order(product.node.inputs[0].name))
             editor.replace(product.node, writer.product(product, found, rows.shape[1]))
     for node, table in lookups(model.graph):
-        numbers = precision.head if table.name in heads else precision.embedding  # one table, one precision
+        numbers = precision.head if table.name in heads else precision.embedding  # a tied table has one precision
         large = table.name in made or table.const_value.size >= LEAST_TABLE
         if large and numbers != "fp32" and not precision.kept(table.name):
             found = blocks(table.name, table.const_value.numpy(), numbers)
@@ -68,14 +73,14 @@ def to_block_weights(model: Any, precision: Precision, target: str, moments: Mom
 
 
 def _block_size(width: int, size: int) -> int:
-    """The greatest power of two up to `size` that fills `width` without rest, as far as there are such blocks."""
+    """Return the largest power of two up to `size` that divides `width`, but at least 16."""
     while size > 16 and width % size:
         size //= 2
     return size
 
 
 def _heads(graph: Any) -> set[str]:
-    """Weights whose product becomes the logits, alone or with a bias."""
+    """Return the names of the weights whose MatMul gives the logits, with or without a bias after it."""
     ends = {output for output in graph.outputs if output.name == "logits"}
     found = set()
     for product in products(graph):
@@ -89,7 +94,7 @@ def _heads(graph: Any) -> set[str]:
 
 
 class _Runtime:
-    """In ONNX Runtime's own operators."""
+    """Writer of ONNX Runtime's own operators."""
 
     def __init__(self, editor: Editor) -> None:
         self.editor = editor
@@ -127,7 +132,7 @@ class _Runtime:
         editor, float32 = self.editor, ir.DataType.FLOAT
         values, scales = self._stored(name, blocks)
         rows, count, size = blocks.values.shape
-        # The same bytes as the product's, whose blocks have an axis of their own.
+        # The same bytes as for ``MatMulNBits``, whose layout has a separate axis for the blocks.
         flat = editor.constant(f"{name}_rows", np.array([rows, -1], "int64"))
         (table,) = editor.before(node, "Reshape", [values, flat], (ir.DataType.UINT8,))
         inputs = [table, node.inputs[1], scales]
@@ -148,7 +153,7 @@ class _Runtime:
 
 
 class _Standard:
-    """In operators of ONNX alone. Of these ONNX Runtime knows fast kernels for 4 bits only."""
+    """Writer of standard ONNX operators, for which ONNX Runtime has fast kernels with 4 bits only."""
 
     def __init__(self, editor: Editor) -> None:
         self.editor = editor
@@ -157,7 +162,7 @@ class _Standard:
         import onnx_ir as ir
 
         editor, node, float32 = self.editor, product.node, ir.DataType.FLOAT
-        table = product.transposed  # stored as it is looked up
+        table = product.transposed  # stored as (out, in), as lookups need it
         values, scales, zeros = self._stored(product.weight.name, blocks, width, as_rows=table)
         size = blocks.values.shape[-1]
         inputs = [values, scales, zeros]
@@ -168,7 +173,7 @@ class _Standard:
         return output
 
     def _stored(self, name: str, blocks: Blocks, width: int, *, as_rows: bool) -> list[Any]:
-        """(out, in) or (in, out) integers, scales and zero points, the blocks along `in`."""
+        """Return integers, scales and zero points as (out, in) or (in, out), with the blocks along `in`."""
         import ml_dtypes
 
         dtype = ml_dtypes.uint4 if blocks.bits == 4 else np.uint8
@@ -196,7 +201,7 @@ class _Standard:
 
 
 def _cut(editor: Editor, node: Any, rows: Any, padded: int, width: int) -> Any:
-    """Rows without what fills their last block."""
+    """Remove the padding of the last block from rows."""
     import onnx_ir as ir
 
     if padded == width:

@@ -1,4 +1,4 @@
-"""Finding and replacing in an ONNX graph what holds its weights."""
+"""Search and replacement of the nodes of an ONNX graph that read its weights."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray
-# Operators whose outputs are numbers of their inputs, in another order or shape.
+# Operators whose outputs are elements of their inputs, in another order or shape.
 MOVES = {"Concat", "Expand", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 @dataclass(frozen=True)
 class Product:
-    """A MatMul with a weight, whose `rows` are (out, in)."""
+    """A MatMul with a constant weight; `rows` is the weight as (out, in)."""
 
     node: Any
     weight: Any
-    transposed: bool  # the weight is stored as (out, in), as a token table that is also the head
+    transposed: bool  # the weight is stored as (out, in), such as an embedding table that is also the head
 
     @property
     def rows(self) -> Array:
@@ -28,7 +28,7 @@ class Product:
 
 
 def products(graph: Any) -> Iterator[Product]:
-    """All of them, with float32 weights of two dimensions."""
+    """Yield every MatMul with a two-dimensional float32 weight."""
     for node in list(graph):
         if node.op_type != "MatMul" or node.domain:
             continue
@@ -41,7 +41,7 @@ def products(graph: Any) -> Iterator[Product]:
 
 
 def lookups(graph: Any) -> Iterator[tuple[Any, Any]]:
-    """Every Gather of rows of a float32 table, and the table."""
+    """Yield every Gather of rows of a float32 embedding table, and the table."""
     for node in list(graph):
         if node.op_type == "Gather" and not node.domain and is_matrix(node.inputs[0]):
             axis = node.attributes.get("axis")
@@ -50,7 +50,7 @@ def lookups(graph: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def is_matrix(value: Any) -> bool:
-    """A float32 weight of two dimensions."""
+    """Return whether `value` is a two-dimensional float32 initializer."""
     import onnx_ir as ir
 
     if value is None or not value.is_initializer() or value.const_value is None:
@@ -59,13 +59,13 @@ def is_matrix(value: Any) -> bool:
 
 
 class Editor:
-    """Puts nodes and initializers into a graph, each initializer once."""
+    """An editor that adds nodes and initializers to a graph, each initializer once."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.graph = model, model.graph
 
     def constant(self, name: str, array: Array) -> Any:
-        """The initializer of this name, made of `array` where there is none yet."""
+        """Return the initializer of this name, which is created from `array` if it does not exist."""
         import onnx_ir as ir
 
         if name in self.graph.initializers:
@@ -87,7 +87,7 @@ class Editor:
         domain: str = "",
         **attributes: Any,
     ) -> list[Any]:
-        """The outputs of a new node that comes before `node`, named after it."""
+        """Insert a node in front of `node`, named after it, and return the outputs of the new node."""
         import onnx_ir as ir
 
         name = f"{node.name}/{operator}"
@@ -108,7 +108,7 @@ class Editor:
         return self._taken
 
     def replace(self, node: Any, value: Any) -> None:
-        """`value` takes the place of the only output of `node`, which goes."""
+        """Replace the only output of `node` by `value`, and remove the node."""
         import onnx_ir as ir
 
         old = node.outputs[0]
@@ -119,7 +119,7 @@ class Editor:
         value.shape = old.shape
 
     def finish(self) -> None:
-        """Drop what nothing reads any more."""
+        """Remove the nodes and initializers that nothing reads any more."""
         from onnx_ir.passes import common
 
         common.RemoveUnusedNodesPass()(self.model)

@@ -1,7 +1,7 @@
-"""ONNX in float16, but for what half precision would spoil.
+"""Conversion of ONNX graphs to float16, except for operators that are not accurate enough in half precision.
 
 Statistics (softmax, norms, means), angles of positions and everything that becomes an integer are computed in float32.
-Inputs and outputs stay float32, apart from a decoder's cache, which is most of its memory.
+Inputs and outputs stay float32, except for a decoder's key/value cache, which takes most of its memory.
 """
 
 from __future__ import annotations
@@ -48,13 +48,14 @@ STATISTICS = {"Attention": "softmax_precision", "LayerNormalization": "stash_typ
 
 
 def to_half(model: Any, state: Collection[str]) -> list[str]:
-    """Change `model`, an ``onnx_ir.Model`` in float32; the names of the weights that are float16 then.
+    """Convert `model`, an ``onnx_ir.Model`` in float32, in place, and return the names of the weights that became
+    float16.
 
     Args:
-        state: inputs and outputs that become float16, such as a cache.
+        state: names of the inputs and outputs that become float16, such as those of a key/value cache.
 
     Raises:
-        ValueError: a graph with a loop or a branch.
+        ValueError: the graph has a loop or a branch.
     """
     import onnx_ir as ir
 
@@ -95,14 +96,14 @@ def to_half(model: Any, state: Collection[str]) -> list[str]:
 
 
 class _Casts:
-    """Between the two precisions, each value once."""
+    """Casts between the two precisions; each value is cast once."""
 
     def __init__(self, editor: Editor) -> None:
         self.editor = editor
         self.made: dict[tuple[Any, Any], Any] = {}
 
     def into(self, node: Any, dtype: Any) -> None:
-        """The floating-point inputs of `node` in `dtype`."""
+        """Cast the floating-point inputs of `node` to `dtype`."""
         import onnx_ir as ir
 
         for i, value in enumerate(node.inputs):
@@ -113,7 +114,7 @@ class _Casts:
             node.replace_input_with(i, self.made[value, dtype])
 
     def out_of(self, value: Any, dtype: Any) -> Any:
-        """An output of the graph in `dtype`, under the name of `value`."""
+        """Return an output of the graph in `dtype`, under the name of `value`."""
         import onnx_ir as ir
 
         name, value.name = value.name, f"{value.name}:computed"
@@ -123,15 +124,15 @@ class _Casts:
 
 
 def _types(model: Any) -> None:
-    """Of every value, from the operators where the graph does not state it."""
+    """Set the dtype of every value, inferred from the operators where the graph does not declare it."""
     import onnx_ir as ir
     from onnx_ir.passes import common
 
     if any(value.dtype is None for node in model.graph for value in node.outputs):
-        stated = {value: value.shape for value in model.graph.outputs}  # with names where inference finds a number
+        stated = {value: value.shape for value in model.graph.outputs}  # keeps names that inference replaces
         common.ShapeInferencePass()(model)
         for node in model.graph:
-            # Of others' operators, and behind them, nothing is known: what they make is what they are given.
+            # Inference does not know third-party operators: assume that they return the dtype of their inputs.
             floats = [v.dtype for v in node.inputs if v is not None and v.dtype == ir.DataType.FLOAT]
             for value in node.outputs:
                 value.shape = stated.get(value)
@@ -139,7 +140,7 @@ def _types(model: Any) -> None:
 
 
 def _exact_nodes(graph: Any, float32: Any) -> set[Any]:
-    """Nodes that compute in float32: statistics, and whatever leads to an angle or an integer."""
+    """Return the nodes that compute in float32: statistics, and everything that an angle or an integer depends on."""
     exact, behind = set(), set()
     for node in reversed(list(graph)):
         floats = [value for value in node.inputs if value is not None and value.dtype == float32]
@@ -147,13 +148,13 @@ def _exact_nodes(graph: Any, float32: Any) -> set[Any]:
         angle = node.op_type in ("Cos", "Sin", "Range")
         integer = node.op_type in ("Cast", "ArgMax", "ArgMin", "Floor", "Ceil", "Round") and floats and not makes
         square = node.op_type == "Mul" and node.inputs[0] is node.inputs[1]
-        made = makes and not floats and node.op_type != "Cast"  # such as ConstantOfShape
+        made = makes and not floats and node.op_type != "Cast"  # creates floats, such as ConstantOfShape
         if node.op_type in EXACT or node in behind or integer or square or made:
             exact.add(node)
         if angle or integer or node in behind:
             behind |= {value.producer() for value in floats if value.producer() is not None}
-    # What only moves their results is not rounded and widened again. ONNX Runtime 1.31 would even end the process, as
-    # it loads two recurrent layers with a transposition in float16 between them.
+    # Nodes that only move float32 results stay in float32, to save two casts. Besides, ONNX Runtime 1.31 crashes while
+    # it loads two recurrent layers with a float16 Transpose between them.
     for node in graph:
         floats = [value for value in node.inputs if value is not None and value.dtype == float32]
         if node.op_type in MOVES and floats and all(value.producer() in exact for value in floats):

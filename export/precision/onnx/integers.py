@@ -1,7 +1,8 @@
-"""ONNX with 8-bit products: activations measured at every call, weights with a scale for each output.
+"""ONNX with 8-bit matrix multiplications: activations with a range measured at every call, weights with a scale per
+output.
 
-The operators are standard ones, and ONNX Runtime makes one of each four. Every processor and every runtime that knows
-ONNX computes the same.
+The operators are standard ones, and ONNX Runtime fuses each group of four into one. The results are the same on every
+processor and in every ONNX runtime.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from ..blocks import to_rows
 from ..options import Precision
 from .graph import Editor, lookups, products
 
-LEAST_TABLE = 4096  # numbers; below that a table of positions or segments is not worth it
+LEAST_TABLE = 4096  # elements; a smaller table of positions or segments is not worth quantizing
 
 
 def to_integers(model: Any, precision: Precision) -> list[str]:
-    """Change the products and tables of `model`, an ``onnx_ir.Model`` in float32; the names of the weights that are
-    8-bit integers then. A token table that is also the head is stored once."""
+    """Quantize the matrix multiplications and embedding tables of `model`, an ``onnx_ir.Model`` in float32, in place.
+
+    Returns:
+        The names of the weights that became 8-bit integers. An embedding table that is also the head is stored once.
+    """
     writer = _Writer(model, precision)
     writer.products()
     writer.tables()
@@ -27,7 +31,7 @@ def to_integers(model: Any, precision: Precision) -> list[str]:
 
 
 def to_integer_tables(model: Any, precision: Precision) -> list[str]:
-    """As `to_integers`, of what is looked up alone."""
+    """Quantize the embedding tables of `model` only, in the same way as `to_integers`."""
     writer = _Writer(model, precision)
     writer.tables()
     return writer.finished()
@@ -82,7 +86,7 @@ class _Writer:
         return list(self.integers)
 
     def _stored(self, name: str, rows: np.ndarray, as_rows: bool) -> tuple[Any, Any]:
-        """int8 values as (out, in) or (in, out), and scales (out,)."""
+        """Return int8 values as (out, in) or (in, out), and scales (out,)."""
         if name not in self.integers:
             self.integers[name] = to_rows(rows, reduce_range=self.precision.reduce_range)
         values, scales = self.integers[name]
@@ -90,7 +94,8 @@ class _Writer:
         return self.editor.constant(f"{name}_quantized", stored), self.editor.constant(f"{name}_scale", scales)
 
     def _activations(self, node: Any) -> list[Any]:
-        """The node's input as uint8, its scale and its zero point: once for all products of it."""
+        """Return the node's input as uint8, its scale and its zero point, computed once for all MatMuls that read the
+        input."""
         import onnx_ir as ir
 
         given = node.inputs[0]

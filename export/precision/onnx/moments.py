@@ -1,4 +1,4 @@
-"""What a graph's products are given: for each of their inputs, how its features go together over many tokens."""
+"""Second moments of the inputs of a graph's matrix multiplications, summed over many tokens, as GPTQ needs them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ from .graph import products
 
 Array = np.ndarray
 
-MOST_BYTES = 1_000_000_000  # of what is gathered in one pass over the samples
+MOST_BYTES = 1_000_000_000  # of the moments that are computed in one pass over the samples
 
 
 class Moments:
-    """Of the inputs of an ONNX file's products, by name; gathered in passes as they are asked for in turn."""
+    """Second moments of the inputs of an ONNX file's matrix multiplications, by the name of the input.
+
+    They are computed in several passes over the samples, in the order in which they are requested.
+    """
 
     def __init__(self, file: Path, graph: OnnxGraph, samples: Sequence[Mapping[str, Any]]) -> None:
-        """
+        """Load the file with the inputs of its matrix multiplications as additional outputs.
+
         Args:
-            graph: of `file`, which says what a sample leaves out.
-            samples: inputs by name. Of what is padded nothing counts.
+            graph: the graph of `file`, which fills in the inputs that a sample leaves out.
+            samples: inputs by name. Padded positions do not count.
         """
         import onnx_ir as ir
 
@@ -48,13 +52,14 @@ class Moments:
         self.last: tuple[str, Order] | None = None
 
     def order(self, name: str) -> Order:
-        """The order of GPTQ for the products of an input; those of one input follow each other in a graph."""
+        """Return the GPTQ order for the matrix multiplications of an input. Those of one input follow each other in a
+        graph, so only the last order is kept."""
         if self.last is None or self.last[0] != name:
             self.last = name, order_of(self.of(name))
         return self.last[1]
 
     def of(self, name: str) -> Array:
-        """(features, features) float32: sums over tokens of the products of two features."""
+        """Return (features, features) float32: the sums over tokens of the products of two features."""
         if name not in self.known:
             names = list(self.widths)
             chosen, room = [], MOST_BYTES

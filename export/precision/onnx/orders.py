@@ -1,6 +1,6 @@
-"""In what order GPTQ rounds the weights of another format: by what the products in the model's ONNX file are given.
+"""GPTQ orders for the weights of another file format, computed from the inputs of the MatMuls in the model's ONNX file.
 
-ONNX Runtime gives any value of a graph away; LiteRT would have to compute without its fast kernels for that.
+ONNX Runtime can output any value of a graph. LiteRT would have to run without its fast kernels to do that.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from .moments import Moments
 
 
 class Orders:
-    """Of weights by their Keras names, which are the names of the products' weights in the file."""
+    """GPTQ orders of weights by their Keras names, which are also the names of the weights in the ONNX file."""
 
     def __init__(self, runner: OnnxRunner, samples: Any) -> None:
-        """
+        """Load the ONNX file and the calibration data.
+
         Args:
-            runner: of a model of one graph in float32.
-            samples: what the products are given, as ``to_onnx`` takes them; None for what `calibration_of` has.
+            runner: a model with a single graph in float32.
+            samples: calibration data as in ``to_onnx``; None for the default of `calibration_of`.
         """
         import onnx_ir as ir
 
@@ -32,7 +33,8 @@ class Orders:
         self.moments = Moments(runner.path, graph, list(calibration_of(runner.signature, runner.tokenizer, samples)))
 
     def __iter__(self) -> Iterator[str]:
-        """Names, those of one input next to each other: the order in which asking for them is cheap."""
+        """Iterate over the names. Weights that share an input are adjacent, so requesting orders in this sequence is
+        cheap."""
         return iter(self.inputs)
 
     def of(self, name: str) -> Order:

@@ -1,8 +1,8 @@
 """ONNX with the weights of recurrent layers as 8-bit integers.
 
-A recurrent layer takes its kernels in the order and shape of ONNX, which the graph makes of Keras' own: the integers
-are widened in front of that, in standard operators. What is made of weights alone a runtime computes once, as it loads
-the file. So the file is small, and a step as fast and as exact as its activations in float32 are.
+A recurrent operator takes kernels in ONNX's order of gates and shape, which the graph makes from Keras' kernels.
+Standard operators dequantize the integers before that. A runtime computes nodes that depend only on weights once, while
+it loads the file. So the file is small, and a step is as fast and as accurate as in float32 with these weights.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from ..options import Precision
 from .graph import MOVES, Editor, is_matrix
 
 LAYERS = ("GRU", "LSTM", "RNN")
-KERNELS = slice(1, 3)  # of the inputs: for the input, and for the state
+KERNELS = slice(1, 3)  # inputs of the operator: the kernel and the recurrent kernel
 
 
 def to_integer_kernels(model: Any, precision: Precision) -> list[str]:
-    """Change `model`, an ``onnx_ir.Model``; the names of the weights that are 8-bit integers then, each output with a
-    scale."""
+    """Quantize the kernels of the recurrent layers of `model`, an ``onnx_ir.Model``, in place, with a scale for each
+    output.
+
+    Returns:
+        The names of the weights that became 8-bit integers.
+    """
     import onnx_ir as ir
 
     editor, made = Editor(model), []
@@ -43,7 +47,7 @@ def to_integer_kernels(model: Any, precision: Precision) -> list[str]:
 
 
 def _kernels(graph: Any) -> Iterator[Any]:
-    """Matrices (in, gates · units) that are nothing but kernels of recurrent layers."""
+    """Yield the matrices (in, gates · units) that are used only as kernels of recurrent layers."""
     for node in graph:
         if node.op_type in LAYERS and not node.domain:
             for kernel in map(_origin, node.inputs[KERNELS]):
@@ -52,7 +56,8 @@ def _kernels(graph: Any) -> Iterator[Any]:
 
 
 def _origin(value: Any) -> Any:
-    """What was reordered to make `value`; of a concatenation what all of its parts were split from, or None."""
+    """Return the value that was reordered to make `value`; for a concatenation, the value that all of its parts were
+    split from, or None."""
     node = None if value is None else value.producer()
     if node is None or node.op_type not in MOVES:
         return value

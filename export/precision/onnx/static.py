@@ -1,4 +1,5 @@
-"""ONNX with 8-bit products whose ranges were measured beforehand: QDQ, by ONNX Runtime's own quantiser."""
+"""ONNX with 8-bit matrix multiplications and static activation ranges, in QDQ format, by ONNX Runtime's own
+quantizer."""
 
 from __future__ import annotations
 
@@ -13,15 +14,16 @@ from ....runtime.onnx.runner import OnnxGraph
 from ....runtime.quiet import quiet
 from ..options import Precision
 
-OPERATORS = ("Conv", "Gemm", "MatMul")  # of "Attention" it has another idea than the standard
+OPERATORS = ("Conv", "Gemm", "MatMul")  # not "Attention", which it treats otherwise than ONNX defines it
 
 
 def to_static(file: Path, graph: OnnxGraph, samples: Iterable[Mapping[str, Any]], precision: Precision) -> Any:
-    """`file` as an ``onnx_ir.Model`` with a QuantizeLinear and a DequantizeLinear around every product.
+    """Return `file` as an ``onnx_ir.Model`` with QuantizeLinear and DequantizeLinear around every operator in
+    ``OPERATORS``.
 
     Args:
-        graph: of the file in float32, which says what a sample leaves out.
-        samples: inputs by name, on which the ranges are measured, masks and all.
+        graph: the graph of `file` in float32, which fills in the inputs that a sample leaves out.
+        samples: calibration data: inputs by name, including masks.
     """
     import onnx_ir as ir
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -57,7 +59,7 @@ def to_static(file: Path, graph: OnnxGraph, samples: Iterable[Mapping[str, Any]]
             extra_options={"MatMulConstBOnly": True},
         )
         model = ir.load(target)
-        for value in model.graph.initializers.values():  # before the file that they are read from is gone
+        for value in model.graph.initializers.values():  # read before their file is deleted
             stored: Any = value.const_value
             value.const_value = ir.tensor(np.array(stored.numpy()), dtype=stored.dtype, name=value.name)
     return model

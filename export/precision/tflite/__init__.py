@@ -1,1 +1,1 @@
-"""TFLite files in smaller number formats."""
+"""TFLite files in reduced precision."""

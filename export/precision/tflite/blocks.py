@@ -1,4 +1,4 @@
-"""Weights of a TFLite file in blocks of 4 bits: nearer numbers than those that the quantiser has put there."""
+"""More accurate 4-bit blocks for a TFLite file than those that the AI Edge Quantizer wrote."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ INT4 = 17  # of ``schema.TensorType``
 
 
 def nearest_blocks(model: Any, weights: Iterable[Weight], names: Mapping[int, str], orders: Orders | None) -> None:
-    """Change `model`, a ``ModelT``: blocks get the scale, of several, that leaves the smallest squared error. Of real
-    models that is 15 % less than what clips a block best by the formula for a whole row.
+    """Replace the 4-bit blocks of `model`, a ``ModelT``, by blocks with the scale, of several, that leaves the smallest
+    squared error.
+
+    For real models, the error is 15 % smaller than with the best clipping of a block by the formula for a whole row.
 
     Args:
-        names: in Keras, by the ``id`` of a weight.
-        orders: of GPTQ, which then chooses the numbers over these scales.
+        names: Keras names, by the ``id`` of a weight.
+        orders: GPTQ orders; if given, GPTQ chooses the values for these scales.
     """
     by_name = {name: weight for weight in weights for name in weight.names}
     found: dict[int, tuple[Weight, list[Any]]] = {}
@@ -41,9 +43,10 @@ def nearest_blocks(model: Any, weights: Iterable[Weight], names: Mapping[int, st
 
 
 def _rounded(array: np.ndarray, block_size: int, order: Order | None) -> tuple[np.ndarray, np.ndarray]:
-    """The bytes of the numbers, two in each and the first in the lower half, and of the scales in float16."""
+    """Return the bytes of the values, two in each with the first in the lower half, and those of the scales in
+    float16."""
     found = to_blocks(array, 4, block_size, symmetric=True, method="search", positive=True)
-    scales = np.maximum(_as_bfloat16(found.scales), np.float32(2.0**-14))  # the least that is normal in float16
+    scales = np.maximum(_as_bfloat16(found.scales), np.float32(2.0**-14))  # the smallest normal float16
     blocks = array.reshape(len(array), -1, block_size)
     steps = np.clip(np.rint(blocks / scales[..., None]), -8, 7).astype("int8")
     if order is not None:
@@ -54,6 +57,7 @@ def _rounded(array: np.ndarray, block_size: int, order: Order | None) -> tuple[n
 
 
 def _as_bfloat16(scales: np.ndarray) -> np.ndarray:
-    """Rounded to eight bits, as LiteRT's kernel reads them: the numbers are then made for that scale."""
+    """Round scales to eight significant bits, as LiteRT's kernel reads them, so that the values fit the scale that is
+    used."""
     bits = np.ascontiguousarray(scales, "float32").view("uint32")
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype("uint32").view("float32")

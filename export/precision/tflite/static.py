@@ -1,9 +1,8 @@
-"""Ranges of a TFLite file's activations, measured beforehand, by Google's AI Edge Quantizer: of those at its products,
-or of all.
+"""Static activation ranges for a TFLite file, measured at export, for all operators or only those with weights.
 
-A range is that of everything met. The quantiser's own way, a moving average, cuts off what is rare and large, which is
-what transformers compute with: DINOv2's products with 16 bits have a cosine of 0.9998 with float32 so, and of 0.998
-with the average.
+The quantization itself is done by Google's AI Edge Quantizer. A range covers all values that occurred. The quantizer's
+default, a moving average, cuts off rare large values, which transformers depend on: DINOv2's matrix multiplications
+with 16-bit activations have a cosine of 0.9998 with float32 this way, and of 0.998 with the average.
 """
 
 from __future__ import annotations
@@ -21,15 +20,17 @@ from ....runtime.tflite.flatbuffer import opcode, operators
 from ..options import Precision
 from .weights import FLOAT32
 
-DIVISORS = ("MAXIMUM", "ADD", "SQRT", "RESHAPE", "BROADCAST_TO", "SUM", "SQUARE")  # a norm, a count
-MASKED = -1e8  # float32; what is below it says "not this key"
-# By the bits of the scores, whose steps are an 8-bit or a 16-bit part of the range down to here. What is as far below a
-# score is nothing beside it: softmax has steps of 1/256, or its table ends at e^-10.
+DIVISORS = ("MAXIMUM", "ADD", "SQRT", "RESHAPE", "BROADCAST_TO", "SUM", "SQUARE")  # of a norm or a count
+MASKED = -1e8  # float32; lower values mark keys that are masked
+# What replaces a masked score. The range of the scores reaches down to here and is divided into 8-bit or 16-bit steps.
+# A score that is lower than another by so much has no weight in the softmax, which has steps of 1/256 with 8 bits, and
+# a lookup table that ends at e^-10 with 16 bits.
 BOUNDS = {"static": -40.0, "static16": -100.0}
 
 
 def bound_masks(model: Any, precision: Precision) -> None:
-    """Let the constants of a ``ModelT`` that mask a score be as small as a range of integers can have beside scores."""
+    """Raise the constants of a ``ModelT`` that mask scores to the lowest value that an integer range can hold beside
+    scores."""
     tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
     floats = {tensor.buffer for tensor in tensors if tensor.type == FLOAT32}
     bound = np.float32(BOUNDS[str(precision.activations)])
@@ -43,10 +44,10 @@ def bound_masks(model: Any, precision: Precision) -> None:
 
 
 def check_loops(model: Any, precision: Precision) -> None:
-    """Refuse a ``ModelT`` with a loop, as recurrent layers have: nothing can look into it.
+    """Check that a ``ModelT`` has no loop, as recurrent layers have, since no range can be measured inside of it.
 
     Raises:
-        ValueError: naming what is accepted.
+        ValueError: the model has a loop.
     """
     if any(operator == "WHILE" for _, _, operator in operators(model)):
         said = f"precision.activations: got {precision.activations!r} for a model with a loop of a recurrent layer"
@@ -54,8 +55,11 @@ def check_loops(model: Any, precision: Precision) -> None:
 
 
 def calls_of(runner: Runner, samples: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, np.ndarray]]]:
-    """By the name of the only signature, what its calls are given for `samples`, in the dtypes that it wants; and once
-    with half of a mask, whose range is from 0 to 1 whatever the samples have."""
+    """Return the inputs of the calls that `samples` need, in the dtypes of the file, by the name of its only signature.
+
+    Where there is an attention mask, one more call has half of it set to zero, so that its range is 0 to 1 for any
+    samples.
+    """
     ((name, graph),) = runner.graphs.items()
     dtypes = {spec.name: spec.dtype for spec in graph.runtime_signature().inputs}
 
@@ -72,7 +76,7 @@ def calls_of(runner: Runner, samples: Iterable[Mapping[str, Any]]) -> dict[str, 
 
 
 def activations(precision: Precision) -> Any:
-    """How the quantiser rounds an activation."""
+    """Return the quantizer's configuration for activations."""
     from ai_edge_quantizer import qtyping
 
     bits = 16 if precision.activations == "static16" else 8
@@ -80,8 +84,11 @@ def activations(precision: Precision) -> Any:
 
 
 def every_operator(made: Any, model: Any, rule: tuple[Any, Any]) -> None:
-    """Let a ``Quantizer`` of a ``ModelT`` round every operator that can be: not a product with a constant in front,
-    which has no kernel, nor a division and what its divisor comes from, which may be less than a step."""
+    """Let a ``Quantizer`` of a ``ModelT`` quantize every operator that it can.
+
+    Exceptions are a matrix multiplication whose first operand is constant, for which there is no kernel, and a division
+    with the operators that compute its divisor, which may be smaller than a quantization step.
+    """
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
     from ai_edge_quantizer.qtyping import TFLOperationName
 
@@ -109,8 +116,11 @@ def every_operator(made: Any, model: Any, rule: tuple[Any, Any]) -> None:
 
 
 def floats_outside(model: Any) -> None:
-    """Let the signatures of a ``ModelT`` of integers have floats: they become integers behind an input, and floats
-    again in front of an output. The quantiser's own way to that leaves operators with an integer on one side only."""
+    """Give the signatures of a quantized ``ModelT`` float inputs and outputs, quantized after an input and dequantized
+    before an output.
+
+    The quantizer's own option for this leaves operators with integers on one side only.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     integers = (schema.TensorType.INT8, schema.TensorType.INT16)
@@ -139,14 +149,14 @@ def floats_outside(model: Any) -> None:
 
 
 def ranges(made: Any, content: bytes, calls: Mapping[str, Iterable[Mapping[str, np.ndarray]]], threads: int) -> Any:
-    """Of the tensors that a ``Quantizer`` is to round, their least and greatest numbers over all calls."""
+    """Return the smallest and largest values over all calls of the tensors that a ``Quantizer`` is to quantize."""
     from ai_edge_quantizer import calibrator, recipe_manager
     from ai_edge_quantizer.utils import qsv_utils
 
     recipe = recipe_manager.RecipeManager()
     recipe.load_quantization_recipe(made.get_quantization_recipe())
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*experimental_preserve_all_tensors")  # which it needs
+        warnings.filterwarnings("ignore", message=".*experimental_preserve_all_tensors")  # which the calibrator uses
         found = calibrator.Calibrator(content, num_threads=threads, qsv_update_func=qsv_utils.min_max_update)
     found.calibrate({name: [dict(call) for call in several] for name, several in calls.items()}, recipe)
     return found.get_model_qsvs()

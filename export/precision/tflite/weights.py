@@ -1,4 +1,4 @@
-"""The weights of a TFLite file: which constants they are, who reads them, and what Keras calls them."""
+"""The weights of a TFLite file: which constants they are, which operators read them, and their names in Keras."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ LOOKUP = "EMBEDDING_LOOKUP"
 PRODUCT = "FULLY_CONNECTED"
 # Operators that read a weight as their second input.
 READERS = (PRODUCT, "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "BATCH_MATMUL", LOOKUP)
-BETWEEN = ("RESHAPE", "ADD")  # between the head's product and the logits
+BETWEEN = ("RESHAPE", "ADD")  # allowed between the head's FULLY_CONNECTED and the logits
 FLOAT32 = 0  # of ``schema.TensorType``
 
 
 @dataclass
 class Weight:
-    """A constant that nothing but `READERS` reads.
+    """A constant that only the operators in `READERS` read.
 
     Attributes:
-        array: (out, in) of a product, (rows, width) of a table.
-        readers: operator, and the name of its output tensor, which no other tensor of the file has.
-        names: what its tensors are called in the file.
-        head: whether a product of it becomes the logits.
+        array: (out, in) of a matrix multiplication, (rows, width) of an embedding table.
+        readers: operators, each with the name of its output tensor, which is unique in the file.
+        names: the names of its tensors in the file.
+        head: whether a matrix multiplication with it gives the logits.
     """
 
     array: np.ndarray
@@ -40,12 +40,13 @@ class Weight:
 
     @property
     def width(self) -> int:
-        """Numbers that are summed up for one output, or the length of a table's rows."""
+        """The number of products that are summed for one output, or the length of an embedding table's rows."""
         return int(self.array.shape[-1])
 
 
 def weights_of(model: Any) -> list[Weight]:
-    """Of a ``ModelT`` in float32. A table that is also the head is one weight, and so is what signatures share."""
+    """Return the weights of a ``ModelT`` in float32. A table that is also the head is one weight, and so is a weight
+    that several signatures share."""
     found: dict[int, Weight] = {}
     others: set[int] = set()
     heads = _heads(model)
@@ -66,7 +67,7 @@ def weights_of(model: Any) -> list[Weight]:
 
 
 def _heads(model: Any) -> set[tuple[int, int]]:
-    """Graph and output of the products that become an output called "logits"."""
+    """Return graph and output of the matrix multiplications that compute an output called "logits"."""
     made = {
         (id(graph), int(output)): (graph, node, operator)
         for graph, node, operator in operators(model)
@@ -92,10 +93,14 @@ def _heads(model: Any) -> set[tuple[int, int]]:
 
 
 def keras_names(weights: Iterable[Weight], ours: Mapping[str, np.ndarray]) -> dict[int, str]:
-    """By the ``id`` of a weight, its name in Keras; of one that the converter has changed, its name in the file.
+    """Return the Keras name of each weight, by its ``id``; for a weight that is not found in Keras, its name in the
+    file.
 
-    The converter transposes kernels, and multiplies a constant factor into one: what is left of a weight is how its
-    numbers are distributed, whatever their order and scale.
+    The converter transposes kernels and may multiply them by a constant factor. Weights are therefore matched by the
+    distribution of their values, which depends neither on their order nor on their scale.
+
+    Args:
+        ours: the model's weights by their Keras names.
     """
     known: dict[int, list[tuple[np.ndarray, str]]] = {}
     for name, array in ours.items():
@@ -109,7 +114,8 @@ def keras_names(weights: Iterable[Weight], ours: Mapping[str, np.ndarray]) -> di
 
 
 def _shape_of(array: np.ndarray) -> np.ndarray:
-    """(4,) moments of a distribution, over its second: of thousands of numbers no two are alike by accident."""
+    """Return four moments of a distribution, relative to its root mean square. Among weights of thousands of values, no
+    two agree by accident."""
     values = array.astype("float64").ravel()
     values /= max(float(np.sqrt(np.mean(np.square(values)))), 1e-30)
     return np.array([values.mean(), np.abs(values).mean(), np.abs(values).max(initial=0) / 10, (values**3).mean()])

@@ -1,1 +1,1 @@
-"""Keras to ONNX: operators, conversion, files."""
+"""Export of Keras models to ONNX: operators, conversion and files."""

@@ -1,9 +1,9 @@
-"""A graph of a Keras model as an ``onnx_ir.Model``: traced, converted by tf2onnx, tidied with onnx-ir.
+"""Conversion of a Keras model's graph to an ``onnx_ir.Model``: traced, converted by tf2onnx, cleaned up with onnx-ir.
 
-Two things make this fast and the result small. The weights are arguments of the traced function, so no tool folds,
-copies or rewrites them; they become initializers at the end, one per variable. And the layers' primitives put a
-marker into the trace where an ONNX operator means the same thing, so that the graph holds LayerNormalization, Gelu
-and Attention nodes instead of the arithmetic they are made of.
+Two things make this fast and the result small. The weights are arguments of the traced function, so that no tool folds,
+copies or rewrites them; at the end they become initializers, one per variable. And the primitives of the layers put a
+marker into the trace where ONNX has an equivalent operator, so that the graph contains LayerNormalization, Gelu and
+Attention nodes instead of the operators that they are composed of.
 """
 
 from __future__ import annotations
@@ -31,11 +31,25 @@ from .operators import LOWERINGS, complement, replace_marker
 Tensor = Any
 
 OPSET, IR_VERSION = 23, 11  # the first opset with Attention, RMSNormalization and RotaryEmbedding
-TRACED_OPSET = 18  # the last that tf2onnx writes; what it emits means the same at 23
+TRACED_OPSET = 18  # the last that tf2onnx writes; its operators mean the same in 23
 
 
 def convert(model: Exportable, stored: FileWeights, name: str, function: Graph, beside: dict[str, str]) -> Any:
-    """One graph of the model as an ``onnx_ir.Model``, with ``meta["calls"]`` of it as ``fused.counted`` has them."""
+    """Convert one graph of a model to an ``onnx_ir.Model``.
+
+    Args:
+        model: the model that the graph belongs to.
+        stored: the weights of the file.
+        name: the name of the graph in the file.
+        function: the graph.
+        beside: the names of other files that belong to this one, by the graph in each.
+
+    Returns:
+        The graph, with metadata. Its ``meta["calls"]`` counts the calls of primitives, see ``fused.counted``.
+
+    Raises:
+        ExportError: the trace reads unknown variables, or an operation has no ONNX operator.
+    """
     import onnx_ir as ir
     import tensorflow as tf
 
@@ -74,12 +88,12 @@ def convert(model: Exportable, stored: FileWeights, name: str, function: Graph, 
     graph.name = model.name
     for node in graph:
         for value in node.outputs:
-            value.shape = None  # tf2onnx's shapes name their open dimensions at random
+            value.shape = None  # tf2onnx gives open dimensions random names
     for value in list(graph.inputs):
         if value.name in weights or value.name in constants:
             graph.inputs.remove(value)
             if not value.uses():
-                continue  # such as DINOv2's mask token, or an encoder's weight in the decoder
+                continue  # not used, such as DINOv2's mask token, or an encoder's weight in the decoder
             array = stored.value(value.name) if value.name in weights else constants[value.name]
             value.const_value = ir.tensor(array, name=value.name)
             value.shape = ir.Shape(array.shape)
@@ -92,7 +106,7 @@ def convert(model: Exportable, stored: FileWeights, name: str, function: Graph, 
             found[spec.name].shape = ir.Shape(spec.dims)
     for spec in signature.inputs:
         fixed = [dim for dim in spec.dims if isinstance(dim, int)]
-        if spec.optional and len(fixed) == len(spec.dims):  # a default, for who leaves it out
+        if spec.optional and len(fixed) == len(spec.dims):  # a default makes the input optional
             value = next(value for value in graph.inputs if value.name == spec.name)
             value.const_value = ir.tensor(np.full(fixed, spec.fill, "int64"), name=spec.name)
             graph.register_initializer(value)
@@ -103,8 +117,11 @@ def convert(model: Exportable, stored: FileWeights, name: str, function: Graph, 
 
 @contextmanager
 def _keras_as_ours(model: Exportable) -> Iterator[None]:
-    """Keras' layers through our primitives. What is a tf.function of its own, such as Keras' grouped convolutions,
-    becomes part of the trace: ONNX has no calls."""
+    """Within the block, lower Keras' layers to the primitives of this package.
+
+    Nested tf.functions, such as Keras' grouped convolutions, run eagerly and become part of the trace, since the ONNX
+    graph cannot contain calls.
+    """
     import tensorflow as tf
 
     before = tf.config.functions_run_eagerly()
@@ -117,12 +134,12 @@ def _keras_as_ours(model: Exportable) -> Iterator[None]:
 
 
 def _tf2onnx(graph_def: Any, inputs: list[str], outputs: list[str], names: dict[str, str]) -> Any:
-    """The frozen graph as an ONNX protobuf, its weights still inputs."""
+    """Convert the frozen graph to an ONNX protobuf, whose weights are still inputs."""
     import tensorflow as tf
     from tf2onnx import logging as tf2onnx_logging
     from tf2onnx import optimizer, tfonnx
 
-    tf2onnx_logging.set_level(logging.CRITICAL)  # what it cannot convert becomes one error of ours
+    tf2onnx_logging.set_level(logging.CRITICAL)  # ``unsupported`` reports what it cannot convert
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
         converted = tfonnx.process_tf_graph(
@@ -134,16 +151,16 @@ def _tf2onnx(graph_def: Any, inputs: list[str], outputs: list[str], names: dict[
             output_names=outputs,
             tensors_to_rename=names,
         )
-    # Its optimizers copy the whole graph once each; ONNX Runtime and the passes of `_tidy` do the same in no time.
+    # Each of its optimizers copies the whole graph; ONNX Runtime and the passes of `_tidy` do the same much faster.
     converted = optimizer.optimize_graph(converted, catch_errors=False, optimizers={})
     return converted.make_model("attention_zoo")
 
 
 def _tidy(model: Any) -> Any:
-    """Merge what is computed twice, such as the mask of every block, and drop what is not read."""
+    """Merge equal nodes, such as those that compute the mask in every block, and remove unused ones."""
     from onnx_ir.passes import common
 
-    _sort(model.graph)  # the passes keep the order, and which of two equal nodes stays depends on it
+    _sort(model.graph)  # the passes keep the order, which determines which of two equal nodes stays
     for step in (
         common.IdentityEliminationPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -159,8 +176,11 @@ def _tidy(model: Any) -> Any:
 
 
 def _keep_padding(graph: Any) -> None:
-    """ONNX Runtime moves zeros around an image into the max-pooling behind it, where they count as none: wrong where
-    all else is negative. It leaves alone what is not zero, as the smallest number is not."""
+    """Replace zeros around an image by the smallest positive normal number where max pooling follows.
+
+    ONNX Runtime fuses padding with zeros into max pooling, where the padding does not count. That is wrong where all
+    values are negative. Padding with any other value is not fused.
+    """
     import onnx_ir as ir
 
     def pools(node: Any) -> bool:
@@ -180,7 +200,8 @@ def _keep_padding(graph: Any) -> None:
 
 
 def _sort(graph: Any) -> None:
-    """Order nodes by a walk from the outputs back. tf2onnx's own order depends on its names, which differ per run."""
+    """Sort nodes by a walk from the outputs back. tf2onnx's own order depends on its names, which differ from run to
+    run."""
     ordered, done = [], set()
     stack = [(output.producer(), False) for output in reversed(graph.outputs)]
     while stack:
@@ -198,7 +219,7 @@ def _sort(graph: Any) -> None:
 
 
 def _rename(graph: Any) -> None:
-    """Names without process-wide counters, so that the same model gives the same bytes every time."""
+    """Remove process-wide counters from names, so that the same model always gives the same bytes."""
     seen: Counter[str] = Counter()
 
     def plain(name: str, operator: str = "") -> str:

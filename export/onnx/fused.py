@@ -1,7 +1,8 @@
-"""How many of a model's attentions, norms, activations and recurrences are one operator each in an ONNX file.
+"""How many of a model's attentions, norms, activations and recurrent layers became one operator each in an ONNX file.
 
-Expected is how often the model calls a primitive of ``layers.functional``; found, how many nodes of the file say it in
-one. An attention that also returns its scores, or a recurrent layer that is not the papers', is spelled out.
+The expected number is how often the model calls a primitive of ``layers.functional``; the number found is how many
+nodes of the file compute such a primitive alone. Attention that also returns its scores, and a recurrent layer other
+than the published ones, become several nodes.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# By what they do: the primitives, and the operators that are one of them. In ONNX Runtime's attention with a cache are
-# the two rotations of queries and keys too.
+# For each kind, the primitives, and the operators that compute one of them alone. ONNX Runtime's attention with a cache
+# includes the two rotations of queries and keys.
 KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "attention": (("dot_product_attention",), ("Attention", "com.microsoft.GroupQueryAttention")),
     "normalization": (
@@ -30,7 +31,7 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def counted(table: Mapping[str, Callable[..., Any]], calls: Counter[str]) -> dict[str, Callable[..., Any]]:
-    """The lowerings of `table`, which note in `calls` what they are called for."""
+    """Return the lowerings of `table`, which count in `calls` how often each kind of primitive is called."""
     kinds = {name: kind for kind, (names, _) in KINDS.items() for name in names}
 
     def noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,6 +45,6 @@ def counted(table: Mapping[str, Callable[..., Any]], calls: Counter[str]) -> dic
 
 
 def fused(calls: Mapping[str, int], operators: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """By kind, how many were found and how many expected."""
+    """Return how many were found and how many were expected, by kind."""
     found = {kind: sum(operators.get(name, 0) for name in names) for kind, (_, names) in KINDS.items()}
     return {kind: (found[kind], calls[kind]) for kind in KINDS if calls.get(kind)}

@@ -1,4 +1,4 @@
-"""The ONNX operators that our primitives become: markers in the trace, which tf2onnx hands back to be replaced."""
+"""Lowering of the primitives to ONNX operators: markers in the trace, which a handler for tf2onnx replaces."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ...layers import functional as F
 
 Tensor = Any
 
-GATES = {"lstm": (0, 3, 1, 2), "gru": (0, 1, 2), "rnn": (0,)}  # Keras' gates in the order of ONNX: i o f c, and z r h
+GATES = {"lstm": (0, 3, 1, 2), "gru": (0, 1, 2), "rnn": (0,)}  # Keras' gates in ONNX's order: i o f c and z r h
 
 
 def _marker(operator: str, inputs: list[Tensor], shape: list[int | None], **attributes: Any) -> Tensor:
-    """A node that tf2onnx hands to `replace_marker`. It cannot be run."""
+    """Return the output of a node that `replace_marker` replaces by `operator`. The node itself cannot be run."""
     return _markers(operator, inputs, [shape], **attributes)[0]
 
 
 def _markers(operator: str, inputs: list[Any], shapes: list[list[int | None]], **attributes: Any) -> list[Tensor]:
-    """As `_marker`, with several outputs. An input may be None, where the operator leaves one out."""
+    """Do the same as `_marker`, with several outputs. An input is None if the operator omits it."""
     import tensorflow as tf
 
     given = [tf.convert_to_tensor(tensor) for tensor in inputs if tensor is not None]
@@ -52,7 +52,7 @@ def replace_marker(graph: Any, node: Any, name: str, _: Any) -> None:
 
 
 def complement(graph: Any, node: Any, name: str, _: Any) -> None:
-    """erfc(x) = 1 - erf(x), which ONNX has no operator for."""
+    """Replace erfc(x) by 1 - erf(x), since ONNX has no operator for it."""
     shapes, dtypes = [graph.get_shape(node.output[0])], [graph.get_dtype(node.output[0])]
     given, outputs = list(node.input), list(node.output)
     graph.remove_node(node.name)
@@ -92,17 +92,18 @@ def _split_heads(inputs: Tensor, heads: int) -> Tensor:
 
     width = inputs.shape[-1] // heads
     shape = [*inputs.shape[:2], heads, width]
-    split = _marker("Reshape", [inputs, np.array([0, 0, heads, width], "int64")], shape)  # 0: as it was
+    split = _marker("Reshape", [inputs, np.array([0, 0, heads, width], "int64")], shape)  # 0 keeps a size
     return tf.transpose(split, (0, 2, 1, 3))
 
 
 def _marked(x: Tensor) -> str:
-    """The operator that a marker stands for; "" of what no marker made."""
+    """Return the operator that a marker stands for, or "" if `x` is not the output of a marker."""
     return json.loads(x.op.get_attr("token"))["operator"] if x.op.type == "PyFunc" else ""
 
 
 def _together(x: Tensor) -> Tensor | None:
-    """(batch, length, heads · head_dim), of which `_split_heads` made `x`; None of what something else made."""
+    """Return the tensor (batch, length, heads · head_dim) that `_split_heads` made `x` from, or None if something else
+    made `x`."""
     import tensorflow as tf
 
     if x.op.type != "Transpose" or not np.array_equal(tf.get_static_value(x.op.inputs[1]), (0, 2, 1, 3)):
@@ -115,7 +116,7 @@ def _together(x: Tensor) -> Tensor | None:
 
 
 def _of_one_length(query: Tensor, key: Tensor) -> bool:
-    """Are these the heads of projections of the same states?"""
+    """Return whether both are heads of projections of the same hidden states."""
 
     def states(x: Tensor) -> Tensor:
         while _marked(x) == "MatMul" or (x.op.type == "AddV2" and x.op.inputs[1].shape.rank == 1):
@@ -160,13 +161,13 @@ def _attention(
         any_key = tf.cast(tf.reduce_any(mask, axis=-1, keepdims=True), query.dtype)  # (·, ·, T, 1)
         added = tf.cast(tf.logical_not(mask), tf.float32) * F.MASKED
         bias = added if bias is None else added + bias
-    # Heads side by side are what the products make and take: the operator reads and writes them so.
+    # The projections before and after compute (batch, length, heads · head_dim), which the operator reads and writes.
     together = [_together(x) for x in (query, key, value)]
     side_by_side = all(x is not None for x in together) and (any_key is None or any_key.shape[1] == 1)
     inputs = together if side_by_side else [query, key, value]
     if bias is not None:
-        # ONNX Runtime's CPU kernel broadcasts the mask over heads and batch, but not over queries. Where these are as
-        # many as the keys the mask says how many itself: for all layers alike, which then share what comes of it.
+        # ONNX Runtime's CPU kernel broadcasts the mask over heads and batch, but not over queries. If there are as many
+        # queries as keys, their number is read from the mask: it is the same for all layers, which share the result.
         rows = tf.shape(bias)[3] if bias.shape[3] != 1 and _of_one_length(query, key) else length
         inputs.append(bias * tf.ones((1, 1, rows, 1), bias.dtype) if bias.shape[2] == 1 else bias)
     heads, scale = query.shape[1], float(scale or query.shape[-1] ** -0.5)
@@ -179,12 +180,13 @@ def _attention(
 
 
 def _reshape_behind(x: Tensor, kept: int, last: list[int]) -> Tensor:
-    shape = np.array([0] * kept + list(last), "int64")  # 0: as it was
+    shape = np.array([0] * kept + list(last), "int64")  # 0 keeps a size
     return _marker("Reshape", [x, shape], [*x.shape[:kept], *last])
 
 
 def _batch_norm(x: Tensor, scale: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> Tensor:
-    """Between transposes, which ONNX Runtime cancels with those of a convolution, and then folds it into that."""
+    """Emit BatchNormalization between transposes. ONNX Runtime cancels them with those of a convolution, and then folds
+    the normalization into the convolution."""
     import tensorflow as tf
 
     first = tf.transpose(x, (0, 3, 1, 2))
@@ -206,13 +208,14 @@ def _rotary(inputs: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = Fal
     import tensorflow as tf
 
     caches = [tf.squeeze(cache, axis=1) for cache in (cos, sin)]  # (B or 1, T, D/2)
-    if cos.shape[0] == 1:  # the operator wants a row for each of the batch
+    if cos.shape[0] == 1:  # the operator needs one row for each row of the batch
         caches = [tf.tile(cache, tf.stack([tf.shape(inputs)[0], 1, 1])) for cache in caches]
     return _marker("RotaryEmbedding", [inputs, *caches], inputs.shape.as_list(), interleaved=int(interleaved))
 
 
 def _recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, training: Any) -> tuple[Tensor, ...]:
-    """ONNX's LSTM or GRU. Its sequences end but have no gaps, so the kept tokens are moved to the front first."""
+    """Emit ONNX's LSTM, GRU or RNN. Its sequences have a length but no gaps, so the kept tokens are moved to the front
+    first."""
     import tensorflow as tf
 
     if not layer.textbook:
@@ -232,7 +235,7 @@ def _recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, trai
         return tf.expand_dims(tf.transpose(tf.concat([parts[i] for i in GATES[layer.cell_kind]], -1)), 0)
 
     cell = layer.cell
-    if layer.cell_kind != "gru":  # one bias in Keras, a second of zeros here
+    if layer.cell_kind != "gru":  # Keras has one bias, ONNX two: the second is zero
         bias = tf.concat([gates(cell.bias[None])[..., 0], tf.zeros((1, layer.cell_gates * width))], axis=-1)
         attributes: dict[str, Any] = {"hidden_size": width}
     else:
@@ -254,7 +257,8 @@ def _recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, trai
 
 
 def _kept_first(mask: Tensor) -> Tensor:
-    """(batch, T, T): the permutation that moves kept tokens to the front and leaves both kinds in their order."""
+    """Return the permutation (batch, T, T) that moves kept tokens to the front and preserves the order of the kept and
+    of the masked tokens."""
     import tensorflow as tf
 
     kept = tf.cast(mask, tf.int32)

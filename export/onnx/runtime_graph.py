@@ -1,9 +1,9 @@
-"""A decoder in ONNX Runtime's own attention, whose cache is one buffer that every step writes into.
+"""A decoder with ONNX Runtime's own attention operator, whose cache is one buffer that every step writes into.
 
-``GroupQueryAttention`` takes projections as they come out of one product, rotates them, puts keys and values to their
-places in the cache and attends: one node where the standard has fifteen, and no cache copied. A residual sum and the
-norm behind it are one node too. What it gives up is padding on the left and biases on the scores. A row's tokens begin
-in its first column, and its mask says how many there are.
+``GroupQueryAttention`` takes the output of one matrix multiplication for queries, keys and values, rotates it, writes
+keys and values into the cache, and computes attention: one node instead of fifteen standard ones, and no copy of the
+cache. A residual sum and the norm after it also become one node. Padding on the left and biases on the scores are not
+supported: a row's tokens start in the first column, and the mask gives their number.
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ MICROSOFT = "com.microsoft"
 def to_runtime_graph(
     model: Any, file: Path, signature: Signature, config: Mapping[str, Any], alike: Callable[[Iterable[str]], bool]
 ) -> int:
-    """Change `model`, an ``onnx_ir.Model`` of a decoder in float32, which `file` is too; the number of attentions.
+    """Change the decoder `model`, an ``onnx_ir.Model`` in float32, in place, and return the number of attentions.
 
     Args:
-        alike: may weights of these names become one?
+        file: the file that `model` was loaded from.
+        signature: of the decoder.
+        config: of the model, as a dict.
+        alike: returns whether the weights of these names may be joined into one.
 
     Raises:
-        ValueError: a decoder whose attention this operator cannot be: with a bias on its scores, with positions that
-            are not rotary, or with an encoder.
+        ValueError: the operator cannot compute the decoder's attention, such as one with a bias on its scores, with
+            positions that are not rotary, or with an encoder.
     """
     editor = Editor(model)
     attentions = [node for node in model.graph if node.op_type == "Attention"]
@@ -57,11 +60,11 @@ def _refused(reason: str) -> ValueError:
 
 
 class _Attention:
-    """What belongs to an Attention node: its projections, its rotation, its cache and its output.
+    """An Attention node with its projections, rotation, cache and output.
 
     Attributes:
-        query, key, value: (batch, sequence, heads · head_dim).
-        angles: the cosines and sines that it is rotated by, (batch, sequence, head_dim / 2).
+        query, key, value: (batch, sequence, heads · head_dim), or with separate heads: see ``_flat``.
+        angles: the cosines and sines of its rotation, (batch, sequence, head_dim / 2).
         output: (batch, sequence, heads · head_dim).
     """
 
@@ -83,7 +86,7 @@ class _Attention:
         self.output = self._merged(node.outputs[0])
 
     def _joined(self, value: Any) -> tuple[Any, Any]:
-        """The cache, and the new keys or values behind it."""
+        """Return the cache, and the new keys or values that are appended to it."""
         node = value.producer()
         if node is None or node.op_type != "Concat" or len(node.inputs) != 2:
             raise _refused("whose attention does not read its own cache")
@@ -96,14 +99,14 @@ class _Attention:
         return node.inputs[0], (node.inputs[1], node.inputs[2]), node.attributes["interleaved"].as_int()
 
     def _flat(self, value: Any) -> Any:
-        """(batch, sequence, heads · head_dim), or the heads apart, (batch, heads, sequence, head_dim), where something
-        stands between, such as a norm of each head."""
+        """Return the projection as (batch, sequence, heads · head_dim), or as (batch, heads, sequence, head_dim) if
+        other nodes such as a norm of each head come after the split into heads."""
         node = value.producer()
         before = node.inputs[0].producer() if node is not None and node.op_type == "Transpose" else None
         return before.inputs[0] if before is not None and before.op_type == "Reshape" else value
 
     def _merged(self, value: Any) -> Any:
-        """The value that has the heads side by side again, behind the zeros of rows without any key."""
+        """Return the value in which the heads are merged again, after the zeroing of rows without any key."""
         for operator in ("Mul", "Transpose", "Reshape"):
             uses = [use.node for use in value.uses()]
             if len(uses) == 1 and uses[0].op_type == operator:
@@ -114,7 +117,7 @@ class _Attention:
 
 
 def _tables(file: Path, angles: tuple[Any, Any], length: int) -> list[np.ndarray]:
-    """Cosines and sines (length, head_dim / 2) of all positions, as the graph itself computes them."""
+    """Return the cosines and sines (length, head_dim / 2) of all positions, computed by the graph itself."""
     import onnx_ir as ir
     import onnxruntime
 
@@ -142,7 +145,8 @@ def _tables(file: Path, angles: tuple[Any, Any], length: int) -> list[np.ndarray
 
 
 def _lengths(editor: Editor, first: Any) -> list[Any]:
-    """int32 (batch,): the last position of each row, and (): the tokens of the longest, cache included."""
+    """Return int32 (batch,): the last position of each row, and int32 (): the length of the longest row including the
+    cache."""
     import onnx_ir as ir
 
     int32, int64 = ir.DataType.INT32, ir.DataType.INT64
@@ -189,7 +193,7 @@ def _replace(
 
 
 def _skip_norms(editor: Editor) -> None:
-    """A residual sum and the norm behind it as one node, which gives both."""
+    """Fuse each residual sum and the norm after it into one node, which outputs both."""
     import onnx_ir as ir
 
     for norm in [node for node in editor.graph if node.op_type == "RMSNormalization"]:
@@ -204,16 +208,16 @@ def _skip_norms(editor: Editor) -> None:
             domain=MICROSOFT,
             epsilon=norm.attributes["epsilon"].as_float(),
         )
-        outputs[1].name = outputs[2].name = ""  # its mean and deviation, which nobody reads
+        outputs[1].name = outputs[2].name = ""  # mean and deviation, which are not used
         editor.replace(norm, outputs[0])
         editor.replace(add, outputs[3])
-    editor.graph.sort()  # what reads a sum may have stood before its norm
+    editor.graph.sort()  # a node that reads a sum may come before the fused node
 
 
 def _heads(attention: _Attention) -> int:
-    """Of the query: as the node that splits them says."""
+    """Return the number of query heads, as in the node that splits them."""
     node = attention.node.inputs[0].producer()
-    while node is not None and node.op_type != "Reshape":  # behind rotation, norm and transposition
+    while node is not None and node.op_type != "Reshape":  # skips rotation, norm and transpose
         node = node.inputs[0].producer()
     if node is None:
         raise _refused("whose attention has heads of another kind")
@@ -221,7 +225,7 @@ def _heads(attention: _Attention) -> int:
 
 
 def _side_by_side(editor: Editor, node: Any, value: Any) -> Any:
-    """(batch, sequence, heads · head_dim) of what may have its heads apart."""
+    """Return the value as (batch, sequence, heads · head_dim), with its heads merged if they are separate."""
     import onnx_ir as ir
 
     if value.producer() is not None and value.producer().op_type in ("MatMul", "Add"):
@@ -232,7 +236,8 @@ def _side_by_side(editor: Editor, node: Any, value: Any) -> Any:
 
 
 def _packed(editor: Editor, node: Any, projections: list[Any], alike: Callable[[Iterable[str]], bool]) -> Any:
-    """One product in place of three of the same input; None where they are not that."""
+    """Return the output of one matrix multiplication in place of three with the same input, or None if they cannot be
+    joined."""
     import onnx_ir as ir
 
     parts = [_Projection(value) for value in projections]
@@ -255,7 +260,7 @@ def _packed(editor: Editor, node: Any, projections: list[Any], alike: Callable[[
 
 
 class _Projection:
-    """``inputs @ kernel + bias`` behind a value; not `plain` where it is something else."""
+    """The ``inputs @ kernel + bias`` that computes a value; not `plain` if something else computes it."""
 
     def __init__(self, value: Any) -> None:
         self.bias: Any = None

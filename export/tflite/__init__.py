@@ -1,1 +1,1 @@
-"""Keras to TFLite (LiteRT): operators, conversion, signatures, files."""
+"""Export of Keras models to TFLite (LiteRT): operators, conversion, signatures and files."""

@@ -1,7 +1,8 @@
-"""Arguments of a converted file become the weights that they stand for.
+"""Replacement of a converted file's weight arguments by constants.
 
-The converter leaves a product with an argument as a BATCH_MATMUL. It becomes the FULLY_CONNECTED that it would have
-been with a constant: the matrix (out, in), with the bias and the activation that follow it.
+The converter writes a matrix multiplication with an argument as BATCH_MATMUL. It becomes the FULLY_CONNECTED that the
+converter would have written for a constant: with the matrix as (out, in), and fused with the bias and the activation
+after it.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ from ...runtime.tflite.flatbuffer import LateBuffer, opcode
 from ..frontend.inference import FileWeights
 from .packing import Alike, Joint, Product, joint_name, pack
 
-KEPT_RANK = 5  # the version of FULLY_CONNECTED that takes more than rows
+KEPT_RANK = 5  # the version of FULLY_CONNECTED whose input may have more than two dimensions
 
 
 def as_constants(model: Any, stored: FileWeights, arguments: Mapping[str, str], alike: Alike | None) -> Joint:
-    """Put the weights of `stored` in the place of inputs of ``ModelT`` `model`, by the name of the input.
+    """Replace the inputs of ``ModelT`` `model` that stand for weights by the weights of `stored`, in place.
 
     Args:
-        alike: whether weights may be stored as one; None where each stays by itself.
+        arguments: the names of the weights, by the name of the input.
+        alike: returns whether weights of these names may be stored as one; None to store each by itself.
 
     Returns:
-        What is in those that became one, by their names.
+        The names of the weights that were joined into one, by the name of the joint weight.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -62,7 +64,7 @@ def as_constants(model: Any, stored: FileWeights, arguments: Mapping[str, str], 
 
 @dataclass
 class _Weights:
-    """The constants that are made: one buffer for each weight and layout, one tensor of it for each graph."""
+    """The constants of the file: one buffer for each weight and layout, and one tensor with it for each graph."""
 
     model: Any
     stored: FileWeights
@@ -70,11 +72,11 @@ class _Weights:
     tensors: dict[tuple[int, tuple[str, ...], bool], int] = field(default_factory=dict)
 
     def tensor(self, graph: Any, name: str, turned: bool) -> int:
-        """The place in `graph` of the weight of this name, `turned` or as Keras has it."""
+        """Return the index in `graph` of the weight of this name, transposed if `turned`."""
         return self._tensor(graph, (name,), turned)
 
     def joint(self, graph: Any, names: Sequence[str]) -> int:
-        """The place in `graph` of kernels in one, turned: the outputs of one behind those of another."""
+        """Return the index in `graph` of several kernels as one, transposed and concatenated along their outputs."""
         return self._tensor(graph, tuple(names), True)
 
     def _tensor(self, graph: Any, names: tuple[str, ...], turned: bool) -> int:
@@ -83,7 +85,7 @@ class _Weights:
         key = id(graph), names, turned
         if key not in self.tensors:
             made = schema.TensorT()
-            # No two tensors of a file may have one name, says AI Edge Quantizer.
+            # AI Edge Quantizer requires the names of tensors to be unique in a file.
             alone = len(self.model.signatureDefs) == 1
             more = [] if alone else [graph.name.decode()]
             more += ["transposed"] if (id(graph), names, not turned) in self.tensors else []
@@ -111,7 +113,7 @@ class _Weights:
 
 
 def _transposed(model: Any, graph: Any, given: Mapping[int, tuple[str, bool]]) -> dict[int, tuple[str, bool]]:
-    """The results of operators that transpose a weight, which are dropped."""
+    """Remove the operators that transpose a weight, and return their results with the weight that each stands for."""
     from ai_edge_litert import schema_py_generated as schema
 
     dropped = [
@@ -130,7 +132,11 @@ def _kind(model: Any, node: Any) -> int:
 
 
 def _products(model: Any, graph: Any, given: Mapping[int, tuple[str, bool]], weights: _Weights) -> list[Product]:
-    """Those of a graph; listed are those with kernels, which have a row for each output in the file."""
+    """Replace the BATCH_MATMUL operators of a graph that read a weight by FULLY_CONNECTED.
+
+    Returns:
+        Those that read a kernel, which has one row per output in the file. A tied embedding table is not among them.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     builtin = schema.BuiltinOperator
@@ -140,7 +146,7 @@ def _products(model: Any, graph: Any, given: Mapping[int, tuple[str, bool]], wei
             readers.setdefault(int(index), []).append(node)
 
     def follower(node: Any) -> Any:
-        """What alone reads the only output of `node`."""
+        """Return the only operator that reads the only output of `node`, or None."""
         index = int(node.outputs[0])
         found = readers.get(index, [])
         return found[0] if len(found) == 1 and index not in graph.outputs else None
@@ -151,7 +157,7 @@ def _products(model: Any, graph: Any, given: Mapping[int, tuple[str, bool]], wei
         if _kind(model, node) != builtin.BATCH_MATMUL or int(node.inputs[1]) not in given or node.builtinOptions.adjX:
             continue
         rows, matrix = map(int, node.inputs)
-        name, turned = given[matrix]  # read as it stands, (in, out), unless `adjY`
+        name, turned = given[matrix]  # read as (in, out), or with `adjY` as (out, in)
         turned = turned == bool(node.builtinOptions.adjY)
         node.inputs = [rows, weights.tensor(graph, name, turned), -1]
         made += [Product(graph, node, name)] if turned else []
@@ -178,13 +184,13 @@ def _products(model: Any, graph: Any, given: Mapping[int, tuple[str, bool]], wei
 
 
 def _is_vector(model: Any, tensor: Any, size: int) -> bool:
-    """Is it a constant of so many numbers in one dimension?"""
+    """Return whether `tensor` is a one-dimensional constant of this size."""
     data = model.buffers[tensor.buffer].data
     return data is not None and len(data) > 0 and tensor.shape is not None and list(tensor.shape) == [size]
 
 
 def _without_unread(graph: Any, entries: list[Any]) -> None:
-    """Drop the tensors that no operator has, and are neither inputs nor outputs of the graph."""
+    """Remove the tensors that no operator uses and that are neither inputs nor outputs of the graph."""
     owners = [(graph, ("inputs", "outputs"))]
     owners += [(node, ("inputs", "outputs", "intermediates")) for node in graph.operators]
     lists = [(owner, side, getattr(owner, side)) for owner, sides in owners for side in sides]

@@ -1,8 +1,10 @@
-"""Graphs of a Keras model as a TFLite file's objects: traced, converted by TensorFlow, and given their weights.
+"""Conversion of a Keras model's graphs to the objects of a TFLite file: traced, converted by TensorFlow, filled with
+weights.
 
-The converter copies every weight for every signature, several times, and folds and compares the copies. So matrices
-that only products and lookups read are arguments of the traced functions, which ``tflite_arguments.py`` turns into
-constants afterwards. A weight that anything else reads is a constant from the beginning, which the converter may fold.
+The converter copies every weight several times for every signature, and folds and compares the copies. Matrices that
+only matrix multiplications and lookups read are therefore arguments of the traced functions, which ``arguments.py``
+turns into constants afterwards. A weight that anything else reads is a constant from the beginning, which the converter
+may fold.
 """
 
 from __future__ import annotations
@@ -28,19 +30,21 @@ from .packing import Alike, Joint
 
 Tensor = Any
 
-ARGUMENT = "attention_zoo_weight_{}"  # a name that no model's own input has
+ARGUMENT = "attention_zoo_weight_{}"  # differs from the names of a model's inputs
 PRODUCTS = ("MatMul", "BatchMatMulV2")
 
 
 def convert(stored: FileWeights, graphs: Mapping[str, Graph], alike: Alike) -> tuple[Any, Joint]:
-    """One ``ModelT`` with every graph as a signature, whose matrices are fetched as it is written; and which of them
-    are in one.
+    """Convert the graphs to one ``ModelT`` with a signature for each. Its matrices are fetched when it is written.
 
     Args:
-        alike: whether weights of these names will be in the same numbers.
+        alike: returns whether weights of these names will have the same precision.
+
+    Returns:
+        The ``ModelT``, and the names of the matrices that were joined into one, by the name of the joint matrix.
 
     Raises:
-        ExportError: the converter refused the model, or the model reads what is no weight of it.
+        ExportError: the converter failed, or the model reads a variable that is not one of its weights.
     """
     matrices = [n for n, v in stored.variables.items() if len(v.shape) == 2 and stored.dtype(n) == "float32"]
     traced, variables = _traced(stored, graphs, matrices)
@@ -58,7 +62,8 @@ def convert(stored: FileWeights, graphs: Mapping[str, Graph], alike: Alike) -> t
 def _traced(
     stored: FileWeights, graphs: Mapping[str, Graph], matrices: Sequence[str]
 ) -> tuple[dict[str, Any], list[Any]]:
-    """A concrete function of every graph, with `matrices` as its last arguments, and the variables that they read."""
+    """Return a concrete function of every graph, with `matrices` as its last arguments, and the variables that they
+    read."""
     import tensorflow as tf
 
     others = {name: variable for name, variable in stored.variables.items() if name not in set(matrices)}
@@ -83,7 +88,8 @@ def _traced(
 
 
 def _others(graph: Any) -> set[int]:
-    """Numbers of the matrices that are not just multiplied with, from the right, and looked up in."""
+    """Return the indices of the matrices that are used otherwise than by multiplication from the right and by
+    lookups."""
     lookups = {f.signature.name for f in graph.as_graph_def().library.function if "_implements" in f.attr}
 
     def fits(reader: Any, tensor: Any) -> bool:
@@ -98,20 +104,20 @@ def _others(graph: Any) -> set[int]:
 def _converted(traced: Mapping[str, Any], variables: list[Any]) -> bytes:
     import tensorflow as tf
 
-    # Holding the Keras model instead leaves the weights unfrozen, and the file computes NaN without a word.
+    # If the module held the Keras model instead, the weights would not be frozen, and the file would compute NaN.
     module: Any = tf.Module()
     module.weights = variables
     with tempfile.TemporaryDirectory() as folder, quiet():
         try:
-            # Without gradients, which would be traced for every lookup.
+            # Custom gradients would be traced for every lookup.
             options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
             tf.saved_model.save(module, folder, signatures=dict(traced), options=options)
-        except AssertionError as error:  # of a variable that is not the module's
+        except AssertionError as error:  # a variable that the module does not track
             raise ExportError(f"the model reads what is no weight of it: {one_line(error, 300)}") from error
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(traced))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        converter._experimental_use_buffer_offset = True  # else it unpacks the file twice, to find equal buffers
+        converter._experimental_use_buffer_offset = True  # else it unpacks the file twice to find equal buffers
         try:
             return converter.convert()
-        except Exception as error:  # the converter raises its own kinds, with pages of MLIR
+        except Exception as error:  # the converter has its own error types, with pages of MLIR
             raise ExportError(refused(error, [function.graph for function in traced.values()])) from error

@@ -1,7 +1,8 @@
-"""How the layers' primitives are worded for the TFLite converter.
+"""Lowering of the primitives for the TFLite converter.
 
-They are lowered where it does better with another wording: lookups that become EMBEDDING_LOOKUP (the one form that can
-be quantised later), layer normalisation in fewer operators, and loops that write each output to its place.
+A primitive is lowered where the converter gives a better result for another formulation: lookups that become
+EMBEDDING_LOOKUP (the only form that can be quantized later), layer normalization in fewer operators, and loops that
+write each output to its place.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ def _dense(inputs: Tensor, kernel: Tensor, bias: Tensor | None = None, *, transp
     import tensorflow as tf
 
     kernel = tf.convert_to_tensor(kernel)
-    if transpose_kernel:  # only a product of two matrices reads the table as it is stored
+    if transpose_kernel:  # only a multiplication of two matrices reads the table without a transpose
         rows = tf.reshape(inputs, (-1, inputs.shape[-1]))
         output = tf.matmul(rows, kernel, transpose_b=True)
         output = tf.reshape(output, (*_sizes(inputs)[:-1], kernel.shape[0]))
@@ -32,7 +33,7 @@ def _embedding_lookup(table: Tensor, ids: Tensor) -> Tensor:
     def gather(value: Tensor, lookup: Tensor) -> Tensor:
         return tf.gather(value, lookup)
 
-    # The converter knows this name, and writes EMBEDDING_LOOKUP for it.
+    # The converter recognizes this name and writes EMBEDDING_LOOKUP.
     lookup = tf.function(gather, experimental_implements="embedding_matmul")
     table = tf.convert_to_tensor(table)
     rows = lookup(table, tf.reshape(tf.cast(ids, tf.int32), [-1]))
@@ -40,7 +41,8 @@ def _embedding_lookup(table: Tensor, ids: Tensor) -> Tensor:
 
 
 def _sizes(x: Tensor) -> list[Any]:
-    """The dimensions of `x`: numbers where they are known, which keep a graph in one piece, and else tensors."""
+    """Return the dimensions of `x`: integers if they are known, which keeps the graph in one partition, and tensors
+    otherwise."""
     import tensorflow as tf
 
     return [tf.shape(x)[i] if size is None else size for i, size in enumerate(x.shape)]
@@ -51,8 +53,8 @@ def _layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor, *, epsilon: float) 
 
     centred = inputs - tf.reduce_mean(inputs, axis=-1, keepdims=True)
     variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
-    # The gain comes first: as the last factor the converter would multiply it into the kernel of the dense layer that
-    # follows, and a table that is also the embedding would be stored a second time.
+    # `gamma` comes first: the converter would multiply a last factor into the kernel of the dense layer that follows,
+    # and an embedding table that is also the head would be stored twice.
     scaled = centred * tf.convert_to_tensor(gamma)
     return scaled * tf.math.rsqrt(variance + epsilon) + tf.convert_to_tensor(beta)
 
@@ -60,13 +62,13 @@ def _layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor, *, epsilon: float) 
 def _rms_norm(inputs: Tensor, scale: Tensor, *, epsilon: float) -> Tensor:
     import tensorflow as tf
 
-    # The scale comes first, as the gain of `_layer_norm`.
+    # `scale` comes first for the same reason as `gamma` in `_layer_norm`.
     mean = tf.reduce_mean(tf.square(inputs), axis=-1, keepdims=True)
     return inputs * tf.convert_to_tensor(scale) * tf.math.rsqrt(mean + epsilon)
 
 
 def _recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, training: Any) -> tuple[Tensor, ...]:
-    """One step, or a loop over static time steps that writes each output to its place."""
+    """Emit one step, or a loop over a fixed number of time steps that writes each output to its place."""
     import tensorflow as tf
 
     if not layer.textbook:

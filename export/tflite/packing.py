@@ -1,8 +1,8 @@
-"""Products of one input as one product, whose result is cut into theirs.
+"""Matrix multiplications with the same input, joined into one whose output is sliced into theirs.
 
-A decoder's step multiplies one row: its products are so short that threads wait for each other at every one, and the
-small ones (keys and values of a model whose queries share them) do not divide evenly among threads. Together they are
-read at the speed of memory. A prompt's products are as fast either way.
+A decode step multiplies a single row. Its matrix multiplications are so short that threads wait for each other at every
+one, and the small ones (keys and values in grouped-query attention) do not divide evenly among threads. Joined, they
+read the weights at the speed of memory. For a prompt, both ways are equally fast.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 from ...runtime.buckets import bucket_of
 from ...runtime.tflite.flatbuffer import constant, opcode
 
-STEP = "decode"  # the graphs whose products say what belongs together, one for each length
-JOINT = "+"  # between the names of what one weight is made of
+STEP = "decode"  # the graphs, one per length, whose matrix multiplications determine what is joined
+JOINT = "+"  # between the names of weights that were joined
 
 Alike = Callable[[Sequence[str]], bool]
 Weight = Callable[[Any, Sequence[str]], int]
@@ -27,7 +27,7 @@ Joint = dict[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Product:
-    """A FULLY_CONNECTED that reads a kernel, by the kernel's name in Keras."""
+    """A FULLY_CONNECTED node that reads a kernel; `kernel` is the name of the kernel in Keras."""
 
     graph: Any
     node: Any
@@ -55,7 +55,7 @@ class Product:
 
 
 def joint_name(names: Sequence[str]) -> str:
-    """Of several weights in one: "block_0/attention/query+key+value/kernel"."""
+    """Return the name of several weights joined into one, such as "block_0/attention/query+key+value/kernel"."""
     paths = [name.split("/") for name in names]
     shortest = min(map(len, paths))
     start = next((i for i in range(shortest) if len({path[i] for path in paths}) > 1), shortest)
@@ -65,9 +65,10 @@ def joint_name(names: Sequence[str]) -> str:
 
 
 def groups(products: Iterable[Product], elsewhere: Iterable[str], alike: Alike) -> list[tuple[str, ...]]:
-    """Kernels that may be one: those which every graph multiplies with one input, and nothing else reads."""
+    """Return the kernels that may be joined: those that every graph multiplies with the same input, and that nothing
+    else reads."""
     inputs: Mapping[tuple[int, int], list[Product]] = defaultdict(list)  # by graph and input
-    places: Mapping[str, dict[int, tuple[int, bool]]] = defaultdict(dict)  # by graph: the input, and is there a bias
+    places: Mapping[str, dict[int, tuple[int, bool]]] = defaultdict(dict)  # by graph: the input, and if it has a bias
     excluded = set(elsewhere)
     for product in products:
         if bucket_of(product.graph.name.decode())[0] == STEP:
@@ -92,22 +93,23 @@ def groups(products: Iterable[Product], elsewhere: Iterable[str], alike: Alike) 
 
 
 def _fit(one: Mapping[int, tuple[int, bool]], other: Mapping[int, tuple[int, bool]]) -> bool:
-    """One input wherever both are, and everywhere a bias or nowhere."""
+    """Return whether two kernels read the same input in all graphs that have both, and either all have a bias or none
+    has."""
     together = all(one[graph] == other[graph] for graph in one.keys() & other.keys())
     return together and len({biased for places in (one, other) for _, biased in places.values()}) == 1
 
 
 def pack(model: Any, products: Sequence[Product], elsewhere: Iterable[str], alike: Alike, weight: Weight) -> Joint:
-    """Change the products of a ``ModelT``.
+    """Join matrix multiplications of a ``ModelT``, in place.
 
     Args:
-        products: of all of its graphs.
-        elsewhere: kernels that something else reads.
-        alike: are kernels of these names stored in the same numbers?
-        weight: the place in a graph of kernels in one, (all outputs, inputs).
+        products: those of all graphs.
+        elsewhere: the names of kernels that other operators read.
+        alike: returns whether kernels of these names are stored in the same precision.
+        weight: returns the index in a graph of several kernels as one, (all outputs, inputs).
 
     Returns:
-        The kernels in each joint one, by its name.
+        The names of the kernels in each joint kernel, by its name.
     """
     found = {}
     for names in groups(products, elsewhere, alike):
@@ -131,7 +133,8 @@ def _join(
     biases: Sequence[np.ndarray],
     weight: Weight,
 ) -> None:
-    """One operator in the place of the first of these `products` of one graph, and the cuts behind it."""
+    """Replace the first of these `products` of one graph by the joint operator and slices of its output, and remove the
+    rest."""
     from ai_edge_litert import schema_py_generated as schema
 
     graph, first = products[0].graph, products[0].node
@@ -152,7 +155,7 @@ def _join(
 
 
 def _cut(model: Any, graph: Any, whole: int, start: int, result: int) -> Any:
-    """An operator that makes the tensor `result` of `whole`, from the number `start` of every row on."""
+    """Return an operator that slices the tensor `result` from `whole`, starting at element `start` of every row."""
     from ai_edge_litert import schema_py_generated as schema
 
     tensor = graph.tensors[result]

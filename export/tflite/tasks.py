@@ -1,13 +1,13 @@
-"""What MediaPipe's tasks read in a TFLite file: its metadata, with the model's card, and labels and vocabulary as a ZIP
-archive behind it.
+"""The metadata that MediaPipe tasks read in a TFLite file, with the model card, and an appended ZIP archive of labels
+and vocabulary.
 
-The metadata is a FlatBuffer in a buffer called TFLITE_METADATA, by the schema that MediaPipe ships
-(``mediapipe/tasks/metadata/metadata_schema.fbs``), written here field by field: three tasks need a dozen of its tables.
-LiteRT reads no further than its own FlatBuffer, and never sees the archive.
+The metadata is a FlatBuffer in a buffer called TFLITE_METADATA, with the schema that MediaPipe ships
+(``mediapipe/tasks/metadata/metadata_schema.fbs``). It is written field by field here, since the three tasks need only a
+dozen of the schema's tables. LiteRT does not read beyond its own FlatBuffer and ignores the archive.
 
-- An image classifier: how pixels become the model's numbers, and the classes' names.
-- A text classifier or embedder with a WordPiece vocabulary: which input is which, and the vocabulary. MediaPipe lowers
-  every letter, so a cased vocabulary is left out.
+- An image classifier: the normalization of pixels, and the names of the classes.
+- A text classifier or embedder with a WordPiece vocabulary: the role of each input, and the vocabulary. MediaPipe
+  converts all text to lower case, so a cased vocabulary is left out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BUFFER = b"TFLITE_METADATA"
 IDENTIFIER, PARSER = b"M001", "1.0.0"
 CARD_FIELDS = {"name": 0, "description": 1, "version": 2, "author": 4, "license": 5}  # of ModelMetadata
 LABELS, VOCABULARY = "labels.txt", "vocab.txt"
-# Of the schema's enumerations and unions.
+# Values of the schema's enumerations and unions.
 AXIS_LABELS, VOCABULARY_FILE = 2, 5
 RGB = 1
 FEATURE, IMAGE = 1, 2
@@ -39,15 +39,15 @@ BERT_INPUTS = {"input_ids": "ids", "attention_mask": "mask", "token_type_ids": "
 
 @dataclass(frozen=True)
 class Task:
-    """What a file is for, as MediaPipe wants to know it.
+    """The task of a file, as MediaPipe describes it.
 
     Attributes:
         name, description: of the model.
-        normalization: mean and standard deviation of pixels from 0 to 255, a number for each channel. MediaPipe opens
-            no file whose channels differ: such a model takes its preprocessing with it.
+        normalization: mean and standard deviation of pixels from 0 to 255, one value per channel. MediaPipe rejects a
+            file with different values per channel; such a model must include its preprocessing.
         labels: names of the classes.
-        vocabulary: of a WordPiece tokenizer, one token a line.
-        inputs: what MediaPipe calls those of a text, by their own names.
+        vocabulary: tokens of a WordPiece tokenizer, in the order of their ids.
+        inputs: MediaPipe's names of the text inputs, by their names in the file.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Task:
 
 
 def task_of(model: Any) -> Task | None:
-    """The task that a model is for; None of another's, and of one that MediaPipe has no task for."""
+    """Return the task of a model, or None for a third-party model and for one that MediaPipe has no task for."""
     if isinstance(model, Foreign):
         return None
     config = model.config.to_dict()
@@ -75,7 +75,7 @@ def task_of(model: Any) -> Task | None:
     vocabulary = _vocabulary(model)
     if vocabulary and head in ("sequence_classification", "sentence_embedding"):
         inputs = {spec.name: BERT_INPUTS[spec.name] for spec in model.signature.inputs if spec.name in BERT_INPUTS}
-        if len(inputs) < len(BERT_INPUTS):  # such as DistilBERT, which no task feeds
+        if len(inputs) < len(BERT_INPUTS):  # such as DistilBERT, which no task supports
             return None
         if head == "sentence_embedding":
             return Task("TextEmbedder", "The embedding of a text.", vocabulary=vocabulary, inputs=inputs)
@@ -85,8 +85,11 @@ def task_of(model: Any) -> Task | None:
 
 
 def set_task(converted: Any, task: Task | None, card: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Give a ``ModelT`` its `card`, and the metadata of its task where it has one signature, for one row of fixed size;
-    and give back the texts that they name."""
+    """Give a ``ModelT`` the card and, if it has a single signature for one row of fixed size, the metadata of its task.
+
+    Returns:
+        The texts that the metadata refers to, by file name; see ``attach``.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     sides = _sides(converted)
@@ -102,7 +105,8 @@ def set_task(converted: Any, task: Task | None, card: Mapping[str, str] | None =
 
 
 def _sides(converted: Any) -> list[list[str]] | None:
-    """Names of inputs and outputs in the order of the graph, by which metadata go; None of a file that no task runs."""
+    """Return the names of inputs and outputs in the order of the graph, which the metadata follows; None for a file
+    that no task can run."""
     if len(converted.signatureDefs) > 1:
         return None
     (signature,) = converted.signatureDefs
@@ -117,15 +121,15 @@ def _sides(converted: Any) -> list[list[str]] | None:
 
 
 def attach(file: Path, texts: Mapping[str, str]) -> None:
-    """Put an archive behind a file; the same bytes for the same texts."""
+    """Append texts to a file as a ZIP archive. The same texts give the same bytes."""
     if texts:
         with zipfile.ZipFile(file, "a") as archive:
             for name, text in texts.items():
-                archive.writestr(zipfile.ZipInfo(name), text)  # of 1980, and as it is
+                archive.writestr(zipfile.ZipInfo(name), text)  # dated 1980, not compressed
 
 
 def attached(file: Path) -> dict[str, str]:
-    """What ``attach`` put behind a file."""
+    """Return the texts that ``attach`` appended to a file."""
     if not zipfile.is_zipfile(file):
         return {}
     with zipfile.ZipFile(file) as archive:
@@ -133,14 +137,14 @@ def attached(file: Path) -> dict[str, str]:
 
 
 def _normalization(model: Any, config: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
-    """(pixel - mean) / std of pixels from 0 to 255; None of a file that takes the pixels themselves, or of
-    which nobody said how its numbers are made."""
+    """Return mean and standard deviation in (pixel - mean) / std for pixels from 0 to 255; None if the file takes uint8
+    pixels, or if the preprocessing is not known."""
     from ...layers.images import ImageProcessor
 
     if model.signature.inputs[0].dtype == "uint8":
-        return None  # which the file does itself
+        return None  # the file normalizes them itself
     if config.get("preprocessing") is not None:
-        return [0.0] * 3, [1.0] * 3  # here too
+        return [0.0] * 3, [1.0] * 3  # likewise, from floats
     if not model.preprocessor:
         return None
     own = ImageProcessor.from_huggingface(model.preprocessor)
@@ -151,7 +155,8 @@ def _normalization(model: Any, config: Mapping[str, Any]) -> tuple[list[float], 
 
 
 def _labels(model: Any, config: Mapping[str, Any]) -> list[str]:
-    """The classes' names, where there is one for each of them, in a line."""
+    """Return the names of the classes, if there is one for every class and each fits on one line; otherwise an empty
+    list."""
     names = model.huggingface.get("id2label") or {}
     found = [names[key] for key in sorted(names, key=int)]
     fitting = len(found) == config.get("num_classes") and not any("\n" in str(name) for name in found)
@@ -159,7 +164,7 @@ def _labels(model: Any, config: Mapping[str, Any]) -> list[str]:
 
 
 def _vocabulary(model: Any) -> list[str]:
-    """Of a WordPiece tokenizer that lowers letters, without holes."""
+    """Return the tokens of a lower-case WordPiece tokenizer whose ids have no gaps; otherwise an empty list."""
     if model.tokenizer is None:
         return []
     said = json.loads(model.tokenizer.to_files(indent=False)["tokenizer.json"])
@@ -174,7 +179,7 @@ def _vocabulary(model: Any) -> list[str]:
 
 
 class _Writer:
-    """Tables by the places of their fields; what is inside of a table is written before it."""
+    """A writer of FlatBuffer tables by the numbers of their fields. Nested tables must be written first."""
 
     def __init__(self) -> None:
         import flatbuffers
@@ -182,7 +187,8 @@ class _Writer:
         self.builder = flatbuffers.Builder(1024)
 
     def table(self, fields: Mapping[int, Any]) -> int:
-        """Of texts, lists of numbers, and what ``table`` and ``tables`` gave; an ``_Enum`` is one byte."""
+        """Write a table of texts, lists of floats, one-byte ``_Enum`` values, and results of ``table`` and
+        ``tables``."""
         builder = self.builder
         placed = {place: self._placed(value) for place, value in fields.items() if value not in (None, "", [])}
         builder.StartObject(8)
@@ -210,13 +216,13 @@ class _Writer:
 
 
 class _Enum(int):
-    """A value of an enumeration, or the kind of a union's."""
+    """A value of an enumeration, or the type of a union."""
 
 
 def _written(
     task: Task | None, card: Mapping[str, str], inputs: Sequence[str] = (), outputs: Sequence[str] = ()
 ) -> bytes:
-    """``ModelMetadata``, of a file without a task with nothing about its graph."""
+    """Return the bytes of ``ModelMetadata``, which describes the graph only if the file has a task."""
     writer = _Writer()
     graphs = [] if task is None else [_graph(writer, task, inputs, outputs)]
     said = {"version": f"attention-zoo {version('attention-zoo')}"}
@@ -228,7 +234,7 @@ def _written(
 
 
 def _graph(writer: _Writer, task: Task, inputs: Sequence[str], outputs: Sequence[str]) -> int:
-    """``SubGraphMetadata``."""
+    """Write ``SubGraphMetadata`` and return its offset."""
 
     def file(name: str, kind: int) -> int:
         return writer.table({0: name, 2: _Enum(kind)})

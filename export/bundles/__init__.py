@@ -1,1 +1,1 @@
-"""Folders and files that other engines open: ONNX Runtime GenAI, Hugging Face loaders, LiteRT-LM."""
+"""Folders and files for other engines: ONNX Runtime GenAI, Hugging Face loaders and LiteRT-LM."""

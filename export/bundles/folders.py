@@ -1,4 +1,4 @@
-"""Folders as others open them: written whole or not at all."""
+"""Output folders for other engines, which are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..result import ExportResult
 
 @contextmanager
 def written_folder(folder: str | os.PathLike[str], known: Collection[str]) -> Iterator[Path]:
-    """A new folder beside `folder`, which takes its place when the block ends well and is gone when it does not.
+    """Create a new folder beside `folder`, which replaces it if the block succeeds and is deleted otherwise.
 
     Args:
-        folder: not there yet, empty, or an earlier export, which is replaced.
-        known: relative paths that an export may have; a folder with any other file is somebody's and stays.
+        folder: does not exist, is empty, or is an earlier export, which is replaced.
+        known: relative paths that an export may contain; a folder with any other file is not touched.
 
     Raises:
-        ValueError: `folder` is a file, or has other files.
+        ValueError: `folder` is a file, or contains other files.
     """
     target = Path(os.path.abspath(folder))
     check_folder(folder, known)
@@ -35,13 +35,14 @@ def written_folder(folder: str | os.PathLike[str], known: Collection[str]) -> It
             _put(new, target, Path(room) / "old")
     except BaseException:
         for above in missing:
-            with suppress(OSError):  # somebody else has put something there
+            with suppress(OSError):  # something else was put there meanwhile
                 above.rmdir()
         raise
 
 
 def _put(new: Path, target: Path, old: Path) -> None:
-    """`new` in the place of `target`, which goes to `old` first: a folder is only renamed to what is not there."""
+    """Move `new` to `target`. An existing `target` is moved to `old` first, since a folder cannot be renamed to an
+    existing one."""
     if target.exists():
         target.rename(old)
     try:
@@ -53,7 +54,7 @@ def _put(new: Path, target: Path, old: Path) -> None:
 
 
 def check_folder(folder: str | os.PathLike[str], known: Collection[str]) -> None:
-    """Raise ValueError where ``written_folder`` would: before an export that takes minutes."""
+    """Raise the ValueError that ``written_folder`` would raise, before an export that takes minutes."""
     target = Path(folder)
     accepted = "accepted: a folder that is not there, an empty one, or an earlier export"
     if target.exists() and not target.is_dir():
@@ -64,14 +65,16 @@ def check_folder(folder: str | os.PathLike[str], known: Collection[str]) -> None
 
 
 def moved(result: ExportResult, source: Path, target: str | os.PathLike[str], *, format: str) -> ExportResult:
-    """`result` of a file in `source`, as it is when that folder is at `target`."""
+    """Return `result` with the paths that its files have after the folder `source` is moved to `target`."""
     files = tuple(Path(target) / file.relative_to(source) for file in result.files)
     return replace(result, path=Path(target) / result.path.relative_to(source), format=format, files=files)
 
 
 def file_in(folder: str | os.PathLike[str]) -> Path | None:
-    """The ONNX file of a folder that has one in the place of a model's weights: of ``to_genai``, or the first of
-    ``to_huggingface_onnx`` by precision. None of any other folder."""
+    """Return the ONNX file of a folder that has one instead of a model's weights, or None for any other folder.
+
+    It is the file of ``to_genai``, or the first by precision of ``to_huggingface_onnx``.
+    """
     root = Path(folder)
     if (root / "model.safetensors").is_file():
         return None

@@ -1,9 +1,10 @@
-"""A tokenizer's files as ONNX Runtime GenAI reads them: the same ids, in words that it takes as they are meant.
+"""A tokenizer's files in a form that ONNX Runtime GenAI reads with the same ids.
 
-Its tokenizer is that of onnxruntime-extensions. Tried with 0.18: byte-level BPE and SentencePiece's BPE have the ids
-that Hugging Face's `tokenizers` gives; other vocabularies are refused, or read without their spaces. Where digits are
-cut off one by one before the bytes (``Digits``, ``ByteLevel``, as SmolLM has it) it goes wrong at white space before a
-digit, such as "a\\n\\n1": 460 of 4,000 random texts. The same cuts as regular expressions are right in all of them.
+GenAI uses the tokenizer of onnxruntime-extensions. Tested with version 0.18: byte-level BPE and SentencePiece's BPE
+give the same ids as Hugging Face's `tokenizers`; other vocabularies are rejected, or read without their spaces. If
+digits are split off one by one before the bytes (``Digits``, ``ByteLevel``, as in SmolLM), the ids are wrong for white
+space before a digit, such as "a\\n\\n1": in 460 of 4,000 random texts. The same splits as regular expressions are right
+in all of them.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from typing import Any
 from ...text.tokenizer import Tokenizer
 from ...text.vocabularies import FILE
 
-# What ByteLevel cuts by: GPT-2's own expression.
+# The regular expression that ByteLevel splits by, from GPT-2.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 def genai_files(tokenizer: Tokenizer) -> dict[str, str]:
-    """As ``Tokenizer.to_files``, with another pre-tokenizer that cuts alike where theirs would not."""
+    """Return the files of ``Tokenizer.to_files``, with an equivalent pre-tokenizer if GenAI would split otherwise with
+    the original."""
     files = tokenizer.to_files()
     raw = json.loads(files[FILE])
     if not _cuts_digits(raw.get("pre_tokenizer")):
@@ -36,7 +38,7 @@ def genai_files(tokenizer: Tokenizer) -> dict[str, str]:
 
 
 def unread(tokenizer: Tokenizer) -> str | None:
-    """What to say of a tokenizer that GenAI cannot read."""
+    """Return a warning for a tokenizer that GenAI cannot read, or None."""
     raw = json.loads(tokenizer.backend.to_str())
     kind, bytewise = raw["model"]["type"], "ByteLevel" in json.dumps(raw.get("pre_tokenizer"))
     if kind == "BPE" and (bytewise or raw["model"].get("byte_fallback")):

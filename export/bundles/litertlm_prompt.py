@@ -1,10 +1,10 @@
-"""A chat template as LiteRT-LM has it: what stands before and behind each message of a role.
+"""A chat template for LiteRT-LM, made of the texts before and after each message of a role.
 
-The engine renders with minijinja, which has no methods of Python's texts, and gives a message's content as a list of
-items: templates of Hugging Face fail there. So the texts around the messages are found by rendering the model's own
-template, and put together again in one that minijinja takes. (Its other way, ``prompt_templates`` alone, writes the
-texts into a template as they are: a newline at their beginning or braces in them would be lost, and there is no place
-for what stands once, before the first message.)
+The engine renders templates with minijinja, which does not have the methods of Python strings, and passes a message's
+content as a list of items. Hugging Face's templates fail there. So the texts around the messages are found by rendering
+the model's own template, and written to a new template that minijinja accepts. (The other way, ``prompt_templates``
+alone, inserts the texts into a template without escapes: a newline at their beginning and braces in them would be lost,
+and no field holds a text that occurs once, before the first message.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ACCEPTED = (
     "accepted: one that puts the same text around each message of a role, or a tokenizer without a chat template, for "
     "plain prompts"
 )
-# What the pieces together are compared with the template on, by the roles of the messages: s, u and a.
+# Conversations for the comparison of both templates, by the roles of the messages: s, u and a.
 CONVERSATIONS = ("u", "su", "uau", "suau", "uauau")
 ROLES = {"s": "system", "u": "user", "a": "assistant"}
 SAID = ("Why is the sky blue?", 'It\'s {light}:\n\n1. "scattered"', "Ünd – <b>50 %</b>?", "No.", "x")
@@ -28,7 +28,7 @@ SAID = ("Why is the sky blue?", 'It\'s {light}:\n\n1. "scattered"', "Ünd – <b
 
 @dataclass(frozen=True)
 class Affixes:
-    """Texts before and behind a message, which loses the white space around it where it is `trimmed`."""
+    """The texts before and after a message. White space around the message is removed if `trimmed`."""
 
     prefix: str = ""
     suffix: str = ""
@@ -37,13 +37,13 @@ class Affixes:
 
 @dataclass(frozen=True)
 class Prompts:
-    """A conversation's texts, without the messages.
+    """The texts of a conversation around its messages.
 
     Attributes:
-        start: before the first message, where that is not the system's.
-        system: None where the template has no place for it.
-        user, model: around questions and answers; ``model.prefix`` is also what an answer begins behind.
-        end: how much of ``model.suffix`` is the token that ends an answer, which the model says itself.
+        start: the text before the first message, if that is not the system message.
+        system: None if the template does not accept a system message.
+        user, model: around questions and answers. A prompt for an answer also ends with ``model.prefix``.
+        end: the length of the end token at the beginning of ``model.suffix``, which the model generates itself.
     """
 
     start: str = ""
@@ -53,7 +53,8 @@ class Prompts:
     end: int = 0
 
     def without(self, token: str) -> Prompts | None:
-        """The same where `token` already stands before everything; None of prompts that do not begin with it."""
+        """Return the texts without `token` at their beginning, for an engine that adds it; None if they do not begin
+        with it."""
         system = self.system
         if not self.start.startswith(token) or (system and not system.prefix.startswith(token)):
             return None
@@ -61,10 +62,10 @@ class Prompts:
         return Prompts(self.start[len(token) :], shorter, self.user, self.model, self.end)
 
     def template(self) -> str:
-        """For minijinja, and for Jinja.
+        """Return the template, for minijinja and for Jinja.
 
-        The engine feeds what a rendering has more than that of the conversation before. So what follows the end of an
-        answer comes only with the next question: it would never be fed.
+        The engine feeds the text by which a rendering is longer than that of the conversation before. The text after
+        the end token of an answer would never be fed, so it is written only with the next question.
         """
         text = (
             "{%- if message.content is string -%}{{- message.content@ -}}{%- else -%}"
@@ -92,13 +93,13 @@ class Prompts:
 
 
 def prompts_of(tokenizer: Tokenizer, ends: Sequence[str]) -> Prompts:
-    """The texts of `tokenizer`'s chat template; nothing at all where it has none.
+    """Return the texts of `tokenizer`'s chat template; empty texts if it has no template.
 
     Args:
         ends: the texts of the tokens that end an answer.
 
     Raises:
-        ValueError: a template that no such texts can express, or that fails.
+        ValueError: the template fails, or such texts cannot express it.
     """
     if not tokenizer.chat_templates:
         return Prompts()
@@ -137,13 +138,13 @@ def _system(tokenizer: Tokenizer, user_prefix: str, user_suffix: str) -> Affixes
 
 
 def _trims(tokenizer: Tokenizer, roles: str) -> bool:
-    """Does the template take the white space from around the first of these messages?"""
+    """Return whether the template removes the white space around the first of these messages."""
     rest = ["x"] * (len(roles) - 1)
     return _render(tokenizer, roles, ["\n x ", *rest]) == _render(tokenizer, roles, ["x", *rest])
 
 
 def _check(tokenizer: Tokenizer, prompts: Prompts) -> None:
-    """The model's own template and ours write the same, for conversations of several kinds."""
+    """Check that the model's own template and the new one give the same text for several kinds of conversations."""
     ours = {"default": prompts.template()}
     for roles in CONVERSATIONS:
         if "s" in roles and prompts.system is None:
@@ -156,7 +157,7 @@ def _check(tokenizer: Tokenizer, prompts: Prompts) -> None:
 
 
 def _around(tokenizer: Tokenizer, roles: str, said: Sequence[str], *, answering: bool = False) -> list[str]:
-    """What the template writes before, between and behind messages."""
+    """Return what the template writes before, between and after the messages."""
     rest, pieces = _render(tokenizer, roles, said, answering=answering), []
     for text in said:
         if rest.count(text) != 1:
@@ -179,5 +180,5 @@ def _refused(reason: str) -> ValueError:
 
 
 def _literal(text: str) -> str:
-    """An expression that prints `text` as it is: JSON's escapes are also those of Jinja and of minijinja."""
+    """Return an expression that prints `text` unchanged. JSON's escapes are valid in Jinja and in minijinja."""
     return f"{{{{- {json.dumps(text, ensure_ascii=False)} -}}}}" if text else ""

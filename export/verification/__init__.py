@@ -1,1 +1,1 @@
-"""Compare an exported file with the Keras model it was made from."""
+"""Comparison of an exported file with the Keras model that it was made from."""

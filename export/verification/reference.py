@@ -1,4 +1,4 @@
-"""Keras' side of a comparison: what the user's own model computes, in float32 and in float64."""
+"""The Keras side of a comparison: what the user's own model computes in float32 and in float64."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ..frontend.any_keras.model import Foreign
 from ..frontend.inference import FileWeights, computing_in, reading
 from ..frontend.spec import Exportable, input_specs
 
-SHAKE = 2.0**-22  # relative: two of float32's last digits, as a sum of some dozen rounded terms is off
+SHAKE = 2.0**-22  # relative: two units in the last place of float32, the error of a sum of some dozen rounded terms
 
 Function = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 class Reference:
-    """`function` of a model, such as the model itself, from arrays to arrays.
+    """A function of a model, such as its call, from arrays to arrays.
 
-    In float32 it is traced once for all sizes where `signature` is given, since eager Keras takes most of the time of
-    a verification; every export has compared its file with eager Keras before. With `few` calls to come only a model
-    that goes from token to token in Python is worth a trace.
+    In float32 it is traced once for all sizes if `signature` is given, since eager Keras takes most of the time of a
+    verification; every export has already compared its file with eager Keras. With `few` calls, a trace is only worth
+    its time for a model that loops over tokens in Python.
     """
 
     def __init__(
@@ -33,30 +33,31 @@ class Reference:
         self.model, self.function = model, function
         self.signature = signature if not few or _steps_in_python(model) else None
         self.traced: dict[frozenset[str], Function] = {}
-        self.integers = None if isinstance(model, Foreign) else "int32"  # any will do for ours
+        self.integers = None if isinstance(model, Foreign) else "int32"  # our models accept any integer dtype
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """In float32."""
+        """Return the outputs in float32, by name."""
         with computing_in(self.model, "float32"):
             function = self.function if self.signature is None else self._traced(frozenset(inputs))
             return _arrays(function(self._tensors(inputs)))
 
     def exact(self, inputs: Mapping[str, np.ndarray], shaken: bool = False) -> dict[str, np.ndarray]:
-        """In float64. The model's own results are rounded to float32 at the end, which is exact enough.
+        """Return the outputs in float64, by name. The model's own outputs are rounded to float32 at the end, which is
+        accurate enough.
 
         Args:
-            shaken: with every weight off by `SHAKE`, up or down, as sums of float32 are: how far rounding may lead.
+            shaken: change every weight by `SHAKE`, up or down, which shows the effect of rounding errors in float32.
         """
         with computing_in(self.model, "float64"), self._shaken() if shaken else nullcontext():
             return _arrays(self.function(self._tensors(inputs)))
 
     def _shaken(self) -> AbstractContextManager[Any]:
         stored, rng, moved = FileWeights(self.model), np.random.default_rng(0), {}
-        for name, variable in stored.variables.items():  # not `stored.value`: adapters are added to it once more
+        for name, variable in stored.variables.items():  # not `stored.value`, to which adapters would be added again
             if "float" in stored.dtype(name):
                 value = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")).astype("float64")
                 value *= 1 + SHAKE * rng.choice((-1.0, 1.0), value.shape)
-                moved[name] = keras.ops.convert_to_tensor(value.astype("float32"))  # as the variables are
+                moved[name] = keras.ops.convert_to_tensor(value.astype("float32"))  # as functions expect
         return reading(moved, stored)
 
     def _traced(self, names: frozenset[str]) -> Function:

@@ -1,9 +1,10 @@
-"""The README's Python runs as it stands: every block, in order, in one process, in an empty folder."""
+"""The README and the pages in docs/: their Python runs, their commands exist, and their links lead somewhere."""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,10 +18,38 @@ from helpers import ROOT
 
 GOLDENS = ROOT / "tests" / "goldens"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "sun", "##ny", "all", "day", "rain", "by", "noon", "."]
+# The pages whose Python blocks run here, and the files that each page must have written.
+RUN = {
+    "README.md": {"bert.onnx", "bert.tflite"},
+    "docs/getting_started.md": {"bert.keras", "bert.onnx", "bert.tflite"},
+    "docs/models.md": {"heads.png", "positions.png"},
+    "docs/checkpoints.md": {"bert.keras", "zoo-folder", "folder"},
+    "docs/training.md": {"adapters.safetensors", "classifier.onnx"},
+    "docs/generation.md": {"gpt2.onnx", "gpt2.tflite", "translator.onnx", "translator.encoder.onnx", "smollm2.onnx"},
+    "docs/exporting.md": {"bert.onnx", "bert.tflite", "small.onnx", "small.tflite", "gpt.onnx"},
+    "docs/any_keras.md": {"tagger.onnx", "tagger.tflite", "reader.onnx"},
+}
+# Pages whose Python does not run here: fragments around a model of the reader's, or a module with a test of its own.
+FRAGMENTS = {"docs/litert.md", "docs/litertlm.md", "docs/precision.md", "docs/verification.md"}
+ELSEWHERE = {"docs/adding_a_family.md"}  # tests/zoo/test_adding_a_family.py
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))]
 
 
-def blocks() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+def blocks(page: str, language: str = "python") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def prose(page: str) -> str:
+    """A page without its code."""
+    text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"`[^`\n]*`", "", text)
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ +(.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def stand_ins(folder: Path) -> None:
@@ -33,25 +62,71 @@ def stand_ins(folder: Path) -> None:
     shutil.copy(GOLDENS / "llama-gguf" / "tokenizer.json", folder)
 
 
-def test_names_are_made_before_they_are_used() -> None:
+@pytest.mark.parametrize("page", RUN)
+def test_names_are_made_before_they_are_used(page: str) -> None:
     """Quicker than running them."""
     command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "-"]
-    done = subprocess.run(command, input="\n".join(blocks()), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input="\n".join(blocks(page)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(blocks()) >= 6
+    assert blocks(page)
+
+
+def test_every_page_with_python_is_known() -> None:
+    with_python = {page for page in PAGES if blocks(page)}
+    assert with_python - set(RUN) <= FRAGMENTS | ELSEWHERE
+    assert sum(len(blocks(page)) for page in RUN) >= 16
+
+
+def test_the_readme_lists_every_page() -> None:
+    linked = set(re.findall(r"\]\(([^)#]+)", prose("README.md")))
+    assert set(PAGES) - {"README.md"} <= linked
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    missing = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):  # of the web
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        if not file.exists() or (anchor and file.suffix == ".md" and anchor not in anchors(file)):
+            missing.append(target)
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_and_their_options_exist(page: str) -> None:
+    import typer.main
+
+    from attention_zoo.cli import app
+
+    commands: Any = typer.main.get_command(app)
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines() if line.startswith("attention-zoo ")]
+    if page == "docs/command_line.md":
+        assert len(lines) >= 14
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        command = commands.commands[words[1]]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words[2:] if word.startswith("--")} <= known, line
 
 
 @pytest.mark.slow
-def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", RUN)
+def test_every_block_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they stand: every block of a page, in order, in one process, in a folder with nothing but checkpoints."""
     stand_ins(tmp_path)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    for number, block in enumerate(blocks()):
-        exec(compile(block, f"README.md, block {number}", "exec"), names)
-    assert {"bert.onnx", "bert.tflite", "gpt2.onnx", "gpt2.tflite", "translator.encoder.onnx", "classifier.onnx"} <= {
-        file.name for file in tmp_path.iterdir()
-    }
-    runner = names["export"].load("classifier.onnx")
-    inputs = dict(names["az"].load("all-MiniLM-L6-v2").tokenizer(names["texts"]))
-    found = runner.run(inputs)["logits"]
-    assert found.shape == (16, 2) and np.isfinite(found).all()
+    for number, block in enumerate(blocks(page)):
+        exec(compile(block, f"{page}, block {number}", "exec"), names)
+    assert RUN[page] <= {file.name for file in tmp_path.iterdir()}
+    if page == "docs/training.md":
+        runner = names["export"].load("classifier.onnx")
+        inputs = dict(names["az"].load("all-MiniLM-L6-v2").tokenizer(names["texts"]))
+        found = runner.run(inputs)["logits"]
+        assert found.shape == (16, 2) and np.isfinite(found).all()
+    if page in ("README.md", "docs/getting_started.md", "docs/exporting.md"):
+        found = names["logits"]
+        assert found.shape == (8, 3) and np.isfinite(found).all()

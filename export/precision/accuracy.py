@@ -1,4 +1,7 @@
-"""What rounded weights cost: a file beside the same file in float32. NumPy and the file's own runtime only."""
+"""Accuracy of a file in reduced precision, compared with the same file in float32.
+
+Needs only NumPy and the file's own runtime.
+"""
 
 from __future__ import annotations
 
@@ -31,17 +34,18 @@ def measure(
     metric: Callable[[Runner], float] | None = None,
     least_cosine: float | None = None,
 ) -> Accuracy:
-    """`rounded` beside `precise`, the same model in float32.
+    """Compare the outputs of `rounded` with those of `precise`, the same model in float32.
 
     Args:
-        precision: its name, for the rule.
-        samples: texts or inputs by name; by default prose, pictures or random tokens.
-        metric: called with either runner, gives a number of the caller's own, such as an accuracy on labelled data.
-        least_cosine: the only rule, instead of the precision's own two.
+        precision: name of the precision of `rounded`, which determines the thresholds.
+        samples: texts, or inputs by name. Default: built-in prose, synthetic images or random tokens.
+        metric: a function that is called with each runner and returns a custom figure, such as the accuracy on labeled
+            data.
+        least_cosine: the only threshold, in place of the two thresholds of the precision.
 
     Raises:
-        ValueError: samples that the model does not take.
-        AccuracyError: numbers that are none, or less accurate than the rule.
+        ValueError: the model does not accept the samples.
+        AccuracyError: outputs are NaN or infinite, or less accurate than the thresholds.
     """
     tokenizer = precise.tokenizer
     graph = _entry(precise)
@@ -78,23 +82,23 @@ def measure(
 
 
 def _entry(runner: Runner) -> LoadedGraph:
-    """The graph that a sample goes into."""
+    """Return the graph that takes a sample: the encoder where there is one, else the main graph."""
     encoder = next((name for name, role in runner.layout.roles.items() if role == "encoder"), None)
     return runner.graphs[encoder or runner.layout.main]
 
 
 def _causal(runner: Runner) -> bool:
-    """Does it give logits for every token of a text?"""
+    """Return whether the runner gives logits for every token of a text."""
     return runner.generates and _entry(runner) is runner.graphs[runner.layout.main]
 
 
 def _stepwise(runner: Runner) -> bool:
-    """Does it give logits for one token at a time alone?"""
+    """Return whether the runner gives logits for only one token at a time."""
     return runner.layout.kind == "litert"
 
 
 def _text_signature(graph: LoadedGraph) -> Signature:
-    """What a text is for a graph that takes its tokens one by one."""
+    """Return the signature of a text for a graph that takes its tokens one by one."""
     tokens = next(spec for spec in graph.signature.inputs if spec.name == "tokens")
     inputs = [
         TensorSpec("input_ids", "int64", ("batch", "sequence"), below=tokens.below),
@@ -104,8 +108,11 @@ def _text_signature(graph: LoadedGraph) -> Signature:
 
 
 def _parts(precise: Runner, rounded: Runner, sample: Arrays, signature: Signature) -> Iterator[tuple[Arrays, Outputs]]:
-    """Inputs, and what comes of them. Where tokens are taken one by one, every row of a text alone: the second half of
-    its tokens, behind a cache that the first half has filled."""
+    """Yield inputs and the outputs for them.
+
+    If the graph takes tokens one by one, every row of a text is run alone: the first half of its tokens fills the
+    cache, and the outputs are the logits of the last of these and of all tokens after it.
+    """
     if not _stepwise(precise):
         yield sample, _outputs(precise, rounded, sample)
         return
@@ -127,7 +134,8 @@ def _parts(precise: Runner, rounded: Runner, sample: Arrays, signature: Signatur
 
 
 def _outputs(precise: Runner, rounded: Runner, sample: Arrays) -> Outputs:
-    """Of every output that is no state: in float32, rounded, and which positions count."""
+    """Return for every output that is not part of the cache: float32 values, reduced-precision values, and which
+    positions count."""
     graph = _entry(precise)
     other = _entry(rounded)
     one, two = graph.run(sample), other.run(sample)
@@ -145,7 +153,8 @@ def _outputs(precise: Runner, rounded: Runner, sample: Arrays) -> Outputs:
 
 
 def _continued(precise: Runner, rounded: Runner, sample: Arrays) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, tokens, vocab_size) logits of an encoder-decoder, both given the tokens that the first one writes."""
+    """Return the logits (rows, tokens, vocab_size) of both encoder-decoders, fed with the tokens that `precise`
+    generates."""
     ids = sample["input_ids"]
     mask = sample.get("attention_mask", np.ones_like(ids))
     new = min(NEW_TOKENS, precise.decoder().max_length - 1)
@@ -161,7 +170,7 @@ def _continued(precise: Runner, rounded: Runner, sample: Arrays) -> tuple[np.nda
 
 @dataclass
 class _Found:
-    """What is known after some samples."""
+    """The results collected from the samples so far."""
 
     cosines: list[np.ndarray] = field(default_factory=list)
     same: list[np.ndarray] = field(default_factory=list)
@@ -205,7 +214,7 @@ def _mean(parts: Iterable[np.ndarray]) -> float:
 
 
 def _kind(name: str, values: np.ndarray) -> str:
-    """ "logits" or "probabilities" of classes, or "" for neither."""
+    """Return "logits" or "probabilities" for an output of classes, and "" for any other output."""
     if values.ndim < 2 or values.shape[-1] < 2 or not values.size:
         return ""
     if name == "logits" or name.endswith("_logits"):
@@ -216,7 +225,7 @@ def _kind(name: str, values: np.ndarray) -> str:
 
 def _log_probabilities(values: np.ndarray, kind: str) -> np.ndarray:
     values = values.astype("float64")
-    if kind == "probabilities":  # whose sum is not quite 1 where they are integers
+    if kind == "probabilities":  # of quantized outputs, which do not sum to exactly 1
         values = np.maximum(values, 1e-12)
         return np.log(values / values.sum(-1, keepdims=True))
     values = values - values.max(-1, keepdims=True)

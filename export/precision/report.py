@@ -1,4 +1,4 @@
-"""What the accuracy of a file is told in."""
+"""The report on the accuracy of a file in reduced precision."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How near a file comes to itself in float32.
+    """The accuracy of a file, relative to the same file in float32.
 
     Attributes:
-        samples: on what it was measured.
-        cosine: mean, over positions, of the angle between outputs; of logits, without what all classes share.
-        lowest_cosine: of a whole sample.
-        agreement: how often the likeliest class or token is the same; None of outputs that are no classes.
-        divergence: mean Kullback-Leibler divergence from float32, in nats; as `agreement`.
-        perplexity, perplexity_float32: of the samples' own tokens, of a causal language model.
-        metric, metric_float32: what the caller's function gave.
-        least_cosine, most_divergence: what was asked for; None for no rule.
+        samples: a description of the samples.
+        cosine: cosine similarity of the outputs, as a mean over positions; logits are centered first.
+        lowest_cosine: the lowest mean of an output on one batch of samples.
+        agreement: how often the most likely class or token is the same; None without an output of classes.
+        divergence: mean Kullback-Leibler divergence from float32, in nats; None without an output of classes.
+        perplexity, perplexity_float32: of a causal language model on the tokens of the samples.
+        metric, metric_float32: what the custom metric returned.
+        least_cosine, most_divergence: the thresholds; None for no threshold.
     """
 
     samples: str
@@ -39,10 +39,10 @@ class Accuracy:
         return near and (self.most_divergence is None or (self.divergence or 0.0) <= self.most_divergence)
 
     def rows(self) -> list[tuple[str, str]]:
-        """For tables: names and figures."""
-        found = [("cosine with float32", f"{self.cosine:.5f} (of one sample at least {self.lowest_cosine:.5f})")]
+        """Return the figures as rows of a table: name and formatted value."""
+        found = [("cosine with float32", f"{self.cosine:.5f} (lowest mean of one sample {self.lowest_cosine:.5f})")]
         if self.agreement is not None:
-            found.append(("same likeliest", f"{self.agreement:.1%}, divergence {self.divergence:.4f} nats"))
+            found.append(("argmax agreement", f"{self.agreement:.1%}, KL divergence {self.divergence:.4f} nats"))
         if self.perplexity is not None:
             found.append(("perplexity", f"{self.perplexity:.2f}, in float32 {self.perplexity_float32:.2f}"))
         if self.metric is not None:

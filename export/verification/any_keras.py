@@ -1,4 +1,4 @@
-"""What a file of any Keras model is asked: sizes that Keras takes, and paddings where there is a mask."""
+"""Checks of the files of third-party Keras models: sizes that Keras accepts, and paddings if an input is a mask."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from ..frontend.graphs import model_graphs
 from .comparison import Check, Closeness, compare
 from .reference import Reference
 
-LENGTHS = (1, 33, 128, 512)  # beside the one that is known to work
+LENGTHS = (1, 33, 128, 512)  # in addition to the one that is known to work
 SIDES = (32, 75, 150)
 
 
 @dataclass(frozen=True)
 class AnyCase:
-    """Sizes of the open dimensions, and which tokens are none."""
+    """Sizes of the open dimensions, and which tokens are padding."""
 
     sizes: dict[str, int]
     padding: str = "none"
     seed: int = 0
-    tried: bool = False  # of sizes that Keras may refuse
+    tried: bool = False  # whether Keras may reject the sizes
 
     @property
     def name(self) -> str:
-        shown = ", ".join(f"{dim} {size}" for dim, size in self.sizes.items()) or "its own sizes"
-        return shown + (f", padding {self.padding}" if self.padding != "none" else f", draw {self.seed}")
+        shown = ", ".join(f"{dim} {size}" for dim, size in self.sizes.items()) or "fixed sizes"
+        return shown + (f", padding {self.padding}" if self.padding != "none" else f", seed {self.seed}")
 
 
 def any_cases(signature: Signature, *, brief: bool = False) -> Iterator[AnyCase]:
-    """One where every size is known to work and, unless `brief`, others: a batch of one, other lengths and images where
-    Keras takes them, and every padding where there is a mask."""
+    """Yield a case in which every size is known to work and, unless `brief`, others: a batch of one, other lengths and
+    images where Keras accepts them, and every padding if there is a mask."""
     open_dims = {dim for spec in signature.inputs for dim in spec.dims if isinstance(dim, str)} - {*signature.sizes}
     own = {dim: signature.examples[dim] for dim in sorted(open_dims) if dim in signature.examples}
     own |= {"batch": 2} if "batch" in open_dims else {}
@@ -56,7 +56,7 @@ def any_cases(signature: Signature, *, brief: bool = False) -> Iterator[AnyCase]
 def any_checks(
     model: Foreign, graphs: Mapping[str, LoadedGraph], tolerance: float | Closeness, *, brief: bool = False
 ) -> Iterator[Check]:
-    """The file's graphs beside the model's own call."""
+    """Compare the graphs of a file with the model's own call."""
     own = model_graphs(model, graphs)
     for name, loaded in graphs.items():
         prefix = f"{name}: " if len(graphs) > 1 else ""
@@ -74,15 +74,15 @@ def _graph_checks(
         name = prefix + case.name
         try:
             expected = reference(inputs)
-        except Exception as error:  # of any kind: what a layer says to a length or an image that it has no room for
+        except Exception as error:  # of any type: layers reject a size in different ways
             if not case.tried:
                 raise
-            yield Check(name, True, None, f"Keras refuses it: {one_line(error, 80)}")
+            yield Check(name, True, None, f"not compared, since Keras rejects these sizes: {one_line(error, 80)}")
             continue
         try:
             actual = loaded.run(inputs)
-        except Exception as error:  # each runtime has its own
-            yield Check(name, False, None, f"the runtime fails: {one_line(error)}")
+        except Exception as error:  # each runtime has its own error types
+            yield Check(name, False, None, f"the runtime raised an error: {one_line(error)}")
             continue
         yield compare(
             name,
@@ -94,6 +94,6 @@ def _graph_checks(
 
 
 def example_sizes(signature: Signature) -> dict[str, Any]:
-    """Of every dimension one that works."""
+    """Return a size that works for every dimension."""
     dims = {dim for spec in signature.inputs for dim in spec.dims if isinstance(dim, str)}
     return dict.fromkeys(dims, 2) | {**signature.examples, **signature.defaults, "batch": 1, **signature.sizes}

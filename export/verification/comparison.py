@@ -1,11 +1,13 @@
-"""When a number of a file is Keras' number: the rules, and the table they end in.
+"""The rules by which the outputs of a file count as equal to those of Keras, and the results of the checks.
 
-1. *relative*: no farther from Keras than `tolerance` times the largest magnitude of the output. Both compute in
-   float32, which has seven digits; what is left over is the order of sums.
-2. *float64*: where the distance is greater, since real weights amplify rounding, the same model computing in float64
-   is the judge. The file passes if it is no farther from that than ``FARTHER`` times Keras' own float32, or, since
-   that may be near by accident, than ``FARTHER`` times as far as rounded weights alone lead.
-3. *cosine*: of a file with smaller numbers, whose distance says little, the angle of every row's outputs.
+1. *relative*: the difference from Keras is at most `tolerance` times the largest magnitude of the output. Both compute
+   in float32, which has seven digits; the remaining differences come from the order of summation.
+2. *float64*: if the difference is larger, since real weights amplify rounding errors, the same model computing in
+   float64 decides. The file passes if its error against float64 is at most ``FARTHER`` times that of Keras in float32.
+   Since Keras may be near to float64 by accident, the file also passes if its error is at most ``FARTHER`` times the
+   effect of rounding errors in the weights alone.
+3. *cosine*: for a file in reduced precision, whose differences say little, the cosine similarity of the outputs of
+   every row decides.
 """
 
 from __future__ import annotations
@@ -21,24 +23,25 @@ from ..precision.cosine import VECTOR, cosines
 Arrays = Mapping[str, np.ndarray]
 
 TOLERANCE = 2e-5
-FARTHER = 8.0  # other kernels and orders of sums: measured are 0.3 to 3 times
-ROUNDING = 2.0**-23  # of float32, relative: Keras is no nearer to float64 than that, but by accident
+FARTHER = 8.0  # for other kernels and orders of summation; 0.3 to 3 were measured
+ROUNDING = 2.0**-23  # relative, of float32; Keras is nearer to float64 than this only by accident
 
 
 @dataclass(frozen=True)
 class Closeness:
-    """Rule 3, in place of a tolerance: the least cosine, as a mean over the positions of one row of a batch."""
+    """The threshold of rule 3, in place of a tolerance: the lowest accepted cosine, as a mean over the positions of a
+    row."""
 
     cosine: float
 
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison or property.
+    """The result of one comparison, or of the check of one property.
 
     Attributes:
-        difference: from Keras, relative to the largest magnitude of the output; None where nothing was compared.
-        rule: which decided, "relative", "float64" or "cosine"; "" where nothing was compared.
+        difference: from Keras, relative to the largest magnitude of the output; None if no outputs were compared.
+        rule: the rule that decided, "relative", "float64" or "cosine"; "" if no outputs were compared.
     """
 
     name: str
@@ -56,14 +59,17 @@ def compare(
     tolerance: float | Closeness,
     valid: Callable[[str], np.ndarray | None] = lambda _: None,
 ) -> Check:
-    """The outputs of a file beside Keras'.
+    """Compare the outputs of a file with those of Keras.
 
     Args:
-        name: of the case.
-        actual: the file's outputs by name.
-        expected: Keras' in float32. Of `actual`, exactly these are compared.
-        exact: Keras' in float64, asked for where rule 1 does not do; given True, with weights that rounding may make.
-        valid: by an output's name, which of its first two axes count, (batch, length) booleans; None for all.
+        name: of the check.
+        actual: the outputs of the file, by name.
+        expected: the outputs of Keras in float32. Only these outputs of `actual` are compared.
+        exact: computes the outputs of Keras in float64, and is called if rule 1 does not hold. If its argument is True,
+            the weights have simulated rounding errors.
+        tolerance: relative to the largest magnitude of an output, or a ``Closeness`` for rule 3.
+        valid: returns which positions of the first two axes of an output count, (batch, length) booleans, or None for
+            all; called with the name of the output.
     """
     found: list[_Found] = []
     worst = 0.0
@@ -72,7 +78,7 @@ def compare(
     for output, in_keras in expected.items():
         in_file = actual[output]
         if in_file.shape != in_keras.shape:
-            return Check(name, False, None, f"{output} has shape {in_file.shape} for {in_keras.shape}")
+            return Check(name, False, None, f"{output} has shape {in_file.shape}; expected {in_keras.shape}")
         for side, array in (("in Keras", in_keras), ("in the file", in_file)):
             if not np.isfinite(array).all():
                 return Check(name, False, None, f"{output} is not finite {side}")
@@ -85,20 +91,20 @@ def compare(
         worst = max(worst, distance / scale)
         if isinstance(tolerance, Closeness):
             near = _lowest(in_file, in_keras, counted, centred=output == "logits")
-            found.append(_Found(1 - near, near >= tolerance.cosine, f"{output} cosine {near:.5f}", "cosine"))
+            found.append(_Found(1 - near, near >= tolerance.cosine, f"{output}: lowest cosine {near:.5f}", "cosine"))
             continue
-        detail = f"{output} {distance:.1e} of {scale:.1e}"
+        detail = f"{output}: maximum difference {distance:.1e}, largest magnitude {scale:.1e}"
         if distance <= tolerance * scale:
             found.append(_Found(distance / (tolerance * scale), True, detail, "relative"))
             continue
         judged = exact(False) if judged is None else judged
         truth = np.asarray(judged[output], "float64")[counted]
         own, other = _distance(ours, truth), max(_distance(theirs, truth), ROUNDING * scale)
-        detail += f": {own / other:.1f} times as far from float64 as Keras"
+        detail += f"; error against float64 is {own / other:.1f} times that of Keras"
         if own > FARTHER * other:
             shaken = exact(True) if shaken is None else shaken
             other = max(other, _distance(np.asarray(shaken[output], "float64")[counted], truth))
-            detail += f", {own / other:.1f} times as far as rounding leads"
+            detail += f", {own / other:.1f} times the effect of rounding errors in the weights"
         found.append(_Found(1 + own / other, own <= FARTHER * other, detail, "float64"))
     passed = all(one.passed for one in found)
     shown = max(one for one in found if passed or not one.passed)
@@ -107,7 +113,8 @@ def compare(
 
 
 class _Found(NamedTuple):
-    """Of one output; `share` of what is allowed comes first, as they are ordered by it."""
+    """The result for one output. `share` is the used fraction of what is allowed; it comes first because results are
+    sorted by it."""
 
     share: float
     passed: bool
@@ -116,7 +123,7 @@ class _Found(NamedTuple):
 
 
 def _lowest(one: np.ndarray, other: np.ndarray, counted: np.ndarray, *, centred: bool) -> float:
-    """The mean cosine of the row of a batch that is farthest off."""
+    """Return the mean cosine of the row of the batch for which it is lowest."""
     if one.ndim < 2 or one.shape[-1] < VECTOR:
         return float(cosines(one[counted], other[counted])[0])
     rows = [cosines(o[c], t[c], centred=centred) for o, t, c in zip(one, other, counted, strict=True) if c.any()]

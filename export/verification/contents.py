@@ -1,7 +1,7 @@
-"""What a file holds beside arithmetic: its bytes, the model's weights and config, and the file that belongs to it.
+"""Checks of a file's contents other than its computation: digests, weights, config and tokenizer.
 
-Every file has a digest of itself in its metadata, of the bytes with zeros where the digest stands. So a file that was
-damaged or changed after its export is found out wherever that was, and a decoder knows its own encoder.
+Every file has a digest in its metadata, of its bytes with zeros in place of the digest. It reveals any damage or change
+after the export, and a decoder recognizes its own encoder by it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ..frontend.spec import Exportable, texts
 from ..precision.half import rounded
 from .comparison import Check
 
-SHOWN = 4  # names in a message
+SHOWN = 4  # names listed in a message
 
 
 def content_checks(model: Exportable, runner: Runner) -> list[Check]:
-    """The file's bytes, config, tokenizer and weights, each against what it should be."""
+    """Check the digest, config, tokenizer and weights of a file."""
     metadata = runner.metadata
     return [_bytes(runner), _config(model, metadata), *_texts(model, metadata), _weights(model, runner)]
 
@@ -41,7 +41,7 @@ def _bytes(runner: Runner) -> Check:
             bad += [file.name] if f"sha256:{actual}" != digest else []
     if bad:
         return Check("bytes", False, None, f"{', '.join(bad)} changed after the export")
-    return Check("bytes", True, None, f"as exported, {known} files" if known else "no digest in the file")
+    return Check("bytes", True, None, f"digests of {known} files match" if known else "no digest in the file")
 
 
 def _config(model: Exportable, metadata: Mapping[str, str]) -> Check:
@@ -51,30 +51,30 @@ def _config(model: Exportable, metadata: Mapping[str, str]) -> Check:
     except ValueError:
         theirs = None
     if metadata.get(FAMILY) != model.family or not isinstance(theirs, dict):
-        return Check("config", False, None, f"of a {metadata.get('attention_zoo.family')}, for a {model.family}")
+        return Check("config", False, None, f"family {metadata.get('attention_zoo.family')}, expected {model.family}")
     names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
-    shown = ", ".join(f"{name} {theirs.get(name)!r} for {ours.get(name)!r}" for name in names[:SHOWN])
-    return Check("config", not names, None, shown or "the model's")
+    shown = ", ".join(f"{name} is {theirs.get(name)!r}, expected {ours.get(name)!r}" for name in names[:SHOWN])
+    return Check("config", not names, None, shown or "matches the model")
 
 
 def _texts(model: Exportable, metadata: Mapping[str, str]) -> list[Check]:
-    """Of a file with a tokenizer or end tokens, for a model that has some too."""
+    """Check the tokenizer and the end tokens, if both the file and the model have some."""
     ours = texts(model)
     kept = {*TOKENIZER_FILES.values(), STOP_TOKENS}
     theirs = {name: value for name, value in metadata.items() if name in kept}
     if not ours or not theirs:
         return []
     wrong = sorted(name.partition(".")[2] for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
-    return [Check("tokenizer", not wrong, None, f"not the model's: {', '.join(wrong)}" if wrong else "the model's")]
+    return [Check("tokenizer", not wrong, None, f"differs in: {', '.join(wrong)}" if wrong else "matches the model")]
 
 
 def _weights(model: Exportable, runner: Runner) -> Check:
-    """By the digests that the export left, and by name where the format keeps names: bit for bit."""
+    """Check the weights by the digests that the export stored and, in a format that keeps names, bit by bit."""
     weights = FileWeights(model)
     ours = weight_digests(weights)
     theirs = json.loads(runner.metadata.get(WEIGHTS, "null"))
     if theirs is None:
-        return Check("weights", True, None, "not named in the file")
+        return Check("weights", True, None, "no weight digests in the file")
     wrong = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
     named = 0
     if runner.format == "onnx":
@@ -86,9 +86,9 @@ def _weights(model: Exportable, runner: Runner) -> Check:
                 wrong |= {name} if not np.array_equal(array, value) else set()
     if wrong:
         names = ", ".join(sorted(wrong)[:SHOWN])
-        return Check("weights", False, None, f"{len(wrong)} of {len(ours)} are not the model's: {names}")
+        return Check("weights", False, None, f"{len(wrong)} of {len(ours)} differ from the model: {names}")
     return Check(
-        "weights", True, None, f"{len(ours)} are the model's" + (f", {named} of them by name" if named else "")
+        "weights", True, None, f"{len(ours)} match the model" + (f", {named} of them bit by bit" if named else "")
     )
 
 

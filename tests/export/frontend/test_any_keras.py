@@ -290,7 +290,7 @@ def test_a_model_of_ours_called_in_another_way(tmp_path):
     runner = write(bert, tmp_path / "m.onnx", input_signature=signature)
     assert names(runner) == ["input_ids"]
     report = export.verify(bert, tmp_path / "m.onnx", input_signature=signature)
-    assert report.passed and sum("Keras refuses it" in check.detail for check in report.checks) == 3
+    assert report.passed and sum("Keras rejects" in check.detail for check in report.checks) == 3
 
 
 # ---- what a file promises --------------------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""Exported files: open, run, describe. Needs the file's own runtime and NumPy, neither Keras nor TensorFlow."""
+"""Load, run and describe exported files. Requires NumPy and the file's runtime, but neither Keras nor TensorFlow."""

@@ -1,7 +1,7 @@
-"""Signatures of one graph in several lengths: what they are called, and which of them takes an input. NumPy only.
+"""Signatures of one graph exported for several lengths: their names, and the choice among them. Requires NumPy only.
 
-``serving_default_32`` and ``serving_default_128`` are one model for up to 32 and for up to 128 tokens; behind two
-numbers are the lengths of source and target. ``encode_64`` and ``decode_64`` belong together.
+``serving_default_32`` and ``serving_default_128`` are the same model for up to 32 and up to 128 tokens. Two numbers in
+a name are the lengths of the source and the target. ``encode_64`` and ``decode_64`` belong together.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ def bucket_name(name: str, lengths: Sequence[int]) -> str:
 
 
 def bucket_of(name: str) -> tuple[str, tuple[int, ...]]:
-    """The name of a signature without its lengths, and these; none of one that has no others beside it."""
+    """Split the name of a signature into its base name and its lengths, which are empty if it has none."""
     found = BUCKET.fullmatch(name)
     return (found[1], tuple(map(int, found[2].split("_")[1:]))) if found else (name, ())
 
 
 def by_length(names: Collection[str], base: str) -> list[str]:
-    """The signatures of this name, shortest first."""
+    """Return the signatures whose base name is `base`, shortest first."""
     return sorted((name for name in names if bucket_of(name)[0] == base), key=lambda name: bucket_of(name)[1])
 
 
 class ShortestFitting:
-    """Graphs of one model in several lengths, as one graph: the first that has room for an input runs it.
+    """Graphs of one model for several lengths, used as one graph: the shortest graph that fits an input runs it.
 
     Attributes:
-        signature: of the longest.
+        signature: The signature of the longest graph.
     """
 
     def __init__(self, graphs: Sequence[Any]) -> None:
@@ -48,13 +48,13 @@ class ShortestFitting:
         self.signature, self.padding = self.graphs[-1].signature, self.graphs[-1].padding
 
     def run(self, inputs: Mapping[str, Any] | Array) -> dict[str, Array]:
-        """As ``LoadedGraph.run``."""
+        """Run the shortest graph that fits the inputs; see ``LoadedGraph.run``."""
         named = inputs if isinstance(inputs, Mapping) else {self.signature.inputs[0].name: inputs}
         arrays = {name: as_array(name, value) for name, value in named.items() if value is not None}
         return self._fitting(arrays).run(arrays)
 
     def _fitting(self, arrays: Mapping[str, Array]) -> GraphRunner:
-        """The last one, which refuses it, for an input that none has room for."""
+        """Return the shortest graph that fits the inputs. If none fits, return the longest, which will reject them."""
         given: dict[Any, int] = {}
         for spec in self.signature.inputs:
             if spec.name in arrays:
@@ -67,13 +67,18 @@ class ShortestFitting:
 
 
 def main_graph(graphs: Mapping[str, Any], main: str) -> Any:
-    """What ``run`` runs: the graph of this name, or it and those of other lengths beside it."""
+    """Return the graph that ``run`` uses: the graph `main`, or all its lengths as one ``ShortestFitting`` graph."""
     names = by_length(graphs, bucket_of(main)[0])
     return ShortestFitting([graphs[name] for name in names]) if len(names) > 1 else graphs[main]
 
 
 def decoder_of(graphs: Mapping[str, Any], make: Callable[[Mapping[str, Any]], Decoder]) -> Decoder:
-    """What `make` makes of graphs called "encode" and "decode", in one length or in several."""
+    """Return a decoder for the graphs "encode" and "decode", which may exist for several lengths.
+
+    Args:
+        graphs: The graphs by name.
+        make: Returns a decoder for the graphs of one length, by base name.
+    """
     parts: dict[tuple[int, ...], dict[str, Any]] = {}
     for name, graph in graphs.items():
         base, lengths = bucket_of(name)
@@ -84,11 +89,12 @@ def decoder_of(graphs: Mapping[str, Any], make: Callable[[Mapping[str, Any]], De
 
 
 class BucketDecoder:
-    """A ``generation.search.Decoder`` of several, each with room for a longer prompt than the one before, and otherwise
-    alike.
+    """A ``generation.search.Decoder`` that delegates to the shortest of several decoders that fits the prompt.
+
+    The decoders differ only in the length of the prompt that they accept.
 
     Args:
-        decoders: by the longest prompt that each takes.
+        decoders: The decoders by the length of the longest prompt that each accepts.
     """
 
     def __init__(self, decoders: Mapping[int, Decoder]) -> None:

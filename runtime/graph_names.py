@@ -1,11 +1,11 @@
-"""What the graphs of a file are called: one table for the exporters, the runtime and verification.
+"""Names of the graphs in an exported file, shared by the exporters, the runners and the verification.
 
 file                                   its graphs                   kind       graphs of the model
 ONNX, TFLite without a cache           "model", "serving_default"   "plain"    "model"
 ONNX with a cache                      "decoder" ["encoder"]        "dynamic"  "decoder" ["encoder"]
 TFLite, an encoder-decoder             "encode", "decode"           "static"   "encoder", "decoder"
 TFLite in several lengths              the same with "_{n}"; see ``buckets.py``
-TFLite, a causal model with a cache    "prefill_{n}" …, "decode"    "litert"   ``export/litert.py``
+TFLite, a causal model with a cache    "prefill_{n}" …, "decode"    "litert"   see ``export/frontend/graphs.py``
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from dataclasses import dataclass
 
 from .buckets import bucket_of, by_length
 
-SINGLE = "serving_default"  # the only signature of a TFLite file, as TensorFlow calls it
+SINGLE = "serving_default"  # TensorFlow's name for the signature of a TFLite file that has only one
 STATIC = {"encode": "encoder", "decode": "decoder"}
 PREFILL = "prefill_"
-FOREIGN = "keras"  # the family of what is no model of ours
+FOREIGN = "keras"  # the family of a Keras model that is not of this package
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a file's graphs belong to the model's.
+    """The mapping from the graphs of a file to the graphs of the model.
 
     Attributes:
-        kind: of ``model.graphs(kind)``, or "litert".
-        main: the graph that a runner's ``run`` runs.
-        roles: graph of the file to graph of the model.
+        kind: The argument of ``model.graphs(kind)``, or "litert".
+        main: The name of the graph that ``Runner.run`` runs.
+        roles: The name of the model's graph by the name of the file's graph.
     """
 
     kind: str
@@ -41,7 +41,7 @@ class Layout:
 
 
 def layout_of(names: Collection[str], family: str | None = None) -> Layout:
-    """The layout of a file with graphs of these names, of a model of ours or of any other."""
+    """Return the layout of a file with graphs of these names, of a model of this package or of a third-party model."""
     if family == FOREIGN:
         return Layout("plain", next(iter(names)), dict.fromkeys(names, "model"))
     bases = {name: bucket_of(name)[0] for name in names}

@@ -1,4 +1,4 @@
-"""Inputs made up from a signature, for verification and for timing. NumPy only."""
+"""Synthetic (random) inputs for a signature, used by verification and benchmarks. Requires NumPy only."""
 
 from __future__ import annotations
 
@@ -14,10 +14,20 @@ PADDINGS = ("none", "right", "left", "interior")
 def example_inputs(
     signature: Signature, sizes: Mapping[str, int], *, padding: str = "none", seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Random inputs of these sizes; the rows of a padded batch have different lengths."""
+    """Return random inputs for `signature`.
+
+    Args:
+        signature: Names, dtypes, dimensions and value ranges of the inputs.
+        sizes: The size of each named dimension.
+        padding: The padding of the attention mask; see ``padded_mask``.
+        seed: The seed of the random values.
+
+    Returns:
+        Arrays by name of the input. The rows of a padded batch have different lengths.
+    """
     rng = np.random.default_rng(seed)
     sizes = {**sizes, **{dim: sum(sizes[part] for part in parts) for dim, parts in signature.sums.items()}}
-    # A cache of fixed size is half full, or as full as leaves room for the new tokens.
+    # A cache of fixed size is filled to one half, or less if the new tokens need more room than that.
     position = max(0, min(sizes.get("slots", 0) // 2, sizes.get("slots", 0) - sizes.get("sequence", 1)))
 
     def draw(spec: TensorSpec) -> np.ndarray:
@@ -36,21 +46,27 @@ def example_inputs(
         values = rng.normal(size=shape) if spec.spread is None else rng.uniform(0, spec.spread, shape)
         return values.astype(spec.dtype)
 
-    # What has no dimensions is an option of the graph, and no data.
+    # A scalar input is an option of the graph rather than data: it keeps its default value.
     return {s.name: draw(s) if s.dims else np.full((), s.fill, s.dtype) for s in signature.inputs}
 
 
 def is_mask(spec: TensorSpec) -> bool:
-    """(batch, sequence) zeros and ones by name, and not rows of a table of more."""
+    """Return whether an input is an attention mask: (batch, sequence) integers 0 and 1 with "mask" in its name."""
     binary = spec.below in (None, 2) and not spec.dtype.startswith("float")
     return "mask" in spec.name and len(spec.dims) == 2 and binary
 
 
 def padded_mask(batch: int, sequence: int, padding: str) -> np.ndarray:
-    """(batch, sequence) ones, with zeros on one side or inside; "all" leaves the last row without any token."""
+    """Return a (batch, sequence) int32 mask: 1 = token, 0 = padding.
+
+    Args:
+        batch: The number of rows, which have different lengths.
+        sequence: The number of columns.
+        padding: "none", "right", "left" or "interior" for the position of the zeros; "all" for a last row of zeros.
+    """
     mask = np.ones((batch, sequence), "int32")
     for row in range(batch):
-        length = max(1, sequence - 1 - row * sequence // 3)  # every row another
+        length = max(1, sequence - 1 - row * sequence // 3)  # differs between rows
         if padding == "right":
             mask[row, length:] = 0
         elif padding == "left":

@@ -1,4 +1,4 @@
-"""A file's own runner, by its suffix."""
+"""Selection of the runner for a file by its suffix."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ from .tflite.runner import TFLiteRunner
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None, providers: Sequence[str] | None = None) -> Runner:
-    """A runner for an ``.onnx``, ``.tflite`` or ``.litertlm`` file; the last takes texts only, and runs in LiteRT-LM.
+    """Load an ``.onnx``, ``.tflite`` or ``.litertlm`` file.
 
     Args:
-        path: a file of ours, or any other of these formats (whose inputs are then checked by shape only).
-        threads: CPU threads. Default: the runtime's choice (ONNX Runtime) or every core (LiteRT), of those that this
-            process may use.
-        providers: of an ONNX file, where it runs, the first that can: names of ONNX Runtime's execution providers, such
-            as ``("CUDAExecutionProvider", "CPUExecutionProvider")``. Default: the CPU.
+        path: A file exported by attention_zoo, or a third-party file in one of these formats. The inputs of a
+            third-party file are checked by dtype and shape only.
+        threads: The number of CPU threads. Default: ONNX Runtime's own choice, limited to the cores that this process
+            may use; for LiteRT and LiteRT-LM, all of these cores.
+        providers: For an ONNX file, names of ONNX Runtime's execution providers in order of priority, such as
+            ``("CUDAExecutionProvider", "CPUExecutionProvider")``. Default: the CPU.
+
+    Returns:
+        An ``OnnxRunner``, a ``TFLiteRunner`` or a ``LiteRTLMRunner``. The last runs in the LiteRT-LM engine and accepts
+        texts and conversations only, neither arrays nor token ids.
 
     Raises:
-        ValueError: no such file, another suffix, a file the runtime cannot read, or a provider it does not have.
-        ImportError: the runtime is not installed.
+        ValueError: If the file does not exist, has another suffix or cannot be read by the runtime; if a provider is
+            not available or `providers` is given for another format; or if `threads` is not a positive integer.
+        ImportError: If the runtime is not installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -39,7 +45,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, providers:
         kind = "TFLite" if path.suffix == ".tflite" else "LiteRT-LM"
         raise ValueError(f"providers: got {providers!r} for a {kind} file; accepted: None")
     if path.suffix == ".litertlm":
-        from .litertlm.runner import LiteRTLMRunner  # only where it is asked for
+        from .litertlm.runner import LiteRTLMRunner  # imported only if needed
 
         return LiteRTLMRunner(path, threads)
     return TFLiteRunner(path, threads)

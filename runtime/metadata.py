@@ -1,4 +1,4 @@
-"""What stands in the metadata of a file that we wrote, and the one way to read it. Python's standard library only."""
+"""Metadata keys of exported files, and the function that reads them. Requires Python's standard library only."""
 
 from __future__ import annotations
 
@@ -10,29 +10,38 @@ from typing import TypeVar
 FAMILY = "attention_zoo.family"
 CONFIG = "attention_zoo.config"
 SIGNATURES = "attention_zoo.signatures"  # by graph
-FILES = "attention_zoo.files"  # those beside it, by the graph in each
-DIGEST = "attention_zoo.digest"  # of a file, in its own metadata: see ``contents.py``
-DIGESTS_BESIDE = "attention_zoo.digests"  # of the files beside it, by graph
-# The files of a tokenizer, each by its name in metadata.
+FILES = "attention_zoo.files"  # names of the other files of the model, by the graph in each
+DIGEST = "attention_zoo.digest"  # digest of the file itself; see ``export/digests.py``
+DIGESTS_BESIDE = "attention_zoo.digests"  # digests of the other files of the model, by graph
+# Metadata keys by name of the tokenizer file.
 TOKENIZER_FILES = {
     name: f"attention_zoo.{name}"
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 }
 STOP_TOKENS = "attention_zoo.stop_tokens"
-CARD = "attention_zoo.card"  # who made it, and what others may do with it
-TASK = "attention_zoo.task"  # what the model is for, in Hugging Face's words
-PADDING = "attention_zoo.padding"  # of a file that takes it on one side only
-PRECISION = "attention_zoo.precision"  # of a file that is not in float32
+CARD = "attention_zoo.card"  # author, license and other fields of the model card
+TASK = "attention_zoo.task"  # a Hugging Face task name
+PADDING = "attention_zoo.padding"  # the padding side, if the file accepts only one
+PRECISION = "attention_zoo.precision"  # details of the precision, if it is not float32
 OURS = "accepted: a file as attention_zoo.export writes it"
 
 Stated = TypeVar("Stated", dict, list, str)
 
 
 def stated(path: Path, metadata: Mapping[str, str], key: str, kind: type[Stated]) -> Stated:
-    """What the metadata of a file have under `key`, as JSON: a dict, a list or a text, empty where there is nothing.
+    """Return the JSON value that a file's metadata holds under `key`.
+
+    Args:
+        path: The file, for error messages.
+        metadata: The metadata of the file.
+        key: One of the keys of this module.
+        kind: The expected type: dict, list or str.
+
+    Returns:
+        The value, or an empty `kind` if there is no such key.
 
     Raises:
-        ValueError: no JSON, or of another kind.
+        ValueError: If the value is not JSON or is not of type `kind`.
     """
     word = key.partition(".")[2]
     if key not in metadata:

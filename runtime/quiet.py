@@ -1,4 +1,4 @@
-"""Silence for libraries that write to the terminal past Python: notes to their own developers."""
+"""Suppression of messages that native libraries write directly to standard error, bypassing Python."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 
 class _StandardError:
-    """The process' own: of the blocks of all threads the first puts it aside, and the last puts it back."""
+    """The standard error of the process, shared by all threads: the first block redirects it, the last restores it."""
 
     def __init__(self) -> None:
         self.lock, self.blocks, self.saved = threading.Lock(), 0, -1
@@ -38,7 +38,7 @@ _standard_error = _StandardError()
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """What C++ writes to standard error within the block is dropped. Python's exceptions are not touched."""
+    """Discard what is written to standard error within the block, such as by C++ code. Exceptions are unaffected."""
     _standard_error.drop()
     try:
         yield
@@ -47,5 +47,8 @@ def quiet() -> Iterator[None]:
 
 
 def quiet_at_exit() -> None:
-    """What C++ writes to standard error when this process, which is ours alone, has ended is dropped."""
+    """Discard what native libraries write to standard error when the process exits and they are unloaded.
+
+    Use it only in a process of this package, such as its command line.
+    """
     atexit.register(_standard_error.drop)

@@ -1,6 +1,7 @@
-"""Run an exported file with NumPy in and out, and an ONNX file in ONNX Runtime; ``tflite_runner.py`` has the others.
+"""The base classes that run exported files with NumPy arrays as inputs and outputs.
 
-Needs the file's own runtime, and neither TensorFlow nor Keras.
+The subpackages ``onnx``, ``tflite`` and ``litertlm`` contain the runner of each format. Running a file requires its own
+runtime, but neither TensorFlow nor Keras.
 
 runner = export.load("bert.onnx")
 runner.run({"input_ids": ids, "attention_mask": mask})["last_hidden_state"]
@@ -37,28 +38,28 @@ from .metadata import (
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: with more threads than these, threads wait for each other."""
+    """Return the number of cores that this process may use. More threads than that would wait for each other."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 class LoadedGraph:
-    """One graph of a file: names and dimensions as its metadata has them, and arrays in and out."""
+    """One graph of a file, with the names and dimensions from its metadata, run on NumPy arrays."""
 
     signature: Signature
-    padding: str | None = None  # the side that it may be on; None for any
+    padding: str | None = None  # the only accepted padding side; None if any is accepted
 
     def runtime_signature(self) -> Signature:
-        """Inputs and outputs as the runtime reports them: for our files too, less than `signature`."""
+        """Return the inputs and outputs as the runtime reports them, without the limits that the metadata declares."""
         raise NotImplementedError
 
     def _call(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """One call of the runtime, with arrays of the dtypes and sizes it wants."""
+        """Call the runtime once, with arrays of valid sizes, which are cast to the graph's dtypes."""
         raise NotImplementedError
 
     def run(self, inputs: Mapping[str, Any] | np.ndarray) -> dict[str, np.ndarray]:
-        """The outputs by name; see ``Runner.run``."""
+        """Return the outputs by name; see ``Runner.run``."""
         named = inputs if isinstance(inputs, Mapping) else {self.signature.inputs[0].name: inputs}
         arrays = self.complete(named)
         found = [self._call(piece) for piece in self._pieces(arrays)]
@@ -74,11 +75,11 @@ class LoadedGraph:
         return outputs
 
     def calls(self, inputs: Mapping[str, Any]) -> Iterator[dict[str, np.ndarray]]:
-        """The arrays of each call of the runtime that ``run`` makes of these inputs."""
+        """Yield the arrays of each call of the runtime that ``run`` would make for these inputs."""
         return self._pieces(self.complete(inputs))
 
     def complete(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Inputs checked, and what was left out filled in."""
+        """Check the inputs, and add default values for those that were omitted."""
         arrays = {name: as_array(name, value) for name, value in inputs.items() if value is not None}
         self.signature.check_arrays(arrays)
         if self.padding is not None:
@@ -94,7 +95,7 @@ class LoadedGraph:
         return arrays
 
     def _sizes(self, arrays: Mapping[str, np.ndarray]) -> dict[Any, int]:
-        """Of the dimensions that these arrays have, by name."""
+        """Return the sizes of the dimensions of these arrays, by name of the dimension."""
         given: dict[Any, int] = {}
         for spec in self.signature.inputs:
             if spec.name in arrays:
@@ -102,7 +103,7 @@ class LoadedGraph:
         return given
 
     def _pieces(self, arrays: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-        """As they are; for a graph of static shapes in as many rows as it takes, and padded."""
+        """Yield the arrays unchanged or, for a graph of static shapes, split into batches and padded to its sizes."""
         sizes, padded, given = self.signature.sizes, self.signature.padded, self._sizes(arrays)
         for dim, size in sizes.items():
             if dim in padded and given.get(dim, size) > size:
@@ -120,7 +121,7 @@ class LoadedGraph:
                 part = part[start : start + rows] if spec.dims[:1] == ("batch",) else part
                 pairs = zip(self.signature.shape(spec), part.shape, strict=True)
                 widths = [(0, 0 if isinstance(n, str) else n - m) for n, m in pairs]
-                piece[spec.name] = np.pad(part, widths)  # zeros: also the mask's "not there"
+                piece[spec.name] = np.pad(part, widths)  # with zeros, which mark padding in a mask
             yield piece
 
 
@@ -133,18 +134,27 @@ def _check_padding(mask: np.ndarray | None) -> None:
 
 
 class Runner(TextGenerating):
-    """An exported model, ready to run: one graph, or a decoder and what belongs to it.
+    """A loaded model file, ready to run: a single graph, or a decoder with its encoder or its prefill graphs.
 
-    Several threads may use one runner. ONNX Runtime then works on all their calls at once; LiteRT, which has one set of
-    buffers to work in, takes them in turn.
+    ``load`` returns the runner for a file. Several threads may use one runner: ONNX Runtime executes their calls
+    concurrently; LiteRT, which has one set of buffers per file, executes them one after another.
 
     Attributes:
-        path, format: of the file.
-        metadata: what the file says of itself: family, config, signatures.
-        graphs: by name; see ``graph_names.py``.
-        files: all that belong together, each with what it says of itself.
-        tokenizer: the one that the model was exported with, or None; another may be put in its place.
-        signature: names, dtypes, dimensions and limits of the graph that ``run`` runs.
+        path: The path of the file.
+        format: "onnx", "tflite" or "litertlm".
+        metadata: The metadata of the file, such as family, config and signatures; see ``metadata.py`` for the keys.
+        graphs: The graphs by name; see ``graph_names.py``.
+        layout: The mapping from these graphs to the graphs of the model.
+        files: The metadata of every file that belongs to the model, by path.
+        tokenizer: The tokenizer that the model was exported with, or None. It can be replaced by assignment.
+        signature: Names, dtypes, dimensions and limits of the inputs and outputs of the graph that ``run`` runs.
+        generates: Whether ``generate`` is available.
+        stop_tokens: Ids of the tokens that end a text.
+        precision: "fp32", "fp16", "int8" or "int4".
+        precision_details: The details of a precision other than float32.
+
+    Raises:
+        ValueError: If the metadata of the file is damaged or does not match its graphs.
     """
 
     format: str
@@ -172,39 +182,46 @@ class Runner(TextGenerating):
         return f"<{type(self).__name__} {self.path} ({family}, {', '.join(self.graphs)}): {inputs} -> {outputs}>"
 
     def run(self, inputs: Mapping[str, Any] | np.ndarray) -> dict[str, np.ndarray]:
-        """The outputs by name, of the only graph or of one step of the decoder.
+        """Run the graph once: the only graph of the file, or one step of its decoder.
+
+        In a file with static shapes, shorter sequences are padded on the right and the outputs cropped accordingly, and
+        a larger batch is run in several calls. Of several exported lengths, the shortest that fits is used.
 
         Args:
-            inputs: arrays by name, or the first input bare. `attention_mask` is all ones, `token_type_ids` all zeros
-                and a cache empty when left out. Where the file has a static shape, shorter sequences are padded on
-                the right and the outputs cut again, and a larger batch is run in pieces. Of several lengths the
-                shortest that has room is taken.
+            inputs: Arrays by name, or the first input alone. If omitted, `attention_mask` is all ones,
+                `token_type_ids` is all zeros and a key/value cache is empty.
+
+        Returns:
+            The outputs by name, with the dtypes and shapes that `signature` declares.
 
         Raises:
-            ValueError: a name, dtype, rank, size or value that the model does not accept, before anything runs.
+            ValueError: If a name, dtype, rank, size or value is not accepted. This is checked before anything runs.
         """
         return self._main.run(inputs)
 
     def generate(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> np.ndarray:
-        """Continue each row: the options of ``generation.search.generate``, and the same tokens as the Keras model's
-        ``generate``.
+        """Generate a continuation of each row, with the same tokens as ``generate`` of the Keras model.
 
         Args:
-            input_ids: (batch, prompt) integers, or what a tokenizer gives, a mapping; texts go to ``generate_text``.
-            attention_mask: (batch, prompt), 1 = keep; prompts of unequal lengths are padded on either side.
+            input_ids: (batch, prompt) integers, or the mapping that a tokenizer returns. For texts, see
+                ``generate_text``.
+            attention_mask: (batch, prompt), 1 = token, 0 = padding. Prompts of different lengths may be padded on
+                either side. Default: all ones.
+            options: The options of ``generation.search.generate``, such as `max_new_tokens` and `temperature`.
 
         Returns:
-            (batch, prompt + new) int64 ids; of an encoder-decoder (batch, 1 + new), behind its start token.
+            (batch, prompt + new) int64 ids; for an encoder-decoder (batch, 1 + new) ids, which begin with the start
+            token.
 
         Raises:
-            ValueError: a file of a model that does not generate, an option or input that is not accepted, or more
-                tokens than the file has room for.
+            ValueError: If the model does not generate, if an option or input is not accepted, or if there are more
+                tokens than the file supports.
         """
         return generate(self.decoder(), input_ids, attention_mask, **options)
 
     @property
     def generates(self) -> bool:
-        """Is this a file that ``generate`` can be asked of?"""
+        """Whether the file supports ``generate``."""
         return self.layout.generates or self._config.get("head") == "causal_lm"
 
     @functools.cached_property
@@ -219,18 +236,18 @@ class Runner(TextGenerating):
 
     @property
     def stop_tokens(self) -> list[int]:
-        """Ids of the end tokens of config, generation config and tokenizer: any of them ends a text."""
+        """Ids of the tokens that end a text: the end tokens of the config, the generation config and the tokenizer."""
         own = stated(self.path, self.metadata, STOP_TOKENS, list)
         return end_tokens(own, self._config.get("eos_token_id"), getattr(self.tokenizer, "eos_token_id", None))
 
     @property
     def precision(self) -> str:
-        """Of the file's numbers: "fp32", "fp16", "int8" or "int4"."""
+        """The precision of the file: "fp32", "fp16", "int8" or "int4"."""
         return self.precision_details.get("name", "fp32")
 
     @property
     def precision_details(self) -> dict[str, Any]:
-        """How a file came to its numbers, which need not be known to run it; empty of one in float32."""
+        """How the file was quantized, for information only. Empty for a float32 file."""
         return stated(self.path, self.metadata, PRECISION, dict)
 
     @property
@@ -242,7 +259,13 @@ class Runner(TextGenerating):
         return stated(self.path, self.metadata, CONFIG, dict)
 
     def decoder(self) -> Decoder:
-        """What gives ``generate`` its logits; of a graph without a memory."""
+        """Return the decoder that computes the logits for ``generate``.
+
+        Here it is one for a graph without a key/value cache, which processes the whole sequence again at each step.
+
+        Raises:
+            ValueError: If the file does not support ``generate``.
+        """
         if not self.generates:
             raise ValueError(
                 f"path: {self.path.name} does not generate; accepted: an exported GPT, or a Transformer or Seq2Seq "
@@ -252,7 +275,11 @@ class Runner(TextGenerating):
 
 
 def _own_signature(path: Path, declared: Any, found: Signature) -> Signature:
-    """The signature of the metadata, which must have the names that the runtime finds; `found` where there is none."""
+    """Return the signature declared in the metadata, or `found`, the one that the runtime reports, if there is none.
+
+    Raises:
+        ValueError: If the declared signature is damaged, or its names differ from those that the runtime reports.
+    """
     if declared is None:
         return found
     try:

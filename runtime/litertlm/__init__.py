@@ -1,1 +1,1 @@
-"""LiteRT-LM bundles in the LiteRT-LM engine."""
+"""Execution and inspection of LiteRT-LM bundles."""

@@ -1,4 +1,7 @@
-"""What is in a LiteRT-LM bundle, ours or another's. Needs ``litert-lm-builder`` and ``ai-edge-litert``, no engine."""
+"""Description of the contents of a LiteRT-LM bundle, of this package or of a third party.
+
+Requires ``litert-lm-builder`` and ``ai-edge-litert``, but not the engine.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,16 @@ ROLES = ("system", "user", "model")
 
 
 def describe_bundle(runner: LiteRTLMRunner) -> dict[str, Any]:
-    """What a bundle says beside its model.
+    """Describe the sections and the metadata of a bundle, without its model.
 
     Returns:
-        ``sections``: each part's ``kind`` and ``bytes``, and of a model its ``model_type``; ``max_tokens`` of a
-        conversation; ``stop_tokens``, ids; ``start_text`` (None where there is none) and ``stop_texts``; ``prompts`` by
-        role, each with a ``prefix`` and a ``suffix``; ``chat_template``, whether there is one; ``vocabulary``, how many
-        tokens, None of a tokenizer that is no tokenizer.json.
+        A dictionary with ``sections`` (``kind`` and ``bytes`` of each, and for a model its ``model_type``, else None);
+        ``max_tokens`` (the context length); ``stop_tokens`` (ids); ``start_text`` (the start token as text, or None)
+        and ``stop_texts``; ``prompts`` (``prefix`` and ``suffix`` by role); ``chat_template`` (whether there is one);
+        and ``vocabulary`` (the number of tokens, or None if the tokenizer is not a tokenizer.json).
 
     Raises:
-        ValueError: a damaged tokenizer.
+        ValueError: If the tokenizer is damaged.
     """
     said, tokenizer = runner.said, _tokenizer(runner)
     parts = [(part.kind, part.end - part.begin, part.model_type) for part in sections(runner.path)]
@@ -45,23 +48,26 @@ def describe_bundle(runner: LiteRTLMRunner) -> dict[str, Any]:
 
 
 def model_in(runner: LiteRTLMRunner) -> tuple[dict[str, Signature], list[str]]:
-    """The signatures of the first TFLite model in a bundle, and the operator of each of its nodes.
+    """Return the signatures of the first TFLite model in a bundle, and the operator of each of its nodes.
 
     Raises:
-        ValueError: a damaged model.
+        ValueError: If the model is damaged.
     """
     place = section(runner.path, MODEL)
     try:
         model = unpacked(np.memmap(runner.path, "uint8", "r", place.begin, (place.end - place.begin,)))
         return signatures(model), [name for _, _, name in operators(model)]
-    except Exception as error:  # a flatbuffer's reader fails in any way
+    except Exception as error:  # the flatbuffer reader raises arbitrary exceptions for a damaged file
         raise ValueError(
             f"path: {runner.path} has a damaged model: {error!r:.80}; accepted: a LiteRT-LM file"
         ) from error
 
 
 def _tokenizer(runner: LiteRTLMRunner) -> Tokenizer | None:
-    """The one that the engine reads: its size in eight bytes, and a tokenizer.json compressed."""
+    """Return the tokenizer that the engine uses, or None if it is not a tokenizer.json.
+
+    The section holds the size, in eight bytes, and the compressed tokenizer.json.
+    """
     if all(part.kind != TOKENIZER for part in sections(runner.path)):
         return None
     try:
@@ -74,7 +80,7 @@ def _tokenizer(runner: LiteRTLMRunner) -> Tokenizer | None:
 
 
 def _texts(tokens: Iterable[Any], tokenizer: Tokenizer | None) -> list[str]:
-    """Of tokens that are written as ids or as texts. Ids stay numbers where there is nobody to read them."""
+    """Return the texts of tokens that are stored as ids or texts. Without a tokenizer, ids are returned as numbers."""
     found = []
     for token in tokens:
         if token.token_str:

@@ -1,11 +1,11 @@
-"""A ``.litertlm`` bundle in Google's LiteRT-LM engine: texts in, texts out.
+"""The runner for ``.litertlm`` bundles, in Google's LiteRT-LM engine, with texts as inputs and outputs.
 
 runner = export.load("m.litertlm")
 runner.generate_text([{"role": "user", "content": "What is the capital of France?"}])
 
-A conversation is written out by the model's own chat template and given to the engine as a whole, so that it reads what
-the Keras model reads; nothing of the bundle's other form of the template is used here. Needs ``litert-lm-api`` and, for
-reading what is in the file, ``litert-lm-builder``; neither TensorFlow nor Keras.
+A conversation is rendered by the model's own chat template and passed to the engine as one prompt, so that it consists
+of the same tokens as for the Keras model. The prompt templates in the bundle's metadata are not used. Requires
+``litert-lm-api`` and, to read the file, ``litert-lm-builder``, but neither TensorFlow nor Keras.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ..metadata import FAMILY
 from ..runner import Runner, usable_cores
 from ..tflite.flatbuffer import tflite_metadata
 
-# Options of ``generate`` that the engine has not, or not with the same meaning, and what stands for "not asked for".
+# Options of ``generate`` that the engine lacks or interprets differently, and their value if they are not requested.
 WITHOUT_COUNTERPART = {
     "min_p": None,
     "repetition_penalty": 1.0,
@@ -42,10 +42,13 @@ ELSE = "or an .onnx or .tflite file of the model"
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a bundle: "LlmMetadataProto", "HF_Tokenizer_Zlib", "TFLiteModel", …, and where it lies.
+    """A section of a bundle.
 
     Attributes:
-        model_type: what a model is for: "tf_lite_prefill_decode", "tf_lite_embedder", …; None of other parts.
+        kind: "LlmMetadataProto", "HF_Tokenizer_Zlib", "TFLiteModel", ….
+        begin: The position of its first byte in the file.
+        end: The position after its last byte.
+        model_type: The purpose of a model, such as "tf_lite_prefill_decode" or "tf_lite_embedder"; None for others.
     """
 
     kind: str
@@ -55,10 +58,11 @@ class Section:
 
 
 def sections(path: Path) -> list[Section]:
-    """What is in a bundle, in the order of the file.
+    """Return the sections of a bundle, in the order of the file.
 
     Raises:
-        ValueError: another file, or a damaged one.
+        ValueError: If the file is not a LiteRT-LM bundle, or is damaged.
+        ImportError: If ``litert-lm-builder`` is not installed.
     """
     with named_extras():
         from litert_lm_builder import litertlm_core, litertlm_peek
@@ -70,7 +74,7 @@ def sections(path: Path) -> list[Section]:
             part = header.Objects(i)
             kind = litertlm_core.any_section_data_type_to_string(part.DataType())
             found.append(Section(kind, part.BeginOffset(), part.EndOffset(), litertlm_peek.get_model_type(part)))
-    except Exception as error:  # a flatbuffer's reader fails in any way
+    except Exception as error:  # the flatbuffer reader raises arbitrary exceptions for a damaged file
         raise ValueError(f"path: {path} cannot be read: {error!r:.80}; accepted: a LiteRT-LM file") from error
     if any(not 0 < part.begin <= part.end <= path.stat().st_size for part in found):
         raise ValueError(f"path: {path} ends before its sections do; accepted: a whole LiteRT-LM file")
@@ -78,10 +82,10 @@ def sections(path: Path) -> list[Section]:
 
 
 def content(path: Path, kind: str) -> bytes:
-    """The bytes of the first section of a kind, such as "TFLiteModel".
+    """Return the contents of the first section of a kind, such as "TFLiteModel".
 
     Raises:
-        ValueError: no such section, or as ``sections``.
+        ValueError: If there is no such section, or the file cannot be read.
     """
     part = section(path, kind)
     with path.open("rb") as file:
@@ -90,7 +94,7 @@ def content(path: Path, kind: str) -> bytes:
 
 
 def section(path: Path, kind: str) -> Section:
-    """The first of a kind. Raises as ``content``."""
+    """Return the first section of a kind. Raises the same errors as ``content``."""
     found = next((part for part in sections(path) if part.kind == kind), None)
     if found is None:
         raise ValueError(f"path: {path} has no {kind}; accepted: a bundle as export.to_litertlm writes it")
@@ -98,11 +102,20 @@ def section(path: Path, kind: str) -> Section:
 
 
 class LiteRTLMRunner(Runner):
-    """A bundle in the engine, on the CPU.
+    """The runner for a LiteRT-LM bundle, in the LiteRT-LM engine on the CPU.
 
-    ``generate_text``, ``continuations`` and ``stream_text`` take texts and conversations, greedy or drawn
-    (`temperature`, `top_k`, `top_p`, `seed`). The engine tells neither logits nor tokens: a continuation's `ids` are
-    those of its text, and it ended by itself where these are fewer than were asked for. Several threads may use one.
+    ``generate_text``, ``continuations`` and ``stream_text`` accept texts and conversations, with greedy decoding or
+    sampling (`temperature`, `top_k`, `top_p`, `seed`). ``run`` and ``generate`` are not available, because the engine
+    returns neither logits nor tokens. For the same reason the `ids` of a continuation are those of its text, and its
+    `finish_reason` is "stop" if there are fewer of them than requested. Several threads may use one runner.
+
+    Args:
+        path: The bundle.
+        threads: The number of CPU threads. Default: all cores that this process may use.
+
+    Raises:
+        ValueError: If the file is not a LiteRT-LM bundle, or is damaged.
+        ImportError: If ``litert-lm-builder`` is not installed.
     """
 
     format = "litertlm"
@@ -130,14 +143,14 @@ class LiteRTLMRunner(Runner):
 
     @property
     def stop_tokens(self) -> list[int]:
-        """Ids that end a text, as the bundle has them."""
+        """Ids of the tokens that end a text, as declared in the bundle."""
         return sorted(number for stop in self.said.stop_tokens for number in stop.token_ids.ids)
 
     def generate(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> np.ndarray:
         raise self._texts_only("the engine takes no ids")
 
     def decoder(self) -> Decoder:
-        """Only ``max_length`` of it: how many tokens there is room for."""
+        """Return an object that only has ``max_length``, the context length. Its methods raise ValueError."""
         return _Room(self)
 
     def continuations(self, prompts: Any, **options: Any) -> list[Continuation]:
@@ -162,7 +175,7 @@ class LiteRTLMRunner(Runner):
 
     @functools.cached_property
     def engine(self) -> Any:
-        """The ``litert_lm.Engine``. It keeps no cache of compiled weights, which would lie beside the bundle."""
+        """The ``litert_lm.Engine``. Its weight cache is disabled, as that would be a file next to the bundle."""
         with named_extras():
             import litert_lm
 
@@ -180,7 +193,7 @@ class LiteRTLMRunner(Runner):
 
 
 class _Room:
-    """In the place of a decoder, for those who ask how long a text may be."""
+    """A placeholder for a decoder, which provides the maximum length of a text only."""
 
     start_token: int | None = None
     eos_token: int | None = None
@@ -200,7 +213,7 @@ class _Room:
 
 
 class _Request:
-    """One prompt as the engine takes it, and how its tokens are chosen."""
+    """One request: the prompt in the form that the engine expects, and the generation options."""
 
     def __init__(self, runner: LiteRTLMRunner, prompt: Any, options: dict[str, Any]) -> None:
         self.runner = runner
@@ -223,7 +236,7 @@ class _Request:
         added = tokenizer.backend.get_added_tokens_decoder().values()
         self.silent = [token.content for token in added if token.special]
         self.most, self.sampling, self.strings = self._chosen(options, room)
-        self.cut = False  # by a stop string
+        self.cut = False  # whether a stop string ended the text
 
     def _chosen(self, options: dict[str, Any], room: int) -> tuple[int, dict[str, Any], list[str]]:
         known = {field.name for field in fields(Options)}
@@ -241,7 +254,7 @@ class _Request:
         if checked.max_new_tokens > room:
             raise ValueError(f"max_new_tokens: got {most}; accepted: at most {room}, as exported, behind this prompt")
         strings = checked.stop_strings or []
-        # Greedy is the one likeliest. A top_k of all tokens is the engine's word for none: without it, it takes one.
+        # Greedy decoding is top_k=1, also the engine's default. So top_k=None becomes the size of the vocabulary.
         sampling = {"top_k": 1, "top_p": 1.0, "temperature": 1.0, "seed": 0}
         if checked.temperature:
             seed = secrets.randbits(31) if checked.seed is None else checked.seed % 2**31
@@ -251,10 +264,12 @@ class _Request:
         return checked.max_new_tokens, sampling, [strings] if isinstance(strings, str) else list(strings)
 
     def _fed(self, text: str, wanted: list[int]) -> str:
-        """The text of which the engine makes the tokens `wanted`.
+        """Return the text that the engine tokenizes to `wanted`: `text` with or without the tokenizer's start token.
 
-        It adds no special tokens, but for a start token of the bundle: of `text` as it is, or with the beginning that
-        the tokenizer would give it.
+        The engine adds no special tokens except the start token of the bundle, if it has one.
+
+        Raises:
+            ValueError: If the engine does not produce these tokens.
         """
         start = list(self.runner.said.start_token.token_ids.ids)
         first = self.tokenizer.special_tokens.get("bos_token", "")
@@ -267,13 +282,13 @@ class _Request:
         )
 
     def _said(self, piece: str) -> str:
-        """Whole tokens' text without that of special ones, which the engine writes out."""
+        """Return the text of whole tokens without special tokens, which the engine includes."""
         for token in self.silent:
             piece = piece.replace(token, "")
         return piece
 
     def pieces(self) -> Iterator[str]:
-        """The continuation as it comes, up to a stop string; what may become one waits."""
+        """Yield the continuation as it is generated, up to a stop string. A possible beginning of one is held back."""
         import litert_lm
 
         if not self.most:

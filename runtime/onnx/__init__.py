@@ -1,1 +1,1 @@
-"""ONNX files in ONNX Runtime."""
+"""Execution of ONNX files in ONNX Runtime."""

@@ -1,4 +1,4 @@
-"""A cached decoder in ONNX Runtime that keeps its cache there: no key and no value comes to NumPy and back."""
+"""Decoders whose key/value cache stays in ONNX Runtime values, without copies to NumPy and back."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ...generation.decoder import KEPT, TOKENS, GraphDecoder, GraphRunner
 from ...signature import Signature
 
 Array = np.ndarray
-ROOM = 64  # slots that a buffer grows by, where nobody knows how many tokens will come
+ROOM = 64  # slots added to a full buffer, since the number of further tokens is unknown
 
 
 class OnnxDecoder(GraphDecoder):
-    """With a cache that grows: every step returns a longer one."""
+    """A decoder with a growing cache: every step returns a cache that is one token longer."""
 
     def start_state(self, rows: int, slots: int, given: Mapping[str, Any]) -> None:
         super().start_state(rows, slots, given)
-        graph: Any = self.graphs["decoder"]  # whose state may be float16 where the encoder's is float32
+        graph: Any = self.graphs["decoder"]  # its state may be float16 although the encoder's outputs are float32
         self.state = {name: _value(array) for name, array in graph.feeds(self.state).items()}
 
     def select(self, rows: Array) -> None:
@@ -38,10 +38,10 @@ class OnnxDecoder(GraphDecoder):
 
 
 class SharedCacheDecoder(GraphDecoder):
-    """With a cache that is one buffer from the first token on, for graphs with ``GroupQueryAttention``.
+    """A decoder whose cache is a preallocated buffer that is updated in place, for graphs with ``GroupQueryAttention``.
 
-    Rows begin in the first column: a prompt is padded on the right, and a row's next token goes behind its own last,
-    over what the padding left there.
+    Every row begins in the first slot: prompts are padded on the right, and the next token of a row is written after
+    its last token, over the values that the padding left there.
     """
 
     def __init__(self, graphs: Mapping[str, GraphRunner], config: Mapping[str, Any]) -> None:
@@ -55,7 +55,7 @@ class SharedCacheDecoder(GraphDecoder):
 
     def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
         kept = np.asarray(attention_mask, bool)
-        first = np.argsort(~kept, axis=1, kind="stable")  # a row's tokens, in their order, then its padding
+        first = np.argsort(~kept, axis=1, kind="stable")  # the tokens of a row in order, then its padding
         ids = np.take_along_axis(np.asarray(input_ids), first, 1)
         self.lengths = kept.sum(1)
         longest = int(self.lengths.max())
@@ -78,9 +78,9 @@ class SharedCacheDecoder(GraphDecoder):
         self._buffers(len(rows), {name: _value(value.numpy()[rows]) for name, value in self.buffers.items()})
 
     def _buffers(self, rows: int, given: Mapping[str, Any]) -> None:
-        """One for each key and value, read and written in the same place; with what is in those `given`."""
+        """Allocate a buffer for each key and value tensor, copy `given` into it, and bind it as input and output."""
         self.buffers: dict[str, Any] = {}
-        self.logits: Any = None  # of the last token, in one place for all steps
+        self.logits: Any = None  # buffer for the logits of the last token, reused by all steps
         self.binding = self.graph.session.io_binding()
         for name, (spec, new) in self.caches.items():
             _, heads, _, width = spec.dims
@@ -101,16 +101,16 @@ class SharedCacheDecoder(GraphDecoder):
         if kept != 1:
             self.binding.bind_output("logits")
             self.graph.session.run_with_iobinding(self.binding)
-            return self.binding.get_outputs()[-1].numpy()  # in the order in which they were bound
+            return self.binding.get_outputs()[-1].numpy()  # the outputs are in the order of binding
         if self.logits is None:
             self.logits = _value(np.zeros((len(tokens), 1, self.vocab_size), "float32"))
             self.binding.bind_ortvalue_output("logits", self.logits)
         self.graph.session.run_with_iobinding(self.binding)
-        return self.logits.numpy().copy()  # the next step writes into it
+        return self.logits.numpy().copy()  # the next step overwrites the buffer
 
 
 def check_values(signature: Signature, inputs: Mapping[str, Any]) -> None:
-    """Ids within the vocabulary; sizes are the decoder's own."""
+    """Check that token ids are within the vocabulary. The sizes need no check, as the decoder sets them itself."""
     for spec in signature.inputs:
         if spec.name in inputs:
             spec.check_values(np.asarray(inputs[spec.name]))
@@ -119,4 +119,4 @@ def check_values(signature: Signature, inputs: Mapping[str, Any]) -> None:
 def _value(array: Array) -> Any:
     import onnxruntime
 
-    return onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray(array, order="C"))  # which leaves a scalar one
+    return onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray(array, order="C"))  # unlike ascontiguousarray, keeps 0-D

@@ -1,4 +1,4 @@
-"""An ONNX file in ONNX Runtime."""
+"""The runner for ONNX files, in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .decoder import OnnxDecoder, SharedCacheDecoder
 
 
 class OnnxGraph(LoadedGraph):
-    """A graph in ONNX Runtime, by default on the CPU."""
+    """One ONNX graph loaded in ONNX Runtime, by default on the CPU."""
 
     def __init__(self, path: Path, threads: int | None = None, providers: Sequence[str] | None = None) -> None:
         with named_extras():
@@ -33,15 +33,15 @@ class OnnxGraph(LoadedGraph):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None or usable_cores() < (os.cpu_count() or 1):
-            options.intra_op_num_threads = threads or usable_cores()  # its own choice takes every core of the machine
+            options.intra_op_num_threads = threads or usable_cores()  # the default counts every core of the machine
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=list(wanted))
-        except Exception as error:  # its classes differ by what is wrong with the file
+        except Exception as error:  # ONNX Runtime raises different classes for different defects of a file
             raise ValueError(f"path: ONNX Runtime cannot read {path}: {error}; accepted: an ONNX model") from error
         self.names = [node.name for node in self.session.get_outputs()]
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
         self.inputs = list(self.session.get_inputs())
-        if SIGNATURES in self.metadata:  # other files may list all their weights there
+        if SIGNATURES in self.metadata:  # in third-party files, all weights may be overridable initializers
             self.inputs += self.session.get_overridable_initializers()
         self.dtypes = {node.name: _numpy_dtype(node.type) for node in self.inputs}
 
@@ -56,16 +56,30 @@ class OnnxGraph(LoadedGraph):
         return dict(zip(self.names, self.session.run(self.names, self.feeds(arrays)), strict=True))
 
     def run_values(self, values: dict[str, Any]) -> dict[str, Any]:
-        """As ``run``, from and to ONNX Runtime's own values, which nothing copies or checks."""
+        """Run the graph on ONNX Runtime values, which are neither checked nor copied."""
         return dict(zip(self.names, self.session.run_with_ort_values(self.names, values), strict=True))
 
     def feeds(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Arrays in the dtypes that the graph wants."""
+        """Return the arrays cast to the dtypes of the graph's inputs."""
         return {name: np.asarray(array, self.dtypes[name], order="C") for name, array in arrays.items()}
 
 
 class OnnxRunner(Runner):
-    """An ONNX file in ONNX Runtime, with the encoder beside it where it names one."""
+    """The runner for an ONNX file, in ONNX Runtime. If the file names an encoder file, that is loaded too.
+
+    The attributes and methods are those of ``Runner``.
+
+    Args:
+        path: The ONNX file. Its encoder file, if any, must be in the same folder.
+        threads: The number of CPU threads. Default: ONNX Runtime's own choice, limited to the cores that this process
+            may use.
+        providers: Names of ONNX Runtime's execution providers in order of priority. Default: the CPU.
+
+    Raises:
+        ValueError: If ONNX Runtime cannot read a file, if the encoder file is missing or belongs to another export, if
+            the metadata is damaged, or if a provider is not available.
+        ImportError: If ONNX Runtime is not installed.
+    """
 
     format = "onnx"
 
@@ -103,6 +117,6 @@ def _files_beside(path: Path, metadata: dict[str, str]) -> dict[str, str]:
 
 
 def _numpy_dtype(onnx_type: str) -> str:
-    """ "tensor(int64)" to "int64"."""
+    """Convert ONNX Runtime's name of a type, such as "tensor(int64)", to a NumPy dtype name, such as "int64"."""
     name = onnx_type.removeprefix("tensor(").removesuffix(")")
     return {"float": "float32", "double": "float64"}.get(name, name)

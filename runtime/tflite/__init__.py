@@ -1,1 +1,1 @@
-"""TFLite files in LiteRT."""
+"""Execution and inspection of TFLite files, with LiteRT."""

@@ -1,7 +1,7 @@
-"""A TFLite file with a memory in LiteRT's compiled model, where what is remembered stays in buffers of the runtime.
+"""Execution of TFLite files with a state, such as a key/value cache, in LiteRT's ``CompiledModel``.
 
-The interpreter has one set of buffers: there a cache goes to NumPy and back with every token. A compiled model is given
-its buffers with each call, those of one row now and those of another in the next, and nothing is copied.
+The interpreter has one set of buffers, so that a cache would be copied to NumPy and back for every token. A compiled
+model receives its buffers with each call. Every row of a batch can have its own buffers, and nothing is copied.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from ..quiet import quiet
 from ..runner import LoadedGraph
 
 Array = np.ndarray
-# XNNPACK stores weights in an order of its own, for every signature anew unless it has a place for all of them. This
-# name stands for one in memory, which it has on Linux; as a file it would lie beside the model and have to fit it. Of
-# SmolLM2-135M in float32 that is 0.9 GB for 2.1, and a token takes 7 to 10 % longer; in int8 no longer.
+# XNNPACK repacks the weights, for each signature separately unless it has a weight cache. This name selects a weight
+# cache in memory, which is available on Linux only. A cache file would lie beside the model and could become stale. For
+# SmolLM2-135M in float32, the cache reduces memory from 2.1 to 0.9 GB, and a token takes 7 to 10 % longer; in int8 the
+# time does not change.
 SHARED_WEIGHTS = ":memory" if sys.platform == "linux" else ""
 
 
 def compiled_graphs(path: Path, threads: int) -> dict[str, CompiledGraph]:
-    """The signatures of a file by name, with one copy of its weights.
+    """Return the signatures of a file by name. They share one copy of the weights.
 
     Raises:
-        RuntimeError: a file that LiteRT does not run.
+        RuntimeError: If LiteRT cannot run the file.
     """
     from ai_edge_litert.compiled_model import CompiledModel, CpuOptions, Options
 
@@ -41,15 +42,16 @@ def compiled_graphs(path: Path, threads: int) -> dict[str, CompiledGraph]:
         lock = threading.Lock()
         graphs = {name: CompiledGraph(model, name, lock) for name in model.get_signature_list()}
         graph = next(iter(graphs.values()))
-        graph.buffer(next(iter(graph.takes)))  # the first one of a process makes LiteRT look at the machine again
+        graph.buffer(next(iter(graph.takes)))  # the first one of a process makes LiteRT probe the machine, and log it
     return graphs
 
 
 @functools.cache
 def _environment() -> Any:
-    """Where LiteRT looks for accelerators: for the CPU it needs none, and would load those of a GPU all the same.
+    """Return the LiteRT environment, which sets the folder where LiteRT looks for accelerator libraries.
 
-    It is there for good: LiteRT says so on standard error whenever one goes, and buffers may outlive their file.
+    The folder has none: the CPU needs none, but LiteRT would load those of a GPU if it found them. The environment is
+    never destroyed, because LiteRT logs its destruction to standard error, and buffers may outlive their model.
     """
     from ai_edge_litert.environment import Environment, EnvironmentOptions
 
@@ -60,10 +62,10 @@ def _environment() -> Any:
 
 
 class CompiledGraph(LoadedGraph):
-    """A signature of a compiled model, on the CPU with XNNPACK.
+    """One signature of a compiled model, on the CPU with XNNPACK.
 
-    The signatures of a file share their working memory: `lock` is held from feeding one to reading its results. LiteRT
-    keeps Python's own lock too while it computes.
+    The signatures of a file share their working memory, so `lock` is held from writing the inputs until the outputs are
+    read. LiteRT also holds the GIL while it computes.
     """
 
     def __init__(self, model: Any, name: str, lock: threading.Lock) -> None:
@@ -72,7 +74,7 @@ class CompiledGraph(LoadedGraph):
             {name: (tuple(map(int, d["shape"])), np.dtype(d["dtype"])) for name, d in details.items()}
             for details in (model.get_input_tensor_details(name), model.get_output_tensor_details(name))
         )
-        self.fed: dict[str, Any] = {}  # buffers of what is no memory, for every call
+        self.fed: dict[str, Any] = {}  # buffers of inputs that are not part of the state, reused by every call
         self.found: dict[str, Any] = {}
 
     def runtime_signature(self) -> Signature:
@@ -89,16 +91,17 @@ class CompiledGraph(LoadedGraph):
         return {spec.name: found[spec.name] for spec in self.signature.outputs}
 
     def advance(self, inputs: Mapping[str, Array], memory: Memory) -> dict[str, Array]:
-        """One call, which moves `memory` on.
+        """Run the graph once, and update the state in `memory`.
 
         Args:
-            inputs: what is not in the memory, of the file's shapes.
+            inputs: The inputs that are not in `memory`, with the shapes of the file.
+            memory: The state of one row.
 
         Returns:
-            What does not go to the memory.
+            The outputs that are not part of the state, by name.
 
         Raises:
-            ValueError: a value outside its range.
+            ValueError: If a value is out of range.
         """
         state = self.signature.state
         for spec in self.signature.inputs:
@@ -120,7 +123,7 @@ class CompiledGraph(LoadedGraph):
         return found
 
     def buffer(self, name: str, value: Array | None = None) -> Any:
-        """A new one for an input, with a value, to which zeros are added up to the file's shape."""
+        """Create a buffer for an input, filled with `value`, which is padded with zeros to the shape of the input."""
         shape, dtype = self.takes[name]
         buffer = self.model.create_input_buffer_by_name(self.name, name)
         if value is not None and value.shape != shape:
@@ -130,15 +133,15 @@ class CompiledGraph(LoadedGraph):
 
 
 class Memory:
-    """What is remembered of one row, in buffers that LiteRT reads and writes where they lie.
+    """The state of one row, in buffers that LiteRT reads and writes in place.
 
-    A cache with slots has one buffer: a call writes into its own slots and leaves the others as they are, as LiteRT-LM
-    has its caches. Any other state is written as a whole while the old one may still be read, so it has two buffers
-    that take turns.
+    A cache with slots has a single buffer: a call writes only the slots of its own tokens, as in LiteRT-LM. Any other
+    state is written as a whole while the previous state may still be read, so it has two buffers that alternate.
 
     Args:
-        graph: that it is for; the other signatures of the file take it too.
-        values: of the state, zeros where there are none; and inputs that stay the same, such as an encoder's results.
+        graph: The signature that uses the state; the other signatures of the file accept it too.
+        values: Initial values of the state (default: zeros), and inputs that stay constant, such as the outputs of an
+            encoder.
     """
 
     def __init__(self, graph: CompiledGraph, values: Mapping[str, Array]) -> None:
@@ -151,11 +154,11 @@ class Memory:
         self.fixed = {name: graph.buffer(name, value) for name, value in values.items() if name not in self.now}
 
     def arrays(self) -> dict[str, Array]:
-        """The state, copied."""
+        """Return a copy of the state."""
         return {name: _read(buffer, *self.graph.takes[name]) for name, buffer in self.now.items()}
 
     def become(self, other: Memory) -> None:
-        """Remember what `other` does."""
+        """Copy the state of `other` into this one."""
         for name, buffer in other.now.items():
             self.now[name].write(_read(buffer, *self.graph.takes[name]))
         self.fixed = other.fixed
@@ -163,7 +166,7 @@ class Memory:
 
 @functools.lru_cache(maxsize=4)
 def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> Array:
-    """The same for every layer's cache: memory that is new takes longer than copying from what is there."""
+    """Return zeros that the caches of all layers share: allocating new memory takes longer than copying from this."""
     return np.zeros(shape, dtype)
 
 

@@ -1,7 +1,7 @@
-"""How TFLite files with a memory are fed, a batch one row after another. NumPy only.
+"""Decoders for TFLite files with a state, which process a batch row by row. Requires NumPy only.
 
-The key/value caches, an encoder's results and recurrent states stay in LiteRT: a row has a ``Memory`` of its own from
-its prompt to the end of the text, and a beam that goes on in two ways is the one thing that is ever copied.
+Key/value caches, encoder outputs and recurrent states stay in LiteRT: each row has its own ``Memory`` from its prompt
+to the end of its text. A state is copied only if beam search continues one row in several ways.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from ..graph_names import is_prefill
 from .compiled import CompiledGraph, Memory
 
 Array = np.ndarray
-CALL = 20  # what a call costs, in tokens, before its own: it reads every weight. Of SmolLM2-135M 17 (int8) to 22
+# The fixed cost of a call, which reads every weight, in units of the cost of one token. For SmolLM2-135M, 17 (int8) to
+# 22 were measured.
+CALL = 20
 
 
 class LiteRTDecoder:
-    """A ``generation.search.Decoder`` of the graphs "decode" and "prefill_{n}"; see ``litert.py``.
+    """A ``generation.search.Decoder`` for the graphs "decode" and "prefill_{n}"; see ``export/frontend/graphs.py``.
 
-    Rows that ended are not run. The last prefill of a prompt is filled up with tokens that later ones replace.
+    Rows that have ended are not run. The last prefill call of a prompt is padded with tokens whose cache slots are
+    overwritten by later tokens.
     """
 
     start_token: int | None = None
@@ -75,11 +78,14 @@ class LiteRTDecoder:
 
 
 def calls_for(count: int, sizes: Sequence[int], room: int) -> list[int]:
-    """In which calls `count` tokens are taken soonest, of these sizes and of one token.
+    """Return the sizes of the calls that process `count` tokens at the least cost.
 
-    Only the last may be larger than what is left for it, where there is `room`: slots from the first token on.
+    Args:
+        count: The number of tokens.
+        sizes: The sizes of the prefill graphs. Calls with one token are always possible.
+        room: The number of free slots. The last call may be larger than the number of remaining tokens if it fits.
     """
-    least = [(0, 0)]  # for so many last tokens as the index says: what they cost, and the first of their calls
+    least = [(0, 0)]  # by the number of tokens that are left: the least cost, and the size of the next call
     for left in range(1, count + 1):
         fitting = [size for size in (1, *sizes) if size <= left or count - left + size <= room]
         least.append(min((size + CALL + least[max(0, left - size)][0], size) for size in fitting))
@@ -91,19 +97,19 @@ def calls_for(count: int, sizes: Sequence[int], room: int) -> list[int]:
 
 
 class EncodedDecoder(GraphDecoder):
-    """Of the graphs "encoder" and "decoder", where a file has one row."""
+    """A decoder for the graphs "encoder" and "decoder" of a file with batch size 1."""
 
     graphs: Mapping[str, CompiledGraph]
 
     def start_state(self, rows: int, slots: int, given: Mapping[str, Any]) -> None:
         self.begun, self.memories = dict(given), list[Memory]()
         self.done = np.zeros(rows, bool)
-        self.state = {}  # which is in the memories
+        self.state = {}  # the state is in `memories`
 
     def run(self, inputs: dict[str, Any]) -> Array:
         graph, rows = self.graphs["decoder"], len(self.done)
         if not self.memories:
-            values = {**self.begun, **self.fixed}  # by row, all of them
+            values = {**self.begun, **self.fixed}  # the first dimension of each is the batch
             self.memories = [Memory(graph, {n: v[row : row + 1] for n, v in values.items()}) for row in range(rows)]
             inputs = {name: value for name, value in inputs.items() if name not in values}
             self.begun, self.fixed = {}, {}
@@ -122,8 +128,10 @@ class EncodedDecoder(GraphDecoder):
 
 
 def selected(memories: Sequence[Memory], rows: Array) -> list[Memory]:
-    """The memories of these rows, in this order: for a row that comes again a copy, in one of a row left out if there
-    is any."""
+    """Return the memories of `rows`, in this order.
+
+    A row that occurs more than once is copied, into the memory of a row that was dropped if there is one.
+    """
     chosen = rows.tolist()
     spare = [memory for row, memory in enumerate(memories) if row not in chosen]
     found: list[Memory] = []
@@ -137,7 +145,7 @@ def selected(memories: Sequence[Memory], rows: Array) -> list[Memory]:
 
 
 def _spread(found: Sequence[Array], running: Sequence[int], rows: int) -> Array:
-    """(rows, vocab_size) logits of the rows that run, and zeros."""
+    """Return (rows, vocab_size) logits: `found` for the `running` rows, and zeros for the others."""
     logits = np.zeros((rows, *found[0].shape), found[0].dtype)
     logits[list(running)] = found
     return logits

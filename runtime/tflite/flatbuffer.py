@@ -1,6 +1,6 @@
-"""What stands in a TFLite file, and the file as objects that can be changed, and back.
+"""Reading, changing and writing of TFLite files, which are flatbuffers.
 
-Needs ``ai_edge_litert``, and no TensorFlow.
+Requires ``ai_edge_litert``, but not TensorFlow.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from ...signature import Signature, TensorSpec
 
 METADATA_KEY = "attention_zoo"
-WEIGHTS = ("float32", "float16", "int8", "int4", "int2")  # dtypes that weights are stored in
-TABLES_LIMIT = 2_000_000_000  # bytes that a flatbuffer's own offsets reach
+WEIGHTS = ("float32", "float16", "int8", "int4", "int2")  # dtypes of stored weights
+TABLES_LIMIT = 2_000_000_000  # bytes; the 32-bit offsets of a flatbuffer do not reach further than 2 GB
 ALIGNMENT, LARGE = 16, 1 << 20
 
 
@@ -28,7 +28,7 @@ def _flatbuffer(path: Path, begin: int = 0) -> Any:
 
 
 def tflite_metadata(path: Path, begin: int = 0) -> dict[str, str]:
-    """What a TFLite file says of itself, also one that begins at byte `begin` of a bundle."""
+    """Return attention_zoo's metadata of a TFLite file, which begins at byte `begin` of `path`; {} if it has none."""
     model = _flatbuffer(path, begin)
     for i in range(model.MetadataLength()):
         if model.Metadata(i).Name() == METADATA_KEY.encode():
@@ -37,7 +37,7 @@ def tflite_metadata(path: Path, begin: int = 0) -> dict[str, str]:
 
 
 def tflite_operators(path: Path) -> list[str]:
-    """The operator of every node; custom ones as "CUSTOM: name"."""
+    """Return the name of the operator of every node. A custom operator is named "CUSTOM: name"."""
     from ai_edge_litert import schema_py_generated as schema
 
     names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
@@ -45,7 +45,7 @@ def tflite_operators(path: Path) -> list[str]:
     kinds = []
     for i in range(model.OperatorCodesLength()):
         code = model.OperatorCodes(i)
-        builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # the old field holds codes below 127
+        builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # the deprecated field holds codes below 127
         custom = code.CustomCode()
         kinds.append(f"CUSTOM: {custom.decode()}" if custom else names[builtin])
     return [
@@ -56,24 +56,25 @@ def tflite_operators(path: Path) -> list[str]:
 
 
 def unpacked(content: bytes | bytearray | memoryview | np.ndarray) -> Any:
-    """The ``ModelT`` of a file; its buffers are views of `content`, wherever in it they lie."""
+    """Return the ``ModelT`` of a file. Its buffers are views of `content`, also those outside the flatbuffer tables."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
     for buffer in model.buffers:
-        if buffer.offset > 1:  # behind the tables, as files over 2 GB have it
+        if buffer.offset > 1:  # after the tables, as in files above 2 GB
             buffer.data = np.frombuffer(content, "uint8", buffer.size, buffer.offset)
             buffer.offset = buffer.size = 0
     return model
 
 
 class LateBuffer:
-    """A buffer of a ``ModelT`` whose numbers are fetched when they are written, one at a time, and not kept.
+    """A buffer of a ``ModelT`` whose contents are fetched only when it is written, and are not kept in memory.
 
     Attributes:
-        bytes: how many.
-        fetch: gives them.
-        offset, size: where they are in the file, if not in its tables.
+        bytes: The size of the contents.
+        fetch: Returns the contents.
+        offset: The position of the contents in the file, or 0 if they are in its tables.
+        size: Their size in bytes, if `offset` is set.
     """
 
     data, offset, size = None, 0, 0
@@ -91,26 +92,26 @@ class LateBuffer:
 
 
 def packed(model: Any) -> memoryview:
-    """The file of a ``ModelT``."""
+    """Serialize a ``ModelT``."""
     import flatbuffers
 
     inside = sum(0 if buffer.offset else _bytes(buffer) for buffer in model.buffers)
     builder = flatbuffers.Builder(inside + 65536)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return memoryview(builder.Bytes)[builder.Head() :]  # what ``Output`` would copy
+    return memoryview(builder.Bytes)[builder.Head() :]  # like ``builder.Output()``, but without a copy
 
 
 def write(model: Any, file: Path) -> None:
-    """As ``packed``, to a file of any size: where the tables would have no room for the numbers, these come after."""
+    """Write a ``ModelT`` to a file of any size. Buffers that the tables cannot hold are written after the tables."""
     if sum(map(_bytes, model.buffers)) <= TABLES_LIMIT:
         file.write_bytes(packed(model))
         return
-    metadata = {entry.buffer for entry in model.metadata or []}  # which stays in the tables
+    metadata = {entry.buffer for entry in model.metadata or []}  # stays in the tables
     model.buffers = [b if index in metadata else _late(b) for index, b in enumerate(model.buffers)]
     apart = [buffer for buffer in model.buffers if isinstance(buffer, LateBuffer)]
     for buffer in apart:
         buffer.offset, buffer.size = 2, buffer.bytes
-    end = len(packed(model))  # the same for every offset
+    end = len(packed(model))  # does not depend on the values of the offsets
     for buffer in apart:
         buffer.offset = -(-end // ALIGNMENT) * ALIGNMENT
         end = buffer.offset + buffer.size
@@ -134,7 +135,7 @@ def _late(buffer: Any) -> Any:
 
 
 def set_metadata(model: Any, entries: Mapping[str, str]) -> None:
-    """Give `model` these entries, which ``tflite_metadata`` reads, instead of those that it may have had."""
+    """Replace the metadata of `model` that ``tflite_metadata`` reads with `entries`."""
     from ai_edge_litert import schema_py_generated as schema
 
     data = np.frombuffer(json.dumps(entries).encode(), dtype=np.uint8)
@@ -150,7 +151,7 @@ def set_metadata(model: Any, entries: Mapping[str, str]) -> None:
 
 
 def share_buffers(model: Any) -> None:
-    """Store once what is equal: every signature has its own tensors, which need not have their own numbers."""
+    """Store equal buffers only once, so that the tensors of several signatures share their weights."""
     first: dict[bytes, int] = {}
     place: dict[int, int] = {}
     for index, buffer in enumerate(model.buffers):
@@ -165,7 +166,7 @@ def share_buffers(model: Any) -> None:
 
 
 def operators(model: Any) -> Iterator[tuple[Any, Any, str]]:
-    """Of every node: its graph, itself, and the name of its operator."""
+    """Yield the graph, the node and the name of the operator of every node."""
     from ai_edge_litert import schema_py_generated as schema
 
     names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
@@ -176,7 +177,7 @@ def operators(model: Any) -> Iterator[tuple[Any, Any, str]]:
 
 
 def signatures(model: Any) -> dict[str, Signature]:
-    """Names, dtypes and sizes of every signature's tensors; an open size is called "?"."""
+    """Return the signatures by name, with the dtypes and shapes of their tensors. Dynamic dimensions are named "?"."""
     found = {}
     for signature in model.signatureDefs or []:
         graph = model.subgraphs[signature.subgraphIndex]
@@ -189,14 +190,14 @@ def signatures(model: Any) -> dict[str, Signature]:
 
 
 def dtype_names() -> dict[int, str]:
-    """By ``schema.TensorType``: "float32", "int4", "bool", …"""
+    """Return the dtype names, such as "float32", "int4" and "bool", by value of ``schema.TensorType``."""
     from ai_edge_litert import schema_py_generated as schema
 
     return {code: name.lower() for name, code in vars(schema.TensorType).items() if not name.startswith("_")}
 
 
 def shape_of(tensor: Any) -> list[int]:
-    """The sizes of a ``TensorT``, -1 where one is open."""
+    """Return the shape of a ``TensorT``, with -1 for a dynamic dimension."""
     signed = tensor.shapeSignature
     shape = tensor.shape if signed is None or not len(signed) else signed
     return [] if shape is None else [int(n) for n in shape]
@@ -207,14 +208,18 @@ def _spec(name: str, tensor: Any) -> TensorSpec:
 
 
 def layer_of(graph: Any, inputs: Iterable[int], outputs: Iterable[int]) -> str:
-    """The layer that an operator came from, after the names of its tensors, its results first; "" where none tells."""
+    """Return the name of the layer of an operator, taken from the names of its outputs and inputs; "" if unknown."""
     names = [(graph.tensors[i].name or b"").decode() for i in (*outputs, *inputs) if i >= 0]
     return next((name.partition(";")[0].rpartition("/")[0] for name in names if "/" in name.partition(";")[0]), "")
 
 
 def constants(model: Any) -> list[tuple[str, np.ndarray, int]]:
-    """Name, bytes, and of a float or 8-bit or smaller one, but for the scales of blocks, how many numbers, of every
-    buffer that a tensor reads."""
+    """List the constants: every non-empty buffer that a tensor uses.
+
+    Returns:
+        Name, contents (uint8) and number of elements of each. The number is 0 for a constant that is not a weight: a
+        scalar, the scales of a block-wise quantized weight, or a dtype that is not in ``WEIGHTS``.
+    """
     kinds, found = dtype_names(), {}
     for graph in model.subgraphs:
         quantized = [tensor.quantization for tensor in graph.tensors if tensor.quantization is not None]
@@ -229,7 +234,7 @@ def constants(model: Any) -> list[tuple[str, np.ndarray, int]]:
 
 
 def constant(model: Any, graph: Any, name: str, values: np.ndarray) -> int:
-    """The place of a new tensor with these values."""
+    """Add a constant tensor with these values to `graph`, and return its index."""
     from ai_edge_litert import schema_py_generated as schema
 
     kinds = {"int32": schema.TensorType.INT32, "float32": schema.TensorType.FLOAT32}
@@ -243,7 +248,7 @@ def constant(model: Any, graph: Any, name: str, values: np.ndarray) -> int:
 
 
 def opcode(model: Any, builtin: int, version: int) -> int:
-    """The place of an operator among those of `model`, where it is put if it is not there."""
+    """Return the index of an operator among the operator codes of `model`, to which it is added if missing."""
     from ai_edge_litert import schema_py_generated as schema
 
     for index, code in enumerate(model.operatorCodes):

@@ -1,9 +1,10 @@
-"""Operators that LiteRT's two GPU runtimes have, by their source at google-ai-edge/LiteRT of 2026-08-21.
+"""Operators that LiteRT's two GPU runtimes support, according to the source of google-ai-edge/LiteRT of 2026-08-21.
 
-`ACCELERATOR` is what ``CompiledModel`` takes (``ml_drift_delegate/tflite/model_builder.cc``: ``NewOperationParser``,
-and the dtypes of ``GetOpsToReplaceWithOptions``). `DELEGATE` is the one before it, of ``Interpreter`` and of MediaPipe
-(``tflite/delegates/gpu/common/model_builder.cc``, ``tflite/tools/versioning/gpu_compatibility.cc``).
-Both leave out tensors of five dimensions, and what runs between operators must be of a dtype that the operator takes.
+`ACCELERATOR` lists the operators of ``CompiledModel`` (``ml_drift_delegate/tflite/model_builder.cc``:
+``NewOperationParser``, and the dtypes of ``GetOpsToReplaceWithOptions``). `DELEGATE` lists those of the older GPU
+delegate, which ``Interpreter`` and MediaPipe use (``tflite/delegates/gpu/common/model_builder.cc``,
+``tflite/tools/versioning/gpu_compatibility.cc``). Neither supports tensors of five dimensions. Tensors that are not
+constants must have a dtype that the operator supports.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ COMPARISONS = _names("EQUAL NOT_EQUAL GREATER GREATER_EQUAL LESS LESS_EQUAL")
 LOGICAL = _names("LOGICAL_AND LOGICAL_OR LOGICAL_NOT BITWISE_XOR")
 SELECTIONS = {"SELECT", "SELECT_V2"}
 
-# Those of both.
+# All of these but DENSIFY are supported by both runtimes.
 DELEGATE = (
     COMPARISONS
     | SELECTIONS
@@ -45,7 +46,7 @@ ACCELERATOR = (
         "STABLEHLO_REMAINDER STABLEHLO_SHIFT_LEFT TOPK_V2"
     )
 )
-# Of the accelerator: with whole numbers between operators, and with any.
+# Operators for which the accelerator supports integer tensors, and those for which it supports almost every dtype.
 WITH_INTEGERS = _names(
     "ABS ADD ATAN2 COS DIV FLOOR_DIV FLOOR_MOD MAXIMUM MINIMUM MUL NEG REDUCE_MAX REDUCE_MIN REDUCE_PROD "
     "RIGHT_SHIFT SIGN STABLEHLO_CLAMP SIN SUB SUM STABLEHLO_REMAINDER TILE"
@@ -57,7 +58,10 @@ WITH_ALL = SELECTIONS | _names(
 
 
 def accelerator_dtypes(operator: str) -> tuple[set[str], set[str]]:
-    """What may come in and go out, constants apart. 64-bit integers never."""
+    """Return the dtypes that the accelerator supports for inputs, except constants, and outputs of an operator.
+
+    64-bit integers are never supported.
+    """
     if operator in WITH_ALL:
         both = FLOATS | INTEGERS | {"uint8", "uint16", "uint32", "bool", "bfloat16"}
         return both, both
@@ -78,7 +82,7 @@ def accelerator_dtypes(operator: str) -> tuple[set[str], set[str]]:
 
 
 def delegate_dtypes(operator: str) -> tuple[set[str], set[str]]:
-    """As ``accelerator_dtypes``."""
+    """Return the same for the older GPU delegate; see ``accelerator_dtypes``."""
     taken, given = FLOATS | QUANTIZED, FLOATS | QUANTIZED
     if operator in COMPARISONS:
         given = given | {"bool"}
@@ -94,7 +98,10 @@ def delegate_dtypes(operator: str) -> tuple[set[str], set[str]]:
 
 
 def delegate_broadcasts(one: list[int], other: list[int]) -> bool:
-    """Can ADD and MUL of the delegate take two tensors of these sizes? (``CheckAddMulBroadcastCompatibility``)"""
+    """Return whether ADD and MUL of the older GPU delegate support two tensors of these shapes.
+
+    Source: ``CheckAddMulBroadcastCompatibility``.
+    """
     longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
     if len(shorter) <= 1 or len(longer) == len(shorter):
         return True

@@ -1,7 +1,8 @@
-"""How XNNPACK takes a TFLite file: in how many pieces, and what it leaves to LiteRT's own kernels.
+"""The partitions of a TFLite file that XNNPACK runs, and the operators that are left to LiteRT's own kernels.
 
-LiteRT asks XNNPACK for every operator, and makes one node of each connected piece that it takes. Between two pieces
-tensors are written out and read again, and a kernel of LiteRT's own runs on one core. Needs ``ai_edge_litert`` only.
+LiteRT asks XNNPACK which operators it supports, and replaces each connected group of these (a partition) by one node.
+Between two partitions, tensors are written to memory and read again, and LiteRT's own kernels run on a single core.
+Requires ``ai_edge_litert`` only.
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ import numpy as np
 
 from .flatbuffer import layer_of
 
-SUBGRAPHS, SIGNATURES = 8, 18  # where ``Model`` has them, by its schema
+SUBGRAPHS, SIGNATURES = 8, 18  # vtable offsets of these fields of ``Model``, according to its schema
 DELEGATE = "DELEGATE"
 Node = tuple[str, list[int], list[int]]
 
 
 @dataclass(frozen=True)
 class Partitions:
-    """Of one signature.
+    """The partitions of one signature.
 
     Attributes:
-        pieces: that XNNPACK runs.
-        operators: in all.
-        outside: of those that it does not run, operator and the layer that it came from.
+        signature: The name of the signature.
+        pieces: The number of partitions that XNNPACK runs.
+        operators: The total number of operators.
+        outside: Operator and layer of each node that XNNPACK does not run.
     """
 
     signature: str
@@ -37,14 +39,14 @@ class Partitions:
 
 
 def partitions(content: bytes | np.ndarray, model: Any) -> list[Partitions]:
-    """Of every signature. Control flow counts as one operator, whatever is in it.
+    """Return the partitions of every signature. A control-flow operator counts as one, regardless of its body.
 
     Args:
-        content: of a file.
-        model: its ``ModelT``.
+        content: The contents of the file.
+        model: Its ``ModelT``.
 
     Raises:
-        ValueError: a file that LiteRT cannot read.
+        ValueError: If LiteRT cannot read the file.
     """
     found = []
     for signature in model.signatureDefs or []:
@@ -62,14 +64,17 @@ def partitions(content: bytes | np.ndarray, model: Any) -> list[Partitions]:
 
 
 def _alone(content: bytes | np.ndarray, index: int) -> bytes:
-    """The file with this graph in the first place: the interpreter tells of no other. Bodies of loops stay."""
+    """Return the file with the subgraph `index` in the first place, the only one whose nodes the interpreter reports.
+
+    It is swapped with the first subgraph, and the signatures are removed. The bodies of loops keep their indices.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     changed = bytearray(content)
     table: Any = schema.Model.GetRootAsModel(changed, 0)._tab
     graphs, signatures = (table.Vector(table.Offset(slot)) for slot in (SUBGRAPHS, SIGNATURES))
     places = [graphs + 4 * number for number in (0, index)]
-    # Each element says how far behind itself its table lies.
+    # Each element is the offset of its table, relative to the position of the element.
     first, wanted = (place + struct.unpack_from("<I", changed, place)[0] for place in places)
     struct.pack_into("<I", changed, places[0], wanted - places[0])
     if index:
@@ -79,7 +84,7 @@ def _alone(content: bytes | np.ndarray, index: int) -> bytes:
 
 
 def _nodes(content: bytes) -> list[Node]:
-    """Operator, inputs and outputs of every node of the first graph, XNNPACK's own among them."""
+    """Return operator, inputs and outputs of every node of the first graph, including the nodes of XNNPACK."""
     from ai_edge_litert.interpreter import Interpreter
 
     try:
@@ -95,7 +100,7 @@ def _nodes(content: bytes) -> list[Node]:
 def _inside(
     nodes: list[tuple[str, list[int], list[int]]], delegates: list[tuple[str, list[int], list[int]]]
 ) -> set[int]:
-    """The nodes that the delegates stand for: all between their inputs and their outputs."""
+    """Return the indices of the nodes that the delegate nodes replace: all between their inputs and their outputs."""
     made: Mapping[int, int] = {output: number for number, node in enumerate(nodes) for output in node[2]}
     found: set[int] = set()
     for _, inputs, outputs in delegates:

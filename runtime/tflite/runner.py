@@ -1,4 +1,4 @@
-"""Run a TFLite file with NumPy in and out. Needs ``ai_edge_litert``, and neither TensorFlow nor Keras."""
+"""The runner for TFLite files. Requires ``ai_edge_litert``, but neither TensorFlow nor Keras."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .flatbuffer import tflite_metadata
 
 
 class TFLiteGraph(LoadedGraph):
-    """A signature of a TFLite file in LiteRT's interpreter, on the CPU with XNNPACK.
+    """One signature of a TFLite file in LiteRT's interpreter, on the CPU with XNNPACK.
 
-    An interpreter is one set of buffers that the signatures share: `lock` is held from feeding it to reading it.
+    The signatures share the buffers of the interpreter, so `lock` is held from writing inputs until outputs are read.
     """
 
     def __init__(self, interpreter: Any, name: str, lock: threading.Lock) -> None:
@@ -49,8 +49,20 @@ class TFLiteGraph(LoadedGraph):
 
 
 class TFLiteRunner(Runner):
-    """A TFLite file in LiteRT: one of ours that has a memory in its compiled model, any other in its interpreter, which
-    takes shapes that are open and lets Python go on while it computes."""
+    """The runner for a TFLite file, in LiteRT on the CPU.
+
+    A file of this package with a state, such as a key/value cache, runs in ``CompiledModel``. Any other file runs in
+    the interpreter, which supports dynamic shapes and releases the GIL while it computes. The attributes and methods
+    are those of ``Runner``; the names of the graphs are those of the signatures.
+
+    Args:
+        path: The TFLite file.
+        threads: The number of CPU threads. Default: all cores that this process may use.
+
+    Raises:
+        ValueError: If LiteRT cannot read the file, the file has no signature, or its metadata is damaged.
+        ImportError: If ``ai_edge_litert`` is not installed.
+    """
 
     format = "tflite"
 
@@ -61,7 +73,7 @@ class TFLiteRunner(Runner):
         cores = threads or usable_cores()
         graphs: dict[str, LoadedGraph]
         try:
-            interpreter = Interpreter(model_path=str(path), num_threads=cores)  # which reads a file with care
+            interpreter = Interpreter(model_path=str(path), num_threads=cores)  # validates the file
             names = list(interpreter.get_signature_list())
             if not names:
                 raise ValueError("it has no signature")
@@ -69,7 +81,7 @@ class TFLiteRunner(Runner):
             if any(signature.get("state") for signature in stated(path, metadata, SIGNATURES, dict).values()):
                 graphs = {**compiled_graphs(path, cores)}
             else:
-                with quiet():  # LiteRT greets
+                with quiet():  # LiteRT logs that it uses XNNPACK
                     interpreter.allocate_tensors()
                 lock = threading.Lock()
                 graphs = {name: TFLiteGraph(interpreter, name, lock) for name in names}
@@ -79,7 +91,7 @@ class TFLiteRunner(Runner):
 
     @property
     def generates(self) -> bool:
-        """Others' files do not say which of their tensors are the memory."""
+        """Whether ``generate`` is available: third-party files do not declare which tensors are their state."""
         return super().generates and (self.layout.kind == "plain" or bool(self.signature.state))
 
     def decoder(self) -> Decoder:

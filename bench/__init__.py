@@ -1,7 +1,7 @@
-"""How fast files run and what memory they take, one alone or several in turn, beside what the machine can do.
+"""Latency, throughput and memory of exported files, for one file or several in comparison, and limits of the machine.
 
-Every file is loaded and timed in a fresh process of its own (``processes.py``), so that neither memory nor threads of
-two files mix, nor those of whoever asks. Needs the file's own runtime, and neither TensorFlow nor Keras.
+Every file is loaded and timed in a new process (``processes.py``), so that files share neither memory nor threads with
+each other or with the calling process. Requires the file's own runtime, but neither TensorFlow nor Keras.
 """
 
 from .figures import Figures, Pace

@@ -1,7 +1,7 @@
-"""A LiteRT-LM bundle in its engine, timed from outside: how long a prompt takes, and when the tokens behind it come.
+"""The measurement of a LiteRT-LM bundle in its engine: time of prefill, and times between generated tokens.
 
-The engine has a benchmark of its own, which starts it anew for every run and feeds the prompt twice where there is a
-template for it. Here it is started once, and what it is given is a text of exactly so many tokens.
+The engine's own benchmark restarts the engine for every run, and processes the prompt twice if there is a template for
+it. Here the engine is started once, and receives texts with exactly the requested number of tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GREEDY = {"top_k": 1, "top_p": 1.0, "temperature": 1.0, "seed": 0}
 
 
 class Bundle(Subject):
-    """As ``Subject``. Its call is one token of an answer, behind as many as the first of the cache lengths."""
+    """A ``Subject`` for bundles. Its call is one generated token, after the first of the cache lengths."""
 
     def check(self, sizes: Mapping[str, int | None]) -> None:
         for name, size in sizes.items():
@@ -38,7 +38,7 @@ class Bundle(Subject):
     ) -> None:
         self.shapes = {"tokens": [1, 1]}
         slots = self.runner.decoder().max_length
-        # Where a prompt is taken in pieces, the last of them must fit as a whole.
+        # The engine processes a prompt in chunks of the prefill sizes, and the last one must fit completely.
         pieces = [int(name.split("_")[1]) for name in model_in(self.runner)[0] if re.fullmatch(r"prefill_\d+", name)]
         roomy = slots - slots % max(pieces, default=1) - 1
         self.lengths = Lengths(
@@ -55,7 +55,7 @@ class Bundle(Subject):
         return calls, taken, [pace(length, 1, 1, times) for length, times in written]
 
     def _prefill(self, length: int, repeats: int) -> Pace:
-        """Until the first token of an answer is there."""
+        """Time the prefill of a prompt, up to the first generated token."""
         text = self._text(length)
 
         def call() -> None:
@@ -65,16 +65,19 @@ class Bundle(Subject):
         return pace(length, 1, length, timed(call, repeats, seconds=SECONDS))
 
     def _tokens(self, length: int, repeats: int) -> list[float]:
-        """Milliseconds of each token behind a prompt, but for the first ones: `repeats`, or as many as there come."""
+        """Return the times in milliseconds of `repeats` tokens after a prompt, or as many as are generated.
+
+        The first tokens are not included.
+        """
         steps = min(repeats + WARM, self.lengths.longest - length)
         times = list(self._times(self._text(length), steps))
         return times[min(WARM, len(times) - 1) :]
 
     def _times(self, text: str, steps: int) -> Iterator[float]:
-        """Milliseconds between tokens.
+        """Yield the times between generated tokens, in milliseconds.
 
         Raises:
-            ValueError: a prompt that the engine has no room for, or behind which the model says nothing.
+            ValueError: If the prompt is too long for the engine, or the model generates no token.
         """
         import litert_lm
 
@@ -99,18 +102,18 @@ class Bundle(Subject):
             raise ValueError(f"path: got {self.path}, which ends at once; accepted: a model that answers")
 
     def _text(self, length: int) -> str:
-        """One that the engine makes `length` tokens of, its own start token among them."""
+        """Return a text that the engine tokenizes to `length` tokens, including its own start token."""
         start = len(self.runner.said.start_token.token_ids.ids)
 
         def tokens(end: int) -> int:
             return start + len(self.engine.tokenize(text[:end]))
 
-        text = WORDS * (1 + length // 10)  # a sentence is at least ten tokens
+        text = WORDS * (1 + length // 10)  # a sentence has at least ten tokens
         low, high = 0, len(text)
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if tokens(middle) >= length else (middle + 1, high)
-        # A word that is half there may be more tokens than the whole one.
+        # An incomplete word may have more tokens than the whole word.
         near = (end for end in range(low, min(low + 20, len(text))) if tokens(end) == length)
         end = next(near, None)
         if end is None:

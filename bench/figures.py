@@ -1,4 +1,4 @@
-"""What was measured of one file, as data, JSON and text."""
+"""The measurements of one file, as data, JSON and text."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from .tables import Bar, aligned
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast tokens went in or came out.
+    """The throughput and latency of prefill or decode at one length.
 
     Attributes:
-        length: tokens of each prompt; or tokens in the cache before the first timed step, which grows by one in each.
-        rows: of the batch.
-        runs: timed prompts or steps.
-        tokens_per_second: tokens of all rows and runs, by the time of all runs.
-        min_ms, median_ms, p95_ms: of one prompt or step, in milliseconds.
+        length: The prompt length; or the number of cached tokens before the first timed step. Each step adds one.
+        rows: The number of rows of the batch.
+        runs: The number of timed prompts or steps.
+        tokens_per_second: The tokens of all rows and runs, divided by the time of all runs.
+        min_ms: The minimum latency of a prompt or step, in milliseconds.
+        median_ms: The median latency.
+        p95_ms: The 95th percentile of the latency.
     """
 
     length: int
@@ -35,20 +37,29 @@ class Pace:
 
 @dataclass(frozen=True)
 class Figures:
-    """Latency, memory and pace of one file, in a process that did nothing else. Times in milliseconds.
+    """The result of ``benchmark``: latency, throughput and memory of one file, measured in a new process.
 
     Attributes:
-        bytes: of the file, and of those that belong to it.
-        shapes: inputs of the calls that `min_ms`, `median_ms`, `p90_ms` and `p95_ms` tell of.
-        repeats: calls, of those.
-        load_ms: from the path to the first call, without the import of the runtime.
-        prefill, decode: of a file that generates, as its ``generate`` does it; else empty.
-        peak_memory_bytes: greatest resident size of the process until the end, what the file maps included; None where
-            the system does not count.
-        idle_memory_bytes: the same before the file was opened: Python, NumPy and the runtime.
-        runtime: with its version.
-        cpu_flags: instructions for products of matrices, as Linux names them.
-        limits: what the machine can do, where that was asked for.
+        path: The path of the file.
+        format: "onnx", "tflite" or "litertlm".
+        bytes: The size of the file and of the other files of the model.
+        shapes: The shapes of the inputs of a call, by name.
+        threads: The number of CPU threads.
+        repeats: The number of timed calls.
+        load_ms: The time to load the file, in milliseconds, without the import of the runtime.
+        min_ms: The minimum latency of a call, in milliseconds.
+        median_ms: The median latency.
+        p90_ms: The 90th percentile of the latency.
+        p95_ms: The 95th percentile of the latency.
+        prefill: The throughput of prefill at each prompt length; empty if the file does not generate.
+        decode: The throughput of decode steps at each cache length; empty if the file does not generate.
+        peak_memory_bytes: The peak resident set size of the process, with mapped files; None if not available.
+        idle_memory_bytes: The same before the file was loaded: Python, NumPy and the runtime.
+        runtime: The name and version of the runtime.
+        machine: Architecture, cores, system and Python version.
+        cpu: The name of the processor.
+        cpu_flags: Its instruction sets for matrix multiplication, as Linux names them.
+        limits: The limits of the machine, if requested.
     """
 
     path: str
@@ -74,7 +85,7 @@ class Figures:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Figures:
-        """Of what ``to_json`` writes."""
+        """Create the figures from the content of ``to_json``."""
         paces = {side: [Pace(**pace) for pace in values[side]] for side in ("prefill", "decode")}
         limits = values.get("limits")
         return cls(**{**values, **paces, "limits": limits and Limits(**limits)})
@@ -83,7 +94,7 @@ class Figures:
         return json.dumps(asdict(self), indent=2)
 
     def to_text(self) -> str:
-        """A few lines for people."""
+        """Return a summary of a few lines."""
         shapes = [f"{name} ({', '.join(map(str, sizes))})" for name, sizes in self.shapes.items()]
         more = [f"{len(shapes) - 4} more"] if len(shapes) > 4 else []
         lines = [
@@ -108,13 +119,13 @@ class Figures:
         if self.peak_memory_bytes is None or self.idle_memory_bytes is None:
             return ""
         peak, idle = self.peak_memory_bytes / 1e6, self.idle_memory_bytes / 1e6
-        return f", peak memory {peak:.0f} MB ({idle:.0f} idle)"
+        return f", peak memory {peak:.0f} MB ({idle:.0f} before loading)"
 
     def title(self) -> str:
         return f"{self.path}, {self.threads} threads, {self.runtime}"
 
     def bars(self) -> dict[str, list[Bar]]:
-        """What a picture shows: in each panel a label, a value and a text for every bar."""
+        """Return the bars of a chart: label, value and text of each, by panel title."""
         times = {"fastest": self.min_ms, "p50": self.median_ms, "p90": self.p90_ms, "p95": self.p95_ms}
         found: dict[str, list[Bar]] = {
             "one call, ms": [(name, value, f"{value:.2f}") for name, value in times.items()],
@@ -129,6 +140,6 @@ def rate(pace: Pace) -> tuple[float, str]:
 
 
 def on(runtime: str, machine: str, flags: list[str]) -> str:
-    """The line that says what ran where."""
+    """Return a line that names the runtime, the machine and its instruction sets."""
     known = list(dict.fromkeys(INSTRUCTIONS[flag] for flag in flags))
     return ", ".join([runtime, machine, *([" ".join(known)] if known else [])])

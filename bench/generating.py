@@ -1,4 +1,4 @@
-"""How fast a file takes prompts and writes tokens, through the decoder that its ``generate`` uses."""
+"""Throughput of prefill and decode, measured through the decoder that ``generate`` uses."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from ..runtime.runner import Runner
 from .figures import Pace
 from .timing import WARM, spread, timed
 
-PROMPTS = (128, 512)  # tokens, where nobody says
-CACHES = (16, 512)
-FEWEST_STEPS = 8  # that must have room behind a usual length
-SECONDS = 2.0  # of prompts of one length, unless three take longer
+PROMPTS = (128, 512)  # default prompt lengths
+CACHES = (16, 512)  # default cache lengths
+FEWEST_STEPS = 8  # decode steps that must fit after a default cache length
+SECONDS = 2.0  # time limit for the prompts of one length, of which at least three are timed
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """What is measured of one file.
+    """The lengths at which prefill and decode of a file are measured.
 
     Attributes:
-        vocabulary: ids lie below.
-        longest: prompt that the file takes.
-        prompts: tokens of each.
-        caches: tokens that are there before the first timed step.
+        vocabulary: The upper bound (exclusive) of token ids.
+        longest: The greatest prompt length that the file supports.
+        prompts: The prompt lengths.
+        caches: The numbers of cached tokens before the first timed step.
     """
 
     vocabulary: int
@@ -40,10 +40,10 @@ class Lengths:
 
 
 def listed(name: str, lengths: Any) -> list[int] | None:
-    """One length or several as a list; None as it is.
+    """Return one length or several as a list, and None unchanged.
 
     Raises:
-        ValueError: what is no length.
+        ValueError: If a length is not a positive integer.
     """
     if lengths is None:
         return None
@@ -54,15 +54,15 @@ def listed(name: str, lengths: Any) -> list[int] | None:
 
 
 def can_generate(runner: Runner) -> bool:
-    """Another's file may have graphs of the same names, but says nothing of special tokens and lengths."""
+    """Return whether generation can be timed. Third-party files do not declare the special tokens that it needs."""
     return runner.generates and CONFIG in runner.metadata
 
 
 def lengths_of(runner: Runner, prompts: list[int] | None, caches: list[int] | None) -> Lengths:
-    """Those asked for, or as far as they fit the usual ones.
+    """Return the requested lengths, or the default lengths that fit.
 
     Raises:
-        ValueError: lengths that do not fit into the file, or are asked of one that does not generate.
+        ValueError: If a length is greater than the file supports, or the file does not generate.
     """
     if not can_generate(runner):
         for name, asked in (("prompt_lengths", prompts), ("cache_lengths", caches)):
@@ -81,7 +81,7 @@ def lengths_of(runner: Runner, prompts: list[int] | None, caches: list[int] | No
 
 
 def prefill(decoder: Decoder, ids: np.ndarray, repeats: int) -> Pace:
-    """Prompts of (rows, length) `ids`: until the logits of the next token are there."""
+    """Time the prefill of (rows, length) `ids`, up to the logits of the next token."""
     mask = np.ones_like(ids)
     decoder.prompt(ids, mask, 1)
     times = timed(lambda: decoder.prompt(ids, mask, 1), repeats, seconds=SECONDS)
@@ -89,11 +89,14 @@ def prefill(decoder: Decoder, ids: np.ndarray, repeats: int) -> Pace:
 
 
 def decode(decoder: Decoder, ids: np.ndarray, length: int, repeats: int) -> Pace:
-    """Steps behind `length` tokens, one token a row each: as many as `repeats`, or as there is room for.
+    """Time `repeats` decode steps, or as many as fit, after `length` cached tokens.
 
     Args:
-        ids: (rows, prompt) tokens: all of `length` but some at the end, which are fed step by step; or a source, behind
-            whose target's first token all of `length` is fed so.
+        decoder: The decoder.
+        ids: (rows, prompt) tokens of the prompt, at most `length` per row, or of the source of an encoder-decoder. The
+            remaining tokens, up to `length`, are processed in untimed steps.
+        length: The number of cached tokens (for an encoder-decoder, target tokens) before the first timed step.
+        repeats: The number of timed steps.
     """
     steps = min(repeats, decoder.max_length - length)
     there = ids.shape[1] if decoder.start_token is None else 1
@@ -105,7 +108,7 @@ def decode(decoder: Decoder, ids: np.ndarray, length: int, repeats: int) -> Pace
 
 
 def paces(decoder: Decoder, lengths: Lengths, rows: int, repeats: int) -> tuple[list[Pace], list[Pace]]:
-    """Prefill and decode at all lengths."""
+    """Time prefill and decode at all lengths."""
     rng = np.random.default_rng(0)
 
     def drawn(length: int) -> np.ndarray:
@@ -115,14 +118,14 @@ def paces(decoder: Decoder, lengths: Lengths, rows: int, repeats: int) -> tuple[
     written = []
     for length in lengths.caches:
         first = max(1, length - WARM)
-        if decoder.start_token is not None:  # the cache is the target's, behind a source of the first length
+        if decoder.start_token is not None:  # the cache holds target tokens; the source has the first prompt length
             first = (lengths.prompts or [min(PROMPTS[0], lengths.longest)])[0]
         written.append(decode(decoder, drawn(first), length, repeats))
     return taken, written
 
 
 def pace(length: int, rows: int, tokens: int, times: Sequence[float]) -> Pace:
-    """`tokens` a row and run, in `times` milliseconds."""
+    """Return the ``Pace`` of runs that take `times` milliseconds and process `tokens` tokens per row each."""
     return Pace(
         length=length,
         rows=rows,
@@ -133,13 +136,13 @@ def pace(length: int, rows: int, tokens: int, times: Sequence[float]) -> Pace:
 
 
 def vocabulary(runner: Runner) -> int:
-    """How many ids every graph of the file takes."""
+    """Return the number of token ids that every graph of the file accepts."""
     specs = (spec for graph in runner.graphs.values() for spec in graph.signature.inputs)
     return min(spec.below for spec in specs if spec.name in (*TOKENS, "tokens") and spec.below is not None)
 
 
 def longest_source(runner: Runner) -> int:
-    """Tokens that an encoder takes."""
+    """Return the greatest source length that the encoder accepts."""
     name = next(name for name, role in runner.layout.roles.items() if role == "encoder")
     signature = runner.graphs[name].signature
     dim = next(spec.dims[1] for spec in signature.inputs if spec.name == "input_ids")
@@ -149,7 +152,18 @@ def longest_source(runner: Runner) -> int:
 
 
 def fitting(name: str, asked: list[int] | None, usual: Sequence[int], most: int, roomy: int) -> list[int]:
-    """`asked`, up to `most`; or of the `usual` those up to `roomy`, and where there are none the longest."""
+    """Return the requested lengths, or the default lengths that fit.
+
+    Args:
+        name: The name of the argument, for error messages.
+        asked: The requested lengths, or None.
+        usual: The default lengths.
+        most: The greatest length that may be requested.
+        roomy: The greatest length to use by default. It is used itself if it is less than all of `usual`.
+
+    Raises:
+        ValueError: If a requested length is greater than `most`.
+    """
     if asked is None:
         longest = min(most, max(1, roomy))
         return [length for length in usual if length <= roomy] or ([longest] if longest > 0 else [])

@@ -1,6 +1,7 @@
-"""What the machine can do: bytes read a second, and products of float32 matrices.
+"""Limits of the machine: memory bandwidth and throughput of float32 matrix multiplication.
 
-A step of a decoder reads every weight once, and a long prompt multiplies matrices; neither can be faster than this.
+A decode step reads every weight once, and the prefill of a long prompt multiplies matrices. Neither can be faster than
+these limits.
 """
 
 from __future__ import annotations
@@ -16,24 +17,24 @@ from .machine import free_memory, last_cache
 from .processes import Worker
 from .timing import timed
 
-ROUNDS = 5  # of each measurement; the best one counts
-USUAL_CACHE = 2**25  # bytes, where the system does not say
-# BLAS libraries count their threads when they are loaded, by one of these.
+ROUNDS = 5  # repetitions of each measurement, of which the best is used
+USUAL_CACHE = 2**25  # bytes; assumed if the system does not report the size of the cache
+# The environment variables from which BLAS libraries read their number of threads when they are loaded.
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What NumPy reaches in this machine's memory and on its cores; the best of five measurements each.
+    """Memory bandwidth and matrix multiplication throughput that NumPy reaches: the best of five measurements each.
 
     Attributes:
-        read_gb_per_second: 1e9 bytes a second, of all threads together.
-        read_bytes: of the array that was read.
-        cache_bytes: of the last level of cache, or None where the system does not say. An array of less than four
-            times this was partly read from there.
-        gemm_gflops: 1e9 float32 operations a second in a product of two square matrices.
-        gemm_size: their rows.
-        threads: of both.
+        read_gb_per_second: The read bandwidth of all threads together, in 1e9 bytes per second.
+        read_bytes: The size of the array that was read.
+        cache_bytes: The size of the last-level cache, or None if the system does not report it. An array of less than
+            four times this size was partly read from the cache.
+        gemm_gflops: The throughput of the multiplication of two square matrices, in 1e9 float32 operations per second.
+        gemm_size: The number of rows of these matrices.
+        threads: The number of threads of both measurements.
     """
 
     read_gb_per_second: float
@@ -44,24 +45,26 @@ class Limits:
     threads: int
 
     def reading_ms(self, count: int) -> float:
-        """Milliseconds that it takes to read so many bytes."""
+        """Return the time in milliseconds that it takes to read `count` bytes."""
         return count / self.read_gb_per_second / 1e6
 
     def to_text(self) -> str:
         small = self.cache_bytes is None or self.read_bytes < 4 * self.cache_bytes
-        cached = ", partly from caches" if small and self.cache_bytes else ""
+        cached = ", partly cached" if small and self.cache_bytes else ""
         return (
-            f"this machine: reads {self.read_gb_per_second:.1f} GB/s (of {self.read_bytes / 1e6:.0f} MB{cached}), "
-            f"float32 products of {self.gemm_size} {self.gemm_gflops:.0f} GFLOP/s ({self.threads} threads)"
+            f"this machine: read bandwidth {self.read_gb_per_second:.1f} GB/s (array of {self.read_bytes / 1e6:.0f} MB"
+            f"{cached}), {self.gemm_size}x{self.gemm_size} float32 matmul {self.gemm_gflops:.0f} GFLOP/s "
+            f"({self.threads} threads)"
         )
 
 
 def machine_limits(threads: int, **sizes: int) -> Limits:
-    """Measured in a process of its own, whose BLAS has so many threads.
+    """Measure the limits in a new process, whose BLAS library uses `threads` threads.
 
     Args:
-        sizes: `read_bytes` and `gemm_size`. Default: four times the last cache as far as a quarter of the free memory
-            goes, and 2048.
+        threads: The number of threads.
+        sizes: `read_bytes` (default: four times the last-level cache, but at most a quarter of the free memory) and
+            `gemm_size` (default: 2048).
     """
     environment = {name: str(threads) for name in THREADS}
     with Worker(Prober, environment=environment, threads=threads, **sizes) as worker:
@@ -69,7 +72,7 @@ def machine_limits(threads: int, **sizes: int) -> Limits:
 
 
 class Prober:
-    """Measures `Limits` in the process that it is in."""
+    """The measurement of ``Limits`` in the current process."""
 
     def __init__(self, threads: int, read_bytes: int | None = None, gemm_size: int = 2048) -> None:
         self.threads, self.gemm_size, self.cache = threads, gemm_size, last_cache()
@@ -89,7 +92,10 @@ class Prober:
         )
 
     def _reader(self) -> Callable[[], Any]:
-        """Each thread reads its part: with "or", which costs least beside the reading. NumPy lets go of its lock."""
+        """Return a function in which each thread reads its part of an array.
+
+        It reduces the part by "or", which adds the least cost to reading. NumPy releases the GIL meanwhile.
+        """
         parts = np.array_split(np.ones(self.read_bytes // 8, "uint64"), self.threads)
         pool = ThreadPoolExecutor(self.threads)
         return lambda: list(pool.map(np.bitwise_or.reduce, parts))

@@ -1,4 +1,4 @@
-"""What a figure was measured on: the processor, its instructions, its caches, and the memory of a process."""
+"""Properties of the machine: processor, instruction sets and caches; and the memory usage of a process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-# Instructions that decide how fast matrices multiply, as Linux names them, and what people call them.
+# Instruction sets that determine the speed of matrix multiplication: Linux's name and the common name.
 INSTRUCTIONS = {
     "avx2": "avx2",
     "avx512f": "avx512",
@@ -27,12 +27,12 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def machine() -> str:
-    """Architecture, cores, system and Python, in a line."""
+    """Return a line with architecture, number of cores, operating system and Python version."""
     return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
 def processor(cpuinfo: Path = CPUINFO) -> tuple[str, list[str]]:
-    """Its name, and which of ``INSTRUCTIONS`` it has; the latter are known on Linux only."""
+    """Return the name of the processor, and those of ``INSTRUCTIONS`` that it has, which are known on Linux only."""
     fields = _fields(cpuinfo)
     flags = set(fields.get("flags", fields.get("Features", "")).split())  # x86, ARM
     name = fields.get("model name") or platform.processor() or platform.machine()
@@ -40,9 +40,9 @@ def processor(cpuinfo: Path = CPUINFO) -> tuple[str, list[str]]:
 
 
 def peak_memory() -> int | None:
-    """Greatest resident size of this process so far in bytes, its mapped files included; None where nobody counts.
+    """Return the peak resident set size of this process in bytes, with mapped files; None if it is not available.
 
-    Linux passes ``getrusage``'s figure on from the process that started this one; that of ``/proc`` is its own.
+    On Linux, ``getrusage`` includes the peak of the process that started this one, so ``/proc`` is read instead.
     """
     own = _fields(Path("/proc/self/status")).get("VmHWM")
     if own:
@@ -56,18 +56,18 @@ def peak_memory() -> int | None:
 
 
 def free_memory() -> int | None:
-    """Bytes that this process may still take without anything being written out, or None where that is not known."""
+    """Return the number of bytes that this process can still allocate without swapping, or None if it is unknown."""
     found = []
     if available := _fields(Path("/proc/meminfo")).get("MemAvailable"):
         found.append(1024 * int(available.split()[0]))
-    group = Path("/sys/fs/cgroup")  # a container's own limit
-    with suppress(OSError, ValueError):  # no group, or "max"
+    group = Path("/sys/fs/cgroup")  # the limit of a container
+    with suppress(OSError, ValueError):  # no control group, or no limit ("max")
         found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     return max(0, min(found)) if found else None
 
 
 def last_cache() -> int | None:
-    """Bytes of the first core's last level of cache, or None where that is not known."""
+    """Return the size of the first core's last-level cache in bytes, or None if it is unknown."""
     sizes = {}
     for level in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/level"):
         try:
@@ -79,7 +79,7 @@ def last_cache() -> int | None:
 
 
 def _fields(file: Path) -> dict[str, str]:
-    """The first of each "name: value" line of one of the kernel's files."""
+    """Return the "name: value" lines of a file of the kernel as a dictionary, with the first value of each name."""
     found: dict[str, str] = {}
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -1,4 +1,4 @@
-"""The figures of one file."""
+"""The benchmark of one file."""
 
 from __future__ import annotations
 
@@ -30,27 +30,34 @@ def benchmark(
     threads: int | None = None,
     limits: bool = False,
 ) -> Figures:
-    """Latency, memory and pace of an exported file, ours or another's, in a process of its own.
+    """Measure latency, throughput and memory of a file of this package or of a third party, in a new process.
 
-    Inputs are random; every position is kept. What generates is timed through the decoder of its ``generate``, a
-    ``.litertlm`` bundle in its engine: prompts of real words, and as its call one token of an answer.
+    The inputs are random, without padding. Prefill and decode steps are timed through the decoder that ``generate``
+    uses. A ``.litertlm`` bundle is timed in its engine, with prompts of English text; its call is one generated token.
 
     Args:
-        batch, sequence, image_size: sizes of the inputs. Defaults: those the file has for good; else one row of the
-            model's own.
-        prompt_lengths: tokens of prompts to time, of a source where an encoder reads it; [] for none. Default: 128 and
-            512 as far as they fit.
-        cache_lengths: tokens before the steps to time; of the target where there is an encoder, behind a source of the
-            first of `prompt_lengths`; [] for none. Default: 16 and 512 as far as they fit.
-        repeats: timed runs, after three that are not; and steps, or as many as there is room for. Prompts of one
-            length are at least three, and no more once they have taken two seconds.
-        threads: CPU threads. Default: every core that this process may use.
-        limits: measure what the machine can do too.
+        path: An ``.onnx``, ``.tflite`` or ``.litertlm`` file.
+        batch: The number of rows of the inputs. Default: that of the file if it is static, else 1.
+        sequence: The length of the sequences. Default: that of the file if it is static, else the model's own default.
+        image_size: The height and width of the images. Default: likewise.
+        prompt_lengths: The lengths of the prompts (for an encoder-decoder, of the source) for which prefill is timed;
+            [] for none. Default: 128 and 512, as far as they fit.
+        cache_lengths: The numbers of cached tokens after which decode steps are timed; [] for none. For an
+            encoder-decoder they are target tokens, and the source has the first of `prompt_lengths`. Default: 16 and
+            512, as far as they fit.
+        repeats: The number of timed runs, which follow three untimed ones, and of decode steps, limited by the maximum
+            length. Fewer prompts of one length, but at least three, are timed if they take more than two seconds.
+        threads: The number of CPU threads. Default: all cores that this process may use.
+        limits: Whether to measure the limits of the machine too.
+
+    Returns:
+        ``Figures``, with ``to_text`` and ``to_json``.
 
     Raises:
-        ValueError: an unreadable file, or sizes it does not accept.
-        ImportError: the runtime is not installed.
-        ChildProcessError: the process that timed it ended by itself, such as for want of memory.
+        ValueError: If the file cannot be read or does not support the requested sizes, or an argument is not a positive
+            integer.
+        ImportError: If the runtime is not installed.
+        ChildProcessError: If the process that measured the file ended unexpectedly, for example for lack of memory.
     """
     repeats, threads = positive_integer("repeats", repeats), thread_count(threads)
     sizes = {"batch": batch, "sequence": sequence, "image_size": image_size}
@@ -60,7 +67,7 @@ def benchmark(
 
 
 def subject_of(path: str | os.PathLike[str]) -> type[Subject]:
-    """What times this kind of file."""
+    """Return the class that measures this kind of file."""
     return Bundle if Path(path).suffix == ".litertlm" else Subject
 
 
@@ -69,7 +76,7 @@ def thread_count(threads: int | None) -> int:
 
 
 def request(path: Any, threads: int, sizes: dict[str, Any], prompts: Any, caches: Any) -> dict[str, Any]:
-    """The arguments of a ``Subject``, as JSON can hold them."""
+    """Check the arguments of a ``Subject``, and return them as JSON types."""
     sizes = {name: None if size is None else positive_integer(name, size) for name, size in sizes.items()}
     lengths = {"prompt_lengths": listed("prompt_lengths", prompts), "cache_lengths": listed("cache_lengths", caches)}
     return {"path": os.fspath(path), "threads": threads, "sizes": sizes, **lengths}

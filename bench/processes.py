@@ -1,6 +1,6 @@
-"""An object in a fresh Python process, asked by lines of JSON.
+"""An object in a new Python process, whose methods are called through lines of JSON.
 
-Not ``multiprocessing``: its processes run the script of whoever asks again, with all that it imports.
+``multiprocessing`` is not used, because its processes execute the main script again, with all of its imports.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-PASSED_ON = {kind.__name__: kind for kind in (ValueError, ImportError, ModuleNotFoundError)}  # whoever asks shall read
+# Exceptions that are raised again in the calling process.
+PASSED_ON = {kind.__name__: kind for kind in (ValueError, ImportError, ModuleNotFoundError)}
 CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module} import serve; serve()"
 
 
 class Worker:
-    """``make(**options)`` in a process of its own, which ends with the ``with`` block.
+    """An object ``make(**options)`` in a new process, which ends with the ``with`` block.
 
     Args:
-        make: a class at the top of one of our modules, whose options and answers JSON can hold.
-        environment: variables that the process has beside ours.
+        make: A class at the top level of a module. Its options and the results of its methods must be JSON types.
+        environment: Environment variables to set in the process.
+        options: The arguments of `make`.
 
     Raises:
-        ValueError, ImportError: as ``make`` does.
-        ChildProcessError: the process ended by itself, such as for want of memory.
+        ValueError, ImportError: If `make` raises them.
+        ChildProcessError: If the process ended unexpectedly, for example for lack of memory.
     """
 
     def __init__(self, make: type, *, environment: Mapping[str, str] | None = None, **options: Any) -> None:
@@ -52,7 +54,7 @@ class Worker:
             raise
 
     def ask(self, method: str, **options: Any) -> Any:
-        """What ``object.method(**options)`` gives. Raises as the class does."""
+        """Return the result of ``object.method(**options)``. Raises the same errors as the class."""
         return self._send({"method": method, "options": options})
 
     def _send(self, request: dict[str, Any]) -> Any:
@@ -71,7 +73,7 @@ class Worker:
         return answer["result"]
 
     def _end(self) -> str:
-        """How the process ended, with the last line that it wrote."""
+        """Describe how the process ended, with the last line that it wrote to standard error."""
         code = self.process.wait()
         self.errors.seek(0)
         said = self.errors.read().decode(errors="replace").strip().splitlines()
@@ -82,7 +84,7 @@ class Worker:
         self.process.kill()
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
-            with suppress(BrokenPipeError):  # of what was never sent
+            with suppress(BrokenPipeError):  # closing flushes data that could not be sent
                 stream.close()
         self.process.wait()
         self.errors.close()
@@ -95,9 +97,9 @@ class Worker:
 
 
 def serve() -> None:
-    """The other side: make an object, then call it, for every line of standard input."""
+    """Run the new process: for each line of standard input, create the object or call one of its methods."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # redirect the output of libraries, which is not part of the answers
     made: Any = None
     for line in sys.stdin:
         request = json.loads(line)

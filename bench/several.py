@@ -1,4 +1,4 @@
-"""Several files, one measurement of each in turn, so that a slower minute of the machine meets all of them."""
+"""Comparison of several files, measured in alternation so that slow phases of the machine affect all of them."""
 
 from __future__ import annotations
 
@@ -20,21 +20,24 @@ from .one_file import request, subject_of, thread_count
 from .processes import Worker
 from .tables import Bar, aligned, markdown
 
-REST = 0.05  # seconds between two files: threads of a runtime look for more work for a while before they sleep
-FASTER = "tokens/s"  # the unit of which more is better
+REST = 0.05  # seconds between two files: the threads of a runtime spin for a while before they sleep
+FASTER = "tokens/s"  # the unit for which higher values are better
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One quantity of one file.
+    """One measured quantity of one file.
 
     Attributes:
-        unit: "ms" and "MB" (1e6 bytes), of which less is better, or "tokens/s".
-        rounds: its value in each; a single one of what does not change.
-        best: of these, the least or, of tokens/s, the most.
-        ratio: the median over the rounds of the value by the first file's in the same round; None where the first
-            file has no such quantity, or the calls have inputs of other shapes.
-        best_ratio: of the best by the first file's best, which a busy machine disturbs least.
+        name: The name of the quantity, such as "one call".
+        unit: "ms" or "MB" (1e6 bytes), for which lower values are better, or "tokens/s".
+        rounds: The value in each round; a single value for a quantity that is constant.
+        best: The best of these: the lowest or, for tokens/s, the highest.
+        median: The median of these.
+        ratio: The median over the rounds of the ratio to the first file's value in the same round; None if the first
+            file has no such quantity, or its calls have inputs of other shapes.
+        best_ratio: The ratio of the best value to the first file's best value, which is least affected by other load
+            on the machine.
     """
 
     name: str
@@ -48,7 +51,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Compared:
-    """One of the files."""
+    """The measured quantities of one of the compared files."""
 
     path: str
     format: str
@@ -59,7 +62,18 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Files side by side; ratios are to the first one."""
+    """The result of ``compare``.
+
+    Attributes:
+        files: The files in the given order. Their ratios refer to the first file.
+        rounds: The number of measurements of each file.
+        repeats: The number of timed runs in each round.
+        threads: The number of CPU threads.
+        machine: Architecture, cores, system and Python version.
+        cpu: The name of the processor.
+        cpu_flags: Its instruction sets for matrix multiplication, as Linux names them.
+        limits: The limits of the machine, if requested.
+    """
 
     files: list[Compared]
     rounds: int
@@ -74,14 +88,14 @@ class Comparison:
         return json.dumps(asdict(self), indent=2)
 
     def to_text(self) -> str:
-        """A table for people: medians of the rounds, those of the best rounds in brackets, ratios."""
+        """Return a table as text: the median and (in parentheses) the best of the rounds, and the ratios of both."""
         return "\n".join([self._heading(), "", *aligned(self._rows()), "", *self._notes()])
 
     def to_markdown(self) -> str:
         return "\n".join([self._heading(), "", *markdown(self._rows()), "", *(f"{note}  " for note in self._notes())])
 
     def bars(self) -> dict[str, list[Bar]]:
-        """What a picture shows: in each panel a label, a value and a text for every file."""
+        """Return the bars of a chart: label, value and text for every file, by panel title."""
         columns = self._by_name()
         found: dict[str, list[Bar]] = {}
         for name in self._names():
@@ -92,11 +106,11 @@ class Comparison:
         return found
 
     def title(self) -> str:
-        """Of the picture."""
-        return f"{self._measured()}: median of the rounds, × its ratio to {self._labels()[0]}"
+        """Return the title of the chart."""
+        return f"{self._measured()}: median over the rounds, × ratio to {self._labels()[0]}"
 
     def _heading(self) -> str:
-        return f"{self._measured()}: median (best) of the rounds, × their ratios to {self._labels()[0]}"
+        return f"{self._measured()}: median (best) over the rounds, × ratios to {self._labels()[0]}"
 
     def _measured(self) -> str:
         return f"{self.rounds} rounds of {self.repeats} runs, {self.threads} threads"
@@ -110,7 +124,7 @@ class Comparison:
         return [["", *self._labels()], *rows]
 
     def _names(self) -> list[str]:
-        """Of all measures, as the file that has most of them orders them."""
+        """Return the names of all measures, in the order of the file that has the most."""
         columns = sorted(self._by_name(), key=len, reverse=True)
         return list(dict.fromkeys(name for column in columns for name in column))
 
@@ -121,7 +135,7 @@ class Comparison:
         first, *others = self.files
         notes = []
         if any(not alike(first.shapes, other.shapes) for other in others):
-            notes.append("one call: no ratio where inputs have other shapes than the first file's")
+            notes.append("one call: no ratio for files whose input shapes differ from those of the first file")
         if self.limits:
             notes.append(self.limits.to_text())
         runtimes = ", ".join(dict.fromkeys(file.runtime for file in self.files))
@@ -141,20 +155,31 @@ def compare(
     threads: int | None = None,
     limits: bool = False,
 ) -> Comparison:
-    """Figures of several files, with their ratios to the first one's.
+    """Measure several files in alternation, and compare them with the first one.
 
-    Every file is loaded once, in a process of its own that waits while the others are measured; memory must hold all
-    of them. The same path twice shows what the ratios of equal files look like on this machine.
+    Every file is loaded once, in its own process, which waits while the others are measured. Memory must therefore be
+    sufficient for all files at once. The noise of the ratios can be estimated by passing the same path twice.
 
     Args:
-        paths: at least two.
-        rounds: measurements of each file. Every other round goes backwards.
-        repeats: timed runs and steps in each round.
-        batch, sequence, image_size, threads, limits: as of ``benchmark``.
-        prompt_lengths, cache_lengths: as well; by default those that all files have room for.
+        paths: Two or more files.
+        batch: See ``benchmark``.
+        sequence: See ``benchmark``.
+        image_size: See ``benchmark``.
+        prompt_lengths: See ``benchmark``. Default: the default lengths that fit all files that generate.
+        cache_lengths: Likewise.
+        rounds: The number of measurements of each file. Every second round measures the files in reverse order.
+        repeats: The number of timed runs and decode steps in each round.
+        threads: See ``benchmark``.
+        limits: Whether to measure the limits of the machine too.
+
+    Returns:
+        A ``Comparison``, with ``to_text``, ``to_markdown`` and ``to_json``.
 
     Raises:
-        ValueError, ImportError, ChildProcessError: as ``benchmark``.
+        ValueError: If there are fewer than two paths, a file cannot be read or does not support the requested sizes, or
+            an argument is not a positive integer.
+        ImportError: If a runtime is not installed.
+        ChildProcessError: If a process that measured a file ended unexpectedly, for example for lack of memory.
     """
     if isinstance(paths, str | os.PathLike) or len(paths) < 2:
         raise ValueError(f"paths: got {paths!r}; accepted: at least two files")
@@ -170,13 +195,21 @@ def compare(
 
 
 class Asked(Protocol):
-    """What a ``Worker`` is to this module."""
+    """The interface of ``Worker`` that this module uses."""
 
     def ask(self, method: str, **options: Any) -> Any: ...
 
 
 def shared(lengths: Sequence[dict[str, list[int]]]) -> dict[str, list[int]]:
-    """Of the lengths that each file would be measured at, those of all that generate; else the longest for all."""
+    """Return the lengths at which to measure all files.
+
+    Args:
+        lengths: The default lengths of each file, by name; empty for a file that does not generate.
+
+    Returns:
+        By name, the lengths that all files that generate have in common. If there are none, it is the greatest length
+        that fits all of them.
+    """
     found = {}
     for name in lengths[0]:
         given = [one[name] for one in lengths if one[name]]
@@ -186,7 +219,11 @@ def shared(lengths: Sequence[dict[str, list[int]]]) -> dict[str, list[int]]:
 
 
 def in_turn(workers: Sequence[Asked], rounds: int, **options: Any) -> list[list[Figures]]:
-    """The figures of each worker's rounds, measured with these options: first to last, last to first, and so on."""
+    """Measure the workers in each round, alternately from first to last and from last to first.
+
+    Returns:
+        For each worker, the figures of its rounds.
+    """
     figures: list[list[Figures]] = [[] for _ in workers]
     for number in range(rounds):
         turns = list(enumerate(workers))
@@ -197,7 +234,7 @@ def in_turn(workers: Sequence[Asked], rounds: int, **options: Any) -> list[list[
 
 
 def compared(measured: Sequence[Sequence[Figures]], limits: Limits | None = None) -> Comparison:
-    """The rounds of each file, beside those of the first."""
+    """Compare the rounds of each file with those of the first file."""
     first = values(measured[0])
     files = []
     for figures in measured:
@@ -228,7 +265,7 @@ def compared(measured: Sequence[Sequence[Figures]], limits: Limits | None = None
 
 
 def values(figures: Sequence[Figures]) -> dict[tuple[str, str], list[float]]:
-    """By name and unit: what is the same in all rounds, at its last, and the values of all rounds of the rest."""
+    """Return the values of all rounds by name and unit; for size, load time and peak memory only the last value."""
     last = figures[-1]
     found = {("size", "MB"): [last.bytes / 1e6], ("load", "ms"): [last.load_ms]}
     if last.peak_memory_bytes is not None:
@@ -252,12 +289,12 @@ def measure(name: str, unit: str, found: list[float], first: list[float] | None)
 
 
 def alike(some: dict[str, list[int]], others: dict[str, list[int]]) -> bool:
-    """Do inputs have the same shapes? Their names may be another library's."""
+    """Return whether the inputs have the same shapes. Names are ignored, as they differ between exporters."""
     return {tuple(shape) for shape in some.values()} == {tuple(shape) for shape in others.values()}
 
 
 def cell(found: Measure | None, *, ratio: bool, best: bool = True) -> str:
-    """Median, best, and their ratios."""
+    """Return the text of a table cell: median, best, and their ratios."""
     if found is None:
         return "-"
     best = best and len(found.rounds) > 1
@@ -268,12 +305,12 @@ def cell(found: Measure | None, *, ratio: bool, best: bool = True) -> str:
 
 
 def number(value: float) -> str:
-    """With three digits at least."""
+    """Format a value with zero to two decimals, depending on its magnitude."""
     return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.2f}"
 
 
 def labels(paths: Sequence[str]) -> list[str]:
-    """File names; paths where names are the same, counted where paths are too."""
+    """Return the file names; the paths if different files have the same name. Equal labels are numbered."""
     names = [Path(path).name for path in paths]
     shown = names if len(set(names)) == len(set(paths)) else list(paths)
     return [

@@ -1,4 +1,4 @@
-"""One file, loaded: what runs in the process that times it."""
+"""The measurement of one file, in the process that loads it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,18 @@ RUNTIMES = {
 
 
 class Subject:
-    """A file at the shapes that it is timed at. Raises as ``benchmark`` does."""
+    """A loaded file with the inputs for its measurement.
+
+    Args:
+        path: The file.
+        threads: The number of CPU threads.
+        sizes: The requested `batch`, `sequence` and `image_size`, or None; see ``benchmark``.
+        prompt_lengths: See ``benchmark``.
+        cache_lengths: See ``benchmark``.
+
+    Raises:
+        ValueError, ImportError: The same errors as ``benchmark``.
+    """
 
     def __init__(
         self,
@@ -48,7 +59,7 @@ class Subject:
         self.prepare(sizes, prompt_lengths, cache_lengths)
 
     def check(self, sizes: Mapping[str, int | None]) -> None:
-        """Refuse sizes that no such file has; the others once it is open."""
+        """Raise ValueError for sizes that files of this kind do not have. Other sizes are checked after loading."""
 
     def open(self) -> None:
         self.runner = load(self.path, threads=self.threads)
@@ -56,19 +67,25 @@ class Subject:
     def prepare(
         self, sizes: Mapping[str, int | None], prompt_lengths: list[int] | None, cache_lengths: list[int] | None
     ) -> None:
-        """What it is given, and at which lengths."""
+        """Create the inputs and choose the prompt and cache lengths."""
         self.inputs, self.rows = inputs_of(self.runner, sizes)
         self.shapes = {name: list(array.shape) for name, array in self.inputs.items()}
         self.lengths = lengths_of(self.runner, prompt_lengths, cache_lengths)
 
     def usual_lengths(self) -> dict[str, list[int]]:
-        """Those of ``measure``, where it is given none."""
+        """Return the default lengths of ``measure``."""
         return {"prompt_lengths": self.lengths.prompts, "cache_lengths": self.lengths.caches}
 
     def measure(
         self, repeats: int, prompt_lengths: list[int] | None = None, cache_lengths: list[int] | None = None
     ) -> dict[str, Any]:
-        """``Figures`` of so many runs, at these lengths where the file generates."""
+        """Measure the file and return the ``Figures`` as a dictionary.
+
+        Args:
+            repeats: The number of timed runs.
+            prompt_lengths: The lengths of the prompts, if the file generates. Default: see ``usual_lengths``.
+            cache_lengths: The numbers of cached tokens before the timed steps. Default: see ``usual_lengths``.
+        """
         prompts = self.lengths.prompts if prompt_lengths is None else prompt_lengths
         caches = self.lengths.caches if cache_lengths is None else cache_lengths
         times, taken, written = self.time(repeats, replace(self.lengths, prompts=prompts, caches=caches))
@@ -96,7 +113,7 @@ class Subject:
         return asdict(figures)
 
     def time(self, repeats: int, lengths: Lengths) -> tuple[list[float], list[Pace], list[Pace]]:
-        """Milliseconds of each call, and the paces of prompts and of steps."""
+        """Return the time of each call in milliseconds, and the ``Pace`` of each prompt length and cache length."""
         for _ in range(WARM):
             self.runner.run(self.inputs)
         times = timed(lambda: self.runner.run(self.inputs), repeats)
@@ -106,14 +123,14 @@ class Subject:
 
 
 def loaded_runtime(path: str) -> None:
-    """Import it, which takes longer than loading a small file and is no part of that."""
+    """Import the runtime of a file, so that the load time does not include it."""
     module, _ = RUNTIMES.get(Path(path).suffix, ("numpy", ""))
-    with suppress(ImportError):  # said by load
+    with suppress(ImportError):  # `load` raises it
         importlib.import_module(module)
 
 
 def inputs_of(runner: Runner, asked: Mapping[str, int | None]) -> tuple[dict[str, np.ndarray], int]:
-    """Random inputs of the sizes asked for, else of the file's own; and the rows of the batch."""
+    """Return random inputs of the requested sizes (default: those of the file), and the number of rows of the batch."""
     signature = runner.signature
     sizes: dict[str, int] = {**signature.examples, **signature.defaults, "batch": 1, **signature.sizes}
     meant = {"batch": ("batch",), "sequence": ("sequence", "source"), "image_size": ("height", "width")}
@@ -121,7 +138,7 @@ def inputs_of(runner: Runner, asked: Mapping[str, int | None]) -> tuple[dict[str
         value = asked.get(name)
         if value is not None:
             sizes |= dict.fromkeys(dims, positive_integer(name, value))
-    # Other people's files name their dimensions at random: the first is the batch, the second the sequence.
+    # Third-party files have arbitrary dimension names: assume the batch first, and sequences in all other places.
     for spec in signature.inputs:
         for axis, dim in enumerate(spec.dims):
             if isinstance(dim, str):
@@ -130,6 +147,6 @@ def inputs_of(runner: Runner, asked: Mapping[str, int | None]) -> tuple[dict[str
 
 
 def size_of(runner: Runner) -> int:
-    """Bytes of the files that belong together, and of the weights beside them."""
+    """Return the total size in bytes of the files of the model, including external weights."""
     files = [file for path in runner.files for file in (path, path.with_name(f"{path.name}.data"))]
     return sum(file.stat().st_size for file in files if file.exists())

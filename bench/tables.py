@@ -1,14 +1,14 @@
-"""Rows of cells as text and as Markdown; and what bars of a picture are."""
+"""Formatting of tables as text and as Markdown, and the type of a bar in a chart."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-Bar = tuple[str, float | None, str]  # label, length, what is written at its end
+Bar = tuple[str, float | None, str]  # label, length, text at the end of the bar
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A line for each row: the first column to the left, the others to the right."""
+    """Return a line for each row, with the first column aligned left and the others aligned right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:
@@ -18,6 +18,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first row is the head."""
+    """Return the lines of a Markdown table. The first row is the header."""
     head, *others = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return [head, f"|---|{'--:|' * (len(rows[0]) - 1)}", *others]

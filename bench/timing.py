@@ -1,4 +1,4 @@
-"""A clock, and what is said of the times that it took."""
+"""Timing of calls, and statistics of the times."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from typing import Any
 import numpy as np
 
 clock = time.perf_counter
-WARM = 3  # runs that are not timed: the first ones allocate
+WARM = 3  # untimed warm-up runs, as the first runs allocate memory
 
 
 def timed(call: Callable[[], Any], repeats: int, *, seconds: float = np.inf, least: int = 3) -> list[float]:
-    """Milliseconds of each of `repeats` calls; fewer, but `least`, where they took more than `seconds` together."""
+    """Return the time of each of `repeats` calls in milliseconds.
+
+    Args:
+        call: The function to time.
+        repeats: The number of calls.
+        seconds: The time after which no further call is made.
+        least: The number of calls that are made even if they take longer than `seconds`.
+    """
     times: list[float] = []
     for number in range(repeats):
         if number >= least and sum(times) > 1e3 * seconds:
@@ -25,6 +32,6 @@ def timed(call: Callable[[], Any], repeats: int, *, seconds: float = np.inf, lea
 
 
 def spread(times: Sequence[float], *percentiles: int) -> dict[str, float]:
-    """`min_ms`, `median_ms`, and a `p{n}_ms` that so many in a hundred do not exceed."""
+    """Return the minimum, the median and the requested percentiles as `min_ms`, `median_ms` and `p{n}_ms`."""
     found = {"min_ms": float(np.min(times)), "median_ms": float(np.median(times))}
     return found | {f"p{n}_ms": float(np.percentile(times, n)) for n in percentiles}

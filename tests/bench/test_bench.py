@@ -198,14 +198,14 @@ def test_another_s_file_with_such_graphs_is_not_asked_to_generate() -> None:
 
 def test_text_for_people() -> None:
     lines = replace(FIGURES, limits=LIMITS).to_text().splitlines()
-    assert lines[0] == "a.onnx: 4.0 MB, loaded in 20 ms, peak memory 80 MB (50 idle)"
+    assert lines[0] == "a.onnx: 4.0 MB, loaded in 20 ms, peak memory 80 MB (50 before loading)"
     assert lines[2] == "p50 2.00 ms, p90 3.00 ms, p95 4.00 ms, fastest 1.00 ms (3 runs, 2 threads)"
     assert lines[3].split() == ["tokens/s", "p50", "ms", "p95", "ms", "runs"]
     assert [line.split()[:4] for line in lines[4:6]] == [
         ["prefill", "of", "8", "100.0"],
         ["decode", "at", "16", "100.0"],
     ]
-    assert lines[6].startswith("this machine: reads 10.0 GB/s (of 268 MB, partly from caches), float32 products of 64")
+    assert lines[6].startswith("this machine: read bandwidth 10.0 GB/s (array of 268 MB, partly cached), 64x64 float32")
     assert lines[7] == "reading the file once takes 0.40 ms"
     assert lines[8] == "onnxruntime 1.0, x86_64, 2 cores, Linux, Python 3.11.0, avx2 vnni"
     assert "memory" not in replace(FIGURES, peak_memory_bytes=None).to_text()
@@ -284,7 +284,7 @@ def test_what_cannot_be_compared_has_no_ratio() -> None:
     ratios = {m.name: m.ratio for m in made.files[1].measures}
     assert ratios["one call"] is ratios["one call p95"] is None and "prefill of 8" not in ratios
     assert ratios["decode at 16"] == pytest.approx(1 / 3)
-    assert "no ratio where inputs have other shapes" in made.to_text() and "onnxruntime 1.0, ai-edge" in made.to_text()
+    assert "no ratio for files" in made.to_text() and "onnxruntime 1.0, ai-edge" in made.to_text()
     assert made.bars()["prefill of 8, tokens/s"] == [("a.onnx", 100.0, "100.0"), ("b.tflite", None, "-")]
     turned = several.compared([[other], [FIGURES]])
     assert {m.name: m.ratio for m in turned.files[1].measures}["prefill of 8"] is None
@@ -414,7 +414,7 @@ def test_bench_of_several_files(files: Any, tmp_path: Path, monkeypatch: pytest.
     assert (facts["rounds"], facts["repeats"], facts["threads"], facts["limits"]["gemm_gflops"]) == (1, 2, 1, 99.0)
     assert [file["path"] for file in facts["files"]] == [str(path)] * 2
     assert bench(path, *few, "--limits", "--png", tmp_path / "one.png") == 0
-    assert "decode at 4" in (said := capsys.readouterr().out) and "this machine: reads 10.0" in said
+    assert "decode at 4" in (said := capsys.readouterr().out) and "this machine: read bandwidth 10.0" in said
     assert threads == [1, 1]
     for name in ("bars.png", "one.png"):
         with Image.open(tmp_path / name) as opened:

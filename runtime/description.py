@@ -1,4 +1,4 @@
-"""What a file says of itself, and what is in it. Needs the file's own runtime only."""
+"""Description of a file: its metadata and its contents. Requires the file's own runtime only."""
 
 from __future__ import annotations
 
@@ -20,20 +20,23 @@ from .tflite.suitability import from_dict, suitability
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Family, config, size, graphs and operators of an ``.onnx``, ``.tflite`` or ``.litertlm`` file, ours or another's.
+    """Describe an ``.onnx``, ``.tflite`` or ``.litertlm`` file of this package or of a third party.
+
+    Args:
+        path: The file.
 
     Returns:
-        JSON's types: ``name``, ``format``, ``bytes`` (weights beside it included), ``files``, ``family`` (None of
-        others' files), ``task`` (in Hugging Face's words: "text-generation", "image-classification", …), ``card``
-        (texts by field), ``config``, ``precision`` (None of others' files), ``graphs`` (inputs and outputs by name of
-        the graph, each with its ``dims`` and the ``shape`` that it has in the file) and ``operators``, how many of each
-        (of an ONNX file empty where the package onnx is not installed); ``tokenizer``, the names of its files that are
-        in it, and ``stop_tokens``; of a TFLite file ``suitability``, as of an ``ExportResult``; of a bundle also what
-        ``describe_bundle`` finds.
+        A dictionary of JSON types: ``name`` (the path), ``format``, ``bytes`` (with external weights), ``files``,
+        ``family`` (None for a third-party file), ``task`` (a Hugging Face task name such as "text-generation", or
+        None), ``card`` (texts by field), ``config``, ``precision`` (None for a third-party file), ``tokenizer`` (names
+        of the tokenizer files that it contains), ``stop_tokens`` (ids), ``graphs`` (``inputs`` and ``outputs`` of each
+        graph by name, with their ``dims`` and the ``shape`` that they have in the file) and ``operators`` (the number
+        of nodes by operator; empty for an ONNX file if the package onnx is not installed). For a TFLite file also
+        ``suitability``, as in ``ExportResult``; for a LiteRT-LM bundle also the keys of ``describe_bundle``.
 
     Raises:
-        ValueError: no such file, another suffix, or a file the runtime cannot read.
-        ImportError: the runtime is not installed.
+        ValueError: If the file does not exist, has another suffix or cannot be read by the runtime.
+        ImportError: If the runtime is not installed.
     """
     runner = load(path)
     beside = stated(runner.path, runner.metadata, FILES, dict).values()
@@ -77,15 +80,15 @@ def _operators(runner: Runner, files: list[Path]) -> list[str]:
         return tflite_operators(runner.path)
     try:
         import onnx
-    except ImportError:  # a runtime alone can read everything else
+    except ImportError:  # everything else can be read with the runtime alone
         return []
     models = [onnx.load(file, load_external_data=False) for file in files if file.suffix == ".onnx"]
     return [f"{node.domain}.{node.op_type}".lstrip(".") for model in models for node in model.graph.node]
 
 
 def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """What ``describe`` gives, for people: what a row is about, and what there is to say."""
-    found = [("with it", name) for name in facts["files"][1:]]
+    """Return the result of ``describe`` as table rows: a heading and a text."""
+    found = [("companion file", name) for name in facts["files"][1:]]
     found += list(facts["card"].items())
     found += [(name, str(value)) for name, value in facts["config"].items()]
     found += [("precision", facts["precision"])] if facts["precision"] else []
@@ -100,7 +103,7 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def tensor_rows(graph: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
-    """Inputs and outputs, those of a cache in one row."""
+    """Return table rows for the inputs and outputs of a graph. The tensors of a key/value cache share one row."""
     found = []
     for side in ("inputs", "outputs"):
         specs = [spec for spec in graph[side] if "." not in spec["name"] and "kv_cache" not in spec["name"]]
@@ -109,12 +112,12 @@ def tensor_rows(graph: dict[str, Any], before: str = "") -> list[tuple[str, str]
             optional = ", optional" if spec["optional"] else ""
             found.append((f"{before}{side[:-1]} {spec['name']}", f"{spec['dtype']} ({dims}){optional}"))
         if rest := [spec for spec in graph[side] if spec not in specs]:
-            found.append((f"{before}{side}", f"{len(rest)} of the cache, from {rest[0]['name']} on"))
+            found.append((f"{before}{side}", f"{len(rest)} cache tensors, starting with {rest[0]['name']}"))
     return found
 
 
 def _dim(dim: Any, size: Any) -> str:
-    """A name, a size, or both."""
+    """Return the name of a dimension, its size in the file, or both."""
     return str(dim) if dim == size else f"{dim} {size}"
 
 
@@ -127,12 +130,12 @@ def _bundle_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     for part in facts["sections"]:
         purpose = f", {part['model_type']}" if part["model_type"] else ""
         found.append((f"section {part['kind']}", f"{part['bytes'] / 1e3:,.1f} kB{purpose}"))
-    found.append(("tokens of a conversation", f"at most {facts['max_tokens']}"))
+    found.append(("context length", f"{facts['max_tokens']} tokens"))
     if facts["vocabulary"] is not None:
-        found.append(("tokens of the tokenizer", str(facts["vocabulary"])))
+        found.append(("vocabulary size", str(facts["vocabulary"])))
     if facts["start_text"] is not None:
-        found.append(("starts with", repr(facts["start_text"])))
-    found.append(("stops at", ", ".join(map(repr, facts["stop_texts"])) or "nothing"))
+        found.append(("start token", repr(facts["start_text"])))
+    found.append(("stop tokens", ", ".join(map(repr, facts["stop_texts"])) or "none"))
     for role, affixes in facts["prompts"].items():
         found.append((f"{role} message", f"{affixes['prefix']!r} … {affixes['suffix']!r}"))
     return [*found, ("chat template", "yes" if facts["chat_template"] else "no")]

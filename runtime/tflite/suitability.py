@@ -1,8 +1,9 @@
-"""What stands in a TFLite file's way on a phone: its size, XNNPACK's pieces, and what a GPU or NPU will not take.
+"""Suitability of a TFLite file for phones: duplicate constants, XNNPACK partitions, and what a GPU or NPU cannot run.
 
-Rules of our own, for want of a better judge: TensorFlow's analyser calls every file compatible. Operators and dtypes
-are those of ``gpu_operators.py``, after LiteRT's source. An open size is what neither a GPU nor the compiler of an NPU
-makes its buffers for, and several rows are what they are not tuned for. Needs ``ai_edge_litert``, and no TensorFlow.
+The rules are those of this package, because TensorFlow's analyzer reports every file as compatible. The operators and
+dtypes are in ``gpu_operators.py`` and come from LiteRT's source. Neither a GPU nor the compiler of an NPU allocates
+buffers for a dynamic shape, and neither is tuned for a batch of several rows. Requires ``ai_edge_litert``, but not
+TensorFlow.
 """
 
 from __future__ import annotations
@@ -27,22 +28,23 @@ from .gpu_operators import (
 )
 from .partitions import Partitions, partitions
 
-LARGEST = 1 << 30  # bytes of a file that is loaded to be asked
-SMALL = 1024  # bytes: what is below may be there twice
-SPARE, SPARE_SHARE = 16384, 0.02  # numbers that a file may have more than its model: tables of positions, scales
+LARGEST = 1 << 30  # bytes; larger files are not loaded to count their partitions
+SMALL = 1024  # bytes; smaller constants are not reported as duplicates
+SPARE, SPARE_SHARE = 16384, 0.02  # additional values that a file may have, such as position tables and scales
 GPU, OLDER = "GPU", "older GPU delegate"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that an accelerator leaves to the CPU, or refuses.
+    """An operator or an input that an accelerator does not support, or that it leaves to the CPU.
 
     Attributes:
-        rule: "operator", "rank", "dtype", "int64", "bool", "broadcast", "batch" or "open size".
-        on: "GPU", which the older delegate has in common, or "older GPU delegate".
-        operator: "" of an input.
-        layer: that the operator came from, as the file names it; or the input.
-        detail: sizes, dtypes.
+        rule: "operator", "rank", "dtype", "int64", "bool", "broadcast", "batch" or "dynamic shape".
+        on: "GPU" if it applies to both GPU runtimes, or "older GPU delegate" if it applies to that one only.
+        signature: The name of the signature.
+        operator: The name of the operator; "" for an input.
+        layer: The layer of the operator, as named in the file; or the name of the input.
+        detail: The shape or dtype that is the cause.
     """
 
     rule: str
@@ -55,14 +57,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Suitability:
-    """Of one file.
+    """The suitability of one TFLite file for phones.
 
     Attributes:
-        constant_bytes: of all constants.
-        repeated: bytes of those that are equal to an earlier one, by name.
-        partitions: of every signature, by XNNPACK.
-        findings: in the order of the file.
-        operators: in all its graphs.
+        constant_bytes: The size of all constants.
+        repeated: The size in bytes of every constant that is equal to an earlier one, by name.
+        partitions: The XNNPACK partitions of every signature.
+        findings: What a GPU does not support, in the order of the file.
+        operators: The number of nodes of all graphs.
     """
 
     constant_bytes: int
@@ -72,7 +74,7 @@ class Suitability:
     operators: int
 
     def rows(self) -> list[tuple[str, str]]:
-        """XNNPACK and the GPU, in a line each, and what is stored twice."""
+        """Return table rows for XNNPACK, for each GPU runtime, and for duplicate constants if there are any."""
         found = [("XNNPACK", "; ".join(map(_pieces, self.partitions)))] if self.partitions else []
         found += [(on, self._line(on)) for on in (GPU, OLDER)]
         if self.repeated:
@@ -81,11 +83,11 @@ class Suitability:
         return found
 
     def details(self) -> list[tuple[str, str]]:
-        """Every kind of finding, with how many there are and where the first ones are."""
+        """Return a table row for each kind of finding, with the number of findings and the first layers."""
         found = []
         for part in self.partitions:
             for operator, layers in _grouped(part.outside):
-                found.append((f"{part.signature}: outside XNNPACK", f"{operator} {len(layers)}: {_first(layers)}"))
+                found.append((f"{part.signature}: not run by XNNPACK", f"{operator} {len(layers)}: {_first(layers)}"))
         kinds = [((one.on, one.rule, one.operator, one.detail), one.layer) for one in self.findings]
         for (on, rule, operator, detail), layers in _grouped(kinds):
             what = f"{operator} {len(layers)}" if operator else "input"
@@ -94,22 +96,24 @@ class Suitability:
 
     def _line(self, on: str) -> str:
         own = [one for one in self.findings if one.on in (GPU, on)]
-        count = sum(1 for one in own if one.operator)  # no node is found twice
+        count = sum(1 for one in own if one.operator)  # a node has at most one finding
         if not own:
-            return "takes all"
+            return "supports all operators"
         kinds = Counter(one.operator or f"{one.rule} of {one.layer}" for one in own)
         listed = ", ".join(f"{name} {n}" for name, n in kinds.most_common(4))
-        return f"{count} of {self.operators} operators stay outside: {listed}"
+        return f"{count} of {self.operators} operators not supported: {listed}"
 
 
 def suitability(source: Path | bytes | memoryview, *, pieces: bool = True) -> Suitability:
-    """Of a file, or of its content.
+    """Return the suitability of a TFLite file.
 
     Args:
-        pieces: count XNNPACK's, for which every signature of a file up to 1 GB is loaded once.
+        source: The path or the contents of the file.
+        pieces: Whether to count the XNNPACK partitions, for which every signature is loaded once. Files above 1 GB are
+            not loaded.
 
     Raises:
-        ValueError: no TFLite file.
+        ValueError: If `source` is not a TFLite file that LiteRT can read.
     """
     content = _content(source)
     model = unpacked(content)
@@ -124,20 +128,21 @@ def suitability(source: Path | bytes | memoryview, *, pieces: bool = True) -> Su
 
 
 def from_dict(values: Mapping[str, Any]) -> Suitability:
-    """Of what ``dataclasses.asdict`` makes of it, JSON between them or not."""
+    """Return the ``Suitability`` of its ``dataclasses.asdict``, which may have been stored as JSON."""
     parts = [{**part, "outside": tuple(map(tuple, part["outside"]))} for part in values["partitions"]]
     findings = tuple(Finding(**one) for one in values["findings"])
     return Suitability(**{**values, "partitions": tuple(Partitions(**part) for part in parts), "findings": findings})
 
 
 def stored_twice(source: Path | bytes | memoryview, sizes: Iterable[int]) -> str | None:
-    """What to tell of a file with clearly more numbers than its model; None where there is nothing to tell.
+    """Return a warning if a file stores clearly more values than its model has, or None.
 
-    Precision does not matter: a weight that is there twice is so many numbers more. Equal bytes alone do not show it,
-    as a factor may have been multiplied into one of the two.
+    The values are counted independently of their precision: a weight that is stored twice doubles its count. Comparing
+    bytes alone would not find it if one of the copies was multiplied by a factor.
 
     Args:
-        sizes: how many numbers each of the model's weights has.
+        source: The path or the contents of the file.
+        sizes: The number of elements of each of the model's weights.
     """
     expected = Counter(int(size) for size in sizes)
     weights = [(name, count) for name, _, count in constants(unpacked(_content(source))) if count]
@@ -178,7 +183,7 @@ def _findings(model: Any) -> Iterator[Finding]:
             shape = shape_of(model.subgraphs[signature.subgraphIndex].tensors[entry.tensorIndex])
             place = (signature.signatureKey.decode(), "", entry.name.decode(), f"{tuple(shape)}")
             if any(size < 0 for size in shape):
-                yield Finding("open size", GPU, *place)
+                yield Finding("dynamic shape", GPU, *place)
             if len(shape) > 1 and shape[0] > 1:
                 yield Finding("batch", GPU, *place)
     for graph, node, operator in operators(model):
@@ -187,17 +192,17 @@ def _findings(model: Any) -> Iterator[Finding]:
 
 
 def _of_node(model: Any, graph: Any, node: Any, operator: str) -> Iterator[tuple[str, str, str]]:
-    """Rule, runtime and detail: at most one of each runtime's, and of the older one only its own."""
+    """Yield rule, runtime and detail of the finding of a node, if any. One for "GPU" applies to both GPU runtimes."""
     kinds = dtype_names()
     taken, given = ([graph.tensors[i] for i in side if i >= 0] for side in (node.inputs, node.outputs))
     if deep := [shape_of(tensor) for tensor in (*taken, *given) if len(shape_of(tensor)) > MOST_DIMENSIONS]:
         yield "rank", GPU, f"{tuple(deep[0])}"
         return
-    # Constants are not passed between operators, and may be of any dtype.
+    # Constants may have any dtype, as they are not passed between operators.
     moving = [kinds[tensor.type] for tensor in taken if not _constant(model, tensor)], [kinds[t.type] for t in given]
     for on, known, dtypes in ((GPU, ACCELERATOR, accelerator_dtypes), (OLDER, DELEGATE, delegate_dtypes)):
         if operator not in known:
-            yield "operator", on, "not there"
+            yield "operator", on, "not supported"
             return
         wrong = [
             kind for side, allowed in zip(moving, dtypes(operator), strict=True) for kind in side if kind not in allowed
@@ -218,8 +223,8 @@ def _constant(model: Any, tensor: Any) -> bool:
 
 def _pieces(part: Partitions) -> str:
     kinds = ", ".join(f"{name} {n}" for name, n in Counter(name for name, _ in part.outside).most_common(3))
-    outside = f", {len(part.outside)} of {part.operators} operators outside ({kinds})" if part.outside else ""
-    return f"{part.signature} in {part.pieces} piece{'' if part.pieces == 1 else 's'}{outside}"
+    outside = f", {len(part.outside)} of {part.operators} operators not run by it ({kinds})" if part.outside else ""
+    return f"{part.signature} in {part.pieces} partition{'' if part.pieces == 1 else 's'}{outside}"
 
 
 def _grouped(pairs: Iterable[tuple[Any, str]]) -> list[tuple[Any, list[str]]]:

@@ -388,7 +388,7 @@ def test_describe(tmp_path: Path) -> None:
     assert shapes["tokens"] == [1, 16] and shapes["mask"] == [1, 1, 16, 60]
     assert facts["operators"] == result.operators
     shown = dict(rows(facts))
-    assert shown["model message"] == r"'<|user|>assistant\n\n' … '</s>'" and shown["stops at"] == "'</s>', '$'"
+    assert shown["model message"] == r"'<|user|>assistant\n\n' … '</s>'" and shown["stop tokens"] == "'</s>', '$'"
     assert shown["prefill_16: input tokens"] == "int32 (1, 16)"
 
 

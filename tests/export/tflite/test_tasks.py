@@ -162,8 +162,8 @@ def test_files_without_a_task(files: Any, tmp_path: Path) -> None:
     longer = export.to_tflite(texts, tmp_path / "longer.tflite", sequence_length="dynamic")
     for result in (rows, longer):
         assert metadata(result.path.read_bytes()) is None and not attached(result.path), "no row of one size"
-    found = {(one.rule, one.layer) for one in longer.suitability.findings if one.rule == "open size"}
-    assert found == {("open size", name) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    found = {(one.rule, one.layer) for one in longer.suitability.findings if one.rule == "dynamic shape"}
+    assert found == {("dynamic shape", name) for name in ("input_ids", "attention_mask", "token_type_ids")}
     for which in (("bert", "backbone", "tflite"), ("gpt", "llama", "tflite", True), ("vit", "features", "tflite")):
         file = files(*which)[1].path
         assert metadata(file.read_bytes()) is None and not attached(file)

@@ -52,7 +52,7 @@ def test_nothing_is_found_where_nothing_is() -> None:
     found = suitability(converted(("f", lambda x: tf.nn.softmax(dense(x)), [floats(1, 200)])))
     assert found.findings == () and not found.repeated and found.operators == 2
     assert [(part.pieces, part.operators, part.outside) for part in found.partitions] == [(1, 2, ())]
-    assert dict(found.rows())[GPU] == dict(found.rows())[OLDER] == "takes all"
+    assert dict(found.rows())[GPU] == dict(found.rows())[OLDER] == "supports all operators"
 
 
 def in_scope(name: str, f: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,7 +71,7 @@ def in_scope(name: str, f: Callable[..., Any]) -> Callable[..., Any]:
     [
         (lambda x: tf.transpose(x, (0, 4, 3, 2, 1)), [floats(1, 2, 3, 4, 5)], "rank", GPU, "TRANSPOSE"),
         (tf.nn.softmax, [floats(3, 200)], "batch", GPU, ""),
-        (tf.nn.softmax, [floats(1, None, 8)], "open size", GPU, ""),
+        (tf.nn.softmax, [floats(1, None, 8)], "dynamic shape", GPU, ""),
         (lambda x: x + 1, [Spec((1, 8), tf.int64, name="x")], "int64", GPU, "ADD"),
         (lambda x: tf.fill((1, 8), x[0, 0]), [floats(1, 8)], "operator", GPU, "FILL"),
         (lambda x: tf.nn.softmax(tf.cast(x, tf.float32)), [Spec((1, 8), tf.int16, name="x")], "dtype", OLDER, "CAST"),
@@ -126,7 +126,7 @@ def test_pieces_of_every_signature(tmp_path: Path) -> None:
     assert ("DYNAMIC_UPDATE_SLICE", "cache") in parts["broken"].outside and parts["whole"].outside == ()
     assert [name for name, _ in parts["looped"].outside] == ["WHILE"]
     line = dict(suitability(content).rows())["XNNPACK"]
-    assert "broken in 2 pieces, " in line and "whole in 1 piece" in line and "whole in 1 piece," not in line
+    assert "broken in 2 partitions, " in line and "whole in 1 partition" in line and "whole in 1 partition," not in line
 
 
 def with_a_copy(factor: float) -> bytes:
@@ -202,7 +202,7 @@ def test_info_shows_the_layers(files: Any) -> None:
     with mock.patch.object(sys, "argv", command), redirect_stdout(out), pytest.raises(SystemExit) as ended:
         main()
     shown = out.getvalue()
-    assert ended.value.code == 0 and "outside XNNPACK" in shown and "older GPU delegate" in shown
+    assert ended.value.code == 0 and "not run by XNNPACK" in shown and "older GPU delegate" in shown
     assert "EMBEDDING_LOOKUP" in shown and "embedding" in shown
     facts = export.describe(result.path)
     assert json.loads(json.dumps(facts["suitability"])) == json.loads(result.to_json())["suitability"]

@@ -109,7 +109,7 @@ def test_info_reads_files(format: str, files: Any) -> None:
         assert set(facts["graphs"]) == {"decode", "prefill_32"}
         assert facts["operators"] == result.operators
     _, out, _ = cli("info", result.path)
-    assert "gpt2" not in out and "gpt, text-generation" in out and "hidden_dim" in out and "of the cache" in out
+    assert "gpt2" not in out and "gpt, text-generation" in out and "hidden_dim" in out and "cache tensors" in out
 
 
 def test_info_of_another_s_file(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)
 
 
 def genai_files(tokenizer: Tokenizer) -> dict[str, str]:
-    """Return the files of ``Tokenizer.to_files``, with an equivalent pre-tokenizer if GenAI would split otherwise with
-    the original."""
+    """Return the files of ``Tokenizer.to_files``, with an equivalent pre-tokenizer if GenAI would split texts
+    differently."""
     files = tokenizer.to_files()
     raw = json.loads(files[FILE])
     if not _cuts_digits(raw.get("pre_tokenizer")):

@@ -64,8 +64,8 @@ class Prompts:
     def template(self) -> str:
         """Return the template, for minijinja and for Jinja.
 
-        The engine feeds the text by which a rendering is longer than that of the conversation before. The text after
-        the end token of an answer would never be fed, so it is written only with the next question.
+        The engine feeds only the text that a rendering adds to that of the conversation before. The text after the end
+        token of an answer would therefore never be fed, so it is written only with the next question.
         """
         text = (
             "{%- if message.content is string -%}{{- message.content@ -}}{%- else -%}"

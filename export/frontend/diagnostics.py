@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import ExportError
 
-# Source files of Keras and TensorFlow in a traceback, which do not show where the model creates the operation.
+# Files in a traceback, mostly of Keras and TensorFlow, that do not show where the model creates an operation.
 MACHINERY = re.compile(
     r"/(tensorflow|optree|wrapt)/|/keras/src/(backend|ops|utils|trainers|tree|random)/"
     r"|/keras/src/(layers/layer|models/functional|models/sequential|ops/function|ops/operation)\.py|/unittest/|/contextlib\.py|^<"

@@ -48,7 +48,8 @@ def convert(model: Exportable, stored: FileWeights, name: str, function: Graph, 
         The graph, with metadata. Its ``meta["calls"]`` counts the calls of primitives, see ``fused.counted``.
 
     Raises:
-        ExportError: the trace reads unknown variables, or an operation has no ONNX operator.
+        ExportError: the trace reads unknown variables, an operation has no ONNX operator, or the inputs or outputs of
+            the graph are not those of its signature.
     """
     import onnx_ir as ir
     import tensorflow as tf

@@ -1,5 +1,4 @@
-"""Conversion of a Keras model's graphs to the objects of a TFLite file: traced, converted by TensorFlow, filled with
-weights.
+"""Conversion of a Keras model's graphs to the objects of a TFLite file, by TensorFlow's converter.
 
 The converter copies every weight several times for every signature, and folds and compares the copies. Matrices that
 only matrix multiplications and lookups read are therefore arguments of the traced functions, which ``arguments.py``

@@ -1,9 +1,8 @@
-"""The metadata that MediaPipe tasks read in a TFLite file, with the model card, and an appended ZIP archive of labels
-and vocabulary.
+"""The metadata that MediaPipe tasks read in a TFLite file, and an appended ZIP archive of labels and vocabulary.
 
-The metadata is a FlatBuffer in a buffer called TFLITE_METADATA, with the schema that MediaPipe ships
-(``mediapipe/tasks/metadata/metadata_schema.fbs``). It is written field by field here, since the three tasks need only a
-dozen of the schema's tables. LiteRT does not read beyond its own FlatBuffer and ignores the archive.
+The metadata, which includes the model card, is a FlatBuffer in a buffer called TFLITE_METADATA, with the schema that
+MediaPipe ships (``mediapipe/tasks/metadata/metadata_schema.fbs``). It is written field by field here, since the three
+tasks need only a dozen of the schema's tables. LiteRT does not read beyond its own FlatBuffer and ignores the archive.
 
 - An image classifier: the normalization of pixels, and the names of the classes.
 - A text classifier or embedder with a WordPiece vocabulary: the role of each input, and the vocabulary. MediaPipe

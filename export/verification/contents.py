@@ -1,7 +1,7 @@
 """Checks of a file's contents other than its computation: digests, weights, config and tokenizer.
 
-Every file has a digest in its metadata, of its bytes with zeros in place of the digest. It reveals any damage or change
-after the export, and a decoder recognizes its own encoder by it.
+The metadata of every file holds a digest of the file's bytes, computed with zeros in place of the digest. It reveals
+any damage or change after the export, and a decoder recognizes its own encoder by it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Lowering of Keras' own layers and functions, so that a plain Keras model gets the same operators as one of this
-package.
+"""Lowering of Keras' own layers and functions to the operators that models of this package get.
 
 During a trace, the Keras functions in ``FUNCTIONS`` first check whether the exporter lowers the equivalent primitive of
 ``layers.functional``. If it does not, or if the arguments have another meaning, they run Keras' implementation.

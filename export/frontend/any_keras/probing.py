@@ -59,8 +59,7 @@ def ranges(graph: Any, inputs: Sequence[TensorSpec], *, guess: bool = False) -> 
 
     Args:
         graph: a trace of the call.
-        guess: whether the dtypes are not declared by anybody: a float input that is only cast to integers becomes
-            int32.
+        guess: infer dtypes that nobody declared: a float input that is only cast to integers becomes int32.
     """
     found = []
     for spec, placeholder in zip(inputs, graph.inputs, strict=False):
@@ -149,8 +148,9 @@ def _final(spec: TensorSpec, axis: int, groups: Mapping[str, str]) -> int | str:
 
 
 def _working(probe: Probe, inputs: Sequence[TensorSpec]) -> dict[str, int]:
-    """Return sizes of the provisional dimensions that Keras accepts, with one length for all sequences; empty without
-    any.
+    """Return sizes of the provisional dimensions that Keras accepts, with one length for all sequences.
+
+    An empty result means that no dimension but the batch is open.
 
     Raises:
         ValueError: Keras rejects all sizes that were tried.

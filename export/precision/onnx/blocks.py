@@ -1,9 +1,8 @@
-"""ONNX with block-wise quantized weights: ONNX Runtime's ``MatMulNBits`` and ``GatherBlockQuantized``, or standard
-operators.
+"""ONNX with block-wise quantized weights, in ONNX Runtime's own operators or in standard ones.
 
-Only the weights are quantized. ONNX Runtime's kernels quantize the activations of a block to 8 bits on the fly, without
-a noticeable loss of accuracy, and read a quarter or an eighth of the bytes. The speed of decoding token by token is
-limited by the time to read the weights.
+ONNX Runtime's operators are ``MatMulNBits`` and ``GatherBlockQuantized``. Only the weights are quantized. The kernels
+quantize the activations of a block to 8 bits on the fly, without a noticeable loss of accuracy, and read a quarter or
+an eighth of the bytes. The speed of decoding token by token is limited by the time to read the weights.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""ONNX with 8-bit matrix multiplications: activations with a range measured at every call, weights with a scale per
-output.
+"""ONNX with 8-bit matrix multiplications: activations quantized dynamically, weights with a scale for each output.
 
-The operators are standard ones, and ONNX Runtime fuses each group of four into one. The results are the same on every
-processor and in every ONNX runtime.
+The range of the activations is measured at every call. The operators are standard ones, and ONNX Runtime fuses each
+group of four into one. The results are the same on every processor and in every ONNX runtime.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""ONNX with 8-bit matrix multiplications and static activation ranges, in QDQ format, by ONNX Runtime's own
-quantizer."""
+"""ONNX with 8-bit matrix multiplications and static activation ranges (QDQ), by ONNX Runtime's own quantizer."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from ....runtime.onnx.runner import OnnxGraph
 from ....runtime.quiet import quiet
 from ..options import Precision
 
-OPERATORS = ("Conv", "Gemm", "MatMul")  # not "Attention", which it treats otherwise than ONNX defines it
+OPERATORS = ("Conv", "Gemm", "MatMul")  # its "Attention" is not that of the ONNX standard
 
 
 def to_static(file: Path, graph: OnnxGraph, samples: Iterable[Mapping[str, Any]], precision: Precision) -> Any:

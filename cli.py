@@ -178,7 +178,7 @@ def export(
     model: AnyModel,
     file: Annotated[Path, typer.Argument(help="Where to, ending in .onnx, .tflite or .litertlm; with --to a folder.")],
     to: Annotated[str | None, typer.Option(help="genai or huggingface: a folder of ONNX for these.")] = None,
-    batch_size: Annotated[int, typer.Option(help="TFLite: rows per call.")] = 1,
+    batch_size: Annotated[int | None, typer.Option(help="TFLite: rows per call; default: 1.")] = None,
     sequence_length: Annotated[
         str | None, typer.Option(help="TFLite: tokens per row; several, as 32,128; or dynamic.")
     ] = None,
@@ -213,16 +213,19 @@ def export(
     """Write a model as ONNX, TFLite or LiteRT-LM, checked against Keras, alone or in a folder as others open it."""
     from .export.command import export_as, lengths
 
-    said: dict[str, Any] = {"activations": activations, "block_size": block_size, "method": method}
-    said |= {"keep": tuple(keep or ()), "integer_only": integer_only}
-    asked: dict[str, Any] = {"cache": cache, "target": target, "least_cosine": least_cosine, "image_dtype": image_dtype}
-    asked |= {"samples": None if samples is None else lines_of("samples", samples), "stop_tokens": stop_token or None}
-    asked |= {"card": fields_of("card", card or []) or None}
-    sizes: dict[str, Any] = {"image_size": image_size, "max_length": max_length}
-    sizes["sequence_length"] = lengths(sequence_length)
-    sizes["prefill"] = prefill or None
+    details: dict[str, Any] = {"activations": activations, "block_size": block_size, "method": method}
+    details |= {"keep": tuple(keep or ()), "integer_only": integer_only}
+    options: dict[str, Any] = {"cache": cache, "target": target, "least_cosine": least_cosine}
+    options |= {
+        "image_dtype": image_dtype,
+        "stop_tokens": stop_token or None,
+        "card": fields_of("card", card or []) or None,
+    }
+    options |= {"samples": None if samples is None else lines_of("samples", samples), "batch_size": batch_size}
+    options |= {"sequence_length": lengths(sequence_length), "image_size": image_size}
+    options |= {"prefill": prefill or None, "max_length": max_length}
     with working(f"exporting {model} to {file}"):
-        results = export_as(lambda: any_model(model), file, to, precision, said, asked, batch_size, sizes)
+        results = export_as(lambda: any_model(model), file, to, precision, details, options)
     if json_ and len(results) > 1:
         return _print_json([json.loads(result.to_json()) for result in results])
     for result in results:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .bundles.litertlm import to_litertlm
     from .errors import AccuracyError, ExportError
     from .onnx.exporter import to_onnx
-    from .precision.options import Precision
+    from .options import Precision
     from .precision.report import Accuracy
     from .tflite.exporter import to_tflite
     from .verification.verify import verify
@@ -25,7 +25,7 @@ _HOMES = {
     "Accuracy": ".precision.report",
     "AccuracyError": ".errors",
     "ExportError": ".errors",
-    "Precision": ".precision.options",
+    "Precision": ".options",
     "benchmark": "..bench",
     "compare": "..bench",
     "describe": "..runtime.description",

@@ -1,4 +1,4 @@
-"""What ``attention-zoo export`` does with its options; their words are in ``cli.py``."""
+"""The command ``attention-zoo export``: which exporter runs, and with what request."""
 
 from __future__ import annotations
 
@@ -7,28 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from ..checks import choice
-from .precision.options import Precision
+from ..needs import named_extras
+from .options import Precision
+from .request import SUFFIXES, ExportRequest, check_options
 
-FILES = {".onnx": "onnx", ".tflite": "tflite", ".litertlm": "litertlm"}
 FOLDERS = ("genai", "huggingface")
-SIZES = {  # that a format has a use for
-    "tflite": ("sequence_length", "image_size", "prefill", "max_length"),
-    "litertlm": ("prefill", "max_length"),
-    "genai": ("max_length",),
-    "onnx": (),
-    "huggingface": (),
-}
-UNKNOWN = {  # options that it has not
-    "onnx": ("stop_tokens",),
-    "tflite": ("target", "stop_tokens"),
-    "litertlm": ("cache", "target", "image_dtype"),
-    "genai": ("cache", "image_dtype"),
-    "huggingface": ("cache", "target", "stop_tokens", "image_dtype"),
-}
 
 
 def lengths(words: str | None) -> Any:
-    """What ``to_tflite`` takes as `sequence_length`, of "128", "32,128" or "dynamic".
+    """Return what ``to_tflite`` takes as `sequence_length`, for "128", "32,128" or "dynamic".
 
     Raises:
         ValueError: other words.
@@ -41,55 +28,67 @@ def lengths(words: str | None) -> Any:
     return [int(number) for number in numbers] if len(numbers) > 1 else int(words)
 
 
+@named_extras()
 def export_as(
     load: Callable[[], Any],
-    file: Path,
+    path: Path,
     to: str | None,
     precision: str,
     details: Mapping[str, Any],
-    asked: Mapping[str, Any],
-    batch_size: int,
-    sizes: Mapping[str, Any],
+    options: Mapping[str, Any],
 ) -> list[Any]:
-    """The results of the files that were written. What cannot be is refused before `load` makes the model.
+    """Write the files that the command line asks for, and return their results.
 
     Args:
-        to: "onnx", "tflite", "litertlm", "genai" or "huggingface"; None for what the name of `file` ends in.
-        precision: of the file; for huggingface several with commas between them.
-        details: of ``Precision``.
-        asked: cache, target, samples, least_cosine, stop_tokens, image_dtype and card, None where nobody asked.
-        batch_size, sizes: of a TFLite file; max_length also of a genai folder, that and prefill of a bundle.
+        load: makes the model. It is called when the options have been checked, since it takes seconds.
+        path: a file, or a folder for `to` "genai" or "huggingface".
+        to: "onnx", "tflite", "litertlm", "genai" or "huggingface". Default: by the suffix of `path`.
+        precision: a name; for huggingface several with commas between them.
+        details: fields of ``Precision``.
+        options: fields of ``ExportRequest``, None where the command line has none.
 
     Raises:
-        ValueError: an option of another format than `to`.
+        ValueError: an option that the format does not have, or a value that it does not accept.
     """
-    from .. import export
+    format = _format(path, to)
+    given = {name: value for name, value in options.items() if value is not None}
+    check_options(format, given)
+    if format == "huggingface":
+        from .bundles.huggingface_onnx import export_huggingface_onnx, requests_for
 
-    if to is None and file.suffix not in FILES:
-        raise ValueError(
-            f"file: got {str(file)!r}; accepted: a name that ends in {', '.join(FILES)}, or --to {' or '.join(FOLDERS)}"
-        )
-    kind = FILES[file.suffix] if to is None else choice("to", to, (*FILES.values(), *FOLDERS))
-    names = precision.split(",") if kind == "huggingface" else [precision]
-    numbers = [Precision(name, **details) for name in names]
-    given = {name: value for name, value in asked.items() if value is not None}
-    sized = {name: value for name, value in sizes.items() if value is not None}
-    fixed = [*(["batch_size"] if batch_size != 1 else []), *(name for name in sized if name not in SIZES[kind])]
-    if fixed and kind == "litertlm":
-        raise ValueError(f"{fixed[0]}: got one for a bundle, which takes one text at a time; accepted: none")
-    if fixed and kind != "tflite":
-        raise ValueError(f"sizes: got static sizes for {kind}, whose dimensions are open; accepted: none")
-    for name in UNKNOWN[kind]:
-        if name in given:
-            raise ValueError(f"{name}: got {given[name]!r} for {kind}; accepted: none")
+        requests = requests_for(path, [Precision(name, **details) for name in precision.split(",")], **given)
+        return export_huggingface_onnx(load(), requests)
+    request = ExportRequest.of(format, path, precision=Precision(precision, **details), **given)
     model = load()
-    if kind == "litertlm":
-        return [export.to_litertlm(model, file, precision=numbers[0], **sized, **given)]
-    if kind == "tflite":
-        return [export.to_tflite(model, file, precision=numbers[0], batch_size=batch_size, **sized, **given)]
-    if kind == "genai":
-        return [export.to_genai(model, file, precision=numbers[0], **sized, **given)]
-    if kind == "huggingface":
-        results: Any = export.to_huggingface_onnx(model, file, precision=numbers, **given)
-        return results
-    return [export.to_onnx(model, file, precision=numbers[0], **given)]
+    return [_exporter(format)(model, request)]
+
+
+def _format(path: Path, to: str | None) -> str:
+    if to is not None:
+        return choice("to", to, (*SUFFIXES, *FOLDERS))
+    formats = {suffix: format for format, suffix in SUFFIXES.items()}
+    if path.suffix not in formats:
+        raise ValueError(
+            f"file: got {str(path)!r}; accepted: a name that ends in {', '.join(formats)}, or --to "
+            f"{' or '.join(FOLDERS)}"
+        )
+    return formats[path.suffix]
+
+
+def _exporter(format: str) -> Callable[[Any, ExportRequest], Any]:
+    """Return the exporter of a format; the others, and what they import, are not needed."""
+    if format == "onnx":
+        from .onnx.exporter import export_onnx
+
+        return export_onnx
+    if format == "tflite":
+        from .tflite.exporter import export_tflite
+
+        return export_tflite
+    if format == "litertlm":
+        from .bundles.litertlm import export_litertlm
+
+        return export_litertlm
+    from .bundles.genai import export_genai
+
+    return export_genai

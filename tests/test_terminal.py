@@ -70,10 +70,10 @@ def test_an_export_that_went_wrong_is_one_line(tmp_path: Path, monkeypatch: pyte
         raise export.ExportError("the exported file differs\nfrom Keras")
 
     az.save(tiny("bert", "backbone"), tmp_path / "model")
-    monkeypatch.setattr("attention_zoo.export.verification.verify.quick_check", broken)
+    monkeypatch.setattr("attention_zoo.export.onnx.exporter.quick_check", broken)
     code, out, err = cli("export", tmp_path / "model", tmp_path / "m.onnx")
     assert (code, out, err) == (1, "", "attention-zoo: the exported file differs from Keras\n")
-    monkeypatch.setattr("attention_zoo.export.verification.verify.quick_check", lambda *_: 1 / 0)
+    monkeypatch.setattr("attention_zoo.export.onnx.exporter.quick_check", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # our own mistakes keep their traceback
         main(["export", str(tmp_path / "model"), str(tmp_path / "m.onnx")])
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ...checks import is_integer, is_number, positive_integer
@@ -24,9 +23,10 @@ from ...needs import named_extras
 from ...runtime.metadata import TOKENIZER_FILES
 from ...runtime.runner import Runner
 from ...signature import Signature
-from ..frontend.spec import ends_of, exportable
-from ..onnx.exporter import to_onnx
-from ..precision.options import Precision
+from ..frontend.spec import decoder_graphs, ends_of, exportable
+from ..onnx.exporter import export_onnx
+from ..options import Precision
+from ..request import ExportRequest
 from ..result import ExportResult
 from .folders import check_folder, moved, written_folder
 from .genai_tokenizer import genai_files, unread
@@ -81,20 +81,20 @@ def to_genai(
             folder with other files; a `max_length` above the model's; and as ``to_onnx``.
         ExportError: as ``to_onnx``.
     """
+    options: dict[str, Any] = {"max_length": max_length, "stop_tokens": stop_tokens, "target": target}
+    options |= {"samples": samples, "metric": metric, "least_cosine": least_cosine, "card": card}
+    return export_genai(model, ExportRequest.of("genai", folder, precision=precision, **options))
+
+
+def export_genai(model: Any, request: ExportRequest) -> ExportResult:
+    """Write `model` as `request` asks; see ``to_genai``."""
     model = exportable(model)
-    if not getattr(model, "generates", False) or set(graphs := model.graphs("dynamic")) != {"decoder"}:
-        raise ValueError(
-            f"model: got a {model.family}, which is no causal decoder; accepted: a GPT with head='causal_lm'"
-        )
-    check_folder(folder, KNOWN)
-    config = model.config.to_dict()
-    longest = config["max_length"] if max_length is None else positive_integer("max_length", max_length)
-    if longest > config["max_length"]:
-        raise ValueError(f"max_length: got {longest}; accepted: at most {config['max_length']}, the model's positions")
-    ends = ends_of(model, stop_tokens, "where onnxruntime-genai ends a text at token 0")
-    with written_folder(folder, KNOWN) as new:
-        rules: dict[str, Any] = {"samples": samples, "metric": metric, "least_cosine": least_cosine, "card": card}
-        result = _file(model, new / MODEL_FILE, target, precision=precision, **rules)
+    graphs = decoder_graphs(model)
+    check_folder(request.path, KNOWN)
+    longest = _longest(model, request.max_length)
+    ends = ends_of(model, request.stop_tokens, "where onnxruntime-genai ends a text at token 0")
+    with written_folder(request.path, KNOWN) as new:
+        result = _file(model, request.for_file("onnx", new / MODEL_FILE))
         shared = any(name.endswith("GroupQueryAttention") for name in result.operators)
         write_json(_settings(model, graphs["decoder"].signature, ends, longest, shared), new / CONFIG_FILE)
         for name, text in ({} if model.tokenizer is None else genai_files(model.tokenizer)).items():
@@ -103,19 +103,29 @@ def to_genai(
         warning = NO_TOKENIZER if model.tokenizer is None else unread(model.tokenizer)
         warnings = [*result.warnings, *([warning] if warning else [])]
         result = replace(result, files=(*result.files, *beside), warnings=warnings)
-        return moved(result, new, folder, format="genai")
+        return moved(result, new, request.path, format="genai")
 
 
-def _file(model: Any, path: Path, target: str | None, **options: Any) -> ExportResult:
-    """With the operators that are fastest where nobody asked for others."""
+def _longest(model: Any, max_length: int | None) -> int:
+    """Return the number of tokens that a prompt and its continuation may have together."""
+    positions = model.config.to_dict()["max_length"]
+    longest = positions if max_length is None else positive_integer("max_length", max_length)
+    if longest > positions:
+        raise ValueError(f"max_length: got {longest}; accepted: at most {positions}, the model's positions")
+    return longest
+
+
+def _file(model: Any, request: ExportRequest) -> ExportResult:
+    """Write the ONNX file: with ONNX Runtime's own operators, which are the fastest, unless others were asked for."""
     config = model.config.to_dict()
-    if target is None and str(config.get("position")).startswith("rotary") and config["head_dim"] % 16 == 0:
+    rotary = str(config.get("position")).startswith("rotary")
+    if request.target is None and rotary and config["head_dim"] % 16 == 0:
         try:
-            return to_onnx(model, path, target="onnxruntime", **options)
+            return export_onnx(model, replace(request, target="onnxruntime"))
         except ValueError as error:
             if not str(error).startswith("target: "):
                 raise
-    return to_onnx(model, path, target=target, **options)
+    return export_onnx(model, request)
 
 
 def _settings(model: Any, signature: Signature, ends: list[int], longest: int, shared: bool) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...checks import choice
 from ...files import read_json, read_text, write_json
 from ...needs import named_extras
 from ...runtime.metadata import DIGEST, TOKENIZER_FILES
@@ -39,8 +38,9 @@ from ...zoo.sentence_transformers import FILE as SENTENCES_FILE
 from ..digests import UNSEALED, seal
 from ..frontend.huggingface_view import DIMENSIONS, HuggingFaceView
 from ..frontend.spec import exportable
-from ..onnx.exporter import to_onnx
-from ..precision.options import Precision, as_precision
+from ..onnx.exporter import export_onnx
+from ..options import Precision, as_precision
+from ..request import ExportRequest
 from ..result import ExportResult
 from .folders import check_folder, moved, written_folder
 
@@ -52,7 +52,6 @@ KNOWN = (
     *(CONFIG_FILE, GENERATION_FILE, IMAGES_FILE, *TOKENIZER_FILES),
     *(SENTENCES_FILE, "modules.json", "1_Pooling/config.json"),
 )
-DATA_FORMATS = ("channels_first", "channels_last")
 
 
 @named_extras()
@@ -91,16 +90,45 @@ def to_huggingface_onnx(
             cannot hold; a folder with other files; a precision twice; and as ``to_onnx``.
         ExportError: as ``to_onnx``.
     """
-    numbers = _precisions(precision)
-    choice("data_format", data_format, DATA_FORMATS)
+    options: dict[str, Any] = {"model_type": model_type, "data_format": data_format}
+    options |= {"samples": samples, "metric": metric, "least_cosine": least_cosine, "card": card}
+    results = export_huggingface_onnx(model, requests_for(folder, precision, **options))
+    return results[0] if isinstance(precision, str | Precision) else results
+
+
+def requests_for(folder: str | os.PathLike[str], precision: Any, **options: Any) -> list[ExportRequest]:
+    """Check the options of one call and return a request for each precision.
+
+    Raises:
+        ValueError: no precision, or one twice; and as ``ExportRequest.of``.
+    """
+    several = [precision] if isinstance(precision, str | Precision) else precision
+    if not isinstance(several, list | tuple) or not several:
+        raise ValueError(f"precision: got {precision!r}; accepted: one of {list(FILES)}, or several in a list")
+    found = [as_precision(one) for one in several]
+    names = [one.name for one in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"precision: got {', '.join(twice)} twice; accepted: each once, as each has one file")
+    of_float32 = {**options, "samples": None, "metric": None, "least_cosine": None} if len(found) > 1 else options
+    return [
+        ExportRequest.of("huggingface", folder, precision=one, **(of_float32 if one.name == "fp32" else options))
+        for one in found
+    ]
+
+
+def export_huggingface_onnx(model: Any, requests: Sequence[ExportRequest]) -> list[ExportResult]:
+    """Write `model` into one folder, a file for each request; see ``to_huggingface_onnx``."""
+    folder, model_type = requests[0].path, requests[0].model_type
+    channels_first = requests[0].data_format != "channels_last"
     _check_model(model)
     check_folder(folder, KNOWN)
     config = huggingface_config(model, model.without_adapters(), model_type)
-    config.pop("transformers.js_config", None)  # of other files
-    if model.generates and "fp16" in numbers:  # transformers.js 3 asks here, 4 the file
+    config.pop("transformers.js_config", None)  # left by another export
+    if model.generates and any(request.precision.name == "fp16" for request in requests):
+        # transformers.js 3 reads the dtype of the cache here, version 4 reads it from the file.
         config["transformers.js_config"] = {"kv_cache_dtype": {"fp16": "float16"}}
-    view: Any = HuggingFaceView(model, channels_first=data_format == "channels_first")
-    asked: dict[str, Any] = {"samples": samples, "metric": metric, "least_cosine": least_cosine}
+    view: Any = HuggingFaceView(model, channels_first=channels_first)
+    source = view if view.differs else model
     results = []
     with written_folder(folder, KNOWN) as new:
         write_beside_weights(model, config, new)
@@ -109,27 +137,14 @@ def to_huggingface_onnx(
         _repeat_template(new)
         beside = sorted(file for file in new.rglob("*") if file.is_file())
         (new / FOLDER).mkdir()
-        for name, one in numbers.items():
-            options = {} if name == "fp32" and len(numbers) > 1 else asked
-            source = view if view.differs else model
-            result = to_onnx(source, new / FILES[name], precision=one, card=card, **options)
+        for request in requests:
+            file = new / FILES[request.precision.name]
+            result = export_onnx(source, request.for_file("onnx", file, data_format=None))  # the view has it
             _rename_dimensions(result.path, DIMENSIONS)
-            missed = [*result.warnings, *_warnings(model, result.files)]
-            result = replace(result, files=(*result.files, *beside), warnings=missed)
+            warnings = [*result.warnings, *_warnings(model, result.files)]
+            result = replace(result, files=(*result.files, *beside), warnings=warnings)
             results.append(moved(result, new, folder, format="huggingface_onnx"))
-    single = isinstance(precision, str | Precision)
-    return results[0] if single else results
-
-
-def _precisions(given: Any) -> dict[str, Precision]:
-    several = [given] if isinstance(given, str | Precision) else given
-    if not isinstance(several, list | tuple) or not several:
-        raise ValueError(f"precision: got {given!r}; accepted: one of {list(FILES)}, or several in a list")
-    found = [as_precision(one) for one in several]
-    names = [one.name for one in found]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"precision: got {', '.join(twice)} twice; accepted: each once, as each has one file")
-    return dict(zip(names, found, strict=True))
+    return results
 
 
 def _check_model(model: Any) -> None:

@@ -27,11 +27,11 @@ from ...needs import named_extras
 from ...runtime.runner import Runner
 from ...runtime.tflite.runner import TFLiteRunner
 from ...text.tokenizer import Tokenizer
-from ..frontend.card import as_card
-from ..frontend.spec import ends_of, exportable, texts
-from ..precision.options import Precision
+from ..frontend.spec import decoder_graphs, ends_of, exportable, texts
+from ..options import Precision
+from ..request import ExportRequest
 from ..result import ExportResult
-from ..tflite.exporter import to_tflite
+from ..tflite.exporter import export_tflite
 from .litertlm_prompt import Prompts, prompts_of
 
 
@@ -73,34 +73,30 @@ def to_litertlm(
             template that cannot be said in texts around messages; and as ``to_tflite``.
         ExportError: as ``to_tflite``.
     """
-    import litert_lm_builder  # noqa: F401  before the minutes that it takes
+    options: dict[str, Any] = {"prefill": prefill, "max_length": max_length, "stop_tokens": stop_tokens}
+    options |= {"samples": samples, "metric": metric, "least_cosine": least_cosine, "card": card}
+    return export_litertlm(model, ExportRequest.of("litertlm", path, precision=precision, **options))
 
-    target = Path(path)
-    if target.suffix != ".litertlm":
-        raise ValueError(f"path: got {str(path)!r}; accepted: a name that ends in .litertlm")
+
+def export_litertlm(model: Any, request: ExportRequest) -> ExportResult:
+    """Write `model` as `request` asks; see ``to_litertlm``."""
+    import litert_lm_builder  # noqa: F401  a missing package is reported before the conversion, which takes minutes
+
+    target = request.path
     model = exportable(model)
-    if not getattr(model, "generates", False) or set(model.graphs("dynamic")) != {"decoder"}:
-        raise ValueError(
-            f"model: got a {model.family}, which is no causal decoder; accepted: a GPT with head='causal_lm'"
-        )
+    decoder_graphs(model)  # raises for any other kind of model
     if model.tokenizer is None:
         raise ValueError("model.tokenizer: got none, which LiteRT-LM needs; accepted: an attention_zoo.Tokenizer")
     texts(model)  # raises where the tokenizer does not fit
-    if max_length is not None:
-        positive_integer("max_length", max_length)
-    ends = ends_of(model, stop_tokens, "without which LiteRT-LM does not stop")
+    if request.max_length is not None:
+        positive_integer("max_length", request.max_length)
+    ends = ends_of(model, request.stop_tokens, "without which LiteRT-LM does not stop")
     prompts, start = _start(model.tokenizer, prompts_of(model.tokenizer, _tokens(model.tokenizer, ends)))
-    fields = as_card(card)
-    # Only what is said: a file in float32 has no use for the others.
-    given = {"samples": samples, "metric": metric, "least_cosine": least_cosine, "card": fields or None}
-    said: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if precision != "fp32" or said:
-        said["precision"] = precision
     with written(target) as temporary, tempfile.TemporaryDirectory(dir=target.parent, prefix=".litertlm.") as room:
         file = Path(room) / "model.tflite"
-        result = to_tflite(model, file, prefill=prefill, max_length=max_length, cache=True, **said)
+        result = export_tflite(model, request.for_file("tflite", file, cache=True))
         slots = TFLiteRunner(file).decoder().max_length
-        bundle(file, model.tokenizer, _metadata(prompts, start, ends, slots), temporary, fields)
+        bundle(file, model.tokenizer, _metadata(prompts, start, ends, slots), temporary, request.card)
         size = temporary.stat().st_size
     warnings = list(result.warnings)
     if any("strftime_now" in template for template in model.tokenizer.chat_templates.values()):

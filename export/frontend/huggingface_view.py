@@ -8,7 +8,6 @@ from typing import Any
 
 from keras import ops
 
-from ...checks import choice
 from ...signature import Graph, Signature, TensorSpec
 from ...zoo.base import ZooModel
 
@@ -83,7 +82,6 @@ def in_format(model: Any, data_format: str | None) -> Any:
     Raises:
         ValueError: another format, or "channels_first" of a model that takes no images as floats.
     """
-    choice("data_format", data_format, (None, "channels_last", "channels_first"))
     if data_format != "channels_first":
         return model
     images = isinstance(model, ZooModel) and any(spec.dims[:-1] == MOVED for spec in model.signature.inputs)

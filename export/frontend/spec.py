@@ -10,7 +10,7 @@ import keras
 
 from ...generation.text_generation import check_fits, end_tokens
 from ...runtime.metadata import CONFIG, FAMILY, FILES, SIGNATURES, STOP_TOKENS, TASK, TOKENIZER_FILES
-from ...signature import Signature
+from ...signature import Graph, Signature
 from ...text.tokenizer import Tokenizer
 from ...zoo.base import ZooModel
 from .any_keras.functions import AnyFunctions, named_functions
@@ -112,3 +112,16 @@ def ends_of(model: Exportable, stop_tokens: Any, without: str) -> list[int]:
             "eos_token"
         )
     return ends
+
+
+def decoder_graphs(model: Any) -> dict[str, Graph]:
+    """Return the graphs of a causal decoder with a key/value cache, for engines that run nothing else.
+
+    Raises:
+        ValueError: another kind of model.
+    """
+    if not getattr(model, "generates", False) or set(graphs := model.graphs("dynamic")) != {"decoder"}:
+        raise ValueError(
+            f"model: got a {model.family}, which is no causal decoder; accepted: a GPT with head='causal_lm'"
+        )
+    return graphs

@@ -9,22 +9,19 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...checks import choice
 from ...needs import named_extras
 from ...runtime.runner import Runner
 from ...signature import Graph
 from ..digests import unsealed
 from ..frontend.any_keras.functions import AnyFunctions
 from ..frontend.any_keras.model import Foreign
-from ..frontend.card import as_card, own_metadata, set_onnx_card
-from ..frontend.huggingface_view import in_format
+from ..frontend.card import set_onnx_card
 from ..frontend.inference import FileWeights, inference, one_at_a_time
-from ..frontend.pixels import with_pixels
-from ..frontend.spec import Exportable, exportable, texts
-from ..precision.onnx.files import check_onnx
-from ..precision.options import Precision, accuracy_rules, as_precision
-from ..precision.samples import check_samples
+from ..frontend.spec import Exportable
+from ..options import Precision
+from ..request import ExportRequest
 from ..result import ExportResult
+from ..verification.quick import quick_check
 from .conversion import convert
 from .files import Written, for_runtime, in_precision, write
 from .fused import fused
@@ -34,7 +31,6 @@ FORBIDDEN = ("Dropout", "Random", "Einsum", "PartitionedCall", "PyFunc", "Loop",
 
 
 @named_extras()
-@one_at_a_time
 def to_onnx(
     model: Any,
     path: str | os.PathLike[str],
@@ -97,73 +93,91 @@ def to_onnx(
             are not accepted, or another backend than TensorFlow.
         ExportError: the converted graph does not compute what the model computes, or not nearly enough in `precision`.
     """
-    from ..verification.verify import quick_check
+    request = ExportRequest.of(
+        "onnx",
+        path,
+        precision=precision,
+        cache=cache,
+        input_signature=input_signature,
+        image_dtype=image_dtype,
+        image_processor=image_processor,
+        data_format=data_format,
+        target=target,
+        samples=samples,
+        metric=metric,
+        least_cosine=least_cosine,
+        card=card,
+    )
+    return export_onnx(model, request)
 
-    destination = Path(path)
-    if destination.suffix != ".onnx":
-        raise ValueError(f"path: got {str(path)!r}; accepted: a name that ends in .onnx")
+
+@one_at_a_time
+def export_onnx(model: Any, request: ExportRequest) -> ExportResult:
+    """Write `model` as `request` asks; see ``to_onnx``."""
     start = time.perf_counter()
-    numbers = as_precision(precision)
-    choice("target", target, (None, "standard", "onnxruntime"))
-    rules = accuracy_rules(numbers, samples=samples, metric=metric, least_cosine=least_cosine)
-    said = as_card(card)
-    model = in_format(with_pixels(exportable(model, input_signature), image_dtype, image_processor), data_format)
-    if cache and not model.generates:
-        raise ValueError(f"cache: got True for a {model.family} that does not generate; accepted: None or False")
-    graphs = model.graphs("dynamic" if cache is not False and model.generates else "plain")
-    check_onnx(numbers, graphs, samples)
-    names = dict.fromkeys(graphs, destination.name)
-    if "encoder" in graphs and not isinstance(model, Foreign):
-        names["encoder"] = f"{destination.stem}.encoder.onnx"
-    elif isinstance(model, AnyFunctions):  # the first has the name that was given
-        names |= {name: f"{destination.stem}.{name}.onnx" for name in list(graphs)[1:]}
-        graphs = dict(reversed(graphs.items()))
-    own = texts(model) | own_metadata(said)
-    if samples is not None:
-        check_samples(samples, model.tokenizer)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}.") as folder:
-        made = _standard(model, graphs, names, own, said, Path(folder) / "standard")
-        difference = quick_check(model, made.runner)
-        if target == "onnxruntime":
-            made = for_runtime(standard := made, names, Path(folder) / "runtime", numbers)
-            if made is not standard:
-                difference = max(difference, quick_check(model, made.runner))
-        if numbers.name != "fp32":
-            where = Path(folder) / numbers.name
-            made = in_precision(made, list(graphs), names, where, numbers, target or "onnxruntime", **rules)
-        size = sum(file.stat().st_size for file in made.files)
-        written = [file.name for file in made.files]
-        for file in made.files:  # the data first: a graph never stands there without it
-            file.replace(destination.parent / file.name)
-        for file in {f"{name}.data" for name in names.values()} - set(written):  # an earlier, larger model's
-            destination.with_name(file).unlink(missing_ok=True)
+    model, target = request.view_of(model), request.path
+    graphs = _graphs(model, request)
+    request.check_calibration(graphs)
+    names = _file_names(model, graphs, target)
+    metadata = request.metadata_of(model)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        written = _in_float32(model, graphs, names, metadata, request, Path(folder) / "standard")
+        difference = quick_check(model, written.runner)
+        if request.target == "onnxruntime":
+            standard, written = written, for_runtime(written, names, Path(folder) / "runtime", request)
+            if written is not standard:
+                difference = max(difference, quick_check(model, written.runner))
+        if request.precision.name != "fp32":
+            written = in_precision(written, list(graphs), names, Path(folder) / request.precision.name, request)
+        size = sum(file.stat().st_size for file in written.files)
+        appeared = [file.name for file in written.files]
+        for file in written.files:  # external data first, so that a graph never appears without its weights
+            file.replace(target.parent / file.name)
+        for file in {f"{name}.data" for name in names.values()} - set(appeared):  # left by an earlier, larger model
+            target.with_name(file).unlink(missing_ok=True)
     return ExportResult(
-        path=destination,
+        path=target,
         format="onnx",
         bytes=size,
         weight_bytes=FileWeights(model).bytes,
         seconds=time.perf_counter() - start,
-        operators=dict(made.operators.most_common()),
-        fused=fused(made.calls, made.operators),
+        operators=dict(written.operators.most_common()),
+        fused=fused(written.calls, written.operators),
         greatest_difference=difference,
-        files=tuple(destination.parent / name for name in sorted(written, key=lambda n: n != destination.name)),
-        precision=numbers.name,
-        rounded=made.share,
-        accuracy=made.accuracy,
+        files=tuple(target.parent / name for name in sorted(appeared, key=lambda n: n != target.name)),
+        precision=request.precision.name,
+        rounded=written.share,
+        accuracy=written.accuracy,
     )
 
 
-def _standard(
+def _graphs(model: Exportable, request: ExportRequest) -> dict[str, Graph]:
+    """Return the graphs to write by name; the last one goes to the file that was asked for."""
+    if request.cache and not model.generates:
+        raise ValueError(f"cache: got True for a {model.family} that does not generate; accepted: None or False")
+    graphs = model.graphs("dynamic" if request.cache is not False and model.generates else "plain")
+    return dict(reversed(graphs.items())) if isinstance(model, AnyFunctions) else graphs
+
+
+def _file_names(model: Exportable, graphs: Mapping[str, Graph], target: Path) -> dict[str, str]:
+    """Return the file name of every graph. The last graph has the name that the caller gave."""
+    *beside, _ = graphs
+    names = dict.fromkeys(graphs, target.name)
+    if isinstance(model, AnyFunctions) or ("encoder" in beside and not isinstance(model, Foreign)):
+        names |= {name: f"{target.stem}.{name}.onnx" for name in beside}
+    return names
+
+
+def _in_float32(
     model: Exportable,
     graphs: Mapping[str, Graph],
     names: Mapping[str, str],
-    own: Mapping[str, str],
-    card: Mapping[str, str],
+    metadata: Mapping[str, str],
+    request: ExportRequest,
     folder: Path,
 ) -> Written:
-    """The files in float32 and standard operators, the last of which is the one that was asked for and has metadata of
-    its `own`; the `card` is in every one."""
+    """Write the graphs in float32 and standard operators. The last file holds the model's `metadata`."""
     *_, last = graphs
     beside = {name: file for name, file in names.items() if name != last}
 
@@ -173,8 +187,8 @@ def _standard(
                 part = convert(model, weights, name, graph, {} if name in beside else beside)
                 part.metadata_props.update(unsealed(weights))
             if name == last:
-                part.metadata_props.update(own)
-            set_onnx_card(part, card)
+                part.metadata_props.update(metadata)
+            set_onnx_card(part, request.card)
             yield name, part
 
     return write(converted(), last, names, folder, NOWHERE if isinstance(model, Foreign) else FORBIDDEN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,13 @@ import numpy as np
 
 from ...runtime.metadata import CONFIG, DIGESTS_BESIDE
 from ...runtime.onnx.runner import OnnxRunner
-from ...runtime.runner import Runner
 from ..digests import seal
 from ..errors import ExportError
 from ..frontend.diagnostics import one_line
 from ..precision.accuracy import measure
 from ..precision.onnx.files import round_graphs
-from ..precision.options import LEAST_COSINE, Precision
 from ..precision.report import Accuracy
-from ..precision.samples import apart
+from ..request import ExportRequest
 from .runtime_graph import to_runtime_graph
 
 LARGE = 100_000_000  # bytes; of less nobody feels the lack
@@ -75,8 +73,12 @@ def write(
     return Written(files, operators, _opened(folder / names[main]), calls)
 
 
-def for_runtime(standard: Written, names: Mapping[str, str], folder: Path, precision: Precision) -> Written:
-    """A decoder in ONNX Runtime's own operators, in float32, for this `precision`. What has no cache stays as it is."""
+def for_runtime(standard: Written, names: Mapping[str, str], folder: Path, request: ExportRequest) -> Written:
+    """Write a float32 decoder in ONNX Runtime's own operators. Return `standard` unchanged for a graph without a cache.
+
+    Raises:
+        ValueError: a decoder that reads the output of an encoder.
+    """
     import onnx_ir as ir
 
     runner = standard.runner
@@ -86,36 +88,28 @@ def for_runtime(standard: Written, names: Mapping[str, str], folder: Path, preci
         raise ValueError("target: got 'onnxruntime' for a decoder with an encoder; accepted: None or 'standard'")
     model = ir.load(runner.path)
     config = json.loads(runner.metadata[CONFIG])
-    to_runtime_graph(model, runner.path, runner.signature, config, precision.alike)
+    to_runtime_graph(model, runner.path, runner.signature, config, request.precision.alike)
     return replace(write([("decoder", model)], "decoder", names, folder), calls=standard.calls)
 
 
 def in_precision(
-    precise: Written,
-    graphs: Collection[str],
-    names: Mapping[str, str],
-    folder: Path,
-    precision: Precision,
-    target: str,
-    *,
-    samples: Any,
-    metric: Callable[[Runner], float] | None,
-    least_cosine: float | None,
+    precise: Written, graphs: Collection[str], names: Mapping[str, str], folder: Path, request: ExportRequest
 ) -> Written:
-    """The files of `precise`, in float32, once more in `precision`, and how accurate they are; see ``to_onnx``."""
-    least = LEAST_COSINE[precision.name] if least_cosine is None else least_cosine
+    """Write the float32 files of `precise` again in the requested precision, and measure their accuracy.
+
+    Raises:
+        AccuracyError: less accurate than the request accepts.
+    """
     *_, main = graphs
     shares = []
-    given, measured = apart(samples) if precision.by_samples else (samples, samples)
 
     def rounded() -> Iterator[tuple[str, Any]]:
-        for name, part in round_graphs(precise.runner, graphs, precision, target, given, least):
+        for name, part in round_graphs(precise.runner, graphs, request):
             shares.append(part.share)
             yield name, part.model
 
     found = write(rounded(), main, names, folder)
-    options: dict[str, Any] = {"samples": measured, "metric": metric, "least_cosine": least_cosine}
-    accuracy = measure(precise.runner, found.runner, precision.name, **options)
+    accuracy = measure(precise.runner, found.runner, request)
     return Written(found.files, found.operators, found.runner, precise.calls, float(np.mean(shares)), accuracy)
 
 

@@ -5,7 +5,7 @@ Needs only NumPy and the file's own runtime.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,9 @@ import numpy as np
 from ...runtime.runner import LoadedGraph, Runner
 from ...signature import Signature, TensorSpec
 from ..errors import AccuracyError
+from ..options import MOST_DIVERGENCE
+from ..request import ExportRequest
 from .cosine import cosines
-from .options import LEAST_COSINE, MOST_DIVERGENCE
 from .report import Accuracy
 from .samples import samples_of
 
@@ -25,28 +26,16 @@ Outputs = dict[str, tuple[Any, Any, Any]]
 NEW_TOKENS = 16
 
 
-def measure(
-    precise: Runner,
-    rounded: Runner,
-    precision: str,
-    *,
-    samples: Any = None,
-    metric: Callable[[Runner], float] | None = None,
-    least_cosine: float | None = None,
-) -> Accuracy:
+def measure(precise: Runner, rounded: Runner, request: ExportRequest) -> Accuracy:
     """Compare the outputs of `rounded` with those of `precise`, the same model in float32.
 
-    Args:
-        precision: name of the precision of `rounded`, which determines the thresholds.
-        samples: texts, or inputs by name. Default: built-in prose, synthetic images or random tokens.
-        metric: a function that is called with each runner and returns a custom figure, such as the accuracy on labeled
-            data.
-        least_cosine: the only threshold, in place of the two thresholds of the precision.
+    The samples are those of the request, or built-in prose, synthetic images or random tokens.
 
     Raises:
         ValueError: the model does not accept the samples.
-        AccuracyError: outputs are NaN or infinite, or less accurate than the thresholds.
+        AccuracyError: outputs are NaN or infinite, or less accurate than the request accepts.
     """
+    precision, samples = request.precision.name, request.evaluation_samples
     tokenizer = precise.tokenizer
     graph = _entry(precise)
     signature = _text_signature(graph) if _stepwise(precise) else graph.signature
@@ -62,12 +51,12 @@ def measure(
             if _causal(precise):
                 found.add_tokens(part, *outputs["logits"][:2])
     figures = found.figures()
-    if metric is not None:
-        figures |= {"metric_float32": float(metric(precise)), "metric": float(metric(rounded))}
+    if request.metric is not None:
+        figures |= {"metric_float32": float(request.metric(precise)), "metric": float(request.metric(rounded))}
     result = Accuracy(
         samples=f"{told}, {len(inputs)} batches",
-        least_cosine=LEAST_COSINE[precision] if least_cosine is None else least_cosine,
-        most_divergence=MOST_DIVERGENCE[precision] if least_cosine is None else None,
+        least_cosine=request.accepted_cosine,
+        most_divergence=MOST_DIVERGENCE[precision] if request.least_cosine is None else None,
         **figures,
     )
     if not result.passed:

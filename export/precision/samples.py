@@ -7,7 +7,7 @@ judged by what they were trained for.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from ...runtime.inputs import example_inputs
 from ...signature import Signature
-from .options import Precision
+from ..request import check_samples
 
 Arrays = dict[str, np.ndarray]
 
@@ -23,8 +23,6 @@ ROW = 128  # tokens
 DRAWS = 8
 CALIBRATION_ROWS = 64
 PADDINGS = ("none", "left", "right")
-OF_SEVERAL_GRAPHS = {"method": "'search', 'rtn'", "activations": "'dynamic', 'float'"}
-
 PROSE = (
     "The lighthouse on the northern cape was built in 1874, after three ships had been lost there in a single winter. "
     "Its keeper, a retired sailor, wrote down the weather every morning for thirty-one years, and his notebooks are "
@@ -71,65 +69,6 @@ def calibration_of(
         return _default(signature, None, paddings, first=DRAWS)
     topics = importlib.import_module("pydoc_data.topics").topics
     return islice(_texts(signature, tokenizer, [topics[name] for name in sorted(topics)]), CALIBRATION_ROWS)
-
-
-def check_samples(samples: Any, tokenizer: Any) -> Sequence[Any]:
-    """What the caller gave, as several of one kind: said before a model is converted.
-
-    Raises:
-        ValueError: neither texts nor mappings, both, none, or texts without a tokenizer.
-    """
-    several = [samples] if isinstance(samples, str | Mapping) else samples
-    if not isinstance(several, Sequence) or not several:
-        raise ValueError(f"samples: got {samples!r:.80}; accepted: texts, or mappings of inputs by name")
-    if all(isinstance(sample, str) for sample in several):
-        if tokenizer is None:
-            raise ValueError("samples: got texts for a model without a tokenizer; accepted: inputs by name")
-        return several
-    for sample in several:
-        if not isinstance(sample, Mapping):
-            raise ValueError(f"samples: got {type(sample).__name__}; accepted: texts, or mappings of inputs by name")
-    return several
-
-
-def check_apart(precision: Precision, graphs: Collection[str], samples: Any) -> None:
-    """Refuse what a precision that asks for samples cannot be for.
-
-    Raises:
-        ValueError: several graphs, or a single sample.
-    """
-    field = precision.by_samples
-    if not field:
-        return
-    if len(graphs) > 1:
-        value, accepted = getattr(precision, field), OF_SEVERAL_GRAPHS[field]
-        raise ValueError(f"precision.{field}: got {value!r} for a model of several graphs; accepted: {accepted}")
-    apart(samples)
-
-
-def apart(samples: Any) -> tuple[Any, Any]:
-    """Of what the caller gave, what to round by and what to measure with: no file is judged by what it was made for.
-
-    Raises:
-        ValueError: a single one.
-    """
-    if samples is None:
-        return None, None
-    if isinstance(samples, Sequence) and not isinstance(samples, str) and len(samples) > 1:
-        return samples[::2], samples[1::2]
-    if isinstance(samples, Mapping) and _rows(samples) > 1:
-        one, other = ({name: value[start::2] for name, value in samples.items()} for start in (0, 1))
-        return one, other
-    raise ValueError(
-        "samples: got one to round by; accepted: several texts, mappings or rows, one half to round by and the other "
-        "to measure with, or None"
-    )
-
-
-def _rows(sample: Mapping[str, Any]) -> int:
-    """That all of these inputs have; 0 if they differ."""
-    lengths = {len(value) if hasattr(value, "__len__") else 0 for value in sample.values()}
-    return lengths.pop() if len(lengths) == 1 else 0
 
 
 def _default(signature: Signature, tokenizer: Any, paddings: Sequence[str], first: int = 0) -> Iterator[Arrays]:

@@ -18,29 +18,31 @@ from ...runtime.runner import Runner
 from ...runtime.tflite.flatbuffer import set_metadata, tflite_operators, write
 from ...runtime.tflite.runner import TFLiteRunner
 from ...runtime.tflite.suitability import stored_twice, suitability
+from ...signature import Graph
 from ..digests import seal, unsealed
 from ..errors import ExportError
-from ..frontend.card import as_card, own_metadata
-from ..frontend.inference import inference, one_at_a_time
-from ..frontend.pixels import with_pixels
-from ..frontend.spec import exportable, metadata, texts
-from ..onnx.exporter import to_onnx
+from ..frontend.inference import FileWeights, inference, one_at_a_time
+from ..frontend.spec import Exportable
+from ..frontend.spec import metadata as model_metadata
+from ..onnx.exporter import export_onnx
+from ..options import Precision
 from ..precision.accuracy import measure
 from ..precision.onnx.orders import Orders
-from ..precision.options import LEAST_COSINE, Precision, accuracy_rules, as_precision
-from ..precision.samples import PADDINGS, apart, calibration_of, check_apart, check_samples
-from ..precision.tflite.files import by_inputs, check_tflite, round_file
+from ..precision.samples import PADDINGS, calibration_of
+from ..precision.tflite.files import by_inputs, import_packages, round_file
 from ..precision.tflite.static import bound_masks, calls_of, check_loops
+from ..request import ExportRequest
 from ..result import ExportResult
+from ..verification.quick import quick_check
 from .conversion import convert
+from .packing import Joint
 from .signatures import static_graphs
-from .tasks import attach, set_task, task_of
+from .tasks import attach, attached, set_task, task_of
 
 FORBIDDEN = ("Flex", "CUSTOM", "VAR_HANDLE", "READ_VARIABLE", "RANDOM", "MULTINOMIAL", "IF", "CALL")
 
 
 @named_extras()
-@one_at_a_time
 def to_tflite(
     model: Any,
     path: str | os.PathLike[str],
@@ -110,64 +112,61 @@ def to_tflite(
         ExportError: the converter failed, or the file does not compute what the model computes, or not nearly enough
             in `precision`.
     """
-    from ..verification.verify import quick_check
-
-    target = Path(path)
-    if target.suffix != ".tflite":
-        raise ValueError(f"path: got {str(path)!r}; accepted: a name that ends in .tflite")
-    start = time.perf_counter()
-    numbers = as_precision(precision)
-    check_tflite(numbers)
-    rules = accuracy_rules(numbers, samples=samples, metric=metric, least_cosine=least_cosine)
-    said = as_card(card)
-    given = {"input_signature": input_signature, "image_dtype": image_dtype, "image_processor": image_processor}
-    original, model = model, with_pixels(exportable(model, input_signature), image_dtype, image_processor)
-    own = texts(model) | own_metadata(said)
-    if samples is not None:
-        check_samples(samples, model.tokenizer)
-    graphs = static_graphs(
-        model,
+    request = ExportRequest.of(
+        "tflite",
+        path,
+        precision=precision,
+        input_signature=input_signature,
         batch_size=batch_size,
         sequence_length=sequence_length,
         image_size=image_size,
+        image_dtype=image_dtype,
+        image_processor=image_processor,
         prefill=prefill,
         max_length=max_length,
         cache=cache,
+        samples=samples,
+        metric=metric,
+        least_cosine=least_cosine,
+        card=card,
     )
-    by_onnx = by_inputs(numbers)
-    check_apart(numbers, model.graphs("dynamic" if model.generates else "plain") if by_onnx else graphs, samples)
-    share, accuracy, orders, calls = 0.0, None, None, None
+    return export_tflite(model, request)
+
+
+@one_at_a_time
+def export_tflite(model: Any, request: ExportRequest) -> ExportResult:
+    """Write `model` as `request` asks; see ``to_tflite``."""
+    start = time.perf_counter()
+    target, precision = request.path, request.precision
+    import_packages(precision)
+    original, model = model, request.view_of(model)
+    metadata = request.metadata_of(model)
+    graphs = static_graphs(model, request)
+    by_onnx = by_inputs(precision)
+    request.check_calibration(model.graphs("dynamic" if model.generates else "plain") if by_onnx else graphs)
+    share, accuracy = 0.0, None
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-        with inference(model) as stored:
-            converted, joint = convert(stored, graphs, numbers.alike)
-            if numbers.static:
-                check_loops(converted, numbers)
-            if numbers.integer_only:
-                bound_masks(converted, numbers)
-            signatures = {name: graph.signature for name, graph in graphs.items()}
-            set_metadata(converted, {**metadata(model, signatures, {}), **own, **unsealed(stored)})
-        beside = set_task(converted, task_of(model), said)
-        made = precise = _opened(converted, Path(folder) / "fp32.tflite", beside)
-        del converted
+        stored, joint, precise = _in_float32(model, graphs, metadata, request, Path(folder) / "fp32.tflite")
         difference = quick_check(model, precise)
-        if numbers.name != "fp32":
-            least = LEAST_COSINE[numbers.name] if least_cosine is None else rules["least_cosine"]
-            chosen, rules["samples"] = apart(samples) if numbers.by_samples else (None, samples)
-            if numbers.static:
-                met = calibration_of(precise.signature, precise.tokenizer, chosen, PADDINGS)
-                calls = calls_of(precise, met)
+        written = precise
+        if precision.name != "fp32":
+            calls = orders = None
+            if precision.static:
+                paddings = (precise.signature, precise.tokenizer, request.calibration_samples, PADDINGS)
+                calls = calls_of(precise, calibration_of(*paddings))
             if by_onnx:
-                orders = Orders(OnnxRunner(to_onnx(original, Path(folder) / "inputs.onnx", **given).path), chosen)
+                in_onnx = export_onnx(original, _float32_onnx(request, Path(folder) / "inputs.onnx"))
+                orders = Orders(OnnxRunner(in_onnx.path), request.calibration_samples)
             content = precise.path.read_bytes()
-            rounded, share = round_file(content, precise.metadata, stored, joint, numbers, least, orders, calls)
-            made = _opened(rounded, Path(folder) / f"{numbers.name}.tflite", beside)
-            accuracy = measure(precise, made, numbers.name, **rules)
-        operators, size = _operators(made.path), made.path.stat().st_size
+            rounded, share = round_file(content, precise.metadata, stored, joint, request, orders, calls)
+            written = _opened(rounded, Path(folder) / f"{precision.name}.tflite", attached(precise.path))
+            accuracy = measure(precise, written, request)
+        operators, size = _operators(written.path), written.path.stat().st_size
         with quiet():
-            suited = suitability(made.path)
-        more = stored_twice(made.path, [math.prod(value.shape) for value in stored.variables.values()])
-        made.path.replace(target)
+            suited = suitability(written.path)
+        more = stored_twice(written.path, [math.prod(value.shape) for value in stored.variables.values()])
+        written.path.replace(target)
     return ExportResult(
         path=target,
         format="tflite",
@@ -177,12 +176,34 @@ def to_tflite(
         operators=operators,
         greatest_difference=difference,
         files=(target,),
-        precision=numbers.name,
+        precision=precision.name,
         rounded=share,
         accuracy=accuracy,
         warnings=[more] if more else [],
         suitability=suited,
     )
+
+
+def _in_float32(
+    model: Exportable, graphs: Mapping[str, Graph], metadata: Mapping[str, str], request: ExportRequest, file: Path
+) -> tuple[FileWeights, Joint, TFLiteRunner]:
+    """Write the float32 file. Return the weights that are in it, which of them became one, and a runner of it."""
+    precision = request.precision
+    with inference(model) as stored:
+        converted, joint = convert(stored, graphs, precision.alike)
+        if precision.static:
+            check_loops(converted, precision)
+        if precision.integer_only:
+            bound_masks(converted, precision)
+        signatures = {name: graph.signature for name, graph in graphs.items()}
+        set_metadata(converted, {**model_metadata(model, signatures, {}), **metadata, **unsealed(stored)})
+    return stored, joint, _opened(converted, file, set_task(converted, task_of(model), request.card))
+
+
+def _float32_onnx(request: ExportRequest, path: Path) -> ExportRequest:
+    """Return the request for the ONNX file whose matrix multiplications show GPTQ their inputs."""
+    view = {name: getattr(request, name) for name in ("input_signature", "image_dtype", "image_processor")}
+    return ExportRequest.of("onnx", path, **view)
 
 
 def _opened(model: Any, file: Path, beside: Mapping[str, str]) -> TFLiteRunner:

@@ -14,33 +14,25 @@ from ...runtime.graph_names import SINGLE, STATIC, prefill_name
 from ...signature import Graph, Signature
 from ..frontend.graphs import litert_graph
 from ..frontend.spec import Exportable
+from ..request import ExportRequest
 
 Tensor = Any
 
 DYNAMIC = "dynamic"  # in the place of a length: any
 
 
-def static_graphs(
-    model: Exportable,
-    *,
-    batch_size: int,
-    sequence_length: Any,
-    image_size: int | tuple[int, int] | None,
-    prefill: int | Sequence[int] | None,
-    max_length: int | None,
-    cache: bool | None,
-) -> dict[str, Graph]:
-    """The graphs of a file by the names of its signatures, each with all its sizes; see ``to_tflite``.
+def static_graphs(model: Exportable, request: ExportRequest) -> dict[str, Graph]:
+    """Return the graphs of a file by the names of its signatures, each with all its sizes; see ``to_tflite``.
 
     Raises:
-        ValueError: an argument this model has no use for, or a size it cannot take.
+        ValueError: an option that this model does not have, or a size that it cannot take.
     """
-    memory = _memory(model, prefill, max_length, cache)
-    if memory is not None:
-        return _with_memory(model, batch_size, sequence_length, image_size, *memory)
+    cached = _cache_sizes(model, request)
+    if cached is not None:
+        return _with_cache(model, request, *cached)
     graphs = model.graphs("plain")
     graphs = graphs if len(graphs) > 1 else {SINGLE: graphs["model"]}
-    lengths = _lengths(sequence_length)
+    lengths = _lengths(request.sequence_length)
     if len(lengths) > 1 and (len(graphs) > 1 or not graphs[SINGLE].signature.padded):
         raise ValueError(
             f"sequence_length: got several for a {model.family} whose inputs no mask lets be padded; accepted: one"
@@ -48,9 +40,9 @@ def static_graphs(
     found = {}
     for name, graph in graphs.items():
         spec = graph.signature
-        batch = {"batch": batch_size} if any("batch" in given.dims for given in spec.inputs) else {}
+        batch = {"batch": request.batch_size} if any("batch" in given.dims for given in spec.inputs) else {}
         for length in lengths:
-            sizes = {**batch, **_sizes(spec, length, image_size)}
+            sizes = {**batch, **_sizes(spec, length, request.image_size)}
             found[_named(name, length) if len(lengths) > 1 else name] = Graph(spec.exported(sizes), graph.function)
     return found
 
@@ -93,10 +85,9 @@ def _named(name: str, length: int | Mapping[str, int]) -> str:
     return bucket_name(name, _numbers(length))
 
 
-def _memory(
-    model: Exportable, prefill: int | Sequence[int] | None, max_length: int | None, cache: bool | None
-) -> tuple[list[int], int] | None:
-    """Lengths of the prefills and slots of the cache; None for a file without memory."""
+def _cache_sizes(model: Exportable, request: ExportRequest) -> tuple[list[int], int] | None:
+    """Return the lengths of the prefill signatures and the slots of the cache, or None for a file without a cache."""
+    prefill, max_length, cache = request.prefill, request.max_length, request.cache
     given = {"prefill": prefill, "max_length": max_length, "cache": cache or None}
     asked = [name for name, value in given.items() if value is not None]
     if asked and not model.generates:
@@ -118,22 +109,20 @@ def _memory(
     return sorted(set(lengths)), int(slots)
 
 
-def _with_memory(
-    model: Exportable, batch_size: int, sequence_length: Any, image_size: Any, prefills: list[int], slots: int
-) -> dict[str, Graph]:
-    """The graphs of a file that generates."""
+def _with_cache(model: Exportable, request: ExportRequest, prefills: list[int], slots: int) -> dict[str, Graph]:
+    """Return the graphs of a file that generates with a key/value cache."""
     graphs = model.graphs("static")
     if "encoder" in graphs:
         named, fixed = {}, {}
-        lengths = _lengths(sequence_length)
+        lengths = _lengths(request.sequence_length)
         for length in lengths:
-            source = _sizes(graphs["encoder"].signature, length, image_size)["source"]
-            sizes = {"batch": batch_size, "source": source}
+            source = _sizes(graphs["encoder"].signature, length, request.image_size)["source"]
+            sizes = {"batch": request.batch_size, "source": source}
             names = {name: _named(name, length) if len(lengths) > 1 else name for name in STATIC}
             named |= {names[name]: graphs[role] for name, role in STATIC.items()}
             fixed |= {names["encode"]: sizes, names["decode"]: {**sizes, "slots": slots, "sequence": 1}}
     else:
-        if batch_size != 1 or sequence_length is not None:
+        if request.batch_size != 1 or request.sequence_length is not None:
             raise ValueError("batch_size, sequence_length: got one for a file with a cache; accepted: 1 and None")
         graph, prefill = litert_graph(model), {prefill_name(n): n for n in prefills}
         named = {"decode": graph, **dict.fromkeys(prefill, _without_logits(graph))}

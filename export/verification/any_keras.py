@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...runtime.inputs import PADDINGS, example_inputs, is_mask
 from ...runtime.runner import LoadedGraph
-from ...signature import Graph, Signature
-from ..frontend.any_keras.model import Foreign
+from ...signature import Signature
 from ..frontend.diagnostics import one_line
-from ..frontend.graphs import model_graphs
 from .comparison import Check, Closeness, compare
 from .reference import Reference
 
@@ -34,54 +32,46 @@ class AnyCase:
         return shown + (f", padding {self.padding}" if self.padding != "none" else f", seed {self.seed}")
 
 
-def any_cases(signature: Signature, *, brief: bool = False) -> Iterator[AnyCase]:
-    """Yield a case in which every size is known to work and, unless `brief`, others: a batch of one, other lengths and
-    images where Keras accepts them, and every padding if there is a mask."""
+def any_cases(signature: Signature) -> list[AnyCase]:
+    """Return the cases for one graph of any Keras model; the first is the one that an export checks.
+
+    Its sizes are known to work. The others are a batch of one, other lengths and images as far as Keras accepts them,
+    and every padding if an input is a mask.
+    """
     open_dims = {dim for spec in signature.inputs for dim in spec.dims if isinstance(dim, str)} - {*signature.sizes}
     own = {dim: signature.examples[dim] for dim in sorted(open_dims) if dim in signature.examples}
     own |= {"batch": 2} if "batch" in open_dims else {}
     masked = any(map(is_mask, signature.inputs))
-    if brief:
-        yield AnyCase(own, "left" if masked else "none")
-        return
-    for padding in (*PADDINGS, "all") if masked else ("none",):
-        yield AnyCase(own, padding)
-    yield AnyCase({**own, "batch": 1} if "batch" in own else own, seed=1)
+    first = "left" if masked else "none"
+    cases = [AnyCase(own, first)]
+    cases += [AnyCase(own, padding) for padding in (*PADDINGS, "all") if masked and padding != first]
+    cases.append(AnyCase({**own, "batch": 1} if "batch" in own else own, seed=1))
     for dim in (dim for dim in own if dim != "batch"):
         for size in SIDES if dim in ("height", "width") else LENGTHS:
             if size != own[dim]:
-                yield AnyCase({**own, dim: size}, seed=size, tried=True)
+                cases.append(AnyCase({**own, dim: size}, seed=size, tried=True))
+    return cases
 
 
 def any_checks(
-    model: Foreign, graphs: Mapping[str, LoadedGraph], tolerance: float | Closeness, *, brief: bool = False
+    reference: Reference, loaded: LoadedGraph, cases: Sequence[AnyCase], tolerance: float | Closeness, prefix: str = ""
 ) -> Iterator[Check]:
-    """Compare the graphs of a file with the model's own call."""
-    own = model_graphs(model, graphs)
-    for name, loaded in graphs.items():
-        prefix = f"{name}: " if len(graphs) > 1 else ""
-        yield from _graph_checks(model, own[name], loaded, tolerance, brief=brief, prefix=prefix)
-
-
-def _graph_checks(
-    model: Foreign, graph: Graph, loaded: LoadedGraph, tolerance: float | Closeness, *, brief: bool, prefix: str
-) -> Iterator[Check]:
+    """Compare one graph of any Keras model with `reference`, the model's own call."""
     signature = loaded.signature
-    reference = Reference(model, graph.function, None if brief or signature.sizes else graph.signature)
-    for case in any_cases(signature, brief=brief):
+    for case in cases:
         sizes = {**signature.examples, **signature.sizes, **case.sizes}
         inputs = example_inputs(signature, sizes, padding=case.padding, seed=case.seed)
         name = prefix + case.name
         try:
             expected = reference(inputs)
-        except Exception as error:  # of any type: layers reject a size in different ways
+        except Exception as error:  # of any class: layers reject a size in different ways
             if not case.tried:
                 raise
             yield Check(name, True, None, f"not compared, since Keras rejects these sizes: {one_line(error, 80)}")
             continue
         try:
             actual = loaded.run(inputs)
-        except Exception as error:  # each runtime has its own error types
+        except Exception as error:  # every runtime has its own error classes
             yield Check(name, False, None, f"the runtime raised an error: {one_line(error)}")
             continue
         yield compare(

@@ -19,35 +19,19 @@ from ...runtime.inputs import example_inputs
 from ...runtime.loading import load
 from ...runtime.runner import Runner
 from ...signature import Graph
-from ...zoo.base import ZooModel
-from ..errors import ExportError
 from ..frontend.any_keras.model import Foreign
 from ..frontend.graphs import model_graphs
 from ..frontend.huggingface_view import DIMENSIONS, as_in_file
 from ..frontend.inference import one_at_a_time
 from ..frontend.pixels import pixels_in_file
 from ..frontend.spec import Exportable, exportable
+from ..options import LEAST_COSINE
 from ..precision.onnx.files import file_signature
-from ..precision.options import LEAST_COSINE
-from .any_keras import any_checks, example_sizes
+from .any_keras import example_sizes
+from .cases import longest
 from .comparison import TOLERANCE, Check, Closeness
 from .contents import content_checks
-from .grid import (
-    Case,
-    Chain,
-    cached_checks,
-    chain_checks,
-    chains,
-    encoder_references,
-    example,
-    greedy_check,
-    image_checks,
-    length_cases,
-    longest,
-    plain_checks,
-    text_cases,
-)
-from .reference import Reference
+from .plan import plan
 
 
 @dataclass(frozen=True)
@@ -133,7 +117,7 @@ def verify(
     checks = [_names(model, runner, graphs)]
     if checks[0].passed:
         checks += content_checks(model, runner)
-        checks += _grid(model, runner, graphs, limit)
+        checks += _comparisons(model, runner, limit)
         checks.append(_repeats(runner))
     return VerifyReport(
         path=str(path),
@@ -154,103 +138,15 @@ def _limit(runner: Runner) -> float | Closeness:
     return Closeness(max(0.0, 1 - SLACK * (1 - least)))
 
 
-def _grid(model: Exportable, runner: Runner, graphs: dict[str, Graph], tolerance: float | Closeness) -> Iterator[Check]:
-    main = runner.graphs[runner.layout.main]
+def _comparisons(model: Exportable, runner: Runner, tolerance: float | Closeness) -> Iterator[Check]:
+    for part in plan(model, runner, quick=False):
+        yield from part.check(part.cases, tolerance)
     if isinstance(model, Foreign):
-        yield from any_checks(model, runner.graphs, tolerance)
         return
-    if "height" in {dim for spec in main.signature.inputs for dim in spec.dims}:
-        yield from image_checks(Reference(model, model.by_name), main, tolerance)
-        return
-    open_sizes = runner.layout.kind in ("plain", "dynamic") and not main.signature.sizes
-    whole = Reference(model, model.by_name, model.signature, few=not open_sizes)
-    if runner.layout.kind == "plain":
-        for name, loaded in runner.graphs.items():
-            prefix = f"{name}: " if len(runner.graphs) > 1 else ""
-            yield from plain_checks(whole, loaded, text_cases(model, loaded.signature), tolerance, prefix)
-        if len(runner.graphs) > 1:
-            cases = length_cases([graph.signature for graph in runner.graphs.values()])
-            yield from plain_checks(whole, runner, cases, tolerance, "the shortest that fits: ")
-    encoders = encoder_references(model, runner)
-    for name, reference in encoders.items():
-        loaded = runner.graphs[name]
-        yield from plain_checks(reference, loaded, text_cases(model, loaded.signature), tolerance, f"{name}: ")
-    if not encoders and runner.layout.kind == "dynamic":
-        cases = text_cases(model, main.signature, past=True, padding=main.padding)
-        yield from cached_checks(model, whole, main, cases, tolerance)
-    if runner.layout.generates:
-        yield from chain_checks(model, whole, runner, chains(model, runner), tolerance)
-    if runner.generates:
-        yield greedy_check(model, whole, runner, tolerance)
-    limit = runner.decoder().max_length if runner.layout.generates else min(main.signature.limits.values(), default=0)
+    limits = runner.graphs[runner.layout.main].signature.limits
+    limit = runner.decoder().max_length if runner.layout.generates else min(limits.values(), default=0)
     if limit and (reached := longest(model, limit)) < limit:
         yield Check("positions", True, None, f"compared up to {reached} of {limit}, by the size of the model")
-
-
-def quick_check(model: Exportable, runner: Runner) -> float:
-    """The greatest difference from Keras on one padded batch of every graph.
-
-    Raises:
-        ExportError: more than rounding, or a number that is none.
-        ValueError: a model that computes something else with a cache than without one.
-    """
-    main = runner.graphs[runner.layout.main]
-    signature = main.signature
-    checks: list[Check] = []
-    if isinstance(model, Foreign):
-        checks += any_checks(model, runner.graphs, TOLERANCE, brief=True)
-    elif "height" in {dim for spec in signature.inputs for dim in spec.dims}:
-        checks += image_checks(Reference(model, model.by_name), main, TOLERANCE, brief=True)
-    elif runner.layout.kind == "plain":
-        for loaded in runner.graphs.values():
-            cases = [_brief(model, loaded.signature)]
-            checks += plain_checks(Reference(model, model.by_name), loaded, cases, TOLERANCE)
-    else:
-        encoders = encoder_references(model, runner)
-        for name, reference in encoders.items():
-            loaded = runner.graphs[name]
-            checks += plain_checks(reference, loaded, [_brief(model, loaded.signature)], TOLERANCE, f"{name}: ")
-        prompts = sorted({chain.prompt for chain in chains(model, runner) if chain.rows == 1})
-        room = runner.decoder().max_length
-        used = [Chain(1, n, 1) for n in prompts if n + 1 <= room][:8] or [Chain(2, 1, 1)]
-        if encoders:
-            sources = sorted({graph.signature.sizes.get("source", 7) for graph in runner.graphs.values()})
-            shortest = [min(7, sources[0]), *(before + 1 for before in sources[:-1])]  # that each is taken for
-            used = [Chain(2, length, min(2, room - 1)) for length in shortest]
-        checks += chain_checks(model, Reference(model, model.by_name), runner, used, TOLERANCE)
-    for check in checks:
-        if not check.passed or check.difference is None:
-            if isinstance(model, ZooModel):
-                _explain(model, runner, check)
-            raise ExportError(f"the exported file differs from Keras: {check.name}: {check.detail}")
-    return max(check.difference or 0.0 for check in checks)
-
-
-def _brief(model: ZooModel, signature: object) -> Case:
-    limits = getattr(signature, "limits", {})
-    sizes = getattr(signature, "sizes", {})
-    dims = ("sequence", "source", "target")
-    length = min([7, *(limits[dim] for dim in dims if dim in limits), *(sizes[dim] for dim in dims if dim in sizes)])
-    return Case(sizes.get("batch", 2), length, 0, "left")
-
-
-def _explain(model: ZooModel, runner: Runner, check: Check) -> None:
-    """Where it is not the file that differs, but the model's own call from what a cached decoder is made of."""
-    if not runner.layout.generates or "encoder" in runner.layout.roles.values():
-        return
-    graph = model.graphs("dynamic")["decoder"]
-    inputs = example(graph.signature, Case(2, min(7, model.config.max_length), 0, "left"))
-    given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    ours, theirs = Reference(model, model.by_name), Reference(model, graph.function)
-    one, other = ours.exact(given)["logits"], theirs.exact(inputs)["logits"]
-    valid = inputs["attention_mask"] == 1
-    apart = float(np.abs(one - other)[valid].max())
-    if apart > 1e-6 * float(np.abs(one[valid]).max()):
-        raise ValueError(
-            f"model: got a {type(model).__name__} whose call computes something else than its hidden_states and head, "
-            f"of which a decoder with a cache is made ({apart:.1e} apart); accepted: cache=False, or a class that "
-            "overrides those"
-        )
 
 
 def _names(model: Exportable, runner: Runner, graphs: dict[str, Graph]) -> Check:

@@ -17,7 +17,8 @@ from ai_edge_litert.interpreter import Interpreter
 
 import attention_zoo as az
 from attention_zoo import export
-from attention_zoo.export.verification import verify as verification
+from attention_zoo.export.onnx import exporter as onnx_exporter
+from attention_zoo.export.tflite import exporter as tflite_exporter
 from attention_zoo.generation.keras_decoder import Generating
 from attention_zoo.runtime.tflite.flatbuffer import tflite_operators
 from attention_zoo.zoo.base import weight_name
@@ -303,7 +304,8 @@ def test_an_interrupted_export_leaves_no_file(name: str, tmp_path: Path, monkeyp
     def interrupt(*_: Any) -> float:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(verification, "quick_check", interrupt)
+    for exporter in (onnx_exporter, tflite_exporter):
+        monkeypatch.setattr(exporter, "quick_check", interrupt)
     with pytest.raises(KeyboardInterrupt):
         (export.to_onnx if name.endswith("onnx") else export.to_tflite)(shared("bert", "backbone"), tmp_path / name)
     assert list(tmp_path.iterdir()) == []
@@ -356,7 +358,8 @@ def test_a_failed_export_leaves_no_file(family: str, tmp_path: Path, monkeypatch
     def differs(*_: Any, **__: Any) -> float:
         raise export.ExportError("the exported file differs from Keras")
 
-    monkeypatch.setattr(verification, "quick_check", differs)
+    for exporter in (onnx_exporter, tflite_exporter):
+        monkeypatch.setattr(exporter, "quick_check", differs)
     for name, to in (("m.onnx", export.to_onnx), ("m.tflite", export.to_tflite)):
         with pytest.raises(export.ExportError):
             to(model, tmp_path / name)

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ...options import Precision
 from ..blocks import Blocks, to_blocks
 from ..gptq import with_feedback
-from ..options import Precision
 from .graph import Editor, lookups, products
 from .moments import Moments
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ....checks import choice
 from ....runtime.metadata import DIGEST, PRECISION, SIGNATURES
 from ....runtime.onnx.runner import OnnxGraph
 from ....runtime.runner import LoadedGraph, Runner
 from ....signature import Signature
 from ...digests import UNSEALED
-from ..options import Precision
-from ..samples import PADDINGS, calibration_of, check_apart
+from ...options import Precision
+from ...request import ExportRequest
+from ..samples import PADDINGS, calibration_of
 from .blocks import to_block_weights
 from .half import to_half
 from .integers import to_integer_tables, to_integers
@@ -40,41 +40,21 @@ class Rounded:
     share: float
 
 
-def check_onnx(precision: Precision, graphs: Collection[str], samples: Any) -> None:
-    """Refuse what files of these graphs cannot be in.
-
-    Raises:
-        ValueError: naming what is accepted.
-    """
-    choice("precision.activations", precision.activations, (None, "dynamic", "float", "static"))
-    choice("precision.integer_only", precision.integer_only, (False,))
-    check_apart(precision, graphs, samples)
-
-
-def round_graphs(
-    precise: Runner, names: Iterable[str], precision: Precision, target: str, samples: Any, least_cosine: float
-) -> Iterator[tuple[str, Rounded]]:
-    """The graphs of `precise`, a file in float32, in another precision, one after the other.
-
-    Args:
-        target: "onnxruntime" or "standard": whose operators blocks of weights are read by.
-        samples: what static ranges are measured on, and GPTQ's products, as ``to_onnx`` takes them.
-        least_cosine: that the files will have, for who verifies them.
-    """
+def round_graphs(precise: Runner, names: Iterable[str], request: ExportRequest) -> Iterator[tuple[str, Rounded]]:
+    """Yield the graphs of `precise`, a file in float32, in the requested precision, one after the other."""
+    precision = request.precision
     inputs: list[Mapping[str, Any]] = []
     if precision.by_samples:
         paddings = PADDINGS if precision.static else ("none",)
-        inputs = list(calibration_of(precise.signature, precise.tokenizer, samples, paddings))
-    said = {"name": precision.name, "target": target, "least_cosine": least_cosine}
+        inputs = list(calibration_of(precise.signature, precise.tokenizer, request.calibration_samples, paddings))
     for name in names:
-        yield name, _rounded(precise, name, precision, said, inputs)
+        yield name, _rounded(precise, name, request, inputs)
 
 
-def _rounded(
-    precise: Runner, name: str, precision: Precision, said: dict[str, Any], samples: Iterable[Mapping[str, Any]]
-) -> Rounded:
+def _rounded(precise: Runner, name: str, request: ExportRequest, samples: Iterable[Mapping[str, Any]]) -> Rounded:
     import onnx_ir as ir
 
+    precision = request.precision
     file = next(file for file, told in precise.files.items() if name in json.loads(told[SIGNATURES]))
     graph: LoadedGraph = precise.graphs[name]
     activations = activations_of(precision, graph.signature)
@@ -90,7 +70,7 @@ def _rounded(
         if precision.method == "gptq":
             assert isinstance(graph, OnnxGraph)
             gathered = Moments(file, graph, list(samples))
-        weights = to_block_weights(model, precision, said["target"], gathered)
+        weights = to_block_weights(model, precision, request.blocks_for, gathered)
     elif activations == "static":
         assert isinstance(graph, OnnxGraph)
         model = to_static(file, graph, samples, precision)
@@ -101,8 +81,9 @@ def _rounded(
     if precision.name != "fp16":
         weights += to_integer_kernels(model, precision)
     model.metadata_props[DIGEST] = UNSEALED
-    own = {"activations": activations} if precision.name == "int8" else {}
-    model.metadata_props[PRECISION] = json.dumps(said | own)
+    details = {"name": precision.name, "target": request.blocks_for, "least_cosine": request.accepted_cosine}
+    details |= {"activations": activations} if precision.name == "int8" else {}
+    model.metadata_props[PRECISION] = json.dumps(details)
     weights = [weight for weight in dict.fromkeys(weights) if weight in numbers]
     share = sum(numbers[weight] for weight in weights) / max(1, sum(numbers.values()))
     return Rounded(model, tuple(weights), share)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ...options import Precision
 from ..blocks import to_rows
-from ..options import Precision
 from .graph import Editor, lookups, products
 
 LEAST_TABLE = 4096  # elements; a smaller table of positions or segments is not worth quantizing

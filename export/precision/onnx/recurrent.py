@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ...options import Precision
 from ..blocks import to_rows
-from ..options import Precision
 from .graph import MOVES, Editor, is_matrix
 
 LAYERS = ("GRU", "LSTM", "RNN")

@@ -11,7 +11,7 @@ import numpy as np
 
 from ....runtime.onnx.runner import OnnxGraph
 from ....runtime.quiet import quiet
-from ..options import Precision
+from ...options import Precision
 
 OPERATORS = ("Conv", "Gemm", "MatMul")  # its "Attention" is not that of the ONNX standard
 

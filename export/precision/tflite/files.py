@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from ....checks import choice
 from ....runtime.metadata import DIGEST, PRECISION
 from ....runtime.quiet import quiet
 from ....runtime.runner import usable_cores
@@ -24,41 +23,28 @@ from ...digests import UNSEALED
 from ...errors import ExportError
 from ...frontend.diagnostics import one_line
 from ...frontend.inference import FileWeights
+from ...options import Precision
+from ...request import TFLITE_BLOCKS, ExportRequest
 from ..onnx.orders import Orders
-from ..options import Precision
 from .blocks import nearest_blocks
 from .static import activations, every_operator, floats_outside, ranges
 from .weights import LOOKUP, PRODUCT, Weight, keras_names, weights_of
 
 LEAST_TABLE = 4096  # numbers; below that a table of positions or segments is not worth it
-BLOCKS = (32, 64, 128, 256)
-ACCEPTED: dict[str, tuple[Any, ...]] = {  # of LiteRT's kernels, less than of ``Precision``
-    "activations": (None, "dynamic", "float", "static", "static16"),
-    "symmetric": (None, True),
-    "method": (None, "rtn", "search", "gptq"),
-    "reduce_range": (True,),  # no kernel of LiteRT adds products in 16 bits
-}
 Calls = Mapping[str, Iterable[Mapping[str, np.ndarray]]]
 QUANTIZER_NAMES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}
 
 
-def check_tflite(precision: Precision) -> None:
-    """Refuse what a TFLite file cannot be in.
+def import_packages(precision: Precision) -> None:
+    """Import the packages that this precision needs, so that a missing one is reported before the conversion.
 
     Raises:
-        ValueError: naming what is accepted.
-        ModuleNotFoundError: without AI Edge Quantizer, or what an ONNX file needs where one is made on the way.
+        ModuleNotFoundError: without AI Edge Quantizer, or without what the ONNX export of the method "gptq" needs.
     """
-    for name, accepted in ACCEPTED.items():
-        choice(f"precision.{name}", getattr(precision, name), accepted)
-    blocks = (None, *BLOCKS) if precision.name == "int4" else (None,)
-    choice("precision.block_size", precision.block_size, blocks)
-    for name in ("head", "embedding"):
-        choice(f"precision.{name}", getattr(precision, name), ("int8", "fp32"))
     needed = {"ai_edge_quantizer"} if precision.name != "fp32" else set()
     needed |= {"tf2onnx", "onnx_ir", "onnxruntime"} if by_inputs(precision) else set()
     for package in sorted(needed):
-        import_module(package)  # if it is missing, before the work and not behind it
+        import_module(package)
 
 
 def by_inputs(precision: Precision) -> bool:
@@ -71,26 +57,28 @@ def round_file(
     metadata: Mapping[str, str],
     weights: FileWeights,
     joint: Mapping[str, Sequence[str]],
-    precision: Precision,
-    least_cosine: float,
+    request: ExportRequest,
     orders: Orders | None = None,
     calls: Calls | None = None,
 ) -> tuple[Any, float]:
-    """The ``ModelT`` of a file in another precision, with all its signatures, and the share of the weights' numbers
-    that are not float32 then.
+    """Convert a float32 file to the requested precision.
 
     Args:
-        content: of the file in float32.
-        metadata: its entries, which are kept.
-        weights: of the model it was made of.
-        joint: by the name of a weight in the file, those that are in it, which go the same way.
-        least_cosine: that the file will have, for who verifies it.
-        orders: of the method "gptq".
-        calls: by the name of a signature what it is given, of static ranges.
+        content: the bytes of the float32 file.
+        metadata: its metadata, which is kept.
+        weights: the weights of the model that it was made from.
+        joint: for every weight of the file that packs several of the model's, the names of those, which share one
+            precision.
+        orders: the order of the columns, and their inputs, for the method "gptq".
+        calls: calibration inputs by signature, for static ranges.
+
+    Returns:
+        The ``ModelT`` with all signatures, and the share of the weights' values that are no longer float32.
 
     Raises:
-        ExportError: the quantiser failed.
+        ExportError: the quantizer failed.
     """
+    precision = request.precision
     found = weights_of(unpacked(content))
     names: dict[int, str] = {}
     if precision.keep or precision.name == "int4":
@@ -103,10 +91,10 @@ def round_file(
     if precision.method != "rtn":
         nearest_blocks(model, found, names, orders)
     share_buffers(model)
-    said: dict[str, Any] = {"name": precision.name, "least_cosine": least_cosine}
-    said |= {"activations": precision.activations or "dynamic"} if precision.name == "int8" else {}
-    said |= {"integer_only": True} if precision.integer_only else {}
-    set_metadata(model, {**metadata, DIGEST: UNSEALED, PRECISION: json.dumps(said)})
+    details: dict[str, Any] = {"name": precision.name, "least_cosine": request.accepted_cosine}
+    details |= {"activations": precision.activations or "dynamic"} if precision.name == "int8" else {}
+    details |= {"integer_only": True} if precision.integer_only else {}
+    set_metadata(model, {**metadata, DIGEST: UNSEALED, PRECISION: json.dumps(details)})
     rounded = sum(weight.array.size for weight in found if numbers[id(weight)] != "fp32")
     return model, min(1.0, 4 * rounded / max(1, weights.bytes))
 
@@ -126,7 +114,7 @@ def _numbers(found: Iterable[Weight], names: Mapping[int, str], precision: Preci
         if weight.table:
             return precision.embedding
         own = precision.numbers_of(name)
-        blocks = weight.width % (precision.block_size or BLOCKS[0]) == 0
+        blocks = weight.width % (precision.block_size or TFLITE_BLOCKS[0]) == 0
         return own if own == "int8" or (blocks and all(kind == PRODUCT for kind, _ in weight.readers)) else "int8"
 
     return {id(weight): numbers(weight) for weight in found}
@@ -173,7 +161,7 @@ def _rule(operator: str, numbers: str, precision: Precision) -> tuple[Any, Any]:
         weight = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
         own = {"weight_tensor_config": weight, "compute_precision": floats, "explicit_dequantize": True}
         return qtyping.OpQuantizationConfig(**own), AlgorithmName.FLOAT_CASTING
-    size = precision.block_size or BLOCKS[0]
+    size = precision.block_size or TFLITE_BLOCKS[0]
     scales = f"BLOCKWISE_{size}" if numbers == "int4" else "CHANNELWISE"
     weight = qtyping.TensorQuantizationConfig(
         num_bits=int(numbers.removeprefix("int")), symmetric=True, granularity=qtyping.QuantGranularity(scales)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ....runtime.runner import Runner
 from ....runtime.tflite.flatbuffer import opcode, operators
-from ..options import Precision
+from ...options import Precision
 from .weights import FLOAT32
 
 DIVISORS = ("MAXIMUM", "ADD", "SQRT", "RESHAPE", "BROADCAST_TO", "SUM", "SQUARE")  # of a norm or a count

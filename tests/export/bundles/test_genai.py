@@ -186,12 +186,12 @@ def test_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A failure leaves nothing, and an earlier folder as it was; a success leaves nothing of that."""
     folder, model = tmp_path / "above" / "folder", gpt()
 
-    def fail(_: Any, file: Path, *__: Any, **___: Any) -> None:
-        file.write_text("half")
+    def fail(_: Any, request: Any) -> None:
+        request.path.write_text("half")
         raise export.AccuracyError("too far")
 
     with monkeypatch.context() as patched:
-        patched.setattr(genai, "to_onnx", fail)
+        patched.setattr(genai, "export_onnx", fail)
         with pytest.raises(export.AccuracyError):
             export.to_genai(model, folder)
     assert not list(tmp_path.iterdir())
@@ -200,7 +200,7 @@ def test_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     assert sorted(before) == FILES
     with monkeypatch.context() as patched:
-        patched.setattr(genai, "to_onnx", fail)
+        patched.setattr(genai, "export_onnx", fail)
         with pytest.raises(export.AccuracyError):
             export.to_genai(model, folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before

@@ -193,7 +193,7 @@ def test_the_command_line_finds_the_file(tmp_path: Path) -> None:
     from attention_zoo.export.command import export_as
 
     model, folder = shared("bert", "backbone"), tmp_path / "folder"
-    results = export_as(lambda: model, folder, "huggingface", "int8,fp32", {}, {"cache": None}, 1, {})
+    results = export_as(lambda: model, folder, "huggingface", "int8,fp32", {}, {"cache": None})
     assert [result.precision for result in results] == ["int8", "fp32"]
     assert file_in(folder) == folder / "onnx" / "model.onnx"
     (folder / "onnx" / "model.onnx").unlink()

@@ -14,7 +14,8 @@ from attention_zoo import export
 from attention_zoo.export.precision.blocks import Blocks, to_blocks
 from attention_zoo.export.precision.gptq import DAMPING, order_of, with_feedback
 from attention_zoo.export.precision.onnx.moments import Moments
-from attention_zoo.export.precision.samples import apart, calibration_of, samples_of
+from attention_zoo.export.precision.samples import calibration_of, samples_of
+from attention_zoo.export.request import apart
 from attention_zoo.export.tflite import exporter as tflite
 from attention_zoo.runtime.tflite.flatbuffer import constants as stored
 from attention_zoo.runtime.tflite.flatbuffer import unpacked

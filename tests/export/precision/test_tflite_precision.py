@@ -289,8 +289,8 @@ def test_other_keras_models(tmp_path: Path) -> None:
 def test_command(tmp_path: Path) -> None:
     model = shared("bert", "backbone")
     details = {"activations": None, "block_size": None, "keep": ("*/down/kernel",)}
-    asked = {"cache": None, "target": None, "samples": None, "least_cosine": 0.9}
-    (result,) = export_as(lambda: model, tmp_path / "m.tflite", None, "int8", details, asked, 1, {"sequence_length": 9})
+    asked = {"cache": None, "target": None, "samples": None, "least_cosine": 0.9, "sequence_length": 9}
+    (result,) = export_as(lambda: model, tmp_path / "m.tflite", None, "int8", details, asked)
     assert result.precision == "int8" and export.load(result.path).precision_details["least_cosine"] == 0.9
 
 

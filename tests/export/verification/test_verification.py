@@ -13,8 +13,8 @@ from faults import FAULTS, FORMATS, SoftCap, caught_by
 import attention_zoo as az
 from attention_zoo import export
 from attention_zoo.export.frontend.inference import computing_in
+from attention_zoo.export.verification.cases import Case, example
 from attention_zoo.export.verification.comparison import FARTHER, compare
-from attention_zoo.export.verification.grid import Case, example
 from attention_zoo.export.verification.reference import Reference
 from attention_zoo.runtime.inputs import padded_mask
 from helpers import ALL_BUT_ONE, VARIANTS, close, every_variant, inputs_for, randomise, run, shared, tiny

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ...checks import choice, fraction
+from ..checks import choice, fraction
 
 NAMES = ("fp32", "fp16", "int8", "int4")
 ACCEPTED: Mapping[str, tuple[Any, ...]] = {

@@ -1,111 +1,27 @@
-"""What a file is asked, and what Keras says to the same: shapes, paddings and caches where such software goes wrong.
+"""Comparisons of a file's graphs with Keras, case by case.
 
-Caches are those that the file itself filled from tokens. What Keras says is always the model's own call on all tokens
-at once, so that a graph with a memory is compared with the model and not with its twin.
+Key/value caches are those that the file itself filled from tokens. The reference is always the model's own call on all
+tokens at once, so that a graph with a cache is compared with the model, and not with another graph with a cache.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...generation.decoder import TOKENS
-from ...runtime.inputs import PADDINGS, example_inputs, is_mask, padded_mask
+from ...runtime.inputs import example_inputs, padded_mask
 from ...runtime.runner import LoadedGraph, Runner
 from ...signature import Signature
-from ..frontend.graphs import model_graphs
 from ..frontend.spec import Exportable
+from .cases import Case, Chain, example
 from .comparison import Check, Closeness, compare
 from .reference import Reference
 
 Arrays = dict[str, np.ndarray]
-
-TEXT = ("sequence", "source", "target")
-MOST_WORK = 1e11  # multiplications of one case: about a second, and some more in float64
-
-
-@dataclass(frozen=True)
-class Case:
-    """Sizes of the inputs, and which of their tokens are none."""
-
-    batch: int
-    length: int
-    past: int = 0
-    padding: str = "none"
-
-    @property
-    def name(self) -> str:
-        past = f", {self.past} of them before" if self.past else ""
-        return f"batch {self.batch}, length {self.length}{past}, padding {self.padding}"
-
-
-def longest(model: Exportable, limit: int) -> int:
-    """The greatest length up to `limit` that can be computed in reasonable time: all of a small model's."""
-    c = model.config.to_dict()
-    width = sum(int(np.prod(weight.shape)) for weight in model.weights)
-    depth = (c.get("num_layers") or 1) * (c.get("hidden_dim") or 1)
-    lengths = sorted({limit, *(2**power for power in range(5, 15) if 2**power < limit)}, reverse=True)
-    return next((n for n in lengths if n * width + 2 * depth * n**2 <= MOST_WORK), min(limit, 32))
-
-
-def text_cases(
-    model: Exportable, signature: Signature, *, past: bool = False, padding: str | None = None
-) -> list[Case]:
-    """Of a graph of text: a token, a few, many, all that there is room for; in batches of 1 and 3, padded in every way
-    that the graph has a mask for, with tokens before them where it has a cache. With a `padding`, on that side only,
-    and tokens behind a cache for one row only."""
-    fixed, dims = signature.sizes, {dim for spec in signature.inputs for dim in spec.dims}
-    names = [dim for dim in TEXT if dim in dims]
-    limit = min((signature.limits.get(dim, fixed.get(dim, 33)) for dim in names), default=33)
-    limit = min([limit, *(fixed[dim] for dim in names if dim in fixed)])
-    whole = longest(model, limit)
-    masked = any(map(is_mask, signature.inputs))
-    paddings = (*PADDINGS, "all") if masked else ("none",)
-    paddings = paddings if padding is None else ("none", padding)
-    batches = [fixed["batch"]] if "batch" in fixed else [1, 3]
-    if all(dim in fixed for dim in names):  # of one shape, to which shorter ones are padded
-        own = [Case(batches[0], whole, 0, padding) for padding in paddings]
-        return own + [Case(batches[0], n, 0, "left" if masked and n > 1 else "none") for n in (1, 7) if n < whole]
-    cases = []
-    for batch, length, before in itertools.product(batches, sorted({1, min(7, whole), min(33, whole)}), (0, 5)):
-        if before and not (past and length + before <= whole):
-            continue
-        if before and padding is not None:
-            cases += [Case(1, length + before, before)] if batch == 1 else []
-            continue
-        cases += [
-            Case(batch, length + before, before, padding)
-            for padding in paddings
-            if length + before > 1 or padding in ("none", "all")
-        ]
-    if whole > 33:
-        cases += [Case(batches[0], whole), Case(batches[-1], whole, 0, (padding or "left") if masked else "none")]
-        if past:
-            cases.append(Case(1, whole, whole - 1))
-    return cases
-
-
-def length_cases(signatures: Sequence[Signature]) -> list[Case]:
-    """Of graphs of one model in several lengths: what just fits into each, and what is a token too long for it."""
-    lengths = sorted({min(n for dim, n in s.sizes.items() if dim in TEXT) for s in signatures})
-    rows = signatures[0].sizes.get("batch", 1)
-    return [Case(rows, length) for last in lengths for length in (last, last + 1)][:-1]
-
-
-def example(signature: Signature, case: Case) -> Arrays:
-    """Inputs of a case without a past."""
-    names = [dim for spec in signature.inputs for dim in spec.dims if dim in TEXT]
-    sizes = {**signature.defaults, **signature.sizes, "batch": case.batch, "past_sequence": 0}
-    sizes |= dict.fromkeys(names, case.length)
-    return example_inputs(signature, sizes, padding=case.padding, seed=case.length)
-
-
-# ---- graphs without a memory --------------------------------------------------------------------------------------
 
 
 def plain_checks(
@@ -122,19 +38,13 @@ def plain_checks(
 
 
 def image_checks(
-    reference: Reference, loaded: LoadedGraph, tolerance: float | Closeness, *, brief: bool = False
+    reference: Reference, loaded: LoadedGraph, cases: Sequence[dict[str, int]], tolerance: float | Closeness
 ) -> Iterator[Check]:
-    """Batches of 1 and 3; the images of the size the model was made for, the smallest, and one that is not square."""
-    signature = loaded.signature
-    native, fixed = signature.defaults, signature.sizes
-    step = {side: signature.multiples.get(side, 7) for side in ("height", "width")}  # 7: as good as any
-    images = [(fixed.get("height", native["height"]), fixed.get("width", native["width"]))]
-    if "height" not in fixed and not brief:
-        images += [(step["height"], step["width"]), (native["height"] + step["height"], step["width"] * 2)]
-    batches = [fixed["batch"]] if "batch" in fixed else [2] if brief else [1, 3]
-    for batch, (height, width) in itertools.product(batches, images):
-        inputs = example_inputs(signature, {"batch": batch, "height": height, "width": width}, seed=height)
-        yield _compared(f"batch {batch}, image {height} × {width}", reference, loaded, inputs, tolerance)
+    """Compare a graph of images with `reference`, for batches and images of these sizes."""
+    for sizes in cases:
+        inputs = example_inputs(loaded.signature, sizes, seed=sizes["height"])
+        name = f"batch {sizes['batch']}, image {sizes['height']} × {sizes['width']}"
+        yield _compared(name, reference, loaded, inputs, tolerance)
 
 
 def _compared(
@@ -157,9 +67,6 @@ def _tokens_of(output: str, signature: Signature, inputs: Mapping[str, np.ndarra
         return None
     masks = [given for given in signature.inputs if "mask" in given.name and len(given.dims) == 2]
     return next((inputs[given.name] == 1 for given in masks if given.dims[1] == spec.dims[1]), None)
-
-
-# ---- a decoder that takes tokens behind a cache -------------------------------------------------------------------
 
 
 def cached_checks(
@@ -212,38 +119,6 @@ def _by_length(outputs: Mapping[str, np.ndarray], signature: Signature) -> Array
     """Keys and values with their length in front of their heads, as logits have it."""
     caches = set(signature.state.values())
     return {name: np.swapaxes(array, 1, 2) if name in caches else array for name, array in outputs.items()}
-
-
-# ---- a decoder as it is used: a prompt, then token by token -------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Chain:
-    """A prompt (of an encoder-decoder: a source) of so many tokens, and the tokens that follow one by one."""
-
-    rows: int
-    prompt: int
-    steps: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.rows} × {self.prompt} tokens, then {self.steps} one by one"
-
-
-def chains(model: Exportable, runner: Runner) -> list[Chain]:
-    """Prompts around every length that the file has a graph for, and up to the last position of the cache."""
-    room = min(runner.decoder().max_length, model.config.max_length)
-    sizes = [graph.signature.sizes for graph in runner.graphs.values()]
-    if "encoder" in runner.layout.roles.values():
-        sources = {size["source"] for size in sizes if "source" in size} or {model.config.max_length}
-        steps = longest(model, min(room, 128)) - 1  # beside the start token
-        found = {(3, min(7, *sources), min(4, steps))} | {(2, longest(model, source), steps) for source in sources}
-    else:
-        whole = longest(model, room)
-        prefills = {size["sequence"] for size in sizes if size.get("sequence", 1) > 1 and size["sequence"] < room - 2}
-        found = {(3, min(7, room - 1), 2), (1, 1, 2), (1, whole - min(3, whole - 1), min(3, whole - 1))}
-        found |= {(1, size + more, 2) for size in prefills for more in (0, 1, 2)}
-    return [Chain(*sizes) for sizes in sorted(found) if sizes[1] >= 1 and sizes[2] >= 1]
 
 
 def chain_checks(
@@ -345,15 +220,3 @@ def greedy_check(model: Any, whole: Reference, runner: Runner, tolerance: float 
     exact = whole.exact(inputs)
     noise = float(np.abs(results["logits"] - exact["logits"]).max())
     return Check(name, bool(shortfall(exact).max() <= 16 * noise), None, detail, "float64")
-
-
-def encoder_references(model: Exportable, runner: Runner) -> dict[str, Reference]:
-    """Keras' side of the encoder, by its names in the file: none, one, or one for each length."""
-    graphs = model_graphs(model, runner.graphs)
-    found = {}
-    for name, role in runner.layout.roles.items():
-        if role == "encoder" and name in graphs:
-            signature = runner.graphs[name].signature
-            own = graphs[name].signature
-            found[name] = Reference(model, graphs[name].function, own, few=bool(signature.sizes))
-    return found

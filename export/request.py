@@ -1,0 +1,268 @@
+"""What the caller asked of an export: one frozen object, checked once, that every stage reads.
+
+A new option is a field of ``ExportRequest``, a word in ``ACCEPTED`` for each format that has it, and the stage that
+reads it. Python and the command line make the same object, so both refuse a wrong value with the same words.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..checks import choice, fraction, is_integer
+from .frontend.card import as_card, own_metadata
+from .options import LEAST_COSINE, Precision, as_precision
+
+if TYPE_CHECKING:  # the command line checks a request before anything imports Keras
+    from ..runtime.runner import Runner
+    from .frontend.spec import Exportable
+
+SUFFIXES = {"onnx": ".onnx", "tflite": ".tflite", "litertlm": ".litertlm"}  # other formats are folders
+_ALL = ("precision", "samples", "metric", "least_cosine", "card")
+_VIEW = ("input_signature", "image_dtype", "image_processor")
+_SIZES = ("batch_size", "sequence_length", "image_size")
+# The options that each format has, and no others.
+ACCEPTED: Mapping[str, tuple[str, ...]] = {
+    "onnx": (*_ALL, *_VIEW, "cache", "data_format", "target"),
+    "tflite": (*_ALL, *_VIEW, *_SIZES, "cache", "prefill", "max_length"),
+    "litertlm": (*_ALL, "prefill", "max_length", "stop_tokens"),
+    "genai": (*_ALL, "target", "max_length", "stop_tokens"),
+    "huggingface": (*_ALL, "data_format", "model_type"),
+}
+# Values of ``Precision`` that a format's kernels do not have, or that its default decides.
+PRECISIONS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
+    "onnx": {"activations": (None, "dynamic", "float", "static"), "integer_only": (False,)},
+    "tflite": {
+        "symmetric": (None, True),
+        "method": (None, "rtn", "search", "gptq"),
+        "reduce_range": (True,),  # no kernel of LiteRT accumulates in 16 bits
+        "head": ("int8", "fp32"),
+        "embedding": ("int8", "fp32"),
+    },
+}
+TFLITE_BLOCKS = (32, 64, 128, 256)
+OF_SEVERAL_GRAPHS = {"method": "'search', 'rtn'", "activations": "'dynamic', 'float'"}
+
+
+@dataclass(frozen=True, eq=False)
+class ExportRequest:
+    """The options of one export, checked as far as they can be without the model.
+
+    The fields are the arguments of ``to_onnx``, ``to_tflite``, ``to_litertlm``, ``to_genai`` and
+    ``to_huggingface_onnx``, which document them; `format` says whose. An option that the format does not have keeps its
+    default.
+
+    Raises:
+        ValueError: a path with the wrong suffix, an option that `format` does not have, or a value that is not
+            accepted.
+    """
+
+    format: str
+    path: Path
+    precision: Precision = field(default_factory=Precision)
+    input_signature: Any = None
+    image_dtype: str | None = None
+    image_processor: Any = None
+    data_format: str | None = None
+    cache: bool | None = None
+    target: str | None = None
+    batch_size: int = 1
+    sequence_length: Any = None
+    image_size: Any = None
+    prefill: int | Sequence[int] | None = None
+    max_length: int | None = None
+    stop_tokens: Any = None
+    model_type: str | None = None
+    samples: Any = None
+    metric: Callable[[Runner], float] | None = None
+    least_cosine: float | None = None
+    card: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, format: str, path: str | os.PathLike[str], **options: Any) -> ExportRequest:
+        """Check the options of one call and return the request.
+
+        Args:
+            options: fields by name. A name that `format` does not have may only be there with its default.
+        """
+        check_options(format, options)
+        if (suffix := SUFFIXES.get(format)) and Path(path).suffix != suffix:
+            raise ValueError(f"path: got {str(path)!r}; accepted: a name that ends in {suffix}")
+        made = {**options, "precision": as_precision(options.get("precision", "fp32")), "path": Path(path)}
+        return cls(format=format, **{**made, "card": as_card(options.get("card"))})
+
+    def __post_init__(self) -> None:
+        self._check_precision()
+        choice("target", self.target, (None, "standard", "onnxruntime"))
+        choice("data_format", self.data_format, (None, "channels_last", "channels_first"))
+        self._check_accuracy()
+        self._check_images()
+
+    def _check_precision(self) -> None:
+        numbers = self.precision
+        kind = "tflite" if self.format in ("tflite", "litertlm") else "onnx"
+        for name, accepted in PRECISIONS[kind].items():
+            choice(f"precision.{name}", getattr(numbers, name), accepted)
+        if kind == "tflite":
+            blocks = (None, *TFLITE_BLOCKS) if numbers.name == "int4" else (None,)
+            choice("precision.block_size", numbers.block_size, blocks)
+
+    def _check_accuracy(self) -> None:
+        given = {"samples": self.samples, "metric": self.metric, "least_cosine": self.least_cosine}
+        asked = [name for name, value in given.items() if value is not None]
+        if self.precision.name == "fp32" and asked:
+            raise ValueError(
+                f"{asked[0]}: got one for 'fp32', whose proof is `verify`; accepted: None, or another precision"
+            )
+        if self.least_cosine is not None:
+            fraction("least_cosine", self.least_cosine)
+
+    def _check_images(self) -> None:
+        choice("image_dtype", self.image_dtype, (None, "float32", "uint8"))
+        if self.image_processor is None:
+            return
+        from ..layers.images import ImageProcessor
+
+        if self.image_dtype != "uint8":
+            raise ValueError("image_processor: got one without image_dtype='uint8'; accepted: None")
+        if not isinstance(self.image_processor, ImageProcessor | Mapping):
+            raise ValueError(
+                f"image_processor: got {type(self.image_processor).__name__}; accepted: an ImageProcessor, or what a "
+                "preprocessor_config.json says"
+            )
+
+    def for_file(self, format: str, path: Path, **changes: Any) -> ExportRequest:
+        """Return the same request for a file that this export writes on the way, with some options changed.
+
+        Options that `format` does not have get their defaults.
+        """
+        dropped = {name: DEFAULTS[name] for name in OPTIONS if name not in ACCEPTED[format]}
+        return replace(self, **{**dropped, "format": format, "path": path, **changes})
+
+    def view_of(self, model: Any) -> Exportable:
+        """Return `model` as the exporters see it, with the inputs and the layout of images that were asked for.
+
+        Raises:
+            ValueError: a model that cannot be exported, or that does not have such inputs.
+        """
+        from .frontend.huggingface_view import in_format
+        from .frontend.pixels import with_pixels
+        from .frontend.spec import exportable
+
+        pixels = with_pixels(exportable(model, self.input_signature), self.image_dtype, self.image_processor)
+        return in_format(pixels, self.data_format)
+
+    def metadata_of(self, model: Exportable) -> dict[str, str]:
+        """Return the metadata that every format stores for `model`: tokenizer, end tokens and model card.
+
+        Raises:
+            ValueError: a tokenizer that does not fit the model, or samples that need one where there is none.
+        """
+        from .frontend.spec import texts
+
+        found = texts(model) | own_metadata(self.card)
+        if self.samples is not None:
+            check_samples(self.samples, model.tokenizer)
+        return found
+
+    def check_calibration(self, graphs: Collection[str]) -> None:
+        """Check that the model's `graphs` and the samples suit a precision that is calibrated.
+
+        Raises:
+            ValueError: several graphs, or a single sample.
+        """
+        if not (name := self.precision.by_samples):
+            return
+        if len(graphs) > 1:
+            value, accepted = getattr(self.precision, name), OF_SEVERAL_GRAPHS[name]
+            raise ValueError(f"precision.{name}: got {value!r} for a model of several graphs; accepted: {accepted}")
+        apart(self.samples)
+
+    @property
+    def calibration_samples(self) -> Any:
+        """The samples to quantize by; None for the built-in ones. No file is judged by the samples it was made with."""
+        return apart(self.samples)[0] if self.precision.by_samples else None
+
+    @property
+    def evaluation_samples(self) -> Any:
+        """The samples to measure the accuracy on; None for the built-in ones."""
+        return apart(self.samples)[1] if self.precision.by_samples else self.samples
+
+    @property
+    def accepted_cosine(self) -> float:
+        """The least cosine between the outputs of the file and those of the same file in float32."""
+        return LEAST_COSINE[self.precision.name] if self.least_cosine is None else self.least_cosine
+
+    @property
+    def blocks_for(self) -> str:
+        """Whose operators read block-wise quantized weights: "onnxruntime" or "standard"."""
+        return self.target or "onnxruntime"
+
+
+DEFAULTS: Mapping[str, Any] = {
+    entry.name: None if entry.name == "card" else entry.default for entry in fields(ExportRequest)
+}
+OPTIONS = tuple(name for name in DEFAULTS if name not in ("format", "path"))
+
+
+def check_options(format: str, options: Mapping[str, Any]) -> None:
+    """Check that `format` has all of these options, unless one has its default.
+
+    Raises:
+        ValueError: naming an option that it does not have.
+    """
+    for name, value in options.items():
+        if name in ACCEPTED[format] or value is None or (is_integer(value) and value == DEFAULTS[name]):
+            continue
+        if format == "litertlm" and name in _SIZES:
+            raise ValueError(f"{name}: got one for a bundle, which takes one text at a time; accepted: none")
+        if name in (*_SIZES, "prefill", "max_length"):
+            raise ValueError(f"{name}: got static sizes for {format}, whose dimensions are open; accepted: none")
+        raise ValueError(f"{name}: got {value!r} for {format}; accepted: none")
+
+
+def check_samples(samples: Any, tokenizer: Any) -> Sequence[Any]:
+    """Return the caller's samples as a sequence of one kind.
+
+    Raises:
+        ValueError: neither texts nor mappings, both, none, or texts without a tokenizer.
+    """
+    several = [samples] if isinstance(samples, str | Mapping) else samples
+    if not isinstance(several, Sequence) or not several:
+        raise ValueError(f"samples: got {samples!r:.80}; accepted: texts, or mappings of inputs by name")
+    if all(isinstance(sample, str) for sample in several):
+        if tokenizer is None:
+            raise ValueError("samples: got texts for a model without a tokenizer; accepted: inputs by name")
+        return several
+    for sample in several:
+        if not isinstance(sample, Mapping):
+            raise ValueError(f"samples: got {type(sample).__name__}; accepted: texts, or mappings of inputs by name")
+    return several
+
+
+def apart(samples: Any) -> tuple[Any, Any]:
+    """Split the caller's samples into those to quantize by and those to measure with.
+
+    Raises:
+        ValueError: a single sample, which cannot be both.
+    """
+    if samples is None:
+        return None, None
+    if isinstance(samples, Sequence) and not isinstance(samples, str) and len(samples) > 1:
+        return samples[::2], samples[1::2]
+    if isinstance(samples, Mapping) and _rows(samples) > 1:
+        one, other = ({name: value[start::2] for name, value in samples.items()} for start in (0, 1))
+        return one, other
+    raise ValueError(
+        "samples: got one to round by; accepted: several texts, mappings or rows, one half to round by and the other "
+        "to measure with, or None"
+    )
+
+
+def _rows(sample: Mapping[str, Any]) -> int:
+    """Return the number of rows that all of these inputs have, or 0 if they differ."""
+    lengths = {len(value) if hasattr(value, "__len__") else 0 for value in sample.values()}
+    return lengths.pop() if len(lengths) == 1 else 0

@@ -1,0 +1,94 @@
+"""What a file is compared with Keras on: one plan, of which an export checks the first cases and ``verify`` all.
+
+A part of the plan is a list of cases for one graph, or for the graphs of a decoder together, in the order of what they
+find: the first cases of a part, `quick` of them, are those that a new file must pass before it appears.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ...runtime.runner import LoadedGraph, Runner
+from ..frontend.any_keras.model import Foreign
+from ..frontend.graphs import model_graphs
+from ..frontend.spec import Exportable
+from .any_keras import any_cases, any_checks
+from .cases import chains, image_cases, length_cases, text_cases
+from .checks import cached_checks, chain_checks, greedy_check, image_checks, plain_checks
+from .comparison import Check, Closeness
+from .reference import Reference
+
+MOST_PROMPTS = 8  # that an export tries; a file has a signature or two for each
+
+
+@dataclass(frozen=True)
+class Part:
+    """Cases of one kind.
+
+    Attributes:
+        cases: the cases, those that find most first.
+        quick: how many of the first cases an export checks.
+        check: compares some of the cases, within a tolerance.
+    """
+
+    cases: Sequence[Any]
+    quick: int
+    check: Callable[[Sequence[Any], float | Closeness], Iterator[Check]]
+
+
+def plan(model: Exportable, runner: Runner, *, quick: bool) -> list[Part]:
+    """Return the comparisons of a file with `model`.
+
+    Args:
+        quick: whether only the first cases will be run. The cases are the same; Keras is then called eagerly, since
+            tracing pays off over many calls only.
+    """
+    if isinstance(model, Foreign):
+        return list(_of_any_keras(model, runner, quick))
+    main = runner.graphs[runner.layout.main]
+    if "height" in {dim for spec in main.signature.inputs for dim in spec.dims}:
+        reference = Reference(model, model.by_name)
+        return [Part(image_cases(main.signature), 1, partial(image_checks, reference, main))]
+    return list(_of_text(model, runner, main, quick))
+
+
+def _of_any_keras(model: Foreign, runner: Runner, quick: bool) -> Iterator[Part]:
+    own = model_graphs(model, runner.graphs)
+    for name, loaded in runner.graphs.items():
+        prefix = f"{name}: " if len(runner.graphs) > 1 else ""
+        traced = None if quick or loaded.signature.sizes else own[name].signature
+        reference = Reference(model, own[name].function, traced)
+        yield Part(any_cases(loaded.signature), 1, partial(any_checks, reference, loaded, prefix=prefix))
+
+
+def _of_text(model: Exportable, runner: Runner, main: LoadedGraph, quick: bool) -> Iterator[Part]:
+    layout = runner.layout
+    open_sizes = layout.kind in ("plain", "dynamic") and not main.signature.sizes
+    traced = None if quick else model.signature
+    whole = Reference(model, model.by_name, traced, few=not open_sizes)
+    if layout.kind == "plain":
+        for name, loaded in runner.graphs.items():
+            prefix = f"{name}: " if len(runner.graphs) > 1 else ""
+            yield Part(text_cases(model, loaded.signature), 1, partial(plain_checks, whole, loaded, prefix=prefix))
+        if len(runner.graphs) > 1:
+            cases = length_cases([graph.signature for graph in runner.graphs.values()])
+            yield Part(cases, 0, partial(plain_checks, whole, runner, prefix="the shortest that fits: "))
+    own = model_graphs(model, runner.graphs)
+    encoders = [name for name, role in layout.roles.items() if role == "encoder" and name in own]
+    for name in encoders:
+        loaded = runner.graphs[name]
+        reference = Reference(model, own[name].function, own[name].signature, few=quick or bool(loaded.signature.sizes))
+        cases = text_cases(model, loaded.signature)
+        yield Part(cases, 1, partial(plain_checks, reference, loaded, prefix=f"{name}: "))
+    if not encoders and layout.kind == "dynamic":
+        cases = text_cases(model, main.signature, past=True, padding=main.padding)
+        yield Part(cases, 0, partial(cached_checks, model, whole, main))
+    if layout.generates:
+        found = chains(model, runner)
+        quickly = sum(chain.quick for chain in found)
+        yield Part(found, min(quickly, MOST_PROMPTS), partial(chain_checks, model, whole, runner))
+    if runner.generates:
+        yield Part(["greedy"], 0, lambda cases, limit: (greedy_check(model, whole, runner, limit) for _ in cases))

@@ -1,0 +1,51 @@
+"""The check that every export makes before its file appears: the first cases of the plan, in float32."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...runtime.runner import Runner
+from ...zoo.base import ZooModel
+from ..errors import ExportError
+from ..frontend.spec import Exportable
+from .cases import SHORT, Case, example
+from .comparison import TOLERANCE, Check
+from .plan import plan
+from .reference import Reference
+
+
+def quick_check(model: Exportable, runner: Runner) -> float:
+    """Return the greatest difference from Keras on the first cases of the plan: one padded batch of every graph.
+
+    Raises:
+        ExportError: a difference greater than rounding explains, or a value that is not finite.
+        ValueError: a model that computes something else with a cache than without one.
+    """
+    checks: list[Check] = []
+    for part in plan(model, runner, quick=True):
+        checks += part.check(part.cases[: part.quick], TOLERANCE)
+    for check in checks:
+        if not check.passed or check.difference is None:
+            if isinstance(model, ZooModel):
+                _explain(model, runner)
+            raise ExportError(f"the exported file differs from Keras: {check.name}: {check.detail}")
+    return max(check.difference or 0.0 for check in checks)
+
+
+def _explain(model: ZooModel, runner: Runner) -> None:
+    """Raise if the model's own call differs from the parts that a decoder with a cache is made of, and not the file."""
+    if not runner.layout.generates or "encoder" in runner.layout.roles.values():
+        return
+    graph = model.graphs("dynamic")["decoder"]
+    inputs = example(graph.signature, Case(2, min(SHORT, model.config.max_length), 0, "left"))
+    given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    ours, theirs = Reference(model, model.by_name), Reference(model, graph.function)
+    one, other = ours.exact(given)["logits"], theirs.exact(inputs)["logits"]
+    valid = inputs["attention_mask"] == 1
+    apart = float(np.abs(one - other)[valid].max())
+    if apart > 1e-6 * float(np.abs(one[valid]).max()):
+        raise ValueError(
+            f"model: got a {type(model).__name__} whose call computes something else than its hidden_states and head, "
+            f"of which a decoder with a cache is made ({apart:.1e} apart); accepted: cache=False, or a class that "
+            "overrides those"
+        )

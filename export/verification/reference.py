@@ -33,7 +33,7 @@ class Reference:
         self.model, self.function = model, function
         self.signature = signature if not few or _steps_in_python(model) else None
         self.traced: dict[frozenset[str], Function] = {}
-        self.integers = None if isinstance(model, Foreign) else "int32"  # our models accept any integer dtype
+        self.integers = None if isinstance(model, Foreign) else "int32"  # attention_zoo models accept any integer dtype
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the outputs in float32, by name."""

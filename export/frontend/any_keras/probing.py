@@ -59,7 +59,7 @@ def ranges(graph: Any, inputs: Sequence[TensorSpec], *, guess: bool = False) -> 
 
     Args:
         graph: a trace of the call.
-        guess: infer dtypes that nobody declared: a float input that is only cast to integers becomes int32.
+        guess: infer undeclared dtypes: a float input that is only cast to integers becomes int32.
     """
     found = []
     for spec, placeholder in zip(inputs, graph.inputs, strict=False):

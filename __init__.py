@@ -10,6 +10,7 @@ Importing this, and listing models, imports neither Keras nor TensorFlow.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from ._keras_hook import register_when_keras_is_imported
@@ -65,4 +66,6 @@ def __dir__() -> list[str]:
 
 # Only under the installed name: a test runner may import this file under the name of the checkout's folder too.
 if __name__ == "attention_zoo":
+    # An editable install reaches the checkout through a link; tracebacks and debuggers name the files themselves.
+    __path__[:] = [os.path.realpath(folder) for folder in __path__]
     register_when_keras_is_imported()

@@ -5,6 +5,7 @@ The messages of the converters themselves are pages long.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ MACHINERY = re.compile(
     r"/(tensorflow|optree|wrapt)/|/keras/src/(backend|ops|utils|trainers|tree|random)/"
     r"|/keras/src/(layers/layer|models/functional|models/sequential|ops/function|ops/operation)\.py|/unittest/|/contextlib\.py|^<"
 )
-HERE = str(Path(__file__).parent.parent)
+HERE = f"{Path(__file__).parents[1]}{os.sep}"  # the folder export/, whose own frames are skipped
 
 
 def one_line(error: BaseException, length: int = 200) -> str:
@@ -30,9 +31,7 @@ def place(op: Any) -> str:
     """Return the layer and the source line that created a TensorFlow operation."""
     scope = "/".join(re.sub(r"_\d+$", "", part) for part in op.name.split("/")[:-1])
     frames = [
-        frame
-        for frame in op.traceback
-        if not MACHINERY.search(frame.filename) and not frame.filename.startswith(HERE + "/export/")
+        frame for frame in op.traceback if not MACHINERY.search(frame.filename) and not frame.filename.startswith(HERE)
     ]
     line = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown line"
     return f"layer {scope!r} ({line})" if scope else line

@@ -22,7 +22,7 @@ FORMATS = ("onnx", "tflite")
 
 
 def _models() -> Any:
-    path = Path(__file__).parents[2] / "benchmarks" / "any_keras_models.py"
+    path = Path(__file__).parents[3] / "benchmarks" / "any_keras_models.py"
     spec = importlib.util.spec_from_file_location("any_keras_models", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

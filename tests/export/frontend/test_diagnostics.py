@@ -1,0 +1,20 @@
+"""Errors of failed conversions name the user's own line, not one of the exporter or of a library."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from attention_zoo.export.frontend import diagnostics
+from attention_zoo.export.onnx import operators as onnx_operators
+from attention_zoo.export.precision.onnx import half
+from attention_zoo.export.tflite import operators as tflite_operators
+
+
+@pytest.mark.parametrize("exporter", [diagnostics, onnx_operators, tflite_operators, half])
+def test_frames_of_the_exporter_are_skipped(exporter: object) -> None:
+    files = ["/home/ada/train.py", str(exporter.__file__), "/venv/site-packages/tensorflow/python/ops/math.py"]  # pyright: ignore
+    frames = [SimpleNamespace(filename=file, lineno=number) for number, file in enumerate(files, 7)]
+    operation = SimpleNamespace(name="tagger_1/dense_2/MatMul", traceback=frames)
+    assert diagnostics.place(operation) == "layer 'tagger/dense' (/home/ada/train.py:7)"

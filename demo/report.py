@@ -1,4 +1,4 @@
-"""The files of the trained models, the picture of what they look at, and the table."""
+"""Export of the trained models, the figure of their attention weights, and the tables of the report."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from .train import Trained, digits, stage
 
 
 def ship(progress: Any, trained: Trained, output: Path) -> None:
-    """Write ONNX and TFLite, compare each file with the Keras model and time it."""
+    """Export a model to ONNX and TFLite, compare each file with the Keras model, and measure its latency.
+
+    The results are appended to ``trained.exports``.
+    """
     from .. import export
     from ..runtime.quiet import quiet
 
     sizes = {} if trained.model.family == "vit" else {"sequence": trained.model.config.max_length}
-    static = {"sequence_length": sizes["sequence"]} if sizes else {}  # TFLite has static shapes
+    static = {"sequence_length": sizes["sequence"]} if sizes else {}  # TFLite files have static shapes
     for format in ("onnx", "tflite"):
         path = output / f"{trained.name}.{format}"
         with stage(progress, f"export {path.name}"), quiet():
@@ -30,7 +33,7 @@ def ship(progress: Any, trained: Trained, output: Path) -> None:
                     result = export.to_tflite(trained.model, path, **static)
                 report = export.verify(trained.model, path)
                 figures = export.benchmark(path, batch=1, **sizes)
-            except export.ExportError as error:  # one bad file must not hide the verdict on the others
+            except export.ExportError as error:  # the other files must be reported nevertheless
                 trained.exports.append({"format": format, "path": path.name, "passed": False, "error": str(error)})
                 continue
             trained.exports.append(
@@ -47,21 +50,21 @@ def ship(progress: Any, trained: Trained, output: Path) -> None:
 
 
 def continuation(path: Path, prompt: str, new_tokens: int) -> str:
-    """What the exported file writes after `prompt`, the likeliest token each time, without Keras."""
+    """Return the text that the exported file generates after `prompt` with greedy decoding, on one line."""
     from .. import export
 
     return " ".join(export.load(path).generate_text(prompt, max_new_tokens=new_tokens).split())
 
 
 def attentions_of(model: Any, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The logits and every block's weights, (1, heads, query, key)."""
+    """Return the logits, and the attention weights of every block, (1, heads, query, key)."""
     result = model(inputs, output_attentions=True)
     return np.asarray(result["logits"]), [np.asarray(weights) for weights in result["attentions"]]
 
 
 def draw_attention(vit: Any, classifier: Any, tokenizer: Any, paragraphs: Sequence[Paragraph]) -> Any:
-    """One digit and one sentence, both never trained on, with the attention the models learned."""
-    from matplotlib.figure import Figure  # not pyplot: nobody's backend changes
+    """Return a figure of the attention weights of the models for a digit and a sentence, both held out."""
+    from matplotlib.figure import Figure  # not pyplot, which would select a backend for the whole process
 
     figure = Figure(figsize=(13, 9.2), layout="constrained", dpi=110)
     parts: Any = figure.subfigures(2, 1, height_ratios=(2.8, 6.4))
@@ -82,9 +85,9 @@ def _draw_digit(vit: Any, figure: Any) -> None:
 
     maps = {"all blocks (rollout)": on_patches(rollout([weights[0] for weights in attentions]))}
     maps |= {f"last block, head {i + 1}": on_patches(weights) for i, weights in enumerate(attentions[-1][0])}
-    figure.suptitle(f"ViT: where the class token looks. A handwritten 3 of the test set, read as {logits.argmax()}")
+    figure.suptitle(f"ViT: attention of the class token. A 3 of the test set, classified as {logits.argmax()}")
     axes: Any = figure.subplots(1, 1 + len(maps))
-    axes[0].set_title("the image", fontsize=10)
+    axes[0].set_title("image", fontsize=10)
     for axis, (title, weights) in zip(axes[1:], maps.items(), strict=True):
         axis.set_title(title, fontsize=10)
         axis.imshow(weights, cmap="inferno", extent=(0, 1, 0, 1), interpolation="bicubic", zorder=1)
@@ -99,7 +102,7 @@ def _draw_sentence(classifier: Any, tokenizer: Any, paragraphs: Sequence[Paragra
     _, test = labelled_sentences(paragraphs)
     names = list(GROUPS)
     encoded = [tokenizer.encode(text).ids for text, _ in test]
-    # Of those that fit on the picture and are read right, the one with the fewest tokens to a word.
+    # Of the sentences that fit in the figure and are classified correctly, the one with the fewest tokens per word.
     inputs = encode_sentences(tokenizer, [text for text, _ in test], classifier.config.max_length)
     right = classifier.predict_on_batch(inputs).argmax(axis=-1) == [label for _, label in test]
     index = min(
@@ -115,11 +118,11 @@ def _draw_sentence(classifier: Any, tokenizer: Any, paragraphs: Sequence[Paragra
     certainty = np.sum(heads * np.log(heads + 1e-9), axis=-1).mean(axis=-1)  # negative entropy
     block, head = np.unravel_index(certainty.argmax(), certainty.shape)
     maps = {
-        "last block, mean of its heads": heads[-1].mean(axis=0),
-        f"the most decided head: block {block + 1}, head {head + 1}": heads[block, head],
+        "last block, mean over heads": heads[-1].mean(axis=0),
+        f"head with the lowest entropy: block {block + 1}, head {head + 1}": heads[block, head],
     }
     label, guess = names[test[index][1]], names[int(logits.argmax())]
-    figure.suptitle(f"BERT: which token (row) reads which (column). Held-out sentence on: {label}; read as: {guess}")
+    figure.suptitle(f"BERT: attention of rows to columns. Held-out sentence on: {label}; classified as: {guess}")
     axes = figure.subplots(1, 2)
     for axis, (title, weights) in zip(axes, maps.items(), strict=True):
         shown = axis.imshow(weights, cmap="viridis", vmin=0)
@@ -130,12 +133,13 @@ def _draw_sentence(classifier: Any, tokenizer: Any, paragraphs: Sequence[Paragra
 
 
 def change(model: Trained) -> str:
+    """Return the metric before and after training as a text."""
     places = 1 if model.metric == "perplexity" else 3
     return f"{model.before:.{places}f} → {model.after:.{places}f}"
 
 
 def file_cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """One file: format, MB, seconds, milliseconds, difference, verdict."""
+    """Return the table cells of one file: format, MB, seconds of export, latency in ms, difference and verdict."""
     if "error" in entry:
         return (entry["format"], "", "", "", "", "FAIL")
     return (
@@ -149,28 +153,31 @@ def file_cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def print_table(console: Any, trained: Sequence[Trained]) -> None:
+    """Print the table of models and files, and the errors of exports that failed."""
     from rich.table import Table
 
-    table = Table(title="Trained here, exported, compared with Keras", box=None, padding=(0, 1, 1, 0))
+    table = Table(title="Models trained, exported and compared with Keras", box=None, padding=(0, 1, 1, 0))
     for column in ("model", "held-out metric", "file"):
         table.add_column(column, no_wrap=True)
     for column in ("MB", "s", "ms", "max diff", "verdict"):
         table.add_column(column, justify="right", no_wrap=True)
     colours: Any = {"PASS": "[green]PASS[/]", "FAIL": "[bold red]FAIL[/]"}
-    for model in trained:  # one row per model, one line in it per file
+    for model in trained:  # one row per model, in which each file has a line
         files = [list(column) for column in zip(*map(file_cells, model.exports), strict=True)]
         cells: list[str] = ["\n".join(colours.get(cell, cell) for cell in column) for column in files]
         parameters = f"{model.model.count_params():,} parameters"
         table.add_row(f"[bold]{model.title}[/]\n{parameters}", f"{model.metric}\n{change(model)}", *cells)
     console.print(table)
     console.print(
-        "s: to export. ms: one row of full length, or one image. max diff: greatest from Keras.\n", highlight=False
+        "s: export time. ms: one row of full length, or one image. max diff: largest difference from Keras.\n",
+        highlight=False,
     )
     for entry in (entry for model in trained for entry in model.exports if "error" in entry):
         console.print(f"{entry['path']}: {entry['error']}", markup=False, style="red")
 
 
 def markdown(result: Mapping[str, Any], trained: Sequence[Trained]) -> str:
+    """Return the report in Markdown, as it is written to ``demo.md``."""
     lines = [
         "# attention-zoo demo",
         "",
@@ -184,14 +191,14 @@ def markdown(result: Mapping[str, Any], trained: Sequence[Trained]) -> str:
         "",
         *(f"- {note}" for note in notes(trained)),
         "",
-        f"GPT from its ONNX file, after *{result['continuation']['prompt']}*:",
+        f"Text generated by the ONNX file of the GPT after *{result['continuation']['prompt']}*:",
         "",
         f"> {result['continuation']['text']}",
         "",
-        "![What the models look at](attention.png)",
+        "![Attention weights of the models](attention.png)",
         "",
-        "The sentence is picked from the held-out ones that the classifier reads right, where there are any; the digit "
-        "is the first 3 of the test set.",
+        "The sentence is a held-out one that the classifier classifies correctly, if there is one. The digit is the "
+        "first 3 of the test set.",
         "",
         f"{result['seconds']:.0f} s on {result['machine']['cores']} cores ({result['machine']['processor']}); "
         + ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
@@ -200,7 +207,7 @@ def markdown(result: Mapping[str, Any], trained: Sequence[Trained]) -> str:
 
 
 def notes(trained: Sequence[Trained]) -> Iterator[str]:
-    """What the metrics stand for, in one line each."""
+    """Yield a line for each model that explains its held-out data and its metric."""
     for model in trained:
         details = model.details
         if model.name == "gpt":
@@ -208,13 +215,14 @@ def notes(trained: Sequence[Trained]) -> Iterator[str]:
             yield f"{model.title}: whole topics held out; {before:.2f} → {after:.2f} bits per byte."
         elif model.name == "bert-mlm":
             yield (
-                f"{model.title}: one paragraph in five held out; always guessing the most frequent token gives "
-                f"{details['majority_baseline']:.3f}."
+                f"{model.title}: one paragraph in five held out; always predicting the most frequent token gives "
+                f"an accuracy of {details['majority_baseline']:.3f}."
             )
         elif model.name == "bert-classifier":
             yield (
-                f"{model.title}: one of {', '.join(details['classes'])}; {details['test_sentences']} sentences of "
-                f"the held-out paragraphs; always guessing the largest group gives {details['majority_baseline']:.3f}."
+                f"{model.title}: classes {', '.join(details['classes'])}; {details['test_sentences']} held-out "
+                "sentences; always predicting the most frequent class gives an accuracy of "
+                f"{details['majority_baseline']:.3f}."
             )
         else:
             everything = details["test_images"] + details["train_images"]

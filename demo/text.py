@@ -1,4 +1,4 @@
-"""The text: Python's own reference, who may read which part of it, and how it becomes ids. No Keras."""
+"""The text data, which is Python's own reference: its splits, the tokenizer and the encoding to ids. Without Keras."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 END, PAD, CLS, SEP, MASK = SPECIALS = ("<|endoftext|>", "[PAD]", "[CLS]", "[SEP]", "[MASK]")
-END_ID, PAD_ID, CLS_ID, SEP_ID, MASK_ID = range(len(SPECIALS))  # the tokenizer gives them the first ids
+END_ID, PAD_ID, CLS_ID, SEP_ID, MASK_ID = range(len(SPECIALS))  # special tokens get the first ids
 
-# After a full stop, closed quotes and brackets included, where a capital follows.
+# The space after the end of a sentence (and its closing quote or bracket), if a capital letter follows.
 SENTENCE_END = r"""(?:(?<=[.!?:])|(?<=[.!?:]["”’)]))\s+(?=["“(]?[A-Z])"""
 
-# Topics by what they are about. A topic that this version of Python does not have is simply not there.
+# Topics of each class. Topics that the running version of Python does not have are ignored.
 GROUPS: dict[str, tuple[str, ...]] = {
     "statements": (
         *("assert", "assignment", "async", "augassign", "break", "class", "compound", "continue", "del", "else"),
@@ -43,24 +43,32 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Paragraph:
+    """One paragraph of the reference."""
+
     topic: str
-    text: str  # as printed, with its line breaks and indentation
+    text: str  # with the original line breaks and indentation
 
     @property
     def folded(self) -> str:
+        """The text on one line, with single spaces."""
         return " ".join(self.text.split())
 
 
 def held_out(key: str, one_in: int) -> bool:
-    """A coin that always falls the same for `key`: another Python with another topic moves nobody else's."""
+    """Select about one key in `one_in` by a hash of the key alone.
+
+    The selection of a topic or paragraph therefore does not depend on which others the version of Python has.
+    """
     return zlib.crc32(key.encode()) % one_in == 0
 
 
 def read_topics() -> list[Paragraph]:
-    """Every paragraph of the reference once. Topics quote each other ("compound" has all of "if"): the shortest keeps.
+    """Return every paragraph of the reference once.
+
+    Some topics contain others ("compound" contains all of "if"); a repeated paragraph belongs to the shortest topic.
 
     Raises:
-        ValueError: a Python whose standard library comes without its reference.
+        ValueError: the standard library of this Python lacks ``pydoc_data.topics``.
     """
     if importlib.util.find_spec("pydoc_data") is None:
         raise ValueError("pydoc_data.topics: not in this Python's standard library; accepted: a complete one")
@@ -76,12 +84,15 @@ def read_topics() -> list[Paragraph]:
 
 
 def topic_split(paragraphs: Sequence[Paragraph]) -> tuple[list[Paragraph], list[Paragraph]]:
-    """For GPT: whole topics are held out, about one in seven."""
+    """Split into training and held-out paragraphs by topic, for the GPT: about one topic in seven is held out."""
     return _split(paragraphs, lambda paragraph: held_out(paragraph.topic, 7))
 
 
 def paragraph_split(paragraphs: Sequence[Paragraph]) -> tuple[list[Paragraph], list[Paragraph]]:
-    """For both BERTs: one paragraph in five is held out, so the body never read what the classifier is asked."""
+    """Split into training and held-out paragraphs, for both BERTs: about one paragraph in five is held out.
+
+    Both use the same split, so the classifier is tested on paragraphs that its pretrained body has not seen either.
+    """
     return _split(paragraphs, lambda paragraph: held_out(paragraph.folded, 5))
 
 
@@ -90,7 +101,7 @@ def _split(items: Sequence[Any], is_held_out: Callable[[Any], bool]) -> tuple[li
 
 
 def sentences(paragraphs: Sequence[Paragraph]) -> list[tuple[str, int]]:
-    """(sentence, index of its group), each sentence once; code, grammar and headings are not sentences."""
+    """Return (sentence, index of its class) of every sentence once, without code, grammar and headings."""
     labels = {topic: index for index, topics in enumerate(GROUPS.values()) for topic in topics}
     found: dict[str, tuple[str, int]] = {}
     for paragraph in paragraphs:
@@ -104,14 +115,17 @@ def sentences(paragraphs: Sequence[Paragraph]) -> list[tuple[str, int]]:
 
 
 def labelled_sentences(paragraphs: Sequence[Paragraph]) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """Sentences to train on and to test on, by paragraph; one that is in both is in the first only."""
+    """Return the training and the test sentences with their classes, split by paragraph.
+
+    A sentence that is in both parts is left out of the test part.
+    """
     train, test = (sentences(part) for part in paragraph_split(paragraphs))
     known = {sentence.casefold() for sentence, _ in train}
     return train, [(sentence, label) for sentence, label in test if sentence.casefold() not in known]
 
 
 def train_tokenizer(paragraphs: Sequence[Paragraph], vocab_size: int) -> Any:
-    """Byte-level BPE, so that no text is unknown."""
+    """Train a byte-level BPE tokenizer, which needs no unknown token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -126,7 +140,10 @@ def train_tokenizer(paragraphs: Sequence[Paragraph], vocab_size: int) -> Any:
 
 
 def shipped(tokenizer: Any, length: int, *, framed: bool = False) -> Any:
-    """A copy of `tokenizer` for a model of `length` tokens to take with it; `framed` texts become [CLS] text [SEP]."""
+    """Return a copy of `tokenizer` to save with a model of at most `length` tokens.
+
+    With `framed`, it encodes a text as [CLS] text [SEP] and pads on the right; otherwise it pads on the left.
+    """
     from tokenizers import Tokenizer as Backend
     from tokenizers.processors import TemplateProcessing
 
@@ -143,12 +160,13 @@ def shipped(tokenizer: Any, length: int, *, framed: bool = False) -> Any:
 
 
 def stream(tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
-    """All texts in one row of ids, each followed by the end-of-text token."""
+    """Return the ids of all texts in one row, (tokens,) int32, with the end-of-text token after each text."""
     rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
     return np.array([token for row in rows for token in (*row, END_ID)], "int32")
 
 
 def topic_texts(paragraphs: Sequence[Paragraph]) -> list[str]:
+    """Join the paragraphs of each topic to one text."""
     topics: dict[str, list[str]] = {}
     for paragraph in paragraphs:
         topics.setdefault(paragraph.topic, []).append(paragraph.text)
@@ -156,23 +174,26 @@ def topic_texts(paragraphs: Sequence[Paragraph]) -> list[str]:
 
 
 def crops(ids: np.ndarray, count: int, length: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, length) pieces of `ids` from random places: training sees every alignment of the text."""
+    """Cut pieces, (count, length), from random positions of `ids`, so that training sees every alignment of a text."""
     starts = rng.integers(0, len(ids) - length + 1, count)
     return ids[starts[:, None] + np.arange(length)]
 
 
 def tiles(ids: np.ndarray, length: int) -> np.ndarray:
-    """(n, length) pieces side by side, every token once: for measuring. What is left at the end is dropped."""
+    """Cut `ids` into consecutive pieces, (n, length), for evaluation. The remainder at the end is dropped."""
     return ids[: len(ids) // length * length].reshape(-1, length)
 
 
 def mask_tokens(
     ids: np.ndarray, vocab_size: int, rng: np.random.Generator, rate: float = 0.15
 ) -> tuple[np.ndarray, np.ndarray]:
-    """BERT's rule: of the chosen 15 %, 80 % become [MASK], 10 % a random token, 10 % stay (arXiv:1810.04805, 3.1).
+    """Mask tokens as BERT does (arXiv:1810.04805, section 3.1).
+
+    Tokens are chosen with probability `rate`; 80 % of them become [MASK], 10 % a random token, and 10 % stay. Special
+    tokens are never chosen.
 
     Returns:
-        the ids to show, and where a token was chosen, as float weights of the loss; special tokens never are.
+        The masked ids, int32, and the loss weights, float32: 1 for a chosen token and 0 elsewhere.
     """
     chosen = (rng.random(ids.shape) < rate) & (ids >= len(SPECIALS))
     fate = rng.random(ids.shape)
@@ -183,12 +204,12 @@ def mask_tokens(
 
 
 def framed(ids: np.ndarray) -> np.ndarray:
-    """[CLS] ids [SEP], per row."""
+    """Return [CLS] ids [SEP] for every row of ids."""
     return np.pad(np.pad(ids, ((0, 0), (1, 0)), constant_values=CLS_ID), ((0, 0), (0, 1)), constant_values=SEP_ID)
 
 
 def encode_sentences(tokenizer: Any, texts: Sequence[str], length: int) -> dict[str, np.ndarray]:
-    """[CLS] sentence [SEP], cut or padded to `length`."""
+    """Return the model inputs of [CLS] sentence [SEP], truncated or padded to `length`."""
     ids = np.full((len(texts), length), PAD_ID, "int32")
     for row, encoding in zip(ids, tokenizer.encode_batch(list(texts)), strict=True):
         tokens = [CLS_ID, *encoding.ids[: length - 2], SEP_ID]

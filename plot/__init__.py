@@ -1,7 +1,8 @@
-"""Pictures of what models look at, of how they tell positions apart, and of what files measured, as PNG or SVG.
+"""Plots of attention weights, position encodings and benchmark results, as PNG or SVG files.
 
-Every function writes one file and returns the numbers it drew. The first row of a batch is drawn, without its padding.
-The same call writes the same bytes. Needs matplotlib, which comes with the extra ``attention-zoo[demo]``.
+Every function that draws writes one file and returns the values it drew. Of a batch it draws only the first row,
+without padding tokens. The same call always writes the same bytes. matplotlib is required; the extra
+``attention-zoo[demo]`` installs it.
 """
 
 from .bars import measurements

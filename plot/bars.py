@@ -1,4 +1,4 @@
-"""Bars for what was measured: of one file, or of several side by side."""
+"""Bar charts of benchmark results of one file, or of several files side by side."""
 
 from __future__ import annotations
 
@@ -7,29 +7,33 @@ from typing import Any, Protocol
 
 from .drawing import VALUES, File, picture
 
-Bar = tuple[str, float | None, str]  # label, value, what is written at its end
+Bar = tuple[str, float | None, str]  # label, value, text at the end of the bar
 
 
 class Measured(Protocol):
-    """What ``export.benchmark`` and ``export.compare`` give."""
+    """The results of ``export.benchmark`` and ``export.compare``."""
 
     def bars(self) -> Mapping[str, Sequence[Bar]]:
-        """By panel."""
+        """Return the bars of each panel, by the title of the panel."""
         ...
 
     def title(self) -> str:
-        """Above all of them."""
+        """Return the title of the figure."""
         ...
 
 
 def measurements(measured: Measured, path: File) -> dict[str, list[float | None]]:
-    """Draw figures of ``export.benchmark`` or ``export.compare``: a panel for each quantity, on a scale of its own.
+    """Draw a result of ``export.benchmark`` or ``export.compare``: one panel per quantity, each with its own scale.
 
     Args:
-        path: ends in .png or .svg.
+        measured: the result to draw.
+        path: the file to write; ends in .png or .svg.
 
     Returns:
-        The lengths of the bars, by panel; None where a file has no such quantity.
+        The lengths of the bars by panel title; None for a quantity that was not measured for a file.
+
+    Raises:
+        ValueError: `path` has another suffix.
     """
     panels = measured.bars()
     with picture(path) as figure:

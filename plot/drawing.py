@@ -1,4 +1,4 @@
-"""How pictures are drawn: matrices in a grid, shares over an image; with matplotlib, imported on first need."""
+"""Drawing functions: grids of matrices, and weights laid over an image. matplotlib is imported on first use."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from ..needs import named_extras
 Array = np.ndarray
 File = str | os.PathLike[str]
 
-MOST = 12  # panels along one side of a grid
-LABELLED = 40  # tokens on the longest axis that still has them written on it
+MOST = 12  # largest number of panels along one side of a grid
+LABELLED = 40  # an axis of more tokens gets no token labels
 DPI = 150
-WEIGHTS, SHARES, VALUES = "magma_r", "magma", "viridis"  # perceptually uniform; nothing is light in the first
+WEIGHTS, SHARES, VALUES = "magma_r", "magma", "viridis"  # perceptually uniform; in the first one, 0 is light
 
 
 def spread(count: int, most: int = MOST) -> list[int]:
-    """So many of `count` things, evenly spread."""
+    """Return at most `most` indices below `count`, evenly spaced."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
 
 
 def picture_format(path: File) -> str:
+    """Return the format that the suffix of `path` names, "png" or "svg"; raise ValueError for any other suffix."""
     ending = Path(path).suffix.lower()
     if ending not in (".png", ".svg"):
         raise ValueError(f"path: got {str(path)!r}; accepted: a name that ends in .png or .svg")
@@ -35,7 +36,12 @@ def picture_format(path: File) -> str:
 
 
 def need_pictures(path: File) -> None:
-    """Refuse a name of another kind, and that matplotlib is not there, before anything long begins."""
+    """Check the suffix of `path`, and that matplotlib is installed, before a long computation begins.
+
+    Raises:
+        ValueError: `path` does not end in .png or .svg.
+        ModuleNotFoundError: matplotlib is missing.
+    """
     picture_format(path)
     with named_extras():
         import matplotlib.figure  # noqa: F401
@@ -43,13 +49,13 @@ def need_pictures(path: File) -> None:
 
 @contextmanager
 def picture(path: File) -> Iterator[Any]:
-    """An empty figure, which becomes the file when the block ends well."""
+    """Yield an empty figure, and write it to `path` if the block ends without an error."""
     format = picture_format(path)
     with named_extras():
         from matplotlib import rc_context
-        from matplotlib.figure import Figure  # not pyplot: nobody's backend changes
+        from matplotlib.figure import Figure  # not pyplot, which would select a backend for the whole process
 
-    # Names of tokens are no formulas, and the ids in an SVG come from its content.
+    # Token texts must not be parsed as formulas. The fixed salt makes the ids in an SVG file reproducible.
     own: Any = {"text.parse_math": False, "text.usetex": False, "svg.hashsalt": "attention_zoo"}
     with rc_context({**own, "image.composite_image": False}):
         figure = Figure(layout="constrained")
@@ -73,26 +79,33 @@ def panels(
     colours: str = WEIGHTS,
     stretched: bool = False,
 ) -> None:
-    """A grid of matrices on one scale, all in one Axes, as a hundred would take seconds.
+    """Draw a grid of matrices with one color scale, all in one Axes, because a hundred Axes would take seconds.
 
-    `titles` stand over each (with `rows`, over the first line), `rows` beside the lines, `labels` and `axes` along the
-    matrices, down and across. A token is a square unless they are `stretched`.
+    Args:
+        maps: (panels, down, across), the matrices, line by line.
+        titles: a text above each matrix; with `rows`, only above those of the first line.
+        columns: matrices per line.
+        rows: a text to the right of each line.
+        labels: texts along the vertical and the horizontal side of each matrix.
+        axes: names of the vertical and the horizontal axis.
+        bar: label of the color bar.
+        stretched: draw matrices with a fixed aspect ratio instead of square cells.
     """
     from matplotlib.colors import Normalize, PowerNorm
 
     (tall, wide), lines = maps.shape[1:], -(-len(maps) // columns)
     longest = max(tall, wide)
     least = max(1.3, min(4.5, 10 / max(columns, lines)))
-    side = min(max(0.22 * longest, least), max(least, 14 / max(columns, lines, 2)))  # of a matrix, in inches
+    side = min(max(0.22 * longest, least), max(least, 14 / max(columns, lines, 2)))  # longer side of a matrix, inches
     high, broad = (0.7 * side, side) if stretched else (max(0.3, size / longest) * side for size in (tall, wide))
-    cell = 72 * side / longest  # of a token, in points
-    size = min(10.0, 0.8 * cell)  # of its text
+    cell = 72 * side / longest  # size of a token, in points
+    size = min(10.0, 0.8 * cell)  # font size of its label
     texts: Any = labels if longest <= LABELLED and size >= 4 else ((), ())
-    down, across = tall * (1 + (0.1 if rows else 0.35) / high), wide * (1 + 0.1 / broad)  # from one to the next
+    down, across = tall * (1 + (0.1 if rows else 0.35) / high), wide * (1 + 0.1 / broad)  # grid spacing
     figure.set_size_inches(columns * (broad + 0.1) + 2.5, lines * (high + (0.1 if rows else 0.35)) + 1.7)
     axis = figure.subplots()
     scale: Any = Normalize(maps.min(), maps.max())
-    if colours == WEIGHTS:  # those of many tokens are small: the root makes them visible
+    if colours == WEIGHTS:  # with many tokens the weights are small, and the square root makes them visible
         scale = PowerNorm(0.5 if longest > LABELLED else 1.0, 0.0, maps.max())
     shown = None
     for i, (values, title) in enumerate(zip(maps, titles, strict=True)):
@@ -114,7 +127,7 @@ def panels(
     )
     axis.spines[:].set_visible(False)
     turned = 90 if max([1, *map(len, texts[1])]) * 0.65 * size > cell else 0
-    last = (len(maps) - 1) % columns + 1  # matrices in the last line
+    last = (len(maps) - 1) % columns + 1  # number of matrices in the last line
     for ruler, starts, part, count, turn in (
         (axis.yaxis, np.arange(lines) * down, texts[0], tall, 0),
         (axis.xaxis, np.arange(last) * across, texts[1], wide, turned),
@@ -132,12 +145,19 @@ def panels(
 
 
 def similarities(figure: Any, vectors: Array, grid: int, heading: str) -> Array:
-    """A small map for each patch of a ViT, as in figure 7 of arXiv:2010.11929; `vectors` are (grid², width)."""
+    """Draw a small similarity map for each patch of a ViT, as in figure 7 of arXiv:2010.11929.
+
+    Args:
+        vectors: (grid², width), the position embeddings of the patches.
+
+    Returns:
+        (grid², grid²), the cosine similarities.
+    """
     vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
     drawn = vectors @ vectors.T
-    shown = spread(grid, 16)  # more would be too small to see
+    shown = spread(grid, 16)  # more maps would be too small to read
     tiles = drawn.reshape([grid] * 4)[np.ix_(shown, shown)]
-    tiles = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)  # gaps between them
+    tiles = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)  # gaps between the maps
     whole = tiles.transpose(0, 2, 1, 3).reshape(len(shown) * (grid + 1), -1)[:-1, :-1]
     figure.set_size_inches(8.2, 7.2)
     axis = figure.subplots()
@@ -153,7 +173,7 @@ def similarities(figure: Any, vectors: Array, grid: int, heading: str) -> Array:
 
 
 def over_image(figure: Any, image: Array, weights: Array, heading: str) -> None:
-    """The image, the weights of its patches, and both."""
+    """Draw the image, the weights of its patches, and the weights over the image, side by side."""
     height, width = image.shape[:2]
     picture = (image - image.min()) / max(float(np.ptp(image)), 1e-12)
     grey = picture.mean(axis=-1)
@@ -165,7 +185,7 @@ def over_image(figure: Any, image: Array, weights: Array, heading: str) -> None:
     shown = axes[1].imshow(weights, cmap=SHARES, interpolation="nearest", **at)
     axes[2].imshow(grey, cmap="gray", **at)
     axes[2].imshow(weights, cmap=SHARES, interpolation="bilinear", alpha=0.6, **at)
-    for axis, title in zip(axes, ("the image", "share of each patch", "both"), strict=True):
+    for axis, title in zip(axes, ("image", "share of each patch", "overlay"), strict=True):
         axis.set_title(title, fontsize=10)
         axis.set_axis_off()
     figure.suptitle(heading)

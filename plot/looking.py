@@ -1,4 +1,4 @@
-"""What is drawn: a model's inputs by name, its attention, the positions that it has, and the names of tokens."""
+"""Preparation of the plots: inputs by name, attention weights, position layers and token labels of a model."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import numpy as np
 from .drawing import LABELLED
 
 Array = np.ndarray
-Side = tuple[list[str], Array]  # what stands along an axis: a text per token, and the places of those that are kept
+Side = tuple[list[str], Array]  # one axis: a text per token, and the indices of the tokens that are not padding
 
-LONGEST = 4096  # positions of a layer that sets no limit
+LONGEST = 4096  # largest number of positions of a layer that sets no limit
 
 
 def name_of(thing: Any) -> str:
+    """Return the name of a model or layer, or the name of its class."""
     return getattr(thing, "name", None) or type(thing).__name__
 
 
 def numpy(value: Any) -> Array:
+    """Convert a tensor to NumPy: integers and booleans keep their dtype, all others become float32."""
     from keras import ops
 
     array = ops.convert_to_numpy(value)
@@ -27,7 +29,14 @@ def numpy(value: Any) -> Array:
 
 
 def prepared(model: Any, inputs: Any) -> tuple[dict[str, Array], Array | None]:
-    """The first row of the inputs by name, and what was generated where an encoder-decoder got no target."""
+    """Return the first row of the inputs by name, and the target ids if they were generated.
+
+    If an encoder-decoder gets no target, it generates one greedily. The ids are without the start token; they are None
+    if nothing was generated.
+
+    Raises:
+        ValueError: `model` is not a model of attention_zoo, or the inputs do not match its signature.
+    """
     from ..zoo.base import ZooModel
 
     if not isinstance(model, ZooModel):
@@ -42,12 +51,16 @@ def prepared(model: Any, inputs: Any) -> tuple[dict[str, Array], Array | None]:
         room = max(1, min(model.config.max_length - 1, 2 * named["input_ids"].shape[-1], LABELLED))
         ids = generating.generate(named["input_ids"], named.get("attention_mask"), max_new_tokens=room)
         named["decoder_input_ids"], new = ids[:, :-1].astype("int32"), ids[0, 1:]
-    signature.check_arrays(named)  # Keras would put its own words around the error
+    signature.check_arrays(named)  # here, because Keras would wrap the error in a message of its own
     return named, new
 
 
 def attend(model: Any, named: Mapping[str, Array], kind: str | None) -> tuple[list[Array], tuple[Side, Side], str]:
-    """(heads, query, key) of every layer, what stands along query and key, and a name for it."""
+    """Return the attention weights, (heads, query, key) for each layer, the query and key axes, and a title.
+
+    Raises:
+        ValueError: the model has no attention, or none of this `kind`, or its first row is all padding.
+    """
     result = model(dict(named), output_attentions=True, training=False)
     result = result if isinstance(result, Mapping) else {}
     found = {name.rpartition("attentions")[0].strip("_"): result[name] for name in result if "attentions" in name}
@@ -57,7 +70,7 @@ def attend(model: Any, named: Mapping[str, Array], kind: str | None) -> tuple[li
     if kind not in found:
         raise ValueError(f"kind: got {kind!r} for {model.name}; accepted: {[name or None for name in found]}")
     maps = [numpy(weights)[0] for weights in found[kind]]
-    maps = [weights if weights.ndim == 3 else weights[None] for weights in maps]  # one head of a Seq2Seq
+    maps = [weights if weights.ndim == 3 else weights[None] for weights in maps]  # a Seq2Seq has no head axis
 
     def side(prefix: str) -> Side:
         if model.family == "vit":
@@ -79,22 +92,22 @@ def attend(model: Any, named: Mapping[str, Array], kind: str | None) -> tuple[li
 
 
 def seen(model: Any, named: Mapping[str, Array]) -> Array:
-    """(height, width, channels): the first image of the inputs, as a ViT's patches are cut from it."""
+    """Return the first image, (height, width, channels), after the preprocessing that is part of a ViT, if any."""
     (pixels,) = named.values()
     return numpy(pixels[:1] if model.processor is None else model.processor(pixels[:1]))[0]
 
 
 def patch_positions(embedding: Any) -> Array:
-    """(grid², width) float64: the vectors that a ViT adds to its patches'."""
+    """Return the position embeddings of a ViT's patches, (grid², width) float64."""
     if embedding.positions is None:
         return numpy(embedding.fixed_positions(np.arange(embedding.grid**2)[None], columns=embedding.grid))[0].astype(
             float
         )
-    return numpy(embedding.positions)[0, -(embedding.grid**2) :].astype("float64")  # others' stand before them
+    return numpy(embedding.positions)[0, -(embedding.grid**2) :].astype("float64")  # after those of the prefix tokens
 
 
 def words(model: Any, ids: Iterable[Any]) -> list[str]:
-    """A text per token: what the model's tokenizer makes of it alone, or its number."""
+    """Return a text per token: the token alone, decoded by the model's tokenizer, or else its id."""
     backend = getattr(model.tokenizer, "backend", None)
 
     def word(token: int) -> str:
@@ -102,7 +115,7 @@ def words(model: Any, ids: Iterable[Any]) -> list[str]:
         if backend is None or own is None:
             return str(token)
         text = backend.decode([token], skip_special_tokens=False)
-        if not text.strip() or "\ufffd" in text:  # a part of a character, or what its decoder drops
+        if not text.strip() or "\ufffd" in text:  # part of a character, or a token that the decoder drops
             return own
         return f" {text}" if own.startswith("▁") and not text.startswith(" ") else text
 
@@ -110,6 +123,12 @@ def words(model: Any, ids: Iterable[Any]) -> list[str]:
 
 
 def texts(argument: str, side: Side, given: Any) -> list[str]:
+    """Return the labels of an axis: those `given`, or else the texts of its tokens, of at most 16 characters each.
+
+    Raises:
+        ValueError: the number of labels is neither that of all tokens nor that of the tokens without padding.
+            `argument` is the name for the message.
+    """
     names, kept = side
     if given is None:
         given = names
@@ -123,7 +142,11 @@ def texts(argument: str, side: Side, given: Any) -> list[str]:
 
 
 def position_layer(thing: Any) -> tuple[Any, int, str]:
-    """The layer, how many positions it has, and a title."""
+    """Return the position layer of a layer or model, its number of positions, and a title.
+
+    Raises:
+        ValueError: `thing` has no position layer.
+    """
     kinds = ("added", "rotated", "biased")
     if getattr(thing, "kind", None) in kinds:
         return thing, getattr(thing, "max_length", LONGEST), type(thing).__name__

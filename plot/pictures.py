@@ -1,4 +1,4 @@
-"""The pictures: who attends to whom, where a ViT looks, positions, and alignments."""
+"""Functions that draw attention weights, attention rollout, position encodings and alignments."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from .looking import attend, name_of, numpy, patch_positions, position_layer, pr
 def attention_maps(
     model: Any, inputs: Any, path: File, *, layer: int | None = None, labels: Any = None, kind: str | None = None
 ) -> Array:
-    """Draw who attends to whom: a panel for each head, a row of panels for each layer, 12 of each at the most.
+    """Draw attention weights: one panel per head, one row of panels per layer, at most 12 of each.
 
     Args:
-        model: any with attention.
-        inputs: what it is called with. A missing target is generated greedily.
-        path: ends in .png or .svg.
-        layer: this one only, counted from 0, or from the last with -1. Default: all.
-        labels: a text per token, with or without the padding; for "cross" a pair of such, (target, source). Default:
-            the tokens of ``model.tokenizer``, or the ids.
-        kind: of an encoder-decoder: "encoder", "decoder" or "cross" (the default).
+        model: a model of this package with attention.
+        inputs: the inputs of the model, by name, or its first input alone. A missing target is generated greedily.
+        path: the file to write; ends in .png or .svg.
+        layer: index of the only layer to draw; a negative index counts from the last layer. Default: all layers.
+        labels: a text per token, with or without padding tokens; for "cross", a pair of such lists, (target, source).
+            Default: the tokens decoded by ``model.tokenizer``, or the ids.
+        kind: the attention of an encoder-decoder: "encoder", "decoder" or "cross" (the default).
 
     Returns:
-        (layers, heads, query, key), those drawn: where there are more than 12, some that are evenly spread.
+        (layers, heads, query, key), the weights that are drawn. Of more than 12 layers or heads, 12 that are evenly
+        spaced.
+
+    Raises:
+        ValueError: an argument is not accepted, or the model has no attention.
     """
     with picture(path) as figure:
         maps, (query, key), heading = attend(model, prepared(model, inputs)[0], kind)
@@ -47,14 +51,14 @@ def attention_maps(
             columns=len(heads) if len(layers) > 1 else min(len(heads), 4),
             rows=[f"layer {i}" for i in layers] if len(layers) > 1 else (),
             labels=(texts("labels", query, pair[0]), texts("labels", key, pair[1])),
-            axes=("query: the token that looks", "key: the token looked at"),
+            axes=("query: attending token", "key: attended token"),
             bar="attention weight",
         )
     return drawn
 
 
 def _left_out(layers: Sequence[int], heads: Sequence[int], of_layers: int, of_heads: int) -> str:
-    """Which layer, where it is one; and how many layers and heads of how many are drawn, where these are not all."""
+    """Return the end of the heading: the layer if only one is drawn, and "m of n layers" or heads if not all are."""
     parts = [f"layer {layers[0]}"] if len(layers) == 1 else []
     for word, drawn, count in (("layers", len(layers), of_layers), ("heads", len(heads), of_heads)):
         parts += [f"{drawn} of {count} {word}"] if drawn < count else []
@@ -62,13 +66,16 @@ def _left_out(layers: Sequence[int], heads: Sequence[int], of_layers: int, of_he
 
 
 def rollout(attentions: Sequence[Any]) -> Array:
-    """Attention followed through all layers, residuals included (Abnar & Zuidema 2020, arXiv:2005.00928, section 3).
+    """Compute attention rollout with residual connections (Abnar & Zuidema 2020, arXiv:2005.00928, section 3).
 
     Args:
-        attentions: of every layer, the first one first: (..., heads, tokens, tokens).
+        attentions: attention weights of every layer, from first to last: (..., heads, tokens, tokens).
 
     Returns:
-        (..., tokens, tokens) float64, the share of each input (column) in each output (row). Rows sum to 1.
+        (..., tokens, tokens) float64, the share of each input token (column) in each output token (row). Rows sum to 1.
+
+    Raises:
+        ValueError: the shapes are not those of attention weights, or differ in more than the number of heads.
     """
     layers = [np.asarray(weights, "float64") for weights in attentions]
     shapes = [weights.shape for weights in layers]
@@ -84,48 +91,56 @@ def rollout(attentions: Sequence[Any]) -> Array:
 
 
 def attention_rollout(model: Any, image: Any, path: File) -> Array:
-    """Draw the share that each patch of an image has in a ViT's class token, after all layers.
+    """Draw the share of each image patch in the class token of a ViT after all layers (attention rollout).
 
     Args:
         model: a ViT.
-        image: (height, width, channels), or a batch of which the first is drawn, scaled as the model was trained; of
-            values from 0 to 255, where the model has its preprocessing inside.
-        path: ends in .png or .svg.
+        image: (height, width, channels), or a batch, whose first image is drawn. Scaled as in training, or with values
+            from 0 to 255 if the preprocessing is part of the model.
+        path: the file to write; ends in .png or .svg.
 
     Returns:
-        (height / patch_size, width / patch_size). The rest is that of the tokens before the patches.
+        (height / patch_size, width / patch_size). The remaining share is that of the tokens before the patches.
+
+    Raises:
+        ValueError: `model` is not a ViT, or it does not accept `image`.
     """
     with picture(path) as figure:
         if getattr(model, "family", None) != "vit":
             raise ValueError(f"model: got {name_of(model)}; accepted: a ViT")
-        pixels = numpy(image).astype("float32")  # of bytes too
+        pixels = numpy(image).astype("float32")  # the image may be uint8
         inputs = prepared(model, pixels[None] if pixels.ndim == 3 else pixels)[0]
         maps = attend(model, inputs, None)[0]
         shown = seen(model, inputs)
         drawn = rollout(maps)[0, model.config.num_prefix_tokens :]
         drawn = drawn.reshape(shown.shape[0] // model.config.patch_size, -1)
-        over_image(figure, shown, drawn, f"{model.name}: what the class token is made of (attention rollout)")
+        over_image(figure, shown, drawn, f"{model.name}: share of the patches in the class token (attention rollout)")
     return drawn
 
 
 def position_map(model_or_layer: Any, path: File, *, length: int | None = None) -> Array:
-    """Draw what a position encoding does.
+    """Draw the values of a position encoding.
 
     Args:
-        model_or_layer: a position layer, or a model that has one; of a Transformer, the encoder's is drawn.
-        path: ends in .png or .svg.
-        length: how many positions. Default: 64, or 32 of a bias. A ViT has those of its patches.
+        model_or_layer: a position layer, or a model that has one; for a Transformer, the encoder's is drawn.
+        path: the file to write; ends in .png or .svg.
+        length: number of positions. Default: 64, or 32 for a bias. For a ViT it must be None: the positions are those
+            of the patches.
 
     Returns:
-        (position, feature) of vectors added to the tokens'; (2, position, feature), cosines and sines, of rotary
-        positions; (head, query, key) of a bias; (patch, patch), the cosine similarity of the vectors, of a ViT.
+        The values that are drawn. For vectors that are added to the token embeddings, (position, feature); for rotary
+        positions, (2, position, feature), cosines and sines; for a bias, (head, query, key); for a ViT, (patch, patch),
+        the cosine similarities of the position embeddings.
+
+    Raises:
+        ValueError: there is no position layer, or `length` is not accepted.
     """
     with picture(path) as figure:
         if getattr(model_or_layer, "family", None) == "vit":
             if length is not None:
                 raise ValueError(f"length: got {length!r} for a ViT; accepted: None, the positions being its patches'")
             embedding = model_or_layer.embedding
-            heading = f"{model_or_layer.name}: how alike the positions of patches are"
+            heading = f"{model_or_layer.name}: similarity of the position embeddings of the patches"
             return similarities(figure, patch_positions(embedding), embedding.grid, heading)
         layer, longest, heading = position_layer(model_or_layer)
         biased = layer.kind == "biased"
@@ -133,15 +148,15 @@ def position_map(model_or_layer: Any, path: File, *, length: int | None = None) 
         if not is_integer(count) or not 1 <= count <= longest:
             raise ValueError(f"length: got {length!r}; accepted: an integer from 1 to {longest}")
         places = np.arange(count, dtype="int32")[None]
-        axes, titles, bar = ("position", "feature"), [""], "added to the token's vector"
+        axes, titles, bar = ("position", "feature"), [""], "value added to the token embedding"
         if biased:
-            drawn = numpy(layer(places, places))[0] + 0.0  # no -0
+            drawn = numpy(layer(places, places))[0] + 0.0  # turns -0 into 0
             drawn = drawn[(heads := spread(len(drawn)))]
-            axes, bar = ("position of the query", "position of the key"), "added to the score"
+            axes, bar = ("position of the query", "position of the key"), "value added to the attention score"
             titles = [f"head {i}: {b.min():.3g} to {b.max():.3g}" for i, b in zip(heads, drawn, strict=True)]
         elif layer.kind == "rotated":
             drawn = np.stack([numpy(part)[0, 0] for part in layer(places)])
-            axes, titles, bar = ("position", "pair of features that is rotated"), ["cosine", "sine"], "factor"
+            axes, titles, bar = ("position", "pair of rotated features"), ["cosine", "sine"], "factor"
         else:
             drawn = numpy(layer(places))[0]
         maps = drawn if drawn.ndim == 3 else drawn[None]
@@ -158,18 +173,22 @@ def alignment(
     source_labels: Sequence[Any] | None = None,
     target_labels: Sequence[Any] | None = None,
 ) -> Array:
-    """Draw which source tokens (columns) a decoder looks at in each step (row).
+    """Draw how much each decoder step (row) attends to each source token (column).
 
     Args:
         model: a Seq2Seq with attention; or a Transformer, for the mean over the heads of its last layer.
-        inputs: what it is called with. A missing target is generated greedily, and rows are named after the tokens
-            that the steps wrote; with a target, after those that they read.
-        path: ends in .png or .svg.
-        source_labels, target_labels: a text per token, with or without the padding. Default: the tokens of
+        inputs: the inputs of the model, by name, or its first input alone. If there is a target, a row has the label of
+            the token that the step gets as input. Otherwise the target is generated greedily, and a row has the label
+            of the token that the step generates.
+        path: the file to write; ends in .png or .svg.
+        source_labels, target_labels: a text per token, with or without padding tokens. Default: the tokens decoded by
             ``model.tokenizer``, or the ids.
 
     Returns:
-        (target, source).
+        (target, source), the weights that are drawn.
+
+    Raises:
+        ValueError: an argument is not accepted, or the model has no attention between decoder and encoder.
     """
     with picture(path) as figure:
         if getattr(model, "family", None) not in ("seq2seq", "transformer"):
@@ -185,7 +204,7 @@ def alignment(
             [""],
             f"{model.name}: alignment",
             labels=(texts("target_labels", target, target_labels), texts("source_labels", source, source_labels)),
-            axes=("target: the token read" if new is None else "target: the token written", "source"),
+            axes=("target: input token" if new is None else "target: generated token", "source"),
             bar="attention weight",
         )
     return drawn

@@ -1,4 +1,4 @@
-"""Pictures as the command line asks for them: of a text, of ids, of a picture in a file, or of something made up."""
+"""Plots for the command line, whose inputs are a text, token ids, an image file, or synthetic values."""
 
 from __future__ import annotations
 
@@ -27,16 +27,25 @@ def command(
     layer: int | None = None,
     random: bool = True,
 ) -> Array:
-    """Draw one of ``KINDS``, as the command line has it.
+    """Draw a plot with the options of the command line.
 
     Args:
-        tokens: ids of a text or source. Default: 16 random ones, always the same.
-        text: in their place, for the model's tokenizer.
-        image: a file, for the model's own preprocessing where it has any, else scaled to its size and to -1 ... 1.
-            Default: a bright square.
-        length: how many "positions".
-        layer: the only one whose "attention" is drawn.
-        random: False refuses to make up what is not given, which shows nothing of a trained model.
+        kind: one of ``KINDS``.
+        model: the model to draw.
+        path: the file to write; ends in .png or .svg.
+        tokens: token ids of a text or source. Default: at most 16 random ids, the same in every call.
+        text: a text instead of ids, for the model's tokenizer.
+        image: an image file. It goes through the model's preprocessing; without any, it is resized to the model's image
+            size and scaled to -1 ... 1. Default: a synthetic image of a bright square.
+        length: number of positions, for "positions".
+        layer: the only layer to draw, for "attention".
+        random: whether a missing input may be replaced by a synthetic one, which shows nothing about a trained model.
+
+    Returns:
+        The values that are drawn, as documented for the function of each kind.
+
+    Raises:
+        ValueError: an argument is not accepted, does not belong to this kind of plot or model, or is missing.
     """
     picture_format(path)
     if kind not in KINDS:
@@ -65,7 +74,7 @@ def command(
 
 
 def _tokens(model: Any, tokens: Sequence[int] | None, text: str | None) -> dict[str, Array]:
-    """Inputs by name."""
+    """Return the inputs of the model by name."""
     if text is None:
         return {"input_ids": _ids(model, tokens)}
     if model.tokenizer is None:
@@ -89,7 +98,7 @@ def _ids(model: Any, tokens: Sequence[int] | None) -> Array:
 
 
 def _image(model: Any, file: File | None) -> Array:
-    """(height, width, channels) float32 as the model takes it: a picture, or a bright square on noise."""
+    """Return an image as the model expects it, (height, width, channels) float32: the file, or a square on noise."""
     from ..layers.images import ImageProcessor
 
     size, channels = model.config.image_size, model.config.num_channels
@@ -97,7 +106,7 @@ def _image(model: Any, file: File | None) -> Array:
         made = np.random.default_rng(0).normal(-0.6, 0.1, (size, size, channels)).clip(-1, 1)
         made[size // 5 : size // 2, size // 2 : size * 4 // 5] = 0.9
         return (made if model.processor is None else (made + 1) * 127.5).astype("float32")
-    from PIL import Image, UnidentifiedImageError  # comes with matplotlib
+    from PIL import Image, UnidentifiedImageError  # a dependency of matplotlib
 
     if channels not in (1, 3):
         raise ValueError(f"image: got a file for a model of {channels} channels; accepted: none")
@@ -109,7 +118,7 @@ def _image(model: Any, file: File | None) -> Array:
     except UnidentifiedImageError as error:
         raise ValueError(f"image: got {str(file)!r}, which is no picture; accepted: a PNG or JPEG file") from error
     pixels = np.asarray(photo, "float32").reshape(photo.height, photo.width, channels)
-    if model.processor is not None:  # inside the model
+    if model.processor is not None:  # the preprocessing is part of the model
         return pixels
     if model.preprocessor:
         from keras import ops

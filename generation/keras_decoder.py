@@ -10,14 +10,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import keras
 import numpy as np
 from keras import ops
 
 from .decoder import TOKENS, GraphDecoder, bucket
-from .search import AHEAD, generate
+from .search import AHEAD, GenerateOptions, generate
 from .text_generation import TextGenerating, end_tokens
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Generating(TextGenerating):
         """Whether the model can generate text."""
         return True
 
-    def generate(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> np.ndarray:
+    def generate(self, input_ids: Any, attention_mask: Any = None, **options: Unpack[GenerateOptions]) -> np.ndarray:
         """Generate a continuation of every row; see ``generation.search.generate`` for all options.
 
         The first call with new sizes (batch size, and lengths rounded up to the next bucket) compiles, which later

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 import numpy as np
 
@@ -123,7 +123,25 @@ class Options:
             raise ValueError(f"callback: got {self.callback!r}; accepted: a function of the new tokens (batch,)")
 
 
-def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **options: Any) -> Array:
+class GenerateOptions(TypedDict, total=False):
+    """The fields of ``Options``, for type checkers; a test compares the two."""
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float
+    num_beams: int
+    length_penalty: float
+    stop_tokens: int | Sequence[int] | None
+    stop_strings: str | Sequence[str] | None
+    tokenizer: Any
+    callback: Callable[[Array], Any] | None
+    seed: int | None
+
+
+def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **options: Unpack[GenerateOptions]) -> Array:
     """Generate a continuation of every row of a batch.
 
     The default is greedy decoding; `temperature` selects sampling and `num_beams` beam search.
@@ -163,7 +181,7 @@ def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **opt
         ValueError: an option or input that is not accepted, a row without any token, or more tokens than the model
             has positions.
     """
-    search = _Search(decoder, input_ids, attention_mask, options)
+    search = _Search(decoder, input_ids, attention_mask, dict(options))
     if not search.options.max_new_tokens:
         return search.prompt
     beams = search.options.num_beams > 1
@@ -171,14 +189,16 @@ def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **opt
     return np.concatenate([search.prompt, new], axis=1)
 
 
-def stream(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **options: Any) -> Iterator[Array]:
+def stream(
+    decoder: Decoder, input_ids: Any, attention_mask: Any = None, **options: Unpack[GenerateOptions]
+) -> Iterator[Array]:
     """Return an iterator over the new tokens (batch,) of each step, with the arguments of ``generate``.
 
     Raises:
         ValueError: as in ``generate``, raised by this call; or `num_beams` above 1, because beam search does not know
             any token before the last step.
     """
-    search = _Search(decoder, input_ids, attention_mask, options)
+    search = _Search(decoder, input_ids, attention_mask, dict(options))
     if search.options.num_beams > 1:
         raise ValueError(f"num_beams: got {search.options.num_beams} for a stream; accepted: 1")
     return _rows(search, ahead=False) if search.options.max_new_tokens else iter(())

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from ..checks import is_integer
-from .search import Decoder, generate, stop_tokens, stream
+from .search import Decoder, GenerateOptions, generate, stop_tokens, stream
 
 MOST_NEW_TOKENS = 256  # default of `max_new_tokens`, if the model has room for as many
 
@@ -81,7 +81,7 @@ class TextGenerating:
         """The vocabulary size of the model, or None if it is not known."""
         raise NotImplementedError
 
-    def generate_text(self, prompts: Any, **options: Any) -> Any:
+    def generate_text(self, prompts: Any, **options: Unpack[GenerateOptions]) -> Any:
         """Generate continuations of texts, or answers in conversations.
 
         Args:
@@ -102,19 +102,19 @@ class TextGenerating:
         found = self.continuations(prompts, **options)
         return found[0].text if is_single(prompts) else [one.text for one in found]
 
-    def continuations(self, prompts: Any, **options: Any) -> list[Continuation]:
+    def continuations(self, prompts: Any, **options: Unpack[GenerateOptions]) -> list[Continuation]:
         """Generate as ``generate_text`` does, and return a list of ``Continuation``, also for a single prompt.
 
         A prompt may also be a list of ids. If all prompts are, no tokenizer is needed; without one, ``text`` is empty.
         """
-        request = _Request(self, prompts, options)
+        request = _Request(self, prompts, dict(options))
         written = generate(request.decoder, request.ids, request.mask, **request.options)
         return [
             request.continuation(prompt, row)
             for prompt, row in zip(request.prompts, written[:, request.behind :].tolist(), strict=True)
         ]
 
-    def stream_text(self, prompt: Any, **options: Any) -> Iterator[str]:
+    def stream_text(self, prompt: Any, **options: Unpack[GenerateOptions]) -> Iterator[str]:
         """Return an iterator over the pieces of the text that ``generate_text`` returns, as they are generated.
 
         An incomplete character is held back until all its bytes are generated, and so is text that may become a stop
@@ -129,7 +129,7 @@ class TextGenerating:
         """
         if not is_single(prompt):
             raise ValueError("prompt: got several for a stream; accepted: one text or conversation")
-        request = _Request(self, prompt, options)
+        request = _Request(self, prompt, dict(options))
         return request.pieces(stream(request.decoder, request.ids, request.mask, **request.options))
 
 

@@ -13,12 +13,12 @@ import functools
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from ..generation.decoder import RecomputingDecoder
-from ..generation.search import Decoder, generate
+from ..generation.search import Decoder, GenerateOptions, generate
 from ..generation.text_generation import TextGenerating, end_tokens
 from ..signature import Signature, TensorSpec, as_array
 from ..text.tokenizer import Tokenizer
@@ -199,7 +199,7 @@ class Runner(TextGenerating):
         """
         return self._main.run(inputs)
 
-    def generate(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> np.ndarray:
+    def generate(self, input_ids: Any, attention_mask: Any = None, **options: Unpack[GenerateOptions]) -> np.ndarray:
         """Generate a continuation of each row, with the same tokens as ``generate`` of the Keras model.
 
         Args:

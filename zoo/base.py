@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 import keras
 import numpy as np
@@ -19,6 +19,9 @@ from ..weights.rules import Dialect, by_name, weight_name
 from .companions import load_companions, save_companions
 from .config import Config
 from .served import Served
+
+if TYPE_CHECKING:
+    from ..generation.search import GenerateOptions
 
 Tensor = Any
 
@@ -83,6 +86,15 @@ class ZooModel(Served, keras.Model, FineTuning):
     head_parts: ClassVar[tuple[str, ...]] = ()  # names of the layers, and of the model's own weights, of the head
     tasks: ClassVar[Mapping[str | None, str]] = {None: "feature-extraction"}  # Hugging Face's task names by head
     blocks: list[Any]
+
+    if TYPE_CHECKING:
+        # Only models that generate text have these methods, of ``Generating``. They are declared here for models whose
+        # family is not known before run time, such as those that ``load`` returns.
+        def generate(
+            self, input_ids: Any, attention_mask: Any = None, **options: Unpack[GenerateOptions]
+        ) -> np.ndarray: ...
+        def generate_text(self, prompts: Any, **options: Unpack[GenerateOptions]) -> Any: ...
+        def stream_text(self, prompt: Any, **options: Unpack[GenerateOptions]) -> Iterator[str]: ...
 
     def __init__(
         self,

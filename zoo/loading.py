@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import keras
 
@@ -33,6 +33,9 @@ from .registry import family, own_dialects
 from .sentence_transformers import read_sentence_config, read_sentence_modules, sentence_length
 from .special_ids import without_outside_ids
 
+if TYPE_CHECKING:
+    from . import typed
+
 FORMAT, VERSION = "attention_zoo", 1
 CONFIG_FILE, WEIGHTS_FILE, IMAGES_FILE = "config.json", "model.safetensors", "preprocessor_config.json"
 GENERATION_FILE = "generation_config.json"
@@ -45,6 +48,10 @@ LONGEST = 900  # characters; longer error messages are shortened
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 
 
+@overload
+def load(path: str | os.PathLike[str], *, dtype: Any = None, **overrides: Unpack[typed.AnyFields]) -> ZooModel: ...
+@overload  # of ``**mapping``, as in ``create``
+def load(path: str | os.PathLike[str], *, dtype: Any = None, _mapping: Any, **overrides: Any) -> ZooModel: ...
 def load(path: str | os.PathLike[str], *, dtype: Any = None, **overrides: Any) -> ZooModel:
     """Load a model from a folder that ``save`` wrote, a Hugging Face folder, a GGUF file or a ``.keras`` file.
 

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack, overload
 
 from ..checks import meant
 from ..needs import named_extras
 from .presets import FAMILIES, PRESETS, Preset
 
 if TYPE_CHECKING:
+    from . import typed
     from .base import ZooModel
+    from .bert import BERT
+    from .gpt import GPT
+    from .seq2seq import Seq2Seq
+    from .transformer import Transformer
+    from .vit import ViT
 
 _classes: dict[str, type[ZooModel]] = {}
+Family = TypeVar("Family", bound="type[ZooModel]")
 
 
-def register(cls: type[ZooModel]) -> type[ZooModel]:
+def register(cls: Family) -> Family:
     """Register a model class under its ``family`` name.
 
     ``create``, ``load``, the command line and ``keras.models.load_model`` can then find the class. The families of this
@@ -100,6 +107,26 @@ def preset(name: str) -> Preset:
     return PRESETS[name]
 
 
+# For type checkers: ``create`` of a family or preset takes that family's fields and returns its class.
+@overload
+def create(name: Never, *, dtype: Any = None, **overrides: Unpack[typed.AnyFields]) -> ZooModel: ...  # type Any
+@overload
+def create(name: typed.GPTName, *, dtype: Any = None, **overrides: Unpack[typed.GPTFields]) -> GPT: ...
+@overload
+def create(name: typed.BERTName, *, dtype: Any = None, **overrides: Unpack[typed.BERTFields]) -> BERT: ...
+@overload
+def create(name: typed.ViTName, *, dtype: Any = None, **overrides: Unpack[typed.ViTFields]) -> ViT: ...
+@overload
+def create(
+    name: typed.TransformerName, *, dtype: Any = None, **overrides: Unpack[typed.TransformerFields]
+) -> Transformer: ...
+@overload
+def create(name: typed.Seq2SeqName, *, dtype: Any = None, **overrides: Unpack[typed.Seq2SeqFields]) -> Seq2Seq: ...
+@overload
+def create(name: str, *, dtype: Any = None, **overrides: Unpack[typed.AnyFields]) -> ZooModel: ...
+# Only ``**mapping`` gives `_mapping`, which is required. Its fields are not checked, so that any mapping is accepted.
+@overload
+def create(name: str, *, dtype: Any = None, _mapping: Any, **overrides: Any) -> ZooModel: ...
 def create(name: str, *, dtype: Any = None, **overrides: Any) -> ZooModel:
     """Create a model with randomly initialized weights from a preset or a family's default config.
 

@@ -1,7 +1,7 @@
-"""A model as a file has it: in another precision, and without adapters, with every layer as it is.
+"""A model as its exported file computes it: in float32 and with merged adapters, without building a second model.
 
-Nothing is built anew. A copy made of the config would lose what is not in the config: a layer that was replaced, an
-activation or an epsilon that was changed, blocks in another order, an overridden ``call``.
+The model itself is switched for the duration of a trace. A copy built from the config would lose everything that is not
+in the config: a replaced layer, a changed activation or epsilon, reordered blocks, an overridden ``call``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import keras
 import numpy as np
@@ -19,14 +19,17 @@ from ...finetuning.lora import with_adapters
 from .any_keras.functions import AnyFunctions
 from .spec import Exportable
 
-_lock = threading.RLock()  # a model computes in one precision at a time, and standard error is the process'
+# Dtype policies are changed on the model, and standard error is redirected for the whole process.
+_lock = threading.RLock()
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
-def one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
-    """An export or a verification: of several threads' one begins when the one before has ended."""
+def one_at_a_time(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Make an export or a verification wait until no other thread exports or verifies."""
 
     @functools.wraps(function)
-    def locked(*args: Any, **kwargs: Any) -> Any:
+    def locked(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         with _lock:
             return function(*args, **kwargs)
 
@@ -34,7 +37,7 @@ def one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _ComputingIn(keras.DTypePolicy):
-    """Computes in `dtype` with variables of the dtype that they have, which Keras casts."""
+    """A dtype policy that computes in `dtype` and keeps the dtype of the variables, which Keras casts when read."""
 
     def __init__(self, dtype: str, variable_dtype: str) -> None:
         super().__init__(dtype)
@@ -43,8 +46,10 @@ class _ComputingIn(keras.DTypePolicy):
 
 @contextmanager
 def computing_in(model: Exportable, dtype: str) -> Iterator[None]:
-    """`model` and all its layers compute in `dtype` within the block, whatever their policies; other threads must not
-    call it meanwhile."""
+    """Let `model` and all its layers compute in `dtype` within the block, whatever their dtype policies are.
+
+    Other threads must not call the model at the same time.
+    """
     layers = [layer for layer in model._flatten_layers() if layer.compute_dtype != dtype]
     before = [layer.dtype_policy for layer in layers]
     with _lock:
@@ -59,7 +64,7 @@ def computing_in(model: Exportable, dtype: str) -> Iterator[None]:
 
 @contextmanager
 def without_adapters(model: Exportable) -> Iterator[None]:
-    """Layers with adapters read their kernels alone, for which a trace then puts in the merged ones."""
+    """Switch adapters off within the block: layers read their kernels, which ``reading`` replaces by merged ones."""
     layers = with_adapters(model)
     try:
         for layer in layers:
@@ -71,14 +76,14 @@ def without_adapters(model: Exportable) -> Iterator[None]:
 
 
 class FileWeights:
-    """The weights of a file: the names, the variables that the layers read, and their values in float32."""
+    """The weights that a file stores: their names, the variables that the layers read, and their values in float32."""
 
     def __init__(self, model: Exportable) -> None:
         self.model = model
         self.variables = model.named_weights()
         merged = dict(model.merged_weights("float32"))
         self.variables = {name: variable for name, variable in self.variables.items() if name in merged}
-        # What is stored is the variable itself, unless it is in another dtype or has an adapter.
+        # The file stores the value of the variable, except where the dtype differs or an adapter is merged.
         self.changed = {
             name: value
             for name, value in merged.items()
@@ -86,7 +91,7 @@ class FileWeights:
         }
 
     def dtype(self, name: str) -> str:
-        """Floats are float32 in a file."""
+        """Return the dtype in the file: float32 for floating point weights, else that of the variable."""
         own = _dtype(self.variables[name])
         return "float32" if "float" in own else own
 
@@ -105,15 +110,17 @@ def _dtype(value: Any) -> str:
 
 @contextmanager
 def inference(model: Exportable) -> Iterator[FileWeights]:
-    """`model` as its file computes: in float32, its adapters merged. For the time of a trace."""
+    """Let `model` compute as its file does, in float32 and without adapters, and yield the file's weights."""
     weights = FileWeights(model)
     with computing_in(model, "float32"), without_adapters(model):
         yield weights
 
 
 def reading(values: Mapping[str, Any], weights: FileWeights) -> AbstractContextManager[Any]:
-    """A scope in which layers read `values` for the variables of these names, as they are: given to the scope by its
-    own argument, they would be rounded to the dtypes of the variables."""
+    """Return a context in which layers read `values` instead of the variables with these names, without a cast.
+
+    Values passed to ``keras.StatelessScope`` as its argument would be cast to the dtypes of the variables.
+    """
     if isinstance(weights.model, AnyFunctions):
         return weights.model.reading(values)
     scope = keras.StatelessScope()

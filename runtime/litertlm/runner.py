@@ -17,11 +17,11 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from ...generation.search import Decoder, Options
+from ...generation.search import Decoder, GenerateOptions, Options
 from ...generation.text_generation import MOST_NEW_TOKENS, Continuation, begun, check_fits, is_ids, is_single, several
 from ...needs import named_extras
 from ...text.tokenizer import Tokenizer
@@ -146,22 +146,22 @@ class LiteRTLMRunner(Runner):
         """Ids of the tokens that end a text, as declared in the bundle."""
         return sorted(number for stop in self.said.stop_tokens for number in stop.token_ids.ids)
 
-    def generate(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> np.ndarray:
+    def generate(self, input_ids: Any, attention_mask: Any = None, **options: Unpack[GenerateOptions]) -> np.ndarray:
         raise self._texts_only("the engine takes no ids")
 
     def decoder(self) -> Decoder:
         """Return an object that only has ``max_length``, the context length. Its methods raise ValueError."""
         return _Room(self)
 
-    def continuations(self, prompts: Any, **options: Any) -> list[Continuation]:
+    def continuations(self, prompts: Any, **options: Unpack[GenerateOptions]) -> list[Continuation]:
         every = [prompts] if is_single(prompts) else several(prompts)
-        asked = [self._request(prompt, options) for prompt in every]
+        asked = [self._request(prompt, dict(options)) for prompt in every]
         return [self._continuation(prompt, request) for prompt, request in zip(every, asked, strict=True)]
 
-    def stream_text(self, prompt: Any, **options: Any) -> Iterator[str]:
+    def stream_text(self, prompt: Any, **options: Unpack[GenerateOptions]) -> Iterator[str]:
         if not is_single(prompt):
             raise ValueError("prompt: got several for a stream; accepted: one text or conversation")
-        return self._request(prompt, options).pieces()
+        return self._request(prompt, dict(options)).pieces()
 
     def _continuation(self, prompt: Any, request: _Request) -> Continuation:
         text = "".join(request.pieces())

@@ -1,0 +1,232 @@
+"""Names and config fields of the families, for type checkers and editors.
+
+Written by ``tools/make_typed.py`` from ``zoo/presets.py`` and the config classes; do not edit. Nothing imports this
+module at run time.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+GPTName = Literal["gpt", "gpt2", "gpt2-medium", "smollm2-135m"]
+
+
+class GPTFields(TypedDict, total=False):
+    """Config fields of ``GPT``."""
+
+    vocab_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int | None
+    head_dim: int | None
+    hidden_dim: int
+    intermediate_dim: int | None
+    max_length: int
+    position: str
+    rope_theta: float
+    rope_scaling: dict[str, Any] | None
+    sliding_window: int | None
+    norm: str
+    norm_epsilon: float
+    activation: str
+    use_bias: bool
+    use_qkv_bias: bool | None
+    use_feedforward_bias: bool | None
+    qk_norm: bool
+    tie_embeddings: bool
+    dropout: float
+    attention_dropout: float
+    initializer_range: float
+    head: str | None
+    bos_token_id: int | None
+    eos_token_id: int | tuple[int, ...] | None
+    pad_token_id: int | None
+
+
+BERTName = Literal["bert", "bert-base", "bert-large", "minilm-l6"]
+
+
+class BERTFields(TypedDict, total=False):
+    """Config fields of ``BERT``."""
+
+    vocab_size: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int | None
+    max_length: int
+    type_vocab_size: int
+    norm_epsilon: float
+    activation: str
+    dropout: float
+    attention_dropout: float
+    initializer_range: float
+    position_offset: int
+    pad_token_id: int | None
+    transform_activation: str | None
+    transform_norm_epsilon: float | None
+    pooler: bool
+    pooler_activation: str
+    head: str | None
+    num_classes: int
+    pooling: str
+    normalize: bool
+
+
+ViTName = Literal["vit", "vit-tiny-16", "vit-small-16", "vit-base-16", "vit-large-16", "dinov2-small-14"]
+
+
+class ViTFields(TypedDict, total=False):
+    """Config fields of ``ViT``."""
+
+    image_size: int
+    patch_size: int
+    num_channels: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int | None
+    position: str
+    num_registers: int
+    layer_scale: float | None
+    use_mask_token: bool
+    distillation_token: bool
+    interpolate_antialias: bool
+    use_qkv_bias: bool
+    pooler: bool
+    classifier: str
+    preprocessing: dict[str, Any] | None
+    norm_epsilon: float
+    activation: str
+    dropout: float
+    attention_dropout: float
+    initializer_range: float
+    head: str | None
+    num_classes: int
+
+
+TransformerName = Literal["transformer", "transformer-base", "transformer-big"]
+
+
+class TransformerFields(TypedDict, total=False):
+    """Config fields of ``Transformer``."""
+
+    vocab_size: int
+    num_layers: int
+    num_decoder_layers: int | None
+    num_heads: int
+    num_decoder_heads: int | None
+    num_kv_heads: int | None
+    num_decoder_kv_heads: int | None
+    head_dim: int | None
+    decoder_head_dim: int | None
+    hidden_dim: int
+    intermediate_dim: int | None
+    decoder_intermediate_dim: int | None
+    max_length: int
+    position: str
+    num_buckets: int
+    max_distance: int
+    activation: str
+    norm: str
+    norm_epsilon: float
+    norm_first: bool
+    use_bias: bool
+    attention_scale: float | None
+    scale_embeddings: bool
+    share_embeddings: bool
+    tie_embeddings: bool
+    use_logits_bias: bool
+    dropout: float
+    attention_dropout: float
+    decoder_start_token_id: int
+    eos_token_id: int | None
+    pad_token_id: int | None
+
+
+Seq2SeqName = Literal["seq2seq"]
+
+
+class Seq2SeqFields(TypedDict, total=False):
+    """Config fields of ``Seq2Seq``."""
+
+    vocab_size: int
+    num_layers: int
+    hidden_dim: int
+    embedding_dim: int | None
+    cell: str
+    bidirectional: bool
+    attention: str | None
+    max_length: int
+    dropout: float
+    decoder_start_token_id: int
+    eos_token_id: int | None
+    pad_token_id: int | None
+
+
+class AnyFields(TypedDict, total=False):
+    """Config fields of all families."""
+
+    vocab_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int | None
+    head_dim: int | None
+    hidden_dim: int
+    intermediate_dim: int | None
+    max_length: int
+    position: str
+    rope_theta: float
+    rope_scaling: dict[str, Any] | None
+    sliding_window: int | None
+    norm: str
+    norm_epsilon: float
+    activation: str
+    use_bias: bool
+    use_qkv_bias: bool | None
+    use_feedforward_bias: bool | None
+    qk_norm: bool
+    tie_embeddings: bool
+    dropout: float
+    attention_dropout: float
+    initializer_range: float
+    head: str | None
+    bos_token_id: int | None
+    eos_token_id: int | tuple[int, ...] | None
+    pad_token_id: int | None
+    type_vocab_size: int
+    position_offset: int
+    transform_activation: str | None
+    transform_norm_epsilon: float | None
+    pooler: bool
+    pooler_activation: str
+    num_classes: int
+    pooling: str
+    normalize: bool
+    image_size: int
+    patch_size: int
+    num_channels: int
+    num_registers: int
+    layer_scale: float | None
+    use_mask_token: bool
+    distillation_token: bool
+    interpolate_antialias: bool
+    classifier: str
+    preprocessing: dict[str, Any] | bool | None
+    num_decoder_layers: int | None
+    num_decoder_heads: int | None
+    num_decoder_kv_heads: int | None
+    decoder_head_dim: int | None
+    decoder_intermediate_dim: int | None
+    num_buckets: int
+    max_distance: int
+    norm_first: bool
+    attention_scale: float | None
+    scale_embeddings: bool
+    share_embeddings: bool
+    use_logits_bias: bool
+    decoder_start_token_id: int
+    embedding_dim: int | None
+    cell: str
+    bidirectional: bool
+    attention: str | None

@@ -1,4 +1,4 @@
-"""The command ``attention-zoo export``: which exporter runs, and with what request."""
+"""The command ``attention-zoo export``: choose the exporter, and make its request from the command-line options."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FOLDERS = ("genai", "huggingface")
 
 
 def lengths(words: str | None) -> Any:
-    """Return what ``to_tflite`` takes as `sequence_length`, for "128", "32,128" or "dynamic".
+    """Parse the option ``--sequence-length`` ("128", "32,128" or "dynamic") to the argument of ``to_tflite``.
 
     Raises:
-        ValueError: other words.
+        ValueError: `words` is anything else.
     """
     if words is None or words == "dynamic":
         return words
@@ -37,18 +37,18 @@ def export_as(
     details: Mapping[str, Any],
     options: Mapping[str, Any],
 ) -> list[Any]:
-    """Write the files that the command line asks for, and return their results.
+    """Write the requested files and return the ``ExportResult`` of each.
 
     Args:
-        load: makes the model. It is called when the options have been checked, since it takes seconds.
-        path: a file, or a folder for `to` "genai" or "huggingface".
-        to: "onnx", "tflite", "litertlm", "genai" or "huggingface". Default: by the suffix of `path`.
-        precision: a name; for huggingface several with commas between them.
-        details: fields of ``Precision``.
-        options: fields of ``ExportRequest``, None where the command line has none.
+        load: returns the model. It is called after the options have been checked, since loading takes seconds.
+        path: path of a file, or of a folder if `to` is "genai" or "huggingface".
+        to: "onnx", "tflite", "litertlm", "genai" or "huggingface". Default: the format with the suffix of `path`.
+        precision: name of a precision; for "huggingface" several names may be given, separated by commas.
+        details: fields of ``Precision``, by name.
+        options: fields of ``ExportRequest``, by name. Options that are None are left out.
 
     Raises:
-        ValueError: an option that the format does not have, or a value that it does not accept.
+        ValueError: the format does not have an option, or does not accept its value.
     """
     format = _format(path, to)
     given = {name: value for name, value in options.items() if value is not None}
@@ -76,7 +76,7 @@ def _format(path: Path, to: str | None) -> str:
 
 
 def _exporter(format: str) -> Callable[[Any, ExportRequest], Any]:
-    """Return the exporter of a format; the others, and what they import, are not needed."""
+    """Return the exporter of a format. The other exporters and their dependencies are not imported."""
     if format == "onnx":
         from .onnx.exporter import export_onnx
 

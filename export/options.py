@@ -1,4 +1,4 @@
-"""What a file's numbers may be: the four precisions by name, and what can be said about each."""
+"""The precisions of an exported file and their options."""
 
 from __future__ import annotations
 
@@ -24,32 +24,48 @@ ACCEPTED: Mapping[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Precision:
-    """The numbers of an exported file. In most cases a name says enough: ``precision="int8"``.
+    """The precision of an exported file, with its options. Without options the name is enough: ``precision="int8"``.
+
+    The defaults of the options depend on the name and the format. An option that does not apply to the name, or a value
+    that the format does not support, is rejected.
 
     Attributes:
-        name: "fp32", "fp16" (weights, activations and caches; softmax, norms and angles in float32), "int8" or "int4"
-            (weights).
-        activations: of int8. "dynamic": activations become 8-bit integers too, with a range measured at every call;
-            the fastest for encoders and images. "float": weights alone, in blocks; the most exact, and for a decoder
-            that writes token by token the fastest. "static": ranges measured at export, on `samples`; for accelerators
-            that want them. "static16": these in 16 bits; TFLite. Default: "float" for a decoder with a cache,
-            "dynamic" for all else.
-        block_size: weights that share one scale, of int4 and of int8 with activations "float"; along the input.
-            Default: 32 of int4 and 64 of int8, or less where that fills a matrix without rest.
-        symmetric: blocks without a zero point. Default: of int8 they have none, of int4 they have one.
-        method: of a block. "rtn": its scale is from its extremes. "search": the best of several scales by squared
-            error. "gptq": then, by inputs that the model meets, the weights of 4 bits make good each other's errors;
-            models of one graph. Default: "search" of int4.
-        head, embedding: precision of the last projection of a language model and of its token table: "int8", "int4" or
-            "fp32". Default: "int8".
-        eight_bits: of int4, patterns of weights that have 8 bits instead. Default: the value projections, which are
-            small and cost the most: of SmolLM2 1.6 of 102 MB, and a third of the divergence.
-        reduce_range: of dynamic and static int8, whether sums of products stay within 16 bits on processors without
-            VNNI (AVX2, and browsers). True: no pair of neighbours can exceed it, which costs less than a bit; a file is
-            then the same everywhere.
-        integer_only: of static ranges, whether every operator computes in integers and not the products alone, for
-            accelerators without floats; TFLite. Inputs and outputs remain floats.
-        keep: patterns of weights that stay float32, such as ``("*/down/kernel",)``.
+        name: "fp32", "fp16", "int8" or "int4". In ONNX, "fp16" stores weights and computes activations and the
+            key/value cache in float16; softmax, norms and position angles stay float32. In TFLite, "fp16" stores only
+            the weights in float16. "int8" and "int4" quantize the weights.
+        activations: the activations of an int8 file. "dynamic" quantizes them to 8 bits with a range measured at every
+            call, which is the fastest for encoders and image models. "float" quantizes only the weights, which is the
+            most accurate, and in ONNX the fastest for a decoder that generates token by token. "static" quantizes
+            activations to 8 bits with ranges measured on `samples` at export, for accelerators that require it.
+            "static16" (TFLite only) does the same with 16 bits. Default: in ONNX "float" for a graph with a key/value
+            cache and "dynamic" for any other; in TFLite "dynamic".
+        block_size: the number of consecutive weights of one output that share a scale; for int4, and in ONNX also for
+            int8 with "float" activations. ONNX accepts 16, 32, 64, 128 and 256; TFLite 32 and more. Default: 32 for
+            int4 and 64 for int8; in ONNX a smaller power of two, at least 16, if a row is not a multiple of that.
+        symmetric: whether blocks have no zero point. Default: True for 8-bit blocks, False for 4-bit blocks in ONNX.
+            TFLite supports symmetric blocks only.
+        method: how the values of a block are chosen. "rtn" rounds to the nearest value, with a scale computed from the
+            extremes of the block. "search" takes, of several scales, the one with the least squared error. "gptq" also
+            compensates the errors of 4-bit weights, using the inputs of the matrix multiplications on calibration data
+            (GPTQ, arXiv:2210.17323); it supports models of a single graph. Default: "search" for 4-bit blocks, "rtn"
+            for 8-bit blocks.
+        head, embedding: the precision of the output projection of a language model, and of the embedding tables, in an
+            int8 or int4 file: "int8", "int4" (ONNX only) or "fp32". Default: "int8".
+        eight_bits: for int4, shell-style patterns of the names of weights that get 8 bits instead. Default: the value
+            projections, which are small and lose the most accuracy: in SmolLM2 they are 1.6 of 102 MB and cause a third
+            of the KL divergence.
+        reduce_range: for int8 with dynamic or static activations in ONNX, whether to scale the weights so that the sum
+            of two neighboring products fits into 16 bits. Processors without VNNI (with AVX2 only, and browsers) would
+            saturate it otherwise. It costs less than one bit of accuracy, and the file then computes the same on every
+            processor. Default: True.
+        integer_only: for static activations in TFLite, whether to quantize every operator that has an integer kernel
+            and not only matrix multiplications and convolutions, for accelerators without floating point. Inputs and
+            outputs of the file remain float32. Default: False.
+        keep: shell-style patterns of the names of weights that stay float32, such as ``("*/down/kernel",)``.
+            Default: none.
+
+    Raises:
+        ValueError: the name, an option or its value is not accepted.
     """
 
     name: str = "fp32"
@@ -87,29 +103,30 @@ class Precision:
 
     @property
     def static(self) -> bool:
-        """Are ranges measured at export?"""
+        """Whether the ranges of activations are measured at export."""
         return self.activations in ("static", "static16")
 
     @property
     def by_samples(self) -> str:
-        """The field that asks for samples of what the model meets; "" where none does."""
+        """The name of the option that requires calibration data, or "" if none does."""
         return "method" if self.method == "gptq" else "activations" if self.static else ""
 
     def kept(self, weight: str) -> bool:
-        """Does this weight stay float32?"""
+        """Return whether the weight with this name stays float32."""
         return any(fnmatchcase(weight, pattern) for pattern in self.keep)
 
     def numbers_of(self, weight: str) -> str:
-        """Of a weight that is rounded and neither a head nor a table: "int8" or "int4"."""
+        """Return "int8" or "int4" for a quantized weight that is neither the output head nor an embedding table."""
         higher = self.name == "int4" and any(fnmatchcase(weight, pattern) for pattern in self.eight_bits)
         return "int8" if higher else self.name
 
     def alike(self, weights: Iterable[str]) -> bool:
-        """Are all of these in the same numbers?"""
+        """Return whether all of these weights have the same precision."""
         return len({(self.kept(name), self.numbers_of(name)) for name in weights}) == 1
 
 
-# Below these a file is refused. Of real models in int8: 0.98 and more, 0.01 to 0.05; in int4: 0.95 and more, to 0.3.
+# Limits of the mean cosine and of the KL divergence in nats, beyond which a file is rejected. Pretrained models have a
+# cosine of at least 0.98 and a divergence of 0.01 to 0.05 in int8; of at least 0.95, and of up to 0.3, in int4.
 LEAST_COSINE = {"fp16": 0.999, "int8": 0.97, "int4": 0.9}
 MOST_DIVERGENCE = {"fp16": 0.01, "int8": 0.2, "int4": 0.6}
 
@@ -119,10 +136,10 @@ ACTIVATIONS = ("activations", "reduce_range", "integer_only")
 
 
 def as_precision(value: Any) -> Precision:
-    """A precision by its name, or itself.
+    """Return `value` as a ``Precision``, which it may be already; otherwise it is the name of one.
 
     Raises:
-        ValueError: naming what is accepted.
+        ValueError: `value` is neither. The message lists the accepted names.
     """
     if isinstance(value, Precision):
         return value
@@ -132,10 +149,10 @@ def as_precision(value: Any) -> Precision:
 
 
 def accuracy_rules(precision: Precision, **given: Any) -> dict[str, Any]:
-    """How the accuracy is measured (samples, metric, least_cosine), checked.
+    """Check the options of the accuracy measurement (`samples`, `metric`, `least_cosine`) and return them.
 
     Raises:
-        ValueError: any of them for "fp32", or a least_cosine that is none.
+        ValueError: one of them is given for "fp32", or `least_cosine` is not a number from 0 to 1.
     """
     asked = [name for name, value in given.items() if value is not None]
     if precision.name == "fp32" and asked:

@@ -1,7 +1,7 @@
-"""What the caller asked of an export: one frozen object, checked once, that every stage reads.
+"""The options of an export: one frozen object, which is checked once and passed to every stage.
 
-A new option is a field of ``ExportRequest``, a word in ``ACCEPTED`` for each format that has it, and the stage that
-reads it. Python and the command line make the same object, so both refuse a wrong value with the same words.
+To add an option, add a field to ``ExportRequest``, its name to ``ACCEPTED`` for each format that has it, and the code
+that uses it. The Python functions and the command line make the same object, so their error messages are the same.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from ..checks import choice, fraction, is_integer
 from .frontend.card import as_card, own_metadata
 from .options import LEAST_COSINE, Precision, as_precision
 
-if TYPE_CHECKING:  # the command line checks a request before anything imports Keras
+if TYPE_CHECKING:  # the command line checks a request before it imports Keras, which is slow
     from ..runtime.runner import Runner
     from .frontend.spec import Exportable
 
-SUFFIXES = {"onnx": ".onnx", "tflite": ".tflite", "litertlm": ".litertlm"}  # other formats are folders
+SUFFIXES = {"onnx": ".onnx", "tflite": ".tflite", "litertlm": ".litertlm"}  # the other formats are folders
 _ALL = ("precision", "samples", "metric", "least_cosine", "card")
 _VIEW = ("input_signature", "image_dtype", "image_processor")
 _SIZES = ("batch_size", "sequence_length", "image_size")
-# The options that each format has, and no others.
+# All options of each format.
 ACCEPTED: Mapping[str, tuple[str, ...]] = {
     "onnx": (*_ALL, *_VIEW, "cache", "data_format", "target"),
     "tflite": (*_ALL, *_VIEW, *_SIZES, "cache", "prefill", "max_length"),
@@ -32,13 +32,13 @@ ACCEPTED: Mapping[str, tuple[str, ...]] = {
     "genai": (*_ALL, "target", "max_length", "stop_tokens"),
     "huggingface": (*_ALL, "data_format", "model_type"),
 }
-# Values of ``Precision`` that a format's kernels do not have, or that its default decides.
+# Accepted values of the fields of ``Precision`` that a format restricts, mostly because it lacks the kernels.
 PRECISIONS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "onnx": {"activations": (None, "dynamic", "float", "static"), "integer_only": (False,)},
     "tflite": {
         "symmetric": (None, True),
         "method": (None, "rtn", "search", "gptq"),
-        "reduce_range": (True,),  # no kernel of LiteRT accumulates in 16 bits
+        "reduce_range": (True,),  # the default: no kernel of LiteRT accumulates in 16 bits
         "head": ("int8", "fp32"),
         "embedding": ("int8", "fp32"),
     },
@@ -49,15 +49,13 @@ OF_SEVERAL_GRAPHS = {"method": "'search', 'rtn'", "activations": "'dynamic', 'fl
 
 @dataclass(frozen=True, eq=False)
 class ExportRequest:
-    """The options of one export, checked as far as they can be without the model.
+    """The options of one export, checked as far as possible without the model.
 
-    The fields are the arguments of ``to_onnx``, ``to_tflite``, ``to_litertlm``, ``to_genai`` and
-    ``to_huggingface_onnx``, which document them; `format` says whose. An option that the format does not have keeps its
-    default.
+    The fields are the arguments of the function of `format`, which documents them: ``to_onnx``, ``to_tflite``,
+    ``to_litertlm``, ``to_genai`` or ``to_huggingface_onnx``. Options that the format does not have keep their defaults.
 
     Raises:
-        ValueError: a path with the wrong suffix, an option that `format` does not have, or a value that is not
-            accepted.
+        ValueError: a value is not accepted.
     """
 
     format: str
@@ -86,7 +84,12 @@ class ExportRequest:
         """Check the options of one call and return the request.
 
         Args:
-            options: fields by name. A name that `format` does not have may only be there with its default.
+            format: one of the keys of ``ACCEPTED``.
+            path: path of the file, or of the folder for "genai" and "huggingface".
+            options: fields by name. An option that `format` does not have may only be given with its default value.
+
+        Raises:
+            ValueError: `path` has the wrong suffix, `format` does not have an option, or a value is not accepted.
         """
         check_options(format, options)
         if (suffix := SUFFIXES.get(format)) and Path(path).suffix != suffix:
@@ -135,18 +138,18 @@ class ExportRequest:
             )
 
     def for_file(self, format: str, path: Path, **changes: Any) -> ExportRequest:
-        """Return the same request for a file that this export writes on the way, with some options changed.
+        """Return this request for a file in another format that is part of the export, with `changes` to its options.
 
-        Options that `format` does not have get their defaults.
+        Options that `format` does not have get their default values.
         """
         dropped = {name: DEFAULTS[name] for name in OPTIONS if name not in ACCEPTED[format]}
         return replace(self, **{**dropped, "format": format, "path": path, **changes})
 
     def view_of(self, model: Any) -> Exportable:
-        """Return `model` as the exporters see it, with the inputs and the layout of images that were asked for.
+        """Return `model` with the interface of the exporters, and with the requested inputs and layout of images.
 
         Raises:
-            ValueError: a model that cannot be exported, or that does not have such inputs.
+            ValueError: the model cannot be exported, or not with these inputs.
         """
         from .frontend.huggingface_view import in_format
         from .frontend.pixels import with_pixels
@@ -156,10 +159,11 @@ class ExportRequest:
         return in_format(pixels, self.data_format)
 
     def metadata_of(self, model: Exportable) -> dict[str, str]:
-        """Return the metadata that every format stores for `model`: tokenizer, end tokens and model card.
+        """Check the samples, and return the metadata of `model` for any format: tokenizer, end tokens and model card.
 
         Raises:
-            ValueError: a tokenizer that does not fit the model, or samples that need one where there is none.
+            ValueError: the tokenizer does not fit the model, or the samples are not accepted, for example texts without
+                a tokenizer.
         """
         from .frontend.spec import texts
 
@@ -169,10 +173,10 @@ class ExportRequest:
         return found
 
     def check_calibration(self, graphs: Collection[str]) -> None:
-        """Check that the model's `graphs` and the samples suit a precision that is calibrated.
+        """Check the model's `graphs` and the samples, if the precision requires calibration data.
 
         Raises:
-            ValueError: several graphs, or a single sample.
+            ValueError: the model has several graphs, or there is a single sample, which cannot be split.
         """
         if not (name := self.precision.by_samples):
             return
@@ -183,22 +187,22 @@ class ExportRequest:
 
     @property
     def calibration_samples(self) -> Any:
-        """The samples to quantize by; None for the built-in ones. No file is judged by the samples it was made with."""
+        """The samples for calibration, or None for the built-in ones. A file is never evaluated on these samples."""
         return apart(self.samples)[0] if self.precision.by_samples else None
 
     @property
     def evaluation_samples(self) -> Any:
-        """The samples to measure the accuracy on; None for the built-in ones."""
+        """The samples on which the accuracy is measured, or None for the built-in ones."""
         return apart(self.samples)[1] if self.precision.by_samples else self.samples
 
     @property
     def accepted_cosine(self) -> float:
-        """The least cosine between the outputs of the file and those of the same file in float32."""
+        """The lowest accepted cosine similarity between the outputs of the file and those of the float32 file."""
         return LEAST_COSINE[self.precision.name] if self.least_cosine is None else self.least_cosine
 
     @property
     def blocks_for(self) -> str:
-        """Whose operators read block-wise quantized weights: "onnxruntime" or "standard"."""
+        """The operators that read block-wise quantized weights in ONNX: "onnxruntime" or "standard"."""
         return self.target or "onnxruntime"
 
 
@@ -209,10 +213,10 @@ OPTIONS = tuple(name for name in DEFAULTS if name not in ("format", "path"))
 
 
 def check_options(format: str, options: Mapping[str, Any]) -> None:
-    """Check that `format` has all of these options, unless one has its default.
+    """Check that `format` has all `options` whose values differ from the default.
 
     Raises:
-        ValueError: naming an option that it does not have.
+        ValueError: `format` does not have one of them. The message names the option.
     """
     for name, value in options.items():
         if name in ACCEPTED[format] or value is None or (is_integer(value) and value == DEFAULTS[name]):
@@ -225,10 +229,10 @@ def check_options(format: str, options: Mapping[str, Any]) -> None:
 
 
 def check_samples(samples: Any, tokenizer: Any) -> Sequence[Any]:
-    """Return the caller's samples as a sequence of one kind.
+    """Return the user's samples as a sequence of texts, or of inputs by name.
 
     Raises:
-        ValueError: neither texts nor mappings, both, none, or texts without a tokenizer.
+        ValueError: the samples are of another kind, of both kinds or empty, or are texts without a tokenizer.
     """
     several = [samples] if isinstance(samples, str | Mapping) else samples
     if not isinstance(several, Sequence) or not several:
@@ -244,10 +248,12 @@ def check_samples(samples: Any, tokenizer: Any) -> Sequence[Any]:
 
 
 def apart(samples: Any) -> tuple[Any, Any]:
-    """Split the caller's samples into those to quantize by and those to measure with.
+    """Split the user's samples into two halves, for calibration and for evaluation.
+
+    A single mapping is split by rows. For None, which selects the built-in samples, both halves are None.
 
     Raises:
-        ValueError: a single sample, which cannot be both.
+        ValueError: there is only one sample, which cannot be split.
     """
     if samples is None:
         return None, None
@@ -263,6 +269,6 @@ def apart(samples: Any) -> tuple[Any, Any]:
 
 
 def _rows(sample: Mapping[str, Any]) -> int:
-    """Return the number of rows that all of these inputs have, or 0 if they differ."""
+    """Return the number of rows that all inputs have, or 0 if their numbers differ."""
     lengths = {len(value) if hasattr(value, "__len__") else 0 for value in sample.values()}
     return lengths.pop() if len(lengths) == 1 else 0

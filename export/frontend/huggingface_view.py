@@ -1,4 +1,4 @@
-"""A model of ours with the inputs and outputs that Hugging Face's loaders know."""
+"""A model of this package with the inputs and outputs that Hugging Face's loaders of ONNX files expect."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ...signature import Graph, Signature, TensorSpec
 from ...zoo.base import ZooModel
 
 Tensor = Any
-MOVED = ("batch", "height", "width")  # of an image, in front of its channels
-# Of a file, where its signature has our words.
+MOVED = ("batch", "height", "width")  # dimensions of an image before its channels
+# Names of dynamic dimensions in a file, by their names in the signatures of this package.
 DIMENSIONS: Mapping[Any, str] = {"batch": "batch_size"}
 SENTENCE, STATES = "sentence_embedding", "last_hidden_state"
 
 
 class HuggingFaceView:
-    """`model` as a file of it is wanted; whatever is not said here is the model's own.
+    """A view of a model for Hugging Face's loaders. All other attributes are those of the model.
 
-    Images come as (batch, channels, height, width), as torch has them. A sentence embedding comes with the states that
-    it is made of before it, since their loaders take those and pool them themselves.
+    Images are (batch, channels, height, width), as in PyTorch. The output of a model of sentence embeddings is preceded
+    by the hidden states that the embedding is pooled from, since the loaders read those and pool them themselves.
 
     Args:
-        model: with one graph.
-        channels_first: False leaves images as they are.
+        model: a model with a single graph.
+        channels_first: whether to transpose images; if False they stay (batch, height, width, channels).
     """
 
     def __init__(self, model: ZooModel, channels_first: bool = True) -> None:
@@ -45,13 +45,13 @@ class HuggingFaceView:
         return replace(own, inputs=inputs, outputs=(states, *own.outputs))
 
     def graphs(self, kind: str = "plain") -> dict[str, Graph]:
-        """As ``ZooModel.graphs``, of one graph without memory."""
+        """Return the one graph of the view; for a `kind` with a cache, the graphs of the model."""
         if kind != "plain":
             return self.model.graphs(kind)
         return {"model": Graph(self.signature.exported(), self.by_name)}
 
     def by_name(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """As ``ZooModel.by_name``."""
+        """Call the model with transposed images and return the outputs by name; see ``ZooModel.by_name``."""
         moved = {spec.name for spec in self.model.signature.inputs if self._moves(spec)}
         given = {name: ops.transpose(x, (0, 2, 3, 1)) if name in moved else x for name, x in inputs.items()}
         if not self._pools:
@@ -61,7 +61,7 @@ class HuggingFaceView:
 
     @property
     def differs(self) -> bool:
-        """Is anything other than in the model itself?"""
+        """Whether inputs or outputs differ from those of the model."""
         return self._pools or any(map(self._moves, self.model.signature.inputs))
 
     @property
@@ -77,10 +77,11 @@ def _first(dims: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def in_format(model: Any, data_format: str | None) -> Any:
-    """`model`, or the view of it whose images have their channels first.
+    """Return the view of `model` for "channels_first", or else `model` itself.
 
     Raises:
-        ValueError: another format, or "channels_first" of a model that takes no images as floats.
+        ValueError: `data_format` is "channels_first", and `model` is not an image model of this package with
+            floating-point inputs.
     """
     if data_format != "channels_first":
         return model
@@ -95,7 +96,7 @@ def in_format(model: Any, data_format: str | None) -> Any:
 
 
 def as_in_file(model: Any, signature: Signature) -> Any:
-    """The view of `model` that a file of this signature was made of, or `model` itself."""
+    """Return the view of `model` that a file with this signature was made from, which may be `model` itself."""
     if not isinstance(model, ZooModel):
         return model
     for view in (HuggingFaceView(model), HuggingFaceView(model, channels_first=False)):

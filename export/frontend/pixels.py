@@ -1,4 +1,4 @@
-"""A model of images as a file of it takes them from a camera or a decoder: 8-bit pixels, normalised in the graph."""
+"""An image model whose exported file takes 8-bit pixels, as from a camera, and normalizes them in the graph."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ from ...zoo.base import ZooModel
 
 Tensor = Any
 
-PIXELS = "attention_zoo.pixels"  # in a file's metadata: how its pixels become the model's input
+PIXELS = "attention_zoo.pixels"  # metadata key of the preprocessing steps in a file
 STEPS = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 
 
 class PixelView:
-    """`model` with an input of integers from 0 to 255 in the place of its floats; the rest is the model's own.
+    """A view of a model whose first input, an image, is uint8 (0 to 255) instead of float32.
+
+    All other attributes are those of the model.
 
     Args:
-        model: with one image as its input.
-        steps: `STEPS`, as ``ImageProcessor`` takes them; empty for a model that normalises for itself.
+        model: a model whose first input is an image.
+        steps: the arguments `STEPS` of ``ImageProcessor``; empty for a model that normalizes its input itself.
+
+    Raises:
+        ValueError: `steps` do not fit the number of channels of the image.
     """
 
     def __init__(self, model: ZooModel, steps: Mapping[str, Any]) -> None:
@@ -31,7 +36,7 @@ class PixelView:
         self.processor = processor
         image = model.signature.inputs[0]
         if processor is not None:
-            processor.compute_output_shape((None, None, None, image.dims[-1]))  # refuses another number of channels
+            processor.compute_output_shape((None, None, None, image.dims[-1]))  # checks the number of channels
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -43,11 +48,11 @@ class PixelView:
         return replace(self.model.signature, inputs=(pixels, *others))
 
     def graphs(self, kind: str = "plain") -> dict[str, Graph]:
-        """As ``ZooModel.graphs``, of one graph without memory."""
+        """Return the one graph of the view, without a key/value cache, for any `kind`; see ``ZooModel.graphs``."""
         return {"model": Graph(self.signature.exported(), self.by_name)}
 
     def by_name(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """As ``ZooModel.by_name``."""
+        """Convert and normalize the pixels, call the model and return its outputs by name; see ``ZooModel.by_name``."""
         from keras import ops
 
         name = self.model.signature.inputs[0].name
@@ -56,19 +61,22 @@ class PixelView:
 
     @property
     def file_metadata(self) -> dict[str, str]:
-        """What a file must say of it, for who verifies it."""
+        """The metadata entry from which ``verify`` restores the view."""
         return {PIXELS: json.dumps(self.steps)}
 
 
 def with_pixels(model: Any, image_dtype: str | None, image_processor: Any = None) -> Any:
-    """`model`, or the view of it that an export with this `image_dtype` is of.
+    """Return the view of `model` whose images have the dtype `image_dtype`, which may be `model` itself.
 
     Args:
-        image_dtype: "uint8"; None or "float32" for the model itself.
-        image_processor: an ``ImageProcessor``, or what a preprocessor_config.json says. Default: the model's own.
+        model: the model to export.
+        image_dtype: "uint8" for a ``PixelView``; None or "float32" for the model itself.
+        image_processor: an ``ImageProcessor``, or the content of a preprocessor_config.json, which specifies how pixels
+            are normalized. Default: the preprocessing that the model was loaded with.
 
     Raises:
-        ValueError: another dtype, a model that takes no images, or none of this says how pixels are normalised.
+        ValueError: `image_dtype` is "uint8", and the model does not take images, the normalization is not known, or
+            there is an `image_processor` for a model that preprocesses its images itself.
     """
     if image_dtype != "uint8":
         return model
@@ -90,7 +98,7 @@ def with_pixels(model: Any, image_dtype: str | None, image_processor: Any = None
 
 
 def pixels_in_file(model: Any, metadata: Mapping[str, str]) -> Any:
-    """The view of `model` that a file with this metadata was made of, or `model` itself."""
+    """Return the view of `model` that a file with this metadata was made from, which may be `model` itself."""
     if PIXELS not in metadata or not isinstance(model, ZooModel) or not _takes_images(model):
         return model
     return PixelView(model, json.loads(metadata[PIXELS]))

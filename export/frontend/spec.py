@@ -1,4 +1,4 @@
-"""What both exporters need of a model: its signature as TensorFlow sees it, its weights, and what a file says of it."""
+"""What both exporters read from a model: its TensorFlow input specs, graphs, end tokens and file metadata."""
 
 from __future__ import annotations
 
@@ -21,10 +21,17 @@ Exportable = ZooModel | Foreign
 
 
 def exportable(model: Any, input_signature: Any = None) -> Exportable:
-    """`model` as the exporters see it: one of ours itself, unless it is to be called in another way than its own.
+    """Return `model` with the interface that the exporters expect.
+
+    A model of this package is returned unchanged, unless there is an `input_signature`. Other Keras models, layers and
+    functions are wrapped.
+
+    Args:
+        model: a ``keras.Model``, a layer, or one or several functions of tensors.
+        input_signature: the inputs to export a Keras model or function with; see ``AnyModel`` and ``AnyFunctions``.
 
     Raises:
-        ValueError: nothing that can be exported, or Keras runs on another backend than TensorFlow.
+        ValueError: `model` cannot be exported, or Keras uses another backend than TensorFlow.
     """
     if isinstance(model, HuggingFaceView):
         return cast(Any, model)
@@ -43,8 +50,12 @@ def exportable(model: Any, input_signature: Any = None) -> Exportable:
 
 
 def input_specs(signature: Signature, integers: str | None) -> list[Any]:
-    """TensorFlow's specs of the inputs; named dimensions are open. `integers` is the dtype of ids and masks, by default
-    each its own."""
+    """Return a ``tf.TensorSpec`` for each input; the size of a named dimension without a fixed size is None.
+
+    Args:
+        signature: of the graph.
+        integers: a dtype for all signed integer inputs, such as ids and masks. None: the dtype in `signature`.
+    """
     import tensorflow as tf
 
     return [
@@ -58,11 +69,12 @@ def input_specs(signature: Signature, integers: str | None) -> list[Any]:
 
 
 def metadata(model: Exportable, signatures: Mapping[str, Signature], files: Mapping[str, str]) -> dict[str, str]:
-    """What a file says of itself, so that it can be run and verified without the model's code.
+    """Return the metadata of a file, which allows it to be run and verified without the code of the model.
 
     Args:
-        signatures: of the graphs in it, by name.
-        files: names of those beside it, by the graph in each.
+        model: the model that is exported.
+        signatures: signatures of the graphs in the file, by name of the graph.
+        files: names of the other files of the model, by the graph in each.
     """
     return {
         FAMILY: model.family,
@@ -75,11 +87,11 @@ def metadata(model: Exportable, signatures: Mapping[str, Signature], files: Mapp
 
 
 def texts(model: Exportable) -> dict[str, str]:
-    """What a file has of `model`'s tokenizer, so that it takes texts wherever it goes: the tokenizer's own files, chat
-    template included, and what ends a text.
+    """Return the metadata with the files of `model`'s tokenizer, including the chat template, and its end tokens.
 
     Raises:
-        ValueError: a tokenizer that is not ours, that cannot be written down, or that has more tokens than the model.
+        ValueError: the tokenizer is not an ``attention_zoo.Tokenizer``, cannot be written to files, or has more tokens
+            than the model.
     """
     found = {STOP_TOKENS: json.dumps(ends)} if (ends := getattr(model, "stop_tokens", None)) else {}
     if model.tokenizer is None:
@@ -94,13 +106,15 @@ def texts(model: Exportable) -> dict[str, str]:
 
 
 def ends_of(model: Exportable, stop_tokens: Any, without: str) -> list[int]:
-    """The ids that end a text in another engine: those given, or the model's own.
+    """Return the ids of the end tokens for another engine: `stop_tokens`, or those of the model if that is None.
 
     Args:
-        without: what comes of none, for the error.
+        model: the model that is exported.
+        stop_tokens: an id, a list of ids, or None.
+        without: what would happen without end tokens, for the error message.
 
     Raises:
-        ValueError: none, or an id that is not in the vocabulary.
+        ValueError: there are no end tokens, or an id is not in the vocabulary.
     """
     ends = end_tokens(getattr(model, "stop_tokens", None) if stop_tokens is None else stop_tokens)
     size = model.config.to_dict()["vocab_size"]
@@ -115,10 +129,10 @@ def ends_of(model: Exportable, stop_tokens: Any, without: str) -> list[int]:
 
 
 def decoder_graphs(model: Any) -> dict[str, Graph]:
-    """Return the graphs of a causal decoder with a key/value cache, for engines that run nothing else.
+    """Return the graphs of a causal decoder with a key/value cache, for engines that only run such models.
 
     Raises:
-        ValueError: another kind of model.
+        ValueError: `model` is not a causal decoder.
     """
     if not getattr(model, "generates", False) or set(graphs := model.graphs("dynamic")) != {"decoder"}:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Graphs as ONNX files that belong together, and the three stages that such files go through."""
+"""The ONNX files of a model, in three stages: float32, ONNX Runtime's own operators, and reduced precision."""
 
 from __future__ import annotations
 
@@ -23,18 +23,21 @@ from ..precision.report import Accuracy
 from ..request import ExportRequest
 from .runtime_graph import to_runtime_graph
 
-LARGE = 100_000_000  # bytes; of less nobody feels the lack
-PROTOBUF_LIMIT = 1_900_000_000  # bytes; a protobuf file ends at 2 GiB, larger weights go beside it
+LARGE = 100_000_000  # bytes; below this size, freeing memory early makes no noticeable difference
+PROTOBUF_LIMIT = 1_900_000_000  # bytes; protobuf is limited to 2 GiB, so larger weights are stored as external data
 
 
 @dataclass(frozen=True)
 class Written:
-    """Files in a folder, in the order in which they may appear.
+    """The files of a model in a temporary folder.
 
     Attributes:
-        runner: of the one that was asked for.
-        calls: what the model does, by kind; see ``fused.py``.
-        share: of the weights' numbers that are not float32.
+        files: paths, in the order in which the files are to be moved to their final folder.
+        operators: number of nodes of each operator, in all files together.
+        runner: runner of the main file, which is the last one.
+        calls: how often the model calls each kind of primitive; see ``fused.py``.
+        share: share of the weights' values that are in reduced precision.
+        accuracy: accuracy relative to the float32 files; None for these.
     """
 
     files: list[Path]
@@ -48,11 +51,19 @@ class Written:
 def write(
     parts: Iterable[tuple[str, Any]], main: str, names: Mapping[str, str], folder: Path, forbidden: Collection[str] = ()
 ) -> Written:
-    """``onnx_ir`` models by graph, each under its name, none kept longer than that takes. The last is `main`, the one
-    that was asked for: it knows the digests of the others, which belong to it.
+    """Write graphs to files, load the main file in ONNX Runtime, and return the result.
+
+    Each graph is released as soon as it has been written.
+
+    Args:
+        parts: the graphs by name, as ``onnx_ir`` models. The last one must be `main`.
+        main: name of the graph of the requested file, whose metadata gets the digests of the other files.
+        names: file names by graph.
+        folder: the folder to write to, which is created if necessary.
+        forbidden: parts of the names of operators that no graph may contain.
 
     Raises:
-        ExportError: a graph with an operator that has a word of `forbidden` in its name, or that ONNX Runtime refuses.
+        ExportError: a graph contains a forbidden operator, or ONNX Runtime cannot load the main file.
     """
     folder.mkdir(exist_ok=True)
     operators: Counter[str] = Counter()
@@ -69,15 +80,21 @@ def write(
         files += [file] if data is None else [data, file]
         del part
     if sum(file.stat().st_size for file in files) > LARGE:
-        gc.collect()  # a graph's nodes know each other; its weights go before the runtime has all of them once more
+        gc.collect()  # nodes of a graph are in reference cycles; frees its weights before the runtime loads them again
     return Written(files, operators, _opened(folder / names[main]), calls)
 
 
 def for_runtime(standard: Written, names: Mapping[str, str], folder: Path, request: ExportRequest) -> Written:
-    """Write a float32 decoder in ONNX Runtime's own operators. Return `standard` unchanged for a graph without a cache.
+    """Write a float32 decoder with ONNX Runtime's own operators. Return `standard` unchanged if it has no cache.
+
+    Args:
+        standard: the files with standard operators.
+        names: file names by graph.
+        folder: the folder to write to.
+        request: the request, with the precision that determines which weights may be joined.
 
     Raises:
-        ValueError: a decoder that reads the output of an encoder.
+        ValueError: the decoder has an encoder, or its attention cannot be computed by ONNX Runtime's operator.
     """
     import onnx_ir as ir
 
@@ -95,10 +112,17 @@ def for_runtime(standard: Written, names: Mapping[str, str], folder: Path, reque
 def in_precision(
     precise: Written, graphs: Collection[str], names: Mapping[str, str], folder: Path, request: ExportRequest
 ) -> Written:
-    """Write the float32 files of `precise` again in the requested precision, and measure their accuracy.
+    """Convert float32 files to the requested precision, and measure the accuracy.
+
+    Args:
+        precise: the float32 files.
+        graphs: names of the graphs; the last one is in the main file.
+        names: file names by graph.
+        folder: the folder to write to.
+        request: the request, with the precision, the samples and the accepted accuracy.
 
     Raises:
-        AccuracyError: less accurate than the request accepts.
+        AccuracyError: the files are less accurate than the request accepts.
     """
     *_, main = graphs
     shares = []
@@ -132,7 +156,7 @@ def _operators(model: Any, forbidden: Collection[str]) -> dict[str, int]:
 
 
 def _write(model: Any, file: Path) -> tuple[Path | None, Path]:
-    """The files written, in the order in which they may appear: that of the weights, if they have one, and `file`."""
+    """Write a graph to `file`, and return the path of its external data, or None if it has none, and `file`."""
     import onnx_ir as ir
 
     if sum(value.const_value.nbytes for value in model.graph.initializers.values()) <= PROTOBUF_LIMIT:

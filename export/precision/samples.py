@@ -1,7 +1,8 @@
-"""On what a file's accuracy is measured where nobody gave anything better: prose, pictures, random tokens. NumPy only.
+"""Samples for measuring the accuracy of a file and for calibration. Requires NumPy only.
 
-Random tokens say little of a trained language model, and noise little of one of images: weights that were rounded are
-judged by what they were trained for.
+These are the user's samples, or else built-in prose, synthetic images or random tokens. Prose and images with a natural
+spectrum are used where possible, because the accuracy of quantized weights matters for inputs like those that the model
+was trained on, about which random tokens and white noise say little.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ..request import check_samples
 Arrays = dict[str, np.ndarray]
 
 ROW = 128  # tokens
-DRAWS = 8
+DRAWS = 8  # random samples
 CALIBRATION_ROWS = 64
 PADDINGS = ("none", "left", "right")
 PROSE = (
@@ -54,15 +55,29 @@ PROSE = (
 def samples_of(
     signature: Signature, tokenizer: Any, given: Any = None, paddings: Sequence[str] = PADDINGS
 ) -> Iterator[Arrays]:
-    """What the caller gave (texts, inputs by name, or several of either), or something made up."""
+    """Yield the samples on which the accuracy is measured, as inputs by name.
+
+    Args:
+        signature: of the graph.
+        tokenizer: the model's tokenizer, or None.
+        given: the user's samples: texts, inputs by name, or a sequence of either. None: built-in prose if there is a
+            tokenizer and the graph takes ids; otherwise synthetic images or random inputs.
+        paddings: kinds of padding of random inputs, which take turns; see ``runtime.inputs.padded_mask``.
+
+    Raises:
+        ValueError: `given` is not accepted; see ``check_samples``.
+    """
     return _default(signature, tokenizer, paddings) if given is None else _given(given, signature, tokenizer)
 
 
 def calibration_of(
     signature: Signature, tokenizer: Any, given: Any = None, paddings: Sequence[str] = ("none",)
 ) -> Iterator[Arrays]:
-    """What a graph meets, to round by: what the caller gave, or text that comes with Python, or made-up inputs, none of
-    which `samples_of` has."""
+    """Yield calibration data, as inputs by name.
+
+    The arguments are those of ``samples_of``. The default samples are different ones: for texts, the documentation that
+    comes with Python; for images and random inputs, other seeds.
+    """
     if given is not None:
         return _given(given, signature, tokenizer)
     if tokenizer is None or all(spec.name != "input_ids" for spec in signature.inputs):
@@ -72,8 +87,8 @@ def calibration_of(
 
 
 def _default(signature: Signature, tokenizer: Any, paddings: Sequence[str], first: int = 0) -> Iterator[Arrays]:
-    """Prose where there is a tokenizer for a graph's ids, pictures where it takes images, and else random numbers with
-    these paddings in turn."""
+    """Yield prose if there is a tokenizer and the graph takes ids; otherwise images with a natural spectrum and random
+    inputs, with `paddings` in turn and seeds from `first` on."""
     names = {spec.name for spec in signature.inputs}
     if tokenizer is not None and "input_ids" in names:
         yield from _texts(signature, tokenizer, PROSE)
@@ -101,8 +116,8 @@ def _default(signature: Signature, tokenizer: Any, paddings: Sequence[str], firs
 
 
 def _texts(signature: Signature, tokenizer: Any, texts: Sequence[str]) -> Iterator[Arrays]:
-    """Each text in rows of `ROW` tokens at the most, of which one call takes one; then all of them, padded on the right
-    where the graph has a mask."""
+    """Yield the texts as rows of at most `ROW` tokens, one per call. If the graph has a mask and takes batches, also
+    yield one batch of the first four rows, padded on the right."""
     length = min(ROW, *(signature.limits.get(dim, ROW) for dim in ("sequence", "source")))
     length = min([length, *(signature.sizes.get(dim, length) for dim in ("sequence", "source"))])
     rows = []
@@ -125,8 +140,10 @@ def _ids(ids: np.ndarray, mask: np.ndarray, masked: bool) -> Arrays:
 
 
 def pictures(shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Images of this shape with the spectrum of natural ones, 1 / frequency, and a mean of 0 and a deviation of 1
-    (Field 1987): (batch, height, width, channels)."""
+    """Return random images (batch, height, width, channels) float32 with a mean of 0 and a standard deviation of 1.
+
+    Their amplitude spectrum falls as 1 / frequency, like that of natural images (Field 1987).
+    """
     rng = np.random.default_rng(seed)
     batch, height, width, channels = shape
     spectrum = rng.normal(size=(batch, height, width, channels)) + 1j * rng.normal(

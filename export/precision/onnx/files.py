@@ -1,4 +1,4 @@
-"""Files in float32 once more in another precision, with what their metadata says of it."""
+"""Conversion of float32 ONNX graphs to another precision, which is recorded in their metadata."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from .static import to_static
 
 @dataclass(frozen=True)
 class Rounded:
-    """A graph in another precision.
+    """A graph in reduced precision.
 
     Attributes:
-        model: an ``onnx_ir.Model``.
-        weights: names of the rounded ones.
-        share: of all the weights' numbers.
+        model: the graph, an ``onnx_ir.Model``.
+        weights: names of the weights that are in reduced precision.
+        share: their share of the values of all weights.
     """
 
     model: Any
@@ -41,7 +41,13 @@ class Rounded:
 
 
 def round_graphs(precise: Runner, names: Iterable[str], request: ExportRequest) -> Iterator[tuple[str, Rounded]]:
-    """Yield the graphs of `precise`, a file in float32, in the requested precision, one after the other."""
+    """Convert graphs of a float32 file to the requested precision, and yield each with its name.
+
+    Args:
+        precise: runner of the float32 file.
+        names: names of the graphs to convert.
+        request: the request, with the precision and the calibration samples.
+    """
     precision = request.precision
     inputs: list[Mapping[str, Any]] = []
     if precision.by_samples:
@@ -94,12 +100,12 @@ def _signatures(model: Any) -> Iterable[tuple[str, Any]]:
 
 
 def activations_of(precision: Precision, signature: Signature) -> str:
-    """What the activations of a graph are: stated, or those which are faster for such a graph."""
+    """Return the activations option for a graph. The default is "float" with a key/value cache, otherwise "dynamic"."""
     return precision.activations or ("float" if signature.state else "dynamic")
 
 
 def file_signature(signature: Signature, precision: str) -> Signature:
-    """The signature of a file in this precision: in float16 the state is that too."""
+    """Return the signature of a file in this precision: with "fp16", the key/value cache is float16."""
     if precision != "fp16":
         return signature
     state = {*signature.state, *signature.state.values()}

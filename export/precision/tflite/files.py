@@ -1,8 +1,9 @@
-"""A TFLite file in float32 once more in another precision, by Google's AI Edge Quantizer.
+"""Conversion of a float32 TFLite file to another precision, by Google's AI Edge Quantizer.
 
-One scale is for a row of weights (int8), or for a block of a row (int4). What reads them measures its activations at
-every call, row by row (``dynamic``), has their ranges from export (``static``), or takes the weights as floats again
-(``float``). A table has a scale for each row, and its rows become floats as they are read, whatever activations are.
+There is one scale per row of weights (int8) or per block of a row (int4). The operators that read the weights measure
+the range of their activations at every call, for each row ("dynamic"), have a range that was measured at export
+("static"), or dequantize the weights ("float"). An embedding table has a scale for each row, and a lookup dequantizes
+the rows that it reads, whatever the activations are.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ from .blocks import nearest_blocks
 from .static import activations, every_operator, floats_outside, ranges
 from .weights import LOOKUP, PRODUCT, Weight, keras_names, weights_of
 
-LEAST_TABLE = 4096  # numbers; below that a table of positions or segments is not worth it
+LEAST_TABLE = 4096  # elements; a smaller table of positions or segments is not worth quantizing
 Calls = Mapping[str, Iterable[Mapping[str, np.ndarray]]]
-QUANTIZER_NAMES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}
+QUANTIZER_NAMES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}  # operators that the quantizer calls by another name
 
 
 def import_packages(precision: Precision) -> None:
-    """Import the packages that this precision needs, so that a missing one is reported before the conversion.
+    """Import the packages that `precision` requires, so that a missing one is reported before the conversion.
 
     Raises:
-        ModuleNotFoundError: without AI Edge Quantizer, or without what the ONNX export of the method "gptq" needs.
+        ModuleNotFoundError: AI Edge Quantizer is missing, or a package that the ONNX export of the method "gptq" needs.
     """
     needed = {"ai_edge_quantizer"} if precision.name != "fp32" else set()
     needed |= {"tf2onnx", "onnx_ir", "onnxruntime"} if by_inputs(precision) else set()
@@ -48,7 +49,7 @@ def import_packages(precision: Precision) -> None:
 
 
 def by_inputs(precision: Precision) -> bool:
-    """Are weights rounded by what the products of the model's ONNX file are given?"""
+    """Return whether weights are quantized with GPTQ, for which an ONNX file of the model provides the inputs."""
     return precision.name == "int4" and precision.method == "gptq"
 
 
@@ -66,14 +67,15 @@ def round_file(
     Args:
         content: the bytes of the float32 file.
         metadata: its metadata, which is kept.
-        weights: the weights of the model that it was made from.
-        joint: for every weight of the file that packs several of the model's, the names of those, which share one
-            precision.
-        orders: the order of the columns, and their inputs, for the method "gptq".
-        calls: calibration inputs by signature, for static ranges.
+        weights: the weights of the model that the file was made from.
+        joint: by name of a weight in the file that is several weights of the model joined into one, the names of
+            these, which have the same precision.
+        request: the request, with the precision.
+        orders: for the method "gptq", the GPTQ orders of the weights.
+        calls: for static ranges, calibration inputs by signature.
 
     Returns:
-        The ``ModelT`` with all signatures, and the share of the weights' values that are no longer float32.
+        The ``ModelT`` with all signatures, and the share of the weights' values that are not float32.
 
     Raises:
         ExportError: the quantizer failed.
@@ -100,7 +102,7 @@ def round_file(
 
 
 def _numbers(found: Iterable[Weight], names: Mapping[int, str], precision: Precision) -> dict[int, str]:
-    """By the ``id`` of a weight, as `names` are: "fp32", "fp16", "int8" or "int4"."""
+    """Return the precision of each weight ("fp32", "fp16", "int8" or "int4") by its ``id``, as in `names`."""
 
     def numbers(weight: Weight) -> str:
         name = names.get(id(weight), weight.names[0])
@@ -123,7 +125,7 @@ def _numbers(found: Iterable[Weight], names: Mapping[int, str], precision: Preci
 def _quantized(
     content: bytes, found: Iterable[Weight], numbers: dict[int, str], precision: Precision, calls: Calls | None
 ) -> Any:
-    """The quantiser's own bytes of a file."""
+    """Return the bytes of the quantized file. `numbers` holds the precision of each weight, by its ``id``."""
     from ai_edge_quantizer import qtyping, quantizer
 
     readers: dict[tuple[str, str], list[str]] = {}
@@ -135,11 +137,11 @@ def _quantized(
     if precision.integer_only:
         every_operator(made, unpacked(content), _rule(PRODUCT, "int8", precision))
     for (operator, kind), outputs in readers.items():
-        # A rule is for the operators whose outputs it names, each with a semicolon behind it.
+        # The regular expression of a rule selects operators by their outputs, each followed by a semicolon.
         rule = f"^(?:{'|'.join(map(re.escape, outputs))});$"
         name = qtyping.TFLOperationName(QUANTIZER_NAMES.get(operator, operator))
         made.update_quantization_recipe(rule, name, *_rule(operator, kind, precision))
-    if not readers:  # nothing but small tables
+    if not readers:  # there are only small tables
         return content
     with quiet():
         try:
@@ -150,7 +152,7 @@ def _quantized(
 
 
 def _rule(operator: str, numbers: str, precision: Precision) -> tuple[Any, Any]:
-    """How an operator's weight is rounded: a configuration, and an algorithm."""
+    """Return the quantizer's configuration and algorithm for an operator whose weight has the precision `numbers`."""
     from ai_edge_quantizer import qtyping
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
@@ -166,7 +168,7 @@ def _rule(operator: str, numbers: str, precision: Precision) -> tuple[Any, Any]:
     weight = qtyping.TensorQuantizationConfig(
         num_bits=int(numbers.removeprefix("int")), symmetric=True, granularity=qtyping.QuantGranularity(scales)
     )
-    # A table that became floats again would be that whole at every call: its rows are, as they are read.
+    # An explicitly dequantized table would be dequantized as a whole at every call; a lookup does so row by row.
     dynamic = precision.activations != "float" or operator == LOOKUP
     own = {"compute_precision": integers if dynamic else floats, "explicit_dequantize": not dynamic}
     search = precision.method == "search" and numbers == "int8" and operator != "BATCH_MATMUL"

@@ -1,13 +1,13 @@
-"""A folder for ONNX Runtime GenAI: the decoder, genai_config.json, and the tokenizer's files.
+"""Export to a folder for ONNX Runtime GenAI: the decoder, genai_config.json, and the tokenizer files.
 
-What the runtime reads of genai_config.json, and what it makes of it, is from its own source (``src/config.cpp``,
-``src/models/``, 0.16 to 0.18):
+The meaning of the entries of genai_config.json is taken from the runtime's source (``src/config.cpp``,
+``src/models/``, versions 0.16 to 0.18):
 
-- ``type`` must be one that it knows; "decoder" is any decoder with the inputs that are named.
-- The shared buffer of past and present is for GroupQueryAttention, which a graph of standard operators has not.
-- Prompts of unequal lengths are padded on the right, with ``pad_token_id``, and what follows the last token that is
-  another is masked. So `pad_token_id` must be none that ends a prompt: also of a single one, it is skipped.
-- Without an end token it ends at ``pad_token_id``, which is 0 where that is missing too.
+- ``type`` must be one of the known types; "decoder" is any decoder with the declared inputs.
+- ``past_present_share_buffer`` requires GroupQueryAttention, which a graph of standard operators does not have.
+- Prompts of different lengths are padded on the right with ``pad_token_id``, and everything after the last other token
+  is masked. A prompt must therefore not end with ``pad_token_id``, which would be masked in a single prompt too.
+- Without an end token, generation ends at ``pad_token_id``, which is 0 by default.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .genai_tokenizer import genai_files, unread
 CONFIG_FILE, MODEL_FILE = "genai_config.json", "model.onnx"
 KNOWN = (MODEL_FILE, f"{MODEL_FILE}.data", CONFIG_FILE, *TOKENIZER_FILES)
 NO_TOKENIZER = "without a tokenizer: the folder takes ids, and no texts"
-# How a model's generation_config.json wants tokens to be chosen; the runtime has the same names.
+# Search options of generation_config.json that the runtime has under the same names, and their types.
 SEARCH: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("do_sample", "early_stopping"), lambda value: isinstance(value, bool)),
     **dict.fromkeys(("min_length", "no_repeat_ngram_size", "num_beams", "top_k"), is_integer),
@@ -56,30 +56,36 @@ def to_genai(
     least_cosine: float | None = None,
     card: Mapping[str, str] | None = None,
 ) -> ExportResult:
-    """Write `model`, a decoder such as a GPT, as a folder that ``onnxruntime_genai.Model(folder)`` opens.
+    """Write `model`, a causal decoder such as a GPT, as a folder that ``onnxruntime_genai.Model(folder)`` opens.
 
-    ``model.onnx`` is what ``to_onnx`` writes, checked against Keras, with a float32 cache (float16 in fp16); beside it
-    are genai_config.json and, of a model with a tokenizer, the files that ``onnxruntime_genai.Tokenizer`` reads.
-    Without one the folder has none, and takes ids. ``export.load`` runs the file too, and ``export.verify`` compares
-    it. The folder appears whole or not at all, and takes the place of an earlier export. A prompt must not end with
-    the pad token: the runtime takes it for padding, and answers to what stands before it.
+    The folder contains ``model.onnx``, which is written and compared with Keras as by ``to_onnx``, with a float32
+    key/value cache (float16 for "fp16"), and genai_config.json. For a model with a tokenizer, it also contains the
+    files that ``onnxruntime_genai.Tokenizer`` reads; without them it takes ids only. ``export.load`` and
+    ``export.verify`` accept ``model.onnx`` too. The folder appears only when the export has succeeded, and replaces an
+    earlier export.
+
+    A prompt must not end with the pad token: the runtime masks it as padding.
 
     Args:
-        folder: not there yet, empty, or written by this function.
-        precision, samples, metric, least_cosine, card: as of ``to_onnx``.
-        target: as of ``to_onnx``. Default: "onnxruntime" where the decoder can be that, as GenAI's own models are: its
-            cache is one buffer then, of `max_length` tokens, and prompts are padded on the right, as the runtime does.
-        max_length: tokens that a prompt and its continuation have at the most, where the runtime is not told otherwise.
-            Default: all of the model's positions.
-        stop_tokens: ids that end a text. Default: ``model.stop_tokens``, of config, generation config and tokenizer.
+        model: a causal decoder of attention_zoo.
+        folder: path of the folder. It must not exist, be empty, or have been written by this function.
+        precision: as in ``to_onnx``.
+        max_length: maximum number of tokens of a prompt and its continuation, unless the program sets another. Default:
+            the model's `max_length`.
+        stop_tokens: ids of the end tokens. Default: ``model.stop_tokens``, those of config, generation config and
+            tokenizer.
+        target: as in ``to_onnx``. Default: "onnxruntime" if the decoder allows it, as in GenAI's own models; the cache
+            is then one buffer of `max_length` tokens. Otherwise the default of ``to_onnx``.
+        samples, metric, least_cosine, card: as in ``to_onnx``.
 
     Returns:
-        The result of the file, whose `files` are all in the folder.
+        The ``ExportResult`` of ``model.onnx``; its `files` are all files of the folder. A missing tokenizer, or one
+        that the runtime cannot read, is a warning.
 
     Raises:
-        ValueError: a model that is no decoder, or has nothing that ends a text, which the runtime cannot do without; a
-            folder with other files; a `max_length` above the model's; and as ``to_onnx``.
-        ExportError: as ``to_onnx``.
+        ValueError: the model is not a causal decoder or has no end token, which the runtime requires; the folder has
+            other files; `max_length` exceeds the model's; or as in ``to_onnx``.
+        ExportError: as in ``to_onnx``.
     """
     options: dict[str, Any] = {"max_length": max_length, "stop_tokens": stop_tokens, "target": target}
     options |= {"samples": samples, "metric": metric, "least_cosine": least_cosine, "card": card}
@@ -87,7 +93,7 @@ def to_genai(
 
 
 def export_genai(model: Any, request: ExportRequest) -> ExportResult:
-    """Write `model` as `request` asks; see ``to_genai``."""
+    """Write `model` with the options of `request`; see ``to_genai``."""
     model = exportable(model)
     graphs = decoder_graphs(model)
     check_folder(request.path, KNOWN)
@@ -107,7 +113,7 @@ def export_genai(model: Any, request: ExportRequest) -> ExportResult:
 
 
 def _longest(model: Any, max_length: int | None) -> int:
-    """Return the number of tokens that a prompt and its continuation may have together."""
+    """Return the maximum number of tokens of a prompt and its continuation together."""
     positions = model.config.to_dict()["max_length"]
     longest = positions if max_length is None else positive_integer("max_length", max_length)
     if longest > positions:
@@ -116,7 +122,7 @@ def _longest(model: Any, max_length: int | None) -> int:
 
 
 def _file(model: Any, request: ExportRequest) -> ExportResult:
-    """Write the ONNX file: with ONNX Runtime's own operators, which are the fastest, unless others were asked for."""
+    """Write the ONNX file, by default with ONNX Runtime's own operators if the decoder allows it: they are faster."""
     config = model.config.to_dict()
     rotary = str(config.get("position")).startswith("rotary")
     if request.target is None and rotary and config["head_dim"] % 16 == 0:
@@ -129,7 +135,7 @@ def _file(model: Any, request: ExportRequest) -> ExportResult:
 
 
 def _settings(model: Any, signature: Signature, ends: list[int], longest: int, shared: bool) -> dict[str, Any]:
-    """genai_config.json, from the signature of the decoder and the model's own words."""
+    """Return the content of genai_config.json, from the decoder's signature and the configs of the model."""
     config = model.config.to_dict()
     caches = [spec for spec in signature.inputs if spec.name in signature.state]
     _, kv_heads, _, head_size = caches[0].dims  # (batch, kv_heads, past_sequence, head_dim)
@@ -145,7 +151,7 @@ def _settings(model: Any, signature: Signature, ends: list[int], longest: int, s
             "vocab_size": signature.outputs[0].dims[-1],
             "context_length": config["max_length"],
             "decoder": {
-                # 3: errors. It would warn that num_logits_to_keep may be left out, as it is meant to be.
+                # 3: errors only. At level 2 the runtime warns that num_logits_to_keep, an optional input, is missing.
                 "session_options": {"log_id": "onnxruntime-genai", "log_severity_level": 3, "provider_options": []},
                 "filename": MODEL_FILE,
                 "hidden_size": config["hidden_dim"],
@@ -171,6 +177,6 @@ def _settings(model: Any, signature: Signature, ends: list[int], longest: int, s
 
 
 def _special_id(model: Any, name: str) -> int | None:
-    """Of the config, or else of the tokenizer."""
+    """Return an id from the config, or else from the tokenizer; None if neither has it."""
     own = model.config.to_dict().get(name)
     return own if own is not None else getattr(model.tokenizer, name, None)

@@ -1,4 +1,4 @@
-"""A folder of ONNX files as Hugging Face's loaders open them: Optimum's ``ORTModelFor…`` in Python, transformers.js.
+"""Export to a folder of ONNX files for Hugging Face's loaders: Optimum's ``ORTModelFor…`` and transformers.js.
 
     config.json, generation_config.json, tokenizer files, preprocessor_config.json
     onnx/model.onnx             fp32
@@ -6,15 +6,16 @@
     onnx/model_quantized.onnx   int8                 dtype: "q8", its default in browsers
     onnx/model_q4.onnx          int4                 dtype: "q4"
 
-The names are those of transformers.js (``utils/dtypes.js``); Optimum takes ``model.onnx`` wherever it lies, and another
-by ``file_name``. What they want of a file beside that:
+The file names are those of transformers.js (``utils/dtypes.js``). Optimum finds ``model.onnx`` in any subfolder, and
+another file by the argument ``file_name``. The loaders also require the following:
 
-- The first dimension is called ``batch_size``: transformers.js (4) makes an empty cache of the names of its dimensions,
-  with 0 for any that it does not know.
+- The first dimension is named ``batch_size``. transformers.js 4 creates the empty cache from the names of the
+  dimensions, and uses 0 for a name that it does not know.
 - Images are (batch, channels, height, width).
-- A sentence embedding is pooled by whoever loads the file, so the states come first.
-- transformers.js reads a chat template in tokenizer_config.json only.
-- `position_ids` are fed to files that ask for them. Ours count along the mask, which does the same; Optimum warns.
+- The hidden states are the first output of a model of sentence embeddings, because the loaders pool them themselves.
+- transformers.js reads the chat template from tokenizer_config.json only.
+- Files with an input `position_ids` receive them. The files of this package do not have it and count positions by the
+  attention mask, with the same result; Optimum prints a warning.
 """
 
 from __future__ import annotations
@@ -67,28 +68,33 @@ def to_huggingface_onnx(
     least_cosine: float | None = None,
     card: Mapping[str, str] | None = None,
 ) -> ExportResult | list[ExportResult]:
-    """Write `model`, a GPT, BERT or ViT, as a folder that Optimum and transformers.js open, one file a precision.
+    """Write `model`, a GPT, BERT or ViT, as a folder that Optimum and transformers.js open, with a file per precision.
 
-    The files are what ``to_onnx`` writes, checked against Keras; ``export.load`` runs them too, and ``export.verify``
-    compares them. Beside them lies what ``az.to_huggingface`` writes but for the weights: config.json, the tokenizer's
-    files, preprocessor_config.json of a ViT that was loaded with one, and of a decoder all that ends a text. The folder
-    appears whole or not at all, and takes the place of an earlier export.
+    The files ``onnx/model*.onnx`` are written and compared with Keras as by ``to_onnx``; ``export.load`` and
+    ``export.verify`` accept them too. The folder also contains the files that ``az.to_huggingface`` writes, except the
+    weights: config.json, the tokenizer files, preprocessor_config.json for a ViT that was loaded with one, and
+    generation_config.json with the end tokens for a GPT. The folder appears only when the export has succeeded, and
+    replaces an earlier export.
 
     Args:
-        folder: not there yet, empty, or written by this function.
-        precision: one, or several: ``("fp32", "int8")``.
-        model_type: Hugging Face's word for the architecture, as of ``az.to_huggingface``.
-        data_format: of images in the files: "channels_first", as the loaders want them, or "channels_last", as Keras.
-        samples, metric, least_cosine: as of ``to_onnx``, for what is not in float32; `samples` as the files take them.
-        card: as of ``to_onnx``.
+        model: a GPT, BERT or ViT of attention_zoo.
+        folder: path of the folder. It must not exist, be empty, or have been written by this function.
+        precision: one precision as in ``to_onnx``, or several, such as ``("fp32", "int8")``. Default: "fp32".
+        model_type: Hugging Face's name of the architecture, as in ``az.to_huggingface``.
+        data_format: the layout of images in the files: "channels_first", which the loaders require, or "channels_last",
+            as in Keras. Default: "channels_first".
+        samples, metric, least_cosine: as in ``to_onnx``, for the precisions other than "fp32". Images in `samples` have
+            the layout `data_format`.
+        card: as in ``to_onnx``.
 
     Returns:
-        The result of the file, or of several a list: `path` is the file, and `files` all that belong to it.
+        The ``ExportResult`` of the file, or a list of results if `precision` is a sequence. The `files` of a result are
+        those of its precision and the files that all precisions share.
 
     Raises:
-        ValueError: a model of several graphs, one that takes images as they are, or one whose config transformers
-            cannot hold; a folder with other files; a precision twice; and as ``to_onnx``.
-        ExportError: as ``to_onnx``.
+        ValueError: the model has several graphs, preprocesses its images itself, or has a config that transformers
+            cannot represent; the folder has other files; a precision occurs twice; or as in ``to_onnx``.
+        ExportError: as in ``to_onnx``.
     """
     options: dict[str, Any] = {"model_type": model_type, "data_format": data_format}
     options |= {"samples": samples, "metric": metric, "least_cosine": least_cosine, "card": card}
@@ -100,7 +106,7 @@ def requests_for(folder: str | os.PathLike[str], precision: Any, **options: Any)
     """Check the options of one call and return a request for each precision.
 
     Raises:
-        ValueError: no precision, or one twice; and as ``ExportRequest.of``.
+        ValueError: there is no precision, or one occurs twice; or as in ``ExportRequest.of``.
     """
     several = [precision] if isinstance(precision, str | Precision) else precision
     if not isinstance(several, list | tuple) or not several:
@@ -117,15 +123,15 @@ def requests_for(folder: str | os.PathLike[str], precision: Any, **options: Any)
 
 
 def export_huggingface_onnx(model: Any, requests: Sequence[ExportRequest]) -> list[ExportResult]:
-    """Write `model` into one folder, a file for each request; see ``to_huggingface_onnx``."""
+    """Write `model` to a folder, with a file for each request; see ``to_huggingface_onnx``."""
     folder, model_type = requests[0].path, requests[0].model_type
     channels_first = requests[0].data_format != "channels_last"
     _check_model(model)
     check_folder(folder, KNOWN)
     config = huggingface_config(model, model.without_adapters(), model_type)
-    config.pop("transformers.js_config", None)  # left by another export
+    config.pop("transformers.js_config", None)  # of an earlier export
     if model.generates and any(request.precision.name == "fp16" for request in requests):
-        # transformers.js 3 reads the dtype of the cache here, version 4 reads it from the file.
+        # transformers.js 3 reads the dtype of the cache here; version 4 reads it from the ONNX file.
         config["transformers.js_config"] = {"kv_cache_dtype": {"fp16": "float16"}}
     view: Any = HuggingFaceView(model, channels_first=channels_first)
     source = view if view.differs else model
@@ -139,7 +145,7 @@ def export_huggingface_onnx(model: Any, requests: Sequence[ExportRequest]) -> li
         (new / FOLDER).mkdir()
         for request in requests:
             file = new / FILES[request.precision.name]
-            result = export_onnx(source, request.for_file("onnx", file, data_format=None))  # the view has it
+            result = export_onnx(source, request.for_file("onnx", file, data_format=None))  # the view transposes images
             _rename_dimensions(result.path, DIMENSIONS)
             warnings = [*result.warnings, *_warnings(model, result.files)]
             result = replace(result, files=(*result.files, *beside), warnings=warnings)
@@ -163,14 +169,14 @@ def _check_model(model: Any) -> None:
 
 
 def _repeat_template(folder: Path) -> None:
-    """The chat template that has a file of its own, in the tokenizer's config too."""
+    """Copy the chat template from its own file to tokenizer_config.json."""
     template, file = folder / TEMPLATE_FILE, folder / TOKENIZER_CONFIG
     if template.is_file():
         write_json({**read_json(file), "chat_template": read_text(template)}, file)
 
 
 def _generation_config(model: Any) -> dict[str, Any]:
-    """With everything that ends a text, as ``model.generate_text`` has it."""
+    """Return the content of generation_config.json, with all end tokens that ``model.generate_text`` stops at."""
     own = model.config.to_dict()
     ids = {name: own.get(name) for name in ("bos_token_id", "pad_token_id")}
     ends = model.stop_tokens
@@ -179,7 +185,7 @@ def _generation_config(model: Any) -> dict[str, Any]:
 
 
 def _warnings(model: Any, files: Sequence[Path]) -> list[str]:
-    """What their loaders will miss."""
+    """Return warnings about what the loaders do not find or read in another way."""
     own, found = model.config.to_dict(), []
     images = any("height" in spec.dims for spec in model.signature.inputs)
     if images and not model.preprocessor:
@@ -200,7 +206,7 @@ def _warnings(model: Any, files: Sequence[Path]) -> list[str]:
 
 
 def _rename_dimensions(file: Path, names: Mapping[str, str]) -> None:
-    """Call the open dimensions of a finished file's inputs and outputs what `names` has for them."""
+    """Rename the dynamic dimensions of a file's inputs and outputs by `names`, and seal the file again."""
     import onnx_ir as ir
 
     model = ir.load(file)
@@ -208,6 +214,6 @@ def _rename_dimensions(file: Path, names: Mapping[str, str]) -> None:
         if value.shape is not None:
             value.shape = ir.Shape([names.get(str(getattr(dim, "value", dim)), dim) for dim in value.shape])
     model.metadata_props[DIGEST] = UNSEALED
-    ir.save(model, file)  # weights that lie beside it stay there
+    ir.save(model, file)  # external data stays where it is
     data = file.with_name(f"{file.name}.data")
     seal(file, data if data.is_file() else None)

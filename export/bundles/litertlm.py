@@ -1,14 +1,14 @@
-"""A bundle for Google's LiteRT-LM engine: the TFLite file, the tokenizer, and what the engine must know of both.
+"""Export to a bundle for Google's LiteRT-LM engine: the TFLite file, the tokenizer, and metadata for the engine.
 
-The engine runs a file of ``to_tflite`` as it is. What it makes of the rest is from its own source (``runtime/core``,
-``runtime/conversation``, ``runtime/components/prompt_template.cc``, 0.18):
+The engine runs a file of ``to_tflite`` unchanged. How it uses the metadata is taken from its source (``runtime/core``,
+``runtime/conversation``, ``runtime/components/prompt_template.cc``, version 0.18):
 
-- tokenizer.json is read by the library that wrote it, and special tokens are found in the text; what the file's post
-  processor adds is not added.
-- ``start_token`` is fed before everything, also where a prompt already begins with it. So it is only written where the
-  model's own tokenizer puts it there, and then taken from the beginning of the chat template.
-- A conversation is rendered by ``jinja_prompt_template``; a session without one has only ``prompt_templates``.
-- Without sampler parameters the likeliest token is taken.
+- tokenizer.json is read by Hugging Face's `tokenizers`, and special tokens are recognized in the text. The engine does
+  not add the tokens of the post-processor.
+- ``start_token`` is fed before every prompt, even if the prompt already begins with it. It is therefore written only if
+  the model's own tokenizer adds it, and is then removed from the beginning of the chat template.
+- ``jinja_prompt_template`` renders conversations; a session without a conversation uses only ``prompt_templates``.
+- Without sampler parameters, the engine takes the most likely token.
 """
 
 from __future__ import annotations
@@ -49,29 +49,32 @@ def to_litertlm(
     least_cosine: float | None = None,
     card: Mapping[str, str] | None = None,
 ) -> ExportResult:
-    """Write `model`, a decoder such as a GPT with its tokenizer, as a bundle that ``litert-lm run`` runs.
+    """Write `model`, a causal decoder such as a GPT with its tokenizer, as a bundle for ``litert-lm run``.
 
-    In it are the file that ``to_tflite`` writes, checked against Keras, the tokenizer's tokenizer.json as it is, and
-    the metadata that the engine wants: tokens in all, those that end a text, and the chat template, as texts around
-    messages that are compared with the template itself. ``export.load`` runs it too, in the engine. The bundle appears
-    whole or not at all.
+    The bundle contains the TFLite file with a key/value cache, written and compared with Keras as by ``to_tflite``, the
+    tokenizer's tokenizer.json, and the metadata that the engine requires: the maximum number of tokens, the end tokens
+    and the chat template. The template is written anew for the engine's template language, as fixed texts around the
+    messages, and compared with the original. ``export.load`` runs the bundle too, in the engine. The bundle appears
+    only when the export has succeeded.
 
     Args:
-        model: a causal decoder with a tokenizer.
-        path: ends in ``.litertlm``.
-        precision, samples, metric, least_cosine, card: as of ``to_tflite``.
-        prefill: how many tokens of a prompt are taken at once; several for several sizes. Default: 32 and 128, as far
-            as they fit.
-        max_length: tokens that a conversation has at the most. Default: the model's `max_length`, 512 at the most.
-        stop_tokens: ids that end a text. Default: ``model.stop_tokens``, of config, generation config and tokenizer.
+        model: a causal decoder of attention_zoo with a tokenizer.
+        path: path of the bundle, which must end in ``.litertlm``.
+        precision: as in ``to_tflite``.
+        prefill: the number of prompt tokens that one call processes; several numbers make several signatures. Default:
+            32 and 128, as far as they do not exceed `max_length`.
+        max_length: maximum number of tokens of a conversation. Default: the model's `max_length`, but at most 512.
+        stop_tokens: ids of the end tokens. Default: ``model.stop_tokens``, those of config, generation config and
+            tokenizer.
+        samples, metric, least_cosine, card: as in ``to_tflite``.
 
     Returns:
-        The result of the TFLite file in it, with the path and the bytes of the bundle.
+        The ``ExportResult`` of the TFLite file, with the path and the size of the bundle.
 
     Raises:
-        ValueError: another suffix; a model that is no decoder, or has no tokenizer or nothing that ends a text; a chat
-            template that cannot be said in texts around messages; and as ``to_tflite``.
-        ExportError: as ``to_tflite``.
+        ValueError: `path` has another suffix; the model is not a causal decoder, or has no tokenizer or no end token;
+            the chat template cannot be expressed as fixed texts around messages; or as in ``to_tflite``.
+        ExportError: as in ``to_tflite``.
     """
     options: dict[str, Any] = {"prefill": prefill, "max_length": max_length, "stop_tokens": stop_tokens}
     options |= {"samples": samples, "metric": metric, "least_cosine": least_cosine, "card": card}
@@ -79,15 +82,15 @@ def to_litertlm(
 
 
 def export_litertlm(model: Any, request: ExportRequest) -> ExportResult:
-    """Write `model` as `request` asks; see ``to_litertlm``."""
+    """Write `model` with the options of `request`; see ``to_litertlm``."""
     import litert_lm_builder  # noqa: F401  a missing package is reported before the conversion, which takes minutes
 
     target = request.path
     model = exportable(model)
-    decoder_graphs(model)  # raises for any other kind of model
+    decoder_graphs(model)  # raises if the model is not a causal decoder
     if model.tokenizer is None:
         raise ValueError("model.tokenizer: got none, which LiteRT-LM needs; accepted: an attention_zoo.Tokenizer")
-    texts(model)  # raises where the tokenizer does not fit
+    texts(model)  # raises if the tokenizer does not fit the model
     if request.max_length is not None:
         positive_integer("max_length", request.max_length)
     ends = ends_of(model, request.stop_tokens, "without which LiteRT-LM does not stop")
@@ -105,10 +108,17 @@ def export_litertlm(model: Any, request: ExportRequest) -> ExportResult:
 
 
 def bundle(file: Path, tokenizer: Tokenizer, metadata: Any, target: Path, card: Mapping[str, str]) -> None:
-    """Write a TFLite `file`, a `tokenizer` and the ``LlmMetadata`` as one file with a `card`.
+    """Write a TFLite file, a tokenizer and metadata to one bundle.
+
+    Args:
+        file: path of the TFLite file.
+        tokenizer: the tokenizer, whose tokenizer.json is written.
+        metadata: an ``LlmMetadata`` message.
+        target: path of the bundle.
+        card: the model card, which is written to the system metadata.
 
     Raises:
-        ValueError: metadata without what the format demands.
+        ValueError: `metadata` lacks a required field.
     """
     from litert_lm_builder import DType, LitertLmFileBuilder, Metadata, TfLiteModelType
 
@@ -120,7 +130,7 @@ def bundle(file: Path, tokenizer: Tokenizer, metadata: Any, target: Path, card: 
         said = {"producer": f"attention-zoo {version('attention-zoo')}", **card}
         for key, value in said.items():
             builder.add_system_metadata(Metadata(key=key, value=value, dtype=DType.STRING))
-        # Flags that the format demands; the message has them too, but a file of one field may be read as text.
+        # The builder requires both flags. The message has them too, but one with a single field may be parsed as text.
         builder.add_llm_metadata(str(described), supports_thinking=False, supports_function_calling=False)
         builder.add_hf_tokenizer(str(vocabulary))
         builder.add_tflite_model(str(file), TfLiteModelType.PREFILL_DECODE)
@@ -144,7 +154,7 @@ def _metadata(prompts: Prompts, start: int | None, ends: list[int], slots: int) 
 
 
 def _start(tokenizer: Tokenizer, prompts: Prompts) -> tuple[Prompts, int | None]:
-    """The token that the engine puts before everything, and the prompts without it; None where there is none."""
+    """Return the prompts without the start token that the engine adds, and the id of that token, or None."""
     token = tokenizer.bos_token_id
     if token is None or tokenizer.encode("x").ids[:1] != [token]:
         return prompts, None

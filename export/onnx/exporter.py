@@ -1,4 +1,4 @@
-"""Keras to ONNX, in any precision, with the check that belongs to it."""
+"""Export of Keras models to ONNX, with a comparison of the file and the model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from .conversion import convert
 from .files import Written, for_runtime, in_precision, write
 from .fused import fused
 
-NOWHERE = ("Dropout", "Random", "PartitionedCall", "PyFunc")  # in no inference graph
+# Parts of the names of operators that a graph must not contain: one of a third-party model, and one of attention_zoo.
+NOWHERE = ("Dropout", "Random", "PartitionedCall", "PyFunc")
 FORBIDDEN = ("Dropout", "Random", "Einsum", "PartitionedCall", "PyFunc", "Loop", "If")
 
 
@@ -47,51 +48,70 @@ def to_onnx(
     least_cosine: float | None = None,
     card: Mapping[str, str] | None = None,
 ) -> ExportResult:
-    """Write `model` as ONNX (opset 23) with named dynamic dimensions, and check the file against Keras.
+    """Write `model` as ONNX (opset 23) with named dynamic dimensions, and compare the file with Keras.
 
-    Any Keras model or layer becomes one graph, with the names, dtypes and open dimensions of its inputs, and outputs
-    named by the keys of a dict, by the layers that a Functional model ends in, or ``output_{i}``: see ``any_keras``.
+    The graphs depend on the model:
 
-    A GPT becomes a decoder with a key/value cache: ``past_key_values.{i}.key/.value`` (batch, kv_heads, past_sequence,
-    head_dim) in, ``present.{i}.key/.value`` out, empty for the first call; `attention_mask` spans past and new tokens.
-    Its logits are those of all tokens, or of the last `num_logits_to_keep` (a scalar that may be left out: 0, for all).
-    A Transformer or Seq2Seq becomes two graphs: `path` is the decoder's step and ``<stem>.encoder.onnx`` beside it what
-    the encoder computes once. Everything else is one graph with the names of ``model.signature``. Ids and masks
-    are int64, the rest float32. Weights over 1.9 GB go to ``<name>.data`` beside a file. The model's tokenizer, its
-    chat template and what ends a text are in the file too. Files appear whole or not at all.
+    - A GPT becomes a decoder with a key/value cache. The inputs ``past_key_values.{i}.key`` and ``.value`` (batch,
+      kv_heads, past_sequence, head_dim) are empty in the first call, and the outputs ``present.{i}.key`` and ``.value``
+      replace them in the next one. `attention_mask` covers cached and new tokens. ``logits`` are those of all new
+      tokens, or of the last `num_logits_to_keep`, an optional scalar input (default: 0, for all).
+    - A Transformer or Seq2Seq becomes two files: `path` is one step of the decoder, and ``<stem>.encoder.onnx`` in the
+      same folder is the encoder, which runs once.
+    - Any other model of this package becomes one graph, with the inputs and outputs of ``model.signature``.
+    - Any other Keras model or layer becomes one graph with the names, dtypes and open dimensions of its inputs. Outputs
+      are named by the keys of a dict, by the last layers of a Functional model, or else ``output_{i}``.
+    - Of several functions, the first becomes `path`, and each other one ``<stem>.<name>.onnx``.
 
-    In another precision than float32 the file is made from the one in float32, which is compared with Keras first; what
-    the smaller numbers cost is measured, written into the result, and too much of it refused.
+    In models of this package, ids and masks are int64, everything else is float32. The metadata of the file contains
+    signatures, config, tokenizer, chat template and end tokens. If the weights of a graph exceed 1.9 GB, they are
+    stored as external data in ``<file name>.data``. The folder of `path` is created if necessary. Files appear there
+    only when the export has succeeded.
+
+    For a precision other than "fp32", the file is first written in float32 and compared with Keras, and then converted.
+    The loss of accuracy is measured and is part of the result. A file that is too inaccurate is not written.
 
     Args:
-        model: a model of attention_zoo, or any built ``keras.Model`` or layer, of any dtype policy.
-        path: ends in ``.onnx``.
-        precision: "fp32", "fp16", "int8" or "int4", or an ``export.Precision`` that says more.
-        cache: False for one graph without memory of a model that generates. Default: with, where there is one.
-        input_signature: how any Keras model is called: ``keras.InputSpec(shape, dtype)``, nested as its inputs are,
-            None for an open size. Default: what the model was built with.
-        image_dtype: "uint8" for a file of a ViT that takes pixels from 0 to 255 and normalises them itself; it does not
-            resize them. Default: floats, as the model takes them.
-        image_processor: how, an ``ImageProcessor`` or what a preprocessor_config.json says, of which rescaling, mean
-            and deviation count. Default: what the model was loaded with.
-        data_format: "channels_first" for images as (batch, channels, height, width). Default: "channels_last".
-        target: "standard" for operators of ONNX alone, in every precision. "onnxruntime" for what is fastest there: a
-            GPT's cache is one buffer that no step copies, and rows may be padded on the right only (``export.load``
-            turns others round by itself). Default: standard operators that take every padding, and for blocks of
-            weights (int4, int8 with activations "float") ONNX Runtime's ``MatMulNBits``.
-        samples: what the accuracy of another precision is measured on: texts, or inputs by name, or several of either,
-            of which static ranges and the method "gptq" take one half to round by. Default: built-in prose for a model
-            with a tokenizer, else made-up inputs.
-        metric: a figure of your own for the report: called with a runner in float32 and with the one in `precision`.
-        least_cosine: accept a file whose outputs have this cosine with those in float32; 0 for whatever comes.
-            Default: 0.999 in fp16, 0.97 in int8, 0.9 in int4, and of classes a divergence of 0.01, 0.2 and 0.6 nats.
-        card: what readers of the file find about the model: texts by name, description, version, author, license.
+        model: a model of attention_zoo, any built ``keras.Model`` or layer, or functions of tensors by name. The dtype
+            policy may be any.
+        path: path of the file, which must end in ``.onnx``.
+        precision: "fp32", "fp16", "int8" or "int4", or an ``export.Precision`` with further options. Default: "fp32".
+        cache: False for a single graph without a key/value cache. Default: with a cache, if the model generates.
+        input_signature: the inputs with which the model is called: ``keras.InputSpec(shape, dtype)``, nested like the
+            inputs, with None for an open size. With it, a model of attention_zoo is exported like any other Keras
+            model. Default: the inputs that the model was built with.
+        image_dtype: "uint8" for an image model of attention_zoo, whose file then takes pixels from 0 to 255 and
+            normalizes them. It does not resize them, unless the model does. Default: the model's own input, float32.
+        image_processor: the normalization for "uint8" pixels: an ``ImageProcessor`` or the content of a
+            preprocessor_config.json, of which only rescaling, mean and standard deviation are used. Default: the
+            preprocessing that the model was loaded with.
+        data_format: "channels_first" for images as (batch, channels, height, width). Default: "channels_last", (batch,
+            height, width, channels).
+        target: "standard" for standard ONNX operators only, in every precision. "onnxruntime" for ONNX Runtime's own
+            operators, which are faster: the cache of a GPT with rotary positions becomes one buffer that no step
+            copies, and rows may then be padded on the right only (``generate`` of ``export.load`` accepts either side).
+            Default: standard operators, but ONNX Runtime's ``MatMulNBits`` and ``GatherBlockQuantized`` for block-wise
+            quantized weights (int4, and int8 with "float" activations).
+        samples: data on which the accuracy of another precision is measured: a text, inputs by name, or a list of
+            either. Static ranges and the method "gptq" use one half of it for calibration and the other half for the
+            measurement. Default: built-in prose for a model with a tokenizer, otherwise synthetic inputs.
+        metric: a function that is called with a ``Runner`` of the float32 file and with one of the file in `precision`,
+            and returns a number. Both numbers are part of the result.
+        least_cosine: the lowest accepted mean cosine similarity between the outputs and those in float32; 0 accepts any
+            file. Default: 0.999 for fp16, 0.97 for int8 and 0.9 for int4; and, if the outputs are classes, a KL
+            divergence of at most 0.01, 0.2 and 0.6 nats.
+        card: the model card: texts by "name", "description", "version", "author" and "license".
+
+    Returns:
+        The ``ExportResult``; its `files` are all files of the model.
 
     Raises:
-        ValueError: not a Keras model, one that does not tell its inputs or cannot be exported, another suffix, a cache
-            for a model that has none, a tokenizer that does not fit the model, a precision, target or samples that
-            are not accepted, or another backend than TensorFlow.
-        ExportError: the converted graph does not compute what the model computes, or not nearly enough in `precision`.
+        ValueError: the model cannot be exported or its inputs are not known, Keras uses another backend than
+            TensorFlow, the tokenizer does not fit the model, or an argument is not accepted, such as a `path` with
+            another suffix or ``cache=True`` for a model that does not generate.
+        ExportError: the conversion failed, or the file does not compute what the model computes.
+        AccuracyError: the file is too inaccurate in `precision`. It is an ``ExportError``.
+        ModuleNotFoundError: a required package is not installed.
     """
     request = ExportRequest.of(
         "onnx",
@@ -113,7 +133,7 @@ def to_onnx(
 
 @one_at_a_time
 def export_onnx(model: Any, request: ExportRequest) -> ExportResult:
-    """Write `model` as `request` asks; see ``to_onnx``."""
+    """Write `model` with the options of `request`; see ``to_onnx``."""
     start = time.perf_counter()
     model, target = request.view_of(model), request.path
     graphs = _graphs(model, request)
@@ -132,9 +152,9 @@ def export_onnx(model: Any, request: ExportRequest) -> ExportResult:
             written = in_precision(written, list(graphs), names, Path(folder) / request.precision.name, request)
         size = sum(file.stat().st_size for file in written.files)
         appeared = [file.name for file in written.files]
-        for file in written.files:  # external data first, so that a graph never appears without its weights
+        for file in written.files:  # external data comes first, so that no graph appears without its weights
             file.replace(target.parent / file.name)
-        for file in {f"{name}.data" for name in names.values()} - set(appeared):  # left by an earlier, larger model
+        for file in {f"{name}.data" for name in names.values()} - set(appeared):  # left by an earlier export
             target.with_name(file).unlink(missing_ok=True)
     return ExportResult(
         path=target,
@@ -153,7 +173,7 @@ def export_onnx(model: Any, request: ExportRequest) -> ExportResult:
 
 
 def _graphs(model: Exportable, request: ExportRequest) -> dict[str, Graph]:
-    """Return the graphs to write by name; the last one goes to the file that was asked for."""
+    """Return the graphs to write, by name. The last one goes to the requested file."""
     if request.cache and not model.generates:
         raise ValueError(f"cache: got True for a {model.family} that does not generate; accepted: None or False")
     graphs = model.graphs("dynamic" if request.cache is not False and model.generates else "plain")
@@ -161,7 +181,7 @@ def _graphs(model: Exportable, request: ExportRequest) -> dict[str, Graph]:
 
 
 def _file_names(model: Exportable, graphs: Mapping[str, Graph], target: Path) -> dict[str, str]:
-    """Return the file name of every graph. The last graph has the name that the caller gave."""
+    """Return the file name of every graph. The last graph gets the name of `target`."""
     *beside, _ = graphs
     names = dict.fromkeys(graphs, target.name)
     if isinstance(model, AnyFunctions) or ("encoder" in beside and not isinstance(model, Foreign)):
@@ -177,7 +197,7 @@ def _in_float32(
     request: ExportRequest,
     folder: Path,
 ) -> Written:
-    """Write the graphs in float32 and standard operators. The last file holds the model's `metadata`."""
+    """Write the graphs in float32 with standard operators. The last file also holds `metadata`, that of the model."""
     *_, last = graphs
     beside = {name: file for name, file in names.items() if name != last}
 

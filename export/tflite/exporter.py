@@ -1,4 +1,4 @@
-"""Keras to TFLite (LiteRT): static signatures, built-in operators only, with the check that belongs to it."""
+"""Export of Keras models to TFLite (LiteRT) with built-in operators, and a comparison of the file and the model."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ from .packing import Joint
 from .signatures import static_graphs
 from .tasks import attach, attached, set_task, task_of
 
+# Beginnings of the names of operators that a file must not contain.
 FORBIDDEN = ("Flex", "CUSTOM", "VAR_HANDLE", "READ_VARIABLE", "RANDOM", "MULTINOMIAL", "IF", "CALL")
 
 
@@ -62,55 +63,77 @@ def to_tflite(
     least_cosine: float | None = None,
     card: Mapping[str, str] | None = None,
 ) -> ExportResult:
-    """Write `model` as TFLite with static shapes and built-in operators, and check the file against Keras.
+    """Write `model` as TFLite with static shapes and built-in operators only, and compare the file with Keras.
 
-    One signature, ``serving_default``, with the names of ``model.signature``; ids and masks are int32. A GPT with
-    `prefill` or `max_length` gets the signatures ``prefill_{n}`` and ``decode`` instead, whose key/value cache has
-    `max_length` slots: ``tokens``, ``input_pos``, ``mask``, ``kv_cache_k_{i}``, ``kv_cache_v_{i}``. A Transformer or
-    Seq2Seq gets ``encode`` and ``decode``. The model's tokenizer, its chat template and what ends a text are in the
-    file too, which appears whole or not at all. ``export.load`` pads shorter sequences for it, and generates.
+    The signatures depend on the model and the arguments:
 
-    In another precision than float32 the file is made from the one in float32, which is compared with Keras first; what
-    the smaller numbers cost is measured, written into the result, and too much of it refused. Only weights become
-    smaller: inputs, outputs and caches stay float32.
+    - ``serving_default`` has the inputs and outputs of ``model.signature``, or those of any other Keras model. A GPT
+      also gets this signature, without a cache, unless one of the arguments below selects the cache.
+    - ``prefill_{n}`` and ``decode`` of a GPT with a key/value cache, which `prefill`, `max_length` or ``cache=True``
+      selects. The inputs are ``tokens``, ``input_pos`` and ``mask``. ``kv_cache_k_{i}`` and ``kv_cache_v_{i}``
+      (1, kv_heads, slots, head_dim) are inputs and outputs. Only ``decode`` returns ``logits``.
+    - ``encode`` and ``decode`` of a Transformer or Seq2Seq.
+    - One signature for each of several functions, with its name.
+
+    In models of this package, ids and masks are int32, everything else is float32. All signatures share the weights.
+    The metadata of the file contains signatures, config, tokenizer, chat template and end tokens. The folder of `path`
+    is created if necessary. The file appears there only when the export has succeeded. ``export.load`` pads shorter
+    sequences, and generates.
+
+    For a precision other than "fp32", the file is first written in float32 and compared with Keras, and then converted.
+    Inputs, outputs and caches stay float32. The loss of accuracy is measured and is part of the result. A file that is
+    too inaccurate is not written.
 
     Args:
-        model: a model of attention_zoo, of any dtype policy.
-        path: ends in ``.tflite``.
-        precision: "fp32"; "fp16"; "int8", a scale for each output and activations as 8-bit integers with a range for
-            each row; "int4", blocks of 32 (or `block_size`) weights, and int8 where those do not fill a row, for value
-            projections, head and token table; or an ``export.Precision`` that says more. Its method "gptq" writes an
-            ONNX file on the way, and rounds by what the products in it are given.
-        batch_size: rows per call.
-        sequence_length: of text models; of the source where there is an encoder. Default: 128 (a Seq2Seq's: 64), or
-            the model's `max_length` if that is less. Several for a signature each, ``serving_default_{n}`` (of an
-            encoder-decoder ``encode_{n}`` and ``decode_{n}``), which share the weights. "dynamic" for any length, of
-            models without an encoder; a CPU takes that, few other accelerators do. A mapping where source and target
-            have sizes of their own.
-        image_size: pixels, a side or (height, width), of image models. Default: the size the model was made for.
-        image_dtype: "uint8" for a file of a ViT that takes pixels from 0 to 255 and normalises them itself; it does not
-            resize them. Default: floats, as the model takes them.
-        image_processor: how, an ``ImageProcessor`` or what a preprocessor_config.json says, of which rescaling, mean
-            and deviation count. Default: what the model was loaded with.
-        prefill: of a GPT with a cache, how many tokens of a prompt are taken at once; several for several signatures.
-            Default: 32 and 128, as far as they fit.
-        max_length: slots of the cache: longest prompt and continuation together, or longest target. Default: the
-            model's `max_length`, 512 at the most.
-        cache: False for one signature without memory of a model that generates, True for a GPT with its cache.
-        samples: what the accuracy of another precision is measured on: texts, or inputs by name, or several of either,
-            of which static ranges and the method "gptq" take one half to round by.
-            Default: built-in prose for a model with a tokenizer, else made-up inputs.
-        metric: a figure of your own for the report: called with a runner in float32 and with the one in `precision`.
-        least_cosine: accept a file whose outputs have this cosine with those in float32; 0 for whatever comes.
-            Default: 0.999 in fp16, 0.97 in int8, 0.9 in int4, and of classes a divergence of 0.01, 0.2 and 0.6 nats.
-        card: what readers of the file find about the model: texts by name, description, version, author, license.
+        model: a model of attention_zoo, any built ``keras.Model`` or layer, or functions of tensors by name. The dtype
+            policy may be any.
+        path: path of the file, which must end in ``.tflite``.
+        precision: "fp32", "fp16", "int8" or "int4", or an ``export.Precision`` with further options. "int8" has a scale
+            for each output, and 8-bit activations with a range for each row, measured at every call. "int4" has blocks
+            of 32 weights, and int8 for value projections, output head, embedding tables, and weights whose rows are not
+            a multiple of the block. The method "gptq" writes a temporary ONNX file. Default: "fp32".
+        input_signature: the inputs with which the model is called: ``keras.InputSpec(shape, dtype)``, nested like the
+            inputs, with None for an open size. With it, a model of attention_zoo is exported like any other Keras
+            model. Default: the inputs that the model was built with.
+        batch_size: rows per call. Default: 1, which is required for a GPT with a cache.
+        sequence_length: tokens per row; with an encoder, tokens of the source. A mapping by name of the dimension, for
+            example "source" and "target", gives each its own length. Several lengths make one signature each, named
+            ``serving_default_{n}``, or ``encode_{n}`` and ``decode_{n}``, if a mask lets the inputs be padded.
+            "dynamic" makes one signature for any length, for models of attention_zoo without an encoder; it runs on
+            CPUs, but few GPUs and NPUs support it. Default: 128 (Seq2Seq: 64), but at most the model's `max_length`.
+            Required for other Keras models with open lengths. Not accepted for a GPT with a cache.
+        image_size: side, or (height, width), of the images in pixels. Default: the size that the model was made for.
+        image_dtype: "uint8" for an image model of attention_zoo, whose file then takes pixels from 0 to 255 and
+            normalizes them. It does not resize them, unless the model does. Default: the model's own input, float32.
+        image_processor: the normalization for "uint8" pixels: an ``ImageProcessor`` or the content of a
+            preprocessor_config.json, of which only rescaling, mean and standard deviation are used. Default: the
+            preprocessing that the model was loaded with.
+        prefill: for a GPT with a cache, the number of prompt tokens that one call of ``prefill_{n}`` processes; several
+            numbers make several signatures. Default: 32 and 128, as far as they do not exceed `max_length`.
+        max_length: number of slots of the cache, for the tokens of prompt and continuation together; for an
+            encoder-decoder, of the target. Default: the model's `max_length`, but at most 512.
+        cache: True for a GPT with a cache, False for a single signature without one. Default: with a cache for an
+            encoder-decoder, and for a GPT if `prefill` or `max_length` is given.
+        samples: data on which the accuracy of another precision is measured: a text, inputs by name, or a list of
+            either. Static ranges and the method "gptq" use one half of it for calibration and the other half for the
+            measurement. Default: built-in prose for a model with a tokenizer, otherwise synthetic inputs.
+        metric: a function that is called with a ``Runner`` of the float32 file and with one of the file in `precision`,
+            and returns a number. Both numbers are part of the result.
+        least_cosine: the lowest accepted mean cosine similarity between the outputs and those in float32; 0 accepts any
+            file. Default: 0.999 for fp16, 0.97 for int8 and 0.9 for int4; and, if the outputs are classes, a KL
+            divergence of at most 0.01, 0.2 and 0.6 nats.
+        card: the model card: texts by "name", "description", "version", "author" and "license".
+
+    Returns:
+        The ``ExportResult``, with the suitability of the file for phones.
 
     Raises:
-        ValueError: another kind of model or suffix, an argument this model has no use for, a size it cannot take,
-            a precision or samples that are not accepted, a tokenizer that does not fit the model, or another backend
-            than TensorFlow.
-        ExportError: the converter failed, or the file does not compute what the model computes, or not nearly enough
-            in `precision`.
+        ValueError: the model cannot be exported or its inputs are not known, Keras uses another backend than
+            TensorFlow, the tokenizer does not fit the model, or an argument is not accepted, such as a `path` with
+            another suffix, a size that the model cannot take, or an argument that does not apply to the model.
+        ExportError: the conversion failed, or the file does not compute what the model computes.
+        AccuracyError: the file is too inaccurate in `precision`. It is an ``ExportError``.
+        ModuleNotFoundError: a required package is not installed.
     """
     request = ExportRequest.of(
         "tflite",
@@ -135,7 +158,7 @@ def to_tflite(
 
 @one_at_a_time
 def export_tflite(model: Any, request: ExportRequest) -> ExportResult:
-    """Write `model` as `request` asks; see ``to_tflite``."""
+    """Write `model` with the options of `request`; see ``to_tflite``."""
     start = time.perf_counter()
     target, precision = request.path, request.precision
     import_packages(precision)
@@ -187,7 +210,7 @@ def export_tflite(model: Any, request: ExportRequest) -> ExportResult:
 def _in_float32(
     model: Exportable, graphs: Mapping[str, Graph], metadata: Mapping[str, str], request: ExportRequest, file: Path
 ) -> tuple[FileWeights, Joint, TFLiteRunner]:
-    """Write the float32 file. Return the weights that are in it, which of them became one, and a runner of it."""
+    """Write the float32 file. Return its weights, the names of weights that were joined into one, and its runner."""
     precision = request.precision
     with inference(model) as stored:
         converted, joint = convert(stored, graphs, precision.alike)
@@ -201,13 +224,13 @@ def _in_float32(
 
 
 def _float32_onnx(request: ExportRequest, path: Path) -> ExportRequest:
-    """Return the request for the ONNX file whose matrix multiplications show GPTQ their inputs."""
+    """Return the request for the temporary ONNX file from which GPTQ reads the inputs of matrix multiplications."""
     view = {name: getattr(request, name) for name in ("input_signature", "image_dtype", "image_processor")}
     return ExportRequest.of("onnx", path, **view)
 
 
 def _opened(model: Any, file: Path, beside: Mapping[str, str]) -> TFLiteRunner:
-    """Write, seal and load a ``ModelT``, with texts behind it."""
+    """Write a ``ModelT`` with the texts `beside` appended, seal it with its digest, and return its runner."""
     write(model, file)
     attach(file, beside)
     seal(file)

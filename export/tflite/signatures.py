@@ -1,4 +1,4 @@
-"""Which signatures a TFLite file has, with every size filled in."""
+"""The signatures of a TFLite file, with the sizes of all dimensions."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ..request import ExportRequest
 
 Tensor = Any
 
-DYNAMIC = "dynamic"  # in the place of a length: any
+DYNAMIC = "dynamic"  # a sequence length that leaves the dimension open
 
 
 def static_graphs(model: Exportable, request: ExportRequest) -> dict[str, Graph]:
-    """Return the graphs of a file by the names of its signatures, each with all its sizes; see ``to_tflite``.
+    """Return the graphs of a file, with all sizes, by the names of its signatures; see ``to_tflite``.
 
     Raises:
-        ValueError: an option that this model does not have, or a size that it cannot take.
+        ValueError: an option does not apply to this model, or the model cannot take a size.
     """
     cached = _cache_sizes(model, request)
     if cached is not None:
@@ -48,10 +48,13 @@ def static_graphs(model: Exportable, request: ExportRequest) -> dict[str, Graph]
 
 
 def _lengths(sequence_length: Any) -> list[Any]:
-    """What ``_sizes`` takes, once for each bucket, shortest first: a number, several, or a mapping of either.
+    """Return the `sequence_length` of each signature, as ``_sizes`` accepts it, shortest first.
+
+    Args:
+        sequence_length: the user's argument: a length, several, or a mapping of either by name of the dimension.
 
     Raises:
-        ValueError: none, one twice, or unequal counts.
+        ValueError: several lengths are empty, not integers or not different, or their numbers differ by dimension.
     """
     accepted = "accepted: an integer, or several different ones for a signature each"
     many = sequence_length.values() if isinstance(sequence_length, Mapping) else [sequence_length]
@@ -86,7 +89,7 @@ def _named(name: str, length: int | Mapping[str, int]) -> str:
 
 
 def _cache_sizes(model: Exportable, request: ExportRequest) -> tuple[list[int], int] | None:
-    """Return the lengths of the prefill signatures and the slots of the cache, or None for a file without a cache."""
+    """Return the lengths of the prefill signatures and the number of cache slots; None for a file without a cache."""
     prefill, max_length, cache = request.prefill, request.max_length, request.cache
     given = {"prefill": prefill, "max_length": max_length, "cache": cache or None}
     asked = [name for name, value in given.items() if value is not None]
@@ -110,7 +113,7 @@ def _cache_sizes(model: Exportable, request: ExportRequest) -> tuple[list[int], 
 
 
 def _with_cache(model: Exportable, request: ExportRequest, prefills: list[int], slots: int) -> dict[str, Graph]:
-    """Return the graphs of a file that generates with a key/value cache."""
+    """Return the graphs of a file with a key/value cache, by the names of its signatures."""
     graphs = model.graphs("static")
     if "encoder" in graphs:
         named, fixed = {}, {}
@@ -137,7 +140,7 @@ def _with_cache(model: Exportable, request: ExportRequest, prefills: list[int], 
 
 
 def _without_logits(graph: Graph) -> Graph:
-    """As LiteRT-LM has it: a prompt only fills the cache."""
+    """Return the graph without its logits: in LiteRT-LM, a prefill signature only fills the cache."""
     outputs = tuple(spec for spec in graph.signature.outputs if spec.name != "logits")
 
     def function(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -147,10 +150,10 @@ def _without_logits(graph: Graph) -> Graph:
 
 
 def _sizes(signature: Signature, sequence_length: Any, image_size: int | tuple[int, int] | None) -> dict[str, int]:
-    """The sizes of the dimensions that are not the batch.
+    """Return the sizes of the dimensions other than the batch. A dynamic length is left out.
 
     Raises:
-        ValueError: a size for what this model does not have, or none for what it leaves open.
+        ValueError: there is a size for a dimension that the model does not have, or none for one that is open.
     """
     sizes = dict(signature.defaults)
     dynamic = isinstance(sequence_length, str)

@@ -1,10 +1,11 @@
-"""Keras models of every kind as ONNX and TFLite files, by this package and by Keras' own ``model.export``.
+"""Export Keras models of every kind to ONNX and TFLite, with this package and with Keras' own ``model.export``.
 
     python benchmarks/any_keras.py [--only 'KerasHub*'] [--json results.json]
 
-Of each model: greatest difference of our file from Keras (relative to the largest output), seconds of the export with
-its check beside Keras' exporter, which checks nothing, and the latency of both files at one shape, best of interleaved
-rounds. Each model has a process of its own. Nothing else should run on the machine.
+For each model it reports the largest difference between the file of this package and Keras, relative to the largest
+output; the seconds of both exports, of which only that of this package includes a check of the file; and the latency of
+both files at one shape, as the best of interleaved rounds. Each model has a process of its own. Nothing else should run
+on the machine.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-ROUNDS, BUDGET = 7, 0.15  # rounds, and seconds of each side in a round at the least
-LONGEST = 300  # seconds of one of Keras' exports
+ROUNDS, BUDGET = 7, 0.15  # number of rounds, and minimum seconds per file in a round
+LONGEST = 300  # seconds; the process of a model is stopped after four times as long
 
 
 def _timed(run: Callable[[], Any]) -> tuple[float, Any, str]:
-    """Seconds and result, or why there is none."""
+    """Return the seconds, the result, and the error if there is no result."""
     start = time.perf_counter()
     try:
         result = run()
-    except Exception as error:  # of any kind: this is what is measured
+    except Exception as error:  # any error is reported as a result of the benchmark
         return time.perf_counter() - start, None, f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
     return time.perf_counter() - start, result, ""
 
 
 def _latency(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Milliseconds a call, best of interleaved rounds."""
+    """Return the milliseconds per call of each file, as the best of interleaved rounds."""
     best: dict[str, float] = {}
     counts = {}
     for name, run in runs.items():
@@ -60,7 +61,7 @@ def _latency(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
 
 
 def _onnx_run(path: str, arrays: list[Any]) -> Callable[[], Any]:
-    """By the order of the inputs, since Keras' exporter may name them otherwise; by name where the names are ours."""
+    """Return a function that runs an ONNX file on these inputs."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -73,6 +74,7 @@ def _onnx_run(path: str, arrays: list[Any]) -> Callable[[], Any]:
 
 
 def _litert_run(path: str, arrays: list[Any]) -> Callable[[], Any]:
+    """Return a function that runs a TFLite file on these inputs."""
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter
 
@@ -97,6 +99,7 @@ def _litert_run(path: str, arrays: list[Any]) -> Callable[[], Any]:
 
 
 def _matched(wanted: list[tuple[str, list[Any]]], arrays: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Assign the inputs by name, or else by order, because Keras' exporter may change the names."""
     given = dict(arrays)
     if {name for name, _ in wanted} <= {*given}:
         return {name: given[name] for name, _ in wanted}
@@ -106,7 +109,7 @@ def _matched(wanted: list[tuple[str, list[Any]]], arrays: list[tuple[str, Any]])
 
 
 def measure(name: str, formats: list[str]) -> dict[str, Any]:
-    """All figures of one model, in these formats."""
+    """Export one model to these formats with both exporters, and return all results."""
     import keras
     import numpy as np
     from any_keras_models import build
@@ -114,7 +117,7 @@ def measure(name: str, formats: list[str]) -> dict[str, Any]:
     from attention_zoo import export
     from attention_zoo.runtime.inputs import example_inputs
 
-    with tempfile.TemporaryDirectory() as folder:  # what all of them import and compile once
+    with tempfile.TemporaryDirectory() as folder:  # warm-up, so that no timed export includes imports
         warm = build("Functional, two inputs and two outputs")
         export.to_onnx(warm.model, f"{folder}/m.onnx")
         export.to_tflite(warm.model, f"{folder}/m.tflite", **warm.sizes)
@@ -166,12 +169,13 @@ def measure(name: str, formats: list[str]) -> dict[str, Any]:
 
 
 def _tried(run: Callable[[], Any]) -> Callable[[], Any]:
+    """Run once, so that a file that cannot be run raises its error here."""
     run()
     return run
 
 
 def _called(case: Any, signature: Any, inputs: dict[str, Any]) -> list[Any]:
-    """Positional arguments of the model's own call."""
+    """Return the positional arguments with which the Keras model is called."""
     import keras
 
     if case.input_signature is not None:
@@ -184,7 +188,7 @@ def _called(case: Any, signature: Any, inputs: dict[str, Any]) -> list[Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown; "-" where Keras' exporter made no file that its runtime runs."""
+    """Return the results as a Markdown table. A "-" means that there is no file that its runtime can run."""
     lines = [
         "| model | parameters | ONNX: difference | seconds | Keras' | ms | Keras' "
         "| TFLite: difference | seconds | Keras' | ms | Keras' |",
@@ -211,7 +215,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """How many are right, how much faster the export is, and how fast the files are."""
+    """Summarize how many models have files, the ratios of export time and latency, and the errors."""
     lines = []
     for form, title in (("onnx", "ONNX"), ("tflite", "TFLite")):
         if any(form not in row for row in rows):
@@ -222,23 +226,26 @@ def summary(rows: list[dict[str, Any]]) -> str:
         large = [row[form]["seconds"] / row[form]["keras_seconds"] for row in theirs if row["parameters"] >= 20e6]
         both = [row[form]["latency"] for row in theirs if {"ours", "keras"} <= {*row[form]["latency"]}]
         faster = [ms["ours"] / ms["keras"] for ms in both]
-        said = f"{title}: {len(right)} of {len(rows)} models, checked; Keras' exporter makes a file that runs of "
-        said += f"{len(theirs)}."
+        said = f"{title}: attention_zoo exports {len(right)} of {len(rows)} models, all checked against Keras. "
+        said += f"Keras' exporter makes a file that runs for {len(theirs)}."
         if shares:
-            said += f" Of these our export takes {median(shares):.2f} of its time in the median"
-            said += f", {median(large):.2f} where there are 20 M parameters or more." if large else "."
+            said += f" For these the export of attention_zoo takes {median(shares):.2f} of the time in the median"
+            said += f", and {median(large):.2f} for models with 20 M parameters or more." if large else "."
         if faster:
-            said += f" Latency: {median(faster):.2f} of its file's in the median, {max(faster):.2f} at the worst."
+            said += (
+                f" The latency of its files is {median(faster):.2f} of that of Keras' files in the median, "
+                f"and {max(faster):.2f} in the worst case."
+            )
         lines.append(said)
         for row in rows:
-            for whose, key in (("ours", "why"), ("Keras'", "keras_why")):
+            for whose, key in (("attention_zoo", "why"), ("Keras", "keras_why")):
                 if row[form][key]:
                     lines.append(f"- {title}, {whose}: {row['name']}: {row[form][key]}")
     return "\n".join(lines)
 
 
 def machine() -> str:
-    """What the figures were taken on."""
+    """Describe the machine and the versions of the packages."""
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     known = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_tile") if f" {flag}" in flags]
     packages = ("keras", "tensorflow", "tf2onnx", "onnxruntime", "ai-edge-litert", "keras-hub")
@@ -250,8 +257,8 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="*", help="a shell pattern over the names")
-    parser.add_argument("--json", type=Path, help="write all figures here as they come")
+    parser.add_argument("--only", default="*", help="shell pattern for the names of the models")
+    parser.add_argument("--json", type=Path, help="file to which all results are written after each model")
     parser.add_argument("--formats", nargs="+", default=["onnx", "tflite"], choices=["onnx", "tflite"])
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

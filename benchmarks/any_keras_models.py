@@ -1,7 +1,8 @@
-"""Keras models of every kind, none of them ours alone: what ``any_keras.py`` exports, and the tests.
+"""Keras models of every kind, which ``any_keras.py`` and the tests export.
 
-Each builder gives a built model, the sizes that a TFLite file of it needs, and how the model is called where it does
-not tell. KerasHub's are of tiny sizes, Keras' applications whole; weights are random, drawn anew by ``randomise``.
+Each builder returns a built model, the sizes that a TFLite file of it requires, and an input signature if the model
+does not define one. KerasHub models have tiny sizes, and ``keras.applications`` models their usual sizes. All weights
+are random.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from keras import ops
 
 @dataclass
 class Case:
-    """A model to be exported."""
+    """A model to export."""
 
     model: Any
-    sizes: dict[str, Any] = field(default_factory=dict)  # arguments of to_tflite
+    sizes: dict[str, Any] = field(default_factory=dict)  # further arguments of ``to_tflite``
     input_signature: Any = None
 
 
@@ -29,6 +30,8 @@ MODELS: dict[str, Callable[[], Case]] = {}
 
 
 def model(name: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+    """Register the decorated function in ``MODELS`` as the builder of this model."""
+
     def register(build: Callable[[], Any]) -> Callable[[], Any]:
         def case() -> Case:
             built = build()
@@ -41,7 +44,7 @@ def model(name: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
 
 
 def build(name: str) -> Case:
-    """The model of this name with random weights."""
+    """Build the model of this name with random weights."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(0)
     case = MODELS[name]()
@@ -50,7 +53,10 @@ def build(name: str) -> Case:
 
 
 def randomise(model: Any) -> None:
-    """Every weight another number, of a size at which signals neither die nor explode; variances stay positive."""
+    """Replace the constant initial values of biases, scales and statistics by random values near them.
+
+    Variances stay positive, and weights of two or more dimensions keep their random initial values.
+    """
     rng = np.random.default_rng(0)
     for variable in model.weights:
         if "float" not in str(variable.dtype):
@@ -85,7 +91,7 @@ APPLICATIONS = (
 for _name in APPLICATIONS:
     MODELS[_name] = lambda name=_name: Case(
         getattr(keras.applications, name)(weights=None),
-        {"image_size": 224} if name == "MobileNetV3Small" else {},  # the only one whose images are open
+        {"image_size": 224} if name == "MobileNetV3Small" else {},  # the only one without a fixed image size
     )
 MODELS["VGG16 without its top"] = lambda: Case(
     keras.applications.VGG16(weights=None, include_top=False, pooling="avg", input_shape=(None, None, 3)),
@@ -142,7 +148,7 @@ def _backbone(name: str) -> Any:
     return getattr(keras_hub.models, cls)(**config)
 
 
-SEQUENCES = {  # of models with two
+SEQUENCES = {  # sizes for models with two sequences
     "T5": {"encoder_sequence": 16, "decoder_sequence": 8},
     "BART": {"encoder_sequence": 16, "decoder_sequence": 8},
     "Whisper": {"encoder_features_sequence": 64, "decoder_sequence": 8},
@@ -323,7 +329,7 @@ def _time_distributed() -> Case:
 
 @keras.saving.register_keras_serializable(package="any_keras")
 class Recommender(keras.Model):
-    """Called with a dict, gives a nested dict."""
+    """A model that is called with a dict and returns a nested dict."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -345,7 +351,7 @@ def _recommender() -> Case:
 
 @keras.saving.register_keras_serializable(package="any_keras")
 class Translator(keras.Model):
-    """Two positional arguments, attention from one to the other."""
+    """A model with two positional arguments, and attention from the second to the first."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -367,7 +373,7 @@ def _translator() -> Case:
     return Case(translator, {"sequence_length": {"source_sequence": 9, "target_sequence": 7}}, signature)
 
 
-# ---- with our layers and models inside -------------------------------------------------------------------------------
+# ---- with layers and models of this package --------------------------------------------------------------------------
 
 
 @model("Functional over our BERT")

@@ -1,8 +1,8 @@
-"""Our export beside Keras' own, of the same BERT, in one run: seconds, megabytes, latency of the files.
+"""Compare the export of a BERT with Keras' own exporter in one run: seconds, megabytes, and latency of the files.
 
-The peer is keras-nlp's ``BertBackbone`` at MiniLM's size (6 layers, 12 heads, width 384, 22.7 M parameters), exported
-with ``model.export(format="onnx")`` and ``model.export(format="litert")``. Files are timed in turn, ours and theirs,
-so that a slower minute of the machine meets both. Takes about four minutes.
+The peer is keras-nlp's ``BertBackbone`` at MiniLM's size (6 layers, 12 heads, hidden size 384, 22.7 M parameters),
+exported with ``model.export(format="onnx")`` and ``model.export(format="litert")``. The files are timed alternately, so
+that changes in the load of the machine affect both. Takes about four minutes.
 
     python benchmarks/export_onnx.py [--rounds 5] [--repeats 30] [--threads 2]
 """
@@ -57,7 +57,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # A process' first export pays for what TensorFlow and tf2onnx import and build; neither side shall pay alone.
+        # The first export of a process includes imports and setup of TensorFlow and tf2onnx, so it is not timed.
         warm = az.create("bert", num_layers=1, hidden_dim=48)
         export.to_onnx(warm, folder / "warm.onnx")
         rows = []
@@ -70,13 +70,13 @@ def main() -> None:
                 export_theirs(model, file, batch=None, sequence=None)
             seconds = time.perf_counter() - start
             rows.append((side, seconds, file.stat().st_size / 1e6, *describe(file)))
-        print("| ONNX | seconds | MB | of the weights | nodes | dimensions of the first input |")
+        print("| ONNX | seconds | MB | MB / weights MB | nodes | shape of the first input |")
         print("|---|---|---|---|---|---|")
         for side, seconds, megabytes, nodes, dims in rows:
             print(f"| {side} | {seconds:.1f} | {megabytes:.1f} | {megabytes / weights:.3f} | {nodes} | {dims} |")
-        print(f"\nours takes 1/{rows[1][1] / rows[0][1]:.1f} of the time\n")
+        print(f"\nattention_zoo takes 1/{rows[1][1] / rows[0][1]:.1f} of the time\n")
 
-        print("| file | shape | ours ms, median of rounds | theirs ms | ours / theirs, median of pairs |")
+        print("| file | shape | attention_zoo, ms, median of rounds | keras-nlp, ms | ratio, median of pairs |")
         print("|---|---|---|---|---|")
         for batch, sequence in SHAPES:
             compare("ONNX", folder / "ours.onnx", folder / "theirs.onnx", batch, sequence, arguments)
@@ -88,6 +88,7 @@ def main() -> None:
 
 
 def export_theirs(model: keras.Model, file: Path, *, batch: int | None, sequence: int | None) -> None:
+    """Export the peer with Keras' exporter. A size of None is dynamic."""
     signature = {name: keras.InputSpec(shape=(batch, sequence), dtype="int32", name=name) for name in PEER_INPUTS}
     format = "onnx" if file.suffix == ".onnx" else "litert"
     with quiet():
@@ -95,13 +96,14 @@ def export_theirs(model: keras.Model, file: Path, *, batch: int | None, sequence
 
 
 def describe(file: Path) -> tuple[int, str]:
+    """Return the number of nodes, and the name and shape of the first input."""
     graph = onnx.load(str(file), load_external_data=False).graph
     dims = [d.dim_param or d.dim_value for d in graph.input[0].type.tensor_type.shape.dim]
     return len(graph.node), f"{graph.input[0].name} {dims}"
 
 
 def compare(kind: str, ours: Path, theirs: Path, batch: int, sequence: int, arguments: argparse.Namespace) -> None:
-    """Time two files in turn, each in a process of its own: two runtimes in one would fight for the cores."""
+    """Time two files alternately, each in a process of its own, because two runtimes in one would compete for cores."""
     medians: list[list[float]] = [[], []]
     for turn in range(arguments.rounds):
         for side in (0, 1) if turn % 2 else (1, 0):

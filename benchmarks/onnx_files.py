@@ -1,12 +1,15 @@
-"""Our ONNX files beside the best of others', of the same weights, in one run.
+"""Compare ONNX files with those of other exporters of the same weights, in one run.
 
-Encoder: all-MiniLM-L6-v2. Peers: PyTorch's exporter, ONNX Runtime's transformers optimizer on top of it, and
-``quantize_dynamic``. Decoder: SmolLM2-135M-Instruct. Peers: the graphs of onnxruntime-genai's model builder in plain
-ONNX Runtime, and onnxruntime-genai itself. Files are timed in turn, each figure is the best of its rounds, and the
-machine's limits are of the same run. Nothing else may run meanwhile. Without ``--peers`` it times our files alone.
+Encoder: all-MiniLM-L6-v2. Peers: PyTorch's exporter, the same file after ONNX Runtime's transformers optimizer, and
+after ``quantize_dynamic``. Decoder: SmolLM2-135M-Instruct. Peers: the graphs of onnxruntime-genai's model builder in
+plain ONNX Runtime, and onnxruntime-genai itself.
+
+The files are timed in turns, and each result is the best of its rounds. The memory bandwidth and the matrix
+multiplication throughput of the machine are measured in the same run. Nothing else may run on the machine. Without
+``--peers``, only the files of this package are timed.
 
     make test-pretrained                                    # installs the weights
-    benchmarks/peers.sh peers builder                       # the peers' environment, 6 GB
+    benchmarks/peers.sh peers builder                       # creates the environment of the peers, 6 GB
     python benchmarks/onnx_files.py --peers peers [--rounds 8]    # about fifteen minutes
 """
 
@@ -39,15 +42,15 @@ from attention_zoo.runtime.runner import usable_cores
 
 SHAPES = ((1, 16), (1, 128), (8, 128), (32, 128))
 PROMPT, BEHIND, STEPS = 512, (16, 512, 1900), 6
-WIDTH = 64  # of SmolLM2's heads, which the builder's graph does not say
+WIDTH = 64  # head dimension of SmolLM2, which the builder's graph does not contain
 OURS = {"fp32": "fp32", "int8": "int8", "int4": "int4"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", type=Path, help="the environment that benchmarks/peers.sh made")
+    parser.add_argument("--peers", type=Path, help="folder of the environment that benchmarks/peers.sh creates")
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--files", type=Path, help="keep the files here, or take them from here")
+    parser.add_argument("--files", type=Path, help="folder in which the files are kept, and reused if they exist")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.files or Path(temporary)
@@ -63,6 +66,7 @@ def main() -> None:
 
 
 def package(name: str) -> Path:
+    """Return the folder of an installed package, without importing it."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit(f"{name} is not installed: make test-pretrained")
@@ -73,7 +77,7 @@ def package(name: str) -> Path:
 
 
 def make_ours(folder: Path) -> dict[str, Any]:
-    """What each export says of itself, by file."""
+    """Export the files of this package, and return the reports of the exports by file."""
     known = folder / "reports.json"
     if known.is_file():
         return json.loads(known.read_text())
@@ -93,6 +97,7 @@ def make_ours(folder: Path) -> dict[str, Any]:
 
 
 def make_peers(folder: Path, peers: Path) -> None:
+    """Write the files of the peers, unless they exist."""
     if not (folder / "gpt_int4" / "model.onnx").is_file():
         script = Path(__file__).with_name("onnx_peers.py")
         subprocess.run([peers / "bin" / "python", script, folder], check=True, capture_output=True)
@@ -106,7 +111,7 @@ def session(file: Path) -> Any:
 
 
 def in_turn(calls: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """The least seconds of each."""
+    """Call all functions in turns, and return the least seconds of each."""
     best = dict.fromkeys(calls, float("inf"))
     for _ in range(rounds):
         for name, call in calls.items():
@@ -115,6 +120,7 @@ def in_turn(calls: dict[str, Callable[[], float]], rounds: int) -> dict[str, flo
 
 
 def table(head: list[str], rows: list[list[str]]) -> None:
+    """Print a Markdown table."""
     for row in (head, ["---"] * len(head), *rows):
         print(f"| {' | '.join(row)} |", flush=True)
     print()
@@ -124,8 +130,9 @@ def table(head: list[str], rows: list[list[str]]) -> None:
 
 
 def encoders(folder: Path, rounds: int) -> None:
+    """Print the latency of the encoders for several shapes."""
     peers = {"torch.onnx": "bert_torch", "+ optimizer": "bert_torch_optimized", "quantize_dynamic": "bert_torch_int8"}
-    files = {f"ours {name}": f"bert_{name}" for name in ("fp32", "int8")} | peers
+    files = {f"attention_zoo {name}": f"bert_{name}" for name in ("fp32", "int8")} | peers
     sessions = {
         name: session(folder / f"{file}.onnx") for name, file in files.items() if (folder / f"{file}.onnx").is_file()
     }
@@ -135,7 +142,7 @@ def encoders(folder: Path, rounds: int) -> None:
         inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
 
         def call(one: Any, inputs: dict[str, Any] = inputs, times: int = 2 + 512 // (batch * length)) -> float:
-            time.sleep(0.05)  # threads of the session before spin for a while
+            time.sleep(0.05)  # until the threads of the previous session stop spinning
             best = float("inf")
             for _ in range(times):
                 start = time.perf_counter()
@@ -147,19 +154,22 @@ def encoders(folder: Path, rounds: int) -> None:
         in_turn(calls, 1)
         best = in_turn(calls, max(rounds, rounds * 256 // (batch * length)))
         ratios = []
-        for ours, theirs in (("ours fp32", ("torch.onnx", "+ optimizer")), ("ours int8", ("quantize_dynamic",))):
+        for ours, theirs in (
+            ("attention_zoo fp32", ("torch.onnx", "+ optimizer")),
+            ("attention_zoo int8", ("quantize_dynamic",)),
+        ):
             known = [best[name] for name in theirs if name in best]
             ratios.append(f"{best[ours] / min(known):.2f}" if known else "")
         rows.append([f"({batch}, {length})", *(f"{1e3 * value:.2f}" for value in best.values()), *ratios])
-    print("MiniLM, ms of a call; ratios: ours to the best of theirs, in float32 and in int8\n")
-    table(["shape", *sessions, "fp32", "int8"], rows)
+    print("MiniLM, ms per call; ratios of attention_zoo to the best peer, in float32 and in int8\n")
+    table(["shape", *sessions, "fp32 ratio", "int8 ratio"], rows)
 
 
 # ---- decoders -----------------------------------------------------------------------------------------------------
 
 
 class Builders:
-    """A graph of onnxruntime-genai's model builder in plain ONNX Runtime, with its cache bound as one buffer."""
+    """A graph of onnxruntime-genai's model builder in plain ONNX Runtime, with past and present bound to one buffer."""
 
     def __init__(self, file: Path) -> None:
         self.session = session(file)
@@ -189,10 +199,14 @@ class Builders:
 
 
 def decoders(folder: Path, rounds: int, peers: Path | None) -> None:
+    """Print the speed of prefill, and of decode steps after several lengths."""
     made: dict[str, Callable[[], Any]] = {
-        f"ours {name}": export.load(folder / f"gpt_{name}.onnx", threads=usable_cores()).decoder for name in OURS
+        f"attention_zoo {name}": export.load(folder / f"gpt_{name}.onnx", threads=usable_cores()).decoder
+        for name in OURS
     }
-    made["ours fp32, standard"] = export.load(folder / "gpt_standard.onnx", threads=usable_cores()).decoder
+    made["attention_zoo fp32, standard operators"] = export.load(
+        folder / "gpt_standard.onnx", threads=usable_cores()
+    ).decoder
     for name in ("fp32", "int4"):
         if (file := folder / f"gpt_{name}" / "model.onnx").is_file():
             made[f"builder {name}"] = functools.partial(Builders, file)
@@ -229,7 +243,7 @@ def decoders(folder: Path, rounds: int, peers: Path | None) -> None:
             for what, value in figures.items():
                 found[what][f"genai {name}"] = value
     columns = list(dict.fromkeys(name for row in found.values() for name in row))
-    print("SmolLM2-135M, tokens a second\n")
+    print("SmolLM2-135M, tokens per second\n")
     rows = [[what, *(f"{row[name]:.1f}" if name in row else "" for name in columns)] for what, row in found.items()]
     table(["", *columns], rows)
 
@@ -238,6 +252,7 @@ def decoders(folder: Path, rounds: int, peers: Path | None) -> None:
 
 
 def accuracy(folder: Path, reports: dict[str, Any]) -> None:
+    """Print the size and accuracy of the files: as reported by the exports, and the perplexity of the peers."""
     rows = []
     for name, report in reports.items():
         measured = report["accuracy"] or {}
@@ -251,12 +266,12 @@ def accuracy(folder: Path, reports: dict[str, Any]) -> None:
         if (file := folder / f"gpt_{name}" / "model.onnx").is_file():
             size = sum(part.stat().st_size for part in file.parent.glob("model.onnx*")) / 1e6
             rows.append([f"builder {name}", f"{size:.1f}", "", "", "", f"{perplexity(file, folder):.2f}"])
-    print("Accuracy, beside the same file in float32, on built-in prose\n")
-    table(["file", "MB", "cosine", "same likeliest", "divergence, nats", "perplexity"], rows)
+    print("Accuracy compared with the same file in float32, on built-in prose\n")
+    table(["file", "MB", "cosine", "same most likely token", "KL divergence, nats", "perplexity"], rows)
 
 
 def perplexity(file: Path, folder: Path) -> float:
-    """Of the built-in prose, by any graph with logits of every token."""
+    """Return the perplexity of the built-in prose for any graph that returns the logits of every token."""
     one, tokenizer = session(file), export.load(folder / "gpt_standard.onnx").tokenizer
     assert tokenizer is not None
     losses = []

@@ -1,11 +1,14 @@
-"""The peers of ``benchmarks/onnx_files.py``: their files, made in an environment of their own.
+"""Write the files of the peers for ``benchmarks/onnx_files.py``, in an environment of their own.
 
     peers/bin/python benchmarks/onnx_peers.py FOLDER       # FOLDER/bert and FOLDER/gpt are Hugging Face folders
-    peers/bin/python benchmarks/onnx_peers.py FOLDER --time    # onnxruntime-genai's own tokens a second, as JSON
+    peers/bin/python benchmarks/onnx_peers.py FOLDER --time    # tokens per second of onnxruntime-genai, as JSON
 
-Writes bert_torch.onnx (PyTorch's TorchScript exporter, scaled_dot_product_attention), bert_torch_optimized.onnx (ONNX
-Runtime's transformers optimizer on top), bert_torch_int8.onnx (``quantize_dynamic``, per channel), and gpt_fp32 and
-gpt_int4 (the model builder of onnxruntime-genai).
+Writes the following files:
+
+    bert_torch.onnx              by PyTorch's TorchScript exporter, with scaled_dot_product_attention
+    bert_torch_optimized.onnx    the same file after ONNX Runtime's transformers optimizer
+    bert_torch_int8.onnx         the first file after ``quantize_dynamic``, per channel
+    gpt_fp32, gpt_int4           folders by the model builder of onnxruntime-genai
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ PROMPT, STEPS = 512, 32
 
 
 def bert(folder: Path) -> None:
+    """Write the three ONNX files of the encoder."""
     import torch
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.transformers import optimizer
@@ -30,7 +34,7 @@ def bert(folder: Path) -> None:
     config = AutoConfig.from_pretrained(folder / "bert")
 
     class ByName(torch.nn.Module):
-        """What the exporter calls with positions, which transformers takes for other arguments."""
+        """Passes the arguments by name: the exporter passes them by position, and transformers has another order."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -62,6 +66,7 @@ def bert(folder: Path) -> None:
 
 
 def gpt(folder: Path) -> None:
+    """Write the folders of the decoder with the model builder."""
     for precision in ("fp32", "int4"):
         command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", folder / "gpt", "-e", "cpu"]
         command += ["-o", folder / f"gpt_{precision}", "-p", precision, "-c", folder / "cache"]
@@ -69,7 +74,7 @@ def gpt(folder: Path) -> None:
 
 
 def timed(folder: Path) -> dict[str, dict[str, float]]:
-    """Tokens a second, best of five: of a prompt of `PROMPT`, and one by one behind 16 and behind `PROMPT`."""
+    """Return tokens per second, best of five: prefill of `PROMPT` tokens, and decode after 16 and `PROMPT` tokens."""
     import onnxruntime_genai as og
 
     found: dict[str, dict[str, float]] = {}

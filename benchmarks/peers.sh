@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# The runtimes, loaders and exporters of others beside which ours are checked and timed, in an environment of their own:
-# their packages want other versions than ours do. 6 GB, most of it torch and the CUDA that PyPI's torch brings, which
-# nothing here uses; a few minutes.
+# Creates an environment with the third-party runtimes and exporters that the benchmarks compare with. They need other
+# versions of packages than attention_zoo does. An environment takes up to 6 GB, mostly for torch and the CUDA packages
+# that PyPI's torch depends on, which are not used here, and a few minutes.
 #
-#   benchmarks/peers.sh loaders        # what opens our folders: GenAI and Optimum, for benchmarks/peers.py
-#   benchmarks/peers.sh peers builder  # what makes files of its own: GenAI's builder, for benchmarks/onnx_files.py
-#   benchmarks/peers.sh peers litert   # TFLite files of others and llama.cpp, for benchmarks/litert.py
+#   benchmarks/peers.sh loaders        # ONNX Runtime GenAI and Optimum, for benchmarks/peers.py
+#   benchmarks/peers.sh peers builder  # the model builder of ONNX Runtime GenAI, for benchmarks/onnx_files.py
+#   benchmarks/peers.sh peers litert   # litert-torch and llama.cpp, for benchmarks/litert.py
 #
-# Several, as Optimum refuses transformers 5 and the builder works with nothing less. litert-torch imports TensorFlow for
-# decoders and does not say so. xllamacpp is llama.cpp built for AVX2: llama-cpp-python comes as source, which a compiler
-# turns into one for this very processor, and twelve minutes of two busy cores were not enough for it.
+# There are several environments because Optimum does not support transformers 5, which the builder requires.
+# litert-torch imports TensorFlow for decoders without declaring the dependency. xllamacpp is llama.cpp built for AVX2.
+# llama-cpp-python is distributed as source and would be compiled for the processor of this machine, but its compilation
+# did not finish within twelve minutes on two busy cores.
 set -euo pipefail
 folder=${1:?a folder for the environment, and perhaps: builder, litert}
 onnx=(onnxruntime-genai==0.18.0 onnxruntime==1.32.0 torch==2.14.1)

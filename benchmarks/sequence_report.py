@@ -1,4 +1,4 @@
-"""The table and the picture of transformer_vs_lstm.py, from the lines of JSON that a run keeps. No Keras."""
+"""Write the table and the figure of transformer_vs_lstm.py from the JSON lines that a run records. Without Keras."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 
 TRANSFORMER = "Transformer"
 CHANCE = {"reversal": 1 / 32, "recall": 1 / 32}
-LEVEL = 0.99  # of the LSTM's best accuracy
+LEVEL = 0.99  # share of the best accuracy that must be reached
 WHY = "## Why"
 STYLES = {
     TRANSFORMER: ("tab:blue", "-"),
     "LSTM": ("tab:orange", "-"),
     "LSTM + additive attention": ("tab:orange", "--"),
 }
-Point = list[float]  # seconds, steps, accuracy, share of rows without an error
+Point = list[float]  # seconds, steps, accuracy of tokens, share of rows without an error
 
 
 def report(file: Path) -> None:
-    """The table and the picture next to `file`. What an earlier report said under "Why" is kept."""
+    """Write the page and the figure next to `file`, and print the table. The section "Why" of an older page stays."""
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     runs = [line for line in lines if line["kind"] == "run"]
     order = list(dict.fromkeys(run["name"] for run in runs))
@@ -39,22 +39,27 @@ def report(file: Path) -> None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One LSTM against the Transformer: pairs of runs, one per seed. Costs are (seconds, operations)."""
+    """The runs of one LSTM and of the Transformer in a task, in pairs of the same seed."""
 
     lstm: list[dict[str, Any]]
     transformer: list[dict[str, Any]]
 
     def costs(self) -> list[tuple[tuple[float, float] | None, tuple[float, float] | None]]:
-        """Of both sides, up to the LSTM's best accuracy."""
+        """Return the costs, (seconds, operations) or None, of each pair of runs to reach the LSTM's best accuracy."""
         pairs = zip(self.lstm, self.transformer, strict=True)
         return [(cost(a, LEVEL * a["best"]), cost(b, LEVEL * a["best"])) for a, b in pairs]
 
     def guessing(self) -> bool:
+        """Return whether the best accuracy of a run is below 1.5 times chance."""
         return any(run["best"] < 1.5 * CHANCE.get(run["name"], 0.0) for run in (*self.lstm, *self.transformer))
 
     def ratio(self, unit: int) -> tuple[float, float, float, bool] | None:
-        """Median, least and most of LSTM / Transformer in seconds (0) or operations (1), to the LSTM's best; where the
-        Transformer does not come there, to the Transformer's best, and True. None where a side is guessing."""
+        """Return the median, minimum and maximum of the ratios LSTM / Transformer, and whether `reverse` applies.
+
+        A ratio is that of the seconds (`unit` 0) or operations (1) to reach the LSTM's best accuracy. If a Transformer
+        does not reach it, all ratios refer to the Transformer's best accuracy (`reverse`). Return None if a side is
+        guessing or does not reach the accuracy.
+        """
         if self.guessing():
             return None
         costs, reverse = self.costs(), False
@@ -68,7 +73,7 @@ class Comparison:
 
 
 def cost(run: dict[str, Any], accuracy: float) -> tuple[float, float] | None:
-    """Seconds and operations of training at the first measurement that is not below `accuracy`."""
+    """Return the seconds and operations of training until the accuracy is first at least `accuracy`, or None."""
     for seconds, steps, reached, _ in run["curve"]:
         if reached >= accuracy:
             return seconds, steps * run["operations"]
@@ -76,6 +81,7 @@ def cost(run: dict[str, Any], accuracy: float) -> tuple[float, float] | None:
 
 
 def compared(runs: list[dict[str, Any]]) -> dict[tuple[str, str], Comparison]:
+    """Pair the runs of every LSTM with those of the Transformer, by (task, LSTM)."""
     by_place = {(run["task"], run["side"], run["seed"]): run for run in runs}
     found: dict[tuple[str, str], Comparison] = {}
     for (task, side, seed), run in by_place.items():
@@ -89,6 +95,7 @@ def compared(runs: list[dict[str, Any]]) -> dict[tuple[str, str], Comparison]:
 
 
 def shown(ratio: tuple[float, float, float, bool] | None, brief: bool = False) -> str:
+    """Format a ratio; if `brief`, without its minimum and maximum."""
     if ratio is None:
         return "none"
     middle, low, high, reverse = ratio
@@ -97,6 +104,7 @@ def shown(ratio: tuple[float, float, float, bool] | None, brief: bool = False) -
 
 
 def table(found: dict[tuple[str, str], Comparison]) -> list[str]:
+    """Return the lines of the main table."""
     columns = ("task, length", "LSTM", "parameters, LSTM / Transformer", "accuracy, LSTM's best (whole rows)")
     columns += ("Transformer at its end (whole rows)", "seconds to the LSTM's best, LSTM / Transformer")
     columns += ("ratio of seconds", "ratio of operations", "seeds")
@@ -118,34 +126,42 @@ def mean(points: list[Point], part: int) -> float:
 
 
 def middle(costs: list[tuple[float, float] | None]) -> str:
+    """Format the median of the seconds, or "not reached" if a run did not reach the accuracy."""
     reached = [pair[0] for pair in costs if pair]
     return f"{np.median(reached):.1f}" if len(reached) == len(costs) else "not reached"
 
 
 def heading(lines: list[dict[str, Any]]) -> list[str]:
+    """Return the lines above the main table, which explain it."""
     about = next(line for line in lines if line["kind"] == "about")
     spent = sum(line.get("compile", 0) for line in lines if line["kind"] == "kernel")
     spent += sum(line["seconds"] for line in lines if line["kind"] == "tuning")
     spent += sum(line["last"][0] + line["measuring"] for line in lines if line["kind"] == "run")
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     return [
-        f"# Transformer against LSTM, {about['date']}",
+        f"# Transformer compared with LSTM, {about['date']}",
         "",
         f"`python benchmarks/transformer_vs_lstm.py`, {about['machine']}, {versions};",
         f"{spent / 60:.0f} CPU minutes of training, measuring and compiling.",
         "",
-        f"Seconds are CPU seconds of training alone, to {LEVEL:.0%} of the best accuracy that the LSTM reaches",
-        "within its budget (so that a plateau's noise does not count), median of seeds; ratios are LSTM /",
-        "Transformer, median (least to most). `*`: the Transformer does not come there, and the ratio is to the",
-        "Transformer's best. `none`: a side is below 1.5 times chance. Accuracy is of tokens under teacher",
-        "forcing, in brackets of whole rows; operations are those of the matrix products. Budgets are in the last",
-        "table: where an LSTM still rises at its end, a longer one gives another ratio.",
+        "The benchmark trains a Transformer and an LSTM of the same size on the same data and measures the cost of",
+        "reaching the LSTM's best accuracy.",
+        "",
+        f"- Seconds are CPU seconds of training alone, up to {LEVEL:.0%} of the best accuracy that the LSTM reaches",
+        "  within its budget, so that noise on a plateau does not count. They are medians over the seeds.",
+        "- Ratios are LSTM / Transformer, as median (least to most). `*`: the Transformer does not reach that",
+        "  accuracy, and the ratio is for the Transformer's best accuracy. `none`: one side stays below 1.5 times",
+        "  chance.",
+        "- Accuracy is that of tokens under teacher forcing; in brackets, that of whole rows.",
+        "- Operations are those of the matrix multiplications.",
+        "- Budgets are in the last table. Where an LSTM still improves at the end of its budget, a longer budget gives",
+        "  another ratio.",
         "",
     ]
 
 
 def settings(lines: list[dict[str, Any]]) -> list[str]:
-    """Rates, kernels and budgets as tables of their own."""
+    """Return the lines of the tables of learning rates, kernels and budgets."""
     rows = ["## Rates, kernels, budgets", "", "| task | side | rate: accuracy on validation rows, seconds each |"]
     rows.append("|---|---|---|")
     tried: dict[tuple[str, str], list[str]] = {}
@@ -167,7 +183,7 @@ def settings(lines: list[dict[str, Any]]) -> list[str]:
 
 
 def draw(runs: list[dict[str, Any]], found: dict[tuple[str, str], Comparison], file: Path) -> None:
-    """One panel per task: accuracy over seconds, a thin line per seed, a thick one for their mean."""
+    """Draw one panel per task, with the accuracy over the seconds of training."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -198,6 +214,7 @@ def draw(runs: list[dict[str, Any]], found: dict[tuple[str, str], Comparison], f
 
 
 def draw_side(panel: Any, side: str, curves: list[list[Point]], colour: str, dashes: str) -> None:
+    """Draw a thin line for each seed, and a thick line for their mean."""
     if not curves:
         return
     for curve in curves:
@@ -207,6 +224,6 @@ def draw_side(panel: Any, side: str, curves: list[list[Point]], colour: str, das
     end = max(curve[-1][0] for curve in curves)
     start = max(curve[1][0] for curve in curves)
     seconds = np.geomspace(start, end, 100)
-    # A run that ended early had reached everything: its last accuracy goes on.
+    # A run ends early only if it has reached the target accuracy, so np.interp may extend its last value.
     means = np.mean([np.interp(seconds, [p[0] for p in curve], [p[2] for p in curve]) for curve in curves], axis=0)
     panel.plot(seconds, means, dashes, color=colour, linewidth=2.2, label=side)

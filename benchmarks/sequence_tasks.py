@@ -1,11 +1,11 @@
-"""The three tasks of transformer_vs_lstm.py: their data, the models of both sides at one size, their operations.
+"""The three tasks of transformer_vs_lstm.py: data, models of equal size, and the operations of their training.
 
-A batch is ``(inputs by name, targets)``; a target of -1 is not asked and not counted. Training rows are drawn anew at
-every step; what is measured comes from other seeds and, for the text, from topics that training never shows.
+A batch is ``(inputs by name, targets)``. Targets of -1 are ignored by the loss and the accuracy. Every training step
+draws new rows. Evaluation rows come from other seeds and, for the text, from held-out topics.
 
-Operations are those of the matrix products of one forward pass, 2 per multiply-and-add, times 3 for training (the
-gradients of the inputs and of the weights cost one forward pass each). Softmax, tanh, gates and norms are not counted,
-nor are lookups. A causal attention counts the whole square, as it computes it.
+Operations are those of the matrix multiplications of one forward pass, 2 per multiply-add, times 3 for training: the
+gradients of the inputs and of the weights cost one forward pass each. Softmax, tanh, gates, normalization and embedding
+lookups are not counted. Causal attention counts the whole score matrix, because it computes all of it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TOLERANCE = 0.03
 
 @dataclass(frozen=True)
 class Side:
-    """One model of a task. `operations` are those of training on one row."""
+    """One of the models of a task. `operations` is the number for training on one row."""
 
     build: Build
     operations: float
@@ -40,6 +40,8 @@ class Side:
 
 @dataclass(frozen=True)
 class Task:
+    """A task: functions that return training batches and held-out rows, and the models to compare."""
+
     name: str
     length: int
     batch: int
@@ -49,14 +51,15 @@ class Task:
 
     @property
     def key(self) -> str:
+        """The name with the length, by which records are found."""
         return f"{self.name} {self.length}"
 
 
 def matched(parameters: int, make: Callable[[int], keras.Model]) -> int:
-    """The width, an even number, whose model comes nearest to `parameters`.
+    """Return the even width whose model has the number of parameters closest to `parameters`.
 
     Raises:
-        ValueError: the nearest is more than TOLERANCE away.
+        ValueError: the number differs from `parameters` by more than TOLERANCE, relative to it.
     """
     low, high = 8, 2048
     while high - low > 2:
@@ -73,10 +76,8 @@ def _side(make: Callable[[int], keras.Model], width: int, operations: float) -> 
     return Side(lambda: make(width), 3 * operations, make(width).count_params())
 
 
-# Reversal: an encoder reads the row, a decoder writes it backwards.
-
-
 def reversal(length: int, batch: int, *, width: int = 96, position: str = "sinusoidal", lstm_layers: int = 1) -> Task:
+    """Return the task of reversing a row of `length` random symbols with an encoder-decoder."""
     vocabulary = SYMBOLS + FIRST
 
     def draw(rng: np.random.Generator, rows: int) -> Batch:
@@ -102,6 +103,7 @@ def reversal(length: int, batch: int, *, width: int = 96, position: str = "sinus
 
 
 def _behind_start(target: np.ndarray) -> np.ndarray:
+    """Return the decoder inputs: the start token, and the target without its last token."""
     return np.concatenate([np.full_like(target[:, :1], START), target[:, :-1]], axis=1)
 
 
@@ -109,11 +111,12 @@ def _by_seed(draw: Callable[[np.random.Generator, int], Batch]) -> Callable[[int
     return lambda seed, rows: draw(np.random.default_rng(seed), rows)
 
 
-# Recall: pairs of a key and a value, then keys again between fillers; at each, its value is asked.
-
-
 def recall(length: int, batch: int, *, width: int = 96, layers: int = 2, position: str = "rotary") -> Task:
-    """`length` steps: PAIRS pairs first, then in every other place a key whose value is asked, with fillers between."""
+    """Return the task of recalling values by their keys in a row of `length` tokens.
+
+    A row begins with PAIRS pairs of a key and a value. Then QUERIES of these keys follow at random positions between
+    fillers, and the target at each key is its value.
+    """
     vocabulary = FIRST + KEYS + VALUES + FILLERS
     gaps = length - 2 * PAIRS
 
@@ -133,10 +136,8 @@ def recall(length: int, batch: int, *, width: int = 96, layers: int = 2, positio
     return Task("recall", length, batch, draw, _by_seed(draw), sides)
 
 
-# Characters: the next one, in Python's own reference.
-
-
 def characters(length: int, batch: int, *, width: int = 96, layers: int = 2, position: str = "rotary") -> Task:
+    """Return the task of predicting the next character of Python's own reference."""
     train, test = text.topic_split(text.read_topics())
     known = sorted(set("".join(paragraph.text for paragraph in train)))
     ids = {letter: FIRST + i for i, letter in enumerate(known)}
@@ -164,6 +165,8 @@ def characters(length: int, batch: int, *, width: int = 96, layers: int = 2, pos
 def _decoders(
     vocabulary: int, length: int, width: int, layers: int, position: str, lstm_layers: int
 ) -> dict[str, Side]:
+    """Return a GPT, and an LSTM with about as many parameters."""
+
     def gpt(hidden: int) -> keras.Model:
         sizes: dict[str, Any] = {"vocab_size": vocabulary, "num_layers": layers, "num_heads": 4, "hidden_dim": hidden}
         return az.zoo.GPT(**sizes, max_length=length, position=position, initializer_range=0.1)
@@ -184,13 +187,16 @@ def _decoders(
 
 
 def _lstm_products(inputs: int, hidden: int, layers: int) -> int:
-    """Multiply-and-adds of one step through a stack: four gates, each from the input and from the state."""
+    """Return the multiply-adds of one step of a stack of LSTMs, which have four gates with two multiplications each."""
     return 4 * hidden * (inputs + hidden) + (layers - 1) * 8 * hidden * hidden
 
 
 def _transformer_operations(width: int, length: int, vocabulary: int) -> float:
-    """One layer each side: 4 + 8 products of the width's square in the encoder, 4 more in the decoder that attends to
-    it, and per attention a square of the length, for the scores and for their sum of values."""
+    """Return the operations of a forward pass through one encoder layer and one decoder layer.
+
+    Per token, they are 28 width² multiply-adds: projections of three attentions (4 each) and two feed-forward layers (8
+    each). Each attention adds 2 length · width for scores and values, and the output head width · vocabulary.
+    """
     return 2 * length * (28 * width * width + 3 * 2 * length * width + width * vocabulary)
 
 
@@ -198,6 +204,6 @@ def _seq2seq_operations(hidden: int, layers: int, length: int, vocabulary: int, 
     half = hidden // 2
     encoder = 2 * _lstm_products(64, half, 1) + (layers - 1) * 2 * 4 * half * (hidden + half)
     each = encoder + _lstm_products(64, hidden, layers) + hidden * vocabulary
-    if attention:  # projections of both sides, score and sum per pair of places, the join of context and state
+    if attention:  # projections of query and keys; scores and weighted sum per position; merge of context and state
         each += 2 * hidden * hidden + 2 * length * hidden + 2 * hidden * hidden
     return 2 * length * each

@@ -1,9 +1,10 @@
-"""One model, many threads: are the answers right, and how many come a second, beside one thread?
+"""Check the answers and measure the throughput of one model that many threads use at the same time.
 
     python benchmarks/threads.py [--threads 16] [--requests 200]
 
-A GPT of 4 layers of 256 with random weights continues prompts of unequal lengths by 16 tokens: as a Keras model, in
-ONNX Runtime and in LiteRT. Every answer is compared with what one thread alone got before. Three minutes on two cores.
+A GPT with 4 layers of hidden size 256 and random weights continues prompts of unequal lengths by 16 tokens, as a Keras
+model, in ONNX Runtime and in LiteRT. Every answer is compared with the one that a single thread got before. Takes three
+minutes on two cores.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ CONFIG = {"vocab_size": 4000, "num_layers": 4, "num_heads": 4, "hidden_dim": 256
 
 
 def measure(source: Any, prompts: list[np.ndarray], threads: int) -> tuple[list[np.ndarray], float]:
-    """The answers, and how many came a second."""
+    """Return the answers to all prompts, and the number of answers per second."""
     start = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
         answers = list(pool.map(lambda prompt: source.generate(prompt, max_new_tokens=NEW), prompts))
@@ -42,7 +43,7 @@ def measure(source: Any, prompts: list[np.ndarray], threads: int) -> tuple[list[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=16)
-    parser.add_argument("--requests", type=int, default=200, help="of each thread")
+    parser.add_argument("--requests", type=int, default=200, help="number of requests per thread")
     arguments = parser.parse_args()
     keras.utils.set_random_seed(0)
     model = az.create("gpt", **CONFIG, position="rotary", norm="rms_norm", activation="swiglu", use_bias=False)
@@ -56,10 +57,10 @@ def main() -> None:
             "ONNX Runtime": export.load(Path(folder) / "m.onnx"),
             "LiteRT": export.load(Path(folder) / "m.tflite"),
         }
-        print(f"| | requests of {arguments.threads} threads | wrong | a second | of one thread | ratio |")
+        print(f"| | requests of {arguments.threads} threads | wrong | per second | with 1 thread | ratio |")
         print("|---|---|---|---|---|---|")
         for name, source in sources.items():
-            measure(source, prompts, 1)  # compiles
+            measure(source, prompts, 1)  # warm-up, which includes compilation
             expected, alone = measure(source, prompts, 1)
             asked = [i % len(prompts) for i in range(arguments.threads * arguments.requests)]
             answers, together = measure(source, [prompts[i] for i in asked], arguments.threads)

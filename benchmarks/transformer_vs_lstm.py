@@ -1,19 +1,20 @@
-"""What it costs to train a Transformer to what an LSTM reaches: same data, parameters, optimiser, and clock.
+"""Measure the cost of training a Transformer to the accuracy of an LSTM with equal data, size, optimizer and clock.
 
-Three tasks (sequence_tasks.py): rows of symbols to reverse, values to recall by their keys, and real text by character.
-For each, both sides are timed with every kernel they have and take the fastest, their learning rates come from grids
-of three with the same seconds for each rate, measured on rows of a seed of its own, and then they train in turn, seed
-by seed, with the same budget; a run ends early at 99.5 % accuracy. Time is CPU time of training alone; compilation and
-measuring are kept apart. A task at another length takes the rates and kernels of its first; recall takes QUICK_RATES.
+There are three tasks (sequence_tasks.py): to reverse rows of symbols, to recall values by their keys, and to predict
+real text by character. In each, every model is timed with all its kernels and uses the fastest. Learning rates are
+selected from grids of three, which are trained for equal times and evaluated on validation rows. Then the models train
+in turns, seed by seed, with the same budget; a run ends early at 99.5 % accuracy. Time is CPU time of training alone,
+without compilation and evaluation. A task at another length uses the rates and kernels of its first length, and recall
+uses QUICK_RATES.
 
     python benchmarks/transformer_vs_lstm.py            # three hours on one core
     python benchmarks/transformer_vs_lstm.py --quick    # under 4 minutes: reversal of 32 and text, one seed
-    python benchmarks/transformer_vs_lstm.py --resume   # goes on where a run was cut short
-    python benchmarks/transformer_vs_lstm.py --report   # table and picture again, from what a run has kept
+    python benchmarks/transformer_vs_lstm.py --resume   # continues an interrupted run
+    python benchmarks/transformer_vs_lstm.py --report   # writes table and figure again from the records of a run
 
-Every step is kept at once in benchmarks/results/ (--quick: benchmarks/out/, which git does not see) as lines of JSON;
-sequence_report.py makes the table and the picture of them. Expect the Transformer three to seventeen times cheaper than
-an LSTM without attention where a row is looked up by place, as dear as one with attention, and dearer in text.
+Every result is recorded at once as a JSON line in benchmarks/results/ (with --quick in benchmarks/out/, which git
+ignores), and sequence_report.py writes the table and the figure. In reversal, expect the Transformer to cost a third to
+a seventeenth of an LSTM without attention, and about as much as one with attention. It costs more for text.
 """
 
 from __future__ import annotations
@@ -41,15 +42,24 @@ PACKAGES = ("keras", "tensorflow", "numpy")
 HERE = Path(__file__).parent
 NAME = "transformer_vs_lstm"
 WARMUP = 50  # steps
-ENOUGH = 0.995  # accuracy at which a run ends
-VALIDATION, TEST = 1, 2  # seeds of the rows that tune, and of those that are reported
+ENOUGH = 0.995  # accuracy at which a run ends early
+VALIDATION, TEST = 1, 2  # seeds of the rows for tuning, and of those for the report
 HELD_OUT = 128  # rows
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is spent on one task, in seconds of training. Without `tuning` or `kernels`, as for its first length.
-    `without` names sides that are left out."""
+    """The budget of one task.
+
+    Attributes:
+        task: the task.
+        seconds: training time of each run.
+        seeds: number of runs of each side.
+        tuning: training time for each learning rate. 0: the rates are those of the first length of the task.
+        kernels: kernels to time. Empty: the kernels are those of the first length of the task.
+        points: number of evaluations of a run.
+        without: sides that are left out.
+    """
 
     task: Task
     seconds: float
@@ -65,7 +75,7 @@ RATES = {TRANSFORMER: (1.5e-3, 3e-3, 6e-3), "LSTM": (5e-3, 1e-2, 2e-2)}
 
 
 def plans(quick: bool) -> Iterator[Plan]:
-    """The same task at another length takes the rates of the first."""
+    """Yield the plans of all tasks. The first plan of a task has its tuning, which the other lengths use as well."""
     if quick:
         yield Plan(reversal(32, 16), 25, 1, points=25)
         yield Plan(characters(256, 8), 12, 1, points=6)
@@ -77,12 +87,12 @@ def plans(quick: bool) -> Iterator[Plan]:
     yield Plan(recall(256, 8), 90, 1, points=30)
     yield Plan(reversal(128, 8), 480, 2)
     yield Plan(reversal(256, 8), 600, 1)
-    # A step of additive attention takes seconds there, and tens of minutes to compile unrolled.
+    # At this length a step with additive attention takes seconds, and its unrolled compilation tens of minutes.
     yield Plan(reversal(512, 4), 900, 1, without=("LSTM + additive attention",))
 
 
 class Learner:
-    """One side of a task, compiled once; every run starts it anew."""
+    """One side of a task. It is compiled once, and its weights are reset for every run."""
 
     def __init__(self, side: Side, kernel: str, sample: Batch) -> None:
         self.side, self.kernel = side, kernel
@@ -99,19 +109,23 @@ class Learner:
         self.compile_seconds += time.process_time() - started
 
     def step(self, inputs: dict[str, np.ndarray], targets: np.ndarray) -> float:
-        """One step of training, and its seconds."""
+        """Train for one step, and return its CPU seconds."""
         started = time.process_time()
         self.model.train_on_batch(inputs, targets)
         return time.process_time() - started
 
     def reset(self, seed: int) -> None:
+        """Set new initial weights, and clear the state of the optimizer."""
         keras.utils.set_random_seed(seed)
         self.model.set_weights(self.side.build().get_weights())
         for variable in self.model.optimizer.variables:
             variable.assign(np.zeros(variable.shape, keras.backend.standardize_dtype(variable.dtype)))
 
     def accuracy(self, rows: Batch, batch: int) -> tuple[float, float]:
-        """Of the tokens asked, each after the true ones before it, and of whole rows without an error."""
+        """Return the accuracy of tokens under teacher forcing, and the share of rows without an error.
+
+        Targets of -1 do not count.
+        """
         inputs, targets = rows
         right = []
         for i in range(0, len(targets), batch):
@@ -121,7 +135,7 @@ class Learner:
         return float(found[asked].mean()), float((found | ~asked).all(axis=1).mean())
 
     def run(self, task: Task, seed: int, rate: float, seconds: float, rows: Batch, points: int) -> list[Point]:
-        """Train from the beginning for `seconds`; the accuracy on `rows` after every 1/points of them."""
+        """Train from the beginning for `seconds`, and return the accuracy on `rows` at about `points` times."""
         self.reset(seed)
         rng = np.random.default_rng(1000 + seed)
         curve: list[Point] = []
@@ -139,7 +153,7 @@ class Learner:
 
 
 class Record:
-    """Lines of JSON, each on the disk as soon as it is known; what is there already is not done again."""
+    """Results as JSON lines in a file, which are written immediately, so that an interrupted run can be resumed."""
 
     def __init__(self, file: Path, keep: bool) -> None:
         self.file = file
@@ -149,10 +163,12 @@ class Record:
         self.lines: list[dict[str, Any]] = [json.loads(line) for line in file.read_text().splitlines()]
 
     def find(self, kind: str, **values: Any) -> list[dict[str, Any]]:
+        """Return the lines of this kind that have these values."""
         wanted = {"kind": kind, **values}
         return [line for line in self.lines if all(line.get(name) == value for name, value in wanted.items())]
 
     def add(self, kind: str, **values: Any) -> None:
+        """Write a line to the file, and print it without its curve."""
         self.lines.append({"kind": kind, **values})
         with self.file.open("a") as lines:
             lines.write(json.dumps(self.lines[-1]) + "\n")
@@ -161,7 +177,7 @@ class Record:
 
 
 def fastest(task: Task, name: str, kernels: tuple[str, ...], record: Record) -> str:
-    """The kernel whose median step is shortest; without `kernels`, the choice for another length of the task."""
+    """Return the kernel with the shortest median step; without `kernels`, the one selected for another length."""
     sample = task.draw(np.random.default_rng(0), task.batch)
     for kernel in kernels:
         known = record.find("kernel", task=task.key, side=name, kernel=kernel)
@@ -177,8 +193,11 @@ def fastest(task: Task, name: str, kernels: tuple[str, ...], record: Record) -> 
 
 
 def tune(plan: Plan, name: str, learner: Learner, record: Record) -> float:
-    """Every rate of a side's grid for the same seconds: the best accuracy on validation rows, or the first there.
-    Without seconds for it, the choice for another length of the task."""
+    """Train with every rate of a side's grid for the same seconds, and return the best rate on validation rows.
+
+    Of rates with the same accuracy, to two digits, the one with the fewest seconds is the best. Without seconds for
+    tuning, return the rate that was selected for another length of the task.
+    """
     if not plan.tuning:
         return next((run["rate"] for run in record.find("run", name=plan.task.name, side=name)), QUICK_RATES[name])
     rows = plan.task.held_out(VALIDATION, HELD_OUT // 2)
@@ -192,7 +211,7 @@ def tune(plan: Plan, name: str, learner: Learner, record: Record) -> float:
 
 
 def measure(plan: Plan, record: Record) -> None:
-    """One task: kernels, rates, then the seeds of all sides in turn."""
+    """Run one task: select kernels and rates, then train the sides in turns for every seed."""
     task = plan.task
     sample = task.draw(np.random.default_rng(0), task.batch)
     sides = {name: side for name, side in task.sides.items() if name not in plan.without}
@@ -219,11 +238,11 @@ def measure(plan: Plan, record: Record) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed, two tasks, rates as found by the full run")
-    parser.add_argument("--report", action="store_true", help="train nothing: table and picture from the file kept")
-    parser.add_argument("--resume", action="store_true", help="go on where a run was cut short")
+    parser.add_argument("--quick", action="store_true", help="one seed, two tasks, rates of the full run")
+    parser.add_argument("--report", action="store_true", help="do not train; write table and figure from the records")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--date", default=time.strftime("%Y-%m-%d"), help="in the names of the files")
+    parser.add_argument("--date", default=time.strftime("%Y-%m-%d"), help="date in the names of the files")
     arguments = parser.parse_args()
     file = HERE / ("out" if arguments.quick else "results") / f"{NAME}_{arguments.date}.jsonl"
     if not arguments.report:

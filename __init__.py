@@ -74,13 +74,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _SUBPACKAGES:
-        with named_extras():
-            return importlib.import_module(f".{name}", __name__)
-    if __name__ == "attention_zoo" and name in __all__:
-        return getattr(importlib.import_module(".zoo", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # for type checkers every name would exist, misspelled ones too
+
+    def __getattr__(name: str) -> Any:
+        if name in _SUBPACKAGES:
+            with named_extras():
+                return importlib.import_module(f".{name}", __name__)
+        if __name__ == "attention_zoo" and name in __all__:
+            return getattr(importlib.import_module(".zoo", __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -63,8 +63,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        with named_extras():
-            return getattr(importlib.import_module(_HOMES[name], __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # for type checkers every name would exist, misspelled ones too
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            with named_extras():
+                return getattr(importlib.import_module(_HOMES[name], __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
-from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from ..checks import meant
 from ..needs import named_extras
@@ -109,8 +109,6 @@ def preset(name: str) -> Preset:
 
 # For type checkers: ``create`` of a family or preset takes that family's fields and returns its class.
 @overload
-def create(name: Never, *, dtype: Any = None, **overrides: Unpack[typed.AnyFields]) -> ZooModel: ...  # type Any
-@overload
 def create(name: typed.GPTName, *, dtype: Any = None, **overrides: Unpack[typed.GPTFields]) -> GPT: ...
 @overload
 def create(name: typed.BERTName, *, dtype: Any = None, **overrides: Unpack[typed.BERTFields]) -> BERT: ...
@@ -135,6 +133,7 @@ def create(name: str, *, dtype: Any = None, **overrides: Any) -> ZooModel:
             or "seq2seq", for the default config of that family.
         dtype: a Keras dtype policy, such as "mixed_bfloat16". Default: Keras' global dtype policy.
         overrides: config fields that replace those of the preset, such as ``num_layers=4`` or ``head="masked_lm"``.
+            Type checkers know the fields of this package's families; pass those of others as ``**mapping``.
 
     Returns:
         A built model of the family's class, such as ``GPT``.

@@ -1,4 +1,4 @@
-"""A decoder of a function: what its rows are fed is kept, and all that it was ever asked about."""
+"""A decoder whose logits are computed by a function, for tests of decoding strategies."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
-Logits = Callable[[Sequence[int]], np.ndarray]  # of one row's tokens so far
+Logits = Callable[[Sequence[int]], np.ndarray]  # argument: one row's tokens so far
 
 
 class Fake:
-    """A ``Decoder`` of a function; keeps every row's tokens, and all that it was ever asked about."""
+    """A ``Decoder`` that computes logits with a function.
+
+    It keeps each row's tokens, and all token sequences for which logits were requested.
+    """
 
     def __init__(self, logits: Logits, *, start: int | None = None, **tokens: Any) -> None:
         self.logits, self.start_token, self.max_length = logits, start, tokens.get("max_length", 10_000)

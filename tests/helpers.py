@@ -1,4 +1,5 @@
-"""Shared by the tests: random weights, inputs made from a signature, every family's every variant."""
+"""Helpers shared by the tests: models with random weights, inputs built from a signature, parametrization by variant.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +19,25 @@ from attention_zoo.zoo.registry import families
 
 ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = [(family, variant) for family, cls in families().items() for variant in cls.tiny()]
-# Past the first two of its family: what is compiled or exported for each of these runs with make test-all.
+# The variants after the first two of each family: tests that compile or export these run only with make test-all.
 FURTHER = {(family, variant) for family, cls in families().items() for variant in list(cls.tiny())[2:]}
-ALL_BUT_ONE = FURTHER | {(family, next(iter(cls.tiny()))) for family, cls in families().items()}  # of each family
-FURTHER_BUT_GPT = {pair for pair in FURTHER if pair[0] != "gpt"}  # of GPT each has other positions
+ALL_BUT_ONE = FURTHER | {(family, next(iter(cls.tiny()))) for family, cls in families().items()}  # all but the second
+FURTHER_BUT_GPT = {pair for pair in FURTHER if pair[0] != "gpt"}  # GPT's variants differ in position encodings
 TEXT = [pair for pair in VARIANTS if pair[0] != "vit"]
 
 
 def every_variant(pairs: list[tuple[str, str]] = VARIANTS, slow: Collection[tuple[str, str]] = ()) -> Any:
-    """Parametrise a test over ``family, variant``; those in `slow` are for make test-all."""
+    """Parametrize a test over ``family, variant``; the cases in `slow` run only with make test-all."""
     marks = {True: [pytest.mark.slow], False: []}
     cases = [pytest.param(*pair, marks=marks[pair in slow], id="-".join(pair)) for pair in pairs]
     return pytest.mark.parametrize(("family", "variant"), cases)
 
 
 def in_precisions(quickly: Mapping[str, Collection[str]]) -> Any:
-    """Parametrise a test over ``family, variant, precision``. In the fast tier one variant of a family, in the
-    precisions that are `quickly` tested of it."""
+    """Parametrize a test over ``family, variant, precision``.
+
+    The fast tests cover one variant of each family, in the precisions that `quickly` lists for that family.
+    """
     cases = []
     for pair in VARIANTS:
         for precision in ("fp16", "int8", "int4"):
@@ -45,9 +48,9 @@ def in_precisions(quickly: Mapping[str, Collection[str]]) -> Any:
 
 
 def randomise(model: Any, seed: int = 0, spread: float = 0.2) -> Any:
-    """Give every weight a random value: zeros, ones and equal rows hide a wrong or forgotten weight.
+    """Give every weight a random value: zeros, ones and equal rows would hide a wrong or forgotten weight.
 
-    What multiplies (scales, gammas) lies around 1, the rest around 0.
+    Multiplicative weights (scales, gammas) are centered at 1, all others at 0.
     """
     generator = np.random.default_rng(seed)
     for variable in model.weights:
@@ -60,19 +63,19 @@ def randomise(model: Any, seed: int = 0, spread: float = 0.2) -> Any:
 
 
 def tiny(family: str, variant: str, *, seed: int = 0, dtype: Any = None, **overrides: Any) -> Any:
-    """A new model with random weights."""
+    """Create a new model with random weights."""
     cls = families()[family]
     return randomise(cls(cls.config_class.from_dict({**cls.tiny()[variant], **overrides}), dtype=dtype), seed)
 
 
 @functools.cache
 def shared(family: str, variant: str, dtype: Any = None) -> Any:
-    """The same model for every test that does not change it."""
+    """Return a cached model, shared by all tests that do not change it."""
     return tiny(family, variant, dtype=dtype)
 
 
 def inputs_for(model: Any, rng: np.random.Generator, batch: int = 2, length: int = 9) -> dict[str, np.ndarray]:
-    """Random values for the required inputs, and for token types where there are any."""
+    """Return random values for the required inputs, and for the token types where the model has them."""
     made: dict[str, np.ndarray] = {}
     sizes = {**model.signature.defaults, "batch": batch}
     sizes |= dict.fromkeys(("sequence", "source", "target"), length)
@@ -88,7 +91,7 @@ def inputs_for(model: Any, rng: np.random.Generator, batch: int = 2, length: int
 
 
 def run(model: Any, inputs: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
-    """The model's results by name, as NumPy; tuples of intermediates as lists."""
+    """Return the model's outputs by name as NumPy arrays; tuples of intermediate tensors become lists."""
     result = model(dict(inputs), **kwargs)
     if not isinstance(result, Mapping):
         result = {model.signature.outputs[0].name: result}
@@ -108,25 +111,25 @@ def float64(tensor: Any) -> np.ndarray:
 
 
 def beside_mask(model: Any) -> set[str]:
-    """Names of the inputs that have a value for each column of `attention_mask`."""
+    """Return the names of the inputs that have one value per column of `attention_mask`."""
     specs = {spec.name: spec for spec in model.signature.inputs}
     return {name for name, spec in specs.items() if spec.dims == specs["attention_mask"].dims}
 
 
 def per_token(model: Any) -> set[str]:
-    """Names of the results that have a value for each token."""
+    """Return the names of the outputs that have one value per token."""
     return {spec.name for spec in model.signature.outputs if "sequence" in spec.dims}
 
 
 def close(actual: Any, expected: Any, atol: float = 1e-5, what: str = "") -> None:
-    """Equal to `atol`, with no NaN on either side."""
+    """Check that two arrays are equal within the absolute tolerance `atol` and contain no NaN."""
     actual, expected = np.asarray(actual, "float64"), np.asarray(expected, "float64")
     assert np.isfinite(expected).all()
     np.testing.assert_allclose(actual, expected, rtol=0, atol=atol, equal_nan=False, err_msg=what)
 
 
 def refusing(*packages: str) -> str:
-    """Put before the code of a new process: these packages are not installed there."""
+    """Return code to prepend to the code of a new process, in which `packages` then appear not to be installed."""
     return f"""
 import sys
 from importlib.abc import MetaPathFinder
@@ -138,9 +141,9 @@ sys.meta_path.insert(0, Refuse())
 """
 
 
-# Put before the code of a new process, it refuses TensorFlow. Keras' NumPy backend takes convolution and little else
-# from JAX. Where JAX is not installed a stand-in lets the backend be imported, and the patches' convolution becomes the
-# matrix product it is.
+# Prepended to the code of a new process, in which importing TensorFlow then fails. Keras' NumPy backend uses JAX for
+# convolution and little else, so with that backend a stand-in replaces JAX. It only lets the backend be imported; a
+# test that needs the convolution of patches replaces it with a matrix multiplication.
 WITHOUT_TENSORFLOW = """
 import importlib.abc, importlib.machinery, importlib.util, json, os, sys
 from unittest.mock import MagicMock
@@ -167,7 +170,7 @@ sys.meta_path.insert(0, StandIn())
 
 
 def python(code: str, *arguments: Any, **environment: str) -> str:
-    """Run `code` in a new process, outside the repository, and return what it printed."""
+    """Run `code` in a new process, outside the repository, and return its standard output."""
     env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
     command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=os.path.sep, timeout=300, check=False)

@@ -1,4 +1,4 @@
-"""Copies weights from Keras' and KerasHub's layers into ours, one by one."""
+"""Copying of weights from layers of Keras and KerasHub to layers of this package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from helpers import numpy
 
 
 class Copier:
-    """Assigns weights one by one and, in the end, wants every one of both models to have been met once."""
+    """Copies weights one by one; ``finish`` checks that every weight of both models was copied exactly once."""
 
     def __init__(self, ours: Any, theirs: Any) -> None:
         self.ours = {id(w): w.path for w in ours.weights}
@@ -23,7 +23,8 @@ class Copier:
         ours.assign(numpy(theirs).reshape(ours.shape))
 
     def dense(self, ours: Any, theirs: Any) -> None:
-        """Kernels (in, heads, dim) and (heads, dim, out) become (in, heads · dim) and (heads · dim, out)."""
+        """Copy a kernel (in, heads, dim) to (in, heads · dim), or (heads, dim, out) to (heads · dim, out), and the
+        bias."""
         self(ours.kernel, theirs.kernel)
         if theirs.bias is not None:
             self(ours.bias, theirs.bias)
@@ -39,7 +40,7 @@ class Copier:
             )
 
     def block(self, ours: Any, theirs: Any) -> None:
-        """KerasHub's TransformerEncoder and TransformerDecoder."""
+        """Copy a KerasHub TransformerEncoder or TransformerDecoder."""
         self.attention(ours.attention, theirs._self_attention_layer)
         self.norm(ours.attention_norm, theirs._self_attention_layer_norm)
         self.norm(ours.feedforward_norm, theirs._feedforward_layer_norm)

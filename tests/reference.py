@@ -1,4 +1,4 @@
-"""What the layers should compute, in float64 NumPy, written from the papers' formulas and from nothing of ours."""
+"""Reference implementations of the layers in float64 NumPy, written from the papers without code of this package."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def attention(
     scale: float | None = None,
     causal: bool = False,
 ) -> tuple[Array, Array]:
-    """Outputs (B, H, T, V) and weights (B, H, T, S), one query at a time, over the keys that it may see only."""
+    """Return outputs (B, H, T, V) and weights (B, H, T, S), computed query by query over the visible keys only."""
     batch, heads, targets, width = query.shape
     kv_heads, sources = key.shape[1:3]
     group = heads // kv_heads
@@ -46,7 +46,7 @@ def attention(
 
 
 def heads_of(x: Array, heads: int) -> Array:
-    """(B, T, H·D) to (B, H, T, D), the features of head h being neighbours."""
+    """Reshape (B, T, H·D) to (B, H, T, D); the features of each head are contiguous."""
     width = x.shape[-1] // heads
     return np.stack([x[..., h * width : (h + 1) * width] for h in range(heads)], axis=1)
 
@@ -62,7 +62,7 @@ def multi_head_attention(
     rotate: Any = None,
     **kwargs: Any,
 ) -> tuple[Array, Array]:
-    """The layer, from its weights by name ("query/kernel"); biases may be absent."""
+    """Compute multi-head attention from weights by name ("query/kernel"); biases may be absent."""
 
     def dense(name: str, x: Array) -> Array:
         return x @ weights[f"{name}/kernel"] + weights.get(f"{name}/bias", 0.0)
@@ -78,7 +78,7 @@ def multi_head_attention(
 
 
 def rotate(x: Array, positions: Array, theta: float = 10000.0) -> Array:
-    """Features i and i + D/2 of (B, H, T, D) as one complex number, turned by position · theta^(-2i/D)."""
+    """Rotate features i and i + D/2 of (B, H, T, D), as one complex number, by the angle position · theta^(-2i/D)."""
     half = x.shape[-1] // 2
     turned = np.empty_like(x)
     for i in range(half):
@@ -138,7 +138,7 @@ def _cubic(distance: float, a: float = -0.75) -> float:
 
 
 def bicubic(image: Array, rows: int, columns: int) -> Array:
-    """(h, w, D) to (rows, columns, D): four taps a side for each output pixel, corners not aligned, edges repeated."""
+    """Resize (h, w, D) to (rows, columns, D) with 4 × 4 taps per output pixel, unaligned corners and repeated edges."""
     height, width, depth = image.shape
     resized = np.zeros((rows, columns, depth))
     for i, j in np.ndindex(rows, columns):
@@ -152,7 +152,7 @@ def bicubic(image: Array, rows: int, columns: int) -> Array:
 
 
 def patches(image: Array, kernel: Array, bias: Array) -> Array:
-    """(B, H, W, C) to (B, patches, D), row by row, with a kernel (p, p, C, D)."""
+    """Project the patches of (B, H, W, C), row by row, to (B, patches, D) with a kernel (p, p, C, D)."""
     size = kernel.shape[0]
     batch, height, width, _ = image.shape
     tokens = []

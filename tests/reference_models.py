@@ -1,7 +1,7 @@
-"""Whole encoder-decoders in float64 NumPy, written from the papers out of the primitives of ``reference.py``.
+"""Whole encoder-decoders in float64 NumPy, written from the papers with the primitives of ``reference.py``.
 
-Nothing of ours is used but the names of the weights, and every name that is read is noted: one that never is would be
-a weight without a use.
+Apart from the weight names, no code of this package is used. Every weight name that is read is recorded, so that a test
+can detect weights that are never used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Array = np.ndarray
 
 
 class Weights(Mapping[str, Array]):
-    """Arrays by name; ``weights.under("block_0")`` has those of "block_0/…"."""
+    """Arrays by name; ``weights.under("block_0")`` contains those whose names start with "block_0/"."""
 
     def __init__(self, values: Mapping[str, Array], read: set[str] | None = None, prefix: str = "") -> None:
         self.values_by_name, self.read, self.prefix = values, set() if read is None else read, prefix
@@ -49,7 +49,7 @@ class Weights(Mapping[str, Array]):
 
 
 def places(mask: Array) -> Array:
-    """How many kept tokens stand before each, (batch, length)."""
+    """Return the number of kept tokens before each token, (batch, length)."""
     counted = np.zeros(mask.shape, int)
     for row, column in np.ndindex(mask.shape):
         counted[row, column] = mask[row, :column].sum()
@@ -57,7 +57,7 @@ def places(mask: Array) -> Array:
 
 
 def t5_bucket(ahead: int, bidirectional: bool, buckets: int = 32, farthest: int = 128) -> int:
-    """Mesh TensorFlow's bucket of a key that lies `ahead` of its query."""
+    """Return the relative position bucket, as in Mesh TensorFlow, of a key `ahead` positions after its query."""
     first = 0
     if bidirectional:
         buckets //= 2
@@ -73,7 +73,7 @@ def t5_bucket(ahead: int, bidirectional: bool, buckets: int = 32, farthest: int 
 
 
 def t5_bias(table: Array, positions: Array, bidirectional: bool) -> Array:
-    """(batch, heads, T, T), of positions (batch, T)."""
+    """Return the relative position bias (batch, heads, T, T) for positions (batch, T)."""
     batch, length = positions.shape
     bias = np.zeros((batch, table.shape[1], length, length))
     for b, q, k in np.ndindex(batch, length, length):
@@ -90,7 +90,7 @@ def norm(weights: Weights, x: Array, epsilon: float) -> Array:
 def transformer(
     weights: Weights, config: Any, ids: Array, mask: Array, decoder_ids: Array, decoder_mask: Array
 ) -> dict[str, Any]:
-    """Logits and all that lies between, of ids and masks (batch, length)."""
+    """Return the logits and all intermediate results for ids and masks (batch, length)."""
     c = config
     results: dict[str, Any] = {}
     heads = {
@@ -99,7 +99,7 @@ def transformer(
     }
 
     def sublayer(name: str, x: Array, branch: Any) -> Array:
-        """Section 3.1: "LayerNorm(x + Sublayer(x))", or pre-norm, "x + Sublayer(LayerNorm(x))"."""
+        """Apply section 3.1, "LayerNorm(x + Sublayer(x))", or its pre-norm form "x + Sublayer(LayerNorm(x))"."""
         normalise = functools.partial(norm, epsilon=c.norm_epsilon)
         if c.norm_first:
             return x + branch(normalise(weights.under(name), x))
@@ -167,7 +167,7 @@ def sigmoid(x: Array) -> Array:
 
 
 def lstm(weights: Weights, x: Array, state: list[Array]) -> list[Array]:
-    """Hochreiter & Schmidhuber's cell with a forget gate: (units,) h and c after one more x."""
+    """Return h and c, (units,) each, after one more input x to an LSTM cell with a forget gate."""
     h, c = state
     gates = x @ weights["lstm_cell/kernel"] + h @ weights["lstm_cell/recurrent_kernel"] + weights["lstm_cell/bias"]
     keep_in, keep_old, new, out = np.split(gates, 4)
@@ -176,7 +176,10 @@ def lstm(weights: Weights, x: Array, state: list[Array]) -> list[Array]:
 
 
 def gru(weights: Weights, x: Array, state: list[Array]) -> list[Array]:
-    """Cho's cell, the reset gate behind the product with the state as in cuDNN."""
+    """Return the state after one more input x to a GRU cell (Cho et al.).
+
+    As in cuDNN, the reset gate is applied after the matrix multiplication with the state.
+    """
     (h,) = state
     bias = weights["gru_cell/bias"]
     update_x, reset_x, new_x = np.split(x @ weights["gru_cell/kernel"] + bias[0], 3)
@@ -189,7 +192,7 @@ CELLS = {"lstm": (lstm, 2), "gru": (gru, 1)}
 
 
 def read(cell: Any, weights: Weights, x: Array, state: list[Array]) -> tuple[Array, list[Array]]:
-    """Outputs (T, units) of tokens (T, width), and the last state."""
+    """Return the outputs (T, units) for tokens (T, width), and the final state."""
     outputs = []
     for token in x:
         state = cell(weights, token, state)
@@ -198,7 +201,7 @@ def read(cell: Any, weights: Weights, x: Array, state: list[Array]) -> tuple[Arr
 
 
 def seq2seq(weights: Weights, config: Any, ids: Array, mask: Array, decoder_ids: Array) -> dict[str, Any]:
-    """One row at a time, of which only the kept tokens are looked at; what padding would have is left at zero."""
+    """Compute one row at a time from its kept tokens only; results at padding positions stay zero."""
     c = config
     cell, parts = CELLS[c.cell]
     batch, sources, targets = *ids.shape, decoder_ids.shape[1]
@@ -244,7 +247,7 @@ def seq2seq(weights: Weights, config: Any, ids: Array, mask: Array, decoder_ids:
 
 
 def score(weights: Weights, kind: str, query: Array, key: Array) -> float:
-    """Bahdanau's ``vᵀ tanh(W q + U k)``, Luong's ``q · W k`` and ``q · k``."""
+    """Return the score of Bahdanau, ``vᵀ tanh(W q + U k)``, or of Luong, ``q · W k`` or ``q · k``."""
     if kind in ("additive", "concat"):
         hidden = np.tanh(query @ weights["query/kernel"] + key @ weights["key/kernel"])
         return (hidden @ weights["kernel"]).item()

@@ -1,4 +1,7 @@
-"""What counts as a number: Python's and NumPy's alike, booleans never; and what is kept is Python's own."""
+"""Validation of numeric arguments.
+
+Numbers of Python and NumPy are accepted alike, booleans are rejected, and the stored values are plain Python numbers.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ NEITHER = [True, np.True_, np.bool_(False), "3", None, 1j, np.array(3), np.array
 
 
 def same(actual: Any, expected: Any) -> bool:
-    """Equal, and of Python's own type."""
+    """Return whether the values are equal and have the same type."""
     return type(actual) is type(expected) and actual == expected
 
 
@@ -70,7 +73,7 @@ def test_options_keep_plain_numbers() -> None:
 
 
 def test_configs_and_layers_keep_plain_numbers() -> None:
-    """As JSON has to take them."""
+    """Configs must be JSON-serializable, so their numbers have Python's own types."""
     fields = {
         "vocab_size": np.int64(50),
         "num_layers": np.int32(1),

@@ -1,4 +1,4 @@
-"""The demo: who may read which text, the masking rule, and the whole of it once."""
+"""The demo: separation of training and test text, the rule of token masking, and one complete run."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_shifted_images_keep_their_size_and_half_stay():
     assert moved.shape == images.shape and moved.dtype == images.dtype
     same = (moved == images).all(axis=(1, 2, 3)).mean()
     assert 0.2 < same < 0.8
-    shift = images[:, :-1, :, :] == moved[:, 1:, :, :]  # some moved down by one, and not sideways
+    shift = images[:, :-1, :, :] == moved[:, 1:, :, :]  # some moved down by one and not sideways
     assert shift.all(axis=(1, 2, 3)).any()
 
 
@@ -195,7 +195,7 @@ def test_quick_demo(tmp_path):
     assert report.count("PASS") == printed.getvalue().count("PASS") == 8 and "FAIL" not in report
     assert (tmp_path / "gpt" / "tokenizer.json").is_file()
 
-    for format in ("onnx", "tflite"):  # as an application has the files
+    for format in ("onnx", "tflite"):  # load the files without Keras, as an application would
         command = [sys.executable, str(ROOT / "examples" / "run_exported.py"), str(tmp_path), "--format", format]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr

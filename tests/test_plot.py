@@ -1,4 +1,7 @@
-"""The numbers that are drawn, against references made here; and the files: pictures, the same every time, or none."""
+"""The values that are plotted, compared with independent references, and the image files.
+
+Image files are valid and reproducible; after an error no file is left behind.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ TARGET = np.array([[1, 9, 8, 7], [1, 4, 4, 4]], "int32")
 
 
 def is_picture(path: Path) -> bool:
-    """A PNG that decodes and shows something, or an SVG that parses and has an image in it."""
+    """Return whether the file is a PNG that decodes to a non-uniform image or an SVG that contains an image."""
     if path.suffix == ".png":
         with Image.open(io.BytesIO(path.read_bytes())) as opened:
             return opened.format == "PNG" and np.asarray(opened.convert("L")).std() > 5
@@ -51,7 +54,7 @@ def test_maps_are_the_scores_without_padding(family: str, variant: str, tmp_path
 def test_bare_ids_and_lists_are_taken(tmp_path: Path) -> None:
     model = shared("gpt", "gpt2")
     drawn = plot.attention_maps(model, IDS, tmp_path / "a.png", layer=0)
-    lists = {"input_ids": IDS.tolist(), "attention_mask": None}  # None is as good as nothing
+    lists = {"input_ids": IDS.tolist(), "attention_mask": None}  # None counts as absent
     np.testing.assert_array_equal(plot.attention_maps(model, lists, tmp_path / "b.png", layer=0), drawn)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
@@ -88,7 +91,7 @@ def test_a_large_model_is_drawn_in_part(tmp_path: Path) -> None:
 
 
 def rolled_out(layers: list[np.ndarray]) -> np.ndarray:
-    """Abnar & Zuidema 2020, equation 1, entry by entry."""
+    """Compute attention rollout entry by entry, after equation 1 of Abnar & Zuidema (2020)."""
     tokens = layers[0].shape[-1]
     flow = [[float(i == j) for j in range(tokens)] for i in range(tokens)]
     for heads in layers:
@@ -102,7 +105,7 @@ def rolled_out(layers: list[np.ndarray]) -> np.ndarray:
 
 
 def test_rollout_follows_the_paper(rng: np.random.Generator) -> None:
-    layers = [rng.random((2, 3, 5, 5)) for _ in range(4)]  # rows that do not sum to 1 are made to
+    layers = [rng.random((2, 3, 5, 5)) for _ in range(4)]  # rows do not sum to 1; rollout normalizes them
     for row in range(2):
         close(plot.rollout(layers)[row], rolled_out([weights[row] for weights in layers]), 1e-12)
     close(plot.rollout([weights[1] for weights in layers]), plot.rollout(layers)[1], 1e-15)
@@ -139,7 +142,7 @@ def test_added_positions(tmp_path: Path) -> None:
     close(drawn[:, 1::2], np.cos(angles))
     assert is_picture(tmp_path / "p.png")
     bert = shared("bert", "backbone")
-    close(plot.position_map(bert, tmp_path / "p.png"), float64(bert.positions.embeddings), 0)  # all 40 of them
+    close(plot.position_map(bert, tmp_path / "p.png"), float64(bert.positions.embeddings), 0)  # all 40 positions
 
 
 def test_rotary_positions(tmp_path: Path) -> None:
@@ -157,7 +160,7 @@ def test_biases(tmp_path: Path) -> None:
     model = shared("transformer", "t5")
     drawn = plot.position_map(model, tmp_path / "p.png", length=10)
     table = float64(model.encoder_positions.embeddings)
-    bucket = np.where(ahead > 0, 16, 0) + np.where(np.abs(ahead) < 8, np.abs(ahead), 8)  # 8 and 9 share one
+    bucket = np.where(ahead > 0, 16, 0) + np.where(np.abs(ahead) < 8, np.abs(ahead), 8)  # 8 and 9 share a bucket
     close(drawn, np.moveaxis(table[bucket], -1, 0))
     assert plot.position_map(RelativePositionBias(1), tmp_path / "p.png").shape == (1, 32, 32)
 
@@ -204,7 +207,7 @@ def test_alignment_of_what_the_model_writes(family: str, variant: str, tmp_path:
     close(drawn, (scores if scores.ndim == 2 else scores.mean(axis=0))[:, 1:5], 1e-6)
 
 
-# ---- files, errors, the command --------------------------------------------------------------------------------------
+# ---- files, errors, command line -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ending", ["PNG", "svg"])
@@ -324,7 +327,7 @@ def test_the_command_takes_inputs(tmp_path: Path) -> None:
     given = plot.command("attention", gpt, tmp_path / "a.png", tokens=IDS[0].tolist(), layer=1)
     close(given[0], run(gpt, {"input_ids": IDS}, output_attentions=True)["attentions"][1][0], 1e-6)
     assert plot.command("positions", gpt, tmp_path / "a.png", length=7).shape == (7, 32)
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 3)).astype("uint8")  # the model's size: none is resized
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 3)).astype("uint8")  # in the model's size: not resized
     Image.fromarray(pixels).save(tmp_path / "image.png")
     given = plot.command("rollout", vit, tmp_path / "a.png", image=tmp_path / "image.png")
     close(given, plot.attention_rollout(vit, pixels / 127.5 - 1, tmp_path / "b.png"), 1e-7)

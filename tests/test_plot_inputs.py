@@ -1,4 +1,4 @@
-"""Pictures of models with tokenizers, preprocessing and other tokens before the patches; what is left out is told."""
+"""Plots of models with a tokenizer, with preprocessing or with extra tokens before the patches, and their headings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from helpers import close, float64, run, shared, tiny
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the panels are given: their heading and labels."""
+    """Return a dict that receives the heading and labels passed to the panels."""
     found: dict[str, Any] = {}
     draw = pictures.panels
 
@@ -58,7 +58,7 @@ def test_words_along_the_axes(told: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_words_of_bytes(told: dict[str, Any], tmp_path: Path) -> None:
-    """A space is shown, and half a character as its tokenizer has it."""
+    """A space is shown as a visible character, and a partial UTF-8 character as its byte-level token."""
     backend = Tokenizer(BPE({"a": 0, "Ġ": 1, "Ġa": 2, "Ã": 3, "©": 4, "Ã©": 5}, [("Ġ", "a"), ("Ã", "©")]))
     backend.pre_tokenizer, backend.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
     model = tiny("gpt", "gpt2")
@@ -74,13 +74,13 @@ def test_words_of_an_alignment(told: dict[str, Any], tmp_path: Path) -> None:
     assert told["labels"] == ([f"w{token}" if token < 90 else str(token) for token in written], ["w5", "w6"])
 
 
-# ---- what is asked for -----------------------------------------------------------------------------------------------
+# ---- requested inputs and layers -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("argument", "family", "variant", "options"),
     [
-        ("text", "gpt", "gpt2", {"text": "a word"}),  # it has no tokenizer
+        ("text", "gpt", "gpt2", {"text": "a word"}),  # the model has no tokenizer
         ("text", "gpt", "gpt2", {"random": False}),
         ("text", "gpt", "gpt2", {"text": "a", "tokens": [1]}),
         ("text", "vit", "features", {"text": "a"}),
@@ -124,7 +124,7 @@ def test_what_is_left_out_is_told(told: dict[str, Any], tmp_path: Path) -> None:
 
 
 def shares(model: Any, inputs: Any, front: int) -> np.ndarray:
-    """Of the class token in the patches, by the product of the layers (arXiv:2005.00928)."""
+    """Return the class token's attention to the patches: the product of the layers' matrices (arXiv:2005.00928)."""
     flow: Any = 1.0
     for weights in run(model, inputs, output_attentions=True)["attentions"]:
         mean = weights[0].astype("float64").mean(axis=0)
@@ -134,12 +134,12 @@ def shares(model: Any, inputs: Any, front: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("variant", "front"), [("deit", 2), ("mae", 2), ("images", 1)])
 def test_rollout_of_every_kind_of_vit(variant: str, front: int, tmp_path: Path, rng: np.random.Generator) -> None:
-    """A distillation token, fixed positions with a register, and preprocessing that makes other sizes."""
+    """Cover a distillation token, fixed positions with a register token, and preprocessing that resizes images."""
     model, raw = shared("vit", variant), variant == "images"
     image = rng.uniform(0, 255, (30, 41, 3)) if raw else rng.normal(size=(20, 25, 3))
     inputs = {"images" if raw else "pixel_values": image[None].astype("float32")}
     drawn = plot.attention_rollout(model, image, tmp_path / "a.png")
-    assert drawn.shape == ((5, 4) if raw else (4, 5))  # of patches of five pixels
+    assert drawn.shape == ((5, 4) if raw else (4, 5))  # patches of 5 × 5 pixels
     close(drawn.reshape(-1), shares(model, inputs, front), 1e-6)
     maps = plot.attention_maps(model, inputs, tmp_path / "b.png")
     assert maps.shape == (2, 4, 20 + front, 20 + front)
@@ -158,7 +158,7 @@ def test_positions_of_every_kind_of_vit(variant: str, tmp_path: Path) -> None:
     drawn = plot.position_map(model, tmp_path / "a.png")
     if variant == "deit":
         vectors = float64(model.embedding.positions)[0, 2:]
-    else:  # halves for row and column, each sines and then cosines of 8 rates
+    else:  # one half each for row and column: sines, then cosines, of 8 frequencies
         places, rates = np.arange(4.0), 10000.0 ** (-np.arange(8) / 8)
         side = np.concatenate([np.sin(places[:, None] * rates), np.cos(places[:, None] * rates)], axis=1)
         vectors = np.array([np.concatenate([side[i], side[j]]) for i in range(4) for j in range(4)])

@@ -1,10 +1,10 @@
-"""attention_zoo: Transformers in Keras, trained with ``model.fit``, shipped to ONNX Runtime and LiteRT, proved right.
+"""Transformer models in Keras, with verified export to ONNX Runtime and LiteRT.
 
     import attention_zoo as az
     model = az.create("bert-base", num_layers=4)
     az.export.to_onnx(model, "bert.onnx")
 
-Importing this, and listing models, imports neither Keras nor TensorFlow.
+Importing this package and listing models imports neither Keras nor TensorFlow.
 """
 
 from __future__ import annotations

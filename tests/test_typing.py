@@ -9,13 +9,13 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from type_checks import SCRIPTS, check_user_scripts
 
 import attention_zoo as az
 from attention_zoo import zoo
 from attention_zoo.generation.search import GenerateOptions, Options
 from attention_zoo.zoo import _HOMES
 from helpers import ROOT, python
+from type_checks import SCRIPTS, check_user_scripts
 
 
 def test_pyright_checks_user_scripts(tmp_path: Path) -> None:

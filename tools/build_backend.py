@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import shutil
 import tempfile
 import zipfile
 from pathlib import Path
@@ -18,7 +19,6 @@ from pathlib import Path
 from setuptools import build_meta
 from setuptools.build_meta import (
     build_sdist,
-    build_wheel,
     get_requires_for_build_editable,
     get_requires_for_build_sdist,
     get_requires_for_build_wheel,
@@ -40,6 +40,13 @@ __all__ = [
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "attention_zoo"
 Settings = dict[str, str | list[str] | None] | None
+
+
+def build_wheel(wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None) -> str:
+    """Write the package's wheel and return its name; see PEP 517."""
+    # setuptools packs whatever is there, such as modules that have been moved since the last build.
+    shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)
+    return build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)
 
 
 def build_editable(

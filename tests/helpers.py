@@ -1,5 +1,4 @@
-"""Helpers shared by the tests: models with random weights, inputs built from a signature, parametrization by variant.
-"""
+"""Helpers shared by the tests: models with random weights, inputs built from a signature, parametrization."""
 
 from __future__ import annotations
 

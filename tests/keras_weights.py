@@ -23,8 +23,7 @@ class Copier:
         ours.assign(numpy(theirs).reshape(ours.shape))
 
     def dense(self, ours: Any, theirs: Any) -> None:
-        """Copy a kernel (in, heads, dim) to (in, heads · dim), or (heads, dim, out) to (heads · dim, out), and the
-        bias."""
+        """Copy the bias and the kernel, whose shape may be (in, heads, dim) or (heads, dim, out) in Keras."""
         self(ours.kernel, theirs.kernel)
         if theirs.bias is not None:
             self(ours.bias, theirs.bias)

@@ -1,4 +1,7 @@
-"""The family of docs/adding_a_family.md, registered at run time, against float64 NumPy and through every door."""
+"""The family of docs/adding_a_family.md, registered at run time.
+
+It is compared with float64 NumPy, and used through files, exports and the command line.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def model(opt: Any) -> Any:
 
 
 def reference(model: Any, ids: np.ndarray) -> np.ndarray:
-    """OPT's logits of one row without padding, written out in float64."""
+    """Compute OPT's logits in float64 for one row without padding."""
     w = {v.path.partition("/")[2]: numpy(v).astype("float64") for v in model.weights}
     heads, (length,) = model.config.num_heads, ids.shape
 
@@ -74,7 +77,7 @@ def test_it_is_short_and_known(opt: Any) -> None:
     assert az.create("opt", **opt.OPT.tiny()["opt"]).config.max_length == 40
     with pytest.raises(ValueError, match=r"activation: got 'swiglu'; .*accepted"):
         opt.OPT(activation="swiglu")
-    # It is made of GPT's class, and GPT's files stay GPT's.
+    # The family derives from GPT's class, but GPT's files must still load as GPT.
     assert model_types()["gpt2"] == "gpt" and model_types()["opt"] == "opt"
     assert {name for name, _ in kinds().values()} == {"bert", "gpt", "vit"}
     with pytest.raises(ValueError, match=r"family: got 'bert' for Other, which BERT has"):
@@ -89,7 +92,7 @@ def test_it_computes_opt(model: Any, rng: Any) -> None:
 
 
 def test_its_files(opt: Any, model: Any, tmp_path: Path, rng: Any) -> None:
-    """Our folders, Keras' own file, and Hugging Face's with its two rows in front."""
+    """Cover folders of this package, Keras' file format, and Hugging Face's format with its two extra leading rows."""
     ids = rng.integers(0, 83, (2, 7))
     expected = numpy(model(ids))
     close(numpy(az.load(az.save(model, tmp_path / "ours"))(ids)), expected, atol=0)

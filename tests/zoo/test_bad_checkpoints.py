@@ -1,6 +1,6 @@
-"""Bad files: each gives one plain ValueError in little time and memory, runs nothing and leaves nothing behind.
+"""Malformed files: each raises one short ValueError, in little time and memory, executes no code and writes no files.
 
-Every file is made bad in one way from one that loads, so that a refusal is of that one thing.
+Every file is derived from one that loads by a single change, so that the error is caused by that change.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ import attention_zoo as az
 from helpers import ROOT, numpy, tiny
 
 GOLDENS = ROOT / "tests" / "goldens"
-LONGEST = 1000  # characters of a message
-SECONDS = 20  # for one file; a refusal takes milliseconds, the first model of a process seconds
+LONGEST = 1000  # characters in an error message
+SECONDS = 20  # per file; an error takes milliseconds, the first model of a process seconds
 MEMORY = 2**30  # bytes of address space that one test may add
 
 
@@ -40,7 +40,7 @@ class TooSlow(BaseException):
 
 @pytest.fixture(autouse=True, scope="module")
 def warm() -> None:
-    """What TensorFlow allocates once is not the files' doing."""
+    """Load models beforehand, so that TensorFlow's one-time allocations do not count against the memory limit."""
     for name in ("llama", "bert-sequence", "vit"):
         az.load(GOLDENS / name)
     az.load(GOLDENS / "llama-gguf" / "q8_0.gguf")
@@ -48,7 +48,10 @@ def warm() -> None:
 
 @pytest.fixture(autouse=True)
 def little_memory() -> Iterator[None]:
-    """Under this limit an allocation by a number from a file fails, with another error than ValueError."""
+    """Limit the address space.
+
+    An allocation whose size was read from a malformed file then fails, with an error other than ValueError.
+    """
     before = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, before[1]))
@@ -57,7 +60,7 @@ def little_memory() -> Iterator[None]:
 
 
 def outcome(path: Path, **overrides: Any) -> Any:
-    """The model, or what was raised; too slow is neither."""
+    """Return the model or the exception that was raised; raise TooSlow after the time limit."""
 
     def stop(*_: Any) -> None:
         raise TooSlow(f"{path} took {SECONDS} s")
@@ -76,7 +79,10 @@ def outcome(path: Path, **overrides: Any) -> Any:
 
 
 def refused(path: Path, *parts: str, **overrides: Any) -> str:
-    """The message of the refusal, which has all `parts`, names a file and what is accepted."""
+    """Check that loading fails with a ValueError and return its message.
+
+    The message must contain all `parts` and state what is accepted.
+    """
     around = path if path.is_dir() else path.parent
     before = sorted(around.rglob("*"))
     error = outcome(path, **overrides)
@@ -95,7 +101,7 @@ def copy(name: str, tmp_path: Path) -> Path:
 
 
 def change(folder: Path, values: Mapping[str, Any], file: str = "config.json") -> None:
-    """Set entries of a JSON file; DROP removes one."""
+    """Set entries of a JSON file; the value DROP removes an entry."""
     raw = {**json.loads((folder / file).read_text()), **values}
     (folder / file).write_text(json.dumps({name: value for name, value in raw.items() if value is not DROP}))
 
@@ -107,7 +113,7 @@ DROP: Any = object()
 
 
 def parts_of(file: Path) -> tuple[dict[str, Any], bytes]:
-    """Header and data."""
+    """Return the header and the data."""
     content = file.read_bytes()
     length = int.from_bytes(content[:8], "little")
     return json.loads(content[8 : 8 + length]), content[8 + length :]
@@ -123,7 +129,7 @@ def first(header: dict[str, Any]) -> str:
 
 
 def with_entry(**changes: Any) -> Callable[[dict[str, Any], bytes], bytes]:
-    """The first tensor's entry with other values."""
+    """Return a function that changes values in the first tensor's entry."""
     return lambda h, d: assembled({**h, first(h): {**h[first(h)], **changes}}, d)
 
 
@@ -184,7 +190,7 @@ def test_truncated(tmp_path: Path) -> None:
 
 
 def with_tensors(folder: Path, values: Mapping[str, Any]) -> None:
-    """Set tensors; DROP removes one."""
+    """Set tensors; the value DROP removes a tensor."""
     file = folder / "model.safetensors"
     tensors = {**safetensors.numpy.load_file(file), **values}
     safetensors.numpy.save_file({name: value for name, value in tensors.items() if value is not DROP}, file)
@@ -200,7 +206,7 @@ def test_dtype(dtype: str, tmp_path: Path) -> None:
     known = {"int64": "I64", "int32": "I32", "int8": "I8", "bool": "BOOL", "complex64": "C64"}
     name = known.get(dtype, dtype.replace("float8", "F8").upper().removesuffix("FN"))
     width = 1 if "8" in dtype or dtype == "bool" else np.dtype(dtype).itemsize
-    # By hand: safetensors writes some of these from torch only.
+    # Written by hand: safetensors can write some of these dtypes from torch only.
     header, data = parts_of(file)
     start, end = header[QUERY]["data_offsets"]
     grown = 40 * 24 * width - (end - start)
@@ -215,7 +221,7 @@ def test_dtype(dtype: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_not_finite(value: float, dtype: str, tmp_path: Path) -> None:
-    """Such a model loads, and a warning names the tensor: here the one that has the value, and no other."""
+    """Such a model loads, with a warning that names only the tensor that contains the value."""
     folder = copy("llama", tmp_path)
     known = {"bfloat16": ml_dtypes.bfloat16}
     tensor = np.full((40, 24), 0.5, known.get(dtype, dtype))
@@ -449,13 +455,13 @@ ENTRIES: dict[str, dict[str, str]] = {
     "qwen3": {"layer_types": "word", "num_hidden_layers": "size"},
     "mistral": {"sliding_window": "size"},
 }
-# Good where a value of this kind is not: 0 registers are none, and a beginning with several ends is one.
+# Accepted although the other values of this kind are not: a model may have 0 registers, and no sliding window.
 FINE = {("dinov2-registers", "num_register_tokens", 0), ("mistral", "sliding_window", None)}
 
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_values_of_wrong_types(name: str, tmp_path: Path) -> None:
-    """Each is refused by the entry's name, and none is taken for the default because Python calls it false."""
+    """The error names the entry, and values that are false in Python are not replaced by the default."""
     folder = copy(name, tmp_path)
     before = json.loads((folder / "config.json").read_text())
     for entry, kind in ENTRIES[name].items():
@@ -485,7 +491,7 @@ def test_required_entries(name: str, tmp_path: Path) -> None:
     folder = copy(name, tmp_path)
     content = (folder / "config.json").read_bytes()
     for entry in REQUIRED[name]:
-        for value in (DROP,) if entry.endswith("_token_id") else (DROP, None):  # null is no token
+        for value in (DROP,) if entry.endswith("_token_id") else (DROP, None):  # null means no token
             change(folder, {entry: value})
             refused(folder, f"{folder / 'config.json'}: {entry}: not in the config; accepted: a value")
             (folder / "config.json").write_bytes(content)
@@ -552,7 +558,7 @@ def test_mixed_layers(name: str, values: dict[str, Any], tmp_path: Path) -> None
 
 
 def test_a_given_head_helps_a_class_we_lack(tmp_path: Path) -> None:
-    """The body is read; the file's own head is not ours and is left."""
+    """The body is read; the file's own head, which this package does not support, is ignored."""
     folder = copy("llama", tmp_path)
     with_tensors(folder, {"lm_head.weight": DROP, "score.weight": shaped(2, 24)})
     change(folder, {"architectures": ["LlamaForSequenceClassification"]})
@@ -574,7 +580,7 @@ def sharded(tmp_path: Path) -> Path:
 
 
 def index(folder: Path, values: Any) -> None:
-    """Set entries of the weight map."""
+    """Set entries of the weight map; the value DROP removes an entry."""
     weights = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
     kept = {name: value for name, value in {**weights, **values}.items() if value is not DROP}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": kept}))
@@ -603,7 +609,7 @@ def index(folder: Path, values: Any) -> None:
     ],
 )
 def test_shards_elsewhere(shard: str, sharded: Path, tmp_path: Path) -> None:
-    """Not even where there is such a file."""
+    """Other paths are rejected even if such a file exists."""
     (tmp_path / "llama").mkdir()
     shutil.copy(sharded / ONE, tmp_path / "llama" / "model.safetensors")
     (sharded / "sub").mkdir()
@@ -657,12 +663,12 @@ def test_shards_that_contradict_their_index(sharded: Path) -> None:
     (sharded / TWO).mkdir()
     refused(sharded, f"{TWO} cannot be read")
     (sharded / TWO).rmdir()
-    os.mkfifo(sharded / TWO)  # whoever opens it waits for ever
+    os.mkfifo(sharded / TWO)  # opening it would block forever
     refused(sharded, f"{TWO} cannot be read")
 
 
 def test_links_as_in_a_cache(tmp_path: Path) -> None:
-    """The hub's cache is all symbolic links to files of other names elsewhere: it loads."""
+    """The hub's cache consists of symbolic links to files with other names elsewhere, and such a folder loads."""
     blobs = copy("llama-sharded", tmp_path)
     folder = tmp_path / "snapshot"
     folder.mkdir()
@@ -672,7 +678,7 @@ def test_links_as_in_a_cache(tmp_path: Path) -> None:
     expected = az.load(GOLDENS / "llama-sharded")
     for one, another in zip(az.load(folder).weights, expected.weights, strict=True):
         np.testing.assert_array_equal(numpy(one), numpy(another))
-    (blobs / "0").unlink()  # config.json's
+    (blobs / "0").unlink()  # the target of config.json
     refused(folder, "without config.json")
 
 
@@ -709,7 +715,7 @@ def test_pickles_are_never_opened(tmp_path: Path) -> None:
         refused(folder, name)
     assert not trace.exists()
     pickle.loads(evil)
-    assert trace.exists()  # so that this would have shown
+    assert trace.exists()  # loading a pickle would have created it
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.safetensors", "absent", "pytorch_model.BIN"])
@@ -733,8 +739,8 @@ def string(text: str | bytes) -> bytes:
 
 
 def value(kind: int, content: Any) -> bytes:
-    """As in the file: the type, then the value; of an array (type of its items, items, length that is said)."""
-    if isinstance(content, bytes):  # as it is
+    """Pack the type, then the value; an array is given as (type of its items, items)."""
+    if isinstance(content, bytes):  # already packed
         return struct.pack("<I", kind) + content
     if kind == STRING:
         return struct.pack("<I", kind) + string(content)
@@ -760,7 +766,7 @@ FIELDS: dict[str, tuple[int, Any]] = {
     "tokenizer.ggml.merges": (ARRAY, (STRING, ["a b"])),
     "tokenizer.ggml.bos_token_id": (U32, 8),
 }
-TENSORS: dict[str, tuple[int, ...]] = {  # the fastest axis first
+TENSORS: dict[str, tuple[int, ...]] = {  # fastest-varying axis first
     "token_embd.weight": (8, 9),
     **{f"blk.0.attn_{part}.weight": (8, 8) for part in ("q", "k", "v", "output")},
     **{f"blk.0.{part}_norm.weight": (8,) for part in ("attn", "ffn")},
@@ -780,7 +786,7 @@ def gguf(
     order: str = "<",
     extra: bytes = b"",
 ) -> bytes:
-    """A small Llama with other fields, tensors (shape, type, offset) and counts."""
+    """Return a small Llama file with changed fields, tensors (shape, type, offset) and counts."""
     said = {name: entry for name, entry in {**FIELDS, **(fields or {})}.items() if entry is not DROP}
     head = [string(name) + value(*entry) for name, entry in said.items()]
     data, infos = b"", []
@@ -799,7 +805,7 @@ def gguf(
 
 
 NUMBER, TEXT = (F32, 1.5), (STRING, "two")
-LYING = struct.pack("<Q", 2**40)  # a length
+LYING = struct.pack("<Q", 2**40)  # a false length
 BAD_GGUF: dict[str, tuple[Any, list[str]]] = {
     "empty": (b"", ["begins with b'' and not with b'GGUF'"]),
     "other magic": (b"GGML" + gguf()[4:], ["begins with b'GGML' and not with b'GGUF'"]),
@@ -950,7 +956,7 @@ BAD_GGUF: dict[str, tuple[Any, list[str]]] = {
 
 
 def test_the_good_gguf(tmp_path: Path) -> None:
-    """What the bad ones are made of: the numbers are the file's."""
+    """The file from which the malformed ones are derived loads, with the file's values as weights."""
     (tmp_path / "m.gguf").write_bytes(gguf())
     model = az.load(tmp_path / "m.gguf")
     assert all(np.all(numpy(weight) == 0.25) for weight in model.weights) and model.count_params() == 712
@@ -965,7 +971,7 @@ def test_gguf(problem: str, tmp_path: Path) -> None:
 
 
 def test_gguf_with_special_ids_outside(tmp_path: Path) -> None:
-    """Neither the model nor the tokenizer has them, and one warning says so."""
+    """The model and the tokenizer omit these ids, and a single warning reports them."""
     file, outside = tmp_path / "m.gguf", {"bos": 9, "eos": 2**32 - 1}
     file.write_bytes(gguf({f"tokenizer.ggml.{name}_token_id": (U32, number) for name, number in outside.items()}))
     with pytest.warns(UserWarning, match="bos_token_id=9, eos_token_id=4294967295: outside") as told:
@@ -979,7 +985,7 @@ def test_gguf_with_special_ids_outside(tmp_path: Path) -> None:
 def test_truncated_gguf(name: str, tmp_path: Path) -> None:
     content = (GOLDENS / "llama-gguf" / f"{name}.gguf").read_bytes()
     file = tmp_path / "m.gguf"
-    end = len(content) - next(n for n in range(64) if content[-n - 1])  # padding behind the last tensor may lack
+    end = len(content) - next(n for n in range(64) if content[-n - 1])  # padding after the last tensor may be missing
     for length in (*range(64), *range(64, end, 301), *range(end - 8, end)):
         file.write_bytes(content[:length])
         refused(file, str(file), "accepted: a whole GGUF file")
@@ -1000,7 +1006,7 @@ def test_gguf_that_is_no_file(tmp_path: Path) -> None:
         refused(tmp_path / name, f"{tmp_path / name} cannot be read", "accepted: a whole GGUF file")
 
 
-# What lies beside the model
+# Files beside the model
 
 
 MODULE = "sentence_transformers.models."
@@ -1040,7 +1046,7 @@ def test_modules(problem: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "modes",
     [
-        {"pooling_mode_cls_token": True},  # beside the mean
+        {"pooling_mode_cls_token": True},  # in addition to the mean
         {"pooling_mode_mean_tokens": False},
         {"pooling_mode_mean_tokens": False, "pooling_mode_weightedmean_tokens": True},
         {"pooling_mode_mean_tokens": "yes"},
@@ -1091,15 +1097,15 @@ def test_preprocessor(content: bytes, tmp_path: Path) -> None:
     refused(folder, "preprocessor_config.json", "accepted: a JSON object")
 
 
-# Bytes and values at random: a model, or a ValueError
+# Random bytes and values: loading returns a model or raises a ValueError
 
 
-CASES = 100  # of each kind
+CASES = 100  # per parametrized case
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: Any) -> Path:
-    """One layer of each, as fast to load as can be."""
+    """Write models with one layer, which load as fast as possible."""
     folder = tmp_path_factory.mktemp("small")
     az.to_huggingface(tiny("gpt", "llama", num_layers=1), folder / "llama")
     az.to_huggingface(tiny("bert", "sequence_classification", num_layers=1), folder / "bert")
@@ -1108,7 +1114,7 @@ def small(tmp_path_factory: Any) -> Path:
 
 
 def damaged(content: bytes, generator: random.Random, end: int) -> bytes:
-    """`content` with one to three of its first `end` bytes changed, or a span of them gone, doubled or moved."""
+    """Change up to three of the first `end` bytes of `content`, or remove, duplicate or move a span of them."""
     at, other = sorted(generator.sample(range(end), 2))
     span = content[at : min(other, at + 40)]
     kind = generator.choice(["flip", "flip", "flip", "digits", "cut", "double", "move"])
@@ -1129,7 +1135,7 @@ def damaged(content: bytes, generator: random.Random, end: int) -> bytes:
 
 
 def survives(path: Path, case: Any) -> bool:
-    """Whether it loaded; what is neither a model nor one short ValueError fails the test."""
+    """Return whether the file loaded; fail on any outcome other than a model or one short ValueError."""
     begin = time.perf_counter()
     found = outcome(path)
     taken = time.perf_counter() - begin
@@ -1161,7 +1167,7 @@ def test_damaged_bytes(name: str, small: Path) -> None:
             loaded += survives(file if name.endswith("gguf") else file.parent, (name, case))
     finally:
         file.write_bytes(content)
-    assert loaded < CASES * 0.8  # it did break them
+    assert loaded < CASES * 0.8  # the damage has an effect
 
 
 STRANGE = [None, True, -1, 0, 1, 3, 2**31, 10**9, 1e308, 0.5, "", "relu", LONG, [], [1], [[]], {}, {"a": {}}, math.nan]
@@ -1169,7 +1175,7 @@ STRANGE = [None, True, -1, 0, 1, 3, 2**31, 10**9, 1e308, 0.5, "", "relu", LONG, 
 
 @pytest.mark.parametrize("name", ["llama", "bert"])
 def test_strange_values(name: str, small: Path) -> None:
-    """Values of every type for several entries at once."""
+    """Set several entries at once to values of all types."""
     file = small / name / "config.json"
     content = file.read_text()
     raw = json.loads(content)

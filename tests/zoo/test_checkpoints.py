@@ -1,6 +1,6 @@
-"""Checkpoints of others against what their own implementation computes from them: load, save again, export.
+"""Third-party checkpoints: loaded, saved again, exported, and compared with their reference implementations.
 
-The folders of tests/goldens were written by transformers, with its results; see the README there.
+transformers wrote the folders of tests/goldens together with its results; see the README there.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ GOLDENS = ROOT / "tests" / "goldens"
 DIALECTS = sorted(folder.name for folder in GOLDENS.iterdir() if (folder / "config.json").is_file())
 GGUF = sorted(file.stem for file in (GOLDENS / "llama-gguf").glob("*.gguf") if file.stem != "blocks")
 TOLERANCE = 1e-4
-# One of each architecture is exported by the quick suite; the others differ in names and numbers, not in operators.
+# One checkpoint of each architecture; the others differ in names and sizes, but not in operators.
 EXPORTED = ("bert", "deit-teacher", "dinov2-registers", "gpt2", "llama-llama3", "marian", "qwen3", "roberta")
-QUICKLY = ("dinov2-registers", "qwen3")  # of these the exports are made in the fast tier too
+QUICKLY = ("dinov2-registers", "qwen3")  # exported in the fast tests too
 
 
 @functools.cache
 def cases(name: str) -> dict[str, dict[str, np.ndarray]]:
-    """Arrays by case and name; pixels as Keras has them."""
+    """Return the arrays by case and name, with pixels in Keras' channels-last layout."""
     stored = np.load(GOLDENS / name / "golden.npz")
     found: dict[str, dict[str, np.ndarray]] = {}
     for key in stored.files:
@@ -55,7 +55,7 @@ def inputs_of(model: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 def difference(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> float:
-    """The greatest at the tokens that are none of padding; there is something to compare."""
+    """Return the greatest difference at tokens that are not padding; fail if there is nothing to compare."""
     mask = arrays.get("decoder_attention_mask" if "decoder_input_ids" in arrays else "attention_mask")
     known = sorted(set(results) & set(arrays))
     assert known
@@ -71,7 +71,7 @@ def difference(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> float:
 
 @pytest.mark.parametrize("name", DIALECTS)
 def test_results_are_theirs(name: str, record_property: Any) -> None:
-    """Padded on either side, of unequal lengths, with images of other sizes."""
+    """Cover padding on either side, rows of unequal lengths, and images of other sizes."""
     model = loaded(name)
     for case, arrays in cases(name).items():
         if case == "generate":
@@ -84,7 +84,7 @@ def test_results_are_theirs(name: str, record_property: Any) -> None:
 @pytest.mark.parametrize("name", ["llama", "roberta"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 0.02), ("bfloat16", 0.2)])
 def test_results_in_half_precision(name: str, dtype: str, tolerance: float) -> None:
-    """Loaded in half precision, padded on the left, against their float32."""
+    """Models loaded in half precision, with padding on the left, agree with the float32 reference."""
     model, arrays = az.load(GOLDENS / name, dtype=dtype), cases(name)["left"]
     assert model.weights[0].dtype == dtype
     assert difference(run(model, inputs_of(model, arrays)), arrays) <= tolerance
@@ -124,12 +124,12 @@ BUFFERS = ("position_ids", "inv_freq", ".attn.bias", "masked_bias")
 
 @pytest.mark.parametrize("name", DIALECTS)
 def test_round_trip_is_byte_equal(name: str, tmp_path: Path) -> None:
-    """Names, dtypes and bytes of all tensors, but for buffers; and the config says the same to us."""
+    """Names, dtypes and bytes of all tensors except buffers are kept, and the saved config loads as the same config."""
     model = loaded(name)
     az.to_huggingface(model, tmp_path)
     theirs, ours = tensors_of(GOLDENS / name), tensors_of(tmp_path)
     theirs = {key: value for key, value in theirs.items() if not any(part in key for part in BUFFERS)}
-    if name.endswith("published"):  # today's names
+    if name.endswith("published"):  # saved under the current names
         prefix = "transformer." if name.startswith("gpt2") else ""
         theirs = {
             prefix + key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): v
@@ -150,7 +150,7 @@ def test_round_trip_is_byte_equal(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [n for n in DIALECTS if (GOLDENS / n / "config.hub.json").is_file()])
 def test_config_in_the_words_of_the_hub(name: str, tmp_path: Path) -> None:
-    """rope_theta, rope_scaling and torch_dtype, as before transformers 5."""
+    """Cover rope_theta, rope_scaling and torch_dtype, as written before transformers 5."""
     shutil.copytree(GOLDENS / name, tmp_path / name)
     (tmp_path / name / "config.json").write_bytes((GOLDENS / name / "config.hub.json").read_bytes())
     assert az.load(tmp_path / name).config == loaded(name).config
@@ -158,13 +158,13 @@ def test_config_in_the_words_of_the_hub(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICKLY else pytest.mark.slow) for n in DIALECTS])
 def test_exports_compute_what_they_compute(name: str, tmp_path: Path, record_property: Any) -> None:
-    """ONNX and TFLite, without Keras in between: their results from the file's."""
+    """ONNX and TFLite files produce the reference results."""
     model = loaded(name)
     arrays = next(arrays for case, arrays in cases(name).items() if case != "generate")
     given = inputs_of(model, arrays)
     export.to_onnx(model, tmp_path / "m.onnx", **({"cache": False} if model.generates else {}))
     worst = {"onnx": difference(export.load(tmp_path / "m.onnx").run(given), arrays)}
-    if "decoder_input_ids" in given:  # an encoder and a decoder with a cache: the tokens they write
+    if "decoder_input_ids" in given:  # an encoder and a decoder with a cache: compare generated tokens
         export.to_tflite(model, tmp_path / "m.tflite")
         asked = cases(name)["generate"]
         written = export.load(tmp_path / "m.tflite").generate(
@@ -185,7 +185,7 @@ def test_exports_compute_what_they_compute(name: str, tmp_path: Path, record_pro
 
 @pytest.mark.parametrize("name", GGUF)
 def test_gguf(name: str) -> None:
-    """Every type of block, dequantised; the reference ran on the same numbers."""
+    """Cover every type of block; the reference was computed from the same dequantized values."""
     arrays = {k: v for case, found in cases("llama-gguf").items() if case == name for k, v in found.items()}
     model = az.load(GOLDENS / "llama-gguf" / f"{name}.gguf")
     assert difference(run(model, inputs_of(model, arrays)), arrays) <= TOLERANCE
@@ -193,7 +193,7 @@ def test_gguf(name: str) -> None:
 
 
 def test_gguf_keeps_nothing_that_transformers_cannot_read(tmp_path: Path) -> None:
-    """A quantised file becomes a Llama of Hugging Face's, and computes the same."""
+    """A quantized file is saved as a Hugging Face Llama with the same weights."""
     model = az.load(GOLDENS / "llama-gguf" / "q8_0-linear.gguf")
     az.to_huggingface(model, tmp_path)
     again = az.load(tmp_path)
@@ -203,7 +203,7 @@ def test_gguf_keeps_nothing_that_transformers_cannot_read(tmp_path: Path) -> Non
 
 
 def test_gguf_brings_its_tokenizer() -> None:
-    """A prompt of the command line needs nothing beside the file."""
+    """The command line can encode a prompt with the file alone."""
     from attention_zoo.text.prompts import continue_prompts
 
     model = az.load(GOLDENS / "llama-gguf" / "f16.gguf")
@@ -224,7 +224,7 @@ def test_our_folders_keep_what_came_along(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["bert-backbone", "bert", "roberta", "distilbert-qa", "bert-sequence"])
 def test_another_head(name: str, recwarn: Any) -> None:
-    """The body is theirs, the head is new, and a warning says so."""
+    """The body is loaded and the head is new, which a warning reports."""
     model = az.load(GOLDENS / name, head="sequence_classification", num_classes=7)
     told = [str(warning.message) for warning in recwarn if "as initialised" in str(warning.message)]
     assert len(told) == 1 and "classifier/kernel" in told[0]

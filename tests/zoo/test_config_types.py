@@ -1,4 +1,4 @@
-"""Every field of every family refuses a value of another type, by its name."""
+"""Every config field of every family rejects values of another type, and the error names the field."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ CASES = [(name, entry.name) for name, cls in families().items() for entry in fie
 def test_values_of_another_type(family: str, field: str) -> None:
     for value in WRONG:
         if field == "preprocessing" and isinstance(value, dict):
-            continue  # a preprocessor_config.json may say anything besides
+            continue  # a preprocessor_config.json may contain other entries
         with pytest.raises(ValueError, match=rf"{field}.*(got|accepted)"):
             families()[family].config_class.from_dict({field: value})

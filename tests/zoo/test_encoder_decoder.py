@@ -1,4 +1,4 @@
-"""Transformer and Seq2Seq as a whole: against float64 NumPy, against KerasHub, and learning."""
+"""Transformer and Seq2Seq as whole models: compared with float64 NumPy and KerasHub, and trained on small tasks."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from reference_models import Weights, seq2seq, transformer
 
 TOLERANCE = 2e-5
 SOURCES, TARGETS = 9, 7
-KEPT = ((9, 4, 1), (7, 3, 1))  # real tokens of three sources and of their targets
+KEPT = ((9, 4, 1), (7, 3, 1))  # tokens without padding in three sources and in their targets
 SIDES = ("none", "right", "left", "interior")
 BOTH = [pair for pair in VARIANTS if pair[0] in ("transformer", "seq2seq")]
-# Made of the tiny ones where there is none: the original in pre-norm, and a decoder deeper than its encoder.
+# There is no tiny variant with pre-norm, or with a decoder deeper than its encoder: this one changes the original.
 PRE_NORM: dict[str, Any] = {"norm_first": True, "activation": "gelu", "num_layers": 1, "num_decoder_layers": 2}
 TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
     "original": ("original", {}),
@@ -49,7 +49,7 @@ def mask_of(side: str, kept: tuple[int, ...], length: int) -> np.ndarray:
 
 
 def compare(actual: dict[str, Any], expected: dict[str, Any], valid: dict[str, np.ndarray]) -> float:
-    """The greatest difference where `valid` of each name is, relative to max(1, the greatest value)."""
+    """Return the greatest difference where `valid` is true, relative to max(1, the greatest absolute value)."""
     assert set(actual) == set(valid)
     worst = 0.0
     for name, keep in valid.items():
@@ -98,7 +98,7 @@ def test_transformer_against_float64(name: str, side: str, decoder_side: str, rn
 @pytest.mark.parametrize(("sources", "targets"), [pytest.param(1, 1, marks=pytest.mark.slow), (1, 40), (40, 33)])
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_transformer_of_other_lengths(name: str, sources: int, targets: int, rng: Any, record_property: Any) -> None:
-    """From one token to the longest there may be."""
+    """Lengths range from one token to the maximum length."""
     variant, overrides = TRANSFORMERS[name]
     model = tiny("transformer", variant, **overrides)
     ids, decoder_ids = (rng.integers(0, 61, (1, n)).astype("int32") for n in (sources, targets))
@@ -126,19 +126,19 @@ def test_seq2seq_against_float64(family: str, variant: str, side: str, rng: Any,
 
 
 def rows_and_mask(rng: np.random.Generator, vocab_size: int, lengths: tuple[int, ...]) -> tuple[Any, Any]:
-    """Ragged rows padded on the right, with random tokens in the padding."""
+    """Return rows of different lengths, padded on the right with random tokens, and their mask."""
     ids = rng.integers(0, vocab_size, (len(lengths), max(lengths))).astype("int32")
     return ids, (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype("int32")
 
 
 @pytest.mark.parametrize("lengths", [((11, 4, 1), (8, 5, 2)), ((150, 70), (140, 90))], ids=["short", "long"])
 def test_t5(lengths: Any, rng: Any, record_property: Any) -> None:
-    """KerasHub's T5 v1.1; the longer rows reach every bucket of distances."""
+    """Compare with KerasHub's T5 v1.1; the longer rows reach every bucket of relative positions."""
     sizes = {"num_layers": 2, "num_heads": 4, "hidden_dim": 32, "intermediate_dim": 52}
     gelu = functools.partial(keras.activations.gelu, approximate=True)
     theirs = keras_hub.models.T5Backbone(61, key_value_dim=6, activation=gelu, tie_embedding_weights=False, **sizes)
     randomise(theirs)
-    for layer in theirs.layers:  # T5's own norms call their scale a weight
+    for layer in theirs.layers:  # T5's own normalization layers name their scale "weight"
         for variable in layer.weights:
             if variable.path.endswith("/weight"):
                 variable.assign(1 + rng.normal(0, 0.2, variable.shape))
@@ -190,7 +190,7 @@ def test_t5(lengths: Any, rng: Any, record_property: Any) -> None:
 
 @pytest.mark.parametrize("norm_first", [False, True], ids=["post", "pre"])
 def test_keras_hub_blocks(norm_first: bool, rng: Any, record_property: Any) -> None:
-    """The original, made of KerasHub's sinusoids, encoders and decoders."""
+    """Compare with the original model assembled from KerasHub's sinusoids, encoders and decoders."""
     lengths = ((11, 4, 1), (8, 5, 2))
     ours = tiny("transformer", "original", norm_first=norm_first, num_decoder_layers=2)
     options = {"num_heads": 4, "normalize_first": norm_first, "layer_norm_epsilon": 1e-6, "activation": "relu"}
@@ -233,7 +233,7 @@ def test_keras_hub_blocks(norm_first: bool, rng: Any, record_property: Any) -> N
 
 
 def ragged_task(model: Any, rng: np.random.Generator, size: int = 6) -> tuple[dict[str, Any], Any, Any]:
-    """Random sources and targets to be learnt by heart: inputs, targets, and 1 for each real target."""
+    """Return random data to memorize: inputs, targets, and 1 for each target that is not padding."""
     (ids, mask), (decoder_ids, real) = (
         rows_and_mask(rng, 61, (longest, *rng.integers(2, longest + 1, size - 1))) for longest in (8, 6)
     )
@@ -243,7 +243,7 @@ def ragged_task(model: Any, rng: np.random.Generator, size: int = 6) -> tuple[di
 
 
 def loss_of(logits: np.ndarray, targets: np.ndarray, real: np.ndarray) -> float:
-    """Mean cross-entropy of the real targets, in float64."""
+    """Compute the mean cross-entropy of the targets that are not padding, in float64."""
     logits = logits.astype("float64") - logits.max(-1, keepdims=True)
     chosen = np.take_along_axis(logits, targets[..., None], -1)[..., 0]
     return float(((np.log(np.exp(logits).sum(-1)) - chosen) * real).sum() / real.sum())
@@ -256,7 +256,7 @@ def crossentropy() -> Any:
 @pytest.mark.slow
 @every_variant(BOTH)
 def test_learning_by_heart(family: str, variant: str, rng: Any) -> None:
-    """One batch with ``fit``, whose padded targets count for nothing."""
+    """The model memorizes one batch with ``fit``, and targets at padding do not affect the loss."""
     model = tiny(family, variant, dropout=0.0, num_layers=1)
     x, y, real = ragged_task(model, rng)
     first = loss_of(numpy(model(x)), y, real)
@@ -276,7 +276,7 @@ START, END, LONGEST, WORDS = 1, 2, 5, 12
 
 
 def copies(rng: np.random.Generator, size: int, side: str = "right") -> tuple[dict[str, Any], Any, Any]:
-    """Sources of up to five words, and targets that are the same words and the end token."""
+    """Return sources of up to five words, with the same words and the end token as targets."""
     words = rng.integers(3, WORDS, (size, LONGEST)).astype("int32")
     lengths = rng.integers(1, LONGEST + 1, (size, 1))
     mask = (np.arange(LONGEST) < lengths).astype("int32")
@@ -306,7 +306,7 @@ LEARNERS: dict[str, tuple[Any, dict[str, Any], int, float]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNERS)
 def test_learning_to_copy(name: str, rng: Any, record_property: Any) -> None:
-    """With the target moved right by one, held-out sources are copied: teacher-forced, greedily and by beams."""
+    """Trained with shifted targets, the model copies held-out sources: teacher-forced, greedily and by beam search."""
     cls, fields, epochs, rate = LEARNERS[name]
     model = cls({**SMALL, **fields})
     x, y, real = copies(rng, 4096)
@@ -328,12 +328,12 @@ def test_learning_to_copy(name: str, rng: Any, record_property: Any) -> None:
         assert made.shape == (24, 1 + LONGEST + 1) and (made[:, 0] == START).all()
         same = (made[:, 1:] == y).all(axis=1)
         assert same.mean() > 0.9
-        # What is right at every step with the true words before it is what greedy decoding writes.
+        # If all teacher-forced predictions of a row are right, greedy decoding generates the same tokens.
         assert beams > 1 or same[rows].all()
 
 
 def parameters(c: Any) -> int:
-    """Of a Transformer with layer norm, biases and as many key heads as heads, from the sizes of the paper."""
+    """Return the parameter count of a Transformer with layer norm, biases and one key head per query head."""
     width, heads = c.hidden_dim, c.num_heads * c.head_dim
     attention = 3 * (width * heads + heads) + heads * width + width
     feedforward = 2 * width * c.intermediate_dim + c.intermediate_dim + width
@@ -346,7 +346,7 @@ def parameters(c: Any) -> int:
 
 
 def test_parameters() -> None:
-    """A closed form holds for small models, and gives the counts of the paper's two."""
+    """The formula holds for small models, and gives the counts of the paper's two models."""
     for overrides in (
         {},
         {"norm_first": True, "num_decoder_layers": 3},
@@ -413,7 +413,7 @@ def test_configs_that_cannot_be(family: str, values: dict[str, Any]) -> None:
 
 
 def test_defaults() -> None:
-    """The paper's base model, and sizes that follow from others."""
+    """The defaults are the paper's base model, and omitted sizes are derived from others."""
     c = TransformerConfig()
     assert (c.num_decoder_layers, c.num_kv_heads, c.head_dim, c.intermediate_dim) == (6, 8, 64, 2048)
     c = TransformerConfig(num_layers=2, num_decoder_layers=3, hidden_dim=64, eos_token_id=None)

@@ -1,4 +1,4 @@
-"""KerasHub's models to ours and back: the same weights, configs and results, every weight random, sizes odd."""
+"""Conversion from KerasHub and back preserves weights, configs and outputs, for random weights and unusual sizes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VOCABULARY = 37
 TEXT: dict[str, Any] = {"vocabulary_size": VOCABULARY, "num_layers": 2, "intermediate_dim": 22, "dropout": 0.1}
 LEARNED = {**TEXT, "num_heads": 3, "hidden_dim": 30, "max_sequence_length": 19}
 ROTARY = {**TEXT, "num_query_heads": 6, "num_key_value_heads": 2, "hidden_dim": 36, "rope_max_wavelength": 500.0}
-QWEN3 = {**ROTARY, "layer_norm_epsilon": 1e-5}  # the one that their query and key heads have in any case
+QWEN3 = {**ROTARY, "layer_norm_epsilon": 1e-5}  # KerasHub's query and key norms always use this value
 SCALING = {
     "rope_frequency_adjustment_factor": 4.0,
     "rope_low_freq_factor": 1.0,
@@ -61,7 +61,7 @@ def vit(**changed: Any) -> Any:
     return hub.ViTBackbone(**{**IMAGES, **changed})
 
 
-# What makes one of theirs, and the kind to write where it is not the first that can hold the config.
+# A function that creates a KerasHub model, and the kind for the way back if it is not the first that fits the config.
 SOURCES: dict[str, tuple[Callable[[], Any], str | None]] = {
     "bert": (bert, None),
     "bert-lm": (lambda: hub.BertMaskedLM(bert()), None),
@@ -98,14 +98,17 @@ SOURCES: dict[str, tuple[Callable[[], Any], str | None]] = {
 
 
 def inputs_of(theirs: Any, rng: np.random.Generator) -> tuple[Any, Any]:
-    """The same for them and for us. Texts are ragged rows padded on the right, with random tokens in the padding."""
+    """Return the same inputs for KerasHub's model and for that of this package.
+
+    Texts are rows of different lengths, padded on the right with random tokens.
+    """
     if not isinstance(theirs.input, dict):
         images = rng.normal(size=(3, 15, 15, 2)).astype("float32")
         return images, images
     ids = rng.integers(0, VOCABULARY, (len(LENGTHS), max(LENGTHS))).astype("int32")
     mask = (np.arange(max(LENGTHS)) < np.array(LENGTHS)[:, None]).astype("int32")
     one, other = {"token_ids": ids, "padding_mask": mask}, {"input_ids": ids, "attention_mask": mask}
-    if "mask_positions" in theirs.input:  # every one, that both give logits of every token
+    if "mask_positions" in theirs.input:  # all positions, so that both models return logits for every token
         one["mask_positions"] = np.broadcast_to(np.arange(max(LENGTHS), dtype="int32"), ids.shape)
     if "segment_ids" in theirs.input:
         one["segment_ids"] = other["token_type_ids"] = rng.integers(0, 3, ids.shape).astype("int32")
@@ -118,7 +121,7 @@ def assert_same_results(theirs: Any, ours: Any, rng: np.random.Generator) -> Non
     if not isinstance(expected, dict):
         expected = {"sequence_output": expected}
     result = list(result.values()) if isinstance(result, dict) else [result]
-    for theirs_one, ours_one in zip(expected.values(), result, strict=False):  # a ViT's class token comes twice
+    for theirs_one, ours_one in zip(expected.values(), result, strict=False):  # a ViT also returns its class token
         wanted, got = numpy(theirs_one), numpy(ours_one)
         if isinstance(one, dict) and wanted.shape[:2] == one["token_ids"].shape:
             kept = one["padding_mask"].astype(bool)
@@ -139,7 +142,7 @@ def assert_same_weights(one: dict[str, np.ndarray], other: dict[str, np.ndarray]
 
 
 def config_of(theirs: Any) -> dict[str, Any]:
-    """Of a task and its backbone, without the numbers that Keras gives to names, nor what is as good as absent."""
+    """Return the config of a task and its backbone, without generated names and in a canonical form."""
     config = {**theirs.get_config(), "class": type(theirs).__name__}
     config.pop("name")
     if "backbone" in config:
@@ -166,7 +169,7 @@ def test_there_and_back(name: str, rng: Any) -> None:
     assert config_of(back) == config_of(theirs)
     written, expected = weights_of(back), weights_of(theirs)
     if ours.config.head in ("masked_lm", "sentence_embedding"):
-        for weights in (written, expected):  # on which no result depends, and ours has not
+        for weights in (written, expected):  # no output depends on these, and models of this package lack them
             del weights["pooled_dense/kernel"], weights["pooled_dense/bias"]
     assert_same_weights(written, expected)
 
@@ -178,7 +181,7 @@ def test_there_and_back(name: str, rng: Any) -> None:
 LLAMA = {"position": "rotary", "norm": "rms_norm", "activation": "swiglu", "use_bias": False}
 SMALL = {"vocab_size": VOCABULARY, "num_layers": 2, "num_heads": 6, "hidden_dim": 36, "intermediate_dim": 22}
 BERT = {"activation": "gelu_tanh", "type_vocab_size": 3}
-OURS: dict[str, tuple[str, str, dict[str, Any]]] = {  # family, the kind that is chosen, config
+OURS: dict[str, tuple[str, str, dict[str, Any]]] = {  # family, selected kind, config
     "bert": ("bert", "Bert", {**BERT, "head": "sequence_classification", "num_classes": 5}),
     "bert-lm": (
         "bert",
@@ -228,7 +231,7 @@ def test_dtype(policy: str) -> None:
 
 
 def test_backbone_with_head(rng: Any) -> None:
-    """Logits of a backbone are its states times its table, or times its second one."""
+    """The logits of a backbone are its hidden states times its embedding table, or times its separate output table."""
     for make in (gpt2, llama, lambda: llama(tie_word_embeddings=True)):
         theirs = randomise(make())
         ours = from_keras_hub(theirs, head="causal_lm")
@@ -263,7 +266,7 @@ def test_overrides() -> None:
     ours = from_keras_hub(llama(), max_length=64, initializer_range=0.1, dropout=0.3)
     assert (ours.config.max_length, ours.config.initializer_range, ours.config.dropout) == (64, 0.1, 0.3)
     assert from_keras_hub(llama()).config.max_length == 2048
-    assert from_keras_hub(llama(**SCALING)).config.max_length == 64  # 16 · 4
+    assert from_keras_hub(llama(**SCALING)).config.max_length == 64  # original length × factor
     classifier = hub.BertTextClassifier(bert(), num_classes=2, dropout=0.5)
     assert from_keras_hub(classifier, dropout=0.5).config.dropout == 0.5
     with pytest.raises(ValueError, match=r"GPTConfig: got unknown fields \['widht'\]; accepted: \['vocab_size'"):
@@ -271,7 +274,7 @@ def test_overrides() -> None:
 
 
 class Changed(hub.GPT2Backbone):
-    """Of somebody who may compute something else in it."""
+    """A third-party subclass, which may compute something else."""
 
 
 def with_lora() -> Any:
@@ -387,7 +390,7 @@ def test_tokenizer() -> None:
     assert ours.config.pad_token_id == 0
     assert ours.tokenizer.model_max_length == 19
     texts = ["The foxes run.", "Fox"]
-    expected = theirs.predict(texts, verbose=0)  # theirs cuts, frames and pads
+    expected = theirs.predict(texts, verbose=0)  # KerasHub's preprocessor truncates, adds special tokens and pads
     assert np.std(expected) > 0.01
     close(numpy(ours(dict(ours.tokenizer(texts)))), expected)
 
@@ -423,5 +426,5 @@ def test_importing_ours_does_not_import_theirs() -> None:
     code = "import sys, attention_zoo as az\naz.list_models()\nprint('keras_hub' in sys.modules)"
     assert python(code).split()[-1] == "False"
     module = ast.parse((ROOT / "zoo" / "keras_hub.py").read_text())
-    named = [node for node in module.body if isinstance(node, ast.Import)]  # at the top, where Keras is too
+    named = [node for node in module.body if isinstance(node, ast.Import)]  # imports at module level, such as Keras
     assert [alias.name for node in named for alias in node.names] == ["functools", "warnings", "keras", "numpy"]

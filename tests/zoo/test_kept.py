@@ -1,4 +1,4 @@
-"""What a checkpoint has that its head does not use: kept as long as it belongs to the model, and saved again."""
+"""Weights of a checkpoint that its head does not use: kept and saved again as long as they belong to the model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_through_a_folder_of_ours(name: str, tmp_path: Path) -> None:
 
 
 def test_a_body_that_is_trained_forgets_them(tmp_path: Path, rng: Any) -> None:
-    """But not where nothing of the body is: the pooler still belongs to it then."""
+    """Training the body discards the unused pooler, unless the whole body is frozen."""
     model = az.load(GOLDENS / "sentence-mean")
     ids = {"input_ids": rng.integers(0, 90, (2, 5)).astype("int32")}
     model.compile("sgd", "mse")
@@ -59,7 +59,7 @@ def test_another_head_or_body_is_without_them(tmp_path: Path) -> None:
 
 
 def test_length_of_sentences(tmp_path: Path) -> None:
-    """Not the number of positions: where texts are cut changes what they are."""
+    """Saving keeps the length to which sentences are truncated, which is not the number of positions."""
     source = Path(GOLDENS / "sentence-mean")
     said = json.loads((source / "sentence_bert_config.json").read_text())
     model = az.load(source)

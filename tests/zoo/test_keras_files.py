@@ -1,5 +1,7 @@
-"""``.keras`` files bring the model with all that came with it, are read by ``load``, and run nothing; names of weights
-do not depend on where a model is made."""
+"""``.keras`` files restore a model with its companions, and ``load`` reads them without executing code in them.
+
+The names of weights do not depend on where a model is created.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,7 @@ def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-# Where a model is made
+# Where a model is created
 
 
 @keras.saving.register_keras_serializable("test_keras_files")
@@ -126,7 +128,7 @@ def test_names_do_not_depend_on_where_a_model_is_made(tmp_path: Path, rng: Any) 
 
 
 def test_weights_of_models_that_are_none_of_ours() -> None:
-    """The first part of a path is a layer's there, and not the model's."""
+    """In a third-party model, the first component of a weight's path names a layer, not the model."""
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3, name="a"), keras.layers.Dense(3, name="b")])
     assert set(by_name(other)) == {"a/kernel", "a/bias", "b/kernel", "b/bias"}
     with pytest.raises(ValueError, match="two weights of the name"):

@@ -1,4 +1,4 @@
-"""Parity with KerasHub's backbones, as ``from_keras_hub`` reads them, and Keras' attention layers; random weights."""
+"""Parity with KerasHub's backbones, converted by ``from_keras_hub``, and Keras' attention layers; random weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LENGTHS = (11, 4, 1)
 
 
 def ids_and_mask(rng: np.random.Generator, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ragged rows padded on the right, with random tokens in the padding."""
+    """Return rows of different lengths, padded on the right with random tokens, and their mask."""
     ids = rng.integers(0, vocab_size, (len(LENGTHS), max(LENGTHS))).astype("int32")
     mask = (np.arange(max(LENGTHS)) < np.array(LENGTHS)[:, None]).astype("int32")
     return ids, mask
@@ -59,7 +59,7 @@ def test_gpt2(rng: Any, record_property: Any) -> None:
     assert np.std(expected) > 0.1
     close(result, expected, atol=TOLERANCE)
 
-    # The tied head is the same table read backwards.
+    # The tied head is the transposed embedding table.
     headed = from_keras_hub(theirs, head="causal_lm")
     logits = numpy(headed({"input_ids": ids, "attention_mask": mask}))[valid]
     reverse = numpy(theirs.token_embedding(expected, reverse=True))
@@ -84,7 +84,7 @@ def test_vit(rng: Any, record_property: Any) -> None:
 
 
 def test_llama(rng: Any, record_property: Any) -> None:
-    """Rotary positions, RMSNorm, SwiGLU and grouped heads, against KerasHub's Llama 3."""
+    """Compare rotary positions, RMSNorm, SwiGLU and grouped-query attention with KerasHub's Llama 3."""
     theirs = keras_hub.models.Llama3Backbone(
         vocabulary_size=97,
         num_layers=3,
@@ -113,7 +113,7 @@ def test_llama(rng: Any, record_property: Any) -> None:
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("cross", [False, True])
 def test_attention_layers(kv_heads: int, masked: bool, cross: bool, rng: Any) -> None:
-    """Keras' MultiHeadAttention and GroupQueryAttention, with causal and arbitrary masks and the scores."""
+    """Compare with Keras' MultiHeadAttention and GroupQueryAttention, including masks and attention scores."""
     if kv_heads == 4:
         theirs = keras.layers.MultiHeadAttention(4, key_dim=6, value_dim=5, output_shape=9)
         ours = MultiHeadAttention(4, 6, 5, output_dim=9)
@@ -125,7 +125,7 @@ def test_attention_layers(kv_heads: int, masked: bool, cross: bool, rng: Any) ->
     options: dict[str, Any] = {"return_attention_scores": True, "use_causal_mask": not cross}
     if masked:
         options["attention_mask"] = rng.random((2, 5, value.shape[1])) < 0.6
-        options["attention_mask"][..., 0] = True  # rows without any key are defined otherwise there
+        options["attention_mask"][..., 0] = True  # Keras defines rows without any key differently
     theirs(query, value)
     randomise(theirs, spread=0.5)
     ours.build(query.shape, value.shape)

@@ -1,4 +1,4 @@
-"""Keras' and TensorFlow's own ways out of a model take ours: what they write computes what the model computes."""
+"""Exports by Keras and TensorFlow themselves: the files compute what the model computes."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from attention_zoo.runtime.inputs import example_inputs
 from attention_zoo.zoo.registry import families
 from helpers import ALL_BUT_ONE, VARIANTS, close, every_variant, numpy, run, shared, tiny
 
-# A decoder; the others are for make test-all.
+# The fast tests cover one decoder; all other variants run only with make test-all.
 FURTHER = {pair for pair in VARIANTS if pair in ALL_BUT_ONE or pair[0] != "gpt"}
 ONE_EACH = [(family, next(iter(cls.tiny()))) for family, cls in families().items()]
-# Of Keras' own loop over time the converter makes TensorFlow's lists, which LiteRT does not have.
+# Keras' own RNN loop is converted to TensorFlow tensor lists, which LiteRT does not support.
 RECURRENT = {pair for pair in VARIANTS if pair[0] == "seq2seq"}
 
 
 def padded(model: Any) -> dict[str, np.ndarray]:
-    """Three rows, of which two are shorter, of another length on either side of an encoder-decoder."""
+    """Return three rows, two of them padded; an encoder-decoder's sources and targets differ in length."""
     signature = model.signature.exported()
     sizes = {**signature.defaults, "batch": 3, "sequence": 7, "source": 7, "target": 5}
     return example_inputs(signature, sizes, padding="right", seed=1)
 
 
 def expected(model: Any, inputs: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
-    """By name, and in the order of names, where a file calls a single one as it likes."""
+    """Return the outputs sorted by name; a file may rename an output if it is the only one."""
     return sorted(run(model, inputs).items())
 
 

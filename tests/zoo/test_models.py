@@ -1,4 +1,4 @@
-"""Every family's every variant: masks, training, precision, intermediates."""
+"""Every variant of every family: masks, training, precision and intermediate results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from helpers import (
 )
 
 LENGTH = 9
-# Valid slots of three rows, 6, 3 and 1 tokens long.
+# Columns with real tokens in three rows of 6, 3 and 1 tokens.
 SLOTS = {
     "right": (range(6), range(3), range(1)),
     "left": (range(3, 9), range(6, 9), range(8, 9)),
@@ -41,13 +41,15 @@ SLOTS = {
 }
 
 
-ROWS = [slots for side in SLOTS.values() for slots in side]  # of every side
+ROWS = [slots for side in SLOTS.values() for slots in side]  # the rows of all kinds of padding
 SIDES = {side: range(3 * i, 3 * i + 3) for i, side in enumerate(SLOTS)}
 
 
 def comparable(family: str, name: str) -> list[int]:
-    """Rows of a result for a whole row that padding does not change: BERT's pooler and what stands on it read slot 0,
-    padding or not, as the original does."""
+    """Return the rows whose per-row results do not depend on padding.
+
+    BERT's pooler, and the heads on it, read column 0 even if it is padding, as the original does.
+    """
     reads_first_slot = family == "bert" and name in ("pooler_output", "logits")
     return [row for row in range(len(ROWS)) if not reads_first_slot or row not in SIDES["left"]]
 
@@ -60,13 +62,13 @@ def mask_of(slots: Any) -> np.ndarray:
 
 
 def scaled(actual: Any, expected: Any, tolerance: float = 2e-6) -> None:
-    """Equal relative to the greatest value: logits of random weights are large."""
+    """Check equality relative to the greatest value, since logits of random weights are large."""
     close(actual, expected, atol=tolerance * max(1.0, float(np.abs(expected).max(initial=0))))
 
 
 @every_variant(TEXT)
 def test_padding_is_never_read(family: str, variant: str, rng: Any) -> None:
-    """All sides in one batch."""
+    """All kinds of padding are in one batch."""
     model, mask = shared(family, variant), mask_of(ROWS)
     one, other = (inputs_for(model, rng, batch=len(ROWS)) for _ in range(2))
     valid = mask.astype(bool)
@@ -86,13 +88,16 @@ def test_padding_is_never_read(family: str, variant: str, rng: Any) -> None:
 
 @every_variant(TEXT)
 def test_batch_of_unequal_lengths_against_rows_without_padding(family: str, variant: str, rng: Any) -> None:
-    """All sides in one batch, against those rows of it that are of one length, without a mask. In float64: a product of
-    another shape is summed in another order, which in float32 shows, more or less so by the processor, at the size of
-    the tolerance. What padding adds does not get smaller with the precision."""
+    """A batch with all kinds of padding gives the results of its rows of one length, computed without a mask.
+
+    In float64: the summation order of a matrix multiplication depends on its shape, and in float32 the resulting
+    difference can reach the tolerance, depending on the processor. An effect of padding would not shrink with the
+    precision.
+    """
     model, mask = shared(family, variant, "float64"), mask_of(ROWS)
     inputs = inputs_for(model, rng, batch=len(ROWS))
     given = {**inputs, "attention_mask": mask}
-    if family == "bert" and not model.config.position_offset:  # it numbers slots, as the original does; RoBERTa tokens
+    if family == "bert" and not model.config.position_offset:  # position ids number columns, but tokens in RoBERTa
         right = np.isin(range(len(ROWS)), SIDES["right"])[:, None]
         given["position_ids"] = np.where(right, np.arange(LENGTH), np.maximum(mask.cumsum(1) - 1, 0)).astype("int32")
     together = run(model, given)
@@ -147,7 +152,7 @@ def test_gpt_is_causal(family: str, variant: str, rng: Any) -> None:
     inputs = inputs_for(model, rng)
     (name,) = per_token(model)
     before = run(model, inputs)[name]
-    changed = np.repeat(inputs["input_ids"][None], LENGTH, 0)  # at one place each
+    changed = np.repeat(inputs["input_ids"][None], LENGTH, 0)  # one position changed in each
     for t, ids in enumerate(changed):
         ids[:, t] = (ids[:, t] + 1) % model.config.vocab_size
     results = run(model, {"input_ids": changed.reshape(-1, LENGTH)})[name]
@@ -186,7 +191,7 @@ def test_attention_without_positions_is_permutation_equivariant(rng: Any) -> Non
 def test_bert_is_equivariant_without_positions_only(family: str, variant: str, rng: Any) -> None:
     model = shared(family, variant)
     inputs = inputs_for(model, rng)
-    # All but the first token change places: the pooler reads the first.
+    # The first token, which the pooler reads, stays in place.
     order = np.concatenate([[0], 1 + np.roll(np.arange(LENGTH - 1), 3)])
     nowhere = np.full((2, LENGTH), 7, "int32")
     plain = run(model, {**inputs, "position_ids": nowhere})
@@ -201,7 +206,7 @@ def test_bert_is_equivariant_without_positions_only(family: str, variant: str, r
 
 @pytest.mark.parametrize("position", POSITIONS)
 def test_gpt_without_positions_sees_a_set(position: str, rng: Any) -> None:
-    """One layer's last token attends to a set of tokens, unless positions order them."""
+    """In a single layer, the last token attends to an unordered set of tokens, unless position encodings order them."""
     model = tiny("gpt", "gpt2", num_layers=1, position=position)
     ids = rng.permutation(97)[:LENGTH][None].astype("int32")
     order = np.concatenate([rng.permutation(LENGTH - 1), [LENGTH - 1]])
@@ -237,7 +242,10 @@ def test_vit_is_equivariant_without_positions_only(family: str, variant: str, rn
 
 @every_variant([pair for pair in VARIANTS if pair[0] in ("gpt", "bert", "vit")], slow=FURTHER)
 def test_intermediates(family: str, variant: str, rng: Any) -> None:
-    """Asking for more changes nothing; states follow from one another; weights are probabilities over valid keys."""
+    """Requesting intermediate results changes no output.
+
+    Each hidden state follows from the previous one, and attention weights are probabilities over valid keys.
+    """
     model = shared(family, variant)
     inputs = inputs_for(model, rng, batch=3)
     mask = mask_of(SLOTS["interior"])
@@ -287,7 +295,7 @@ def test_intermediates(family: str, variant: str, rng: Any) -> None:
 
 
 def task(model: Any, rng: np.random.Generator, size: int = 8) -> tuple[dict[str, np.ndarray], Any, Any]:
-    """A few random examples to be learnt by heart: inputs, targets, losses."""
+    """Return a few random examples to memorize: inputs, targets and losses."""
     inputs = inputs_for(model, rng, batch=size)
     if "input_ids" in inputs:
         inputs["attention_mask"] = (np.arange(LENGTH) < rng.integers(4, LENGTH + 1, (size, 1))).astype("int32")
@@ -301,7 +309,7 @@ def task(model: Any, rng: np.random.Generator, size: int = 8) -> tuple[dict[str,
 
 
 def loss_of(results: dict[str, np.ndarray], targets: Any) -> float:
-    """The same loss in NumPy."""
+    """Compute the same loss in NumPy."""
     if isinstance(targets, dict):
         return float(sum(np.mean((results[name].astype("float64") - targets[name]) ** 2) for name in targets))
     logits = results["logits"].astype("float64")
@@ -338,10 +346,10 @@ def test_training_with_arrays_and_with_tf_data(family: str, variant: str, rng: A
         scaled(predictions[name], expected, 1e-5)
 
 
-# Of the further variants those with weights that no other has.
+# The fast tests include the two further variants that have weights of their own.
 @every_variant(slow=FURTHER - {("gpt", "qwen"), ("vit", "dino")})
 def test_every_weight_has_its_gradient(family: str, variant: str, rng: Any) -> None:
-    """None is forgotten, and a small step along them lowers the loss by what the gradients promise."""
+    """A small step along the gradients lowers the loss by the amount that they predict, and no gradient is missing."""
     model = tiny(family, variant)
     x, y, loss = task(model, rng)
     with tf.GradientTape() as tape:
@@ -359,7 +367,7 @@ def test_every_weight_has_its_gradient(family: str, variant: str, rng: Any) -> N
         if g is not None
     ]
     for weight, gradient in pairs:
-        # Softmax does not see a number added to all scores of a query, which is what a key's bias adds.
+        # A key's bias adds the same number to all scores of a query, and softmax ignores it.
         assert np.abs(gradient).max() > 1e-9 or weight.path.endswith("key/bias")
     square = sum((gradient**2).sum() for _, gradient in pairs)
     named = results if isinstance(results, dict) else {"logits": results}
@@ -373,7 +381,7 @@ def test_every_weight_has_its_gradient(family: str, variant: str, rng: Any) -> N
 
 @every_variant(JITTED, slow=JITTED[1:])
 def test_jit_compiled_or_not(family: str, variant: str, rng: Any) -> None:
-    """Three steps of training and a prediction are the same numbers with XLA and without."""
+    """Three training steps and a prediction give the same values with and without XLA."""
     weights, predictions = [], []
     overrides = {"dropout": 0.0, "attention_dropout": 0.0} if family == "bert" else {}
     for jit in (True, False):
@@ -397,7 +405,7 @@ def test_jit_compiled_or_not(family: str, variant: str, rng: Any) -> None:
 )
 @every_variant(slow=ALL_BUT_ONE)
 def test_policies(family: str, variant: str, policy: str, rng: Any) -> None:
-    """Results are float32, and close to those computed in float32 throughout."""
+    """Outputs are float32, and close to those computed entirely in float32."""
     exact = shared(family, variant)
     model = type(exact)(exact.config, dtype=policy)
     for ours, theirs in zip(model.weights, exact.weights, strict=True):
@@ -415,7 +423,7 @@ def test_policies(family: str, variant: str, policy: str, rng: Any) -> None:
         error = float64(results[name]) - float64(expected)
         relative = np.sqrt(np.mean(error**2) / np.mean(np.square(expected)))
         assert relative < (0.03 if "bfloat16" in policy else 0.004), f"{name}: {relative:.4f}"
-    # What comes between is computed in the policy's dtype, else nothing is gained.
+    # Intermediate results must have the policy's dtype, otherwise nothing is gained.
     raw = results.get("hidden_states", results.get("decoder_hidden_states"))[-1]
     assert keras.backend.standardize_dtype(raw.dtype) == policy.removeprefix("mixed_")
 
@@ -477,7 +485,7 @@ def test_dropout_is_for_training_only(rng: Any) -> None:
 
 @every_variant([("gpt", "gpt2"), ("bert", "backbone"), ("vit", "features")])
 def test_dropout_of_the_embedding(family: str, variant: str, rng: Any) -> None:
-    """What enters the first block is dropped, or scaled by 1 / (1 - rate), at the rate given."""
+    """Dropout zeroes the input of the first block at the configured rate and scales the rest by 1 / (1 - rate)."""
     model = tiny(family, variant, dropout=0.25, attention_dropout=0.0)
     inputs = inputs_for(model, rng, batch=8)
     plain = run(model, inputs, output_hidden_states=True)["hidden_states"][0]
@@ -501,7 +509,7 @@ def test_bert_sentence_embedding_is_the_masked_mean(rng: Any) -> None:
 
 
 def test_bert_heads_on_their_body(rng: Any) -> None:
-    """Each head, written out in NumPy on the states of the body."""
+    """Each head is recomputed in NumPy from the hidden states of the body."""
     body = shared("bert", "backbone")
     inputs = inputs_for(body, rng)
     states, pooled = (run(body, inputs)[name].astype("float64") for name in ("last_hidden_state", "pooler_output"))
@@ -544,7 +552,7 @@ def test_integer_kinds_of_ids_and_masks(rng: Any) -> None:
 
 
 def test_longest_sequence(rng: Any) -> None:
-    """`max_length` itself is accepted, and its last position is read."""
+    """A sequence of `max_length` tokens is accepted, and its last position is used."""
     for family, variant in (("gpt", "gpt2"), ("bert", "masked_lm")):
         model = tiny(family, variant)
         inputs = inputs_for(model, rng, length=40)
@@ -576,7 +584,7 @@ def test_transfer_weights_that_do_not_fit() -> None:
         target.transfer_weights(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))
 
 
-# Wrong inputs: one ValueError that names the input and says what is accepted, before anything runs.
+# Wrong inputs: a ValueError names the input and what is accepted, before any computation.
 IDS = np.ones((2, LENGTH), "int32")
 IMAGE = np.ones((2, 20, 20, 3), "float32")
 WRONG: list[tuple[str, Any, str]] = [
@@ -653,7 +661,7 @@ def test_wrong_inputs(family: str, inputs: Any, message: str, way: str) -> None:
 
 
 def test_lists_are_arrays() -> None:
-    """By name or bare, in a call and in Keras' loops; what makes no array is refused in our words."""
+    """Lists are accepted by name or bare, in a call and in Keras' loops; other values raise the package's own error."""
     for family in ("gpt", "bert"):
         model = shared(family, PLAIN[family])
         rows = [[3, 1, 2], [4, 5, 6]]

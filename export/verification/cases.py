@@ -1,6 +1,6 @@
-"""The cases of the plan: sizes, paddings and cache lengths at which exported models go wrong.
+"""The cases of the plan: sizes, paddings and cache lengths at which exported models tend to fail.
 
-The first case of every list is the one that an export checks: a batch of a few padded rows.
+The cases that an export checks come first in every list. For a text model this is a batch of a few padded rows.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ..frontend.spec import Exportable
 Arrays = dict[str, np.ndarray]
 
 TEXT = ("sequence", "source", "target")
-MOST_WORK = 1e11  # multiplications of one case: about a second in float32, and several in float64
-SHORT, MIDDLE = 7, 33  # tokens: a few, and one more than a block of 32
+MOST_WORK = 1e11  # multiplications in one case, which take about a second in float32 and several seconds in float64
+SHORT, MIDDLE = 7, 33  # tokens; `MIDDLE` is one more than a block of 32
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,10 @@ class Case:
     """One batch of tokens.
 
     Attributes:
-        batch, length: rows and tokens in each, those of `past` included.
-        past: tokens that stand in the key/value cache before the call.
-        padding: "none", a side, "gaps", or "all" for a row without any token; see ``runtime.inputs``.
+        batch: number of rows.
+        length: number of tokens in each row, including `past`.
+        past: number of tokens that are in the key/value cache before the call.
+        padding: "none", "right", "left", "interior", or "all" for one row of padding only; see ``padded_mask``.
     """
 
     batch: int
@@ -40,12 +41,12 @@ class Case:
 
     @property
     def name(self) -> str:
-        past = f", {self.past} of them in the cache" if self.past else ""
+        past = f" ({self.past} cached)" if self.past else ""
         return f"batch {self.batch}, length {self.length}{past}, padding {self.padding}"
 
 
 def longest(model: Exportable, limit: int) -> int:
-    """Return the greatest length up to `limit` that is computed in reasonable time; for a small model, `limit`."""
+    """Return the greatest length up to `limit` that a model computes in reasonable time; `limit` for a small model."""
     c = model.config.to_dict()
     width = sum(int(np.prod(weight.shape)) for weight in model.weights)
     depth = (c.get("num_layers") or 1) * (c.get("hidden_dim") or 1)
@@ -56,13 +57,16 @@ def longest(model: Exportable, limit: int) -> int:
 def text_cases(
     model: Exportable, signature: Signature, *, past: bool = False, padding: str | None = None
 ) -> list[Case]:
-    """Return the cases of a graph of tokens: one, a few, many, and as many as there is room for.
+    """Return the cases of a graph that takes tokens: lengths of one, a few, many, and the maximum number of tokens.
 
-    They come in batches of 1 and 3, with every padding that the graph has a mask for.
+    They come in batches of 1 and 3, and with every padding if the graph has a mask.
 
     Args:
-        past: whether the graph has a key/value cache, so that some tokens can be in it before the call.
-        padding: the only side on which the graph takes padding. Tokens behind a cache are then checked for one row.
+        model: the model, whose size limits the length.
+        signature: of the graph.
+        past: whether the graph has a key/value cache, which can hold some of the tokens before the call.
+        padding: the only padding side that the graph accepts, or None for any. With a side, calls after a filled cache
+            have a single row.
     """
     fixed, dims = signature.sizes, {dim for spec in signature.inputs for dim in spec.dims}
     names = [dim for dim in TEXT if dim in dims]
@@ -76,7 +80,7 @@ def text_cases(
     few = min(SHORT, whole)
     side = (padding or "left") if masked and few > 1 else "none"
     cases = [Case(batches[-1], few, 0, side)]
-    if all(dim in fixed for dim in names):  # a static shape, to which shorter inputs are padded
+    if all(dim in fixed for dim in names):  # static shapes, to which the runner pads shorter inputs
         cases += [Case(batches[0], whole, 0, padding) for padding in paddings]
         cases += [Case(batches[0], n, 0, "left" if masked and n > 1 else "none") for n in (1, SHORT) if n < whole]
         return list(dict.fromkeys(cases))
@@ -99,16 +103,16 @@ def text_cases(
 
 
 def length_cases(signatures: Sequence[Signature]) -> list[Case]:
-    """Return the cases of one model's graphs of several lengths: what just fits into each, and one token more."""
+    """Return the cases of a model exported for several lengths: inputs of each length, and one token longer."""
     lengths = sorted({min(n for dim, n in s.sizes.items() if dim in TEXT) for s in signatures})
     rows = signatures[0].sizes.get("batch", 1)
     return [Case(rows, length) for last in lengths for length in (last, last + 1)][:-1]
 
 
 def image_cases(signature: Signature) -> list[dict[str, int]]:
-    """Return sizes of batches of images: the size that the model was made for, the smallest, and one not square."""
+    """Return sizes of batches of images: the size that the model was made for, the smallest, and a non-square one."""
     native, fixed = signature.defaults, signature.sizes
-    step = {side: signature.multiples.get(side, 7) for side in ("height", "width")}  # 7: no power of two
+    step = {side: signature.multiples.get(side, 7) for side in ("height", "width")}  # 7 is not a power of two
     images = [(fixed.get("height", native["height"]), fixed.get("width", native["width"]))]
     if "height" not in fixed:
         images += [(step["height"], step["width"]), (native["height"] + step["height"], step["width"] * 2)]
@@ -120,7 +124,7 @@ def image_cases(signature: Signature) -> list[dict[str, int]]:
 
 
 def example(signature: Signature, case: Case) -> Arrays:
-    """Return inputs for a case, with empty caches."""
+    """Return synthetic inputs for a case, with empty caches."""
     names = [dim for spec in signature.inputs for dim in spec.dims if dim in TEXT]
     sizes = {**signature.defaults, **signature.sizes, "batch": case.batch, "past_sequence": 0}
     sizes |= dict.fromkeys(names, case.length)
@@ -129,13 +133,13 @@ def example(signature: Signature, case: Case) -> Arrays:
 
 @dataclass(frozen=True)
 class Chain:
-    """A prompt, and tokens that follow it one by one.
+    """A prompt and the decode steps after it.
 
     Attributes:
-        rows: rows of the batch.
-        prompt: tokens of the prompt; of an encoder-decoder, tokens of the source.
-        steps: decode steps after the prompt.
-        quick: whether an export checks it.
+        rows: number of rows.
+        prompt: number of tokens of the prompt; for an encoder-decoder, of the source.
+        steps: number of decode steps after the prompt.
+        quick: whether an export checks this chain.
     """
 
     rows: int
@@ -145,20 +149,20 @@ class Chain:
 
     @property
     def name(self) -> str:
-        return f"{self.rows} × {self.prompt} tokens, then {self.steps} one by one"
+        return f"batch {self.rows}, prompt {self.prompt}, {self.steps} decode steps"
 
 
 def chains(model: Exportable, runner: Runner) -> list[Chain]:
-    """Return prompts around every length that the file has a graph for, and up to the last slot of the cache.
+    """Return chains with prompts around each length that the file has a graph for, and up to the last cache slot.
 
-    Those that an export checks come first: one for every graph that a prompt or a source can choose.
+    The chains that an export checks come first: one for every graph that a prompt or a source can select.
     """
     room = min(runner.decoder().max_length, model.config.max_length)
     sizes = [graph.signature.sizes for graph in runner.graphs.values()]
     if "encoder" in runner.layout.roles.values():
         sources = sorted({size["source"] for size in sizes if "source" in size}) or [model.config.max_length]
-        steps = longest(model, min(room, 128)) - 1  # beside the start token
-        shortest = [min(SHORT, sources[0]), *(before + 1 for before in sources[:-1])]  # that choose each graph
+        steps = longest(model, min(room, 128)) - 1  # without the start token
+        shortest = [min(SHORT, sources[0]), *(before + 1 for before in sources[:-1])]  # one for each graph
         found = [Chain(3, length, min(4, steps), quick=True) for length in shortest]
         found += [Chain(2, longest(model, source), steps) for source in sources if steps]
         return list(dict.fromkeys(found))

@@ -1,7 +1,7 @@
 """Comparisons of a file's graphs with Keras, case by case.
 
-Key/value caches are those that the file itself filled from tokens. The reference is always the model's own call on all
-tokens at once, so that a graph with a cache is compared with the model, and not with another graph with a cache.
+Key/value caches are filled by the file itself, from tokens. The reference is always the model's own call on all tokens
+at once, so that a graph with a cache is compared with the model and not with another graph with a cache.
 """
 
 from __future__ import annotations
@@ -31,7 +31,15 @@ def plain_checks(
     tolerance: float | Closeness,
     prefix: str = "",
 ) -> Iterator[Check]:
-    """A graph that computes what `reference` computes, from the same inputs."""
+    """Compare a graph with `reference` on the same inputs, and yield a check for each case.
+
+    Args:
+        reference: the function of the model that the graph computes.
+        loaded: the graph of the file, or a runner that selects a graph by the length of its inputs.
+        cases: the cases.
+        tolerance: the largest accepted relative difference, or a limit of the cosine.
+        prefix: the beginning of the names of the checks.
+    """
     for case in cases:
         inputs = example(loaded.signature, case)
         yield _compared(prefix + case.name, reference, loaded, inputs, tolerance)
@@ -40,7 +48,7 @@ def plain_checks(
 def image_checks(
     reference: Reference, loaded: LoadedGraph, cases: Sequence[dict[str, int]], tolerance: float | Closeness
 ) -> Iterator[Check]:
-    """Compare a graph of images with `reference`, for batches and images of these sizes."""
+    """Compare a graph of an image model with `reference`, for batches and images of these sizes."""
     for sizes in cases:
         inputs = example_inputs(loaded.signature, sizes, seed=sizes["height"])
         name = f"batch {sizes['batch']}, image {sizes['height']} × {sizes['width']}"
@@ -61,7 +69,8 @@ def _compared(
 
 
 def _tokens_of(output: str, signature: Signature, inputs: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """(batch, length) booleans: the positions of an output that are no padding; None where it has none."""
+    """Return (batch, length) booleans, True for the positions of an output that are not padding; None if the output has
+    no positions, or no mask belongs to them."""
     spec = next(spec for spec in signature.outputs if spec.name == output)
     if len(spec.dims) < 3 or spec.dims[0] != "batch":
         return None
@@ -72,8 +81,18 @@ def _tokens_of(output: str, signature: Signature, inputs: Mapping[str, np.ndarra
 def cached_checks(
     model: Exportable, whole: Reference, loaded: LoadedGraph, cases: Sequence[Case], tolerance: float | Closeness
 ) -> Iterator[Check]:
-    """A causal decoder's graph, called once with some of the tokens and again with the rest: its logits are those of
-    the model's call on all of them, its keys and values those of the Keras graph on all of them."""
+    """Compare the graph of a causal decoder, called with some of the tokens and then with the rest, with Keras.
+
+    The logits are compared with the model's own call on all tokens, the keys and values with the model's graph on all
+    tokens.
+
+    Args:
+        model: the model.
+        whole: the model's own call.
+        loaded: the graph of the file.
+        cases: the cases; `past` is the number of tokens in the first call.
+        tolerance: the largest accepted relative difference, or a limit of the cosine.
+    """
     signature = loaded.signature
     keys = Reference(model, model.graphs("dynamic")["decoder"].function, signature)
     tokens = next(spec.name for spec in signature.inputs if spec.name in TOKENS)
@@ -83,7 +102,7 @@ def cached_checks(
         run, cached = whole, keys
         if shaken is not None:
             run, cached = (functools.partial(of.exact, shaken=shaken) for of in (whole, keys))
-        if isinstance(tolerance, Closeness):  # what rounded keys and values are worth, the logits behind them say
+        if isinstance(tolerance, Closeness):  # the logits show the effect of quantized keys and values
             return run(given)
         return _by_length({**cached(inputs), **run(given)}, signature)
 
@@ -116,7 +135,7 @@ def cached_checks(
 
 
 def _by_length(outputs: Mapping[str, np.ndarray], signature: Signature) -> Arrays:
-    """Keys and values with their length in front of their heads, as logits have it."""
+    """Return the outputs with the axes of keys and values swapped, so that the length is axis 1 as in the logits."""
     caches = set(signature.state.values())
     return {name: np.swapaxes(array, 1, 2) if name in caches else array for name, array in outputs.items()}
 
@@ -124,9 +143,16 @@ def _by_length(outputs: Mapping[str, np.ndarray], signature: Signature) -> Array
 def chain_checks(
     model: Exportable, whole: Reference, runner: Runner, chains: Sequence[Chain], tolerance: float | Closeness
 ) -> Iterator[Check]:
-    """The logits of every token, as the model's own call on all of them has them.
+    """Compare the logits of a prompt and of every decode step with those of the model's own call on all tokens.
 
-    Where there is no encoder, prompts of one row are beginnings of one text, which Keras is called on once.
+    Without an encoder, the prompts of one row are the beginnings of one text, so that Keras is called only once.
+
+    Args:
+        model: the model.
+        whole: the model's own call.
+        runner: the runner of the file.
+        chains: prompts and numbers of decode steps.
+        tolerance: the largest accepted relative difference, or a limit of the cosine.
     """
     vocab = model.config.vocab_size
     encodes = any(spec.name == "decoder_input_ids" for spec in model.signature.inputs)
@@ -164,7 +190,7 @@ def chain_checks(
 
 
 class _Logits:
-    """Of a call of Keras, made when they are asked for."""
+    """The logits of one call of Keras, which is made on first use."""
 
     def __init__(self, whole: Reference, inputs: Arrays) -> None:
         self.whole, self.inputs = whole, inputs
@@ -181,15 +207,25 @@ class _Logits:
 
 
 def greedy_check(model: Any, whole: Reference, runner: Runner, tolerance: float | Closeness) -> Check:
-    """Three prompts of unequal lengths, continued greedily by the file. Keras, given what the file wrote, must like
-    every token best, or as well as rounding can tell: then its own greedy tokens are these."""
+    """Check greedy decoding by the file, for three prompts of different lengths.
+
+    Keras gets the tokens that the file generated. Each of them must have the largest logit in Keras too, or the same
+    logit within rounding errors. Greedy decoding in Keras then gives the same tokens.
+
+    Args:
+        model: the model.
+        whole: the model's own call.
+        runner: the runner of the file.
+        tolerance: the largest accepted relative difference, or a limit of the cosine, with which the check always
+            passes.
+    """
     longest = min(runner.decoder().max_length, model.config.max_length)
     source = min((graph.signature.sizes.get("source", 9) for graph in runner.graphs.values()), default=9)
     length = max(1, min(9, source, longest // 2))
     new = min(16, longest - length)
-    name = f"greedy, {new} tokens"
+    name = f"greedy decoding, {new} tokens"
     if new < 1:
-        return Check(name, True, None, "no room for a token")
+        return Check(name, True, None, "not compared: there is no room for a new token")
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (3, length))
     mask = padded_mask(3, length, "left")
     written = runner.generate(ids, mask, max_new_tokens=new, stop_tokens=[])
@@ -202,7 +238,7 @@ def greedy_check(model: Any, whole: Reference, runner: Runner, tolerance: float 
         }
     chosen = written[:, -new:, None]
 
-    def shortfall(outputs: Arrays) -> np.ndarray:  # (3, new): by how much another token is liked better
+    def shortfall(outputs: Arrays) -> np.ndarray:  # (3, new): how far each logit is below the largest one
         logits = outputs["logits"][:, -new:]
         return logits.max(axis=-1) - np.take_along_axis(logits, chosen, axis=-1)[..., 0]
 
@@ -210,11 +246,11 @@ def greedy_check(model: Any, whole: Reference, runner: Runner, tolerance: float 
     short = shortfall(results)
     same = int((short == 0).sum())
     if same == short.size:
-        return Check(name, True, None, "the same in 3 rows")
-    if isinstance(tolerance, Closeness):  # other numbers like other tokens; that they are near is said elsewhere
-        return Check(name, True, None, f"{same} of {short.size} are Keras' likeliest")
+        return Check(name, True, None, "identical in 3 rows")
+    if isinstance(tolerance, Closeness):  # quantized logits select other tokens; the other checks compare the logits
+        return Check(name, True, None, f"{same} of {short.size} are most likely in Keras")
     scale = float(np.abs(results["logits"]).max())
-    detail = f"{same} of {short.size} are Keras' likeliest, the others at most {short.max():.1e} below"
+    detail = f"{same} of {short.size} are most likely in Keras, logits of the others at most {short.max():.1e} lower"
     if short.max() <= 2 * tolerance * scale:
         return Check(name, True, None, detail, "relative")
     exact = whole.exact(inputs)

@@ -1,7 +1,7 @@
-"""What a file is compared with Keras on: one plan, of which an export checks the first cases and ``verify`` all.
+"""The plan of all comparisons of a file with Keras. An export checks the first cases of it, ``verify`` all cases.
 
-A part of the plan is a list of cases for one graph, or for the graphs of a decoder together, in the order of what they
-find: the first cases of a part, `quick` of them, are those that a new file must pass before it appears.
+A part of the plan is a list of cases for one graph, or for all graphs of a decoder. Cases that find many faults come
+first, and the first `quick` cases of each part are those that a file must pass before it appears.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .checks import cached_checks, chain_checks, greedy_check, image_checks, pla
 from .comparison import Check, Closeness
 from .reference import Reference
 
-MOST_PROMPTS = 8  # that an export tries; a file has a signature or two for each
+MOST_PROMPTS = 8  # largest number of prompts that an export checks
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Part:
     """Cases of one kind.
 
     Attributes:
-        cases: the cases, those that find most first.
-        quick: how many of the first cases an export checks.
-        check: compares some of the cases, within a tolerance.
+        cases: the cases; those that find most faults come first.
+        quick: the number of cases, from the first on, that an export checks.
+        check: a function of some of the cases and a tolerance, which compares them and yields the checks.
     """
 
     cases: Sequence[Any]
@@ -40,11 +40,13 @@ class Part:
 
 
 def plan(model: Exportable, runner: Runner, *, quick: bool) -> list[Part]:
-    """Return the comparisons of a file with `model`.
+    """Return the comparisons of a file with its model.
 
     Args:
-        quick: whether only the first cases will be run. The cases are the same; Keras is then called eagerly, since
-            tracing pays off over many calls only.
+        model: the model.
+        runner: the runner of the file.
+        quick: whether only the first cases of each part will be run. Keras is then called eagerly, because tracing it
+            only saves time over many calls. The cases are the same.
     """
     if isinstance(model, Foreign):
         return list(_of_any_keras(model, runner, quick))
@@ -75,7 +77,7 @@ def _of_text(model: Exportable, runner: Runner, main: LoadedGraph, quick: bool) 
             yield Part(text_cases(model, loaded.signature), 1, partial(plain_checks, whole, loaded, prefix=prefix))
         if len(runner.graphs) > 1:
             cases = length_cases([graph.signature for graph in runner.graphs.values()])
-            yield Part(cases, 0, partial(plain_checks, whole, runner, prefix="the shortest that fits: "))
+            yield Part(cases, 0, partial(plain_checks, whole, runner, prefix="shortest fitting signature: "))
     own = model_graphs(model, runner.graphs)
     encoders = [name for name, role in layout.roles.items() if role == "encoder" and name in own]
     for name in encoders:

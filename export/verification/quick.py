@@ -1,4 +1,4 @@
-"""The check that every export makes before its file appears: the first cases of the plan, in float32."""
+"""The check of every export before its file appears: the first cases of the plan, in float32."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ from .reference import Reference
 
 
 def quick_check(model: Exportable, runner: Runner) -> float:
-    """Return the greatest difference from Keras on the first cases of the plan: one padded batch of every graph.
+    """Return the maximum difference from Keras in the first cases of the plan, such as one padded batch of every graph.
+
+    The difference is relative to the largest magnitude of an output.
+
+    Args:
+        model: the model.
+        runner: the runner of the float32 file.
 
     Raises:
-        ExportError: a difference greater than rounding explains, or a value that is not finite.
-        ValueError: a model that computes something else with a cache than without one.
+        ExportError: a difference is larger than rounding errors explain, or a value is not finite.
+        ValueError: the model itself computes different results with and without a cache.
     """
     checks: list[Check] = []
     for part in plan(model, runner, quick=True):
@@ -33,7 +39,7 @@ def quick_check(model: Exportable, runner: Runner) -> float:
 
 
 def _explain(model: ZooModel, runner: Runner) -> None:
-    """Raise if the model's own call differs from the parts that a decoder with a cache is made of, and not the file."""
+    """Raise a ValueError if not the file but the model is at fault: its call differs from its own decoder graph."""
     if not runner.layout.generates or "encoder" in runner.layout.roles.values():
         return
     graph = model.graphs("dynamic")["decoder"]

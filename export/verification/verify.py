@@ -1,4 +1,4 @@
-"""The proof: the exported file and the Keras model, side by side, over the shapes and paddings that go wrong."""
+"""Verification of an exported file: a comparison with the Keras model over many shapes and paddings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,18 @@ from .plan import plan
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was checked of one file, and how it went."""
+    """The result of ``verify`` for one file.
+
+    Attributes:
+        path: path of the file.
+        format: "onnx" or "tflite".
+        sha256: SHA-256 of the file at `path`, in hexadecimal digits.
+        tolerance: largest accepted difference, relative to the largest magnitude of an output; for a file in reduced
+            precision that was verified without a `tolerance`, 1 minus the lowest accepted cosine.
+        seconds: duration of the verification.
+        checks: results of the checks.
+        precision: "fp32", "fp16", "int8" or "int4".
+    """
 
     path: str
     format: str
@@ -48,28 +59,31 @@ class VerifyReport:
 
     @property
     def passed(self) -> bool:
+        """Whether all checks passed."""
         return all(check.passed for check in self.checks)
 
     @property
     def greatest_difference(self) -> float:
-        """From Keras, relative to the largest magnitude of the output."""
+        """Maximum difference from Keras, relative to the largest magnitude of the output; NaN if none was compared."""
         return max((check.difference for check in self.checks if check.difference is not None), default=float("nan"))
 
     def to_json(self) -> str:
+        """Return all fields, `passed` and `greatest_difference` as JSON."""
         summary = {"passed": self.passed, "greatest_difference": self.greatest_difference}
         return json.dumps({**summary, **asdict(self)}, indent=2)
 
     def to_markdown(self) -> str:
+        """Return a summary and a Markdown table with a row for each check."""
         verdict = "passed" if self.passed else "FAILED"
         judged = sum(check.rule == "float64" for check in self.checks)
-        rule = f"tolerance {self.tolerance:.0e}; float64 was the judge of {judged}"
+        rule = f"tolerance {self.tolerance:.0e}, {judged} checks decided by float64"
         if self.precision != "fp32":
-            rule = f"{self.precision}: a cosine of {1 - self.tolerance:g} in every row"
+            rule = f"{self.precision}: cosine of at least {1 - self.tolerance:g} for every row"
         head = [
-            f"**{self.path}**: {verdict}, {len(self.checks)} checks, greatest difference "
+            f"**{self.path}**: {verdict}, {len(self.checks)} checks, maximum difference "
             f"{self.greatest_difference:.1e} ({rule})",
             "",
-            "| check | difference | rule | verdict | |",
+            "| check | difference | rule | result | details |",
             "|---|---|---|---|---|",
         ]
         rows = [
@@ -80,32 +94,43 @@ class VerifyReport:
         return "\n".join(head + rows)
 
 
-SLACK = 3.0  # a row of a few tokens scatters more than the samples that an export measures
+SLACK = 3.0  # the cosine of a row of a few tokens varies more than that of the samples measured at export
 
 
 @one_at_a_time
 def verify(
     model: Any, path: str | os.PathLike[str], *, tolerance: float | None = None, input_signature: Any = None
 ) -> VerifyReport:
-    """Compare an exported file with the model it came from, in the file's own runtime.
+    """Compare an exported file with the model it was made from, in the file's own runtime.
 
-    What Keras says is ``model(...)`` itself, in float32 whatever its dtype policy, so that a method that was overridden
-    or a layer that was changed is compared too. Batches of 1 and 3, lengths from 1 up to the last position (of a large
-    model: as far as that takes seconds, which a check states), each without padding and padded right, left and in
-    between, or images of three sizes; TFLite: its own static shape. A model that generates: prompts and single tokens
-    up to the last slot of the cache, which the file fills itself, and the same greedy tokens. Beside that the file's
-    bytes, names, dimensions, config and weights, a row without any token, and two runs alike. Of any other Keras model:
-    sizes that Keras takes, and every padding where an input is a mask.
+    The reference is ``model(...)`` itself, computed in float32 whatever its dtype policy is, so that overridden methods
+    and replaced layers are compared too. The checks are:
+
+    - names and dimensions of the inputs and outputs, the digest of the file, config, tokenizer and weights;
+    - texts in batches of 1 and 3 with lengths from 1 to the maximum, without padding, with padding on the right, on the
+      left and between tokens, and with a row without any token. The lengths of a large model are limited to those that
+      take seconds, which is reported. A TFLite file is checked with its static shapes;
+    - images of three sizes;
+    - for a model that generates: prompts and decode steps up to the last slot of the key/value cache, which the file
+      fills itself, and greedy decoding;
+    - for any other Keras model: sizes that Keras accepts, and every padding if an input is a mask;
+    - that two runs with the same inputs give the same outputs.
 
     Args:
-        tolerance: greatest accepted difference, relative to the largest magnitude of an output. What is over it is
-            judged by the same model in float64: see ``comparison.py``. Default: 2e-5 of a file in float32. A file in
-            another precision must come within three times the angle that it was exported with instead, for every
-            row of every case.
-        input_signature: as it was exported with, of any Keras model that does not tell it itself.
+        model: the model that the file was exported from.
+        path: path of an ``.onnx`` or ``.tflite`` file.
+        tolerance: the largest accepted difference, relative to the largest magnitude of an output. A larger difference
+            is accepted if the same model in float64 shows that it comes from rounding; see ``comparison.py``. Default:
+            2e-5 for a float32 file. For another precision, the mean cosine similarity over the positions of every row
+            must be high enough instead: 1 - cosine may be up to three times the value accepted at export.
+        input_signature: the `input_signature` of the export, if there was one.
+
+    Returns:
+        The ``VerifyReport``. A failed check does not raise an error; see `passed`.
 
     Raises:
-        ValueError: no such file, or nothing that could have been exported.
+        ValueError: the file does not exist or cannot be read, the model could not have been exported, or `tolerance` is
+            not a positive number.
     """
     start = time.perf_counter()
     model = exportable(model, input_signature)
@@ -131,7 +156,7 @@ def verify(
 
 
 def _limit(runner: Runner) -> float | Closeness:
-    """What a file of this precision must keep to."""
+    """Return the tolerance for a float32 file, or the lowest accepted cosine for a file in reduced precision."""
     if runner.precision == "fp32":
         return TOLERANCE
     least = runner.precision_details.get("least_cosine", LEAST_COSINE.get(runner.precision, 0.0))
@@ -146,18 +171,18 @@ def _comparisons(model: Exportable, runner: Runner, tolerance: float | Closeness
     limits = runner.graphs[runner.layout.main].signature.limits
     limit = runner.decoder().max_length if runner.layout.generates else min(limits.values(), default=0)
     if limit and (reached := longest(model, limit)) < limit:
-        yield Check("positions", True, None, f"compared up to {reached} of {limit}, by the size of the model")
+        yield Check("positions", True, None, f"compared up to {reached} of {limit}; more would take too long")
 
 
 def _names(model: Exportable, runner: Runner, graphs: dict[str, Graph]) -> Check:
-    """The file's own graphs, inputs and outputs, read from the runtime, are those of the model's signature."""
+    """Check that the graphs, inputs and outputs that the runtime reports are those of the model's signature."""
     problems = []
     if set(graphs) != set(runner.graphs):
-        problems.append(f"graphs {sorted(runner.graphs)} for {sorted(graphs)}")
+        problems.append(f"graphs are {sorted(runner.graphs)}, expected {sorted(graphs)}")
     for name in set(graphs) & set(runner.graphs):
         loaded = runner.graphs[name]
         signature = graphs[name].signature.exported(loaded.signature.sizes)
-        if runner.format == "onnx":  # a TFLite file's inputs and outputs are float32 in every precision
+        if runner.format == "onnx":  # the cache of a TFLite file is float32 in every precision
             signature = file_signature(signature, runner.precision)
         if is_prefill(name):
             signature = replace(signature, outputs=tuple(s for s in signature.outputs if s.name != "logits"))
@@ -166,9 +191,9 @@ def _names(model: Exportable, runner: Runner, graphs: dict[str, Graph]) -> Check
             expected = {spec.name: signature.shape(spec) for spec in getattr(signature, side)}
             actual = {spec.name: spec.dims for spec in getattr(found, side)}
             if set(expected) != set(actual):
-                problems.append(f"{side} {sorted(actual)} for {sorted(expected)}")
+                problems.append(f"{side} are {sorted(actual)}, expected {sorted(expected)}")
                 continue
-            static = bool(signature.sizes)  # then the file has a size where the model has a name
+            static = bool(signature.sizes)  # the file then has sizes in place of the model's names
             for tensor, dims in expected.items():
                 sizes = actual[tensor]
                 same = [
@@ -176,9 +201,9 @@ def _names(model: Exportable, runner: Runner, graphs: dict[str, Graph]) -> Check
                     for size, dim in zip(sizes, dims, strict=False)
                 ]
                 if len(sizes) != len(dims) or not all(same):
-                    problems.append(f"{tensor} has dimensions {sizes} for {dims}")
+                    problems.append(f"{tensor} has dimensions {sizes}, expected {dims}")
         if loaded.signature != signature:
-            problems.append("the file was made of a model of another signature")
+            problems.append("the signature in the file's metadata differs from the model's")
     return Check("names and dimensions", not problems, None, "; ".join(problems))
 
 
@@ -188,7 +213,7 @@ def _repeats(runner: Runner) -> Check:
     inputs = example_inputs(signature, example_sizes(signature))
     first, second = runner.run(inputs), runner.run(inputs)
     same = all(np.array_equal(first[name], second[name]) for name in first)
-    return Check("two runs alike", same, None, "" if same else "two runs of the same inputs differ")
+    return Check("determinism", same, None, "" if same else "two runs with the same inputs differ")
 
 
 def _digest(path: Path) -> str:

@@ -225,6 +225,7 @@ def verified(family: str, variant: str, files: Any, cache: bool) -> None:
         assert json.loads(report.to_json())["passed"] is True
 
 
+@pytest.mark.runs_with("bert-backbone")
 def test_verify_notices(files: Any, tmp_path: Path) -> None:
     """A file that is wrong in one weight, one name or one dimension does not pass."""
     model, result = files("bert", "backbone", "onnx")
@@ -253,7 +254,7 @@ def test_verify_notices(files: Any, tmp_path: Path) -> None:
     other = tiny("bert", "backbone", seed=5)
     assert not export.verify(other, result.path).passed
     wider = tiny("bert", "backbone", vocab_size=120)
-    assert "another signature" in export.verify(wider, result.path).checks[0].detail
+    assert "differs from the model's" in export.verify(wider, result.path).checks[0].detail
 
 
 def test_verify_fails_where_keras_itself_is_not_finite(tmp_path: Path) -> None:
@@ -271,6 +272,7 @@ def test_verify_fails_where_keras_itself_is_not_finite(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
 
+@pytest.mark.runs_with("bert-backbone")
 def test_files_that_are_cut_or_lie(files: Any, tmp_path: Path) -> None:
     """A clear ValueError: a file cut at any point, and one whose signature is not its own. In a process of its own,
     which a runtime that crashes takes with it."""
@@ -387,6 +389,7 @@ def test_a_wrong_graph_is_not_written(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.runs_with("gpt-llama")
 def test_large_weights_go_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from attention_zoo.export.onnx import files as onnx_files
 
@@ -433,6 +436,7 @@ def test_static_sizes(tmp_path: Path) -> None:
         export.load(tmp_path / "v.tflite").run(np.zeros((1, 20, 10, 3), "float32"))
 
 
+@pytest.mark.runs_with("gpt-llama")
 @pytest.mark.parametrize("padding", ["none", "left", "right"])
 def test_generate_equals_keras(padding: str, files: Any) -> None:
     """Greedy tokens, against a loop over the Keras model that gives each row alone and unpadded."""
@@ -452,6 +456,7 @@ def test_generate_equals_keras(padding: str, files: Any) -> None:
         np.testing.assert_array_equal(actual[:, 9:], expected, err_msg=format)
 
 
+@pytest.mark.runs_with("gpt-llama")
 def test_generate_stops_and_refuses(files: Any) -> None:
     _, result = files("gpt", "llama", "onnx")
     runner = export.load(result.path)
@@ -468,6 +473,7 @@ def test_generate_stops_and_refuses(files: Any) -> None:
         export.load(bert.path).generate(np.array([[1, 2]]))
 
 
+@pytest.mark.runs_with("bert-backbone")
 def test_runner_refuses_wrong_inputs(files: Any) -> None:
     _, result = files("bert", "backbone", "onnx")
     runner = export.load(result.path)
@@ -491,6 +497,7 @@ def test_runner_refuses_wrong_inputs(files: Any) -> None:
             runner.run(inputs)
 
 
+@pytest.mark.runs_with("bert-backbone")
 def test_wrong_arguments(files: Any, tmp_path: Path) -> None:
     model, result = files("bert", "backbone", "onnx")
     image = shared("vit", "features")
@@ -521,6 +528,7 @@ def test_wrong_arguments(files: Any, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.onnx", "bad.tflite"]
 
 
+@pytest.mark.runs_with("gpt-llama")
 @pytest.mark.parametrize(("format", "package"), [("onnx", "onnxruntime"), ("tflite", "ai_edge_litert")])
 def test_runner_needs_only_its_runtime(format: str, package: str, files: Any, tmp_path: Path) -> None:
     """With every other heavy package refused, a GPT and a BERT give the numbers they give here."""

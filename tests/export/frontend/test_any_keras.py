@@ -161,7 +161,7 @@ def test_an_attention_that_is_spelled_out_is_counted_as_missing(tmp_path):
     output, scores = MultiHeadAttention(2, 4)(x, return_attention_scores=True)
     result = export.to_onnx(keras.Model(x, {"output": output, "scores": scores}), tmp_path / "m.onnx")
     assert result.fused == {"attention": (0, 1)}
-    assert "| attention in one operator | 0 of 1 |" in result.to_markdown()
+    assert "| fused attention | 0 of 1 |" in result.to_markdown()
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

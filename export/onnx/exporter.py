@@ -63,17 +63,17 @@ def to_onnx(
       are named by the keys of a dict, by the last layers of a Functional model, or else ``output_{i}``.
     - Of several functions, the first becomes `path`, and each other one ``<stem>.<name>.onnx``.
 
-    In models of this package, ids and masks are int64, everything else is float32. The metadata of the file contains
-    signatures, config, tokenizer, chat template and end tokens. If the weights of a graph exceed 1.9 GB, they are
-    stored as external data in ``<file name>.data``. The folder of `path` is created if necessary. Files appear there
-    only when the export has succeeded.
+    In models of this package, ids and masks are int64, everything else is float32 (float16 for the cache in "fp16").
+    The metadata of the file contains signatures, config, tokenizer, chat template and end tokens. If the weights of a
+    graph exceed 1.9 GB, they are stored as external data in ``<file name>.data``. The folder of `path` is created if
+    necessary. Files appear there only when the export has succeeded.
 
     For a precision other than "fp32", the file is first written in float32 and compared with Keras, and then converted.
     The loss of accuracy is measured and is part of the result. A file that is too inaccurate is not written.
 
     Args:
-        model: a model of attention_zoo, any built ``keras.Model`` or layer, or functions of tensors by name. The dtype
-            policy may be any.
+        model: a model of attention_zoo, any built ``keras.Model`` or layer, or one or several functions of tensors. The
+            dtype policy may be any.
         path: path of the file, which must end in ``.onnx``.
         precision: "fp32", "fp16", "int8" or "int4", or an ``export.Precision`` with further options. Default: "fp32".
         cache: False for a single graph without a key/value cache. Default: with a cache, if the model generates.

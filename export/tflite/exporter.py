@@ -85,8 +85,8 @@ def to_tflite(
     too inaccurate is not written.
 
     Args:
-        model: a model of attention_zoo, any built ``keras.Model`` or layer, or functions of tensors by name. The dtype
-            policy may be any.
+        model: a model of attention_zoo, any built ``keras.Model`` or layer, or one or several functions of tensors. The
+            dtype policy may be any.
         path: path of the file, which must end in ``.tflite``.
         precision: "fp32", "fp16", "int8" or "int4", or an ``export.Precision`` with further options. "int8" has a scale
             for each output, and 8-bit activations with a range for each row, measured at every call. "int4" has blocks

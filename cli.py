@@ -1,4 +1,8 @@
-"""The command line. Exit codes: 0 fine, 1 a check failed, 2 the user's mistake, in one line."""
+"""The command line ``attention-zoo``.
+
+Exit codes: 0 success, 1 a check or an export failed, 2 invalid arguments or input files, 130 interrupted. Errors are
+printed as one line.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +26,12 @@ try:
         from rich.table import Table
         from rich.text import Text
         from typer.exceptions import TyperException
-except ImportError as error:  # such as after pip install --no-deps, which is enough for running files from Python
+except ImportError as error:  # for example after pip install --no-deps, which suffices to run files from Python
     raise SystemExit(complain(error, 2)) from error
 
 app = typer.Typer(
     name="attention-zoo",
-    help="Transformers in Keras, shipped to ONNX Runtime and LiteRT, and proved right.",
+    help="Transformers in Keras, exported to ONNX Runtime and LiteRT, and verified.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,20 +42,23 @@ console = Console()
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 TokenizerPath = Annotated[
     Path | None,
-    typer.Option("--tokenizer", help="A folder, a tokenizer.json or a .gguf file; default: the model's."),
+    typer.Option("--tokenizer", help="Tokenizer folder, tokenizer.json or .gguf file; default: the model's."),
 ]
-Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.")]
-TopK = Annotated[int | None, typer.Option(help="Draw from so many likeliest tokens.")]
-TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest that have this probability together.")]
-MinP = Annotated[float | None, typer.Option(help="Draw from those at least this many times as likely as the first.")]
-RepetitionPenalty = Annotated[float, typer.Option(help="Above 1: what was said already is less likely.")]
-Seed = Annotated[int | None, typer.Option(help="Of the draws.")]
+Temperature = Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy decoding.")]
+TopK = Annotated[int | None, typer.Option(help="Sample from this many most likely tokens.")]
+TopP = Annotated[float | None, typer.Option(help="Sample from the most likely tokens with this total probability.")]
+MinP = Annotated[float | None, typer.Option(help="Sample from tokens with at least this share of the top probability.")]
+RepetitionPenalty = Annotated[float, typer.Option(help="Above 1: earlier tokens are less likely.")]
+Seed = Annotated[int | None, typer.Option(help="Random seed for sampling.")]
 Model = Annotated[
-    str, typer.Argument(help="A folder (ours or Hugging Face's), a .gguf or .keras file, or a preset (random weights).")
+    str,
+    typer.Argument(
+        help="Model folder (attention_zoo or Hugging Face), .gguf or .keras file, or preset (random weights)."
+    ),
 ]
 AnyModel = Annotated[
     str,
-    typer.Argument(help="A folder (ours or Hugging Face's), a .gguf file, any model's .keras file, or a preset."),
+    typer.Argument(help="Model folder (attention_zoo or Hugging Face), .gguf file, any .keras file, or preset."),
 ]
 
 
@@ -65,14 +72,16 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _all(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
 
 @app.command(name="list")
-def list_(pattern: Annotated[str, typer.Argument(help="A shell pattern, such as 'vit*'.")] = "*", json_: Json = False):
-    """Name the presets."""
+def list_(pattern: Annotated[str, typer.Argument(help="Shell pattern, such as 'vit*'.")] = "*", json_: Json = False):
+    """List the presets."""
     from .zoo.registry import list_models, preset
 
     columns = ("family", "parameters", "source", "licence")
@@ -88,11 +97,11 @@ def list_(pattern: Annotated[str, typer.Argument(help="A shell pattern, such as 
 @app.command()
 def info(
     name: Annotated[
-        str, typer.Argument(help="A preset, a folder, or a .gguf, .keras, .onnx, .tflite or .litertlm file.")
+        str, typer.Argument(help="Preset name, model folder, or .gguf, .keras, .onnx, .tflite or .litertlm file.")
     ],
     json_: Json = False,
 ):
-    """Show a preset's, a saved model's or an exported file's config, inputs and outputs."""
+    """Show config, inputs and outputs of a preset, a saved model or an exported file."""
     if is_exported(name):
         return _file_info(existing("name", name), json_)
     model = model_of(name)
@@ -112,7 +121,7 @@ def _file_info(file: str, json_: bool) -> None:
     from .runtime.description import rows
     from .runtime.quiet import quiet
 
-    with quiet():  # LiteRT greets
+    with quiet():  # LiteRT prints messages when it loads a file
         facts = exporters.describe(file)
     if json_:
         return _print_json(facts)
@@ -129,19 +138,19 @@ def _print_rows(name: str, summary: str, rows: Iterable[tuple[str, str]]) -> Non
     for heading in (name, summary):
         table.add_column(Text(heading))
     for row in rows:
-        table.add_row(*map(Text, row))  # as it is: brackets are no markup here
+        table.add_row(*map(Text, row))  # literal text: brackets are not markup
     console.print(table)
 
 
 @app.command()
 def convert(
     source: Model,
-    target: Annotated[Path, typer.Argument(help="The folder, or the .keras file, to write.")],
-    to: Annotated[str, typer.Option(help="zoo, huggingface or keras.")] = "huggingface",
-    dtype: Annotated[str | None, typer.Option(help="Hugging Face: float32, float16 or bfloat16.")] = None,
+    target: Annotated[Path, typer.Argument(help="Folder or .keras file to write.")],
+    to: Annotated[str, typer.Option(help="Format: zoo, huggingface or keras.")] = "huggingface",
+    dtype: Annotated[str | None, typer.Option(help="huggingface: float32, float16 or bfloat16.")] = None,
     json_: Json = False,
 ):
-    """Write a model in another format: ours, Hugging Face's, or Keras' own."""
+    """Convert a model to the format of attention_zoo, Hugging Face or Keras."""
     formats = ("zoo", "huggingface", "keras")
     if to not in formats:
         raise ValueError(f"to: got {to!r}; accepted: {list(formats)}")
@@ -176,41 +185,47 @@ def convert(
 @app.command()
 def export(
     model: AnyModel,
-    file: Annotated[Path, typer.Argument(help="Where to, ending in .onnx, .tflite or .litertlm; with --to a folder.")],
-    to: Annotated[str | None, typer.Option(help="genai or huggingface: a folder of ONNX for these.")] = None,
+    file: Annotated[
+        Path, typer.Argument(help="Output file (.onnx, .tflite or .litertlm), or folder for genai or huggingface.")
+    ],
+    to: Annotated[
+        str | None, typer.Option(help="onnx, tflite, litertlm, genai or huggingface; default: by the suffix.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="TFLite: rows per call; default: 1.")] = None,
     sequence_length: Annotated[
-        str | None, typer.Option(help="TFLite: tokens per row; several, as 32,128; or dynamic.")
+        str | None, typer.Option(help="TFLite: tokens per row; one or several, as 32,128; or dynamic.")
     ] = None,
-    image_size: Annotated[int | None, typer.Option(help="TFLite: side of the image in pixels.")] = None,
-    image_dtype: Annotated[str | None, typer.Option(help="uint8: pixels, normalised in the file.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="TFLite: side length of the images in pixels.")] = None,
+    image_dtype: Annotated[str | None, typer.Option(help="uint8: pixels, normalized in the graph.")] = None,
     prefill: Annotated[
-        list[int] | None, typer.Option(help="TFLite, LiteRT-LM: tokens of a GPT's prompt taken at once.")
+        list[int] | None, typer.Option(help="TFLite, LiteRT-LM: prompt tokens per prefill call; repeatable.")
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(help="TFLite, LiteRT-LM: slots of the cache; genai: tokens in all.")
+        int | None, typer.Option(help="TFLite, LiteRT-LM: slots of the key/value cache; genai: maximum tokens.")
     ] = None,
-    stop_token: Annotated[list[int] | None, typer.Option(help="LiteRT-LM, genai: id that ends a text.")] = None,
+    stop_token: Annotated[list[int] | None, typer.Option(help="LiteRT-LM, genai: end token id; repeatable.")] = None,
     cache: Annotated[bool | None, typer.Option(help="With or without a key/value cache.")] = None,
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16, int8 or int4; huggingface: several, as fp32,int8.")
+        str, typer.Option(help="fp32, fp16, int8 or int4; huggingface: one or several, as fp32,int8.")
     ] = "fp32",
-    activations: Annotated[str | None, typer.Option(help="int8: dynamic, float, static or static16 (TFLite).")] = None,
+    activations: Annotated[str | None, typer.Option(help="int8: dynamic, float, static, or static16 (TFLite).")] = None,
     integer_only: Annotated[
-        bool, typer.Option("--integer-only", help="TFLite, static ranges: every operator, not the products alone.")
+        bool, typer.Option("--integer-only", help="TFLite, static ranges: quantize all operators.")
     ] = False,
-    block_size: Annotated[int | None, typer.Option(help="int4, and int8 with float activations.")] = None,
-    method: Annotated[str | None, typer.Option(help="int4: rtn, search, or gptq, which takes minutes.")] = None,
-    keep: Annotated[list[str] | None, typer.Option(help="Weights that stay float32, such as '*/down/kernel'.")] = None,
-    target: Annotated[str | None, typer.Option(help="Operators of int4: onnxruntime or standard.")] = None,
-    samples: Annotated[Path | None, typer.Option(help="Texts to measure the accuracy on, one a line.")] = None,
-    least_cosine: Annotated[float | None, typer.Option(help="Refuse what is farther from float32 than this.")] = None,
+    block_size: Annotated[
+        int | None, typer.Option(help="Weights per scale; int4, or int8 with float activations.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="int4: rtn, search, or gptq (takes minutes).")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="Weights to keep in float32, as '*/down/kernel'.")] = None,
+    target: Annotated[str | None, typer.Option(help="ONNX operators: standard or onnxruntime.")] = None,
+    samples: Annotated[Path | None, typer.Option(help="File of texts, one per line, to measure accuracy on.")] = None,
+    least_cosine: Annotated[float | None, typer.Option(help="Lowest accepted cosine similarity with float32.")] = None,
     card: Annotated[
-        list[str] | None, typer.Option(help="What the file says of the model, such as 'license=MIT' or 'author=Ada'.")
+        list[str] | None, typer.Option(help="Model card entry, such as 'license=MIT' or 'author=Ada'; repeatable.")
     ] = None,
     json_: Json = False,
 ):
-    """Write a model as ONNX, TFLite or LiteRT-LM, checked against Keras, alone or in a folder as others open it."""
+    """Export a model to ONNX, TFLite, LiteRT-LM or a folder for other loaders, and compare it with Keras."""
     from .export.command import export_as, lengths
 
     details: dict[str, Any] = {"activations": activations, "block_size": block_size, "method": method}
@@ -235,16 +250,16 @@ def export(
 @app.command()
 def verify(
     model: AnyModel,
-    file: Annotated[Path, typer.Argument(help="The exported file.")],
-    tolerance: Annotated[float | None, typer.Option(help="Greatest accepted difference; default 2e-5.")] = None,
+    file: Annotated[Path, typer.Argument(help="Exported file.")],
+    tolerance: Annotated[float | None, typer.Option(help="Maximum relative difference; default: 2e-5.")] = None,
     json_: Json = False,
 ):
-    """Compare an exported file with its model; exit 1 if they differ."""
+    """Compare an exported file with its model; the exit code is 1 if they differ."""
     from . import export as exporters
 
     existing("file", file)
     with working(f"comparing {file} with {model}"):
-        ours = any_model(model)  # first, as it imports Keras without a word
+        ours = any_model(model)  # first, because it silences the messages of importing Keras
         report = exporters.verify(ours, file, tolerance=tolerance)
     _print_report(report, json_)
     if not report.passed:
@@ -254,28 +269,32 @@ def verify(
 @app.command()
 def bench(
     files: Annotated[
-        list[Path], typer.Argument(help="An .onnx, .tflite or .litertlm file; of several, ratios to the first.")
+        list[Path], typer.Argument(help=".onnx, .tflite or .litertlm files; several are compared with the first.")
     ],
-    batch: Annotated[int | None, typer.Option(help="Rows; default: the file's own, or 1.")] = None,
-    sequence: Annotated[int | None, typer.Option(help="Tokens per row; default: the file's own.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the image in pixels.")] = None,
-    prompt_length: Annotated[list[int] | None, typer.Option(help="Tokens of a prompt; default: 128, 512.")] = None,
-    cache_length: Annotated[list[int] | None, typer.Option(help="Tokens before a step; default: 16, 512.")] = None,
-    repeats: Annotated[int | None, typer.Option(help="Timed runs; default: 30, of several files 10.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Of several files: turns of each; default: 5.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; every core by default.")] = None,
-    limits: Annotated[bool, typer.Option("--limits", help="What memory and cores can do, beside it.")] = False,
-    png: Annotated[Path | None, typer.Option(help="Draw it too, as .png or .svg.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Batch size; default: that of the file, or 1.")] = None,
+    sequence: Annotated[int | None, typer.Option(help="Tokens per row; default: that of the file.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side length of the images in pixels.")] = None,
+    prompt_length: Annotated[
+        list[int] | None, typer.Option(help="Prompt tokens; repeatable; default: 128, 512.")
+    ] = None,
+    cache_length: Annotated[list[int] | None, typer.Option(help="Cached tokens; repeatable; default: 16, 512.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Timed runs; default: 30, or 10 per round.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="For several files: rounds; default: 5.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")] = None,
+    limits: Annotated[
+        bool, typer.Option("--limits", help="Also measure memory bandwidth and GEMM throughput.")
+    ] = False,
+    png: Annotated[Path | None, typer.Option(help="Also draw a chart, as .png or .svg.")] = None,
     json_: Json = False,
 ):
-    """Time exported files: calls, prompts, tokens, memory. Needs neither TensorFlow nor Keras."""
+    """Measure latency, throughput and memory of exported files, without TensorFlow and Keras."""
     from . import export as exporters
     from .plot import measurements, need_pictures
 
     for file in files:
         existing("file", file)
     if png is not None:
-        need_pictures(png)  # said before the minutes that it takes
+        need_pictures(png)  # before the measurement, which takes minutes
     if rounds is not None and len(files) == 1:
         raise ValueError(f"rounds: got {rounds} for one file; accepted: several files")
     asked: dict[str, Any] = {"batch": batch, "sequence": sequence, "image_size": image_size, "limits": limits}
@@ -291,25 +310,27 @@ def bench(
 @app.command()
 def generate(
     model: Annotated[
-        str, typer.Argument(help="A folder of a model or of an export, an .onnx, .tflite or .litertlm file, a preset.")
+        str, typer.Argument(help="Folder, .gguf, .keras, .onnx, .tflite or .litertlm file, or preset name.")
     ],
-    prompts: Annotated[list[str] | None, typer.Argument(help="Texts, which need a tokenizer.")] = None,
-    ids: Annotated[list[str] | None, typer.Option(help="A prompt as ids, such as '5 6 7'; once for each.")] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Texts are questions, for the chat template.")] = False,
-    system: Annotated[str | None, typer.Option(help="What a chat model is told first.")] = None,
+    prompts: Annotated[list[str] | None, typer.Argument(help="Prompts as texts, which require a tokenizer.")] = None,
+    ids: Annotated[list[str] | None, typer.Option(help="Prompt as token ids, such as '5 6 7'; repeatable.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Format prompts with the chat template.")] = False,
+    system: Annotated[str | None, typer.Option(help="System message; implies --chat.")] = None,
     tokenizer: TokenizerPath = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Default: 32, with --chat 256.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="New tokens at most; default: 32, with --chat 256.")
+    ] = None,
     temperature: Temperature = 0.0,
     top_k: TopK = None,
     top_p: TopP = None,
     min_p: MinP = None,
     repetition_penalty: RepetitionPenalty = 1.0,
-    num_beams: Annotated[int, typer.Option(help="Continuations to keep; the best is given.")] = 1,
+    num_beams: Annotated[int, typer.Option(help="Number of beams; above 1: beam search.")] = 1,
     seed: Seed = None,
-    stop: Annotated[list[str] | None, typer.Option(help="A text that ends a continuation.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends generation; repeatable.")] = None,
     json_: Json = False,
 ):
-    """Continue prompts, with a Keras model or an exported file."""
+    """Generate continuations of prompts with a Keras model or an exported file."""
     from .text.prompts import continue_prompts, find_tokenizer
 
     options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
@@ -331,11 +352,11 @@ def generate(
 
 @app.command()
 def chat(
-    model: Annotated[str, typer.Argument(help="A folder, a .gguf, .keras, .onnx, .tflite or .litertlm file.")],
-    once: Annotated[list[str] | None, typer.Option(help="Ask this and leave; several are asked in turn.")] = None,
-    system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
+    model: Annotated[str, typer.Argument(help="Folder, or .gguf, .keras, .onnx, .tflite or .litertlm file.")],
+    once: Annotated[list[str] | None, typer.Option(help="Question to answer before exiting; repeatable.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
     tokenizer: TokenizerPath = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Of an answer. Default: 256.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens of an answer at most; default: 256.")] = None,
     temperature: Temperature = 0.0,
     top_k: TopK = None,
     top_p: TopP = None,
@@ -344,7 +365,7 @@ def chat(
     seed: Seed = None,
     json_: Json = False,
 ):
-    """Talk to a model or an exported file. /new starts again, /exit or the end of the input leaves."""
+    """Chat with a model or an exported file. /new starts a new conversation, /exit or the end of the input exits."""
     from .generation.chat import Conversation
     from .terminal import talk
     from .text.prompts import find_tokenizer
@@ -364,20 +385,20 @@ def chat(
 def plot(
     kind: Annotated[str, typer.Argument(help="attention, rollout, positions or alignment.")],
     model: Model,
-    file: Annotated[Path, typer.Argument(help="Where to, ending in .png or .svg.")],
-    ids: Annotated[str | None, typer.Option(help="Tokens to attend to, such as '5 6 7'.")] = None,
-    text: Annotated[str | None, typer.Option(help="A text to attend to, for the model's tokenizer.")] = None,
-    image: Annotated[Path | None, typer.Option(help="A picture, for the model's preprocessing.")] = None,
-    length: Annotated[int | None, typer.Option(help="Positions to draw.")] = None,
-    layer: Annotated[int | None, typer.Option(help="This layer only.")] = None,
-    random: Annotated[bool, typer.Option("--random", help="Make the input up, as is done for a preset.")] = False,
+    file: Annotated[Path, typer.Argument(help="Output file, ending in .png or .svg.")],
+    ids: Annotated[str | None, typer.Option(help="Input as token ids, such as '5 6 7'.")] = None,
+    text: Annotated[str | None, typer.Option(help="Input as text, for the model's tokenizer.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Input image, preprocessed for the model.")] = None,
+    length: Annotated[int | None, typer.Option(help="Number of positions.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Index of a single layer.")] = None,
+    random: Annotated[bool, typer.Option("--random", help="Use synthetic input, as for a preset.")] = False,
 ):
-    """Draw attention maps, where a ViT looks, positions, or an alignment."""
+    """Plot attention maps, attention rollout of a ViT, position encodings, or an alignment."""
     from .plot import command, picture_format
 
-    picture_format(file)  # a wrong name is refused before the heavy imports
+    picture_format(file)  # rejects a wrong suffix before the slow imports
     tokens = None if ids is None else ids_of(ids)
-    made_up = random or not Path(model).exists()  # of a preset, whose weights are random too
+    made_up = random or not Path(model).exists()  # for a preset, whose weights are random too
     given: dict[str, Any] = {"tokens": tokens, "text": text, "image": image, "length": length, "layer": layer}
     with working(f"drawing {model}"):
         command(kind, model_of(model), file, **given, random=made_up)
@@ -386,11 +407,11 @@ def plot(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Where the files go.")] = Path("demo-output"),
-    quick: Annotated[bool, typer.Option("--quick", help="Shorter training, about a hundred seconds in all.")] = False,
+    output: Annotated[Path, typer.Option(help="Output folder.")] = Path("demo-output"),
+    quick: Annotated[bool, typer.Option("--quick", help="Shorter training, about 100 seconds in total.")] = False,
     json_: Json = False,
 ):
-    """Train a GPT, a BERT and a ViT on data every Python has, ship them, and prove the files right."""
+    """Train a GPT, two BERTs and a ViT on data that needs no download, export them, and verify the files."""
     from .demo import run
 
     result = run(output, quick=quick, console=Console(stderr=True) if json_ else console)
@@ -412,18 +433,18 @@ def _print_report(report: Any, as_json: bool) -> None:
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
-    """The console script."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greetings are not ours
+    """Run the command line and exit. `arguments` are by default those of the process."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides TensorFlow's startup messages
     try:
         code = app(None if arguments is None else list(arguments), standalone_mode=False)
-    except TyperException as error:  # an option or a command that is not there, or a value of another kind
+    except TyperException as error:  # an unknown option or command, or a value of a wrong type
         code = complain(error.format_message() or "no command; see --help", error.exit_code)
     except (ValueError, ImportError, OSError) as error:
         code = complain(error, 2)
     except (KeyboardInterrupt, typer.Abort):
         code = complain("stopped", 130)
     except RuntimeError as error:
-        from .export.errors import ExportError  # of a file that did not become what it should
+        from .export.errors import ExportError  # raised by a failed export
 
         if not isinstance(error, ExportError):
             raise
@@ -431,7 +452,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     if arguments is None:
         from .runtime.quiet import quiet_at_exit
 
-        quiet_at_exit()  # LiteRT takes its leave too
+        quiet_at_exit()  # LiteRT prints messages at exit
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -1,4 +1,4 @@
-"""Models as files: write, run, verify, time. Each name is imported on first use, with only what it needs."""
+"""Export, run, verify and time model files. Each name is imported on first use, with its own dependencies only."""
 
 from __future__ import annotations
 

@@ -27,48 +27,58 @@ import pytest
 
 from attention_zoo.zoo.presets import FAMILIES
 
-# Tests without a variant in their names, and the variant whose exports or compiled steps most of them use.
-OWNERS = {
-    **dict.fromkeys(("test_reload_in_a_new_process", "test_without_tensorflow"), "all variants"),
-    **dict.fromkeys(("test_generate_equals_keras", "test_generate_stops_and_refuses"), "gpt-llama"),
-    **dict.fromkeys(("test_large_weights_go_beside_the_file", "test_runner_needs_only_its_runtime"), "gpt-llama"),
-    **dict.fromkeys(("test_verify_notices", "test_files_that_are_cut_or_lie", "test_wrong_arguments"), "bert-backbone"),
-    **dict.fromkeys(("test_weights_that_are_kept", "test_what_the_file_says_of_itself"), "bert-backbone"),
-    **dict.fromkeys(("test_benchmark_reports_what_it_measured", "test_runner_refuses_wrong_inputs"), "bert-backbone"),
-    **dict.fromkeys(("test_memory_is_that_of_the_file_alone", "test_mistakes_in_bench_come_first"), "bert-backbone"),
-    **dict.fromkeys(("test_wrong_arguments_of_the_bench", "test_compare_real_files"), "gpt-llama"),
-    **dict.fromkeys(("test_bench_of_several_files", "test_bench_needs_only_the_runtime"), "gpt-llama"),
-    **dict.fromkeys(("test_a_step_copies_no_cache", "test_the_terminal_stays_clean"), "gpt-llama"),
-    **dict.fromkeys(("test_files_beside_the_file_count", "test_a_source_in_several_lengths"), "transformer-marian"),
-}
-# Modules with a file that is exported once for several of their tests.
-TOGETHER = ("tests/export/test_buckets.py", "tests/export/test_litertlm.py", "tests/export/test_texts.py")
+# A variant in the parameters of a test's id, such as "gpt-llama" in "test_export.py::test_precisions[gpt-llama-int8]".
+VARIANT = re.compile(rf"\[(?:.*-)?((?:{'|'.join(FAMILIES)})-\w+)(?:-[^\]]*)?\]$")
+
+BEFORE_GROUP = " in group "
+
+
+def group_of(item: pytest.Item) -> str:
+    """Return the name of the group of tests that run in one process: the test's own id if it runs by itself."""
+    if found := VARIANT.search(item.nodeid):
+        return found[1]
+    if marker := item.get_closest_marker("runs_with"):
+        return marker.args[0]
+    return item.nodeid.partition("::")[0] if item.get_closest_marker("runs_together") else item.nodeid
+
+
+class _Grouped:
+    """A test item whose id ends in its group."""
+
+    def __init__(self, item: pytest.Item) -> None:
+        self.item, self.nodeid = item, f"{item.nodeid}{BEFORE_GROUP}{group_of(item)}"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.item, name)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests of one variant run in one process, which builds, exports and compiles its model once.
-
-    By the ids, since the marks of ``--dist loadgroup`` do not reach pytest-xdist 3.8 through pytest 9.
-    """
+    """Run the tests of one group in one process: a variant's model is built, exported and compiled once."""
     from xdist.scheduler import LoadScopeScheduling
 
-    alone = re.compile(rf"\[(?:.*-)?((?:{'|'.join(FAMILIES)})-\w+)(?:-[^\]]*)?\]$")
-
-    class ByVariant(LoadScopeScheduling):
+    class ByGroup(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            found = alone.search(nodeid)
-            if found:
-                return found[1]
-            file, _, name = nodeid.partition("[")[0].rpartition("::")
-            return OWNERS.get(name, file if file in TOGETHER else nodeid)
+            return nodeid.rpartition(BEFORE_GROUP)[2]
 
-    return ByVariant(config, log)
+    return ByGroup(config, log)
 
 
-def pytest_collection_finish() -> None:
-    """What was imported stays: it need not be looked through whenever a conversion to TFLite collects garbage."""
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_finish(session: pytest.Session) -> Iterator[None]:
+    """Report the groups to the scheduler, which runs in another process and gets the ids of the tests alone.
+
+    ``--dist loadgroup`` of pytest-xdist 3.8 does the same through an attribute that the items of pytest 9 do not have.
+    Here the ids have a group only while this hook runs, so reports and messages show them as they are.
+    """
+    gc.freeze()  # imported modules stay; garbage collections, such as those of the TFLite converter, skip them
+    items = session.items
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session.items = [_Grouped(item) for item in items]  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        session.items = items
 
 
 @pytest.fixture(autouse=True, scope="session")

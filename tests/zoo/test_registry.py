@@ -389,6 +389,7 @@ print(json.dumps(found))
 )
 
 
+@pytest.mark.runs_with("all variants")
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backend", ["numpy", "jax", "torch"])
 def test_without_tensorflow(backend: str, every: bool, tmp_path: Path, rng: Any) -> None:

@@ -70,6 +70,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.runs_with("all variants")
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_reload_in_a_new_process(every: bool, tmp_path: Path, rng: Any) -> None:
     """Reload one variant of each family, or every variant, from a `.keras` file and from a folder.

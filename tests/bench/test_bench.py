@@ -134,6 +134,7 @@ def test_long_prompts_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- one file --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.runs_with("bert-backbone")
 def test_benchmark_reports_what_it_measured(files: Any) -> None:
     for format in ("onnx", "tflite"):
         _, result = files("bert", "backbone", format)
@@ -147,6 +148,7 @@ def test_benchmark_reports_what_it_measured(files: Any) -> None:
         assert Figures.from_dict(json.loads(figures.to_json())) == figures
 
 
+@pytest.mark.runs_with("bert-backbone")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only there a process is counted alone")
 def test_memory_is_that_of_the_file_alone(files: Any) -> None:
     """Not that of this process, which has TensorFlow in it and was larger still."""
@@ -182,6 +184,7 @@ def test_what_generates_is_timed(family: str, variant: str, format: str, cache: 
     assert (none.prefill, none.decode) == ([], [])
 
 
+@pytest.mark.runs_with("transformer-marian")
 def test_files_beside_the_file_count(files: Any) -> None:
     path = files("transformer", "marian", "onnx", cache=True)[1].path
     figures = export.benchmark(path, repeats=1, prompt_lengths=4, cache_lengths=np.array([2]))
@@ -211,6 +214,7 @@ def test_text_for_people() -> None:
     assert "memory" not in replace(FIGURES, peak_memory_bytes=None).to_text()
 
 
+@pytest.mark.runs_with("gpt-llama")
 @pytest.mark.parametrize(("format", "package"), [("onnx", "onnxruntime"), ("tflite", "ai_edge_litert")])
 def test_bench_needs_only_the_runtime(format: str, package: str, files: Any) -> None:
     """In a process that refuses every other heavy package: both sides of the benchmark."""
@@ -308,6 +312,7 @@ def test_names_above_the_columns() -> None:
     assert several.labels(["x/a.onnx", "x/a.onnx", "y/b.onnx"]) == ["a.onnx (1)", "a.onnx (2)", "b.onnx"]
 
 
+@pytest.mark.runs_with("gpt-llama")
 def test_compare_real_files(files: Any) -> None:
     paths = [files("gpt", "llama", format, cache=True)[1].path for format in ("onnx", "tflite")]
     made = export.compare(paths, rounds=2, repeats=2, prompt_lengths=[6], cache_lengths=[4])
@@ -354,6 +359,7 @@ def test_instructions_of_a_processor(tmp_path: Path) -> None:
 # ---- what is refused, and the command line ---------------------------------------------------------------------------
 
 
+@pytest.mark.runs_with("gpt-llama")
 def test_wrong_arguments_of_the_bench(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, text = (
         str(files(*which)[1].path) for which in (("bert", "backbone", "onnx"), ("gpt", "llama", "onnx", True))
@@ -399,6 +405,7 @@ def bench(*arguments: Any) -> int:
     return int(ended.value.code or 0)
 
 
+@pytest.mark.runs_with("gpt-llama")
 def test_bench_of_several_files(files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     path, threads = files("gpt", "llama", "onnx", cache=True)[1].path, []
 
@@ -421,6 +428,7 @@ def test_bench_of_several_files(files: Any, tmp_path: Path, monkeypatch: pytest.
             assert np.asarray(opened.convert("L")).std() > 5
 
 
+@pytest.mark.runs_with("bert-backbone")
 def test_mistakes_in_bench_come_first(files: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     path = files("bert", "backbone", "onnx")[1].path
     monkeypatch.setattr(one_file, "Worker", None)  # nothing is begun

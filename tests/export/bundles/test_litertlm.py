@@ -33,6 +33,8 @@ from attention_zoo.runtime.tflite.flatbuffer import packed, unpacked
 from attention_zoo.text.tokenizer import Tokenizer
 from helpers import shared, tiny
 
+pytestmark = pytest.mark.runs_together
+
 SPECIAL = ["<s>", "</s>", "<|user|>", "<|model|>"]
 NO_ENGINE = importlib.util.find_spec("litert_lm") is None
 engine = pytest.mark.skipif(NO_ENGINE, reason="litert-lm-api is not installed")

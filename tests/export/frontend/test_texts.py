@@ -16,6 +16,8 @@ import attention_zoo as az
 from attention_zoo import export
 from helpers import ROOT
 
+pytestmark = pytest.mark.runs_together
+
 TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}"
 GGUF = ROOT / "tests" / "goldens" / "llama-gguf" / "q8_0.gguf"
 

@@ -195,6 +195,7 @@ def test_a_tied_table_is_stored_once(tmp_path: Path) -> None:
         assert export.verify(model, file).passed
 
 
+@pytest.mark.runs_with("bert-backbone")
 def test_weights_that_are_kept(tmp_path: Path) -> None:
     model = shared("bert", "backbone")
     file, _ = exported(model, tmp_path, export.Precision("int8", keep=("*/down/kernel",)))

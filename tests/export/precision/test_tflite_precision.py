@@ -178,6 +178,7 @@ def test_weights_by_their_names_in_keras(family: str, variant: str, files: Any) 
     assert len(set(names.values())) == len(weights)
 
 
+@pytest.mark.runs_with("bert-backbone")
 def test_weights_that_are_kept(files: Any, tmp_path: Path) -> None:
     model, exact = files("bert", "backbone", "tflite")
     file, _ = exported(model, tmp_path, export.Precision("int8", keep=("*/down/kernel", "*/query/kernel")))
@@ -226,6 +227,7 @@ def test_the_same_bytes_again(tmp_path: Path) -> None:
 # ---- as files are used --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.runs_with("bert-backbone")
 def test_what_the_file_says_of_itself(files: Any, tmp_path: Path) -> None:
     model, exact = files("bert", "backbone", "tflite")
     whole = export.load(exact.path)

@@ -14,6 +14,8 @@ from attention_zoo.runtime.buckets import bucket_of, by_length
 from attention_zoo.runtime.tflite.flatbuffer import unpacked
 from helpers import close, run, shared, tiny
 
+pytestmark = pytest.mark.runs_together
+
 NAMES = ["serving_default_4", "serving_default_8", "serving_default_20"]
 
 
@@ -82,6 +84,7 @@ def test_other_precisions_keep_them(bert: tuple[Any, Path], precision: str, tmp_
     assert export.verify(model, made).passed
 
 
+@pytest.mark.runs_with("transformer-marian")
 @pytest.mark.slow
 def test_a_source_in_several_lengths(tmp_path: Path) -> None:
     """An encoder-decoder continues prompts of either length as Keras does."""

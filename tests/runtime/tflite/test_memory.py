@@ -111,6 +111,7 @@ def test_up_to_the_last_slot(family: str, variant: str, files: Any) -> None:
         runner.generate(ids, max_new_tokens=room + 1, **FREE)
 
 
+@pytest.mark.runs_with("gpt-llama")
 def test_a_step_copies_no_cache(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the prompt too, whatever number of rows; beams that only change places move nothing, others their own."""
     model, result = files("gpt", "llama", "tflite", cache=True)
@@ -197,6 +198,7 @@ def test_a_file_for_more_rows_than_one(tmp_path: Path) -> None:
             np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.runs_with("gpt-llama")
 def test_the_terminal_stays_clean(files: Any, tmp_path: Path) -> None:
     """Of what LiteRT says when it looks for accelerators; on the command line also of its goodbye."""
     _, result = files("gpt", "llama", "tflite", cache=True)

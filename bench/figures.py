@@ -119,7 +119,7 @@ class Figures:
         if self.peak_memory_bytes is None or self.idle_memory_bytes is None:
             return ""
         peak, idle = self.peak_memory_bytes / 1e6, self.idle_memory_bytes / 1e6
-        return f", peak memory {peak:.0f} MB ({idle:.0f} before loading)"
+        return f", peak memory {peak:.0f} MB ({idle:.0f} idle)"
 
     def title(self) -> str:
         return f"{self.path}, {self.threads} threads, {self.runtime}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ..checks import choice, fraction
+from ..checks import choice
 
 NAMES = ("fp32", "fp16", "int8", "int4")
 ACCEPTED: Mapping[str, tuple[Any, ...]] = {
@@ -146,19 +146,3 @@ def as_precision(value: Any) -> Precision:
     if not isinstance(value, str):
         raise ValueError(f"precision: got {value!r}; accepted: {', '.join(NAMES)}, or an export.Precision")
     return Precision(value)
-
-
-def accuracy_rules(precision: Precision, **given: Any) -> dict[str, Any]:
-    """Check the options of the accuracy measurement (`samples`, `metric`, `least_cosine`) and return them.
-
-    Raises:
-        ValueError: one of them is given for "fp32", or `least_cosine` is not a number from 0 to 1.
-    """
-    asked = [name for name, value in given.items() if value is not None]
-    if precision.name == "fp32" and asked:
-        raise ValueError(
-            f"{asked[0]}: got one for 'fp32', whose proof is `verify`; accepted: None, or another precision"
-        )
-    if given["least_cosine"] is not None:
-        given["least_cosine"] = fraction("least_cosine", given["least_cosine"])
-    return given

@@ -1,4 +1,4 @@
-"""GPTQ against the paper's own steps in float64, and the files it makes."""
+"""GPTQ: compared with the algorithm of the paper in float64, and files that are quantized with it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ GPTQ = export.Precision("int4", method="gptq")
 
 
 def tokens(rng: np.random.Generator, count: int, width: int) -> np.ndarray:
-    """Features that go together, some of them large, as those of a language model."""
+    """Return (count, width) correlated features, some of them large, as in a language model."""
     hidden = rng.normal(size=(count, width // 4)) @ rng.normal(size=(width // 4, width))
     return ((hidden + 0.3 * rng.normal(size=(count, width))) * np.exp(rng.normal(size=width))).astype("float32")
 
 
 def one_by_one(rows: np.ndarray, blocks: Blocks, moments: np.ndarray) -> np.ndarray:
-    """Algorithm of arXiv:2210.17323, section 3.1, with the inverse made smaller by elimination, row by row."""
+    """Return values by the algorithm of arXiv:2210.17323, section 3.1, with Gaussian elimination on the inverse."""
     inputs = np.argsort(-np.diag(moments), kind="stable")
     size = blocks.values.shape[-1]
     squares = moments.astype("float64")
@@ -46,15 +46,15 @@ def one_by_one(rows: np.ndarray, blocks: Blocks, moments: np.ndarray) -> np.ndar
     return values
 
 
-@pytest.mark.parametrize("width", [64, 160, 200])  # one piece, two, and a last block that is not full
+@pytest.mark.parametrize("width", [64, 160, 200])  # one and two steps of ``AT_ONCE``; an incomplete last block
 def test_it_is_the_paper_s_algorithm(width: int, rng: np.random.Generator) -> None:
     rows, x = rng.normal(size=(24, width)).astype("float32"), tokens(rng, 400, width)
-    x[:, 3] = 0  # never seen
+    x[:, 3] = 0  # an input that is always zero
     moments = x.T @ x
     blocks = to_blocks(rows, 4, 32, symmetric=False, method="search")
     found = with_feedback(rows, blocks, order_of(moments))
     expected = one_by_one(rows, blocks, moments)
-    # An error is passed on, so that one number rounded the other way in float32 changes the rest of its row.
+    # Errors are passed on: one value that float32 rounds differently changes the rest of its row.
     same = (found.values.reshape(24, -1)[:, :width] == expected).all(axis=1)
     assert same.mean() > 0.8
     assert found.scales is blocks.scales and found.zeros is blocks.zeros
@@ -106,7 +106,7 @@ def test_a_file_of_it(target: str, tmp_path: Path) -> None:
 
 
 def test_a_tflite_file_of_it(tmp_path: Path) -> None:
-    """Nearer than the nearest numbers, over the same scales, in every signature."""
+    """Check that GPTQ is more accurate than the nearest values with the same scales, and changes only 4-bit kernels."""
     sizes = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "hidden_dim": 64, "intermediate_dim": 96}
     model = randomise(tiny("gpt", "llama", **sizes))
     options: dict[str, Any] = {"prefill": (4, 8), "max_length": 24, "least_cosine": 0.5}
@@ -120,12 +120,12 @@ def test_a_tflite_file_of_it(tmp_path: Path) -> None:
     assert len(scales) == 8 and not any(scales), "they are not the model's numbers stored twice"
     found, before = (constants(result.path), constants(nearest.path))
     changed = {name.partition(";")[0] for name in found if not np.array_equal(found[name], before[name])}
-    assert len(changed) == 2 * 4 and all(name.endswith("/kernel") for name in changed)  # and not their scales
+    assert len(changed) == 2 * 4 and all(name.endswith("/kernel") for name in changed)  # but not their scales
     assert all(np.array_equal(found[name], before[name]) for name in found if "/value/" in name or "_scales" in name)
 
 
 def constants(file: Path) -> dict[str, np.ndarray]:
-    """Numbers in a TFLite file, by the tensor's name."""
+    """Return the bytes of all but the small constants of a TFLite file, by the name of the tensor."""
     model = unpacked(file.read_bytes())
     return {
         tensor.name.decode(): np.asarray(data)
@@ -152,7 +152,7 @@ def test_nothing_is_judged_by_what_it_was_made_with() -> None:
 
 
 def test_what_is_missing_is_said_before_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A TFLite file needs what an ONNX file does, then; no other TFLite file."""
+    """Check that a missing tf2onnx, which TFLite export needs only for GPTQ, is reported before the conversion."""
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     monkeypatch.setattr(tflite, "convert", lambda *_: pytest.fail("converted before that"))
     with pytest.raises(ModuleNotFoundError, match=r"tf2onnx is not installed.*attention-zoo\[onnx\]"):

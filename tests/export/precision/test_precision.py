@@ -1,4 +1,4 @@
-"""Files in float16, int8 and int4: their arithmetic against NumPy, and all of them against Keras."""
+"""ONNX files in float16, int8 and int4: quantization compared with NumPy, and outputs compared with Keras."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from helpers import VARIANTS, close, in_precisions, numpy, python, randomise, ru
 SMALLER = ("fp16", "int8", "int4")
 
 
-# ---- the numbers themselves ---------------------------------------------------------------------------------------
+# ---- quantized arrays ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("width", [32, 50, 7, 96])
@@ -32,7 +32,7 @@ def test_blocks_are_half_a_step_off_at_most(bits: int, symmetric: bool, width: i
     matrix[3], matrix[4] = 0, np.abs(matrix[4])
     found = to_blocks(matrix, bits, 32, symmetric=symmetric)
     step = np.repeat(np.abs(found.scales), 32, axis=1)[:, :width]
-    # Symmetric blocks have no room for one end: there it may be a whole step.
+    # A symmetric block cannot represent one end of its range, where the error may be a whole step.
     assert (np.abs(found.numbers(width) - matrix) <= step * (1.001 if symmetric else 0.501)).all()
     assert not found.numbers(width)[3].any()
     searched = to_blocks(matrix, bits, 32, symmetric=symmetric, method="search")
@@ -47,7 +47,7 @@ def test_blocks_are_half_a_step_off_at_most(bits: int, symmetric: bool, width: i
 
 @pytest.mark.parametrize(("bits", "symmetric"), [(4, True), (4, False), (8, True), (8, False)])
 def test_packed_blocks_are_what_onnx_runtime_reads(bits: int, symmetric: bool, rng: np.random.Generator) -> None:
-    """An identity matrix through MatMulNBits gives the weights back, whatever the order of nibbles and zero points."""
+    """Check the order of nibbles and zero points: MatMulNBits of an identity matrix must return the weights."""
     width, rows = 96, 5
     blocks = to_blocks(rng.normal(0.3, 1, (rows, width)).astype("float32"), bits, 32, symmetric=symmetric)
     arrays = {"B": blocks.packed(), "scales": blocks.scales}
@@ -71,9 +71,9 @@ def test_packed_blocks_are_what_onnx_runtime_reads(bits: int, symmetric: bool, r
 
 
 def test_rows_of_8_bits_fit_into_16_on_every_processor(rng: np.random.Generator) -> None:
-    """What AVX2 does without VNNI: pairs of unsigned times signed bytes, added with saturation to 16 bits."""
+    """Check that no sum saturates on AVX2 without VNNI, which adds pairs of uint8 × int8 products in 16 bits."""
     matrix = rng.normal(size=(64, 95)).astype("float32")
-    matrix[:, 10:12] = 4.0  # neighbours, both the largest
+    matrix[:, 10:12] = 4.0  # two neighbors of the largest magnitude
     values, scales = to_rows(matrix, reduce_range=True)
     assert (np.abs(values * scales[:, None] - matrix) <= scales[:, None] * 0.501).all()
     x = np.full(96, 255)
@@ -83,7 +83,7 @@ def test_rows_of_8_bits_fit_into_16_on_every_processor(rng: np.random.Generator)
     full, _ = to_rows(matrix, reduce_range=False)
     assert np.abs(full).max() == 127 and np.abs(values).max() < 127
     apart, finer = to_rows(np.where(np.arange(95) % 2, 0.01, matrix), reduce_range=True)
-    assert np.abs(apart).max() > 120  # one large weight without a large neighbour keeps nearly all of its bits
+    assert np.abs(apart).max() > 120  # a large weight without a large neighbor keeps nearly all of its bits
     assert not to_rows(np.zeros((2, 5), "float32"), reduce_range=True)[0].any() and (finer > 0).all()
 
 
@@ -118,7 +118,7 @@ def exported(model: Any, folder: Path, precision: Any, **options: Any) -> tuple[
 
 @in_precisions({"bert": ["int4"], "gpt": SMALLER, "vit": ["int8"], "transformer": ["int8"], "seq2seq": ["fp16"]})
 def test_every_model_in_every_precision(family: str, variant: str, precision: str, tmp_path: Path) -> None:
-    """Near Keras for every length, padding and cache; in float16 as near as that is exact."""
+    """Compare with Keras for every length, padding and cache; float16 files must be accurate to float16 precision."""
     model = shared(family, variant)
     whole = export.to_onnx(model, tmp_path / "whole.onnx")
     file, result = exported(model, tmp_path, precision, least_cosine=0.8 if precision == "int4" else None)
@@ -128,7 +128,7 @@ def test_every_model_in_every_precision(family: str, variant: str, precision: st
     assert report.passed, report.to_markdown()
     compared = [check for check in report.checks if check.rule]
     assert compared and all(check.rule == "cosine" for check in compared)
-    if precision == "fp16":  # 11 bits, through some layers
+    if precision == "fp16":  # float16 has 11 significant bits, and the errors of several layers add up
         assert max(check.difference or 0 for check in compared) < 2e-2
     assert export.load(file).precision == precision
     operators = {"fp16": "Cast", "int8": "", "int4": "MatMulNBits"}[precision]
@@ -141,7 +141,7 @@ WAYS = {
     "whole range": export.Precision("int8", reduce_range=False),
     "int4": export.Precision("int4", block_size=16, symmetric=True, method="rtn", head="int4", embedding="fp32"),
 }
-# In the fast tier each way of one model: of GPT with a cache, of BERT what shows in the names of its operators.
+# Not marked as slow: every precision for at least one model. GPT has a cache; BERT's operators show the precision.
 QUICKLY = {("gpt", "static"), ("gpt", "int4"), ("bert", "float"), ("bert", "whole range"), ("vit", "static")}
 ROUNDED = [("bert", "backbone"), ("gpt", "llama"), next(pair for pair in VARIANTS if pair[0] == "vit")]
 
@@ -181,7 +181,7 @@ def test_standard_operators_compute_the_same(name: str, tmp_path: Path) -> None:
     assert domains == {""}
     ids = np.arange(1, 12)[None]
     one, other = (export.load(file).run({"input_ids": ids})["logits"] for file in files.values())
-    assert cosines(one, other).min() > 0.999  # ONNX Runtime's own operators round activations to 8 bits too
+    assert cosines(one, other).min() > 0.999  # ONNX Runtime's own operators also quantize activations to 8 bits
 
 
 def test_a_tied_table_is_stored_once(tmp_path: Path) -> None:
@@ -264,8 +264,10 @@ def test_other_keras_models(tmp_path: Path) -> None:
 
 
 def outlying(seed: int = 0) -> Any:
-    """A model whose activations have one channel 300 times as large as the others, as those of language models have:
-    8 bits with one range for all leave nothing of the others."""
+    """Return a model whose activations have one channel 300 times as large as the others, as in language models.
+
+    With 8 bits and one range for all channels, the values of the other channels are lost.
+    """
     model = tiny("gpt", "llama", seed=seed)
     weights = {weight.path.partition("/")[2]: weight for weight in model.weights}
     for i in range(model.config.num_layers):
@@ -280,7 +282,7 @@ def outlying(seed: int = 0) -> Any:
 
 @pytest.mark.parametrize("precision", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
 def test_recurrent_kernels(precision: str, tmp_path: Path, rng: np.random.Generator) -> None:
-    """As Keras computes with the same kernels rounded to 8 bits, a scale for each output; and nothing else changes."""
+    """Compare with Keras after its kernels were quantized to 8 bits, per output; nothing else may change."""
     layer = keras.layers
     words = keras.Input((None,), dtype="int32")
     x = layer.Embedding(20, 24)(words)

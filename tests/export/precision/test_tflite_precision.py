@@ -1,4 +1,4 @@
-"""TFLite files in float16, int8 and int4: their weights against NumPy, and all of them against Keras."""
+"""TFLite files in float16, int8 and int4: weights compared with NumPy, and outputs compared with Keras."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def stored(file: Path) -> Any:
 
 
 def dequantized(model: Any, graph: Any, tensor: Any) -> np.ndarray:
-    """A constant's numbers, by the format's own words."""
+    """Return the values of a constant in float32, dequantized according to the TFLite schema."""
     data, shape = np.asarray(model.buffers[tensor.buffer].data, "uint8"), list(tensor.shape)
     if tensor.type == FLOAT16:
         return data.view("float16").reshape(shape).astype("float32")
@@ -56,12 +56,12 @@ def dequantized(model: Any, graph: Any, tensor: Any) -> np.ndarray:
     numbers = np.where(nibbles > 7, nibbles - 16, nibbles)[: np.prod(shape)].reshape(shape)
     details = tensor.quantization.details
     scales = np.asarray(model.buffers[graph.tensors[details.scales].buffer].data, "uint8").view("float16")
-    assert (scales > 0).all()  # XNNPACK takes no others
+    assert (scales > 0).all()  # XNNPACK accepts only positive scales
     return numbers * np.repeat(scales.astype("float32").reshape(shape[0], -1), details.blockSize, axis=1)
 
 
 def smaller_weights(file: Path) -> dict[str, tuple[int, np.ndarray]]:
-    """By name: type and numbers."""
+    """Return type and dequantized values of the weights in reduced precision, by name."""
     model = stored(file)
     return {
         tensor.name.decode(): (tensor.type, dequantized(model, graph, tensor))
@@ -78,7 +78,7 @@ def smaller_weights(file: Path) -> dict[str, tuple[int, np.ndarray]]:
 
 @in_precisions({"gpt": ["int4"], "vit": ["fp16"]})
 def test_every_model_in_every_precision(family: str, variant: str, precision: str, tmp_path: Path) -> None:
-    """Near Keras in every signature, with its cache where it has one."""
+    """Compare every signature with Keras, with a key/value cache if the model has one."""
     model = shared(family, variant)
     near_keras(model, precision, tmp_path, CACHE if family == "gpt" and model.generates else {})
 
@@ -98,7 +98,8 @@ def near_keras(model: Any, precision: str, folder: Path, options: dict[str, Any]
     least = 0.8 if precision == "int4" else None
     file, result = exported(model, folder, precision, least_cosine=least, **options)
     assert result.accuracy is not None and result.precision == precision
-    assert result.bytes < whole.bytes and result.rounded > (0.2 if model.family == "seq2seq" else 0.5)  # loops stay
+    # Weights inside loops, as in recurrent layers, stay in float32.
+    assert result.bytes < whole.bytes and result.rounded > (0.2 if model.family == "seq2seq" else 0.5)
     report = export.verify(model, file)
     assert report.passed, report.to_markdown()
     compared = [check for check in report.checks if check.rule]
@@ -118,7 +119,7 @@ def near_keras(model: Any, precision: str, folder: Path, options: dict[str, Any]
     ],
 )
 def test_weights_without_rounded_activations(family: str, variant: str, tmp_path: Path) -> None:
-    """It computes what the file in float32 computes with the numbers that are stored."""
+    """Compare with the float32 file whose weights are replaced by the dequantized ones."""
     model = shared(family, variant)
     file, result = exported(model, tmp_path, export.Precision("int8", activations="float"))
     assert result.operators["DEQUANTIZE"] > 0 and export.verify(model, file).passed
@@ -130,7 +131,7 @@ def test_weights_without_rounded_activations(family: str, variant: str, tmp_path
             rows = np.abs(weight.array).reshape(len(weight.array), -1)
             off = np.abs(values - weight.array).reshape(rows.shape).max(-1)
             assert kind == INT8 and (off <= rows.max(-1) / 127 * 0.501).all()
-            weight.array[:] = values  # a view of the file's bytes
+            weight.array[:] = values  # ``array`` is a view of the file's buffer
     (tmp_path / "same.tflite").write_bytes(packed(content))
     same, rounded = export.load(tmp_path / "same.tflite"), export.load(file)
     inputs = example_inputs(same.signature, example_sizes(same.signature))
@@ -138,12 +139,15 @@ def test_weights_without_rounded_activations(family: str, variant: str, tmp_path
         close(rounded.run(inputs)[name], array, 2e-5 * np.abs(array).max(), name)
 
 
-# ---- which weights become what ------------------------------------------------------------------------------------
+# ---- the precision of each weight ---------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_blocks_are_nearest(tmp_path: Path) -> None:
-    """Weights of 4 bits where blocks fill a row; value projections, head and table have 8."""
+    """Check that "search" has a smaller error than "rtn", and that weights whose rows are whole blocks have 4 bits.
+
+    Exceptions with 8 bits are value projections and the embedding table, which is also the head.
+    """
     model = shared("gpt", "llama")
     content = stored(export.to_tflite(model, tmp_path / "whole.tflite", **CACHE).path)
     weights = weights_of(content)
@@ -164,7 +168,7 @@ def test_blocks_are_nearest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("family", "variant"), [("bert", "backbone"), ("gpt", "llama")])
 def test_weights_by_their_names_in_keras(family: str, variant: str, files: Any) -> None:
-    """Transposed, and scaled as the converter scales a query's kernel."""
+    """Check that weights get their Keras names although the converter transposes kernels and scales query kernels."""
     model, whole = files(family, variant, "tflite")
     ours = {w.path.partition("/")[2]: numpy(w) for w in model.weights}
     weights = weights_of(stored(whole.path))
@@ -192,7 +196,7 @@ def test_weights_that_are_kept(files: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, CACHE], ids=["plain", "cache"])
 def test_a_tied_table_is_stored_once(options: dict[str, Any], tmp_path: Path) -> None:
-    """In every signature together."""
+    """Check that all signatures share one embedding table."""
     model = tiny("gpt", "llama", vocab_size=4000, tie_embeddings=True)
     table = 4000 * model.config.hidden_dim
     sizes = {"fp16": 2, "int8": 1, "int4": 1}
@@ -224,7 +228,7 @@ def test_the_same_bytes_again(tmp_path: Path) -> None:
     assert contents[0] == contents[1]
 
 
-# ---- as files are used --------------------------------------------------------------------------------------------
+# ---- use of the files ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.runs_with("bert-backbone")
@@ -296,11 +300,11 @@ def test_command(tmp_path: Path) -> None:
     assert result.precision == "int8" and export.load(result.path).precision_details["least_cosine"] == 0.9
 
 
-# ---- how accurate they are ----------------------------------------------------------------------------------------
+# ---- accuracy -----------------------------------------------------------------------------------------------------
 
 
 def test_accuracy_of_a_decoder_that_takes_tokens_one_by_one(tmp_path: Path) -> None:
-    """Against Keras: the perplexity of the second half of every row, and the caller's own figure of both files."""
+    """Compare the perplexity of the second half of every row with Keras, and check the custom metric of both files."""
     model = shared("gpt", "llama")
     ids = np.arange(2, 22).reshape(2, 10)
     mask = np.ones_like(ids)

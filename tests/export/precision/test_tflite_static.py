@@ -1,4 +1,4 @@
-"""TFLite files whose activations have ranges from export: against arithmetic in NumPy, and against Keras."""
+"""TFLite files with static activation ranges: outputs compared with quantized arithmetic in NumPy, and with Keras."""
 
 from __future__ import annotations
 
@@ -36,8 +36,11 @@ def dense(rng: np.random.Generator) -> Any:
 
 
 def steps(values: np.ndarray, least: float, greatest: float, bits: int) -> tuple[np.ndarray, float]:
-    """`values` as the nearest of 2^bits numbers, and how far these are apart: from the least to the greatest and with
-    zero among them; for 16 bits as many below zero as above (LiteRT 8-bit quantization specification)."""
+    """Return `values` after quantization to `bits` and dequantization, and the quantization step.
+
+    The range from `least` to `greatest` is extended to include zero; with 16 bits, it is symmetric about zero (LiteRT
+    8-bit quantization specification).
+    """
     if bits == 16:
         step = max(abs(least), abs(greatest)) / 32767
         return np.clip(np.rint(values / step), -32768, 32767) * step, step
@@ -48,12 +51,15 @@ def steps(values: np.ndarray, least: float, greatest: float, bits: int) -> tuple
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_ranges_are_those_of_all_that_was_met(bits: int, tmp_path: Path, rng: np.random.Generator) -> None:
-    """A product of one layer in float64 with rounded weights and inputs: the range is of the half that is to round by,
-    its rare extreme included, and not of the other half."""
+    """Compare a matrix multiplication with float64 arithmetic on quantized weights and inputs.
+
+    The ranges must cover the half of the samples that is used for calibration, including its rare extreme, and not the
+    other half.
+    """
     model = dense(rng)
     samples = [{"inputs": rng.normal(size=(1, 12)).astype("float32")} for _ in range(40)]
-    samples[4]["inputs"][0, 3] = 9.0  # a moving average would have it at 2
-    samples[5]["inputs"][0, 3] = -20.0  # of the half that is to measure with
+    samples[4]["inputs"][0, 3] = 9.0  # a moving average of the maximum would stay at 2
+    samples[5]["inputs"][0, 3] = -20.0  # in the half that the accuracy is measured with
     name = export.to_onnx(model, tmp_path / "m.onnx") and export.load(tmp_path / "m.onnx").signature.inputs[0].name
     samples = [{name: sample["inputs"]} for sample in samples]
     file, result = exported(model, tmp_path, static(bits), samples=samples, least_cosine=0.5)
@@ -66,7 +72,7 @@ def test_ranges_are_those_of_all_that_was_met(bits: int, tmp_path: Path, rng: np
     inputs, _ = steps(met, met.min(), met.max(), bits)
     expected, step = steps(inputs @ kernel + bias, outputs.min(), outputs.max(), bits)
     found = export.load(file).run({name: met.astype("float32")})
-    # One step where a sum lies between two, and in 16 bits the kernel's own steps, of an inexact multiplier.
+    # One step, for sums between two steps; and with 16 bits the error of the kernel's inexact multiplier.
     close(next(iter(found.values())), expected, atol=1.01 * step + 1e-4)
 
 
@@ -84,7 +90,7 @@ QUICKLY = {"bert": (8, False), "vit": (16, True), "gpt": (8, True)}
     ],
 )
 def test_every_model(family: str, variant: str, bits: int, integer_only: bool, tmp_path: Path) -> None:
-    """Near Keras in every length and padding."""
+    """Compare with Keras for every length and padding."""
     model = shared(family, variant)
     options: dict[str, Any] = {"cache": False} if model.generates else {}
     precision = static(bits, integer_only=integer_only)
@@ -110,7 +116,10 @@ def test_every_model(family: str, variant: str, bits: int, integer_only: bool, t
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_masks_hold_though_no_sample_had_any(bits: int, tmp_path: Path, rng: np.random.Generator) -> None:
-    """Where everything is integers the mask is one too: of samples without padding it would be a range of nothing."""
+    """Check an integer-only file that was calibrated without padding.
+
+    The attention mask is quantized too, and samples without padding alone would give it a range of width zero.
+    """
     model = shared("bert", "backbone")
     vocab = model.config.vocab_size
     samples = [
@@ -133,7 +142,7 @@ def test_masks_hold_though_no_sample_had_any(bits: int, tmp_path: Path, rng: np.
     for row, length in enumerate(lengths):
         one, two = expected[row, :length].ravel(), found[row, :length].ravel()
         assert one @ two / np.linalg.norm(one) / np.linalg.norm(two) > (0.97 if bits == 8 else 0.99)
-        # Of the others' keys 8 bits have nothing; LiteRT's table of exponentials for 16 ends at e^-10.
+        # With 8 bits, masked keys have no weight; with 16 bits, LiteRT's table of exponentials ends at e^-10.
         close(found[row, :length], other[row, :length], atol=0 if bits == 8 else 4 * (16 - length) * np.exp(-10))
 
 
@@ -151,9 +160,9 @@ def pictures_model() -> Any:
 
 
 def test_other_keras_models_in_integers_alone(tmp_path: Path) -> None:
-    """What accelerators without floats run: between the first operator and the last there is none."""
+    """Check that only the first and last operators have floats, since some accelerators support integers only."""
     model = pictures_model()
-    file, result = exported(model, tmp_path, static(integer_only=True))  # by the thresholds of every int8 file
+    file, result = exported(model, tmp_path, static(integer_only=True))  # with the default accuracy thresholds of int8
     assert result.accuracy is not None and result.rounded > 0.9 and export.verify(model, file).passed
     assert result.accuracy.divergence >= 0, "integers' probabilities have another sum than 1"
     nodes = list(operators(made_of(file)))
@@ -166,7 +175,7 @@ def test_other_keras_models_in_integers_alone(tmp_path: Path) -> None:
 
 
 def test_what_is_too_far_is_refused_and_leaves_no_file(tmp_path: Path, rng: np.random.Generator) -> None:
-    """One number of a thousand times the others' size leaves them less than a step."""
+    """Check a model with one input so large that the other inputs are smaller than one quantization step."""
     model = dense(rng)
     kernel = model.weights[0].numpy()
     kernel[0] *= 1e-3

@@ -1,6 +1,6 @@
-"""Folders for ONNX Runtime GenAI: what genai_config.json says, against the model and against the file beside it.
+"""Folders for ONNX Runtime GenAI: genai_config.json compared with the model and with the ONNX file in the folder.
 
-That the runtime itself gives the same tokens is shown by ``benchmarks/peers.py``.
+``benchmarks/peers.py`` shows that ONNX Runtime GenAI itself generates the same tokens.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def tokenizer(**config: Any) -> Tokenizer:
 
 
 def of_bytes(*before: Any, **options: Any) -> Tokenizer:
-    """Byte-level BPE with some merges; `before` is cut first."""
+    """Return a byte-level BPE tokenizer with some merges; the pre-tokenizers `before` split texts first."""
     backend = Backend(models.BPE())
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, **options)
     backend.pre_tokenizer = pre_tokenizers.Sequence([*before, level]) if before else level
@@ -60,7 +60,7 @@ def settings(folder: Path) -> dict[str, Any]:
 
 
 def shapes(file: Path) -> dict[str, list[Any]]:
-    """Of inputs and outputs, as the file itself has them, without those that may be left out."""
+    """Return the shapes of inputs and outputs in the file by name, without the optional inputs."""
     graph = onnx.load(str(file)).graph
     left_out = {tensor.name for tensor in graph.initializer}
     values = [value for value in (*graph.input, *graph.output) if value.name not in left_out]
@@ -101,7 +101,7 @@ def test_settings_are_the_file_s(variant: str, tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_that_cuts_digits_gets_other_words_for_it(rng: np.random.Generator) -> None:
-    """With the same ids for every text."""
+    """Check that the equivalent pre-tokenizer gives the same ids for random texts."""
     digits = pre_tokenizers.Digits(individual_digits=True)
     written = of_bytes(digits)
     read = Tokenizer.from_files(genai_files(written))
@@ -119,7 +119,7 @@ def test_a_tokenizer_that_cuts_digits_gets_other_words_for_it(rng: np.random.Gen
 
 
 def test_what_ends_a_text(tmp_path: Path) -> None:
-    """One id, or the pad token that is missing; and those that are asked for."""
+    """Check the end tokens: a single id, which also replaces a missing pad token, and the requested ``stop_tokens``."""
     model = tiny("gpt", "llama", eos_token_id=7)
     result = export.to_genai(model, tmp_path / "a")
     own = settings(tmp_path / "a")["model"]
@@ -139,7 +139,7 @@ def test_precisions(precision: str, tmp_path: Path) -> None:
 
 
 def test_a_shared_buffer_is_for_its_operator(tmp_path: Path) -> None:
-    """Which a decoder has by default, if it can, and not with standard operators."""
+    """Check that the cache buffer is shared only with GroupQueryAttention, the default for decoders that support it."""
     model = gpt(head_dim=16)
     for target, shared_buffer in ((None, True), ("standard", False)):
         result = export.to_genai(model, tmp_path / "folder", target=target)
@@ -183,7 +183,7 @@ def test_folders_of_others_stay(tmp_path: Path) -> None:
 
 
 def test_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failure leaves nothing, and an earlier folder as it was; a success leaves nothing of that."""
+    """Check that a failed export leaves nothing, or an earlier folder unchanged, and a successful one replaces it."""
     folder, model = tmp_path / "above" / "folder", gpt()
 
     def fail(_: Any, request: Any) -> None:
@@ -195,7 +195,7 @@ def test_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(export.AccuracyError):
             export.to_genai(model, folder)
     assert not list(tmp_path.iterdir())
-    folder.mkdir(parents=True)  # an empty one is taken
+    folder.mkdir(parents=True)  # an empty folder is accepted
     export.to_genai(model, folder)
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     assert sorted(before) == FILES
@@ -211,7 +211,7 @@ def test_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Export to a folder, and generate from it, its tokenizer included."""
+    """Export to a folder, and generate from it with its tokenizer."""
     model = gpt()
     zoo.save(model, tmp_path / "model")
 

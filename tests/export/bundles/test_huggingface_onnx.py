@@ -1,6 +1,6 @@
-"""Folders as Optimum and transformers.js open them: names, dimensions and layouts of the files, against Keras.
+"""Folders for Optimum and transformers.js: names, dimensions and layouts of the files, and outputs compared with Keras.
 
-That those open them and compute the same is shown by ``benchmarks/peers.py``.
+``benchmarks/peers.py`` shows that both libraries load the folders and compute the same outputs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def shapes(file: Path) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
 
 @pytest.mark.parametrize("family", [pytest.param(f, marks=[] if f == "bert" else pytest.mark.slow) for f in CHECKED])
 def test_folders(family: str, tmp_path: Path) -> None:
-    """What lies in them is what to_huggingface writes, but for the weights; and the file is the model."""
+    """Check the files of a folder: the config of ``to_huggingface``, no safetensors weights, and the model in ONNX."""
     model = shared(family, CHECKED[family])
     result = export.to_huggingface_onnx(model, tmp_path / "folder")
     assert (result.path, result.format) == (tmp_path / "folder" / "onnx" / "model.onnx", "huggingface_onnx")
@@ -84,7 +84,7 @@ def test_images_come_with_their_channels_first(variant: str, tmp_path: Path, rng
 
 
 def test_sentences_come_with_their_states(tmp_path: Path, rng: np.random.Generator) -> None:
-    """The states are those of the same body without a head, and their masked mean is the embedding."""
+    """Check that the hidden states are those of the model without a head, and the embedding is their masked mean."""
     model = shared("bert", "sentence_embedding")
     result = export.to_huggingface_onnx(model, tmp_path / "folder")
     assert (tmp_path / "folder" / "1_Pooling" / "config.json").is_file()
@@ -103,7 +103,7 @@ def test_sentences_come_with_their_states(tmp_path: Path, rng: np.random.Generat
 
 
 def test_a_decoder_fed_as_the_loaders_feed_it(tmp_path: Path) -> None:
-    """ONNX Runtime alone, with nothing of ours: an empty cache, then what came out goes in again, by name."""
+    """Decode with ONNX Runtime alone: begin with an empty cache, and feed the outputs of the cache back by name."""
     model = tiny("gpt", "llama", eos_token_id=(95, 96), pad_token_id=94)
     model.generation_config = {"temperature": 0.5, "eos_token_id": 93}
     result = export.to_huggingface_onnx(model, tmp_path / "folder")
@@ -182,7 +182,7 @@ def test_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(json.JSONDecodeError):
         export.to_huggingface_onnx(model, folder)
     assert not list(tmp_path.iterdir())
-    zoo.to_huggingface(model, folder)  # somebody's weights
+    zoo.to_huggingface(model, folder)  # weights that must not be overwritten
     with pytest.raises(ValueError, match=r"folder: got .*model\.safetensors"):
         export.to_huggingface_onnx(model, folder)
     assert (folder / "model.safetensors").is_file() and [path.name for path in tmp_path.iterdir()] == ["folder"]

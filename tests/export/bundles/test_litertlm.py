@@ -1,6 +1,7 @@
-"""Bundles for LiteRT-LM: the prompts made from chat templates, what is in the file, and the engine where there is one.
+"""LiteRT-LM bundles: prompts made from chat templates, the contents of the file, and generation by the engine.
 
-The templates are worded as models have them; what the engine reads is compared with what they write themselves.
+The templates resemble those of real models. The prompts for the engine are compared with the output of the templates.
+Tests that need the engine are skipped if it is not installed.
 """
 
 from __future__ import annotations
@@ -39,29 +40,29 @@ SPECIAL = ["<s>", "</s>", "<|user|>", "<|model|>"]
 NO_ENGINE = importlib.util.find_spec("litert_lm") is None
 engine = pytest.mark.skipif(NO_ENGINE, reason="litert-lm-api is not installed")
 
-CHATML = (  # with words of its own where nobody tells it anything, as SmolLM2's
+CHATML = (  # adds a default system message if there is none, as in SmolLM2
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|user|>system\nBe kind."
     "</s>\n' }}{% endif %}{{'<|user|>' + message['role'] + '\n' + message['content'] + '</s>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|user|>assistant\n' }}{% endif %}"
 )
-BEGUN = (  # a beginning of all and trimmed contents, as Llama 3's
+BEGUN = (  # a start token, and trimmed contents, as in Llama 3
     "{{ bos_token }}{% for message in messages %}{{ '<|user|>' + message.role + '\n\n' + message.content | trim }}"
     "{{ '</s>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|user|>assistant\n\n' }}{% endif %}"
 )
-NO_SYSTEM = (  # refuses one, and turns that do not alternate, as Gemma's
+NO_SYSTEM = (  # rejects system messages, and turns that do not alternate, as in Gemma
     "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     "{% for message in messages %}{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('no') }}{% endif %}{% set role = 'model' if message.role == 'assistant' else message.role %}"
     "{{ '<|user|>' + role + '\n' + message.content | trim + '</s>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|user|>model\n' }}{% endif %}"
 )
-BRACES = (  # what a template's own syntax would take away: braces, a newline in front, white space behind
+BRACES = (  # text that template syntax would change: braces, a leading newline, trailing white space
     "{% for message in messages %}{% if message.role == 'user' %}{{ '\n{{% Q \"1\": ' + message.content + ' \n  ' }}"
     "{% elif message.role == 'system' %}{{ '{# ' + message.content + ' #}' }}{% else %}"
     "{{ 'A: \\\\' + message.content + '\t</s>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'A: \\\\' }}{% endif %}"
 )
-INSIDE = (  # the system message is a part of the question, as Llama 2 has it
+INSIDE = (  # puts the system message into the first question, as in Llama 2
     "{% for message in messages %}{% if message.role == 'system' %}{% set told = message.content %}"
     "{% elif message.role == 'user' %}{{ '[' }}{% if messages[0].role == 'system' and loop.index0 == 1 %}"
     "{{ '<<' + messages[0].content + '>>' }}{% endif %}{{ message.content + ']' }}{% else %}"
@@ -70,7 +71,7 @@ INSIDE = (  # the system message is a part of the question, as Llama 2 has it
 
 
 def tokenizer(template: str | None = None, **config: Any) -> Tokenizer:
-    """A token for each printable character, and the special ones."""
+    """Return a tokenizer with a token for each printable ASCII character, and the special tokens."""
     letters = [chr(code) for code in range(33, 127)] + ["Ġ", "Ċ"]
     backend = Backend(models.BPE({token: i for i, token in enumerate([*SPECIAL, *letters])}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -88,7 +89,7 @@ def gpt(template: str | None = CHATML, config: dict[str, Any] | None = None, **o
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for those that do not change it."""
+    """A bundle for the tests that do not change it."""
     return export.to_litertlm(gpt(), tmp_path_factory.mktemp("bundle") / "m.litertlm", prefill=(8, 32)).path
 
 
@@ -99,7 +100,7 @@ def said(file: Path) -> Any:
 
 
 def messages(*texts: str) -> list[dict[str, str]]:
-    """A question, an answer, …; a first text that begins with "!" is the system's."""
+    """Return alternating user and assistant messages; a first text that begins with "!" is a system message."""
     told = [{"role": "system", "content": texts[0][1:]}] if texts[0].startswith("!") else []
     roles = ("user", "assistant")
     return [*told, *({"role": roles[i % 2], "content": text} for i, text in enumerate(texts[len(told) :]))]
@@ -130,13 +131,16 @@ def test_prompts_are_the_template_s(template: str, start: str, user: Any, model:
                 ours.apply_chat_template(messages(*texts))
             continue
         assert ours.apply_chat_template(messages(*texts)) == coder.apply_chat_template(messages(*texts))
-        # The engine gives the text of every message as a list of items.
+        # The engine passes the content of every message as a list of items.
         items = [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in messages(*texts)]
         assert ours.apply_chat_template(items) == coder.apply_chat_template(messages(*texts))
 
 
 def test_nothing_is_lost_between_turns() -> None:
-    """The engine feeds what a rendering has more than the one before, behind the token that the model ended with."""
+    """Check that text after the end token of an answer is rendered together with the next question.
+
+    The engine feeds only the text that a rendering adds to the previous one, which ends with the end token.
+    """
     coder = tokenizer(CHATML)
     ours = tokenizer(prompts_of(coder, ["</s>"]).template())
     first, both = messages("a", "b"), messages("a", "b", "c")
@@ -195,7 +199,7 @@ def test_what_is_in_a_bundle(framed: bool, tmp_path: Path) -> None:
     assert metadata.max_num_tokens == 60 and metadata.llm_model_type.HasField("generic_model")
     assert [list(stop.token_ids.ids) for stop in metadata.stop_tokens] == [[1], [7], [9]]
     assert list(metadata.start_token.token_ids.ids) == ([0] if framed else [])
-    # The engine writes the start token itself: a second one, in the text, would be fed as well.
+    # The engine adds the start token itself, so the text must not begin with another one.
     begun = "" if framed else "<s>"
     assert metadata.prompt_templates.system.prefix == f"{begun}<|user|>system\n\n"
     assert (
@@ -281,7 +285,7 @@ def test_files_that_are_no_bundles(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_a_bundle_takes_texts_only(bundle: Path) -> None:
-    """What needs no engine to be refused."""
+    """Check the properties and errors for which the engine is not loaded."""
     file = bundle
     runner = export.load(file)
     assert runner.stop_tokens == [1] and runner.tokenizer is not None and runner.tokenizer.chat_templates
@@ -312,7 +316,7 @@ def cli(*arguments: Any) -> Any:
     [(CHATML, False), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((BEGUN, True), (NO_SYSTEM, False)))],
 )
 def test_the_engine_says_what_keras_says(template: str, framed: bool, tmp_path: Path) -> None:
-    """Greedy, to the last slot of the cache, whatever of a prompt is left over of the prefills."""
+    """Compare greedy decoding up to the last cache slot, for prompts with different remainders after the prefills."""
     model = gpt(template, {"add_bos_token": True} if framed else {}, max_length=96)
     runner = export.load(export.to_litertlm(model, tmp_path / "m.litertlm", prefill=(8, 32)).path)
     prompts: list[Any] = ["x", "hello there", "a b" * 13, "y" * 70, "z" * 91, "z" * 94]
@@ -326,7 +330,7 @@ def test_the_engine_says_what_keras_says(template: str, framed: bool, tmp_path: 
 
 @engine
 def test_the_engine_s_own_conversation(bundle: Path) -> None:
-    """Turn after turn it is fed what the template writes, as its own renderings show."""
+    """Check that the engine renders the turns of a conversation as the chat template of the model does."""
     model = gpt(CHATML)
     runner: Any = export.load(bundle)
     with runner.engine.create_conversation() as conversation:
@@ -367,13 +371,13 @@ def test_options_of_the_engine(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"({'|'.join(wrong)}|options|temperature): got .*accepted") as error:
             runner.generate_text("Hi", **wrong)
         assert "\n" not in str(error.value)
-    for prompt in ("", "x" * 100, "x" * 98, []):  # of 98, the last piece of 8 does not fit
+    for prompt in ("", "x" * 100, "x" * 98, []):  # with 98 tokens, the last prefill of 8 does not fit
         with pytest.raises(ValueError, match="prompts: got"):
             runner.generate_text(prompt)
 
 
 def test_describe(tmp_path: Path) -> None:
-    """What was asked for is what is found, in the bundle itself."""
+    """Check that ``describe`` finds the requested options in the bundle."""
     model = gpt(BEGUN, {"add_bos_token": True}, eos_token_id=7)
     result = export.to_litertlm(model, tmp_path / "m.litertlm", prefill=(4, 16), max_length=60)
     facts = export.describe(result.path)
@@ -395,7 +399,7 @@ def test_describe(tmp_path: Path) -> None:
 
 
 def test_describe_another_s_bundle(bundle: Path, tmp_path: Path) -> None:
-    """Ends as texts, a tokenizer of another kind and a model that says nothing of itself."""
+    """Describe a third-party bundle: a stop token as text, a SentencePiece tokenizer, and a model without metadata."""
     from litert_lm_builder import LitertLmFileBuilder, TfLiteModelType
     from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 
@@ -424,7 +428,7 @@ def test_describe_another_s_bundle(bundle: Path, tmp_path: Path) -> None:
 
 @engine
 def test_bench_in_the_engine(bundle: Path) -> None:
-    """Prompts are of exactly so many tokens, and no more is measured than there is room for."""
+    """Check that prompts have exactly the requested number of tokens, and that lengths that do not fit are rejected."""
     file = bundle
     figures = Figures.from_dict(Bundle(str(file), 1, {}, [1, 40], [5, 90]).measure(4))
     assert (figures.format, figures.bytes, figures.shapes) == ("litertlm", file.stat().st_size, {"tokens": [1, 1]})
@@ -444,7 +448,7 @@ def test_bench_in_the_engine(bundle: Path) -> None:
 
 
 def test_export_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The options are those of to_litertlm; others are refused in a line before the model is loaded."""
+    """Check the options of ``to_litertlm``; others are rejected in one line before the model is loaded."""
     az.save(gpt(CHATML), tmp_path / "gpt")
     file = tmp_path / "m.litertlm"
     code, out = cli("export", tmp_path / "gpt", file, "--prefill", 8, "--max-length", 40, "--stop-token", 5, "--json")
@@ -503,7 +507,7 @@ def test_command_line(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.slow
 def test_in_another_precision(tmp_path: Path) -> None:
-    """What is in the bundle is the file that to_tflite made smaller, and the engine runs it as our runner does."""
+    """Check that the bundle contains an int8 TFLite file, and that the engine and its runner generate the same text."""
     model = gpt(CHATML, hidden_dim=64, max_length=64)
     options: dict[str, Any] = {"precision": "int8", "prefill": 8, "least_cosine": 0, "samples": ["Hi", "a b"]}
     result = export.to_litertlm(model, tmp_path / "m.litertlm", **options)

@@ -1,4 +1,7 @@
-"""``num_logits_to_keep`` of a decoder's ONNX file: left out it is as if it were not there, and prompts ask for one."""
+"""The optional input ``num_logits_to_keep`` of an ONNX decoder.
+
+Without it, the logits of all tokens are computed. ``generate`` requests only those of the last token of a prompt.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def test_others_need_not_know_of_it(files: Any) -> None:
 
 
 def test_generate_asks_for_one(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The vocabulary's product with a prompt's tokens is never computed."""
+    """Check that only the last token of a prompt is multiplied by the output matrix."""
     runner = export.load(files("gpt", "gpt2", "onnx", cache=True)[1].path)
     shapes, call = [], OnnxGraph.run_values
 

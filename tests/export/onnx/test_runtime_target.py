@@ -1,4 +1,4 @@
-"""``target="onnxruntime"``: a cache that is one buffer, in ONNX Runtime's own attention."""
+"""``target="onnxruntime"``: ONNX Runtime's GroupQueryAttention, with a key/value cache that is updated in place."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_it_computes_what_keras_computes(name: str, tmp_path: Path) -> None:
     nodes = [node.op_type for node in onnx.load(str(tmp_path / "m.onnx")).graph.node]
     assert nodes.count("GroupQueryAttention") == model.config.num_layers
     assert not {"Attention", "CumSum", "RotaryEmbedding"} & set(nodes)
-    assert nodes.count("Concat") <= 1  # of the cache none
+    assert nodes.count("Concat") <= 1  # none for the cache
     ids = np.array([[5, 6, 7, 8, 9, 10, 11], [0, 0, 0, 0, 12, 13, 14], [0, 0, 0, 0, 0, 0, 15], [3, 0, 4, 0, 0, 5, 0]])
     mask = (ids > 0).astype("int64")
     expected = numpy(model.generate(ids, mask, **GREEDY))
@@ -60,7 +60,7 @@ def test_it_computes_what_keras_computes(name: str, tmp_path: Path) -> None:
 
 
 def test_every_position_up_to_the_last(tmp_path: Path) -> None:
-    """Token by token to the end of the cache, against the model's own call; and past the room that was asked for."""
+    """Compare decode steps up to the end of the cache with Keras; they exceed the room that was requested at first."""
     model = MODELS["llama"]()
     runner = exported(model, tmp_path)
     ids = np.random.default_rng(0).integers(1, 97, (2, 96))

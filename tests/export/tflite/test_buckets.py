@@ -1,4 +1,4 @@
-"""TFLite files with a signature for each of several lengths."""
+"""TFLite files with a signature for each of several lengths, or with one signature for any length."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
 
 
 def test_the_shortest_that_fits_runs(bert: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what is cut out of it is what Keras computes of the row alone, in a batch that is run in pieces too."""
+    """Check that the outputs, cut to the length of the input, are those of Keras.
+
+    This includes a batch that is larger than that of the file, which is run in parts.
+    """
     model, file = bert
     runner = export.load(file)
     assert by_length(runner.graphs, "serving_default") == NAMES
@@ -48,7 +51,7 @@ def test_the_shortest_that_fits_runs(bert: tuple[Any, Path], monkeypatch: pytest
         for output, value in found.items():
             keep = mask.astype(bool) if value.ndim == 3 else slice(None)
             close(value[keep], expected[output][keep])
-    close(runner.run(ids)["pooler_output"], run(model, {"input_ids": ids})["pooler_output"])  # bare
+    close(runner.run(ids)["pooler_output"], run(model, {"input_ids": ids})["pooler_output"])  # an array without a name
     with pytest.raises(ValueError, match="sequence of 21; accepted: at most 20"):
         runner.run(np.ones((1, 21), int))
 
@@ -80,14 +83,14 @@ def test_other_precisions_keep_them(bert: tuple[Any, Path], precision: str, tmp_
     made = tmp_path / "m.tflite"
     export.to_tflite(model, made, sequence_length=(4, 8, 20), batch_size=2, precision=precision, least_cosine=0.5)
     assert sorted(Interpreter(str(made)).get_signature_list()) == sorted(NAMES)
-    assert made.stat().st_size < file.stat().st_size / 1.7  # beside them are the graphs
+    assert made.stat().st_size < file.stat().st_size / 1.7  # the graphs themselves do not become smaller
     assert export.verify(model, made).passed
 
 
 @pytest.mark.runs_with("transformer-marian")
 @pytest.mark.slow
 def test_a_source_in_several_lengths(tmp_path: Path) -> None:
-    """An encoder-decoder continues prompts of either length as Keras does."""
+    """Check that an encoder-decoder with two source lengths generates the same tokens as Keras."""
     model = shared("transformer", "marian")
     export.to_tflite(model, tmp_path / "m.tflite", sequence_length=(4, 12), max_length=8)
     runner = export.load(tmp_path / "m.tflite")
@@ -120,7 +123,7 @@ def test_pairs_of_lengths_without_a_cache(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=pytest.mark.slow)])
 def test_any_length(precision: str, tmp_path: Path) -> None:
-    """One signature; a row of any length is computed as it is, and nothing is padded."""
+    """Check that a single signature computes rows of any length without padding."""
     model = shared("bert", "masked_lm")
     options: dict[str, Any] = {"precision": precision, "least_cosine": 0.5} if precision != "fp32" else {}
     export.to_tflite(model, tmp_path / "m.tflite", sequence_length="dynamic", **options)

@@ -1,4 +1,4 @@
-"""How a TFLite file gets its weights: not through the converter, each once, as Keras has them."""
+"""Weights of TFLite files: matrices bypass the converter, are stored once, and equal those of Keras bit for bit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def kinds(file: Path) -> list[str]:
 
 
 def constants(model: Any) -> dict[str, np.ndarray]:
-    """The matrices of a file by name, without the signature that several have behind it."""
+    """Return the float32 matrices of a file by name, without the signature that follows some names."""
     found = {}
     for graph in model.subgraphs:
         for tensor in graph.tensors:
@@ -39,7 +39,7 @@ def constants(model: Any) -> dict[str, np.ndarray]:
 
 @keras.saving.register_keras_serializable(package="tests")
 class Reads(keras.layers.Layer):
-    """A matrix that is multiplied with from the left, and one from the right that is summed up too."""
+    """A layer that multiplies by one matrix from the left, and by another from the right, which it also sums."""
 
     def build(self, shape: Any) -> None:
         self.kernel = self.add_weight(shape=(6, 6), initializer="normal", name="kernel")
@@ -51,7 +51,7 @@ class Reads(keras.layers.Layer):
 
 
 def test_products_are_what_the_converter_makes_of_constants(tmp_path: Path) -> None:
-    """One operator each, with the bias and the activation in it, of rows and of sequences of rows."""
+    """Check that each layer becomes one operator with its bias and activation, for rows and for sequences of rows."""
     model = keras.Sequential(
         [
             keras.Input((5, 6), batch_size=2, name="x"),
@@ -72,7 +72,7 @@ def test_products_are_what_the_converter_makes_of_constants(tmp_path: Path) -> N
 
 
 def test_matrices_are_the_models_bit_for_bit(tmp_path: Path) -> None:
-    """Under their names; a kernel (out, in), as the operator wants it, a table as it is."""
+    """Check that weights keep their names. Kernels are (out, in), as the operator requires; tables are unchanged."""
     model = shared("bert", "backbone")
     found = constants(stored(export.to_tflite(model, tmp_path / "m.tflite").path))
     kernels = {name: numpy(v) for name, v in model.named_weights().items() if name.endswith("kernel")}
@@ -85,7 +85,7 @@ def test_matrices_are_the_models_bit_for_bit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("variant", ["llama", "qwen", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_a_decoder_s_products_of_one_input_are_one(variant: str, tmp_path: Path) -> None:
-    """Bit for bit, biases too, in every signature; and what they give is cut where it belongs."""
+    """Check that kernels and biases are joined bit for bit for all signatures, and outputs are sliced correctly."""
     model = randomise(tiny("gpt", variant), spread=0.5)
     file = export.to_tflite(model, tmp_path / "m.tflite", prefill=(2, 4), max_length=12).path
     assert export.verify(model, file).passed
@@ -132,13 +132,13 @@ def test_names_of_joint_weights() -> None:
     ("step", "prompt", "expected"),
     [
         ("q0 k0 v0 o1", "q0 k0 v0 o1", ["qkv"]),
-        ("q0 k0 v0", "k3 v3", ["qkv"]),  # queries that a prompt's last layer does not need
-        ("q0 k0 v0", "k3 v4", ["qk"]),  # of other inputs elsewhere
+        ("q0 k0 v0", "k3 v3", ["qkv"]),  # the last layer of a prompt needs no queries
+        ("q0 k0 v0", "k3 v4", ["qk"]),  # different inputs in one graph
         ("q0 k0+ v0+", "q0 k0+ v0+", ["kv"]),
-        ("q0+ k0+ v0+", "q0+ k0 v0+", ["qv"]),  # a bias that is added by itself in one of the graphs
-        ("q0 k0 q1", "", []),  # one kernel twice
-        ("q0 k0 v0 t0", "", ["qkv"]),  # `t` is looked up too
-        ("q0 k0 x0", "", ["qk"]),  # `x` in other numbers
+        ("q0+ k0+ v0+", "q0+ k0 v0+", ["qv"]),  # the bias is added separately in one graph
+        ("q0 k0 q1", "", []),  # one kernel is used twice
+        ("q0 k0 v0 t0", "", ["qkv"]),  # `t` is also used for lookups
+        ("q0 k0 x0", "", ["qk"]),  # `x` has another precision
         ("", "q0 k0", []),
     ],
 )
@@ -148,13 +148,13 @@ def test_what_belongs_together(step: str, prompt: str, expected: list[str]) -> N
 
 
 def test_steps_of_several_lengths_are_alike() -> None:
-    """Each graph numbers its tensors by itself."""
+    """Check that inputs are compared only within a graph, since every graph has its own tensor indices."""
     several = products(encode_4="e0 f0", decode_4="q0 k0 v1", encode_8="e3 f3", decode_8="v0 q5 k5")
     assert groups(several, (), lambda _: True) == [("q", "k")]
 
 
 def products(**graphs: str) -> list[Product]:
-    """Letters are kernels, numbers inputs; a sign where there is a bias."""
+    """Return the products of `graphs`, such as "q0 k0+": letter for the kernel, digit for the input, "+" for a bias."""
     found = []
     for name, said in graphs.items():
         graph = SimpleNamespace(name=name.encode())
@@ -170,11 +170,11 @@ def test_what_else_reads_a_matrix_finds_it(tmp_path: Path) -> None:
     randomise(model)
     file = export.to_tflite(model, tmp_path / "m.tflite").path
     assert export.verify(model, file).passed
-    assert "REDUCE_SUM" not in kinds(file) and "SUM" not in kinds(file)  # folded, as of any constant
+    assert "REDUCE_SUM" not in kinds(file) and "SUM" not in kinds(file)  # folded by the converter, as for any constant
 
 
 def test_the_converter_sees_no_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it makes of several signatures is small, and the file has every weight once."""
+    """Check that the converter's output for several signatures is small, and that the file has each weight once."""
     seen: list[int] = []
     convert = tflite_conversion._converted
     monkeypatch.setattr(tflite_conversion, "_converted", lambda *given: (seen.append(len(c := convert(*given))), c)[1])
@@ -186,7 +186,7 @@ def test_the_converter_sees_no_matrix(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_nothing_is_left_of_arguments(tmp_path: Path) -> None:
-    """Of a decoder too, which reads none of its encoder's weights: no input and no tensor that nobody reads."""
+    """Check that no unused input or tensor remains, also in a decoder, which does not read the encoder's weights."""
     model = shared("transformer", "marian")
     content = stored(export.to_tflite(model, tmp_path / "m.tflite").path)
     for signature in content.signatureDefs:
@@ -196,7 +196,7 @@ def test_nothing_is_left_of_arguments(tmp_path: Path) -> None:
         assert {*range(len(graph.tensors))} <= used | {*map(int, graph.inputs)}
         assert not any(b"attention_zoo_weight" in tensor.name for tensor in graph.tensors)
     names = [tensor.name for graph in content.subgraphs for tensor in graph.tensors if b"kernel;" in tensor.name]
-    assert len(names) == len({*names}) > 0  # which AI Edge Quantizer asks for
+    assert len(names) == len({*names}) > 0  # AI Edge Quantizer requires unique names
 
 
 def test_buffers_of_large_files_stand_behind_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

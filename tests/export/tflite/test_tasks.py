@@ -1,4 +1,4 @@
-"""What MediaPipe reads in a file: by a reader of the schema's own places, and by MediaPipe itself where it is."""
+"""Metadata of MediaPipe tasks in TFLite files: read here by its schema and, if available, by MediaPipe itself."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from attention_zoo.runtime.tflite.flatbuffer import packed, unpacked
 from attention_zoo.text.tokenizer import Tokenizer
 from helpers import ROOT, shared, tiny
 
-MEDIAPIPE = os.environ.get("MEDIAPIPE_PYTHON")  # of an environment that has the package mediapipe
+MEDIAPIPE = os.environ.get("MEDIAPIPE_PYTHON")  # the Python of an environment with mediapipe
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "sky", "is", "blue", "rain", "##ing", "a", "."]
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 30, 3)).astype("uint8")
 TEXT = "The sky is RAINING blue."
@@ -49,11 +49,11 @@ def bert(variant: str, folder: Path, lowercase: bool = True) -> Any:
     return model
 
 
-# ---- a reader of its own: fields by their number in the schema -----------------------------------------------------
+# ---- a reader of FlatBuffers, with fields by their number in the schema --------------------------------------------
 
 
 class Read:
-    """A table of a FlatBuffer."""
+    """One table of a FlatBuffer. Its methods return the field with the given number."""
 
     def __init__(self, data: bytes, place: int) -> None:
         self.table = Table(bytearray(data), place)
@@ -116,7 +116,7 @@ def test_an_image_classifier(tmp_path: Path) -> None:
 
 
 def test_normalisation_is_the_processor_s(tmp_path: Path) -> None:
-    """(pixel - mean) / std gives what the layer gives."""
+    """Check that (pixel - mean) / std with the stored values equals the output of ``ImageProcessor``."""
     model = vit([0.4, 0.5, 0.6], [0.2, 0.3, 0.25])
     from attention_zoo.layers.images import ImageProcessor
 
@@ -135,7 +135,7 @@ def test_normalisation_is_the_processor_s(tmp_path: Path) -> None:
     [("sequence_classification", "TextClassifier", "logits"), ("sentence_embedding", "TextEmbedder", None)],
 )
 def test_texts(variant: str, name: str, output: str | None, tmp_path: Path) -> None:
-    """Every input under the name that MediaPipe knows, in the file's own order."""
+    """Check that the inputs have the names that MediaPipe expects, in the order of the file."""
     model = bert(variant, tmp_path)
     result = export.to_tflite(model, tmp_path / "m.tflite", sequence_length=16)
     content = result.path.read_bytes()
@@ -178,7 +178,7 @@ def test_files_without_a_task(files: Any, tmp_path: Path) -> None:
 
 
 def test_a_file_with_an_archive_is_as_good_as_another(tmp_path: Path) -> None:
-    """It runs, verifies, is the same twice, and a label that was changed afterwards is found out."""
+    """Check that such a file passes ``verify`` and is reproducible, and that ``verify`` detects a changed label."""
     model = vit()
     file = export.to_tflite(model, tmp_path / "m.tflite").path
     assert export.verify(model, file).passed
@@ -194,7 +194,7 @@ def test_a_file_with_an_archive_is_as_good_as_another(tmp_path: Path) -> None:
 
 
 def test_other_metadata_stay(files: Any) -> None:
-    """Those of the converter and ours."""
+    """Check that ``set_task`` keeps the metadata of the converter and of attention_zoo."""
     task = task_of(vit())
     assert task is not None
     model = unpacked(files("vit", "classifier", "tflite")[1].path.read_bytes())
@@ -221,7 +221,7 @@ def test_pixels_of_8_bits_on_the_command_line(tmp_path: Path, capsys: pytest.Cap
 
 @pytest.mark.parametrize("page", ["android.md", "ios.md"])
 def test_pages_for_phones_name_what_is_there(page: str) -> None:
-    """Tensors that their code feeds and reads are those of the families' signatures, and links lead somewhere."""
+    """Check that tensor names in the pages are those of the families' signatures, and that linked pages exist."""
     text = (ROOT / "docs" / page).read_text()
     models = [shared("bert", variant) for variant in ("backbone", "sequence_classification", "sentence_embedding")]
     signatures = [model.signature for model in (*models, shared("vit", "classifier"))]
@@ -256,7 +256,7 @@ else:
 @pytest.mark.skipif(not MEDIAPIPE, reason="MEDIAPIPE_PYTHON names no Python that has mediapipe")
 @pytest.mark.parametrize("kind", ["pixels", "integers", "images", "class", "embedding"])
 def test_mediapipe_opens_them(kind: str, tmp_path: Path) -> None:
-    """And says what Keras says."""
+    """Compare the results of MediaPipe with those of Keras."""
     file, pixels = tmp_path / "m.tflite", tmp_path / "pixels.npy"
     np.save(pixels, PIXELS)
     labels = [f"kind {i}" for i in range(7)]
@@ -288,7 +288,7 @@ CARD = {"license": "Apache-2.0", "author": "Ada, Grace", "description": "Stars: 
 
 
 def model_metadata(file: Path) -> list[Read]:
-    """Every ``ModelMetadata`` in a TFLite file."""
+    """Return every ``ModelMetadata`` in a TFLite file."""
     model = unpacked(file.read_bytes())
     found = [bytes(model.buffers[entry.buffer].data) for entry in model.metadata if entry.name == b"TFLITE_METADATA"]
     assert all(data[4:8] == b"M001" for data in found)
@@ -296,7 +296,7 @@ def model_metadata(file: Path) -> list[Read]:
 
 
 def test_cards_of_files_with_a_task_and_without(tmp_path: Path) -> None:
-    """An image classifier keeps what MediaPipe reads in it; a decoder of several signatures has the card alone."""
+    """Check that an image classifier has the card and its task metadata, and a decoder, which has no task, the card."""
     export.to_tflite(vit(), tmp_path / "vit.tflite", card=CARD)
     export.to_tflite(
         shared("gpt", "llama"), tmp_path / "gpt.tflite", prefill=4, max_length=8, card={**CARD, "version": "2.1"}

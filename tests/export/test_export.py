@@ -1,4 +1,4 @@
-"""Exported files against the Keras model, compared here with NumPy and not through `verify` alone."""
+"""Exported files compared with the Keras model, by NumPy in addition to ``verify``."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ WITH_MEMORY = [pair for pair in VARIANTS if issubclass(families()[pair[0]], Gene
 
 
 def masks(batch: int, length: int) -> dict[str, np.ndarray]:
-    """Padding where this kind of software is silently wrong; every row another length."""
+    """Return masks with paddings that are easily handled wrongly; the rows have different lengths."""
     made = {name: np.ones((batch, length), "int64") for name in ("none", "right", "left", "interior")}
     for row in range(batch):
         kept = max(1, length - 1 - 2 * row)
@@ -70,7 +70,7 @@ def assert_same(
     case: str,
     expected: dict[str, np.ndarray] | None = None,
 ) -> None:
-    """`expected`: what Keras gives for `inputs`, where it is known."""
+    """Check that `actual` equals the outputs of Keras for `inputs`, which are `expected` if that is given."""
     expected = run(model, inputs) if expected is None else expected
     assert set(actual) == set(expected)
     for spec in model.signature.outputs:
@@ -84,8 +84,10 @@ def assert_same(
 
 
 def with_results(model: Any, cases: dict[str, dict[str, np.ndarray]]) -> Iterator[tuple[str, Any, Any]]:
-    """Every case, its inputs and Keras' results for them. Keras has the rows of all cases, which are of one length, in
-    one batch: eager, it takes longer than everything else."""
+    """Yield every case with its inputs and the outputs of Keras.
+
+    Keras computes the rows of all cases, which have the same length, in one batch: eager Keras takes most of the time.
+    """
     names = next(iter(cases.values()))
     results = run(model, {name: np.concatenate([inputs[name] for inputs in cases.values()]) for name in names})
     ends = np.cumsum([len(next(iter(inputs.values()))) for inputs in cases.values()])
@@ -99,7 +101,7 @@ def of_images(model: Any) -> bool:
 
 
 def pictures(model: Any, shape: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:
-    """Pixels as this model takes them: from 0 to 255, or normalised."""
+    """Return random pixels as the model expects them: from 0 to 255, or normalized."""
     rng, name = np.random.default_rng(seed), model.signature.inputs[0].name
     values = rng.uniform(0, 255, shape) if name == "images" else rng.normal(size=shape)
     return {name: values.astype("float32")}
@@ -107,7 +109,7 @@ def pictures(model: Any, shape: tuple[int, ...], seed: int) -> dict[str, np.ndar
 
 @every_variant(slow=FURTHER)
 def test_onnx_equals_keras(family: str, variant: str, files: Any) -> None:
-    """In ONNX Runtime itself, dynamic in every named dimension."""
+    """Compare in ONNX Runtime, without a runner, for several sizes of every named dimension."""
     model, result = files(family, variant, "onnx")
     session = onnxruntime.InferenceSession(str(result.path), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
@@ -135,7 +137,7 @@ def test_onnx_equals_keras(family: str, variant: str, files: Any) -> None:
 
 @every_variant(slow=ALL_BUT_ONE)
 def test_tflite_equals_keras(family: str, variant: str, files: Any) -> None:
-    """In LiteRT's interpreter itself, at the file's static shape."""
+    """Compare in LiteRT's interpreter, without a runner, at the static shape of the file."""
     model, result = files(family, variant, "tflite")
     interpreter = Interpreter(model_path=str(result.path))
     interpreter.allocate_tensors()
@@ -184,7 +186,7 @@ def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -
         assert node.domain == "", f"{node.op_type} is of {node.domain}"
         for word in ("Dropout", "Random", "Einsum", "PartitionedCall", "PyFunc"):
             assert word not in node.op_type
-    if family in ("bert", "vit"):  # heads are never moved, and the mask has its rows once
+    if family in ("bert", "vit"):  # heads are not transposed, and all layers share one mask
         each = [node for node in proto.graph.node if node.op_type == "Attention"]
         heads = {tuple(a.i for a in node.attribute if a.name.endswith("num_heads")) for node in each}
         assert heads == {(model.config.num_heads, model.config.num_heads)}
@@ -193,7 +195,7 @@ def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -
         assert [0, 2, 1, 3] not in moves or variant == "images", "which moves the axes of a picture"
     initializers = {tensor.name for tensor in proto.graph.initializer}
     unused = {"embedding/mask_token"} if getattr(model.config, "use_mask_token", False) else set()
-    assert {weight_name(w) for w in model.weights} - initializers == unused  # one per weight, under its name
+    assert {weight_name(w) for w in model.weights} - initializers == unused  # one for each weight, with its name
 
     _, tflite_result = files(family, variant, "tflite")
     for operator in tflite_operators(tflite_result.path):
@@ -227,7 +229,7 @@ def verified(family: str, variant: str, files: Any, cache: bool) -> None:
 
 @pytest.mark.runs_with("bert-backbone")
 def test_verify_notices(files: Any, tmp_path: Path) -> None:
-    """A file that is wrong in one weight, one name or one dimension does not pass."""
+    """Check that files with one wrong weight or dimension fail, and files of a model with other weights or sizes."""
     model, result = files("bert", "backbone", "onnx")
     proto = onnx.load(str(result.path))
 
@@ -258,7 +260,7 @@ def test_verify_notices(files: Any, tmp_path: Path) -> None:
 
 
 def test_verify_fails_where_keras_itself_is_not_finite(tmp_path: Path) -> None:
-    """Infinite on both sides is no proof of anything."""
+    """Check that a model whose outputs are not finite fails the verification, and cannot be exported."""
     model = tiny("bert", "token_classification")
     export.to_onnx(model, tmp_path / "m.onnx")
     model.classifier.bias.assign([np.inf] * 5)
@@ -274,8 +276,10 @@ def test_verify_fails_where_keras_itself_is_not_finite(tmp_path: Path) -> None:
 
 @pytest.mark.runs_with("bert-backbone")
 def test_files_that_are_cut_or_lie(files: Any, tmp_path: Path) -> None:
-    """A clear ValueError: a file cut at any point, and one whose signature is not its own. In a process of its own,
-    which a runtime that crashes takes with it."""
+    """Check that truncated files, and files with a wrong signature in their metadata, give a clear ValueError.
+
+    They are loaded in a new process, in case a runtime crashes.
+    """
     for format in ("onnx", "tflite"):
         content = files("bert", "backbone", format)[1].path.read_bytes()
         for kept in (0, 7, 100, len(content) // 2, len(content) - 1000):
@@ -315,7 +319,7 @@ def test_an_interrupted_export_leaves_no_file(name: str, tmp_path: Path, monkeyp
 
 @pytest.mark.slow
 def test_files_are_reproducible(tmp_path: Path) -> None:
-    """The same model gives the same bytes, here and in a new process that loads it."""
+    """Check that the same model gives the same bytes here and in a new process that loads it."""
     model = tiny("gpt", "llama")
     az.save(model, tmp_path / "model")
     export.to_onnx(model, tmp_path / "a.onnx")
@@ -345,7 +349,7 @@ def test_half_precision_models_export_in_float32(policy: str, tmp_path: Path) ->
 
 @every_variant(slow=FURTHER_BUT_GPT)
 def test_weights_are_stored_once(family: str, variant: str, files: Any) -> None:
-    """A tied table is in the file once, and nothing folded adds up: real sizes are held by the benchmark."""
+    """Check that a tied table is stored once, and folded constants are small. The benchmarks cover real model sizes."""
     model, result = files(family, variant, "onnx")
     assert result.files == (result.path,)
     stored = sum(onnx.numpy_helper.to_array(t).nbytes for t in onnx.load(str(result.path)).graph.initializer)
@@ -366,7 +370,7 @@ def test_a_failed_export_leaves_no_file(family: str, tmp_path: Path, monkeypatch
         with pytest.raises(export.ExportError):
             to(model, tmp_path / name)
         assert list(tmp_path.iterdir()) == []
-        (tmp_path / name).write_text("an older file")  # is not lost to a failure
+        (tmp_path / name).write_text("an older file")  # must not be lost if the export fails
         with pytest.raises(export.ExportError):
             to(model, tmp_path / name)
         assert [p.name for p in tmp_path.iterdir()] == [name]
@@ -375,7 +379,7 @@ def test_a_failed_export_leaves_no_file(family: str, tmp_path: Path, monkeypatch
 
 
 def test_a_wrong_graph_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check that every export makes catches a lowering that computes something else."""
+    """Check that the quick check of an export finds a lowering that computes something else."""
     from attention_zoo.export.onnx import operators as onnx_export
     from attention_zoo.export.tflite import operators as tflite_export
 
@@ -401,12 +405,12 @@ def test_large_weights_go_beside_the_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert export.verify(model, tmp_path / "m.onnx").passed
 
     monkeypatch.undo()
-    export.to_onnx(model, tmp_path / "m.onnx")  # over it: the weights beside the old file go with it
+    export.to_onnx(model, tmp_path / "m.onnx")  # replaces the file, and removes its external data
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
 
 def test_tables_are_stored_once_and_cut(tmp_path: Path) -> None:
-    """The tied table of a masked language model; and of positions, no more than the file can be asked for."""
+    """Check the tied table of a masked language model, and a position table that is cut to the length of the file."""
     sizes: dict[str, Any] = {"vocab_size": 2000, "num_layers": 1, "num_heads": 2, "hidden_dim": 32}
     for config, options in (({"head": "masked_lm"}, {}), ({"max_length": 8192}, {"sequence_length": 8})):
         model = randomise(az.create("bert", **{**sizes, "intermediate_dim": 64, "max_length": 64, **config}))
@@ -421,7 +425,7 @@ def test_static_sizes(tmp_path: Path) -> None:
     export.to_tflite(model, tmp_path / "m.tflite", batch_size=2, sequence_length=11)
     runner = export.load(tmp_path / "m.tflite")
     assert dict(runner.signature.sizes) == {"batch": 2, "sequence": 11}
-    for batch, length in ((2, 11), (1, 4), (5, 9)):  # smaller and larger than the file's own
+    for batch, length in ((2, 11), (1, 4), (5, 9)):  # the sizes of the file, smaller ones, and a larger batch
         for padding, mask in masks(batch, length).items():
             inputs = text_inputs(model, mask, length)
             assert_same(model, runner.run(inputs), inputs, f"{batch} × {length} {padding}")
@@ -439,7 +443,7 @@ def test_static_sizes(tmp_path: Path) -> None:
 @pytest.mark.runs_with("gpt-llama")
 @pytest.mark.parametrize("padding", ["none", "left", "right"])
 def test_generate_equals_keras(padding: str, files: Any) -> None:
-    """Greedy tokens, against a loop over the Keras model that gives each row alone and unpadded."""
+    """Compare greedy decoding with a loop over the Keras model, which computes each row alone and without padding."""
     mask = masks(3, 9)[padding]
     ids = np.random.default_rng(2).integers(0, 97, mask.shape)
     expected = []
@@ -531,7 +535,7 @@ def test_wrong_arguments(files: Any, tmp_path: Path) -> None:
 @pytest.mark.runs_with("gpt-llama")
 @pytest.mark.parametrize(("format", "package"), [("onnx", "onnxruntime"), ("tflite", "ai_edge_litert")])
 def test_runner_needs_only_its_runtime(format: str, package: str, files: Any, tmp_path: Path) -> None:
-    """With every other heavy package refused, a GPT and a BERT give the numbers they give here."""
+    """Check that a GPT and a BERT give the same outputs in a process that cannot import other large packages."""
     ids = np.array([[5, 6, 7, 8]])
     expected = {}
     for family, variant in (("gpt", "llama"), ("bert", "backbone")):

@@ -1,4 +1,4 @@
-"""What an export is asked for: the same options, defaults and words in Python and at the command line."""
+"""Export requests: the same options, defaults and error messages in Python and on the command line."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ WRONG: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
 def test_python_and_the_command_line_refuse_with_the_same_words(
     name: str, options: dict[str, Any], words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """At the command line before the model is loaded: here there is none."""
+    """Check the error messages. The command line checks options before it loads the model, which is missing here."""
     to: Any = export.to_onnx if name.endswith("onnx") else export.to_tflite
     with pytest.raises(ValueError) as refused:
         to(shared("bert", "backbone"), tmp_path / name, **options)
@@ -90,7 +90,7 @@ def test_python_and_the_command_line_refuse_with_the_same_words(
 def test_options_of_another_format_are_refused(format: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ExportRequest.of(format, f"m.{format}", **options)
-    ExportRequest.of(format, f"m.{format}", **{name: DEFAULTS[name] for name in options})  # a default is no request
+    ExportRequest.of(format, f"m.{format}", **{name: DEFAULTS[name] for name in options})  # default values are accepted
 
 
 def test_a_file_on_the_way_keeps_what_its_format_has() -> None:

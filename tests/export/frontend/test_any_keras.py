@@ -1,4 +1,4 @@
-"""Models that are not ours: their files compute what Keras computes, under the names that they have in Keras."""
+"""Third-party Keras models: their files give the outputs of Keras, and keep the names that they have in Keras."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _models() -> Any:
 
 
 MODELS = _models()
-FAST = (  # recurrent layers, masks and directions have a test of their own
+FAST = (  # recurrent layers, masks and directions have their own test below
     "KerasHub GPT-2",
     "Functional, two inputs and two outputs",
     "Subclassed, dict in and nested dict out",
@@ -46,13 +46,13 @@ CASES = [
 
 
 def write(model: Any, path: Path, **options: Any) -> Any:
-    """The runner of a file in the format of `path`'s suffix."""
+    """Export a model in the format of `path`'s suffix, and return the runner of the file."""
     (export.to_onnx if path.suffix == ".onnx" else export.to_tflite)(model, path, **options)
     return export.load(path)
 
 
 def assert_equal(runner: Any, model: Any, inputs: Any, tolerance: float = 2e-6) -> None:
-    """Every output of the file is Keras', relative to the largest of Keras'."""
+    """Check that every output of the file equals that of Keras, relative to its largest magnitude."""
     expected = [np.asarray(leaf) for leaf in keras.tree.flatten(model(inputs, training=False))]
     leaves = inputs if isinstance(inputs, dict) else dict(zip(names(runner), keras.tree.flatten(inputs), strict=True))
     for actual, wanted in zip(runner.run(leaves).values(), expected, strict=True):
@@ -103,7 +103,7 @@ def test_names_are_keras_names(tmp_path):
 
 
 def test_open_dimensions_that_belong_together(tmp_path):
-    """Query and document may have different lengths, ids and mask may not."""
+    """Check that query and document may have different lengths, but ids and mask may not."""
     towers = write(MODELS.build("Functional, two inputs and two outputs").model, tmp_path / "m.onnx")
     assert [spec.dims[1] for spec in towers.signature.inputs] == ["query_sequence", "document_sequence"]
     bert = write(MODELS.build("Functional over our BERT").model, tmp_path / "m.onnx")
@@ -124,7 +124,7 @@ def test_sizes_for_tflite_are_asked_for_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"image_size: got none for 'height' of image, which is open"):
         export.to_tflite(unet, tmp_path / "m.tflite")
     runner = write(towers, tmp_path / "m.tflite", sequence_length={"query_sequence": 4, "document_sequence": 9})
-    with pytest.raises(ValueError, match=r"got query_sequence of 3; accepted: 4, as exported"):  # zeros would change it
+    with pytest.raises(ValueError, match=r"got query_sequence of 3; accepted: 4, as exported"):  # zeros change results
         runner.run({"query": np.ones((1, 3), int), "document": np.ones((1, 9), int)})
     assert not list(tmp_path.glob(".*"))
 
@@ -134,7 +134,7 @@ def test_a_signature_where_the_model_does_not_tell(tmp_path):
     runner = write(case.model, tmp_path / "m.onnx", input_signature=case.input_signature)
     rng = np.random.default_rng(1)
     source, target = rng.integers(1, 60, (3, 8)), rng.integers(1, 60, (3, 5))
-    source[1, 5:] = 0  # no tokens
+    source[1, 5:] = 0  # padding
     expected = np.asarray(case.model(source, target))
     assert np.abs(runner.run({"source": source, "target": target})["output_0"] - expected).max() < 1e-5
     layer = L.MultiHeadAttention(2, 8)
@@ -144,7 +144,7 @@ def test_a_signature_where_the_model_does_not_tell(tmp_path):
     assert names(write(layer, tmp_path / "m.onnx")) == ["query", "value"]
 
 
-# ---- what is lowered means the same ----------------------------------------------------------------------------------
+# ---- lowered operations ----------------------------------------------------------------------------------------------
 
 
 def test_a_plain_keras_transformer_gets_the_operators_of_ours(tmp_path):
@@ -167,7 +167,7 @@ def test_an_attention_that_is_spelled_out_is_counted_as_missing(tmp_path):
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_a_query_without_a_key_gets_what_keras_gives_it(dropout, suffix, tmp_path):
-    """The mean of all values, or zeros where the layer has a dropout."""
+    """Compare a query whose keys are all masked: the mean of all values, or zeros if the layer has a dropout."""
     x, mask = keras.Input((5, 8), name="x"), keras.Input((5, 5), dtype="bool", name="attention_mask")
     model = keras.Model([x, mask], L.MultiHeadAttention(2, 4, dropout=dropout)(x, x, attention_mask=mask))
     MODELS.randomise(model)
@@ -200,7 +200,10 @@ def test_recurrent_layers_and_masks_with_gaps(cell, options, suffix, tmp_path):
 
 
 def test_zeros_around_what_is_negative(tmp_path):
-    """ONNX Runtime fuses a padding with zeros into max pooling, where padding counts as minus infinity."""
+    """Check zero padding before max pooling.
+
+    ONNX Runtime would fuse it into the pooling operator, where padding counts as minus infinity.
+    """
     image = keras.Input((8, 8, 3), name="image")
     model = keras.Model(image, L.MaxPooling2D(3, 2)(L.ZeroPadding2D(1)(L.Conv2D(4, 1)(image))))
     model.layers[1].bias.assign(np.full(4, -9.0))
@@ -210,7 +213,7 @@ def test_zeros_around_what_is_negative(tmp_path):
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_adapters_and_half_precision(suffix, tmp_path):
-    """Adapters that ``layer.enable_lora`` put there are merged; a float16 model's file computes in float32."""
+    """Check that adapters of ``layer.enable_lora`` are merged, and that files of float16 models compute in float32."""
     ids = keras.Input((4,), dtype="int32", name="ids")
     y = L.Dense(6, activation="gelu", name="up")(L.Embedding(12, 8, name="table")(ids))
     model = keras.Model(ids, L.EinsumDense("abc,cd->abd", (None, 5), name="head")(y))
@@ -248,7 +251,7 @@ def test_constants_that_are_no_weights(tmp_path):
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_integers_that_are_looked_up(suffix, tmp_path):
-    """Ids that come as floats, and ids to which the model adds an offset before it looks them up."""
+    """Export a model with ids that are floats, and ids to which the model adds an offset before the lookup."""
     floats, fields = keras.Input((4,), name="floats"), keras.Input((3,), dtype="int32", name="fields")
     offsets = ops.convert_to_tensor(np.array([0, 20, 40], "int32"))
     looked_up = [L.Embedding(20, 8)(floats), L.Embedding(60, 8)(fields + offsets)]
@@ -261,7 +264,7 @@ def test_integers_that_are_looked_up(suffix, tmp_path):
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_kinds_of_inputs(suffix, tmp_path):
-    """Bytes, a float that is rounded, an input that is a result too, and a batch of a fixed size."""
+    """Export uint8 inputs, a float that is rounded, an input that is also an output, and a batch of fixed size."""
     image, x = keras.Input((4, 4, 3), dtype="uint8", name="image"), keras.Input((4,), name="x")
     rounded = ops.cast(ops.cast(x, "int32"), "float32")
     model = keras.Model([image, x], [x, rounded, L.Conv2D(2, 3, name="seen")(ops.cast(image, "float32") / 255.0)])
@@ -280,7 +283,7 @@ def test_kinds_of_inputs(suffix, tmp_path):
 
 
 def test_a_model_of_ours_called_in_another_way(tmp_path):
-    """Without its mask, since the signature says so; and lengths that Keras refuses are said in the report."""
+    """Export an attention_zoo model without its mask, by a signature; the report names lengths that Keras rejects."""
     import attention_zoo as az
 
     bert = az.create(
@@ -293,7 +296,7 @@ def test_a_model_of_ours_called_in_another_way(tmp_path):
     assert report.passed and sum("Keras rejects" in check.detail for check in report.checks) == 3
 
 
-# ---- what a file promises --------------------------------------------------------------------------------------------
+# ---- files and the state of their models -----------------------------------------------------------------------------
 
 
 def test_a_file_of_another_model_does_not_pass(tmp_path):
@@ -311,7 +314,7 @@ def test_a_file_of_another_model_does_not_pass(tmp_path):
 
 
 def test_a_layer_changed_after_building_is_what_is_exported(tmp_path):
-    """Nothing is rebuilt from a config: an activation that was replaced counts, a method that was overridden too."""
+    """Check that an activation that was replaced is exported, since the model is not rebuilt from its config."""
     x = keras.Input((6,), name="x")
     model = keras.Model(x, L.Dense(4, activation="relu", name="d")(x))
     model.get_layer("d").activation = lambda t: 3.0 * ops.tanh(t)
@@ -335,7 +338,7 @@ def test_keras_computes_as_before_an_export(tmp_path):
 
 
 def _functions() -> tuple[Any, Any, Any]:
-    """Two that share a table, one of which also reads a variable that Keras does not know."""
+    """Return two functions that share an embedding table, and a variable outside of Keras that the first one reads."""
     table, head = L.Embedding(20, 6), L.Dense(3, activation="gelu")
     head(table(np.ones((1, 2), "int32")))
     factor = tf.Variable(2.5, name="factor")
@@ -399,7 +402,7 @@ def _with_variable() -> Any:
 
 
 class Cell(keras.layers.Layer):
-    """A recurrent cell that no runtime knows."""
+    """A custom recurrent cell, for which no runtime has an operator."""
 
     units = state_size = 5
 

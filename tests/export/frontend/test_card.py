@@ -1,4 +1,4 @@
-"""What a file says of who made its model, read with what others read it with; TFLite's is in test_tflite_tasks.py."""
+"""Model cards in ONNX files, read with ONNX Runtime and onnx. Those of TFLite files are in tflite/test_tasks.py."""
 
 from __future__ import annotations
 

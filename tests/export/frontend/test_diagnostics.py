@@ -1,4 +1,4 @@
-"""Errors of failed conversions name the user's own line, not one of the exporter or of a library."""
+"""Errors of failed conversions, which name a line of the user's model, not one of the exporter or of a library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of image models that take pixels as they come, from 0 to 255."""
+"""Files of image models with uint8 pixels from 0 to 255 as inputs, and files with channels first."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def pixels(model: Any, batch: int = 2) -> np.ndarray:
 
 @pytest.mark.parametrize("form", WRITERS)
 def test_pixels_are_normalised_in_the_file(form: str, tmp_path: Path) -> None:
-    """As NumPy normalises them for the model; what is said of resizing is not the file's."""
+    """Compare with Keras on pixels that NumPy normalizes; the file does not include resizing and cropping."""
     model, file = shared("vit", "classifier"), tmp_path / f"m.{form}"
     WRITERS[form](model, file, image_dtype="uint8", image_processor=STEPS)
     given = pixels(model)

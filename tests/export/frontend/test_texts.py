@@ -1,4 +1,4 @@
-"""Files that take texts: the tokenizer goes with them, fits them, and every runtime writes the same."""
+"""Files with a tokenizer: it is stored with the file and must fit it, and every runtime generates the same text."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def loaded() -> Any:
 
 @functools.cache
 def shared() -> Any:
-    """The same for every test that does not change it: it compiles what generates once."""
+    """Return one model for all tests that do not change it, so that its generation is compiled once."""
     return loaded()
 
 
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Both files of the model, exported, and then copied elsewhere with what the result lists."""
+    """The ONNX and the TFLite file of the model, moved to another folder with all files that the result lists."""
     model, found = shared(), {}
     for suffix in ("onnx", "tflite"):
         made, other = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("moved")
@@ -102,7 +102,7 @@ def test_a_tokenizer_that_does_not_fit(moved: dict[str, Path], tmp_path: Path) -
 
 
 def test_texts_and_mappings_given_to_generate(moved: dict[str, Path]) -> None:
-    """A tokenizer's own output works; a text says where it belongs."""
+    """Check that ``generate`` accepts the output of a tokenizer, and that the error for a text says where texts go."""
     for one in (export.load(moved["onnx"]), shared()):
         inputs = one.tokenizer(["ab", "ab"])
         expected = one.generate(inputs["input_ids"], inputs["attention_mask"], max_new_tokens=4)
@@ -116,7 +116,7 @@ def test_texts_and_mappings_given_to_generate(moved: dict[str, Path]) -> None:
 
 
 def test_end_tokens_of_a_generation_config(tmp_path: Path) -> None:
-    """They end texts, go into files, and are kept by both ways of saving."""
+    """Check that these tokens end generated texts, and are kept by exports and by every format of saved models."""
     az.to_huggingface(loaded(), tmp_path / "theirs")
     file = tmp_path / "theirs" / "generation_config.json"
     file.write_text(json.dumps({"eos_token_id": [7, 9], "temperature": 0.6}))

@@ -1,4 +1,4 @@
-"""An export checks the first cases of what ``verify`` checks, on every graph that a file has."""
+"""The check of every export: the first cases of the plan that ``verify`` runs in full, for every graph of a file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_first_case_is_padded_where_there_is_a_mask(family: str, variant: st
 
 
 def test_the_cache_of_a_single_token(tmp_path: Any) -> None:
-    """The smallest caches: a token and no room for another, and room for one."""
+    """Export decoders with caches of one to three slots, in which all compared prompts and decode steps must fit."""
     import attention_zoo as az
 
     for length in (1, 2, 3):

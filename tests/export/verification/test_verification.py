@@ -1,4 +1,6 @@
-"""What ``verify`` finds and what it lets pass; and that an export is of the model as it is, not of its config."""
+"""The faults that ``verify`` finds, the differences that it accepts, and exports of models that were changed after
+their creation, so that their config does not fully describe them.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ QUICK = (
     "other buckets of relative positions",
     "a cache slot is written one too early",
 )
-# In the fast tier each in a file of one format, these in turn.
+# Not marked as slow: each fault in ``QUICK``, in one format only, with the formats in turn.
 PLANTED = [
     pytest.param(
         name,
@@ -45,7 +47,7 @@ PLANTED = [
 def test_planted_faults_are_found(name: str, format: str, tmp_path: Path) -> None:
     found = caught_by(FAULTS[name], format, tmp_path)
     assert found
-    if FAULTS[name].exporting is not None:  # the file says nothing wrong of itself
+    if FAULTS[name].exporting is not None:  # only the computation is wrong; digests, weights and config match
         assert not set(found) & {"bytes", "weights", "config", "load"}
 
 
@@ -53,7 +55,7 @@ def test_there_are_twenty_faults_of_each_format() -> None:
     assert all(sum(format in fault.formats for fault in FAULTS.values()) >= 20 for format in FORMATS)
 
 
-# ---- the rules ----------------------------------------------------------------------------------------------------
+# ---- the rules of comparison --------------------------------------------------------------------------------------
 
 
 def rule(file: float, keras_: float, exact: float, shaken: float | None = None) -> tuple[bool, str]:
@@ -70,7 +72,7 @@ def rule(file: float, keras_: float, exact: float, shaken: float | None = None) 
 
 
 def test_small_differences_need_no_judge() -> None:
-    assert rule(5.0005, 5.0, 9.0) == (True, "relative")  # of 100, the largest magnitude
+    assert rule(5.0005, 5.0, 9.0) == (True, "relative")  # relative to 100, the largest magnitude
     assert rule(5.002, 5.0, 5.0)[1] == "float64"
 
 
@@ -100,7 +102,7 @@ def test_other_shapes_and_padding() -> None:
 
 @every_variant(slow=ALL_BUT_ONE)
 def test_a_model_computes_in_float64_as_one_that_was_made_so(family: str, variant: str, rng: Any) -> None:
-    """The judge is the model itself, in another precision and back."""
+    """Check that ``computing_in`` gives the outputs of a model created in float64, and restores float32 afterwards."""
     model = shared(family, variant)
     inputs = inputs_for(model, rng)
     before, exact = run(model, inputs), run(shared(family, variant, "float64"), inputs)
@@ -113,11 +115,11 @@ def test_a_model_computes_in_float64_as_one_that_was_made_so(family: str, varian
         np.testing.assert_array_equal(before[name], again)
 
 
-# ---- amplified rounding, and ties ---------------------------------------------------------------------------------
+# ---- amplified rounding errors, and ties --------------------------------------------------------------------------
 
 
 def wild(**fields: Any) -> Any:
-    """A model that amplifies rounding, as real weights do: float32 has three digits left of its results."""
+    """Return a model that amplifies rounding errors as real weights do: its float32 outputs have only three digits."""
     return randomise(tiny("gpt", "llama", num_layers=4, max_length=24, **fields), spread=1.5)
 
 
@@ -138,7 +140,7 @@ def test_rounding_that_weights_amplify_is_judged(format: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("format", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_ties_are_no_difference(format: str, tmp_path: Path) -> None:
-    """Every token there twice: which of two equals is taken is nobody's fault."""
+    """Check that a file passes whichever of two equal logits it selects; the vocabulary contains every token twice."""
     model, file = tiny("gpt", "gpt2", vocab_size=60), tmp_path / f"m.{format}"
     table = keras.ops.convert_to_numpy(model.embedding.embeddings)
     model.embedding.embeddings.assign(np.concatenate([table[:30], table[:30] * (1 + 1e-7)]))
@@ -149,7 +151,10 @@ def test_ties_are_no_difference(format: str, tmp_path: Path) -> None:
 
 
 def test_how_far_rounding_leads_is_near(rng: np.random.Generator) -> None:
-    """With an adapter too, which belongs to a weight once: what is allowed must not hide a fault."""
+    """Check that the simulated rounding errors have a small effect, as a large one would hide faults.
+
+    This includes a model with an adapter, which must be added to its weight only once.
+    """
     for model in (tiny("gpt", "llama"), changed(), tiny("bert", "backbone")):
         inputs = {"input_ids": rng.integers(1, model.config.vocab_size, (2, 6))}
         reference = Reference(model, model.graphs("plain")["model"].function)
@@ -159,11 +164,11 @@ def test_how_far_rounding_leads_is_near(rng: np.random.Generator) -> None:
             assert 0 < off < 2e-5, name
 
 
-# ---- the user's model, as it is -----------------------------------------------------------------------------------
+# ---- models that differ from their config -------------------------------------------------------------------------
 
 
 def changed(dtype: str | None = None) -> Any:
-    """A GPT with what no config says: blocks in another order, another epsilon, activation and an adapter."""
+    """Return a GPT with changes that its config does not contain: the order of blocks, an epsilon, and an adapter."""
     model = tiny("gpt", "llama", dtype=dtype)
     model.blocks = model.blocks[::-1]
     model.final_norm.epsilon = 0.3
@@ -198,7 +203,7 @@ def test_what_no_config_says_is_exported(dtype: str | None, format: str, cache: 
 
 @pytest.mark.parametrize("format", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_an_overridden_call(format: str, tmp_path: Path) -> None:
-    """Without a cache it is exported; with one it would be left out."""
+    """Check that an overridden ``call`` is exported without a cache, and rejected with a cache, which would omit it."""
     model, file = SoftCap(), tmp_path / f"m.{format}"
     to: Any = export.to_onnx if format == "onnx" else export.to_tflite
     with pytest.raises(ValueError, match=r"model: got a Capped whose call computes something else.*cache=False"):
@@ -250,7 +255,7 @@ def test_every_variant_is_as_its_config_says() -> None:
 
 @every_variant([pair for pair in VARIANTS if pair[0] != "vit"])
 def test_cases_are_padded_as_they_say(family: str, variant: str) -> None:
-    """A case without padding keeps every token, so that it reaches the last position."""
+    """Check the mask of every kind of padding. Without padding, a case keeps every token, up to the last position."""
     signature = shared(family, variant).graphs("plain")["model"].signature
     for padding in ("none", "left", "right", "interior", "all"):
         inputs = example(signature, Case(3, 9, 0, padding))

@@ -1,9 +1,9 @@
-"""Faults to plant: in a file, or in an exporter whose own check is switched off. ``verify`` must find each.
+"""Faults that are planted in a file, or in an exporter whose own check is disabled. ``verify`` must find each of them.
 
-    python tests/faults.py      # the table of docs/verification.md, about two minutes
+    python tests/faults.py      # prints the table of docs/verification.md, in about two minutes
 
-A fault of an exporter is planted while the file is made of a sound model; afterwards the file says of itself what a
-sound one says, so that only what it computes can give it away.
+A fault of an exporter is planted while a correct model is exported. Afterwards, the metadata of the file is that of a
+correct file, so that the fault can only be found by the outputs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,15 @@ Change = Callable[[Any, Path], None]
 
 @dataclass(frozen=True)
 class Fault:
-    """`model` is made anew for each; `exporting` is entered for the export, `changing` is done to the file."""
+    """One fault.
+
+    Attributes:
+        model: returns a new model.
+        exporting: returns a context manager, for a model, in which the export has the fault; None for a correct export.
+        changing: changes the exported file of a model; None for no change.
+        cache: whether the file has a key/value cache.
+        formats: the formats in which the fault is possible.
+    """
 
     model: Callable[[], Any]
     exporting: Callable[[Any], Any] | None = None
@@ -49,7 +57,7 @@ class Fault:
     formats: tuple[str, ...] = FORMATS
 
 
-# ---- what is done to a file ---------------------------------------------------------------------------------------
+# ---- faults of files ----------------------------------------------------------------------------------------------
 
 
 def metadata_of(file: Path) -> dict[str, str]:
@@ -59,7 +67,13 @@ def metadata_of(file: Path) -> dict[str, str]:
 def rewrite(
     file: Path, change: Callable[[dict[str, str]], None], arrays: Callable[[str, np.ndarray], Any] | None = None
 ) -> None:
-    """Change a file's metadata, and its weights by name (in TFLite: by content), and seal it again."""
+    """Change a file's metadata and weights, and update its digest.
+
+    Args:
+        file: an ONNX or TFLite file.
+        change: changes the metadata entries in place.
+        arrays: returns the new values of a weight, given its name ("" in TFLite) and values, or None for no change.
+    """
     if file.suffix == ".onnx":
         proto = onnx.load(str(file))
         entries = {entry.key: entry.value for entry in proto.metadata_props}
@@ -102,7 +116,7 @@ def bytes_of_ones(model: Any, file: Path) -> None:
 
 
 def one_byte(model: Any, file: Path) -> None:
-    """The lowest bit of one number, which no output shows."""
+    """Change the lowest bit of one weight, which has no visible effect on the outputs."""
     content = bytearray(file.read_bytes())
     at = content.find(keras.ops.convert_to_numpy(largest(model)).tobytes()[:64])
     content[at] ^= 1
@@ -122,7 +136,7 @@ def weight(model: Any, name: str) -> np.ndarray:
 
 
 def changed_weights(*changes: tuple[str, Callable[[np.ndarray, Any], np.ndarray]]) -> Change:
-    """Weights by our names; each found in TFLite by what is in it, as it is or transposed."""
+    """Return a change of weights, by Keras name. In TFLite, they are found by their values, as such or transposed."""
 
     def change(model: Any, file: Path) -> None:
         done = set()
@@ -164,11 +178,11 @@ def anothers_encoder(model: Any, file: Path) -> None:
     file.with_name("other.encoder.onnx").replace(file.with_name(f"{file.stem}.encoder.onnx"))
 
 
-# ---- what is done while exporting ---------------------------------------------------------------------------------
+# ---- faults of exporters ------------------------------------------------------------------------------------------
 
 
 def lowered(name: str, wrap: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Another meaning of a primitive, in files only."""
+    """Replace the lowering of a primitive in both exporters. Keras itself is not changed."""
 
     @contextmanager
     def exporting(_: Any) -> Iterator[None]:
@@ -182,7 +196,7 @@ def lowered(name: str, wrap: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def attribute(path: str, value: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Another value of an attribute of the model, such as ``config.sliding_window``, for the time of the export."""
+    """Change an attribute of the model, such as ``config.sliding_window``, during the export."""
 
     @contextmanager
     def exporting(model: Any) -> Iterator[None]:
@@ -201,7 +215,7 @@ def attribute(path: str, value: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def without(*names: str) -> Callable[[Any], Any]:
-    """Keyword arguments of the attention that are left out."""
+    """Leave out keyword arguments of the attention."""
     return lowered(
         "dot_product_attention",
         lambda plain: lambda *args, **kwargs: plain(*args, **{**kwargs, **dict.fromkeys(names)}),
@@ -209,7 +223,7 @@ def without(*names: str) -> Callable[[Any], Any]:
 
 
 def other_heads(plain: Any) -> Any:
-    """Grouped key heads are dealt out in turn, where each belongs to neighbours."""
+    """Assign key heads to query heads in turn, although each key head belongs to a group of neighboring query heads."""
 
     def attention(query: Any, key: Any, value: Any, **kwargs: Any) -> Any:
         groups = query.shape[1] // key.shape[1]
@@ -228,7 +242,7 @@ def long_gpt(**fields: Any) -> Callable[[], Any]:
 
 
 def fresh_classifier() -> Any:
-    """As it is before training: its logits are below 0.04."""
+    """Return an untrained classifier, whose logits are below 0.04."""
     from attention_zoo.zoo.bert import BERT
 
     small = {"vocab_size": 89, "num_layers": 2, "num_heads": 4, "hidden_dim": 32, "max_length": 40}
@@ -236,7 +250,7 @@ def fresh_classifier() -> Any:
 
 
 class SoftCap:
-    """A GPT whose own call caps its logits."""
+    """A GPT whose overridden ``call`` caps the logits."""
 
     def __new__(cls) -> Any:
         from attention_zoo.zoo.gpt import GPT
@@ -270,7 +284,7 @@ FAULTS: dict[str, Fault] = {
         lambda: tiny("gpt", "gpt2", max_length=80),
         changing=changed_weights(("positions/embeddings", lambda array, _: array * (np.arange(80) < 40)[:, None])),
     ),
-    "query and key swapped, logits below 0.04": Fault(  # in TFLite the query's kernel holds the scale
+    "query and key swapped, logits below 0.04": Fault(  # in TFLite, the query kernel includes the scale
         fresh_classifier,
         changing=changed_weights((QUERY, lambda _, m: weight(m, KEY)), (KEY, lambda _, m: weight(m, QUERY))),
         formats=("onnx",),
@@ -345,11 +359,11 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-# ---- planting -----------------------------------------------------------------------------------------------------
+# ---- planting a fault ---------------------------------------------------------------------------------------------
 
 
 def planted(fault: Fault, format: str, folder: Path) -> tuple[Any, Path]:
-    """The sound model, and the file with the fault."""
+    """Return the correct model, and the path of the file with the fault."""
     model, file = fault.model(), folder / f"m.{format}"
     to: Any = export.to_onnx if format == "onnx" else export.to_tflite
     options: dict[str, Any] = {"cache": fault.cache}
@@ -370,7 +384,7 @@ def planted(fault: Fault, format: str, folder: Path) -> tuple[Any, Path]:
 
 
 def caught_by(fault: Fault, format: str, folder: Path) -> list[str]:
-    """Names of the checks that fail; "load" where the file is refused before."""
+    """Return the names of the checks that fail, or "load" if the file cannot be loaded."""
     model, file = planted(fault, format, folder)
     try:
         report = export.verify(model, file)
@@ -380,7 +394,7 @@ def caught_by(fault: Fault, format: str, folder: Path) -> list[str]:
 
 
 def kind(names: list[str]) -> str:
-    """Contents by name, and how many comparisons of results."""
+    """Return a table cell: the failed checks of contents by name, and the number of failed comparisons of outputs."""
     named = [name for name in names if name in ("load", "bytes", "config", "weights", "names and dimensions")]
     results = len(names) - len(named)
     return ", ".join([*named, *([f"{results} of results"] if results else [])]) or "**not caught**"

@@ -1,4 +1,7 @@
-"""The command line as a user has it: its exit code, what it prints where; a process for each exit code."""
+"""The command line: exit codes, standard output and standard error.
+
+Each exit code is tested once with the installed command in a new process.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,13 @@ from helpers import tiny
 
 
 def process(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    """The installed command."""
+    """Run the installed command in a new process."""
     command = [str(Path(sys.executable).with_name("attention-zoo")), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=os.path.sep)
 
 
 def cli(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    """What the installed command calls, in this process, where TensorFlow has been imported."""
+    """Run the command in this process, which has imported TensorFlow already."""
     command, out, err, code = ["attention-zoo", *map(str, arguments)], io.StringIO(), io.StringIO(), 0
     with mock.patch.object(sys, "argv", command), redirect_stdout(out), redirect_stderr(err):
         try:
@@ -59,7 +62,7 @@ def test_list_is_light() -> None:
 
 
 def test_export_verify_bench(tmp_path: Path) -> None:
-    """A saved model becomes a file, the file passes, another model's does not: 0, 0 and 1."""
+    """Check the exit codes: 0 for an export, 0 if the file matches the model, and 1 for another model."""
     az.save(tiny("bert", "backbone"), tmp_path / "model")
     az.save(tiny("bert", "backbone", seed=4), tmp_path / "other")
     file = tmp_path / "m.onnx"
@@ -76,7 +79,7 @@ def test_export_verify_bench(tmp_path: Path) -> None:
 
 
 def test_generate_and_plot(tmp_path: Path) -> None:
-    """The folder and both files continue the same prompts alike, as ids and, with a tokenizer beside them, as text."""
+    """Generate from a folder and both files, as ids and, with a tokenizer in the same folder, as texts; then plot."""
     model = tiny("gpt", "gpt2")
     az.save(model, tmp_path / "model")
     words = {f"w{i}": i for i in range(97)}
@@ -117,7 +120,7 @@ def test_generate_and_plot(tmp_path: Path) -> None:
 
 
 def test_keras_files(tmp_path: Path) -> None:
-    """What convert writes, every command that takes a model reads, the tokenizer inside included."""
+    """Check that every command that takes a model reads what ``convert`` writes, including the tokenizer."""
     source = Path(__file__).parent / "goldens" / "llama-gguf" / "q8_0.gguf"
     file = tmp_path / "m.keras"
     assert cli("convert", source, file, "--to", "keras").returncode == 0
@@ -134,7 +137,7 @@ def test_keras_files(tmp_path: Path) -> None:
 
 
 def test_any_keras_model(tmp_path: Path) -> None:
-    """Export and verify take a ``.keras`` file of Keras' own layers too; other commands take ours."""
+    """Check that ``export`` and ``verify`` accept a ``.keras`` file of a third-party model."""
     ids = keras.Input((None,), dtype="int32", name="ids")
     y = keras.layers.Embedding(20, 8)(ids)
     keras.Model(ids, keras.layers.Dense(2, name="label")(keras.layers.LSTM(4)(y))).save(tmp_path / "m.keras")

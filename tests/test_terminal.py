@@ -1,4 +1,4 @@
-"""What the command line says: progress on a terminal, mistakes in one line, and what is in a file."""
+"""Output of the command line: progress on a terminal, errors in one line, and descriptions of files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from helpers import python, refusing, tiny
 
 
 def cli(*arguments: Any) -> tuple[int, str, str]:
-    """Exit code, output and errors."""
+    """Run a command, and return its exit code, standard output and standard error."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
         main([str(argument) for argument in arguments])
@@ -74,7 +74,7 @@ def test_an_export_that_went_wrong_is_one_line(tmp_path: Path, monkeypatch: pyte
     code, out, err = cli("export", tmp_path / "model", tmp_path / "m.onnx")
     assert (code, out, err) == (1, "", "attention-zoo: the exported file differs from Keras\n")
     monkeypatch.setattr("attention_zoo.export.onnx.exporter.quick_check", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):  # our own mistakes keep their traceback
+    with pytest.raises(ZeroDivisionError):  # unexpected errors keep their traceback
         main(["export", str(tmp_path / "model"), str(tmp_path / "m.onnx")])
 
 
@@ -144,7 +144,7 @@ def test_objects_say_what_they_are(files: Any) -> None:
     assert all(part in said for part in ("WordLevel", "vocab_size=2", "model_max_length=9", "'pad_token': '[PAD]'"))
 
 
-# ---- packages that are not there -------------------------------------------------------------------------------------
+# ---- missing packages ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_other_imports_fail_as_they_do() -> None:
 
 
 def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line with a clock, also while libraries are silenced; nothing where standard error is a file."""
+    """Check that a terminal shows the elapsed time, also while libraries are silenced, and that a file gets nothing."""
     from attention_zoo.runtime.quiet import quiet
 
     err = io.StringIO()
@@ -195,7 +195,7 @@ def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
         with working("exporting [m].onnx"), quiet():
             pass
     read = b""
-    with suppress(OSError):  # which is how Linux says the end; a single read may come before all is there
+    with suppress(OSError):  # Linux raises it at the end; a single read may return only a part
         while part := os.read(ours, 10_000):
             read += part
     said = read.decode()

@@ -1,4 +1,4 @@
-"""Figures that follow from the times of a made-up clock; real files in processes of their own; what is refused."""
+"""Benchmarks: figures computed from a simulated clock, real files in separate processes, and rejected arguments."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ LIMITS = Limits(
 
 
 class Clock:
-    """Seconds that pass only when somebody works."""
+    """A simulated clock in seconds, which advances only when a test advances it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
@@ -66,7 +66,7 @@ class Clock:
 
 
 class Slow(Fake):
-    """A decoder that takes 1 ms for each token of a prompt, and n ms for a step behind n; keeps what it is given."""
+    """A decoder that takes 1 ms per token of a prompt and n ms for a step after n tokens. It records its prompts."""
 
     def __init__(self, clock: Clock, **options: Any) -> None:
         super().__init__(lambda row: np.zeros(4), **options)
@@ -84,11 +84,11 @@ class Slow(Fake):
         return super().step(tokens)
 
 
-# ---- times and what follows from them --------------------------------------------------------------------------------
+# ---- times and throughput --------------------------------------------------------------------------------------------
 
 
 def test_tokens_per_second_are_tokens_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """10 ms for a prompt of 10; steps of 6, 7, 8 and 9 ms behind 6 tokens."""
+    """Check a prompt of 10 tokens that takes 10 ms, and steps after 6 tokens that take 6, 7, 8 and 9 ms."""
     decoder = Slow(Clock(monkeypatch))
     taken = generating.prefill(decoder, np.ones((3, 10), int), 4)
     assert decoder.prompts == [(3, 10, 1)] * 5, "one of them is not timed"
@@ -104,7 +104,7 @@ def test_tokens_per_second_are_tokens_by_time(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_target_is_walked_to_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of an encoder-decoder the prompt is the source, behind which the target has one token."""
+    """Check an encoder-decoder, whose prompt is the source; after it, the target has one token."""
     decoder = Slow(Clock(monkeypatch), start=2)
     written = generating.decode(decoder, np.ones((1, 30), int), 5, 3)
     assert (decoder.prompts, decoder.steps) == ([(1, 30, 7)], 4 + 3)
@@ -151,7 +151,7 @@ def test_benchmark_reports_what_it_measured(files: Any) -> None:
 @pytest.mark.runs_with("bert-backbone")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only there a process is counted alone")
 def test_memory_is_that_of_the_file_alone(files: Any) -> None:
-    """Not that of this process, which has TensorFlow in it and was larger still."""
+    """Check that the memory of this process, which contains TensorFlow and a large array, is not counted."""
     ballast = np.ones(2**26, "uint8")
     ours = peak_memory()
     figures = export.benchmark(files("bert", "backbone", "onnx")[1].path, repeats=1)
@@ -170,7 +170,7 @@ def test_memory_is_that_of_the_file_alone(files: Any) -> None:
     ],
 )
 def test_what_generates_is_timed(family: str, variant: str, format: str, cache: bool, most: int, files: Any) -> None:
-    """In this process, as the other one does it; at lengths that fit, and at those asked for."""
+    """Run the code of the benchmark process in this process, at default lengths that fit and at requested lengths."""
     path = str(files(family, variant, format, cache)[1].path)
     sizes = {"batch": 2, "sequence": None, "image_size": None}
     usual = Subject(path, 1, sizes)
@@ -217,7 +217,7 @@ def test_text_for_people() -> None:
 @pytest.mark.runs_with("gpt-llama")
 @pytest.mark.parametrize(("format", "package"), [("onnx", "onnxruntime"), ("tflite", "ai_edge_litert")])
 def test_bench_needs_only_the_runtime(format: str, package: str, files: Any) -> None:
-    """In a process that refuses every other heavy package: both sides of the benchmark."""
+    """Check both sides of the benchmark in a process that cannot import other large packages."""
     code = f"""
 from attention_zoo import export
 from attention_zoo.bench.subject import Subject
@@ -251,7 +251,7 @@ def test_files_are_measured_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def slower(times: float, **changes: Any) -> Figures:
-    """As ``FIGURES``, with everything so many times as slow."""
+    """Return ``FIGURES``, slowed down by the factor `times`, and with `changes`."""
     values: dict[str, Any] = {
         side: [replace(p, tokens_per_second=p.tokens_per_second / times, p95_ms=times * p.p95_ms) for p in found]
         for side, found in (("prefill", FIGURES.prefill), ("decode", FIGURES.decode))
@@ -261,7 +261,7 @@ def slower(times: float, **changes: Any) -> Figures:
 
 
 def test_ratios_are_to_the_first_in_the_same_round() -> None:
-    """The second file is half, a third and a fifth as fast, while the whole machine slows down: 1, 2, 9."""
+    """Check a second file that takes 2, 3 and 5 times as long, on a machine that slows down by 1, 2 and 9."""
     first = [slower(1), slower(2), slower(9)]
     second = [slower(2, path="b.onnx", bytes=1_000_000), slower(6, path="b.onnx"), slower(45, path="b.onnx")]
     made = several.compared([first, second], LIMITS)
@@ -302,7 +302,7 @@ def test_lengths_that_all_files_take() -> None:
 
     assert shared([128, 512], [128]) == [128]
     assert shared([128, 512], [99]) == [99]
-    assert shared([], [128, 512], [512]) == [512]  # the first does not generate
+    assert shared([], [128, 512], [512]) == [512]  # the first file does not generate
     assert shared([], []) == []
 
 
@@ -366,7 +366,7 @@ def test_wrong_arguments_of_the_bench(files: Any, monkeypatch: pytest.MonkeyPatc
     )
 
     class Here(Subject):
-        """In this process, which has all imports behind it."""
+        """A replacement for ``Worker`` in this process, which has imported everything already."""
 
         def __enter__(self) -> Here:
             return self
@@ -431,7 +431,7 @@ def test_bench_of_several_files(files: Any, tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.runs_with("bert-backbone")
 def test_mistakes_in_bench_come_first(files: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     path = files("bert", "backbone", "onnx")[1].path
-    monkeypatch.setattr(one_file, "Worker", None)  # nothing is begun
+    monkeypatch.setattr(one_file, "Worker", None)  # no process may be started
     monkeypatch.setattr(several, "Worker", None)
     for arguments, message in (
         ((path, "--rounds", 3), "rounds: got 3 for one file; accepted: several files"),

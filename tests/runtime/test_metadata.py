@@ -1,4 +1,4 @@
-"""Files whose metadata are damaged: a line that says which, from Python and on the command line."""
+"""Files with damaged metadata: the error names the entry, in Python and in one line on the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attention_zoo.cli import main
 from attention_zoo.runtime.metadata import CARD, CONFIG, FILES, OURS, PADDING, SIGNATURES, STOP_TOKENS, stated
 from helpers import shared
 
-LATE = (CARD, CONFIG, STOP_TOKENS)  # which a file can be opened without
+LATE = (CARD, CONFIG, STOP_TOKENS)  # entries that are not read when a file is loaded
 
 
 @pytest.fixture(scope="module", params=["onnx", "tflite"])

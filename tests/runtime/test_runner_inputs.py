@@ -1,4 +1,4 @@
-"""What a runner is given: lists, half a cache; and the rows of a batch that have ended."""
+"""Inputs of runners: nested lists, incomplete caches, batches with rows that have ended, and execution providers."""
 
 from __future__ import annotations
 
@@ -34,13 +34,15 @@ def test_a_cache_is_given_whole_or_not_at_all(files: Any) -> None:
 
 
 def test_rows_that_ended_are_not_decoded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others' tokens stay the same, and the graph runs once for each token that somebody reads and once for the
-    prompt's first."""
+    """Check that ended rows do not change the tokens of the others.
+
+    The graph runs once for the first token of the prompt, and once for each generated token of a row.
+    """
     model = tiny("gpt", "gpt2")
     runner = export.load(export.to_tflite(model, tmp_path / "m.tflite", prefill=4, max_length=32).path)
     prompts, alone = np.array([[5, 6], [9, 8], [1, 2]]), []
     free = runner.generate(prompts, max_new_tokens=8, stop_tokens=[])
-    stop = int(free[1, 4])  # which ends the second row early
+    stop = int(free[1, 4])  # ends the second row early
     for row in prompts:
         alone.append(runner.generate(row, max_new_tokens=8, stop_tokens=stop)[0, 2:].tolist())
     runs, run = [], LiteRTDecoder._run

@@ -1,4 +1,4 @@
-"""What a TFLite file remembers between two tokens: whose it is, where it lies, and that nobody copies it."""
+"""The state of TFLite files between decode steps: every row has its own buffers in LiteRT, which are not copied."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_texts_that_take_turns_and_one_that_is_abandoned(family: str, variant: s
 
 
 def test_prompts_are_taken_in_the_cheapest_calls() -> None:
-    """Against every way there is; only the last call may be larger than what is left, and it must fit."""
+    """Compare with an exhaustive search. Only the last call may exceed the remaining tokens, and it must fit."""
 
     def ways(count: int, sizes: tuple[int, ...], room: int) -> Iterator[list[int]]:
         if count <= 0:
@@ -72,7 +72,7 @@ def test_prompts_are_taken_in_the_cheapest_calls() -> None:
 
 @every_memory
 def test_rows_chosen_again_go_on_as_alone(family: str, variant: str, files: Any) -> None:
-    """``select``: a row left out, one that comes three times; then each with tokens of its own, and one that ended."""
+    """Check ``select`` with one row dropped and one tripled, and then steps of these rows, of which one has ended."""
     model, result = files(family, variant, "tflite", cache=True)
     runner = export.load(result.path)
     ids = prompts(model, 3)
@@ -113,14 +113,17 @@ def test_up_to_the_last_slot(family: str, variant: str, files: Any) -> None:
 
 @pytest.mark.runs_with("gpt-llama")
 def test_a_step_copies_no_cache(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the prompt too, whatever number of rows; beams that only change places move nothing, others their own."""
+    """Check that neither a prompt nor a step copies caches, for any number of rows.
+
+    ``select`` copies nothing if it only reorders rows, and otherwise only the rows that occur more than once.
+    """
     model, result = files("gpt", "llama", "tflite", cache=True)
     runner = export.load(result.path)
     caches = len(runner.signature.state)
     ((size, _),) = {
         (int(np.prod(runner.signature.shape(s))), s.dtype) for s in runner.signature.inputs if "kv" in s.name
     }
-    moved: list[int] = []  # numbers, of all floats
+    moved: list[int] = []  # the number of values of every float array that is read or written
     write, read = TensorBuffer.write, TensorBuffer.read
 
     def reading(buffer: Any, number: int, dtype: Any) -> np.ndarray:
@@ -149,7 +152,7 @@ def test_a_step_copies_no_cache(files: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
 @every_memory
 def test_run_is_what_the_interpreter_gives(family: str, variant: str, files: Any) -> None:
-    """Arrays in and out, twice, with what was given left as it was and no result in the other's place."""
+    """Compare with the interpreter. A second call must not change the inputs or outputs of the first."""
     _, result = files(family, variant, "tflite", cache=True)
     runner = export.load(result.path)
     interpreter = Interpreter(model_path=str(result.path))
@@ -187,7 +190,7 @@ def test_only_what_is_replaced_as_a_whole_has_two_buffers(family: str, variant: 
 
 @pytest.mark.slow
 def test_a_file_for_more_rows_than_one(tmp_path: Path) -> None:
-    """Encoder-decoders may have them; a batch is filled up to theirs."""
+    """Check encoder-decoders with a static batch of two, to which a smaller batch is filled up."""
     for family, variant in FURTHER:
         model = shared(family, variant)
         file = export.to_tflite(model, tmp_path / f"{family}.tflite", batch_size=2, max_length=12).path
@@ -200,7 +203,7 @@ def test_a_file_for_more_rows_than_one(tmp_path: Path) -> None:
 
 @pytest.mark.runs_with("gpt-llama")
 def test_the_terminal_stays_clean(files: Any, tmp_path: Path) -> None:
-    """Of what LiteRT says when it looks for accelerators; on the command line also of its goodbye."""
+    """Check that LiteRT's messages about accelerators, and on the command line those at exit, are not printed."""
     _, result = files("gpt", "llama", "tflite", cache=True)
     code = """
 import os, sys

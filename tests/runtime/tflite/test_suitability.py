@@ -1,4 +1,4 @@
-"""What a phone would make of a TFLite file: hand-made files with one fault each, and those of every family."""
+"""Suitability of TFLite files for phones: small files with one problem each, and the files of every family."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WEIGHT = np.random.default_rng(0).normal(size=(200, 200)).astype("float32")
 
 
 def converted(*functions: tuple[str, Callable[..., Any], list[Any]]) -> bytes:
-    """A file of these, each a signature."""
+    """Return the contents of a TFLite file with these functions: name, function and input specifications of each."""
     module: Any = tf.Module()
     traced = {name: tf.function(f).get_concrete_function(*specs) for name, f, specs in functions}
     with quiet():
@@ -56,7 +56,7 @@ def test_nothing_is_found_where_nothing_is() -> None:
 
 
 def in_scope(name: str, f: Callable[..., Any]) -> Callable[..., Any]:
-    """What is last has the name of the output: let that be another operator."""
+    """Return `f` in a name scope, followed by another operator, since the last operator has the name of the output."""
 
     def scoped(*tensors: Any) -> Any:
         with tf.name_scope(name):
@@ -82,7 +82,7 @@ def in_scope(name: str, f: Callable[..., Any]) -> Callable[..., Any]:
     ],
 )
 def test_planted_findings(f: Any, specs: list[Any], rule: str, on: str, operator: str) -> None:
-    """Each is told of, with its operator and its layer; the input by its name."""
+    """Check that each finding has its operator and layer, or the name of the input."""
     found = suitability(converted(("f", in_scope("tower/floor", f), specs)), pieces=False).findings
     own = [one for one in found if (one.rule, one.on, one.operator) == (rule, on, operator)]
     assert own, found
@@ -92,7 +92,7 @@ def test_planted_findings(f: Any, specs: list[Any], rule: str, on: str, operator
 
 
 def test_pieces_of_every_signature(tmp_path: Path) -> None:
-    """Between two products stands what XNNPACK does not run; the second signature has no such thing."""
+    """Count the partitions of signatures with an operator that XNNPACK does not run, with a loop, and with neither."""
 
     def broken(x: Any, i: Any) -> Any:
         y = dense(x)
@@ -130,7 +130,7 @@ def test_pieces_of_every_signature(tmp_path: Path) -> None:
 
 
 def with_a_copy(factor: float) -> bytes:
-    """A weight of 40,000 numbers, and the same once more: read by nobody, but there."""
+    """Return a file with a weight of 40,000 values, and an unused copy of it that is multiplied by `factor`."""
     model = unpacked(converted(("f", dense, [floats(1, 200)])))
     (graph,) = model.subgraphs
     tensor = next(t for t in graph.tensors if t.shape.tolist() == [200, 200])
@@ -145,7 +145,7 @@ def with_a_copy(factor: float) -> bytes:
 
 @pytest.mark.parametrize("factor", [1.0, 2.0])
 def test_weights_that_are_there_twice(factor: float) -> None:
-    """Equal bytes are seen in any file; what a factor hides, beside the sizes of the model's weights."""
+    """Check that equal bytes are found in any file, and a scaled copy by the sizes of the model's weights."""
     whole, double = converted(("f", dense, [floats(1, 200)])), with_a_copy(factor)
     assert stored_twice(whole, [40_000]) is None
     told = stored_twice(double, [40_000])
@@ -165,7 +165,7 @@ def test_operators_are_those_of_the_schema() -> None:
 
 @every_variant(slow=FURTHER)
 def test_files_of_every_family(family: str, variant: str, files: Any) -> None:
-    """XNNPACK runs nearly all of each signature, a GPU all but loops; weights are there once."""
+    """Check that XNNPACK runs most of each signature and GPUs nearly all, and that weights are stored once."""
     _, result = files(family, variant, "tflite")
     found = result.suitability
     assert not result.warnings and not found.repeated
@@ -173,16 +173,16 @@ def test_files_of_every_family(family: str, variant: str, files: Any) -> None:
     assert found.operators == sum(len(graph.operators) for graph in own.subgraphs) == sum(result.operators.values())
     sizes = {s.signatureKey.decode(): len(own.subgraphs[s.subgraphIndex].operators) for s in own.signatureDefs}
     assert {part.signature: part.operators for part in found.partitions} == sizes
-    if family != "seq2seq":  # whose loops are none of XNNPACK's
+    if family != "seq2seq":  # XNNPACK does not run its loops
         assert all(part.pieces >= 1 and len(part.outside) < 0.4 * part.operators for part in found.partitions)
     left = {(one.rule, one.operator) for one in found.findings if one.on == GPU}
-    assert left <= {("operator", "WHILE"), ("dtype", "CUMSUM")}  # positions are counted along the mask
+    assert left <= {("operator", "WHILE"), ("dtype", "CUMSUM")}  # position ids are the cumulative sum of the mask
     text = str(result)
     assert "| XNNPACK | " in text and f"| {GPU} | " in text and f"| {OLDER} | " in text
 
 
 def test_a_decoder_s_signatures(files: Any) -> None:
-    """The cache is written by LiteRT's own kernel, once for keys and once for values of a layer."""
+    """Check that LiteRT's own kernel writes the cache, once for the keys and once for the values of each layer."""
     model, result = files("gpt", "llama", "tflite", True)
     for part in result.suitability.partitions:
         names = [name for name, _ in part.outside]

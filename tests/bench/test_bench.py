@@ -201,7 +201,7 @@ def test_another_s_file_with_such_graphs_is_not_asked_to_generate() -> None:
 
 def test_text_for_people() -> None:
     lines = replace(FIGURES, limits=LIMITS).to_text().splitlines()
-    assert lines[0] == "a.onnx: 4.0 MB, loaded in 20 ms, peak memory 80 MB (50 before loading)"
+    assert lines[0] == "a.onnx: 4.0 MB, loaded in 20 ms, peak memory 80 MB (50 idle)"
     assert lines[2] == "p50 2.00 ms, p90 3.00 ms, p95 4.00 ms, fastest 1.00 ms (3 runs, 2 threads)"
     assert lines[3].split() == ["tokens/s", "p50", "ms", "p95", "ms", "runs"]
     assert [line.split()[:4] for line in lines[4:6]] == [

@@ -1,4 +1,4 @@
-"""One token at a time against everything at once: caches, ``generate`` of every family, and its exported files."""
+"""Decoding step by step compared with full passes: caches, ``generate`` of every family, and exported files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from attention_zoo.layers.cache import causal_context
 from attention_zoo.layers.position import POSITIONS
 from helpers import ALL_BUT_ONE, FURTHER, VARIANTS, every_variant, numpy, randomise, shared, tiny
 
-TOLERANCE = 1e-4  # of max(1, |logit|)
+TOLERANCE = 1e-4  # relative to max(1, |logit|)
 FAMILIES = {"gpt": az.GPT, "transformer": az.zoo.Transformer, "seq2seq": az.zoo.Seq2Seq}
 GENERATING = [pair for pair in VARIANTS if pair[0] in FAMILIES and pair != ("gpt", "backbone")]
 CROSS = [pair for pair in GENERATING if pair[0] == "transformer" or (pair[0] == "seq2seq" and pair[1] != "plain")]
@@ -43,7 +43,7 @@ def compare(actual: np.ndarray, expected: np.ndarray, valid: np.ndarray, figures
 
 
 def padding(side: str, columns: int, pads: range, rng: np.random.Generator) -> np.ndarray:
-    """A row for every number of pads; 1 = keep."""
+    """Return a mask with one row per number of padding columns; 1 means keep."""
     mask = np.ones((len(pads), columns), "int32")
     for row, pad in zip(mask, pads, strict=True):
         where = {"left": np.arange(pad), "right": np.arange(columns - pad, columns)}
@@ -52,11 +52,11 @@ def padding(side: str, columns: int, pads: range, rng: np.random.Generator) -> n
 
 
 def compacted(mask: np.ndarray) -> np.ndarray:
-    """For every row its columns, those to keep first."""
+    """Return the column indices of every row, with the columns to keep first."""
     return np.argsort(mask == 0, axis=1, kind="stable")
 
 
-# ---- every position encoding, every padding, both caches -----------------------------------------------------------
+# ---- all position encodings, paddings and caches -------------------------------------------------------------------
 
 SLOTS, PROMPT, PADS = 24, 18, range(17)
 SIDES = ("left", "right", "interior")
@@ -84,8 +84,11 @@ def small_gpt(case: str) -> Any:
 
 @functools.cache
 def prompts(case: str) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
-    """Tokens and mask, a row for every side and every number of pads, and the logits of two full passes: with the
-    mask, and without any after the padding was taken out."""
+    """Return tokens, their mask, and the logits of two full passes.
+
+    There is one row per padding side and number of padding columns. The first pass uses the mask; the second has the
+    padding moved to the end and uses no mask.
+    """
     rng = np.random.default_rng(0)
     mask = np.concatenate([padding(side, PROMPT, PADS, rng) for side in SIDES])
     mask = np.pad(mask, ((0, 0), (0, SLOTS - PROMPT)), constant_values=1)
@@ -98,13 +101,13 @@ def prompts(case: str) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
 
 
 def empty_state(kind: str, layers: int, rows: int, heads: int, head_dim: int, slots: int) -> list[Any]:
-    """No slots, or all of them full of garbage."""
+    """Return a state without slots, or with all slots full of garbage."""
     shape = (rows, heads, slots if kind == "static" else 0, head_dim)
     return [(tf.fill(shape, 1e4), tf.fill(shape, -1e4)) for _ in range(layers)]
 
 
 def traced(function: Callable[..., Any], kind: str, state: Any, *more: Any) -> Any:
-    """`function(ids, mask, cache, *more)` compiled once for all lengths, to (ids, mask, state, index, *more)."""
+    """Compile `function(ids, mask, cache, *more)` once for all lengths, as (ids, mask, state, index, *more)."""
 
     def spec(tensor: Any) -> Any:
         return tf.TensorSpec((*tensor.shape[:2], tensor.shape[2] or None, *tensor.shape[3:]), tensor.dtype)
@@ -123,12 +126,12 @@ def traced(function: Callable[..., Any], kind: str, state: Any, *more: Any) -> A
 def walk(
     step: Any, kind: str, ids: np.ndarray, mask: np.ndarray, state: Any, prompt: int, chunk: int, *more: Any
 ) -> Any:
-    """The logits of the prompt in chunks, then token by token to the last slot."""
+    """Return the logits of the prompt in chunks, followed by single tokens up to the last slot."""
     rng, length, outputs, start = np.random.default_rng(1), ids.shape[1], [], 0
     while start < length:
         end = min(start + chunk, prompt) if start < prompt else start + 1
         seen = mask[:, :end]
-        if kind == "static":  # what the mask says of slots to come does not matter
+        if kind == "static":  # mask values of future slots have no influence
             seen = np.concatenate([seen, rng.integers(0, 2, (len(mask), length - end))], axis=1)
         new = tf.constant(ids[:, start:end], tf.int32)
         logits, state = step(new, tf.constant(seen, tf.int32), state, tf.constant(start), *more)
@@ -137,12 +140,12 @@ def walk(
     return np.concatenate(outputs, axis=1)
 
 
-# With a cache of either kind in the fast tier: what has most of the paths. Of the others each has one.
+# The fast tests run these, which cover most code paths, with both kinds of cache, and other cases with one kind each.
 BOTH = ("grouped-rotary", "window-alibi", "learned")
 
 
 def one_kind(names: Iterable[str], kinds: tuple[str, str] = ("static", "dynamic")) -> list[Any]:
-    """Every name with both kinds, of which in the fast tier one in turn, but for ``BOTH``."""
+    """Return every name with both kinds; except for ``BOTH``, the fast tests alternate between the kinds."""
     return [
         pytest.param(name, kind, id=f"{name}-{kind}", marks=[] if name in BOTH or i % 2 == j else [pytest.mark.slow])
         for i, name in enumerate(names)
@@ -170,7 +173,7 @@ def test_gpt_decode_equals_forward(case: str, kind: str, figures: Any) -> None:
 @pytest.mark.parametrize("kind", ["static", "dynamic"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_gpt_called_with_a_cache(kind: str, masked: bool) -> None:
-    """The model itself, eagerly, through the last slot; a token more is refused."""
+    """Call the model eagerly up to the last slot; one token more raises an error."""
     model = small_gpt("grouped-rotary")
     ids, mask, (expected, _) = prompts("grouped-rotary")
     keep = np.arange(len(ids)) if masked else np.flatnonzero(mask.all(1))
@@ -196,7 +199,7 @@ SOURCE, TARGET = 11, 8
 
 
 def sources(*sides: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """A row for every side and number of pads, and the order of columns that takes these to the end."""
+    """Return one row per padding side and number of pads, and the column order that moves padding to the end."""
     rng = np.random.default_rng(2)
     mask = np.concatenate([padding(side, SOURCE, range(SOURCE - 1), rng) for side in sides])
     source, target = (rng.integers(0, 61, (len(mask), n)).astype("int32") for n in (SOURCE, TARGET))
@@ -209,7 +212,7 @@ def reordered(inputs: dict[str, np.ndarray], order: np.ndarray) -> dict[str, np.
 
 
 def both(model: Any) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Inputs, their logits, and the logits with the padding moved to the end."""
+    """Return the inputs, their logits, and the logits with the padding moved to the end."""
     inputs, order = sources(*SIDES)
     moved = reordered(inputs, order)
     logits = numpy(model({name: np.concatenate([inputs[name], moved[name]]) for name in inputs}))
@@ -264,7 +267,7 @@ def test_seq2seq_decode_equals_forward(family: str, variant: str, figures: Any) 
 
 @every_variant([*CROSS, ("transformer", "none")], slow=FURTHER)
 def test_what_the_decoder_sees_of_the_source(family: str, variant: str) -> None:
-    """All that is kept, nothing that is masked, in its order: only an encoder without positions reads a set."""
+    """The decoder sees all kept tokens in their order and no masked ones; without positions, it sees a set."""
     unordered = variant == "none"
     model = tiny(family, "original", position="none") if unordered else shared(family, variant)
     inputs, order = sources(*SIDES)
@@ -273,7 +276,7 @@ def test_what_the_decoder_sees_of_the_source(family: str, variant: str) -> None:
     scale = np.maximum(1, np.abs(expected))
 
     def change(**changed: np.ndarray) -> np.ndarray:
-        """The greatest difference of every row."""
+        """Return the greatest difference of every row."""
         return (np.abs(numpy(model({**inputs, **changed})) - expected) / scale).max(axis=(1, 2))
 
     other = (inputs["input_ids"] + 7) % 61
@@ -281,7 +284,7 @@ def test_what_the_decoder_sees_of_the_source(family: str, variant: str) -> None:
     assert change(**reordered(inputs, order)).max() < TOLERANCE
     assert (change(attention_mask=np.ones_like(mask))[(mask == 0).any(1)] > 1e-3).all()
     one = inputs["input_ids"].copy()
-    for row, keep in enumerate(mask):  # the kept token that stands first, which every state has to remember
+    for row, keep in enumerate(mask):  # the first kept token, which every recurrent state has to remember
         one[row, np.argmax(keep)] = other[row, np.argmax(keep)]
     assert (change(input_ids=one) > 10 * TOLERANCE).all()
     shuffled = inputs["input_ids"].copy()
@@ -295,7 +298,7 @@ def test_what_the_decoder_sees_of_the_source(family: str, variant: str) -> None:
 
 
 class Recomputing:
-    """A ``Decoder`` that gives the whole model every row's tokens anew, and without any padding before them."""
+    """A ``Decoder`` that runs the whole model on all tokens of every row in each step, without padding before them."""
 
     def __init__(self, model: Any) -> None:
         c = self.config = model.config
@@ -329,7 +332,7 @@ class Recomputing:
 
 
 def greedy(decoder: Recomputing, ids: np.ndarray, mask: np.ndarray, new: int) -> np.ndarray:
-    """(rows, new) tokens."""
+    """Return the greedy continuations, (rows, new)."""
     columns = [decoder.prompt(ids, mask, new).argmax(-1)]
     while len(columns) < new:
         columns.append(decoder.step(columns[-1]).argmax(-1))
@@ -337,7 +340,7 @@ def greedy(decoder: Recomputing, ids: np.ndarray, mask: np.ndarray, new: int) ->
 
 
 def unequal(model: Any, width: int, side: str = "left", seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Three rows, of `width`, about half as many and one token, and their mask."""
+    """Return three rows of `width` tokens, about half as many, and one token, with their mask."""
     ids = np.random.default_rng([width, seed]).integers(3, model.config.vocab_size, (3, width))
     mask = np.arange(width) < np.array([[width], [(width + 1) // 2], [1]])
     if side == "left":
@@ -345,10 +348,12 @@ def unequal(model: Any, width: int, side: str = "left", seed: int = 0) -> tuple[
     return ids, mask.astype(int)
 
 
-@every_variant(GENERATING, slow={*ALL_BUT_ONE, ("transformer", "marian")})  # continues goldens, and beside its files
+@every_variant(GENERATING, slow={*ALL_BUT_ONE, ("transformer", "marian")})  # marian: goldens and files cover it
 def test_generate_equals_recomputing(family: str, variant: str) -> None:
-    """Prompts at the edges of a bucket, padded on both sides, up to the very last position; greedy, and drawn, since
-    random weights like to say the same again and again."""
+    """Prompts at the edges of a bucket, padded on either side, are continued up to the last position.
+
+    Greedy decoding and sampling are both covered, since greedy decoding with random weights tends to repeat itself.
+    """
     model, kinds = shared(family, variant), set()
     decoder, gpt = Recomputing(model), family == "gpt"
     for width in (1, 15, 16, 17) if gpt else (1, 16, 17, 40)[: 4 if variant == "original" else 3]:
@@ -407,7 +412,7 @@ def test_beams_seeds_weights_and_files_after_generate(family: str, variant: str,
 
 @every_variant(THREE, slow=THREE[1:])
 def test_compiled_once_per_bucket(family: str, variant: str, monkeypatch: Any) -> None:
-    """Calls of the model's Python code: few, for the prompt and for what chooses tokens, and none after that."""
+    """The model's Python code is called for prefill and token selection, and not again in the same bucket."""
     calls, name = [], "hidden_states" if family == "gpt" else "decode"
     plain = getattr(FAMILIES[family], name)
     monkeypatch.setattr(FAMILIES[family], name, lambda *args, **kwargs: calls.append(1) or plain(*args, **kwargs))
@@ -438,7 +443,7 @@ HALF = [
     ("family", "variant", "dtype"), [HALF[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in HALF[1:])]
 )
 def test_generate_in_half_precision(family: str, variant: str, dtype: str) -> None:
-    """Near the same model in float32, whose weights have been rounded alike."""
+    """Logits are close to those of the same model in float32."""
     model, exact = (tiny(family, variant, dtype=policy, num_layers=1) for policy in (dtype, None))
     ids, mask = unequal(model, 9)
     ours, theirs = KerasDecoder(model), Recomputing(exact)

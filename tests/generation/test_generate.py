@@ -1,4 +1,4 @@
-"""How tokens are chosen, with decoders of a few lines: search against every sequence, draws against their chances."""
+"""Token selection, with simple decoders: search compared with all sequences, samples with their probabilities."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from attention_zoo.generation.search import generate
 
 
 def markov(size: int, seed: int = 0, spread: float = 2.0) -> Logits:
-    """Logits that depend on the last two tokens."""
+    """Return logits that depend on the last two tokens."""
     table = np.random.default_rng(seed).normal(0, spread, (size + 1, size, size))
     return lambda row: table[row[-2] if len(row) > 1 else size, row[-1]]
 
 
 def remembering(size: int, spread: float = 2.0) -> Logits:
-    """Logits that depend on all tokens."""
+    """Return logits that depend on all tokens."""
     return lambda row: np.random.default_rng([token + 1 for token in row]).normal(0, spread, size)
 
 
@@ -31,7 +31,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def by_hand(logits: Logits, row: list[int], new: int, stops: Sequence[int] = (), fill: int = 0) -> list[int]:
-    """Greedy, one row."""
+    """Decode one row greedily."""
     tokens = list(row)
     for _ in range(new):
         tokens.append(int(np.argmax(logits(tokens))))
@@ -71,10 +71,10 @@ def test_greedy_does_not_see_padding() -> None:
         (2, None, 5, [2], 5),
         ([2], 0, 5, [2], 5),
         ([2, 4], None, 5, [2, 4], 5),
-        (np.array([4, 2]), None, None, [2, 4], 4),  # no pad token: the first stop token
-        (None, 2, 5, [2], 5),  # the decoder's own
+        (np.array([4, 2]), None, None, [2, 4], 4),  # no pad token: filled with the first stop token
+        (None, 2, 5, [2], 5),  # the decoder's own stop token
         (None, 2, None, [2], 2),
-        ([], 2, 5, [], 5),  # none, even so
+        ([], 2, 5, [], 5),  # an empty list disables it
         (None, None, 5, [], 5),
         (2, None, 0, [2], 0),
     ],
@@ -96,7 +96,7 @@ def test_no_new_tokens() -> None:
 
 @pytest.mark.parametrize("stops", [[], [2], [1, 4]], ids=str)
 def test_decoders_that_choose_by_themselves(stops: list[int]) -> None:
-    """A decoder's own greedy loop is asked for some tokens at once, where no option needs the logits."""
+    """If no option needs the logits, a decoder's own greedy loop is asked for several tokens at once."""
 
     class Ahead(Fake):
         def greedy(self, tokens: np.ndarray, count: int) -> np.ndarray:
@@ -123,7 +123,7 @@ def test_decoders_that_choose_by_themselves(stops: list[int]) -> None:
 
 
 def test_start_token() -> None:
-    """An encoder-decoder's target starts on its own, and has all of `max_length` to itself."""
+    """An encoder-decoder's target begins with the start token, and `max_length` applies to the target alone."""
     decoder = Fake(remembering(6), start=4, eos=2, pad=0, max_length=9)
     rows = [by_hand(remembering(6), [*row, -1, 4], 8, [2])[4:] for row in PROMPTS]
     longest = max(len(row) if 2 not in row else row.index(2) + 1 for row in rows)
@@ -132,7 +132,7 @@ def test_start_token() -> None:
         generate(decoder, PROMPTS, max_new_tokens=9)
 
 
-# ---- beams ---------------------------------------------------------------------------------------------------------
+# ---- beam search ---------------------------------------------------------------------------------------------------
 
 PENALTIES = [1.0, 0.0, 0.5, 2.0, -1.0]
 
@@ -143,7 +143,7 @@ def score(logits: Logits, prompt: list[int], new: Sequence[int], penalty: float)
 
 
 def exhaustive(logits: Logits, prompt: list[int], size: int, new: int, stops: Sequence[int], penalty: float) -> Any:
-    """The best of all sequences that end with a stop token, or have `new` tokens and none before the last."""
+    """Return the best of all sequences that end with their first stop token or have `new` tokens, and its score."""
     every = itertools.chain.from_iterable(itertools.product(range(size), repeat=n) for n in range(1, new + 1))
     ended = [s for s in every if not set(s[:-1]) & set(stops) and (s[-1] in stops or len(s) == new)]
     best = max(ended, key=lambda s: score(logits, prompt, s, penalty))
@@ -151,7 +151,7 @@ def exhaustive(logits: Logits, prompt: list[int], size: int, new: int, stops: Se
 
 
 def cut(row: Sequence[int], stops: Sequence[int]) -> list[int]:
-    """Without what stands behind the stop token."""
+    """Remove the tokens after the first stop token."""
     return list(row[: next((i + 1 for i, token in enumerate(row) if token in stops), len(row))])
 
 
@@ -175,8 +175,11 @@ def test_wide_beams_find_the_best_of_all_sequences(stops: list[int], penalty: fl
 
 
 def beams(logits: Logits, prompt: list[int], width: int, new: int, stops: Sequence[int], penalty: float) -> list[int]:
-    """Beam search as it is defined: of all continuations in order, those that end count among the first `width`, and
-    the first `width` that do not end go on, to the very last step."""
+    """Run beam search by its definition.
+
+    In each step, all continuations are sorted. Those of the first `width` that end are finished, and the first `width`
+    that do not end are continued, up to the last step.
+    """
     alive: list[tuple[float, list[int]]] = [(0.0, [])]
     ended: list[tuple[float, list[int]]] = []
     for number in range(1, new + 1):
@@ -195,7 +198,7 @@ def beams(logits: Logits, prompt: list[int], width: int, new: int, stops: Sequen
 @pytest.mark.parametrize("stops", [[], [1], [3, 0], [0, 1, 2, 4]], ids=str)
 @pytest.mark.parametrize("width", [2, 3, 5])
 def test_narrow_beams_against_their_definition(width: int, stops: list[int]) -> None:
-    """Every logit depends on all that came before, so a row taken for another would show."""
+    """Every logit depends on all previous tokens, so that a wrong row order would be detected."""
     logits, different = remembering(6, spread=1.0), 0
     for penalty in PENALTIES:
         options: Any = {"max_new_tokens": 7, "stop_tokens": stops, "length_penalty": penalty}
@@ -213,7 +216,7 @@ def test_narrow_beams_against_their_definition(width: int, stops: list[int]) -> 
 
 
 def test_beams_stop_when_nothing_can_win() -> None:
-    """Two ended ones of nearly all the probability: the rest of 50 steps is not needed."""
+    """Two finished beams have nearly all the probability, so that search ends before the limit of 50 steps."""
     decoder = Fake(lambda row: np.array([0.0, 9.0, 8.0, -9.0]), pad=0)
     options: Any = {"max_new_tokens": 50, "num_beams": 2, "stop_tokens": [1, 2], "length_penalty": 0.0}
     assert generate(decoder, [[0]], **options).tolist() == [[0, 1]]
@@ -221,18 +224,18 @@ def test_beams_stop_when_nothing_can_win() -> None:
 
 
 def test_beams_with_repetition_penalty() -> None:
-    """The prompt's tokens count, its padding does not."""
+    """The penalty applies to the prompt's tokens but not to its padding."""
     base, ids, mask = markov(5, seed=1), np.array([[4, 3, 1]]), np.array([[0, 1, 1]])
     found = generate(Fake(base), ids, mask, max_new_tokens=4, num_beams=125, repetition_penalty=1.7)[0, 3:]
     best, _ = exhaustive(lambda row: hugging_face(base(row), row, 1.7), [3, 1], 5, 4, [], 1.0)
     assert found.tolist() == best
 
 
-# ---- draws ---------------------------------------------------------------------------------------------------------
+# ---- sampling ------------------------------------------------------------------------------------------------------
 
 
 def hugging_face(logits: np.ndarray, tokens: Sequence[int], penalty: float) -> np.ndarray:
-    """``RepetitionPenaltyLogitsProcessor``."""
+    """Apply the penalty as transformers' ``RepetitionPenaltyLogitsProcessor`` does."""
     logits = logits.copy()
     for token in set(tokens):
         logits[token] = logits[token] * penalty if logits[token] < 0 else logits[token] / penalty
@@ -240,7 +243,7 @@ def hugging_face(logits: np.ndarray, tokens: Sequence[int], penalty: float) -> n
 
 
 def chances(logits: np.ndarray, temperature: float, top_k: Any = None, top_p: Any = None, min_p: Any = None) -> Any:
-    """From the definitions, one filter after the other."""
+    """Compute the probabilities from the definitions, one filter after the other."""
     p = np.exp(logits / temperature)
     p = p / p.sum()
     if top_k:
@@ -287,7 +290,7 @@ def test_draws_follow_their_chances(options: dict[str, Any]) -> None:
 
 
 def test_draws_along_a_row() -> None:
-    """Every step's chances are those of the step before's token, within a row as across rows."""
+    """The probabilities in every step depend on the previous token, within a row and across rows."""
     table = np.random.default_rng(2).normal(0, 1.5, (5, 5))
     tokens = generate(
         Fake(lambda row: table[row[-1]]), np.zeros((40, 1), int), max_new_tokens=300, temperature=1.3, top_k=4, seed=2
@@ -297,7 +300,7 @@ def test_draws_along_a_row() -> None:
 
 
 def test_ties() -> None:
-    """Of two equally likely tokens at the edge top_k keeps both, as does Hugging Face; top_p keeps the fewest."""
+    """Of equally likely tokens at the limit, top_k keeps all, as Hugging Face does, and top_p as few as possible."""
     logits = np.log(np.array([0.1, 0.2, 0.3, 0.2, 0.2]))
     ids: Any = np.zeros((2000, 1), int)
     draws = {
@@ -312,7 +315,7 @@ def test_ties() -> None:
 @pytest.mark.parametrize("penalty", [1.0, 1.3, 5.0, 0.5])
 @pytest.mark.parametrize("start", [None, 4])
 def test_repetition_penalty(penalty: float, start: int | None) -> None:
-    """As Hugging Face has it; neither padding nor an encoder's source counts."""
+    """The result equals that of Hugging Face; neither padding nor the source of an encoder counts."""
     base = markov(8, seed=6)
     ids, mask = (
         np.array([[7, 6, 3, 1], [2, 0, 7, 7], [5, 7, 1, 0]]),
@@ -349,22 +352,22 @@ def test_seeds() -> None:
     assert draw(same, None) != draw(same, None)
 
 
-# ---- strings and callbacks -----------------------------------------------------------------------------------------
+# ---- stop strings and callbacks ------------------------------------------------------------------------------------
 
 
 class Letters:
-    """Tokens are two letters each."""
+    """A tokenizer whose tokens are two letters each."""
 
     def decode(self, ids: list[int]) -> str:
         assert all(type(token) is int for token in ids)
         return "".join(["ab", "cd", "ef", "ga", "bc", "de"][token] for token in ids)
 
 
-FOLLOW: Logits = lambda row: np.eye(6)[(row[-1] + 1) % 6]  # "abcdefgabcde" over and over  # noqa: E731
+FOLLOW: Logits = lambda row: np.eye(6)[(row[-1] + 1) % 6]  # repeats "abcdefgabcde"  # noqa: E731
 
 
 def test_stop_strings() -> None:
-    """Found across two tokens, and in the new text only; one row ends, the other goes on."""
+    """A stop string is found across two tokens and only in new text; one row stops while the other continues."""
     options: Any = {"max_new_tokens": 9, "tokenizer": Letters(), "stop_tokens": []}
     prompts = [[0, 1], [2, 3]]  # abcd, efga
     expected = [[0, 1, 2, 3, 5, 5, 5, 5], [2, 3, 4, 5, 0, 1, 2, 3]]
@@ -395,13 +398,13 @@ def test_callback_gets_every_column() -> None:
 
 @pytest.mark.parametrize("end", [lambda tokens: tokens[0] == 3, lambda tokens: bool(tokens[0] == 3)])
 def test_callback_ends_everything(end: Callable[[np.ndarray], Any]) -> None:
-    """NumPy's True, as a comparison of tokens gives it, is one too."""
+    """NumPy's True, as returned by a comparison of tokens, also ends generation."""
     decoder = Fake(FOLLOW)
     assert generate(decoder, [[0], [1]], max_new_tokens=9, callback=end).tolist() == [[0, 1, 2, 3], [1, 2, 3, 4]]
     assert decoder.steps == 2
 
 
-# ---- what is refused -----------------------------------------------------------------------------------------------
+# ---- invalid arguments ---------------------------------------------------------------------------------------------
 
 WRONG = {
     "max_new_tokens": [-1, "5", True, None, 2.0],

@@ -1,4 +1,4 @@
-"""``top_p`` sorts what it must and no more, and keeps what sorting everything keeps."""
+"""``top_p`` sorts only as many tokens as necessary and keeps the same tokens as sorting all of them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from attention_zoo.generation import search
 
 
 def by_sorting(chances: np.ndarray, top_p: float) -> np.ndarray:
-    """The whole vocabulary sorted, likeliest first and of equal ones the first, and cut where `top_p` is reached."""
+    """Sort the whole vocabulary, most likely first and ties by index, and cut it where `top_p` is reached."""
     order = np.argsort(-chances, kind="stable")
     before = np.concatenate([[0.0], np.cumsum(chances[order])[:-1]])
     kept = order[before < top_p]
     return kept[chances[kept] > 0]
 
 
-@pytest.mark.parametrize("spread", [0.0, 0.5, 2.0, 4.0, 40.0])  # from all alike to one that has everything
-@pytest.mark.parametrize("rounded", [False, True])  # many that are equally likely
+@pytest.mark.parametrize("spread", [0.0, 0.5, 2.0, 4.0, 40.0])  # from uniform to concentrated on one token
+@pytest.mark.parametrize("rounded", [False, True])  # many equally likely tokens
 @pytest.mark.parametrize("top_k", [None, 50])
 def test_the_same_tokens_as_by_sorting(spread: float, rounded: bool, top_k: int | None) -> None:
     logits = np.random.default_rng(0).normal(0, spread, (2, 20_000)).astype("float32")

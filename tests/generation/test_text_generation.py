@@ -1,4 +1,4 @@
-"""Text in, text out: against decoding by hand, with a decoder of a few lines and a tokenizer of words or bytes."""
+"""Text generation compared with decoding by hand, with a simple decoder and a tokenizer of words or bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def words(**config: Any) -> Tokenizer:
 
 
 def utf8() -> Tokenizer:
-    """A token for every byte."""
+    """Return a tokenizer with one token per byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Backend(models.BPE({token: i for i, token in enumerate(alphabet)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -38,7 +38,7 @@ def utf8() -> Tokenizer:
 
 
 class Source(TextGenerating):
-    """Continues each prompt with a row of its own: the first that begins with the prompt's last token."""
+    """A generator that continues a prompt with the first of `rows` that begins with the prompt's last tokens."""
 
     def __init__(self, tokenizer: Any, rows: Sequence[Sequence[int]], max_length: int = 100, **tokens: Any) -> None:
         self.tokenizer, self.max_length, self.tokens = tokenizer, max_length, tokens
@@ -70,7 +70,7 @@ def ids(text: str) -> list[int]:
 
 
 def test_texts_of_unequal_lengths() -> None:
-    """Each is cut at its own end token, which the tokenizer alone knows; the shorter prompt is padded on its left."""
+    """Each row ends at its end token, which only the tokenizer knows, and the shorter prompt is padded on the left."""
     source = Source(words(), [ids("w1 w2 w3 <end>"), ids("w5 w6 w7 w8 w9 <end>")])
     assert source.generate_text("w1") == "w2 w3"
     assert source.generate_text(["w1", "w0 w4 w5"]) == ["w2 w3", "w6 w7 w8 w9"]
@@ -82,7 +82,7 @@ def test_texts_of_unequal_lengths() -> None:
 
 
 def test_conversations() -> None:
-    """The template writes them; what stands in the prompt is no part of the answer."""
+    """The chat template formats the messages, and the prompt is not part of the answer."""
     later = ids("<user> w1 <assistant> w2 w3 <user> w4 <say> w9")
     source = Source(words(), [ids("<user> w1 <say> w2 w3 <end>"), later])
     asked = [{"role": "user", "content": "w1"}]
@@ -101,7 +101,7 @@ def test_conversations() -> None:
 
 
 def test_a_conversation_longer_than_the_model() -> None:
-    """The oldest turns are forgotten, the system's words are not, and the answers keep their room."""
+    """The oldest turns are dropped, the system message is kept, and space for the answer remains."""
     source = Source(words(), [ids("<say> w1 w1 w1 <end>")], max_length=24)
     conversation = Conversation(source, "w7", max_new_tokens=5)
     for turn in range(6):
@@ -135,7 +135,7 @@ def test_a_stream_cut_inside_a_character() -> None:
 
 
 def test_stop_strings_do_not_show() -> None:
-    """Neither in the text nor in any piece, also where the string begins and does not go on."""
+    """They appear neither in the text nor in a streamed piece, while a partial match remains part of the text."""
     tokenizer = utf8()
     source = Source(tokenizer, [tokenizer.encode("!one\none\n\ntwo").ids])
     options: dict[str, Any] = {"stop_strings": ["\n\n", "three"], "max_new_tokens": 12}
@@ -156,7 +156,7 @@ def test_end_tokens_are_a_union() -> None:
 
 
 def test_a_stream_of_tokens() -> None:
-    """What generate gives, step by step; and nothing is computed before it is asked for."""
+    """The tokens of ``generate`` are yielded step by step, and each step is computed only on request."""
     source = Source(words(), [ids("w1 w2 w3 <end>"), ids("w5 w6 w7 w8 w9 <end>")])
     prompt = np.array([ids("w1"), ids("w5")])
     steps = stream(source.decoder(), prompt, max_new_tokens=5, stop_tokens=0)
@@ -169,7 +169,7 @@ def test_a_stream_of_tokens() -> None:
 
 
 def test_room() -> None:
-    """Without a wish, a continuation fills the model; with one that does not fit, it is refused."""
+    """By default, a continuation fills the model's length; a requested length that does not fit is rejected."""
     source = Source(words(), [[6, 7, 6, 7, 6, 7, 6, 7, 6, 7]], max_length=8)
     assert len(source.continuations("w0")[0].ids) == 7
     with pytest.raises(ValueError, match="max_new_tokens: got 9 after 1 tokens; accepted: 8"):

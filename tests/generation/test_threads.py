@@ -1,4 +1,4 @@
-"""One model, one file, many threads: each request gets the answer that it gets alone."""
+"""Concurrent requests from many threads to one model or file give the same answers as requests in sequence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODELS = [("gpt", "llama"), ("transformer", "t5"), ("seq2seq", "luong")]
 
 
 def requests(model: Any, count: int) -> list[tuple[np.ndarray, dict[str, Any]]]:
-    """Prompts of one to seven tokens: greedy, drawn and by beams."""
+    """Return prompts of one to seven tokens with options for greedy decoding, sampling and beam search."""
     rng = np.random.default_rng(4)
     kinds: list[dict[str, Any]] = [{}, {"temperature": 1.5, "seed": 3}, {"num_beams": 2}]
     made = []
@@ -71,7 +71,7 @@ def test_many_threads_run_one_tflite_graph(files: Any) -> None:
 
 @every_variant(MODELS, slow=MODELS[1:])
 def test_a_callback_may_generate(family: str, variant: str) -> None:
-    """With the same model, of the same sizes: the outer text is not disturbed."""
+    """A callback generates with the same model and sizes without an effect on the outer generation."""
     model = shared(family, variant)
     ids, other = np.array([[5, 6, 7]]), np.array([[9, 8, 4]])
     options: dict[str, Any] = {"max_new_tokens": 8, "stop_tokens": []}
@@ -84,7 +84,7 @@ def test_a_callback_may_generate(family: str, variant: str) -> None:
 
 @pytest.mark.slow
 def test_parallel_exports(tmp_path: Path, capfd: Any) -> None:
-    """Of two models, of two dtypes, at once; and standard error is there afterwards."""
+    """Export two models with two dtypes at the same time; standard error still works afterwards."""
     models = [shared("bert", "backbone"), shared("bert", "backbone", "mixed_bfloat16")]
     names = ["0.tflite", "1.tflite", "0.onnx", "1.onnx"]
 

@@ -1,4 +1,4 @@
-"""Attention against float64 NumPy, in every combination of heads, widths and masks."""
+"""Attention compared with float64 NumPy, for all combinations of heads, widths and masks."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ MASKS = (
 
 
 def masks_of(kind: str, rng: np.random.Generator, batch: int, targets: int, sources: int) -> dict[str, Any]:
-    """The layer's mask arguments of one kind."""
+    """Return the layer's mask arguments for one kind of mask."""
     keep = np.ones((batch, sources), bool)
     if kind == "right":
         keep[0, -2:] = keep[1, -4:] = False
-    elif kind in ("left", "causal_and_left"):  # with the causal mask the first queries are left without any key
+    elif kind in ("left", "causal_and_left"):  # with the causal mask, the first queries have no visible key
         keep[0, :2] = keep[1, :3] = False
     elif kind in ("interior", "all_three"):
         keep[0, 1:3] = keep[1, 2] = False
@@ -57,7 +57,7 @@ def masks_of(kind: str, rng: np.random.Generator, batch: int, targets: int, sour
 
 
 def as_reference(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The same masks for the reference: one of rank 4, and causal."""
+    """Return the same masks for the reference implementation: one mask of rank 4, and a causal flag."""
     mask: Any = True
     if "key_mask" in arguments:
         mask = mask & arguments["key_mask"][:, None, None]
@@ -82,7 +82,7 @@ def random_heads(rng: np.random.Generator, kv_heads: int, targets: int, sources:
 @pytest.mark.parametrize("cross", [False, True], ids=["self", "cross"])
 def test_against_float64(cross: bool, kind: str, value_dim: int | None, mask: str, rng: Any) -> None:
     query = rng.normal(size=(2, TARGETS, WIDTH)).astype("float32")
-    # In cross-attention key, value and query all have widths of their own, so that no kernel fits by accident.
+    # In cross-attention key, value and query have different widths, so that no kernel fits by accident.
     value = rng.normal(size=(2, SOURCES, 9)).astype("float32") if cross else query
     key = rng.normal(size=(2, SOURCES, 10)).astype("float32") if cross else query
     layer = MultiHeadAttention(HEADS, value_dim=value_dim, num_kv_heads=KV_HEADS[kind], output_dim=8)
@@ -106,7 +106,7 @@ def test_against_float64(cross: bool, kind: str, value_dim: int | None, mask: st
 @pytest.mark.parametrize("kind", KV_HEADS)
 @pytest.mark.parametrize("mask", ["none", "causal", "causal_and_left", "empty_row", "per_head"])
 def test_unknown_sizes(mask: str, kind: str, compiled: str, rng: Any) -> None:
-    """In a trace batch and lengths are unknown, and the shortcuts of known sizes must not be taken."""
+    """Batch size and lengths are unknown during tracing, and shortcuts for known sizes must not be taken."""
     arguments = as_reference(masks_of(mask, rng, 2, TARGETS, SOURCES))
     arrays = random_heads(rng, KV_HEADS[kind], TARGETS, SOURCES, 4)
     free = [tf.TensorSpec((None, a.shape[1], None, a.shape[3])) for a in arrays]
@@ -126,7 +126,7 @@ def test_unknown_sizes(mask: str, kind: str, compiled: str, rng: Any) -> None:
 @pytest.mark.parametrize("traced", [False, True])
 @pytest.mark.parametrize(("targets", "sources"), [(3, 7), (1, 6), (7, 3), (4, 4)])
 def test_causal_is_aligned_at_the_bottom_right(targets: int, sources: int, traced: bool, rng: Any) -> None:
-    """With more keys than queries the last query sees the last key; with fewer the first queries see none."""
+    """With more keys than queries, the last query sees the last key; with fewer keys, the first queries see none."""
     arrays = random_heads(rng, 2, targets, sources, 3)
 
     def attend(q: Any, k: Any, v: Any) -> Any:
@@ -144,10 +144,10 @@ def test_causal_is_aligned_at_the_bottom_right(targets: int, sources: int, trace
 
 
 def test_grouped_heads_are_interleaved_not_tiled(rng: Any) -> None:
-    """Query heads 0 and 1 read key/value head 0, heads 2 and 3 read head 1."""
+    """Query heads 0 and 1 use key/value head 0, heads 2 and 3 use head 1."""
     query, key, _ = random_heads(rng, 2, TARGETS, SOURCES, 1)
     value = np.zeros((2, 2, SOURCES, 1), "float32")
-    value[:, 1] = 1.0  # what a head returns says which value head it has read
+    value[:, 1] = 1.0  # a head's output shows which value head it used
     output = numpy(F.dot_product_attention(query, key, value))[..., 0]
     close(output[:, :2], np.zeros((2, 2, TARGETS)), atol=1e-6)
     close(output[:, 2:], np.ones((2, 2, TARGETS)), atol=1e-6)
@@ -180,7 +180,7 @@ def test_layer_scale_argument(rng: Any) -> None:
 
 @pytest.mark.parametrize("kind", KV_HEADS)
 def test_empty_rows_give_zeros_and_finite_gradients(kind: str, rng: Any) -> None:
-    """A query without any key gives zeros before the output projection, so the layer gives its bias alone."""
+    """A query without any key gives zeros before the output projection, so that the layer returns its bias alone."""
     query = rng.normal(size=(2, TARGETS, WIDTH)).astype("float32")
     layer = MultiHeadAttention(HEADS, num_kv_heads=KV_HEADS[kind])
     layer.build(query.shape)
@@ -223,9 +223,9 @@ def test_gradients_against_finite_differences(mask: str, rng: Any) -> None:
 
 @pytest.mark.parametrize("kind", KV_HEADS)
 def test_dropout(kind: str, rng: Any) -> None:
-    """In training each weight is dropped or scaled by 1 / (1 - rate), at the rate given; else nothing changes.
+    """In training, weights are dropped at the configured rate or scaled by 1 / (1 - rate); otherwise nothing changes.
 
-    Values of one per key and identities as projections let the output show the weights themselves.
+    One-hot values and identity projections make the output equal to the weights.
     """
     rate, length = 0.25, 16
     kv_heads = KV_HEADS[kind]
@@ -273,8 +273,11 @@ def test_half_precision(dtype: str, atol: float, kind: str, mask: str, rng: Any)
 
 
 def test_half_precision_neither_overflows_nor_loses_the_sum(rng: Any) -> None:
-    """q·k of 128 features of 30 is 115,200, more than float16 holds, unless the query is scaled before the product;
-    a softmax over 4,000 keys summed in float16 would stop growing at 2,048."""
+    """Scores stay within the float16 range, and the softmax sum is exact enough.
+
+    For 128 features of 30, q·k is 115,200, more than the float16 maximum, unless the query is scaled first. A softmax
+    over 4,000 keys that is summed in float16 would stop growing at 2,048.
+    """
     large = ops.cast(np.full((1, 1, 2, 128), 30.0), "float16")
     output = F.dot_product_attention(large, large, large)
     close(numpy(output), np.full((1, 1, 2, 128), 30.0), atol=0)
@@ -299,7 +302,7 @@ def test_layer_under_policies(policy: str, rng: Any) -> None:
     close(numpy(output), expected, atol=4e-3 if "bfloat16" not in policy else 3e-2)
 
 
-# The three tokens and the three matrices by which introductions explain self-attention, unscaled.
+# A common introductory example of self-attention: three tokens and three matrices, without scaling.
 TOKENS = np.array([[1, 0, 1, 0], [0, 2, 0, 2], [1, 1, 1, 1]], "float32")
 W_KEY = np.array([[0, 0, 1], [1, 1, 0], [0, 1, 0], [1, 1, 0]], "float32")
 W_QUERY = np.array([[1, 0, 1], [1, 0, 0], [0, 0, 1], [0, 1, 1]], "float32")
@@ -352,7 +355,7 @@ def test_rotary_attention(kind: str, rng: Any) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
 def test_float_masks_are_refused(dtype: str, rng: Any) -> None:
-    """0.0 is "keep" in an additive mask and "drop" in a boolean one: nobody may guess."""
+    """0.0 means "keep" in an additive mask and "drop" in a boolean one, so that a float mask is ambiguous."""
     query = rng.normal(size=(2, TARGETS, WIDTH)).astype("float32")
     layer = MultiHeadAttention(HEADS)
     with pytest.raises(ValueError, match=r"key_mask.*accepted"):
@@ -417,7 +420,7 @@ def test_lowering_replaces_within_the_block_only(rng: Any) -> None:
 
 
 def test_lowering_reaches_the_layers(rng: Any) -> None:
-    """A layer that went round the primitives would export as something its runtime does not know."""
+    """A layer that bypasses the primitives would be exported with operators that the runtime does not support."""
     query = rng.normal(size=(1, 3, WIDTH)).astype("float32")
     layer = MultiHeadAttention(HEADS)
     expected = numpy(layer(query))

@@ -1,4 +1,4 @@
-"""Caches step by step against the whole at once, and blocks that attend to an encoder against float64 NumPy."""
+"""Caches step by step compared with one full pass, and blocks with cross-attention compared with float64 NumPy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def attention(kv_heads: int = HEADS, **kwargs: Any) -> Any:
 
 
 def walk(kind: str, layer: Any, x: np.ndarray, chunk: int, extra: Any, kv_heads: int) -> np.ndarray:
-    """The outputs of `x` given in chunks, every slot not yet written to full of garbage."""
+    """Return the outputs of `x` passed in chunks; cache slots not yet written contain garbage."""
     shape = (2, kv_heads, LENGTH if kind == "static" else 0, HEAD_DIM)
     state: Any = [(np.full(shape, 1e4, "float32"), np.full(shape, -1e4, "float32"))]
     outputs = []
@@ -61,7 +61,7 @@ def test_cached_steps_equal_the_whole(kind: str, kv_heads: int, position: str, c
 
 
 def test_fixed_cache_in_a_traced_function(rng: Any) -> None:
-    """One function for every step, the index a tensor."""
+    """One traced function serves every step, with the index as a tensor."""
     x = rng.normal(size=(2, LENGTH, WIDTH)).astype("float32")
     layer = attention(2)
     cache = layers.StaticCache.empty(1, 2, 2, LENGTH, HEAD_DIM)
@@ -107,7 +107,7 @@ def test_fixed_cache_overflow(index: int, tokens: int, rng: Any) -> None:
 @pytest.mark.parametrize("rotary", [False, True])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 def test_projected_source(kv_heads: int, rotary: bool, rng: Any) -> None:
-    """Keys and values projected once are those of the source, of a width of its own, with masks and positions."""
+    """Keys and values projected once give the same result, with masks, positions and a source of another width."""
     query, source = rng.normal(size=(2, 5, WIDTH)).astype("float32"), rng.normal(size=(2, 5, 9)).astype("float32")
     layer = layers.MultiHeadAttention(HEADS, HEAD_DIM, 3, num_kv_heads=kv_heads)
     layer.build(query.shape, source.shape)
@@ -173,7 +173,7 @@ def test_cross_attending_block(norm: str, norm_first: bool, rng: Any) -> None:
 
 
 def test_encoder_mask(rng: Any) -> None:
-    """What is masked does not matter, what is not does, and in which order it stands does not."""
+    """Masked positions have no influence, all others have; reordering positions and mask together changes nothing."""
     x, source = (rng.normal(size=(2, length, WIDTH)).astype("float32") for length in (5, 7))
     block = cross_block()
     output = numpy(block(x, encoder_states=source, encoder_mask=ENCODER_MASK))

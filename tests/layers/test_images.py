@@ -1,4 +1,4 @@
-"""Images made ready: against Pillow's resampling on photographs, and the arithmetic of Hugging Face's processors."""
+"""Image preprocessing compared with Pillow's resampling of photographs and Hugging Face's processors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from attention_zoo.layers.images import ImageProcessor
 from helpers import close, numpy
 
 KERNELS = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
-GREY = {"do_rescale": False, "do_normalize": False}  # the result stays in grey levels
+GREY = {"do_rescale": False, "do_normalize": False}  # the result stays in gray levels
 
 
 @functools.cache
@@ -27,15 +27,15 @@ def photograph(name: str) -> np.ndarray:
 
 
 def pillow(image: np.ndarray, height: int, width: int, resample: int) -> np.ndarray:
-    """One axis at a time, so that the order of the two does not hang on Pillow's version."""
+    """Resize one axis at a time, so that their order does not depend on the version of Pillow."""
     across = Image.fromarray(image).resize((width, image.shape[0]), resample)
     return np.asarray(across.resize((width, height), resample)).astype("float64")
 
 
 def as_pillow(actual: Any, expected: np.ndarray) -> None:
-    """What lies half-way between two grey levels may be rounded either way; nothing else may differ."""
+    """Check equality, except that values half-way between two gray levels may be rounded either way."""
     difference = np.abs(numpy(actual).astype("float64") - expected)
-    assert difference.max() <= 1 + 1e-4  # float32, undone to grey levels
+    assert difference.max() <= 1 + 1e-4  # float32 error after conversion back to gray levels
     assert difference.mean() < 0.01
 
 
@@ -59,7 +59,7 @@ def test_resizing_is_pillows(size: str, kernel: str) -> None:
 
 
 def test_resizing_is_pillows_own_call() -> None:
-    """Where both axes shrink alike every version of Pillow begins with the width."""
+    """If both axes shrink by the same factor, every version of Pillow resizes the width first."""
     image = photograph("china.jpg")
     layer = ImageProcessor(size={"height": 214, "width": 320}, resample=3, **GREY)
     expected = np.asarray(Image.fromarray(image).resize((320, 214), Image.Resampling.BICUBIC))
@@ -67,7 +67,7 @@ def test_resizing_is_pillows_own_call() -> None:
 
 
 def huggingface(image: np.ndarray, edge: int, crop: int, mean: list[float], std: list[float]) -> np.ndarray:
-    """CLIP's and DINOv2's preparation, in the steps of ``BitImageProcessor``: resize, crop, rescale, normalise."""
+    """Preprocess for CLIP and DINOv2 as ``BitImageProcessor`` does: resize, crop, rescale, normalize."""
     height, width = image.shape[:2]
     short, long = sorted((height, width))
     new_long = int(edge * long / short)
@@ -83,7 +83,7 @@ def huggingface(image: np.ndarray, edge: int, crop: int, mean: list[float], std:
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
-@pytest.mark.parametrize("crop", [56, 61, 83])  # inside the image, beyond it on the short side, beyond it on both
+@pytest.mark.parametrize("crop", [56, 61, 83])  # smaller than the image, larger than its short side, larger than both
 @pytest.mark.parametrize("landscape", [True, False])
 @pytest.mark.parametrize("dynamic", [True, False])
 def test_shortest_edge_and_crop(dynamic: bool, landscape: bool, crop: int) -> None:
@@ -98,14 +98,14 @@ def test_shortest_edge_and_crop(dynamic: bool, landscape: bool, crop: int) -> No
 
 
 def traced(layer: Any) -> Callable[[Any], Any]:
-    """The layer in a graph of open batch, height and width."""
+    """Return the layer as a graph with unknown batch size, height and width."""
     tf = pytest.importorskip("tensorflow")
     return tf.function(layer, input_signature=[tf.TensorSpec((None, None, None, 3), "uint8")])
 
 
 @pytest.mark.parametrize("kernel", KERNELS.values())
 def test_open_sizes(kernel: int) -> None:
-    """One graph for every size, and two images at once are each resized for themselves."""
+    """One graph serves all sizes, and the two images of a batch are resized independently."""
     call = traced(ImageProcessor(size={"height": 45, "width": 96}, resample=kernel, **GREY))
     for image in (photograph("china.jpg"), photograph("china.jpg")[:40, :333], photograph("flower.jpg")[:45, :96]):
         batch = np.stack([image, image[::-1]])
@@ -115,7 +115,7 @@ def test_open_sizes(kernel: int) -> None:
 
 
 def test_arithmetic_without_resizing() -> None:
-    """Scale and normalisation alone, of integers and floats, in float64."""
+    """Compare rescaling and normalization alone with float64, for integers and floats."""
     image = photograph("china.jpg")[:8, :9]
     for pixels in (image, image.astype("float32"), image.astype("int32")):
         layer = ImageProcessor(do_resize=False, rescale_factor=1 / 200, image_mean=MEAN, image_std=STD)
@@ -129,11 +129,11 @@ def test_arithmetic_without_resizing() -> None:
 
 
 def test_rounding_may_be_left_out() -> None:
-    """Then the result is the float64 product of the triangle's weights, and a constant image stays what it is."""
+    """Without rounding, the result is that of float64 triangle weights, and a constant image stays constant."""
     image = photograph("china.jpg")[:64, :64].astype("float32")
     layer = ImageProcessor(size=32, resample=2, round_pixels=False, **GREY)
     weights = np.zeros((32, 64))
-    for new in range(32):  # at half the size the triangle is 1 3 3 1; what lies beyond the edge is left out
+    for new in range(32):  # at half the size the weights are 1 3 3 1, without those beyond the edge
         for old, weight in zip(range(2 * new - 1, 2 * new + 3), (1, 3, 3, 1), strict=True):
             if 0 <= old < 64:
                 weights[new, old] = weight
@@ -143,7 +143,7 @@ def test_rounding_may_be_left_out() -> None:
 
 
 def test_in_a_model_of_another_dtype(tmp_path: Path) -> None:
-    """Pixels stay float32 under a half-precision policy; shapes are known ahead; the file reloads to the same."""
+    """Pixels stay float32 under a half-precision policy, shapes are inferred, and the saved file reloads unchanged."""
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         layer = ImageProcessor(size={"shortest_edge": 60}, do_center_crop=True, crop_size=56, resample=3)
@@ -192,7 +192,7 @@ def test_preprocessor_config(tmp_path: Path) -> None:
 
 
 def test_what_old_files_leave_out() -> None:
-    """One number for the size is a square for ViT and DeiT and the shorter edge for CLIP, each with its own kernel."""
+    """A single number as size means a square for ViT and DeiT and the shorter edge for CLIP, with different kernels."""
 
     def read(**config: Any) -> dict[str, Any]:
         return ImageProcessor.from_huggingface(config).get_config()

@@ -1,4 +1,4 @@
-"""Positions, norms, feed-forward, blocks and embeddings against float64 NumPy; every layer through its config."""
+"""Positions, norms, feed-forward, blocks and embeddings compared with float64 NumPy; configs of all layers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ POSITIONS = np.array([[0, 1, 2, 3, 4, 5], [7, 0, 100, 511, 1023, 8191]])
 
 
 def by_path(layer: Any) -> dict[str, np.ndarray]:
-    """Weights by path below the layer."""
+    """Return the weights by their path below the layer."""
     return {weight.path.partition("/")[2] or weight.path: float64(weight) for weight in layer.weights}
 
 
 @pytest.mark.parametrize(("width", "theta"), [(2, 10000.0), (16, 10000.0), (30, 50.0)])
 def test_sinusoidal_positions(width: int, theta: float) -> None:
-    # The argument of the sine is a float32: near 8191 radians its last bit is 5e-4.
+    # The argument of the sine is a float32, whose resolution near 8191 radians is 5e-4.
     near = np.clip(POSITIONS, 0, 511)
     layer = layers.SinusoidalPositions(width, theta)
     close(numpy(layer(near)), reference.sinusoids(near, width, theta), atol=5e-5)
@@ -44,7 +44,7 @@ def test_rotary(width: int, theta: float, rng: Any) -> None:
 
 
 def test_rotary_depends_on_distance_only(rng: Any) -> None:
-    """q·k is the same wherever both stand, as long as they stand as far apart; and each keeps its length."""
+    """q·k depends only on the distance between query and key, and rotation keeps the norm of each vector."""
     q, k = (np.broadcast_to(rng.normal(size=(1, 1, 1, 8)), (1, 1, 4, 8)).astype("float32") for _ in range(2))
     rotary = layers.RotaryEmbedding(8)
 
@@ -62,7 +62,7 @@ def test_rotary_depends_on_distance_only(rng: Any) -> None:
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16"])
 def test_rotary_angles_stay_float32(policy: str) -> None:
-    """In half precision the angle of position 4000 would be off by a radian and more."""
+    """In half precision, the angle of position 4000 would be wrong by more than a radian."""
     cos, sin = layers.RotaryEmbedding(4, dtype=policy)(np.array([[4001]]))
     assert keras.backend.standardize_dtype(cos.dtype) == "float32"
     expected = 4001 * 10000.0 ** (-np.array([0, 2]) / 4)
@@ -110,7 +110,7 @@ def test_feed_forward(activation: str, use_bias: bool, rng: Any) -> None:
 
 
 def test_gelus_are_told_apart(rng: Any) -> None:
-    """By erf and by tanh they differ by 5e-4 at most, which only a tight comparison sees."""
+    """The exact and the tanh GELU differ by at most 5e-4, which only a tight tolerance detects."""
     x = np.linspace(-6, 6, 1001).astype("float32")
     wide = x.astype("float64")
     close(numpy(layers.functional.gelu(x)), reference.gelu(wide), atol=1e-6)
@@ -121,7 +121,7 @@ def test_gelus_are_told_apart(rng: Any) -> None:
 @pytest.mark.parametrize("epsilon", [1e-12, 1e-6, 1e-3])
 @pytest.mark.parametrize("kind", ["layer_norm", "rms_norm"])
 def test_norms(kind: str, epsilon: float, rng: Any) -> None:
-    """Features of small variance show the epsilon, features of large mean show how the variance is taken."""
+    """Features with a small variance reveal the epsilon, features with a large mean how the variance is computed."""
     for spread, mean in ((1.0, 0.0), (1e-3, 0.0), (3.0, 20.0), (100.0, -1000.0)):
         x = rng.normal(mean, spread, (2, 5, 16)).astype("float32")
         close(apply_norm(kind, epsilon, x, None), expected_norm(kind, epsilon, x), atol=2e-4 if mean else 2e-5)
@@ -156,7 +156,7 @@ def expected_norm(kind: str, epsilon: float, x: Any) -> np.ndarray:
 @pytest.mark.parametrize("policy", ["float16", "bfloat16", "mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("kind", ["layer_norm", "rms_norm"])
 def test_norms_take_statistics_in_float32(kind: str, policy: str, rng: Any) -> None:
-    """The square of 1000 overflows float16, and a mean in bfloat16 has three digits."""
+    """The square of 1000 overflows float16, and a bfloat16 mean has three significant digits."""
     half = policy.removeprefix("mixed_")
     x = keras.ops.cast(rng.normal(1000.0, 30.0, (4, 16)), half)
     expected = expected_norm(kind, 1e-6, float64(x))
@@ -240,7 +240,7 @@ def test_block(norm: str, norm_first: bool, layer_scale: float | None, activatio
 
 @pytest.mark.parametrize("silent", ["attention", "feedforward"])
 def test_block_drops_on_both_branches(silent: str) -> None:
-    """With one branch silenced, what the block adds is the other's output, dropped or scaled by 1 / (1 - rate)."""
+    """With one branch set to zero, the block adds the other branch's output, dropped or scaled by 1 / (1 - rate)."""
     block = layers.TransformerBlock(3, 10, dropout=0.25)
     x = np.random.default_rng(1).normal(size=(8, 12, 12)).astype("float32")
     block.build(x.shape)
@@ -249,7 +249,7 @@ def test_block_drops_on_both_branches(silent: str) -> None:
         weight.assign(np.zeros(weight.shape))
     plain = numpy(block(x)) - x
     ratio = (numpy(block(x, training=True)) - x) / plain
-    clear = np.abs(plain) > 0.05  # elsewhere the subtraction leaves too few digits
+    clear = np.abs(plain) > 0.05  # smaller values lose too many digits in the subtraction
     kept = ratio[clear] > 0.5
     close(ratio[clear][kept], np.full(kept.sum(), 1 / 0.75), atol=1e-3)
     close(ratio[clear][~kept], np.zeros((~kept).sum()), atol=1e-3)
@@ -268,7 +268,7 @@ def patch_embedding(registers: int = 0) -> Any:
 @pytest.mark.parametrize("registers", [0, 3])
 @pytest.mark.parametrize(("rows", "columns"), [(4, 4), (8, 8), (7, 5), (2, 2), (3, 3), (1, 1), (4, 6), (1, 9), (13, 2)])
 def test_patch_embedding(rows: int, columns: int, registers: int, rng: Any) -> None:
-    """Patches by a loop, positions by four taps a side; the class token keeps its own, registers have none."""
+    """Compare with a loop over patches and bicubic positions; the class token has its own position, registers none."""
     layer = patch_embedding(registers)
     images = rng.normal(size=(2, rows * SIDE, columns * SIDE, 2)).astype("float32")
     positions = float64(layer.positions)[0]
@@ -284,7 +284,7 @@ def test_patch_embedding(rows: int, columns: int, registers: int, rng: Any) -> N
 
 
 def test_patch_embedding_of_unknown_size(rng: Any) -> None:
-    """Traced with unknown height and width it interpolates as it does when they are known."""
+    """Interpolation traced with unknown height and width gives the same result as with known sizes."""
     import tensorflow as tf
 
     layer = patch_embedding(2)
@@ -301,7 +301,7 @@ def test_bicubic_matrix(grid: int, size: int, rng: Any) -> None:
     matrix = float64(_bicubic_matrix(size, grid, antialias=False))
     close(matrix @ line[0, :, 0], expected, atol=2e-5)
     close(matrix.sum(1), np.ones(size), atol=1e-5)
-    # Pillow's bicubic on floating-point pixels is the kernel of PyTorch's antialias=True.
+    # Pillow's bicubic filter on floating-point pixels equals PyTorch's with antialias=True.
     smooth = Image.fromarray(line[:, :, 0].astype("float32")).resize((size, 1), Image.Resampling.BICUBIC)
     close(float64(_bicubic_matrix(size, grid, antialias=True)) @ line[0, :, 0], np.asarray(smooth)[0], atol=2e-5)
 
@@ -317,7 +317,7 @@ def test_patch_embedding_refuses_other_sizes(height: int, width: int, message: s
 
 
 def test_token_embedding(rng: Any) -> None:
-    """Read forwards and, tied, backwards."""
+    """Cover the lookup and, as a tied head, the multiplication by the transposed table."""
     layer = layers.TokenEmbedding(9, 5)
     layer.build()
     randomise(layer)
@@ -335,7 +335,7 @@ def test_token_embedding(rng: Any) -> None:
     close(numpy(scores), x @ table.T + bias, atol=3e-2)
 
 
-# Each public layer with no argument left at its default, and an input for it.
+# Every public layer with arguments other than its defaults, and an input for it.
 STATES = np.random.default_rng(5).normal(size=(2, 6, 12)).astype("float32")
 IMAGES = np.random.default_rng(5).normal(size=(2, 9, 12, 2)).astype("float32")
 IDS = np.array([[0, 3, 1], [2, 2, 4]])
@@ -421,7 +421,7 @@ def test_every_public_layer_is_here() -> None:
 
 @pytest.mark.parametrize("name", SAVED)
 def test_config_round_trip(name: str) -> None:
-    """A layer made from the config of another, and given its weights, gives the same."""
+    """A layer restored from a config computes the same result with the same weights."""
     arguments, inputs = SAVED[name]
     layer = getattr(layers, name)(**arguments, name="own", dtype="float32")
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -443,7 +443,7 @@ def test_config_round_trip(name: str) -> None:
 
 
 def test_functional_model_through_a_file(tmp_path: Any, rng: Any) -> None:
-    """Cross-attention with a mask and its scores, in a Keras model of somebody else's, saved and loaded."""
+    """Save and load a third-party Keras model that uses cross-attention with a mask and returns the scores."""
     query, value = keras.Input((None, 12)), keras.Input((None, 9))
     mask = keras.Input((None,), dtype="int32")
     attend = layers.MultiHeadAttention(4, 5, 3, num_kv_heads=2, output_dim=7)
@@ -461,7 +461,7 @@ def test_functional_model_through_a_file(tmp_path: Any, rng: Any) -> None:
 
 
 def test_blocks_in_a_functional_model(tmp_path: Any) -> None:
-    """Rotary positions, a block with its scores and one without, traced by Keras' own functional interface."""
+    """Keras' functional API traces rotary positions, a block that returns its scores and one that does not."""
     x, positions = keras.Input((None, 12)), keras.Input((None,), dtype="int32")
     rotary = layers.RotaryEmbedding(4)(positions)
     first, scores = layers.TransformerBlock(3, 10)(x, rotary=rotary, use_causal_mask=True, return_attention_scores=True)

@@ -1,4 +1,4 @@
-"""Every position encoding against float64 NumPy, as a layer and inside attention under left padding."""
+"""All position encodings compared with float64 NumPy, as layers and inside attention with left padding."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def attention(kv_heads: int = HEADS, **kwargs: Any) -> Any:
 
 @pytest.mark.parametrize(("width", "theta"), [(2, 10000.0), (16, 10000.0), (30, 50.0)])
 def test_sinusoids_in_halves(width: int, theta: float) -> None:
-    """All sines, then all cosines: the paper's columns in another order."""
+    """All sines, then all cosines: the paper's columns in a different order."""
     expected = reference.sinusoids(PLACES, width, theta)
     halves = np.concatenate([expected[..., 0::2], expected[..., 1::2]], axis=-1)
     close(numpy(layers.SinusoidalPositions(width, theta, interleaved=False)(PLACES)), halves, atol=5e-5)
@@ -71,7 +71,7 @@ def test_sinusoids_of_a_grid(width: int, columns: int, theta: float, compiled: b
 
 
 def expected_frequencies(head_dim: int, theta: float, scaling: dict[str, Any]) -> tuple[list[float], float]:
-    """One frequency at a time, in Python's floats, with the names of the publications."""
+    """Compute one frequency at a time, in Python floats, with the names of the publications."""
     kind, factor = scaling["rope_type"], scaling["factor"]
     trained = scaling.get("original_max_position_embeddings")
     if kind == "ntk":
@@ -93,7 +93,7 @@ def expected_frequencies(head_dim: int, theta: float, scaling: dict[str, Any]) -
             else:
                 smooth = (trained / wavelength - low) / (high - low)
                 scaled.append((1 - smooth) * f / factor + smooth * f)
-        assert scaled[0] == plain[0] and scaled[-1] == plain[-1] / factor  # the test reaches all three cases
+        assert scaled[0] == plain[0] and scaled[-1] == plain[-1] / factor  # the test covers all three cases
         assert any(f / factor < s < f for f, s in zip(plain, scaled, strict=True))
         return scaled, 1.0
 
@@ -148,7 +148,7 @@ def test_scaling_by_one_changes_nothing() -> None:
 
 @pytest.mark.parametrize("width", [2, 8])
 def test_interleaved_rotary(width: int, rng: Any) -> None:
-    """Neighbours as one complex number each; what two tokens make of each other depends on their distance only."""
+    """Adjacent features form complex numbers, and attention depends only on the distance between tokens."""
     x = rng.normal(size=(2, 3, 6, width)).astype("float32")
     angles = PLACES[:, None, :, None] * 10000.0 ** (-np.arange(0, width, 2) / width)
     turned = (x[..., 0::2] + 1j * x[..., 1::2]) * np.exp(1j * angles)
@@ -166,7 +166,7 @@ def test_interleaved_rotary(width: int, rng: Any) -> None:
     close(numpy(outputs[1]), numpy(outputs[0]), atol=1e-4)
     assert np.abs(numpy(outputs[2]) - numpy(outputs[0])).max() > 1e-2
     weights = {"/".join(w.path.split("/")[-2:]): float64(w) for w in layer.weights}
-    order = [*range(0, HEAD_DIM, 2), *range(1, HEAD_DIM, 2)]  # as two halves, which is how the reference pairs
+    order = [*range(0, HEAD_DIM, 2), *range(1, HEAD_DIM, 2)]  # as two halves, which the reference expects
 
     def turn(x: np.ndarray) -> np.ndarray:
         return reference.rotate(x[..., order], np.arange(6)[None])[..., np.argsort(order)]
@@ -187,7 +187,7 @@ def authors_slopes(n: int) -> list[float]:
 def test_alibi(heads: int) -> None:
     slopes = authors_slopes(heads)
     if heads == 8:
-        assert slopes == [1 / 2 ** (i + 1) for i in range(8)]  # section 3 of the paper
+        assert slopes == [1 / 2 ** (i + 1) for i in range(8)]  # section 3 of the ALiBi paper
     queries, keys = np.array([[3, 0, 9], [0, 4000, 5]]), np.array([[0, 3, 5, 10], [1, 2, 0, 4001]])
     bias = numpy(layers.ALiBi(heads)(queries, keys))
     assert bias.shape == (2, heads, 3, 4)
@@ -197,7 +197,7 @@ def test_alibi(heads: int) -> None:
 
 
 def t5_bucket(relative: np.ndarray, bidirectional: bool, num_buckets: int, max_distance: int) -> np.ndarray:
-    """Hugging Face's ``T5Attention._relative_position_bucket``, in float32 as there."""
+    """Compute Hugging Face's ``T5Attention._relative_position_bucket``, also in float32."""
     buckets = np.zeros_like(relative)
     if bidirectional:
         num_buckets //= 2
@@ -229,7 +229,7 @@ def test_relative_position_bias(num_buckets: int, max_distance: int, bidirection
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16"])
 def test_angles_and_biases_stay_float32(policy: str) -> None:
-    """Near 4000 float16 knows every second or fourth number only, bfloat16 every sixteenth."""
+    """Near 4000, float16 represents every second or fourth integer only, and bfloat16 every sixteenth."""
     far = np.array([[0, 4001]])
     bias = layers.ALiBi(12, dtype=policy)(far, far)
     assert keras.backend.standardize_dtype(bias.dtype) == "float32"
@@ -266,7 +266,7 @@ PADDED = np.array([[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1,
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("position", POSITIONS)
 def test_left_padding_moves_nobody(position: str, causal: bool, rng: Any) -> None:
-    """With positions counted by the mask, real tokens get what they get without the padding."""
+    """With positions counted along the mask, the results for real tokens are the same as without padding."""
     sizes = {"hidden_dim": WIDTH, "head_dim": HEAD_DIM, "num_heads": HEADS, "max_length": LENGTH}
     scaling = yarn(4.0, 64) if position == "rotary" else None
     layer = position_layer(position, **sizes, rope_scaling=scaling, bidirectional=not causal)

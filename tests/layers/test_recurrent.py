@@ -1,4 +1,4 @@
-"""Recurrent layers and the attention between them against float64 NumPy, and against Keras' own layers."""
+"""Recurrent layers and attention between them, compared with float64 NumPy and with Keras' own layers."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def mask_of(kind: str) -> np.ndarray | None:
 
 
 def by_name(layer: Any) -> dict[str, np.ndarray]:
-    """Weights by their last name, those of a sublayer behind its name: "kernel", "query/kernel"."""
+    """Return the weights by name, with the sublayer if there is one: "kernel", "query/kernel"."""
     return {weight.path.partition("/")[2]: float64(weight) for weight in layer.weights}
 
 
 def states(rng: np.random.Generator, score: str) -> tuple[np.ndarray, np.ndarray]:
-    """Decoder and encoder states, of widths of their own where the score can take them."""
+    """Return decoder and encoder states, with different widths if the score allows them."""
     widths = (3, 3) if score == "dot" else (3, 7)
     return tuple(rng.normal(size=(2, t, w)).astype("float32") for t, w in zip((TARGETS, SOURCES), widths, strict=True))
 
@@ -53,7 +53,7 @@ def attention(score: str, **kwargs: Any) -> Any:
 
 
 def attended(layer: Any, query: Any, value: Any, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """One query at a time, over the positions that it may see only."""
+    """Compute context and weights query by query, over the visible positions only."""
     weights, query, value = by_name(layer), query.astype("float64"), value.astype("float64")
     scores = np.zeros((*query.shape[:2], value.shape[1]))
     context = np.zeros((*query.shape[:2], value.shape[2]))
@@ -106,7 +106,7 @@ def test_scores_against_float64(score: str, mask: str, compiled: bool, rng: Any)
 @pytest.mark.parametrize("mask", ["none", "right", "left", "interior"])
 @pytest.mark.parametrize("score", SCORES)
 def test_against_keras(score: str, mask: str, rng: Any) -> None:
-    """Keras leaves the projections to the user."""
+    """Keras leaves the projections to the caller."""
     layer, keep = attention(score), mask_of(mask)
     query, value = states(rng, score)
     projected, theirs = query, keras.layers.Attention()
@@ -140,7 +140,7 @@ def test_empty_sources_have_finite_gradients(score: str, rng: Any) -> None:
 
 @pytest.mark.parametrize("score", SCORES)
 def test_prepared_keys(score: str, rng: Any) -> None:
-    """Prepared once they serve every step; and it is they that are scored, not the values again."""
+    """Prepared keys serve every step, and scores are computed from them instead of from the values."""
     layer, keep = attention(score), mask_of("interior")
     query, value = states(rng, score)
     keys = layer.prepare(value)
@@ -217,7 +217,7 @@ def lstm_step(weights: dict[str, np.ndarray], x: np.ndarray, state: list[np.ndar
 
 
 def gru_step(weights: dict[str, np.ndarray], x: np.ndarray, state: list[np.ndarray]) -> list[np.ndarray]:
-    """The reset gate acts after the product with the state, whose own bias is therefore inside."""
+    """The reset gate is applied after the matrix multiplication with the state, including its bias."""
     (h,) = state
     z_x, r_x, n_x = np.split(x @ weights["kernel"] + weights["bias"][0], 3, axis=-1)
     z_h, r_h, n_h = np.split(h @ weights["recurrent_kernel"] + weights["bias"][1], 3, axis=-1)
@@ -232,7 +232,7 @@ KINDS = pytest.mark.parametrize("kind", CELLS)
 def unrolled(
     kind: str, layer: Any, x: np.ndarray, mask: np.ndarray | None, initial: list[np.ndarray] | None, backwards: bool
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Outputs by token, and the last state. A masked token leaves the state as it is."""
+    """Return the outputs by token and the final state; a masked token leaves the state unchanged."""
     step, count = CELLS[kind]
     weights = {path.rpartition("/")[2]: w for path, w in by_name(layer).items()}
     outputs = np.zeros((*x.shape[:2], UNITS))
@@ -277,7 +277,7 @@ def test_cells_against_float64(kind: str, mask: str, backwards: bool, initial: b
 
 @KINDS
 def test_one_token_at_a_time(kind: str, rng: Any) -> None:
-    """The state that a call returns is what the next one starts from."""
+    """The state returned by one call is the initial state of the next."""
     layer = recurrent(kind)
     x = rng.normal(size=(2, SOURCES, 3)).astype("float32")
     whole, *last = layer(x)
@@ -325,7 +325,7 @@ def test_cells_in_half_precision(kind: str, policy: str, atol: float, rng: Any) 
 @pytest.mark.parametrize("score", SCORES)
 @KINDS
 def test_through_a_file(kind: str, score: str, tmp_path: Any, rng: Any) -> None:
-    """A decoder with attention over an encoder, both under a mask, saved and loaded; and each layer by its config."""
+    """Save and load a decoder with attention over an encoder, with masks, and restore the layers from their configs."""
     width = UNITS if score == "dot" else 7
     source, target, mask = keras.Input((None, 3)), keras.Input((None, 3)), keras.Input((None,), dtype="bool")
     encoder = getattr(layers, kind)(width, recurrent_dropout=0.1, name="encoder")

@@ -1,4 +1,4 @@
-"""Adapters, freezing, learning rates by depth and gradient checkpointing, against NumPy and against plain models."""
+"""Adapters, freezing, layer-wise learning rates and gradient checkpointing, compared with NumPy and plain models."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def randomise_adapters(model: Any, seed: int = 1) -> None:
 
 
 def fitted(model: Any, rng: Any, optimizer: Any = None, steps: int = 3, jit: bool | None = None) -> list[float]:
-    """Losses of `steps` steps on one batch, without compiling where `jit` is None."""
+    """Return the losses of `steps` steps on one batch; the model runs eagerly if `jit` is None."""
     inputs = inputs_for(model, rng, batch=4)
     labels = rng.integers(0, model.config.num_classes, 4)
     if optimizer is not None:
@@ -66,7 +66,7 @@ def fitted(model: Any, rng: Any, optimizer: Any = None, steps: int = 3, jit: boo
 
 
 def by_hand(before: dict[str, np.ndarray], after: dict[str, np.ndarray], layers: set[str], factor: float) -> Any:
-    """`before` with W + factor · A B in the kernels of `layers`, in float64."""
+    """Return `before` with W + factor · A B as the kernels of `layers`, computed in float64."""
     merged = dict(before)
     for layer in layers:
         kind = "embeddings" if f"{layer}/lora_embeddings_a" in after else "kernel"
@@ -76,7 +76,7 @@ def by_hand(before: dict[str, np.ndarray], after: dict[str, np.ndarray], layers:
 
 
 def plain(model: Any, weights: dict[str, np.ndarray]) -> Any:
-    """A model without adapters and these weights."""
+    """Return a model without adapters that has these weights."""
     twin = type(model)(model.config)
     for variable in twin.weights:
         variable.assign(weights[weight_name(variable)].astype("float32"))
@@ -88,7 +88,7 @@ def plain(model: Any, weights: dict[str, np.ndarray]) -> Any:
 
 @every_variant(VARIANTS, slow=ALL_BUT_ONE)
 def test_adapters_are_added_to_the_kernels(family: str, variant: str, rng: Any) -> None:
-    """Every layer that takes one, against a plain model with W + alpha / rank · A B computed in NumPy."""
+    """Adapters on all possible layers equal a plain model with W + alpha / rank · A B, computed in NumPy."""
     model = tiny(family, variant)
     inputs, before = inputs_for(model, rng), values(model)
     untouched = run(model, inputs)
@@ -106,7 +106,7 @@ def test_adapters_are_added_to_the_kernels(family: str, variant: str, rng: Any) 
 
 
 def test_what_is_trained_and_what_moves(rng: Any) -> None:
-    """Adapters of queries and values, and the head; nothing else moves under fit, compiled before or after."""
+    """``fit`` changes only the head and the adapters of query and value, compiled before or after adding them."""
     for compile_first in (True, False):
         model = classifier()
         before = values(model)
@@ -129,7 +129,7 @@ def test_what_is_trained_and_what_moves(rng: Any) -> None:
 
 
 def test_what_a_new_task_brings_is_trained_whole() -> None:
-    """The layers that the family names; a pooler alone is none of them, and no more is what scores tokens."""
+    """Layers that the family lists are trained in full, but not a pooler without a head or a language model head."""
     for family, variant, own in (
         ("bert", "question_answering", {"span"}),
         ("bert", "token_classification", {"classifier"}),
@@ -150,7 +150,7 @@ def test_what_a_new_task_brings_is_trained_whole() -> None:
     "dtype", ["mixed_float16", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mixed_bfloat16", "bfloat16"))]
 )
 def test_adapters_in_half_precision(dtype: str, rng: Any) -> None:
-    """They are float32, they learn, and merging happens in float32."""
+    """Adapters are float32 and learn, and they are merged in float32."""
     model = classifier(dtype)
     before = values(model)
     model.enable_lora(2)
@@ -165,7 +165,7 @@ def test_adapters_in_half_precision(dtype: str, rng: Any) -> None:
 
 
 def test_adapter_on_the_tied_table(rng: Any) -> None:
-    """The table that embeds is the table that scores, with the adapter's part in both."""
+    """The adapter applies to the embedding lookup and to the tied output head."""
     model = tiny("gpt", "gpt2")
     before = values(model)
     model.enable_lora(2, targets="embedding")
@@ -198,7 +198,7 @@ def test_merging_gives_the_plain_model_back(rng: Any) -> None:
         close(numpy(listed[name]), merged[name], atol=1e-6, what=name)
     close(run(model, inputs)["logits"], expected["logits"], atol=2e-6 * np.abs(expected["logits"]).max())
     assert set(names) - {v.path for v in model.trainable_weights} == {"bert/token_types/embeddings"}
-    model.enable_lora(2)  # and once more
+    model.enable_lora(2)  # adapters can be added again after merging
     assert len(model.lora.layers) == 4
 
 
@@ -239,7 +239,7 @@ def test_folders_and_exports_have_merged_weights(tmp_path: Path, rng: Any) -> No
 
 
 def test_keras_file_goes_on_where_training_stopped(tmp_path: Path, rng: Any) -> None:
-    """Adapters apart from their kernels, what is frozen, and the optimizer: what it learns next is the same."""
+    """The file keeps adapters, frozen weights and the optimizer, so that training continues with equal results."""
     model = classifier()
     model.enable_lora(2, alpha=3)
     fitted(model, rng, model.layerwise_decay(keras.optimizers.AdamW(1e-2), 0.7), steps=2)
@@ -267,7 +267,7 @@ def test_keras_file_goes_on_where_training_stopped(tmp_path: Path, rng: Any) -> 
     [("bert", "backbone", ("blocks",)), ("transformer", "original", ("encoder_blocks", "decoder_blocks"))],
 )
 def test_keras_file_names_blocks_once(family: str, variant: str, stacks: tuple[str, ...], tmp_path: Path) -> None:
-    """Keras' files follow properties: one that gives blocks would move them, and files of before would not fit."""
+    """A property that returned blocks would change their paths in Keras' files, and older files would not load."""
     model = tiny(family, variant)
     model.save(tmp_path / "model.keras")
     paths: list[str] = []
@@ -291,7 +291,7 @@ def test_keras_file_names_blocks_once(family: str, variant: str, stacks: tuple[s
     ],
 )
 def test_the_first_import_may_be_any(code: str) -> None:
-    """Keras' first import brings in the families, which import these modules: none may be half imported by then."""
+    """Importing Keras imports the families, which import these modules; none may be partially imported by then."""
     assert python(WITHOUT_TENSORFLOW + code, KERAS_BACKEND="numpy").split()[-1] in ("LayerwiseDecay", "FineTuning")
 
 
@@ -381,7 +381,7 @@ def test_patterns() -> None:
 
 
 def test_frozen_weights_stay(tmp_path: Path, rng: Any) -> None:
-    """Under fit; after a reload too; and a model that was fitted asks to be compiled again."""
+    """Frozen weights stay unchanged by ``fit``, also after reloading; unfreezing requires compiling again."""
     model = classifier()
     model.freeze("*")
     model.unfreeze("classifier")
@@ -402,7 +402,7 @@ def test_frozen_weights_stay(tmp_path: Path, rng: Any) -> None:
     assert {name.partition("/")[0] for name in moved} == {"classifier", "block_1"}
 
 
-# ---- learning rates by depth --------------------------------------------------------------------------------------
+# ---- layer-wise learning rates ------------------------------------------------------------------------------------
 
 FACTORS = {"embedding": 3, "token_types": 3, "positions": 3, "embedding_norm": 3, "block_0": 2, "block_1": 1}
 
@@ -419,7 +419,7 @@ def gradients(model: Any, inputs: Any, labels: Any, training: bool = True) -> di
 
 @pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_sgd_by_hand(jit: bool, rng: Any) -> None:
-    """w - rate · 0.5 ** depth · (gradient + decay · w), with Keras' decoupled weight decay."""
+    """The update is w - rate · 0.5 ** depth · (gradient + decay · w), with Keras' decoupled weight decay."""
     model = classifier()
     inputs, labels = inputs_for(model, rng, batch=4), rng.integers(0, 5, 4)
     found, before = gradients(model, inputs, labels), values(model)
@@ -435,7 +435,7 @@ def test_sgd_by_hand(jit: bool, rng: Any) -> None:
     "name", ["adamw", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lion", "rmsprop", "adafactor"))]
 )
 def test_any_optimizer_moves_less_the_deeper(name: str, rng: Any) -> None:
-    """The first change of a weight, against the same optimizer's without decay."""
+    """The first update of each weight is compared with that of the same optimizer without layer-wise decay."""
     inputs, labels = inputs_for(classifier(), rng, batch=4), rng.integers(0, 5, 4)
     changes = []
     for decay in (1.0, 0.5):
@@ -451,7 +451,7 @@ def test_any_optimizer_moves_less_the_deeper(name: str, rng: Any) -> None:
 
 
 def test_layerwise_decay_with_loss_scaling_and_schedule(rng: Any) -> None:
-    """mixed_float16 wraps the optimizer once more; the schedule is followed; an infinite gradient changes nothing."""
+    """mixed_float16 wraps the optimizer for loss scaling, and the learning rate schedule still applies."""
     model = classifier("mixed_float16")
     before = values(model)
     schedule = WarmupLinearDecay(1e-2, 1, 10)
@@ -505,7 +505,7 @@ def test_warmup_linear_decay() -> None:
 
 # ---- gradient checkpointing ---------------------------------------------------------------------------------------
 
-# With biases that are trained and passed to every block, with keys of an encoder, and with LayerScale.
+# Covers trained position biases that are passed to every block, encoder keys, and LayerScale.
 BLOCKS = [
     ("gpt", "relative"),
     ("bert", "backbone"),
@@ -515,7 +515,7 @@ BLOCKS = [
 
 
 def tape(model: Any, inputs: Any) -> tuple[float, dict[str, np.ndarray]]:
-    """Loss and gradients, traced as ``fit`` traces them."""
+    """Return loss and gradients, traced as in ``fit``."""
 
     @tf.function(autograph=False)
     def both(inputs: Any) -> Any:
@@ -532,7 +532,7 @@ def tape(model: Any, inputs: Any) -> tuple[float, dict[str, np.ndarray]]:
 
 @every_variant(BLOCKS, slow=BLOCKS[1:])
 def test_checkpointing_changes_neither_loss_nor_gradients(family: str, variant: str, rng: Any) -> None:
-    """With dropout too: both passes of a block draw the same masks, those that the plain model draws."""
+    """This holds with dropout too: both passes of a block draw the same masks as the plain model."""
     results = []
     inputs = inputs_for(tiny(family, variant), rng)
     for on in (False, True):
@@ -584,7 +584,7 @@ def compiled_gradient(model: Any) -> Any:
 
 @pytest.mark.slow
 def test_blocks_are_computed_again(rng: Any) -> None:
-    """XLA does not undo it: the compiled step has more matrix products, by about those of one forward pass."""
+    """XLA keeps the recomputation: the compiled step has about one forward pass more of matrix multiplications."""
     counts = []
     ids = tf.constant(rng.integers(0, 97, (2, 32)).astype("int32"))
     for on in (False, True):

@@ -1,10 +1,10 @@
-"""Write the reference checkpoints: small, random, saved and computed by transformers itself.
+"""Write the reference checkpoints: small random models, saved and computed by transformers.
 
-    python tests/goldens/make.py [names...]      # all of them, or those named; needs what versions.json lists
+    python tests/goldens/make.py [names...]      # all, or those named; needs the packages in versions.json
 
-Every folder is one checkpoint as ``save_pretrained`` writes it, with ``golden.npz`` beside it: inputs and what the
-reference computes from them, float32, eager attention, eval mode. The same versions give the same bytes. README.md
-says how the arrays are named.
+Every folder is one checkpoint as written by ``save_pretrained``, with ``golden.npz``: inputs and the outputs that the
+reference implementation computes from them in float32, with eager attention, in eval mode. The same package versions
+write the same bytes. README.md describes the names of the arrays.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 HERE = Path(__file__).resolve().parent
 LENGTHS = (11, 4, 1)
 NEW_TOKENS = 8
-# Below this, two correct float32 implementations may choose different tokens.
+# With a smaller margin, two correct float32 implementations may choose different tokens.
 LEAST_MARGIN = 1e-3
 EAGER = {"attn_implementation": "eager"}
 Tensors = dict[str, torch.Tensor]
@@ -37,7 +37,7 @@ GOLDENS: dict[str, Callable[[Path], None]] = {}
 
 
 def golden(function: Callable[[Path], None]) -> Callable[[Path], None]:
-    """`function` writes the folder of its own name, with hyphens."""
+    """Register `function` as the writer of the folder with its name, with hyphens."""
     GOLDENS[function.__name__.replace("_", "-")] = function
     return function
 
@@ -50,7 +50,7 @@ def seed_of(folder: Path) -> int:
 
 
 def randomise(model: Any, seed: int, dtype: torch.dtype = torch.float32) -> Any:
-    """Give every parameter a random value of `dtype`, around 1 for what scales, else around 0; frozen tables stay."""
+    """Give every parameter a random value of `dtype`, around 1 for scales and 0 for others; frozen tables are kept."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -62,7 +62,7 @@ def randomise(model: Any, seed: int, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def new(folder: Path, cls: Any, config: Any) -> Any:
-    """A model of `cls` with random weights, computing float32 with eager attention."""
+    """Return a model of `cls` with random weights that computes in float32 with eager attention."""
     config._attn_implementation = "eager"
     return randomise(cls(config), seed_of(folder))
 
@@ -82,7 +82,7 @@ def edit_json(path: Path, drop: Sequence[str] = (), **changes: Any) -> None:
 
 
 def ids(rng: np.random.Generator, shape: Sequence[int], vocab_size: int, above: int = 3) -> torch.Tensor:
-    """Random token ids of `above` or more: below are padding, start and end."""
+    """Return random token ids from `above` on; lower ids are padding, start and end tokens."""
     return torch.tensor(rng.integers(above, vocab_size, shape))
 
 
@@ -92,7 +92,7 @@ def mask_of(lengths: Sequence[int], left: bool = False) -> torch.Tensor:
 
 
 def pad(rows: torch.Tensor, mask: torch.Tensor, value: int) -> torch.Tensor:
-    """Write each row's first tokens where `mask` is 1, `value` elsewhere."""
+    """Write each row's first tokens where `mask` is 1, and `value` elsewhere."""
     padded = torch.full_like(rows, value)
     for row, kept, into in zip(rows, mask.bool(), padded, strict=True):
         into[kept] = row[: kept.sum()]
@@ -106,7 +106,7 @@ def results(model: Any, inputs: Arrays, names: Sequence[str], **options: Any) ->
 
 
 def case(name: str, inputs: Arrays, outputs: Arrays, mask: torch.Tensor | None = None) -> dict[str, np.ndarray]:
-    """Arrays of one case, named ``case/array``; results at padded positions mean nothing and are written as 0."""
+    """Return the arrays of one case, named ``case/array``; outputs at padded positions are meaningless and set to 0."""
     arrays: dict[str, np.ndarray] = {}
     for key, value in {**inputs, **outputs}.items():
         array = np.asarray(value)
@@ -122,7 +122,7 @@ def write_golden(folder: Path, *cases: Mapping[str, np.ndarray]) -> None:
 
 
 def reread(folder: Path, cls: Any, **options: Any) -> None:
-    """transformers, given the folder alone, computes what golden.npz says."""
+    """Check that transformers computes the outputs in golden.npz from the folder alone."""
     model = cls.from_pretrained(folder, dtype=torch.float32, **EAGER).eval()
     arrays = dict(np.load(folder / "golden.npz"))
     for name in sorted({key.partition("/")[0] for key in arrays} - {"generate"}):
@@ -141,12 +141,12 @@ def reread(folder: Path, cls: Any, **options: Any) -> None:
 
 
 def places(mask: torch.Tensor) -> torch.Tensor:
-    """Positions counted along the mask, as ``generate`` counts them."""
+    """Return positions counted along the mask, as in ``generate``."""
     return (mask.cumsum(1) - 1).clamp(min=0)
 
 
 def causal_cases(folder: Path, model: Any, long: int | None = None) -> list[dict[str, np.ndarray]]:
-    """Right and left padding, and a `long` row."""
+    """Return cases with right and left padding, and with one `long` row if given."""
     rng = np.random.default_rng(seed_of(folder))
     rows = ids(rng, (len(LENGTHS), max(LENGTHS)), model.config.vocab_size)
     cases: list[dict[str, np.ndarray]] = []
@@ -167,7 +167,10 @@ def causal_cases(folder: Path, model: Any, long: int | None = None) -> list[dict
 
 @torch.no_grad()
 def greedy(model: Any, prompt: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray] | None:
-    """The greedy continuation without an end, as ``generate`` has it; None if choices are unclear or monotonous."""
+    """Return the greedy continuation of ``generate``, not stopped by an end token.
+
+    The result is None if two tokens are almost equally likely, or if tokens are too repetitive or special.
+    """
     options = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "pad_token_id": model.config.pad_token_id or 0}
     start = getattr(model.config, "decoder_start_token_id", None)
     model.generation_config = hf.GenerationConfig(**options, decoder_start_token_id=start)
@@ -185,7 +188,7 @@ def greedy(model: Any, prompt: Mapping[str, torch.Tensor]) -> dict[str, np.ndarr
 def generating(
     model: Any, prompt: Mapping[str, torch.Tensor], seed: int, dtype: torch.dtype = torch.float32
 ) -> dict[str, np.ndarray]:
-    """Random weights from the first seed whose greedy continuation tells something; that continuation."""
+    """Set random weights from the first seed with a meaningful greedy continuation, and return that continuation."""
     own = model.generation_config
     for attempt in range(seed, seed + 10_000):
         continuation = greedy(randomise(model, attempt, dtype), prompt)
@@ -198,7 +201,7 @@ def generating(
 def write_causal(
     folder: Path, cls: Any, config: Any, long: int | None = None, dtype: torch.dtype = torch.float32, shard: str = "1GB"
 ) -> Any:
-    """One decoder: its folder, what it computes, and eight greedy tokens behind left-padded prompts."""
+    """Write one decoder: its folder, its outputs, and eight greedy tokens after left-padded prompts."""
     model = new(folder, cls, config)
     rows = ids(np.random.default_rng(seed_of(folder)), (len(LENGTHS), max(LENGTHS)), config.vocab_size)
     mask = mask_of(LENGTHS, left=True)
@@ -217,20 +220,20 @@ def gpt2_config(**changes: Any) -> Any:
 
 @golden
 def gpt2(folder: Path) -> None:
-    """n_inner null, so 4 × n_embd; gelu_new; tied."""
+    """Leave n_inner null, so that the inner size is 4 × n_embd; use gelu_new and a tied head."""
     write_causal(folder, hf.GPT2LMHeadModel, gpt2_config())
 
 
 @golden
 def gpt2_inner(folder: Path) -> None:
-    """An inner width that is no multiple, exact GELU, another epsilon, untied."""
+    """Use an inner size that is not a multiple of n_embd, exact GELU, another epsilon, and an untied head."""
     changes = {"n_inner": 44, "activation_function": "gelu", "layer_norm_epsilon": 1e-3, "tie_word_embeddings": False}
     write_causal(folder, hf.GPT2LMHeadModel, gpt2_config(n_embd=18, n_head=3, **changes))
 
 
 @golden
 def gpt2_published(folder: Path) -> None:
-    """As openai-community/gpt2 has it: no ``transformer.`` prefix, and the causal mask of every block as a buffer."""
+    """Write names as in openai-community/gpt2: no ``transformer.`` prefix, and the causal masks as buffers."""
     model = write_causal(folder, hf.GPT2LMHeadModel, gpt2_config(n_positions=24, n_embd=16, n_head=2))
     tensors = {name.removeprefix("transformer."): tensor for name, tensor in stored(folder).items()}
     length = model.config.n_positions
@@ -259,11 +262,11 @@ def rope(kind: str = "default", theta: float = 500.0, **fields: Any) -> dict[str
 
 
 def old_rope(folder: Path, cls: Any, name: str = "config.hub.json") -> None:
-    """Write the same settings as files from before transformers 5 spell them; read back and compared."""
+    """Write the same settings as a config from before transformers 5, read it back and compare."""
     config = json.loads((folder / "config.json").read_text())
     parameters = config.pop("rope_parameters")
     config["rope_theta"] = parameters.pop("rope_theta")
-    # The oldest files say "type" where later ones say "rope_type".
+    # The oldest files have "type" instead of "rope_type".
     kind = parameters.pop("rope_type")
     key = "type" if kind == "linear" else "rope_type"
     config["rope_scaling"] = None if kind == "default" else {key: kind, **parameters}
@@ -280,7 +283,7 @@ def old_rope(folder: Path, cls: Any, name: str = "config.hub.json") -> None:
 
 @golden
 def llama(folder: Path) -> None:
-    """head_dim is not hidden_size / num_attention_heads; two query heads to a key head; untied."""
+    """Use a head_dim other than hidden_size / num_attention_heads, two query heads per key head, and an untied head."""
     config = llama_config(head_dim=10, rms_norm_eps=1e-3, rope_parameters=rope())
     write_causal(folder, hf.LlamaForCausalLM, config)
     old_rope(folder, hf.LlamaConfig)
@@ -288,7 +291,7 @@ def llama(folder: Path) -> None:
 
 @golden
 def llama_tied(folder: Path) -> None:
-    """Tied as SmolLM2 is, with every bias there can be; three heads to one."""
+    """Tie the head as in SmolLM2, with all possible biases and three query heads per key head."""
     config = llama_config(
         num_attention_heads=3, num_key_value_heads=1, tie_word_embeddings=True, attention_bias=True, mlp_bias=True
     )
@@ -296,7 +299,7 @@ def llama_tied(folder: Path) -> None:
 
 
 def write_scaled(folder: Path, **scaling: Any) -> None:
-    """A Llama with scaled rotary positions, computed past the length that it was trained for."""
+    """Write a Llama with scaled rotary positions, computed beyond its original training length."""
     sizes = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 12, "tie_word_embeddings": True}
     config = llama_config(**sizes, rope_parameters=rope(**scaling))
     write_causal(folder, hf.LlamaForCausalLM, config, long=27)
@@ -310,21 +313,21 @@ def llama_linear(folder: Path) -> None:
 
 @golden
 def llama_llama3(folder: Path) -> None:
-    """Wavelengths 6 to 164: one kept, two on the ramp, three slowed."""
+    """Cover wavelengths from 6 to 164: one is kept, two are interpolated, three are scaled."""
     factors = {"factor": 8.0, "low_freq_factor": 0.5, "high_freq_factor": 2.0}
     write_scaled(folder, kind="llama3", theta=50.0, original_max_position_embeddings=20, **factors)
 
 
 @golden
 def llama_yarn(folder: Path) -> None:
-    """A ramp over features 1 to 4 of 6, and the default attention factor."""
+    """Use a ramp over features 1 to 4 of 6, and the default attention factor."""
     betas = {"beta_fast": 1.5, "beta_slow": 0.3}
     write_scaled(folder, kind="yarn", theta=50.0, factor=4.0, original_max_position_embeddings=20, **betas)
 
 
 @golden
 def llama_sharded(folder: Path) -> None:
-    """Two files and an index, an old config.json, and the frequencies that old files hold as buffers."""
+    """Write two files and an index, an old config.json, and the frequency buffers that old files contain."""
     config = llama_config(rope_parameters=rope(theta=10000.0))
     model = write_causal(folder, hf.LlamaForCausalLM, config, shard="28KB")
     index = json.loads((folder / "model.safetensors.index.json").read_text())
@@ -344,13 +347,13 @@ def llama_sharded(folder: Path) -> None:
 
 @golden
 def llama_bf16(folder: Path) -> None:
-    """Weights in bfloat16; the results are computed from them in float32."""
+    """Store the weights in bfloat16; the outputs are computed from them in float32."""
     write_causal(folder, hf.LlamaForCausalLM, llama_config(rope_parameters=rope()), dtype=torch.bfloat16)
 
 
 @golden
 def llama_fp16(folder: Path) -> None:
-    """As llama-bf16 in float16, with an old config.json."""
+    """Same as llama-bf16, but in float16 and with an old config.json."""
     write_causal(folder, hf.LlamaForCausalLM, llama_config(rope_parameters=rope()), dtype=torch.float16)
     old_rope(folder, hf.LlamaConfig, "config.json")
     reread(folder, hf.LlamaForCausalLM)
@@ -358,7 +361,7 @@ def llama_fp16(folder: Path) -> None:
 
 @golden
 def mistral(folder: Path) -> None:
-    """A window of five keys, the query's own included; heads of 14."""
+    """Use a window of five keys, including the query's own position, and a head dimension of 14."""
     config = llama_config(
         hf.MistralConfig, sliding_window=5, num_attention_heads=2, num_key_value_heads=1, head_dim=14, rms_norm_eps=1e-5
     )
@@ -368,7 +371,7 @@ def mistral(folder: Path) -> None:
 
 @golden
 def qwen2(folder: Path) -> None:
-    """Biases on query, key and value alone; tied."""
+    """Use biases on query, key and value only, and a tied head."""
     config = llama_config(hf.Qwen2Config, tie_word_embeddings=True, rope_parameters=rope(theta=1e6))
     write_causal(folder, hf.Qwen2ForCausalLM, config)
     old_rope(folder, hf.Qwen2Config)
@@ -376,14 +379,14 @@ def qwen2(folder: Path) -> None:
 
 @golden
 def qwen3(folder: Path) -> None:
-    """Query and key normalised per head; head_dim is not hidden_size / num_attention_heads; tied."""
+    """Normalize query and key per head; head_dim is not hidden_size / num_attention_heads; tied."""
     sizes = {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 10}
     config = llama_config(hf.Qwen3Config, **sizes, tie_word_embeddings=True, rms_norm_eps=1e-4)
     write_causal(folder, hf.Qwen3ForCausalLM, config)
     old_rope(folder, hf.Qwen3Config)
 
 
-# ── BERT and its kin ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── BERT and related models ──────────────────────────────────────────────────────────────────────────────────────────
 
 SEQUENCE = ("logits",)
 SPANS = ("start_logits", "end_logits")
@@ -397,7 +400,7 @@ def labels(names: Mapping[int, str]) -> dict[str, Any]:
 
 
 def write_encoder(folder: Path, cls: Any, config: Any, outputs: Sequence[str], left: bool = False) -> Any:
-    """Right padding; left padding too where positions are counted along the tokens (RoBERTa)."""
+    """Write cases with right padding and, if positions are counted along the tokens (RoBERTa), with left padding."""
     model = new(folder, cls, config)
     model.save_pretrained(folder)
     rng = np.random.default_rng(seed_of(folder))
@@ -423,13 +426,13 @@ def bert_config(hidden_size: int = 16, **changes: Any) -> Any:
 
 @golden
 def bert(folder: Path) -> None:
-    """Exact GELU, epsilon 1e-12, two token types; the decoder tied, with a bias."""
+    """Use exact GELU, epsilon 1e-12 and two token types; the decoder is tied and has a bias."""
     write_encoder(folder, hf.BertForMaskedLM, bert_config(24), SEQUENCE)
 
 
 @golden
 def bert_backbone(folder: Path) -> None:
-    """No prefix on the names; three token types, approximate GELU, another epsilon."""
+    """Write names without a prefix; three token types, approximate GELU, another epsilon."""
     config = bert_config(24, num_attention_heads=4, type_vocab_size=3, hidden_act="gelu_new", layer_norm_eps=1e-3)
     write_encoder(folder, hf.BertModel, config, STATES)
 
@@ -442,19 +445,19 @@ def bert_sequence(folder: Path) -> None:
 
 @golden
 def bert_token(folder: Path) -> None:
-    """No pooler in the file."""
+    """The file has no pooler."""
     write_encoder(folder, hf.BertForTokenClassification, bert_config(**labels(TAGS)), SEQUENCE)
 
 
 @golden
 def bert_qa(folder: Path) -> None:
-    """No pooler in the file; ``qa_outputs`` gives start and end."""
+    """The file has no pooler; ``qa_outputs`` returns start and end logits."""
     write_encoder(folder, hf.BertForQuestionAnswering, bert_config(layer_norm_eps=1e-5), SPANS)
 
 
 @golden
 def bert_published(folder: Path) -> None:
-    """As google-bert/bert-base-uncased has it: pooler and both heads of pre-training, gamma and beta, position_ids."""
+    """Write tensors as in google-bert/bert-base-uncased: pooler, both training heads, gamma and beta, position_ids."""
     config = bert_config()
     write_encoder(folder, hf.BertForPreTraining, config, ["prediction_logits"])
     old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
@@ -480,7 +483,7 @@ def rename_output(folder: Path, old: str, new_name: str) -> None:
 
 
 def roberta_config(cls: Any = hf.RobertaConfig, **changes: Any) -> Any:
-    """Positions begin at pad_token_id + 1 = 2: a table of 42 is for 40 tokens."""
+    """Return a config whose table of 42 positions allows 40 tokens, since positions begin at pad_token_id + 1 = 2."""
     sizes = {"vocab_size": 97, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "max_position_embeddings": 42, "type_vocab_size": 1}
     tokens = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
@@ -489,7 +492,7 @@ def roberta_config(cls: Any = hf.RobertaConfig, **changes: Any) -> Any:
 
 @golden
 def roberta(folder: Path) -> None:
-    """``lm_head`` with a bias; one token type, whose row is always added."""
+    """Use an ``lm_head`` with a bias; there is a single token type, whose embedding is always added."""
     write_encoder(folder, hf.RobertaForMaskedLM, roberta_config(), SEQUENCE, left=True)
 
 
@@ -500,7 +503,7 @@ def roberta_backbone(folder: Path) -> None:
 
 @golden
 def roberta_sequence(folder: Path) -> None:
-    """A head of two layers with tanh on the first token, and no pooler."""
+    """The head has two layers with tanh, applied to the first token; there is no pooler."""
     write_encoder(folder, hf.RobertaForSequenceClassification, roberta_config(**labels(LABELS)), SEQUENCE)
 
 
@@ -516,7 +519,7 @@ def roberta_qa(folder: Path) -> None:
 
 @golden
 def xlm_roberta(folder: Path) -> None:
-    """RoBERTa under another model_type."""
+    """The model is RoBERTa with another model_type."""
     write_encoder(folder, hf.XLMRobertaForMaskedLM, roberta_config(hf.XLMRobertaConfig), SEQUENCE, left=True)
 
 
@@ -527,13 +530,13 @@ def distilbert_config(**changes: Any) -> Any:
 
 @golden
 def distilbert(folder: Path) -> None:
-    """No token types; learned positions; epsilon 1e-12 fixed in the code, in no config."""
+    """There are no token types; positions are learned; epsilon 1e-12 is fixed in the code and not in the config."""
     write_encoder(folder, hf.DistilBertForMaskedLM, distilbert_config(), SEQUENCE)
 
 
 @golden
 def distilbert_sinusoidal(folder: Path) -> None:
-    """A frozen table of interleaved sines and cosines, stored in the file all the same; ReLU."""
+    """Use a frozen table of interleaved sines and cosines, which the file still contains, and ReLU."""
     config = distilbert_config(sinusoidal_pos_embds=True, activation="relu")
     write_encoder(folder, hf.DistilBertForMaskedLM, config, SEQUENCE)
 
@@ -545,7 +548,7 @@ def distilbert_backbone(folder: Path) -> None:
 
 @golden
 def distilbert_sequence(folder: Path) -> None:
-    """``pre_classifier`` with ReLU on the first token."""
+    """The head applies ``pre_classifier`` and ReLU to the first token."""
     write_encoder(folder, hf.DistilBertForSequenceClassification, distilbert_config(**labels(LABELS)), SEQUENCE)
 
 
@@ -563,7 +566,7 @@ def distilbert_qa(folder: Path) -> None:
 
 
 def write_sentence(folder: Path, modules: Sequence[str], pooling: Mapping[str, Any], embed: Callable[..., Any]) -> None:
-    """A folder as SentenceTransformer.save writes it around a BertModel; `embed` is what its modules say."""
+    """Write a folder as SentenceTransformer.save does for a BertModel; `embed` computes what its modules specify."""
     write_encoder(folder, hf.BertModel, bert_config(), STATES)
     tensors = {**stored(folder), "embeddings.position_ids": torch.arange(40)[None]}
     write_tensors(folder / "model.safetensors", tensors)
@@ -585,7 +588,7 @@ def write_sentence(folder: Path, modules: Sequence[str], pooling: Mapping[str, A
 
 @golden
 def sentence_mean(folder: Path) -> None:
-    """all-MiniLM's modules: the mean over kept tokens, then length 1. The oldest form of the pooling's config."""
+    """Use all-MiniLM's modules: mean over kept tokens, then normalization. The pooling config has the oldest form."""
     modes = {"cls_token": False, "mean_tokens": True, "max_tokens": False, "mean_sqrt_len_tokens": False}
     write_sentence(
         folder,
@@ -597,7 +600,7 @@ def sentence_mean(folder: Path) -> None:
 
 @golden
 def sentence_cls(folder: Path) -> None:
-    """The first token's state as it is: no Normalize."""
+    """Return the first token's state without Normalize."""
     modes = {"cls_token": True, "mean_tokens": False, "max_tokens": False, "mean_sqrt_len_tokens": False}
     later = {"weightedmean_tokens": False, "lasttoken": False}
     pooling = {f"pooling_mode_{name}": value for name, value in {**modes, **later}.items()}
@@ -613,7 +616,7 @@ SHAPES = {"square": (12, 12), "wide": (12, 20), "tall": (20, 8)}
 def write_vision(
     folder: Path, cls: Any, config: Any, outputs: Sequence[str], shapes: Sequence[str] = ("square",), **options: Any
 ) -> None:
-    """Pixels are (batch, channels, height, width), as torch has them; `options` are for what is not square."""
+    """Write cases with pixels as (batch, channels, height, width); `options` apply to images that are not square."""
     model = new(folder, cls, config)
     model.save_pretrained(folder)
     rng = np.random.default_rng(seed_of(folder))
@@ -640,26 +643,26 @@ def vit(folder: Path) -> None:
 
 @golden
 def vit_no_bias(folder: Path) -> None:
-    """No bias on query, key and value; one channel; ReLU; another epsilon."""
+    """Use no bias on query, key and value, one channel, ReLU, and another epsilon."""
     changes = {"qkv_bias": False, "num_channels": 1, "hidden_act": "relu", "layer_norm_eps": 1e-3}
     write_vision(folder, hf.ViTForImageClassification, vit_config(**changes, **labels(LABELS)), SEQUENCE)
 
 
 @golden
 def vit_backbone(folder: Path) -> None:
-    """ViTModel with its tanh pooler; other shapes with interpolate_pos_encoding."""
+    """Write ViTModel with its tanh pooler, and other image shapes with interpolate_pos_encoding."""
     write_vision(folder, hf.ViTModel, vit_config(), STATES, tuple(SHAPES), interpolate_pos_encoding=True)
 
 
 @golden
 def deit(folder: Path) -> None:
-    """One head on the class token; the distillation token is there all the same."""
+    """Use a single head on the class token; the distillation token is still present."""
     write_vision(folder, hf.DeiTForImageClassification, vit_config(hf.DeiTConfig, **labels(LABELS)), SEQUENCE)
 
 
 @golden
 def deit_teacher(folder: Path) -> None:
-    """Two heads, whose mean is ``logits``."""
+    """Use two heads, whose mean is ``logits``."""
     outputs = ("logits", "cls_logits", "distillation_logits")
     config = vit_config(hf.DeiTConfig, **labels(LABELS))
     write_vision(folder, hf.DeiTForImageClassificationWithTeacher, config, outputs)
@@ -673,27 +676,27 @@ def deit_backbone(folder: Path) -> None:
 
 @golden
 def dinov2(folder: Path) -> None:
-    """Layer scale; positions always resized; ``pooler_output`` is the normalised class token."""
+    """Use layer scale; positions are always resized; ``pooler_output`` is the normalized class token."""
     write_vision(folder, hf.Dinov2Model, vit_config(hf.Dinov2Config, mlp_ratio=2), STATES, tuple(SHAPES))
 
 
 @golden
 def dinov2_classifier(folder: Path) -> None:
-    """Class token and mean of the patches, joined; the body under ``dinov2.``."""
+    """The head uses the concatenated class token and mean of the patches; the body has the prefix ``dinov2.``."""
     config = vit_config(hf.Dinov2Config, mlp_ratio=2, **labels(LABELS))
     write_vision(folder, hf.Dinov2ForImageClassification, config, SEQUENCE)
 
 
 @golden
 def dinov2_swiglu(folder: Path) -> None:
-    """The giant's feed-forward: 24 wide, as 2/3 of mlp_ratio × hidden_size is rounded up to a multiple of 8."""
+    """Use DINOv2-giant's feed-forward of size 24: 2/3 of mlp_ratio × hidden_size, rounded up to a multiple of 8."""
     config = vit_config(hf.Dinov2Config, mlp_ratio=2, use_swiglu_ffn=True, layer_norm_eps=1e-3)
     write_vision(folder, hf.Dinov2Model, config, STATES)
 
 
 @golden
 def dinov2_registers(folder: Path) -> None:
-    """Three registers behind the class token, without positions."""
+    """Use three register tokens after the class token, without positions."""
     config = vit_config(hf.Dinov2WithRegistersConfig, mlp_ratio=2, num_register_tokens=3)
     write_vision(folder, hf.Dinov2WithRegistersModel, config, STATES, tuple(SHAPES))
 
@@ -702,7 +705,7 @@ def dinov2_registers(folder: Path) -> None:
 
 
 def write_translator(folder: Path, cls: Any, config: Any, prepare: Callable[[Any], None]) -> None:
-    """Sources and targets of other lengths, both padded on the right; greedy tokens behind the start token."""
+    """Write sources and targets of different lengths, padded on the right, and greedy tokens after the start token."""
     config._attn_implementation = "eager"
     model = cls(config)
     prepare(model)
@@ -719,7 +722,10 @@ def write_translator(folder: Path, cls: Any, config: Any, prepare: Callable[[Any
 
 @golden
 def marian(folder: Path) -> None:
-    """Scaled embeddings, sines then cosines, SiLU, the pad as start, a bias on the logits; 1 layer before 2."""
+    """Use scaled embeddings, sines then cosines, SiLU, and a bias on the logits.
+
+    The padding token is the start token; there are one encoder layer and two decoder layers.
+    """
     sizes = {"vocab_size": 97, "d_model": 20, "max_position_embeddings": 40, "encoder_layers": 1, "decoder_layers": 2}
     heads = {f"{side}_attention_heads": 2 for side in ("encoder", "decoder")}
     inner = {f"{side}_ffn_dim": 28 for side in ("encoder", "decoder")}
@@ -744,7 +750,10 @@ def marian(folder: Path) -> None:
 
 @golden
 def t5(folder: Path) -> None:
-    """Version 1.1: gated GELU, an output matrix of its own, d_kv × num_heads ≠ d_model; 8 buckets up to distance 12."""
+    """Use version 1.1: gated GELU, a separate output matrix, and d_kv × num_heads ≠ d_model.
+
+    There are 8 buckets up to distance 12.
+    """
     sizes = {"vocab_size": 97, "d_model": 16, "d_kv": 6, "d_ff": 20, "num_heads": 3, "num_layers": 3}
     buckets = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 12}
     config = hf.T5Config(
@@ -758,11 +767,11 @@ def t5(folder: Path) -> None:
     )
 
     def prepare(model: Any) -> None:
-        """transformers 5 ties the output of every T5; files of version 1.1 hold another matrix."""
+        """Untie the output matrix, as in files of version 1.1; transformers 5 ties it in every T5."""
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
 
     write_translator(folder, hf.T5ForConditionalGeneration, config, prepare)
-    # As google/t5-v1_1-small says it.
+    # The config is that of google/t5-v1_1-small.
     edit_json(
         folder / "config.json", ("dense_act_fn", "is_gated_act", "scale_decoder_outputs"), tie_word_embeddings=False
     )
@@ -772,7 +781,7 @@ def t5(folder: Path) -> None:
 # ── GGUF ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 QUANTISED = ("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
-# The gguf package reads these and does not write them: bytes of a block, offsets of its float16 scales, their values.
+# The gguf package can only read these: bytes per block, and the values of its float16 scales by offset.
 RANDOM_BLOCKS = {
     "Q2_K": (84, {80: 0.02, 82: 0.03}),
     "Q3_K": (110, {108: 0.003}),
@@ -803,7 +812,7 @@ def gguf_name(name: str) -> str:
 
 
 def permute(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of each head from halves to pairs, as convert_hf_to_gguf.py has it for Llama's query and key."""
+    """Reorder each head's rows from halves to pairs, as convert_hf_to_gguf.py does for Llama's query and key."""
     return weight.reshape(heads, 2, weight.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(weight.shape)
 
 
@@ -812,14 +821,14 @@ def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
 
 
 def heads_of(name: str, config: Any) -> int:
-    """Heads whose rows are permuted in the file; 0 for what is not."""
+    """Return the number of heads whose rows are permuted in the file, or 0 for weights that are not permuted."""
     if "q_proj" in name:
         return config.num_attention_heads
     return config.num_key_value_heads if "k_proj" in name else 0
 
 
 def random_blocks(kind: str, rows: int, width: int, seed: int) -> np.ndarray:
-    """Raw blocks of 256 values: every bit random but the scales, so that values are finite and about 0.2."""
+    """Return raw blocks of 256 values: all bits but the scales are random, so that values are finite and about 0.2."""
     size, scales = RANDOM_BLOCKS[kind]
     blocks = np.random.default_rng(seed).integers(0, 256, (rows, width // 256, size), "uint8")
     for offset, value in scales.items():
@@ -828,14 +837,14 @@ def random_blocks(kind: str, rows: int, width: int, seed: int) -> np.ndarray:
 
 
 def byte_level() -> tuple[list[str], list[str]]:
-    """101 tokens and their four merges: start, end, the space as Ġ, printable ASCII, and what the merges make."""
+    """Return 101 tokens and their four merges: start, end, the space as Ġ, printable ASCII, and the merged tokens."""
     letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
     merges = ["t h", "th e", "Ġ the", "i n"]
     return ["<s>", "</s>", "Ġ", *letters, *(merge.replace(" ", "") for merge in merges)], merges
 
 
 def write_gguf(path: Path, config: Any, weights: Mapping[str, np.ndarray], kinds: Callable[[str], str]) -> None:
-    """A Llama as convert_hf_to_gguf.py writes it; `kinds` gives each matrix its type. Vectors are always F32."""
+    """Write a Llama as convert_hf_to_gguf.py does; `kinds` returns each matrix's type. Vectors are always F32."""
     import gguf
 
     writer = gguf.GGUFWriter(path, "llama")
@@ -888,7 +897,7 @@ def dequantised(path: Path) -> dict[str, np.ndarray]:
 
 
 def gguf_case(path: Path, config: Any) -> dict[str, np.ndarray]:
-    """What transformers computes with the weights that the gguf package reads; transformers reads the same ones."""
+    """Return transformers' outputs for the weights that the gguf package reads; transformers must read the same."""
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
     read = dequantised(path)
@@ -908,11 +917,11 @@ def gguf_case(path: Path, config: Any) -> dict[str, np.ndarray]:
 
 @golden
 def llama_gguf(folder: Path) -> None:
-    """One Llama in every type that the gguf package writes, some with scaled positions, one in K-quants.
+    """Write a Llama in every type that the gguf package writes, some with scaled positions, one with K-quants.
 
-    The arrays of ``q8_0.gguf`` are the case "q8_0". ``blocks.gguf`` is no model: two rows of 256 values in each type,
-    and those values as "blocks/<type>". tokenizer.json is the vocabulary of all files as tokenizers would save it,
-    and tokens.json what it makes of a text.
+    The arrays of ``q8_0.gguf`` form the case "q8_0". ``blocks.gguf`` is not a model: it contains two rows of 256 values
+    in each type, and golden.npz has those values as "blocks/<type>". tokenizer.json is the vocabulary of all files as
+    tokenizers would save it, and tokens.json contains a text and its token ids.
     """
     import gguf
 

@@ -1,5 +1,7 @@
-"""Tokenizers against implementations of their own: BERT's published example, byte-pair encoding in plain Python,
-SentencePiece itself, KerasHub, and the `tokenizers` library's own truncation and padding.
+"""Tokenizers compared with independent implementations.
+
+These are BERT's published example, byte-pair encoding in plain Python, SentencePiece, KerasHub, and truncation and
+padding by the `tokenizers` library.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ TEXTS = [
 # BERT
 
 
-# vocab and example of tokenization_test.py in google-research/bert
+# vocabulary and example from tokenization_test.py in google-research/bert
 GOOGLE = ["[UNK]", "[CLS]", "[SEP]", "want", "##want", "##ed", "wa", "un", "runn", "##ing", ",", "[PAD]", "[MASK]"]
 
 
@@ -88,7 +90,7 @@ def test_pairs_and_padding(tmp_path: Path) -> None:
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("limit", [3, 4, 5, 6, 7, 8, 11, 40])
 def test_truncation_is_the_librarys(tmp_path: Path, side: str, limit: int) -> None:
-    """Of single texts and pairs, whichever is longer, with rows that fit beside rows that do not."""
+    """Cover single texts and pairs, either of which may be longer, in batches where only some rows are too long."""
     tokenizer = Tokenizer.load(bert_folder(tmp_path, truncation_side=side))
     reference = Tokenizer.load(tmp_path).backend
     rows = [" ".join(GOOGLE[3:11:2] * n + ["un"] * m) for n, m in [(0, 1), (0, 2), (1, 1), (2, 0), (1, 9)]]
@@ -96,7 +98,7 @@ def test_truncation_is_the_librarys(tmp_path: Path, side: str, limit: int) -> No
     for texts, pairs in [(rows, None), (rows, rows[::-1]), (rows, rows), (rows[::-1], [rows[2]] * 5)]:
         for strategy in ("longest_first", "only_first", "only_second"):
             if strategy != "longest_first" and (pairs is None or limit != 40):
-                continue  # these two cannot always keep to the limit
+                continue  # these two strategies cannot always keep the limit
             reference.enable_truncation(limit, direction=side, strategy=strategy)
             expected = reference.encode_batch(texts if pairs is None else list(zip(texts, pairs, strict=True)))
             actual = tokenizer(texts, pairs, max_length=limit, truncation=strategy)
@@ -134,7 +136,7 @@ def test_segments_belong_to_bert(tmp_path: Path) -> None:
 
 @functools.cache
 def letters() -> dict[int, str]:
-    """GPT-2's ``bytes_to_unicode``: a letter that can be seen for every byte."""
+    """Return GPT-2's ``bytes_to_unicode``, a printable character for every byte."""
     seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in seen]
     return {byte: chr(byte) for byte in seen} | {byte: chr(256 + n) for n, byte in enumerate(hidden)}
@@ -144,14 +146,14 @@ def merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
     result: list[str] = []
     for part in parts:
         if result and (result[-1], part) == pair and not result[-1].endswith("\0"):
-            result[-1] += part + "\0"  # just made: not the left half of the next pair in this pass
+            result[-1] += part + "\0"  # just merged: not the left half of another pair in this pass
         else:
             result.append(part)
     return [part.replace("\0", "") for part in result]
 
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # encoder.py of openai/gpt-2
-CL100K = (  # tiktoken's, which Llama 3 took over and Qwen2 with one digit at a time
+CL100K = (  # tiktoken's; Llama 3 uses it unchanged, Qwen2 with single digits
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
@@ -171,9 +173,9 @@ def spelled(piece: str) -> list[str]:
 
 @functools.cache
 def learned(pre: str) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
-    """Tokens and merges: the commonest pairs of the texts, one after the other."""
+    """Return tokens and merges, learned from the most frequent pairs of the texts."""
     words = [spelled(piece) for text in TEXTS * 2 for piece in pieces(text, pre)]
-    # Digits together, which some cut apart again: that must show.
+    # Some pre-tokenizers split these digits, and the test must detect the difference.
     words += [spelled(piece) for piece in ("12", "123", " 12", " days", "'LL", "it's")] * 9
     merges: list[tuple[str, str]] = []
     for _ in range(150):
@@ -186,13 +188,13 @@ def learned(pre: str) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
 
 
 def byte_pairs(text: str, pre: str) -> list[int]:
-    """The ids of a text by the algorithm of Sennrich et al. 2016: the earliest merge first, until none is left."""
+    """Encode a text by the algorithm of Sennrich et al. (2016): apply the earliest merge until none is left."""
     tokens, merges = learned(pre)
     ids = []
     for piece in pieces(text, pre):
         parts = spelled(piece)
         if pre == "llama-bpe" and "".join(parts) in tokens:
-            parts = ["".join(parts)]  # Llama 3 takes a whole token as it is
+            parts = ["".join(parts)]  # Llama 3 uses a whole token directly
         while found := set(pairwise(parts)) & set(merges):
             parts = merged(parts, min(found, key=merges.index))
         ids += [tokens.index(part) for part in parts]
@@ -248,7 +250,7 @@ def test_gguf_byte_pairs(pre: str) -> None:
 
 
 def test_pre_tokenizers_differ_here() -> None:
-    """The test above would not tell them apart if their pieces did not differ on these texts."""
+    """The preceding test is meaningful only if the pre-tokenizers split these texts differently."""
     cut = {pre: tuple(piece for text in TEXTS for piece in pieces(text, pre)) for pre in ("gpt-2", "smollm", "qwen2")}
     assert len({*cut.values(), tuple(piece for text in TEXTS for piece in pieces(text, "llama-bpe"))}) == 4
 
@@ -262,7 +264,7 @@ def test_llama_3_begins_with_bos_unless_told() -> None:
 
 @pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe"])
 def test_llama_3_takes_whole_tokens_as_they_are(pre: str) -> None:
-    """A token that no merges lead to is met by Llama 3 (its tokenizer.json has ``ignore_merges``) and nobody else."""
+    """Only Llama 3 (``ignore_merges`` in its tokenizer.json) finds a token that no merges produce."""
     fields = gguf(pre)
     fields["tokenizer.ggml.tokens"].append("xyzzy")
     fields["tokenizer.ggml.token_type"].append(1)
@@ -304,7 +306,7 @@ def test_gpt2_of_vocab_and_merges(tmp_path: Path) -> None:
     prefixed = Tokenizer.load(folder, add_prefix_space=True)
     words = prefixed(["days", "don't"], is_split_into_words=True)["input_ids"].tolist()
     assert words == [byte_pairs(" days", "gpt-2") + byte_pairs(" don't", "gpt-2")]
-    # The same from a tokenizer.json that was written without.
+    # The option also applies to a tokenizer.json that was saved without it.
     tokenizer.save(tmp_path / "saved")
     again = Tokenizer.load(tmp_path / "saved", add_prefix_space=True)
     assert again(["days", "don't"], is_split_into_words=True)["input_ids"].tolist() == words
@@ -321,14 +323,14 @@ def test_roberta_of_vocab_and_merges(tmp_path: Path) -> None:
     end = [first, *days, first + 2, first + 2, first + 2]
     assert inputs["input_ids"][1].tolist() == end + [first + 1] * (len(pair) - len(end))
     assert list(inputs) == ["input_ids", "attention_mask"]
-    assert tokenizer.encode("days <mask>").ids == [first, *days, first + 4, first + 2]  # the mask takes its space
+    assert tokenizer.encode("days <mask>").ids == [first, *days, first + 4, first + 2]  # absorbs the space before it
 
 
 # SentencePiece
 
 
 def test_gguf_sentencepiece(tmp_path: Path) -> None:
-    """Llama's kind, beside SentencePiece itself: bytes for unknown letters, spaces, the sentinel in front."""
+    """Compare Llama's tokenizer with SentencePiece: byte fallback, spaces, and the leading space marker."""
     spm = pytest.importorskip("sentencepiece")
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(["Hello world, hello again", "days and days of the café", "the runs of spaces"] * 20))
@@ -437,7 +439,7 @@ def test_chat_template() -> None:
 
 
 def test_gguf_with_several_chat_templates() -> None:
-    """The list of their names is no template, whichever key comes first."""
+    """The list of template names, ``chat_templates``, is not mistaken for a template."""
     several = {"chat_template": "usual", "chat_template.tool_use": "with tools", "chat_templates": ["tool_use"]}
     tokenizer = Tokenizer.from_gguf(gguf("gpt-2", **several))
     assert tokenizer.chat_templates == {"default": "usual", "tool_use": "with tools"}
@@ -532,7 +534,7 @@ def test_saved_and_loaded(tmp_path: Path, template: Any) -> None:
 
 
 def test_what_stands_beside_tokenizer_json(tmp_path: Path) -> None:
-    """Settings inside tokenizer.json are defaults only; the file of a template wins; tokens may be objects."""
+    """Settings in tokenizer.json are only defaults, a template file takes precedence, and tokens may be objects."""
     backend = Tokenizer.load(bert_folder(tmp_path)).backend
     backend.enable_truncation(4)
     backend.enable_padding(length=6, pad_id=11, pad_token="[PAD]", direction="left")
@@ -684,7 +686,7 @@ def test_ids_that_are_not_accepted(tmp_path: Path) -> None:
 
 
 def test_importing_is_cheap() -> None:
-    """The command line reads this before it knows what is asked for."""
+    """The command line imports this module before it knows which command is requested."""
     code = (
         "import attention_zoo.text.tokenizer, sys\n"
         "print(sorted({'keras', 'tensorflow', 'tokenizers', 'jinja2'} & set(sys.modules)))"
@@ -694,7 +696,7 @@ def test_importing_is_cheap() -> None:
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.jinja", "vocab.txt"])
 def test_files_that_are_too_large(name: str, tmp_path: Path, monkeypatch: Any) -> None:
-    """Refused by their size, before they are read."""
+    """The size is checked before the file is read."""
     from attention_zoo.text import tokenizer_files, vocabularies
 
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]))
@@ -713,7 +715,7 @@ def test_files_that_are_too_large(name: str, tmp_path: Path, monkeypatch: Any) -
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "merges.txt", "config.json", "added_tokens.json"])
 def test_each_kind_of_file_has_its_limit(name: str, tmp_path: Path, monkeypatch: Any) -> None:
-    """Vocabularies may be larger than configs; what is refused is named once, by its own path."""
+    """Vocabularies may be larger than configs, and the error names the rejected file once, by its path."""
     from attention_zoo.text import tokenizer_files, vocabularies
 
     folder = gpt2_folder(tmp_path, "<|endoftext|>")
@@ -726,7 +728,7 @@ def test_each_kind_of_file_has_its_limit(name: str, tmp_path: Path, monkeypatch:
     limits["merges.txt"] = limits["vocab.json"]
     size = (folder / name).stat().st_size
     if name == "merges.txt":
-        (folder / "vocab.json").write_text("{}")  # the smaller of the two, read first
+        (folder / "vocab.json").write_text("{}")  # read first, and now below the limit
     monkeypatch.setattr(*limits.get(name, (vocabularies, "LARGEST_JSON")), size - 1)
     with pytest.raises(
         ValueError, match=rf"^path: [^:]*{name} has {size} bytes; accepted: [^;]* of at most {size - 1}$"
@@ -742,7 +744,7 @@ def test_a_file_that_is_not_utf8_is_named_once(tmp_path: Path) -> None:
 
 
 def test_a_generation_prompt_asked_for_by_numpy(tmp_path: Path) -> None:
-    """Templates see JSON alone, and a comparison of arrays gives a bool that is none."""
+    """Templates receive plain Python values, and a NumPy boolean, as returned by comparisons, is not one."""
     tokenizer = Tokenizer.load(bert_folder(tmp_path), chat_template="{{ add_generation_prompt }}")
     for asked in np.array([True, False]):
         assert tokenizer.apply_chat_template(TALK, add_generation_prompt=asked) == str(asked)

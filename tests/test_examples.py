@@ -69,8 +69,7 @@ def test_attention_in_keras() -> None:
 
 @pytest.mark.slow
 def test_reverse_and_ship(tmp_path: Path) -> None:
-    """Slow, because the fast tests cover its parts: a Seq2Seq that learns to copy, its verified export and generation,
-    and its alignment plots."""
+    """Slow: the fast tests cover its parts, training on a copy task, verified export, generation and alignment plot."""
     printed = example("reverse_and_ship.py", tmp_path)
     accuracy = re.search(r"accuracy on unseen rows: ([01]\.\d+)", printed)
     assert accuracy is not None

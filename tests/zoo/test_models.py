@@ -485,7 +485,7 @@ def test_dropout_is_for_training_only(rng: Any) -> None:
 
 @every_variant([("gpt", "gpt2"), ("bert", "backbone"), ("vit", "features")])
 def test_dropout_of_the_embedding(family: str, variant: str, rng: Any) -> None:
-    """Dropout zeroes the input of the first block at the configured rate and scales the rest by 1 / (1 - rate)."""
+    """Dropout zeroes values entering the first block at the configured rate and scales others by 1 / (1 - rate)."""
     model = tiny(family, variant, dropout=0.25, attention_dropout=0.0)
     inputs = inputs_for(model, rng, batch=8)
     plain = run(model, inputs, output_hidden_states=True)["hidden_states"][0]

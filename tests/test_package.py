@@ -20,6 +20,8 @@ import attention_zoo as az
 from helpers import ROOT
 from type_checks import check_user_scripts
 
+pytestmark = pytest.mark.runs_together
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 NO_NETWORK = ("--no-deps", "--no-index")
 

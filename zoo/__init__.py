@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ..needs import named_extras
+from .creation import create
 from .presets import FAMILIES
-from .registry import create, list_models
+from .registry import list_models
 
 if TYPE_CHECKING:
     from ..finetuning.optimizers import LayerwiseDecay, WarmupLinearDecay

@@ -455,7 +455,7 @@ def test_export_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert code == 0 and json.loads(out)["format"] == "litertlm"
     assert said(file).max_num_tokens == 40 and [list(stop.token_ids.ids) for stop in said(file).stop_tokens] == [[5]]
     code, out = cli("info", file)
-    assert code == 0 and "at most 40" in out and "prefill_8: input tokens" in out and "'<|user|>user" in out
+    assert code == 0 and "40 tokens" in out and "prefill_8: input tokens" in out and "'<|user|>user" in out
     code, out = cli("info", file, "--json")
     assert code == 0 and json.loads(out)["stop_tokens"] == [5]
     for arguments, message in (

@@ -1,5 +1,7 @@
-"""Set before anything imports Keras, which the process that hands out the tests never does; the helpers beside this
-file are importable in every worker."""
+"""Environment variables, fixtures, and the groups of tests that one worker runs.
+
+The variables are set before anything imports Keras. The controller of pytest-xdist never imports it.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,11 @@ from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # of matrices as small as these it prepares more than it computes
-if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for every core: TensorFlow's pools would wait on one another's
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its preparation costs more than it saves for small matrices
+if "PYTEST_XDIST_WORKER" in os.environ:  # there is a worker for every core, so more threads would wait
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
-# In importlib mode pytest leaves sys.path alone, and workers would not find helpers.py and reference.py.
+# In importlib mode pytest does not change sys.path, so workers would not find helpers.py and reference.py.
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
@@ -83,7 +85,7 @@ def pytest_collection_finish(session: pytest.Session) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread_each() -> Iterator[None]:
-    """As of TensorFlow above: a second thread of a runtime would wait for work by spinning on another worker's core."""
+    """Run one thread per runtime too: a second thread would wait for work by spinning on another worker's core."""
     from attention_zoo.runtime import runner
 
     several = "PYTEST_XDIST_WORKER" in os.environ
@@ -93,7 +95,7 @@ def one_thread_each() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Every test starts from the same random state, whatever ran before it in this process."""
+    """Start every test from the same random state, whatever ran before it in this process."""
     import keras
 
     keras.utils.set_random_seed(0)
@@ -106,8 +108,10 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Exports made once per process: ``files(family, variant, "onnx")`` gives (model, result), of one graph without
-    memory, and with ``cache=True`` what the family has with one."""
+    """Return exports that are made once per process: ``files(family, variant, "onnx")`` gives (model, result).
+
+    Without `cache` the file has one graph without a key/value cache, with ``cache=True`` the graphs with a cache.
+    """
     from attention_zoo import export
     from helpers import shared
 

@@ -1,4 +1,4 @@
-"""The README and the pages in docs/: their Python runs, their commands exist, and their links lead somewhere."""
+"""The README and the pages in docs/: their Python code runs, their commands exist, and the targets of their links."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ def blocks(page: str, language: str = "python") -> list[str]:
 
 
 def prose(page: str) -> str:
-    """A page without its code."""
+    """Return the text of a page without its code."""
     text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
     return re.sub(r"`[^`\n]*`", "", text)
 
 
 def anchors(page: Path) -> set[str]:
-    """The names that GitHub gives to the headings of a page."""
+    """Return the anchors that GitHub makes for the headings of a page."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ +(.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def stand_ins(folder: Path) -> None:
-    """Small checkpoints of the same kinds under the names of those that one would download."""
+    """Write small checkpoints under the names of the published ones that the pages load."""
     for name, golden in (("all-MiniLM-L6-v2", "sentence-mean"), ("bert-base-uncased", "bert-backbone")):
         shutil.copytree(GOLDENS / golden, folder / name)
         (folder / name / "vocab.txt").write_text("".join(f"{word}\n" for word in WORDS))
@@ -118,7 +118,7 @@ def test_commands_and_their_options_exist(page: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN)
 def test_every_block_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As they stand: every block of a page, in order, in one process, in a folder with nothing but checkpoints."""
+    """Run the blocks of a page unchanged and in order, in one process, in a folder that contains only checkpoints."""
     stand_ins(tmp_path)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

@@ -19,7 +19,7 @@ from type_checks import SCRIPTS, check_user_scripts
 
 
 def test_pyright_checks_user_scripts(tmp_path: Path) -> None:
-    """In this environment's editable installation, for scripts outside of the repository."""
+    """Check scripts outside of the repository against the editable installation of this environment."""
     check_user_scripts(sys.executable, tmp_path)
 
 

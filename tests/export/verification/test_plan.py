@@ -9,13 +9,13 @@ import pytest
 from attention_zoo import export
 from attention_zoo.export.verification.cases import Case, chains, text_cases
 from attention_zoo.export.verification.plan import plan
-from helpers import FURTHER, every_variant
+from helpers import FURTHER, every_variant, shared
 
 
 @pytest.mark.parametrize("format", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
 @every_variant(slow=FURTHER)
 def test_the_short_check_is_the_beginning_of_the_long_one(family: str, variant: str, format: str, files: Any) -> None:
-    for cache in (False, None) if format == "onnx" else (False,):
+    for cache in (False, True) if shared(family, variant).generates else (False,):
         model, result = files(family, variant, format, cache=cache)
         runner = export.load(result.path)
         quick, whole = plan(model, runner, quick=True), plan(model, runner, quick=False)

@@ -50,4 +50,4 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-output .ruff_cache
+	rm -rf $(VENV) .editable build *.egg-info demo-output .ruff_cache

@@ -9,7 +9,7 @@ from typing import Any
 from ..checks import choice
 from ..needs import named_extras
 from .options import Precision
-from .request import SUFFIXES, ExportRequest, check_options
+from .request import SUFFIXES, ExportRequest, check_options, requests_for
 
 FOLDERS = ("genai", "huggingface")
 
@@ -54,10 +54,11 @@ def export_as(
     given = {name: value for name, value in options.items() if value is not None}
     check_options(format, given)
     if format == "huggingface":
-        from .bundles.huggingface_onnx import export_huggingface_onnx, requests_for
-
         requests = requests_for(path, [Precision(name, **details) for name in precision.split(",")], **given)
-        return export_huggingface_onnx(load(), requests)
+        model = load()  # before the exporter, which would import Keras with its log messages
+        from .bundles.huggingface_onnx import export_huggingface_onnx
+
+        return export_huggingface_onnx(model, requests)
     request = ExportRequest.of(format, path, precision=Precision(precision, **details), **given)
     model = load()
     return [_exporter(format)(model, request)]

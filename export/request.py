@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checks import choice, fraction, is_integer
 from .frontend.card import as_card, own_metadata
-from .options import LEAST_COSINE, Precision, as_precision
+from .options import LEAST_COSINE, NAMES, Precision, as_precision
 
 if TYPE_CHECKING:  # the command line checks a request before it imports Keras, which is slow
     from ..runtime.runner import Runner
@@ -92,6 +92,8 @@ class ExportRequest:
             ValueError: `path` has the wrong suffix, `format` does not have an option, or a value is not accepted.
         """
         check_options(format, options)
+        if format == "huggingface":
+            options = {"data_format": "channels_first", **options}
         if (suffix := SUFFIXES.get(format)) and Path(path).suffix != suffix:
             raise ValueError(f"path: got {str(path)!r}; accepted: a name that ends in {suffix}")
         made = {**options, "precision": as_precision(options.get("precision", "fp32")), "path": Path(path)}
@@ -100,7 +102,8 @@ class ExportRequest:
     def __post_init__(self) -> None:
         self._check_precision()
         choice("target", self.target, (None, "standard", "onnxruntime"))
-        choice("data_format", self.data_format, (None, "channels_last", "channels_first"))
+        formats = ("channels_first", "channels_last")
+        choice("data_format", self.data_format, formats if self.format == "huggingface" else (None, *formats[::-1]))
         self._check_accuracy()
         self._check_images()
 
@@ -121,7 +124,8 @@ class ExportRequest:
                 f"{asked[0]}: got one for 'fp32', whose proof is `verify`; accepted: None, or another precision"
             )
         if self.least_cosine is not None:
-            fraction("least_cosine", self.least_cosine)
+            # A NumPy number becomes one of Python's, which the metadata of a file can store.
+            object.__setattr__(self, "least_cosine", fraction("least_cosine", self.least_cosine))
 
     def _check_images(self) -> None:
         choice("image_dtype", self.image_dtype, (None, "float32", "uint8"))
@@ -210,6 +214,26 @@ DEFAULTS: Mapping[str, Any] = {
     entry.name: None if entry.name == "card" else entry.default for entry in fields(ExportRequest)
 }
 OPTIONS = tuple(name for name in DEFAULTS if name not in ("format", "path"))
+
+
+def requests_for(folder: str | os.PathLike[str], precision: Any, **options: Any) -> list[ExportRequest]:
+    """Check the options of one call of ``to_huggingface_onnx`` and return a request for each precision.
+
+    Raises:
+        ValueError: there is no precision, or one occurs twice; or as in ``ExportRequest.of``.
+    """
+    several = [precision] if isinstance(precision, str | Precision) else precision
+    if not isinstance(several, list | tuple) or not several:
+        raise ValueError(f"precision: got {precision!r}; accepted: one of {list(NAMES)}, or several in a list")
+    found = [as_precision(one) for one in several]
+    names = [one.name for one in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"precision: got {', '.join(twice)} twice; accepted: each once, as each has one file")
+    of_float32 = {**options, "samples": None, "metric": None, "least_cosine": None} if len(found) > 1 else options
+    return [
+        ExportRequest.of("huggingface", folder, precision=one, **(of_float32 if one.name == "fp32" else options))
+        for one in found
+    ]
 
 
 def check_options(format: str, options: Mapping[str, Any]) -> None:

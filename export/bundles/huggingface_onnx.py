@@ -24,7 +24,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack, overload
 
 from ...files import read_json, read_text, write_json
 from ...needs import named_extras
@@ -40,8 +40,8 @@ from ..digests import UNSEALED, seal
 from ..frontend.huggingface_view import DIMENSIONS, HuggingFaceView
 from ..frontend.spec import exportable
 from ..onnx.exporter import export_onnx
-from ..options import Precision, as_precision
-from ..request import ExportRequest
+from ..options import Precision
+from ..request import ExportRequest, requests_for
 from ..result import ExportResult
 from .folders import check_folder, moved, written_folder
 
@@ -55,6 +55,29 @@ KNOWN = (
 )
 
 
+class _Options(TypedDict, total=False):
+    """The options of ``to_huggingface_onnx`` other than the precision, for type checkers."""
+
+    model_type: str | None
+    data_format: str
+    samples: Any
+    metric: Callable[[Runner], float] | None
+    least_cosine: float | None
+    card: Mapping[str, str] | None
+
+
+@overload
+def to_huggingface_onnx(
+    model: Any, folder: str | os.PathLike[str], *, precision: str | Precision = "fp32", **options: Unpack[_Options]
+) -> ExportResult: ...
+@overload
+def to_huggingface_onnx(
+    model: Any,
+    folder: str | os.PathLike[str],
+    *,
+    precision: list[str] | list[Precision] | list[str | Precision] | tuple[str | Precision, ...],
+    **options: Unpack[_Options],
+) -> list[ExportResult]: ...
 @named_extras()
 def to_huggingface_onnx(
     model: Any,
@@ -102,30 +125,10 @@ def to_huggingface_onnx(
     return results[0] if isinstance(precision, str | Precision) else results
 
 
-def requests_for(folder: str | os.PathLike[str], precision: Any, **options: Any) -> list[ExportRequest]:
-    """Check the options of one call and return a request for each precision.
-
-    Raises:
-        ValueError: there is no precision, or one occurs twice; or as in ``ExportRequest.of``.
-    """
-    several = [precision] if isinstance(precision, str | Precision) else precision
-    if not isinstance(several, list | tuple) or not several:
-        raise ValueError(f"precision: got {precision!r}; accepted: one of {list(FILES)}, or several in a list")
-    found = [as_precision(one) for one in several]
-    names = [one.name for one in found]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"precision: got {', '.join(twice)} twice; accepted: each once, as each has one file")
-    of_float32 = {**options, "samples": None, "metric": None, "least_cosine": None} if len(found) > 1 else options
-    return [
-        ExportRequest.of("huggingface", folder, precision=one, **(of_float32 if one.name == "fp32" else options))
-        for one in found
-    ]
-
-
 def export_huggingface_onnx(model: Any, requests: Sequence[ExportRequest]) -> list[ExportResult]:
     """Write `model` to a folder, with a file for each request; see ``to_huggingface_onnx``."""
     folder, model_type = requests[0].path, requests[0].model_type
-    channels_first = requests[0].data_format != "channels_last"
+    channels_first = requests[0].data_format == "channels_first"
     _check_model(model)
     check_folder(folder, KNOWN)
     config = huggingface_config(model, model.without_adapters(), model_type)

@@ -41,7 +41,8 @@ def _bytes(runner: Runner) -> Check:
             bad += [file.name] if f"sha256:{actual}" != digest else []
     if bad:
         return Check("bytes", False, None, f"{', '.join(bad)} changed after the export")
-    return Check("bytes", True, None, f"digests of {known} files match" if known else "no digest in the file")
+    detail = f"{known} of {len(runner.files)} files match their digests" if known else "no digest in the file"
+    return Check("bytes", True, None, detail)
 
 
 def _config(model: Exportable, metadata: Mapping[str, str]) -> Check:

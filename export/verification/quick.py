@@ -15,7 +15,7 @@ from .reference import Reference
 
 
 def quick_check(model: Exportable, runner: Runner) -> float:
-    """Return the maximum difference from Keras in the first cases of the plan, such as one padded batch of every graph.
+    """Return the maximum difference from Keras in the first cases of the plan.
 
     The difference is relative to the largest magnitude of an output.
 

@@ -7,12 +7,13 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from attention_zoo import export
 from attention_zoo.cli import main
 from attention_zoo.export.request import ACCEPTED, DEFAULTS, ExportRequest
-from helpers import shared
+from helpers import python, shared
 
 FUNCTIONS = {
     "onnx": export.to_onnx,
@@ -114,3 +115,30 @@ def test_calibration_and_evaluation_samples_are_apart() -> None:
     assert request.calibration_samples is None and request.evaluation_samples is rows
     assert request.accepted_cosine == 0.97
     assert ExportRequest.of("onnx", "m.onnx", precision="int8", least_cosine=0.5).accepted_cosine == 0.5
+
+
+def test_numpy_numbers_are_stored_as_those_of_python(tmp_path: Path) -> None:
+    """Check that the metadata of a file, which is JSON, can hold them."""
+    for name, to in (("m.onnx", export.to_onnx), ("m.tflite", export.to_tflite)):
+        result = to(shared("bert", "backbone"), tmp_path / name, precision="int8", least_cosine=np.float32(0.25))
+        assert export.load(result.path).precision_details["least_cosine"] == 0.25
+
+
+def test_the_command_line_refuses_before_keras_is_imported(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from attention_zoo.export.command import export_as
+
+wrong = [
+    ("m.onnx", None, "int3", {}), ("m.tflite", None, "int8", {"least_cosine": 2}),
+    ("h", "huggingface", "int8,int8", {}), ("h", "huggingface", "fp32", {"target": "standard"}), ("g", "genai", "fp32", {"cache": False}),
+]
+for name, to, precision, options in wrong:
+    try:
+        export_as(lambda: sys.exit("loaded"), Path(name), to, precision, {}, options)
+    except ValueError as error:
+        print(error)
+assert not {"keras", "tensorflow"} & {*sys.modules}
+"""
+    assert len(python(code).splitlines()) == 5

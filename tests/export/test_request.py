@@ -131,8 +131,11 @@ from pathlib import Path
 from attention_zoo.export.command import export_as
 
 wrong = [
-    ("m.onnx", None, "int3", {}), ("m.tflite", None, "int8", {"least_cosine": 2}),
-    ("h", "huggingface", "int8,int8", {}), ("h", "huggingface", "fp32", {"target": "standard"}), ("g", "genai", "fp32", {"cache": False}),
+    ("m.onnx", None, "int3", {}),
+    ("m.tflite", None, "int8", {"least_cosine": 2}),
+    ("h", "huggingface", "int8,int8", {}),
+    ("h", "huggingface", "fp32", {"target": "standard"}),
+    ("g", "genai", "fp32", {"cache": False}),
 ]
 for name, to, precision, options in wrong:
     try:

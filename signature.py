@@ -24,22 +24,26 @@ class TensorSpec:
     Attributes:
         name: name of the tensor.
         dtype: such as "int32" for ids and masks, "float32" for most others. The checks accept any integer or boolean
-            dtype for an integer one, and any floating-point dtype for a floating-point one.
+            dtype for an integer one, any floating-point dtype for a floating-point one, and integers for ids that are
+            floats in the model.
         dims: fixed sizes, or names of dynamic dimensions; dimensions of the same name must have the same size.
-        below: values must be in 0 .. below - 1; None for no limit.
+        below: values must be in least .. below - 1; None for no limit. The name of a dimension stands for its size.
         optional: whether the input may be omitted.
         fill: value of an omitted input in an exported file, where no input can be missing.
         spread: upper limit of uniform random values from 0, such as pixels, in synthetic inputs; None for normally
             distributed values.
+        least: the lowest value where there is a limit `below`. It is negative where the model adds a constant to an
+            index, or counts negative indices from the end of a table.
     """
 
     name: str
     dtype: str
     dims: tuple[Dim, ...]
-    below: int | None = None
+    below: int | str | None = None
     optional: bool = False
     fill: int = 0
     spread: float | None = None
+    least: int = 0
 
     @property
     def open_shape(self) -> tuple[int | None, ...]:
@@ -55,7 +59,7 @@ class TensorSpec:
         integer = self.dtype.startswith(("int", "uint", "bool"))
         if integer and not dtype.startswith(("int", "uint", "bool")):
             raise ValueError(f"{self.name}: got dtype {dtype}; accepted: integers")
-        if not integer and "float" not in dtype:
+        if not integer and "float" not in dtype and (self.below is None or not dtype.startswith(("int", "uint"))):
             raise ValueError(f"{self.name}: got dtype {dtype}; accepted: floating point")
         expected = f"({', '.join(map(str, self.dims))})"
         if len(shape) != len(self.dims):
@@ -64,18 +68,27 @@ class TensorSpec:
             if isinstance(dim, int) and size is not None and size != dim:
                 raise ValueError(f"{self.name}: got shape {_show(shape)}; accepted: {expected}")
 
-    def check_values(self, values: np.ndarray) -> None:
-        """Check that all values are in 0 .. below - 1.
+    def end(self, sizes: Mapping[str, int]) -> int | None:
+        """Return `below` as a number, given the `sizes` of named dimensions; None for no limit."""
+        return sizes.get(self.below) if isinstance(self.below, str) else self.below
+
+    def check_values(self, values: np.ndarray, sizes: Mapping[str, int] | None = None) -> None:
+        """Check that all values are in least .. below - 1.
+
+        Args:
+            values: the input.
+            sizes: sizes of named dimensions, one of which may be the limit.
 
         Raises:
             ValueError: a value is not.
         """
-        if self.below is None or not values.size:
+        end = self.end(sizes or {})
+        if end is None or not values.size:
             return
         low, high = int(values.min()), int(values.max())
-        if low < 0 or high >= self.below:
+        if low < self.least or high >= end:
             raise ValueError(
-                f"{self.name}: got values from {low} to {high}; accepted: integers from 0 to {self.below - 1}"
+                f"{self.name}: got values from {low} to {high}; accepted: integers from {self.least} to {end - 1}"
             )
 
 
@@ -153,15 +166,21 @@ class Signature:
             raise ValueError(f"{name}: got {dim} of {size}; accepted: a multiple of {self.multiples[dim]}")
         known, owner = sizes.setdefault(dim, (size, name))
         # Position ids may have one row for the whole batch.
-        if known != size and not (dim == "batch" and "position_ids" in (name, owner) and 1 in (size, known)):
+        shared = any(spec.name in (name, owner) and _is_positions(spec) for spec in self.inputs)
+        if known != size and not (dim == "batch" and shared and 1 in (size, known)):
             raise ValueError(f"{name}: got {dim} of {size}; accepted: {known}, as {owner} has")
 
     def check_arrays(self, arrays: Mapping[str, np.ndarray], *, complete: bool = True) -> None:
         """Check inputs as ``check_shapes`` does, and also that their values are in range."""
         self.check_shapes({name: (str(a.dtype), a.shape) for name, a in arrays.items()}, complete=complete)
+        sizes = dict(self.sizes)
         for spec in self.inputs:
             if spec.name in arrays:
-                spec.check_values(arrays[spec.name])
+                pairs = zip(spec.dims, arrays[spec.name].shape, strict=True)
+                sizes |= {dim: size for dim, size in pairs if isinstance(dim, str)}
+        for spec in self.inputs:
+            if spec.name in arrays:
+                spec.check_values(arrays[spec.name], sizes)
 
     def exported(self, sizes: Mapping[str, int] | None = None) -> Signature:
         """Return the signature of an exported file, which has no position ids and may have fixed `sizes`.
@@ -176,7 +195,7 @@ class Signature:
             if not is_integer(size):
                 raise ValueError(f"{dim}: got {size!r}; accepted: a positive integer")
             self._check_size(dim, dim, size, {})
-        inputs = tuple(spec for spec in self.inputs if spec.name != "position_ids")
+        inputs = tuple(spec for spec in self.inputs if not _is_positions(spec))
         return replace(self, inputs=inputs, sizes={dim: int(size) for dim, size in (sizes or {}).items()})
 
     def shape(self, spec: TensorSpec) -> tuple[Dim, ...]:
@@ -204,6 +223,11 @@ class Graph:
 
     signature: Signature
     function: Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+def _is_positions(spec: TensorSpec) -> bool:
+    """Return whether an input holds the position ids of a model of this package, where they are optional."""
+    return spec.name == "position_ids" and spec.optional
 
 
 def as_array(name: str, values: Any) -> np.ndarray:

@@ -138,7 +138,7 @@ def pace(length: int, rows: int, tokens: int, times: Sequence[float]) -> Pace:
 def vocabulary(runner: Runner) -> int:
     """Return the number of token ids that every graph of the file accepts."""
     specs = (spec for graph in runner.graphs.values() for spec in graph.signature.inputs)
-    return min(spec.below for spec in specs if spec.name in (*TOKENS, "tokens") and spec.below is not None)
+    return min(spec.below for spec in specs if spec.name in (*TOKENS, "tokens") and isinstance(spec.below, int))
 
 
 def longest_source(runner: Runner) -> int:

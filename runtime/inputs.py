@@ -29,20 +29,22 @@ def example_inputs(
     sizes = {**sizes, **{dim: sum(sizes[part] for part in parts) for dim, parts in signature.sums.items()}}
     # A cache of fixed size is filled to one half, or less if the new tokens need more room than that.
     position = max(0, min(sizes.get("slots", 0) // 2, sizes.get("slots", 0) - sizes.get("sequence", 1)))
+    cached = bool(signature.state)  # only then do the names of inputs have a meaning: a third party may use any
 
     def draw(spec: TensorSpec) -> np.ndarray:
         shape = tuple(sizes[dim] if isinstance(dim, str) else dim for dim in spec.dims)
-        if spec.name == "cache_position":
+        if cached and spec.name == "cache_position":
             return np.array([position], spec.dtype)
-        if spec.name == "input_pos":
+        if cached and spec.name == "input_pos":
             return np.arange(position, position + shape[0], dtype=spec.dtype)
-        if spec.name == "mask":  # (batch, 1, sequence, slots)
+        if cached and spec.name == "mask":  # (batch, 1, sequence, slots)
             rows = position + np.arange(shape[2])[:, None]
             return np.broadcast_to(np.arange(shape[3])[None] <= rows, shape)
         if is_mask(spec):
             return padded_mask(shape[0], shape[1], padding).astype(spec.dtype)
         if spec.below is not None or not spec.dtype.startswith("float"):
-            return rng.integers(0, spec.below or (256 if spec.dtype == "uint8" else 2), shape).astype(spec.dtype)
+            end = spec.end(sizes) or (256 if spec.dtype == "uint8" else 2)
+            return rng.integers(spec.least, end, shape).astype(spec.dtype)
         values = rng.normal(size=shape) if spec.spread is None else rng.uniform(0, spec.spread, shape)
         return values.astype(spec.dtype)
 

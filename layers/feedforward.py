@@ -1,4 +1,4 @@
-"""The position-wise feed-forward network, with GELU, ReLU, SiLU, SwiGLU or GEGLU."""
+"""The position-wise feed-forward network, with GELU, ReLU, SiLU, tanh, SwiGLU or GEGLU."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": lambda x: F.gelu(x, approximate=True),
     "relu": ops.relu,
     "silu": ops.silu,
+    "tanh": ops.tanh,
 }
 GATED = {"swiglu": "silu", "geglu": "gelu_tanh"}
 
@@ -31,7 +32,7 @@ class FeedForward(keras.layers.Layer):
 
     Args:
         intermediate_dim: width between the projections.
-        activation: "gelu" (exact, with erf), "gelu_tanh", "relu" or "silu"; gated: "swiglu" (with SiLU) or "geglu"
+        activation: "gelu" (exact, with erf), "gelu_tanh", "relu", "silu" or "tanh"; gated: "swiglu" (SiLU) or "geglu"
             (with the tanh approximation of GELU).
         use_bias: whether all projections have biases.
         dropout: dropout rate on the output, in training only.

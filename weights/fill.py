@@ -226,6 +226,8 @@ def _match(model: Any, dialect: Dialect, tensors: Tensors, new_head: bool) -> _M
     for short, rule, variables in dialect.plan(model):
         expected = rule.transform.shape([tuple(v.shape) for v in variables])
         name = left.pop(short, None)
+        if name is None:  # the file may have a copy under the name of a tied tensor only
+            name = left.pop(next((copy for copy, of in dialect.tied.items() if of == short and copy in left), ""), None)
         if name is not None and tensors.shapes[name] == expected:
             plan.append((name, rule, variables))
         elif new_head and all(model.of_head(weight_name(v)) for v in variables):

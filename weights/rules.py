@@ -199,7 +199,8 @@ class Dialect:
 
     def normalise(self, name: str) -> str:
         """Return a tensor name without the prefix and with aliases replaced."""
-        name = name.removeprefix(self.prefix)
+        while self.prefix and name.startswith(self.prefix):  # some training scripts save it twice
+            name = name.removeprefix(self.prefix)
         for pattern, replacement in self.aliases.items():
             name = re.sub(pattern, replacement, name)
         return name

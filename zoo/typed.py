@@ -68,6 +68,7 @@ class BERTFields(TypedDict, total=False):
     pooler: bool
     pooler_activation: str
     head: str | None
+    tie_embeddings: bool
     num_classes: int
     pooling: str
     normalize: bool
@@ -94,6 +95,8 @@ class ViTFields(TypedDict, total=False):
     interpolate_antialias: bool
     use_qkv_bias: bool
     pooler: bool
+    pooler_activation: str
+    pooler_dim: int | None
     classifier: str
     preprocessing: dict[str, Any] | None
     norm_epsilon: float
@@ -211,6 +214,7 @@ class AnyFields(TypedDict, total=False):
     use_mask_token: bool
     distillation_token: bool
     interpolate_antialias: bool
+    pooler_dim: int | None
     classifier: str
     preprocessing: dict[str, Any] | bool | None
     num_decoder_layers: int | None

@@ -1,6 +1,7 @@
 """Dialects of third-party checkpoints for BERT.
 
-These are Hugging Face's BERT, RoBERTa, XLM-RoBERTa and DistilBERT, and KerasHub's BERT. Each dialect maps the entries
+These are Hugging Face's BERT and ERNIE, RoBERTa and the models of the same computation (XLM-RoBERTa, CamemBERT and
+data2vec-text), DistilBERT, and KerasHub's BERT. Each dialect maps the entries
 of a config and the names of the tensors to those of this package.
 """
 
@@ -11,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...weights.rules import Dialect, Field, Rule, layer_norm, linear
+from ...weights.transforms import TRANSPOSED
 from .. import keras_hub_rules as hub
 from ..huggingface import HF_ACTIVATIONS, activation, integer, labels, number_of_labels
 from .model import BERT, BERTConfig
@@ -64,6 +66,7 @@ _BERT = Dialect(
         Field("attention_probs_dropout_prob", "attention_dropout", 0.1),
         Field("initializer_range", "initializer_range", 0.02),
         Field("pad_token_id", "pad_token_id", 0),
+        Field("tie_word_embeddings", "tie_embeddings", True),
     ),
     silent=("pooling", "normalize"),  # stored in modules.json
     demanded={"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},
@@ -73,7 +76,7 @@ _BERT = Dialect(
         "pooler": any(name.endswith("pooler.dense.weight") for name in names),
     },
     write=lambda c: {"hidden_act": HF_ACTIVATIONS[c.activation], **_labels(c)},
-    rules=(
+    rules=lambda c: (
         *_BERT_BODY,
         *_BERT_BLOCK,
         *_POOLER,
@@ -81,7 +84,7 @@ _BERT = Dialect(
         *linear("qa_outputs", "span", outside=True),
         *linear("cls.predictions.transform.dense", "transform", outside=True),
         *layer_norm("cls.predictions.transform.LayerNorm", "transform_norm", outside=True),
-        Rule("cls.predictions.bias", "output_bias", outside=True),
+        *_output(c, "cls.predictions.decoder", "cls.predictions.bias"),
     ),
     prefix="bert.",
     heads={
@@ -94,8 +97,8 @@ _BERT = Dialect(
     },
     other_classes={"BertModel": None, "BertForPreTraining": "masked_lm"},
     aliases={r"LayerNorm\.gamma$": "LayerNorm.weight", r"LayerNorm\.beta$": "LayerNorm.bias"},
-    ignored=(r"^embeddings\.position_ids$",),
-    unused={r"^pooler\.dense\.": False, r"^cls\.seq_relationship\.": True},
+    ignored=(r"^embeddings\.(position_ids|token_type_ids)$",),  # buffers that earlier versions saved
+    unused={r"^pooler\.dense\.": False, r"^cls\.seq_relationship\.": True, r"^cls\.predictions\.bias$": True},
     tied={**_OUTPUT_TABLE, "cls.predictions.decoder.bias": "cls.predictions.bias"},
 )
 
@@ -104,9 +107,20 @@ def _labels(config: BERTConfig) -> dict[str, Any]:
     return labels(config) if config.head in ("sequence_classification", "token_classification") else {}
 
 
+def _output(config: BERTConfig, decoder: str, bias: str) -> tuple[Rule, ...]:
+    """Return the rules of the masked LM head's output projection.
+
+    If it is not tied to the embedding table, transformers adds the bias of `decoder` and does not use `bias`.
+    """
+    if config.tie_embeddings:
+        return (Rule(bias, "output_bias", outside=True),)
+    kernel = Rule(f"{decoder}.weight", "lm_head/kernel", TRANSPOSED, outside=True)
+    return kernel, Rule(f"{decoder}.bias", "output_bias", outside=True)
+
+
 def _read_roberta(raw: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     offset = integer(raw, "pad_token_id", 1) + 1
-    rows = integer(raw, "max_position_embeddings", 514)
+    rows = integer(raw, "max_position_embeddings", 512)
     if rows <= offset:
         raise ValueError(f"max_position_embeddings: got {rows}; accepted: more than pad_token_id + 1 = {offset}")
     return {**_BERT.read(raw, names), "position_offset": offset, "max_length": rows - offset}
@@ -123,31 +137,32 @@ def _roberta_rules(c: BERTConfig) -> tuple[Rule, ...]:
         *linear("qa_outputs", "span", outside=True),
         *linear("lm_head.dense", "transform", outside=True),
         *layer_norm("lm_head.layer_norm", "transform_norm", outside=True),
-        Rule("lm_head.bias", "output_bias", outside=True),
+        *_output(c, "lm_head.decoder", "lm_head.bias"),
     )
 
 
-def _roberta(name: str) -> Dialect:
+def _roberta(name: str, prefix: str = "roberta.") -> Dialect:
     return replace(
         _BERT,
         fields=(
-            *(entry for entry in _BERT.fields if entry.ours not in ("max_length", "norm_epsilon", "pad_token_id")),
-            Field("layer_norm_eps", "norm_epsilon", 1e-12),
+            Field("vocab_size", "vocab_size", 50265 if name == "Roberta" else 30522),
+            *(entry for entry in _BERT.fields if entry.ours not in ("vocab_size", "max_length", "pad_token_id")),
             Field("pad_token_id", "pad_token_id", 1),
         ),
         fixed={"transform_activation": "gelu"},  # independent of the body's activation
         read=_read_roberta,
         write=lambda c: {**_BERT.write(c), "max_position_embeddings": c.max_length + c.position_offset},
         rules=_roberta_rules,
-        prefix="roberta.",
+        prefix=prefix,
         heads={head: cls.replace("Bert", name) for head, cls in _BERT.heads.items()},
         other_classes={f"{name}Model": None},
-        aliases={},
-        unused={r"^pooler\.dense\.": False},
+        unused={r"^pooler\.dense\.": False, r"^lm_head\.bias$": True},
         tied={"lm_head.decoder.weight": "embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
     )
 
 
+# Names that transformers reads too, and prefers.
+_DISTILBERT_NAMES = {"hidden_size": "hidden_dim", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"}
 _DISTILBERT = Dialect(
     fields=(
         Field("vocab_size", "vocab_size", 30522),
@@ -160,15 +175,17 @@ _DISTILBERT = Dialect(
         Field("attention_dropout", "attention_dropout", 0.1),
         Field("initializer_range", "initializer_range", 0.02),
         Field("pad_token_id", "pad_token_id", 0),
+        Field("tie_word_embeddings", "tie_embeddings", True),
     ),
     silent=_BERT.silent,
     fixed={"type_vocab_size": 0, "norm_epsilon": 1e-12, "pooler": False, "pooler_activation": "relu"},
     read=lambda raw, _: {
+        **{ours: raw[name] for name, ours in _DISTILBERT_NAMES.items() if raw.get(name) is not None},
         "activation": activation(raw, "activation", "gelu"),
         "num_classes": number_of_labels(raw),
     },
     write=lambda c: {"activation": HF_ACTIVATIONS[c.activation], **_labels(c)},
-    rules=(
+    rules=lambda c: (
         *_BERT_BODY,
         *_body(
             "transformer.layer.{i}.",
@@ -185,11 +202,13 @@ _DISTILBERT = Dialect(
         *linear("qa_outputs", "span", outside=True),
         *linear("vocab_transform", "transform", outside=True),
         *layer_norm("vocab_layer_norm", "transform_norm", outside=True),
-        Rule("vocab_projector.bias", "output_bias", outside=True),
+        *_output(c, "vocab_projector", "vocab_projector.bias"),
     ),
     prefix="distilbert.",
     heads={head: f"Distil{cls}" for head, cls in _BERT.heads.items()},
     other_classes={"DistilBertModel": None},
+    aliases=_BERT.aliases,
+    ignored=_BERT.ignored,
     tied={"vocab_projector.weight": "embeddings.word_embeddings.weight"},
 )
 
@@ -197,6 +216,15 @@ BERT.dialects = {
     "bert": _BERT,
     "roberta": _roberta("Roberta"),
     "xlm-roberta": _roberta("XLMRoberta"),
+    "camembert": _roberta("Camembert"),
+    "data2vec-text": _roberta("Data2VecText", "data2vec_text."),
+    "ernie": replace(
+        _BERT,
+        demanded={**_BERT.demanded, "use_task_id": False},
+        prefix="ernie.",
+        heads={head: cls.replace("Bert", "Ernie") for head, cls in _BERT.heads.items()},
+        other_classes={"ErnieModel": None, "ErnieForPreTraining": "masked_lm"},
+    ),
     "distilbert": _DISTILBERT,
 }
 

@@ -66,6 +66,7 @@ class BERTConfig(Config):
         pooler: whether a model without a head has the dense layer on the first token.
         pooler_activation: "tanh", or "relu" as in DistilBERT.
         head: one of ``HEADS``; see the module docstring.
+        tie_embeddings: whether the embedding table is also the masked LM head's output projection.
         num_classes: number of classes of the two classification heads.
         pooling: how the sentence embedding combines the hidden states: "mean", "first" (token) or "max".
         normalize: whether to scale the sentence embedding to unit length.
@@ -90,6 +91,7 @@ class BERTConfig(Config):
     pooler: bool = flag(True, heads=(None,))
     pooler_activation: str = choice("tanh", POOLERS, used=lambda c: c.pooled)
     head: str | None = choice(None, HEADS)
+    tie_embeddings: bool = flag(True, heads=("masked_lm",))
     num_classes: int = size(2, heads=("sequence_classification", "token_classification"))
     pooling: str = choice("mean", POOLINGS, heads=("sentence_embedding",))
     normalize: bool = flag(False, heads=("sentence_embedding",))
@@ -133,6 +135,7 @@ class BERT(ZooModel):
         "pooler",
         "transform",
         "transform_norm",
+        "lm_head",
         "output_bias",
     )
     task_layers: ClassVar[tuple[str, ...]] = ("classifier", "span")
@@ -169,10 +172,13 @@ class BERT(ZooModel):
             for i in range(c.num_layers)
         ]
         self.pooler = dense("pooler", c.hidden_dim) if c.pooled else None
-        self.transform = self.transform_norm = self.classifier = self.span = None
+        self.transform = self.transform_norm = self.lm_head = self.classifier = self.span = None
         if c.head == "masked_lm":
             self.transform = dense("transform", c.hidden_dim)
             self.transform_norm = norm("transform_norm", c.transform_norm_epsilon)
+            if not c.tie_embeddings:
+                kernel: dict[str, Any] = {"kernel_initializer": initializer.clone(), "use_bias": False}
+                self.lm_head = Dense(c.vocab_size, name="lm_head", **kernel, **shared)
         elif c.head in ("sequence_classification", "token_classification"):
             self.classifier = dense("classifier", c.num_classes)
         elif c.head == "question_answering":
@@ -180,7 +186,7 @@ class BERT(ZooModel):
 
     def build(self, input_shape: Any = None) -> None:
         c = self.config
-        of_all, of_first = (self.transform, self.transform_norm, self.span), (self.pooler,)
+        of_all, of_first = (self.transform, self.transform_norm, self.lm_head, self.span), (self.pooler,)
         if c.head == "sequence_classification":
             of_first = (self.pooler, self.classifier)
         else:
@@ -205,7 +211,7 @@ class BERT(ZooModel):
         x = self.embedding(ids)  # (B, T, D)
         if self.token_types is not None:
             x = x + self._token_types(self.token_types, named.get("token_type_ids"))
-        x = x + self._positions(ids, mask, named.get("position_ids"), x.dtype)
+        x = x + self._positions(ids, named.get("position_ids"), x.dtype)
         x = self.dropout(self.embedding_norm(x), training=training)
         x = self.run_blocks(self.blocks, x, intermediates, key_mask=mask, training=training)
         return self.finish(self._head(x, mask, training), intermediates.named())
@@ -216,14 +222,13 @@ class BERT(ZooModel):
         # The default token type is 0 for all tokens, so the first row of the table is added to each of them.
         return ops.cast(ops.convert_to_tensor(table.embeddings)[:1], self.compute_dtype)  # (1, D)
 
-    def _positions(self, ids: Tensor, mask: Tensor | None, position_ids: Tensor | None, dtype: Any) -> Tensor:
+    def _positions(self, ids: Tensor, position_ids: Tensor | None, dtype: Any) -> Tensor:
         """Return the position embeddings, (batch or 1, sequence, hidden_dim)."""
         offset = self.config.position_offset
         if position_ids is None and not offset:
             return ops.cast(self.positions.first(ops.shape(ids)[1]), dtype)
         if position_ids is None:
-            kept = ops.cast(ops.not_equal(ids, self.config.pad_token_id), "int32")  # (B, T)
-            kept = kept if mask is None else kept * ops.cast(mask, "int32")  # padding may have any ids under a mask
+            kept = ops.cast(ops.not_equal(ids, self.config.pad_token_id), "int32")  # (B, T); as there, without the mask
             position_ids = ops.cumsum(kept, axis=-1) * kept - 1  # (B, T); -1 for padding: the row before the first
         return self.positions(position_ids + offset)
 
@@ -231,8 +236,10 @@ class BERT(ZooModel):
         if self.config.head == "sentence_embedding":
             return {"sentence_embedding": self._sentence(ops.cast(x, "float32"), mask)}
         if self.transform is not None and self.transform_norm is not None:
-            x = ACTIVATIONS[self.config.transform_activation](self.transform(x))
-            return self.embedding.project(self.transform_norm(x), self.output_bias)  # (B, T, V)
+            x = self.transform_norm(ACTIVATIONS[self.config.transform_activation](self.transform(x)))
+            if self.lm_head is None:
+                return self.embedding.project(x, self.output_bias)  # (B, T, V)
+            return ops.cast(self.lm_head(x), "float32") + ops.cast(self.output_bias, "float32")
         if self.span is not None:
             start, end = ops.split(ops.cast(self.span(x), "float32"), 2, axis=-1)  # (B, T, 1) each
             return {"start_logits": ops.squeeze(start, -1), "end_logits": ops.squeeze(end, -1)}
@@ -311,6 +318,7 @@ class BERT(ZooModel):
             "tanh": {**small, "activation": "gelu_tanh", "type_vocab_size": 3},
             "roberta": {**small, **roberta, "head": "masked_lm"},
             "distilbert": {**small, **distilled, "pooler": False},
+            "untied": {**small, "head": "masked_lm", "tie_embeddings": False},
             "distilbert_classifier": {**small, **distilled, "head": "sequence_classification"},
             "sentence_max": {**small, **sentence, "pooling": "max"},
             "sentence_first": {**small, **sentence, "pooling": "first"},

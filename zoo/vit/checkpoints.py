@@ -53,16 +53,18 @@ _VIT = Dialect(
         Field("initializer_range", "initializer_range", 0.02),
     ),
     silent=("preprocessing",),  # stored in preprocessor_config.json
-    demanded={"pooler_act": "tanh"},
     read=lambda raw, names: {
         **_read_images(raw),
         "activation": activation(raw, "hidden_act", "gelu"),
         "pooler": any(name.endswith("pooler.dense.weight") for name in names),
+        "pooler_activation": activation(raw, "pooler_act", "tanh"),
+        "pooler_dim": integer(raw, "pooler_output_size", 0) or None,
     },
     write=lambda c: {
         **_write_images(c),
         "hidden_act": HF_ACTIVATIONS[c.activation],
-        "pooler_output_size": c.hidden_dim,
+        "pooler_act": HF_ACTIVATIONS[c.pooler_activation],
+        "pooler_output_size": c.pooler_dim,
     },
     rules=(*_VIT_BODY, *_VIT_BLOCK, *linear("classifier", "classifier", outside=True)),
     prefix="vit.",

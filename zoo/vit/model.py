@@ -9,7 +9,7 @@ another size.
     pixel_values (batch, height, width, num_channels) float, or with `preprocessing`
     images (batch, any height, any width, num_channels) float, 0 to 255
     head None                    last_hidden_state (batch, 1 + num_registers + patches, hidden_dim), normalized,
-                                 pooler_output (batch, hidden_dim), of the class token
+                                 pooler_output (batch, pooler_dim or hidden_dim), of the class token
          "image_classification"  logits (batch, num_classes)
 """
 
@@ -53,7 +53,9 @@ class ViTConfig(Config):
         distillation_token: whether there is the distillation token of DeiT.
         interpolate_antialias: how learned positions are interpolated; see ``PatchEmbedding``.
         use_qkv_bias: whether query, key and value projections have biases; all other projections have them.
-        pooler: whether `pooler_output` is computed by a dense layer and tanh, as in Hugging Face's ``ViTModel``.
+        pooler: whether `pooler_output` is computed by a dense layer, as in Hugging Face's ``ViTModel``.
+        pooler_activation: activation of that layer: one of ``ACTIVATIONS``.
+        pooler_dim: width of that layer. Default: `hidden_dim`.
         classifier: the input of the classification head: "class_token"; "class_and_mean" for the class token and the
             mean of the patches, concatenated (DINOv2); or "distilled" for the mean of the logits of two heads, one on
             the class token and one on the distillation token.
@@ -79,6 +81,8 @@ class ViTConfig(Config):
     interpolate_antialias: bool = False
     use_qkv_bias: bool = True
     pooler: bool = flag(False, heads=(None,))
+    pooler_activation: str = choice("tanh", ACTIVATIONS, used=lambda c: c.pooled)
+    pooler_dim: int | None = size(None, derived=lambda c: c.hidden_dim, used=lambda c: c.pooled)
     classifier: str = choice("class_token", CLASSIFIERS, heads=("image_classification",))
     preprocessing: dict[str, Any] | None = None
     norm_epsilon: float = 1e-6
@@ -99,6 +103,11 @@ class ViTConfig(Config):
         if self.classifier == "distilled" and not self.distillation_token:
             raise ValueError("classifier: got 'distilled' without distillation_token; accepted: with it")
         check_position(self.position, hidden_dim=self.hidden_dim, head_dim=0)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the model has a pooler, which a model without a head can have."""
+        return self.pooler and self.head is None
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -161,7 +170,7 @@ class ViT(ZooModel):
         def dense(name: str, units: int) -> Dense:
             return Dense(units, kernel_initializer=initializer.clone(), name=name, **shared)
 
-        self.pooler = dense("pooler", c.hidden_dim) if c.pooler and c.head is None else None
+        self.pooler = dense("pooler", c.pooler_dim) if c.pooled else None
         self.classifier = self.distillation_classifier = None
         if c.head == "image_classification":
             self.classifier = dense("classifier", c.num_classes)
@@ -193,7 +202,9 @@ class ViT(ZooModel):
     def _head(self, x: Any) -> Any:
         if self.classifier is not None:
             return ops.cast(self._classify(x), "float32")
-        pooled = x[:, 0] if self.pooler is None else ops.tanh(self.pooler(x[:, 0]))  # (B, D)
+        pooled = x[:, 0]  # (B, D)
+        if self.pooler is not None:
+            pooled = ACTIVATIONS[self.config.pooler_activation](self.pooler(pooled))  # (B, pooler_dim)
         return {"last_hidden_state": ops.cast(x, "float32"), "pooler_output": ops.cast(pooled, "float32")}
 
     def _classify(self, x: Any) -> Any:
@@ -214,7 +225,7 @@ class ViT(ZooModel):
         if c.head is None:
             outputs = (
                 TensorSpec("last_hidden_state", "float32", ("batch", "tokens", c.hidden_dim)),
-                TensorSpec("pooler_output", "float32", ("batch", c.hidden_dim)),
+                TensorSpec("pooler_output", "float32", ("batch", c.pooler_dim if c.pooled else c.hidden_dim)),
             )
         raw = c.preprocessing is not None
         name, spread = ("images", 255.0) if raw else ("pixel_values", None)
@@ -244,6 +255,7 @@ class ViT(ZooModel):
             "deit": {**small, "distillation_token": True, "classifier": "distilled", "head": "image_classification"},
             "dino_classifier": {**small, **dino, "classifier": "class_and_mean", "head": "image_classification"},
             "pooled": {**small, "pooler": True, "use_qkv_bias": False, "interpolate_antialias": True},
+            "pooled_relu": {**small, "pooler": True, "pooler_activation": "relu", "pooler_dim": 24},
             "images": {**small, "preprocessing": {"size": {"height": 25, "width": 20}, "resample": 3}},
             "mae": {**small, "position": "sinusoidal_2d", "num_registers": 1},
         }

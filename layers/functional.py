@@ -197,9 +197,21 @@ def softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
     A row of `mask` without any True does not give zeros: multiply the result by :func:`any_true`.
     """
     if mask is not None:
-        scores = scores + ops.cast(ops.logical_not(mask), scores.dtype) * MASKED
+        scores = scores + _addend(ops.cast(ops.logical_not(mask), scores.dtype) * MASKED)
     # The weight of a single key is 1. Keras would warn about a softmax over one element.
     return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)
+
+
+def _addend(x: Tensor) -> Tensor:
+    """Return `x` as (T, S) if it is (1, 1, T, S), the same for all rows and heads.
+
+    In inference on CPUs with oneDNN, TensorFlow's graph optimizer fuses a 4-D addend with the matrix multiplication
+    before it. The fused kernel is faster for (batch, 1, T, S), but about 80 times slower for (1, 1, T, S). It is not
+    used for matrices.
+    """
+    if len(x.shape) == 4 and x.shape[0] == x.shape[1] == 1 and x.shape[2] != 1:
+        return ops.squeeze(x, axis=(0, 1))
+    return x
 
 
 def any_true(mask: Tensor) -> Tensor:
@@ -259,7 +271,7 @@ def dot_product_attention(
 
     scores = at_least_float32(scores)
     if bias is not None:
-        scores = scores + ops.cast(bias, scores.dtype)
+        scores = scores + _addend(ops.cast(bias, scores.dtype))
     any_key = None if complete else any_true(mask)
     weights = ops.cast(softmax(scores, mask), value.dtype)  # (B, H, T, S)
     if return_scores and any_key is not None:

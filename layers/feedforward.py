@@ -20,7 +20,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": ops.silu,
     "tanh": ops.tanh,
 }
-GATED = {"swiglu": "silu", "geglu": "gelu_tanh"}
+GATED = {"swiglu": "silu", "geglu": "gelu_tanh", "geglu_erf": "gelu", "reglu": "relu"}
 
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
@@ -32,8 +32,8 @@ class FeedForward(keras.layers.Layer):
 
     Args:
         intermediate_dim: width between the projections.
-        activation: "gelu" (exact, with erf), "gelu_tanh", "relu", "silu" or "tanh"; gated: "swiglu" (SiLU) or "geglu"
-            (with the tanh approximation of GELU).
+        activation: "gelu" (exact, with erf), "gelu_tanh", "relu", "silu" or "tanh"; gated: "swiglu" (SiLU), "geglu"
+            (the tanh approximation of GELU), "geglu_erf" (exact GELU) or "reglu" (ReLU).
         use_bias: whether all projections have biases.
         dropout: dropout rate on the output, in training only.
         kernel_initializer: initializer of the kernels of all projections.

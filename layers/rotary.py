@@ -28,7 +28,8 @@ def inverse_frequencies(width: int, theta: float) -> np.ndarray:
 SCALINGS: dict[str, dict[str, float | None]] = {  # fields and their defaults; None = required
     "linear": {"factor": None},
     "ntk": {"factor": None},
-    "factors": {"factors": None},
+    "dynamic": {"factor": None, "original_max_position_embeddings": None},
+    "factors": {"factors": None, "attention_factor": 1.0},
     "llama3": {
         "factor": None,
         "low_freq_factor": None,
@@ -93,10 +94,12 @@ def rotary_frequencies(
 
     - linear: positions are divided by `factor` (Chen et al. 2023, arXiv:2306.15595).
     - ntk: theta is increased, which leaves the highest frequency unchanged.
+    - dynamic: ntk whose factor grows with the sequence beyond `original_max_position_embeddings` tokens. Only sequences
+      of at most that length are supported; their frequencies are unchanged.
     - llama3: low frequencies are divided by `factor`, high ones are kept, with a ramp in between (Llama 3.1).
     - yarn: the same with a ramp over the feature index, and cosines and sines are multiplied by a factor, which
       sharpens the attention (Peng et al. 2023, arXiv:2309.00071).
-    - factors: every frequency has its own divisor, as stored in GGUF files.
+    - factors: every frequency has its own divisor, and cosines and sines a factor, as stored in GGUF files.
 
     Raises:
         ValueError: ``check_scaling`` rejects `scaling`, or there are not head_dim / 2 factors.
@@ -112,9 +115,9 @@ def rotary_frequencies(
         factors = np.array(scaling["factors"], np.float64)
         if len(factors) != head_dim // 2:
             raise ValueError(f"rope_scaling: got {len(factors)} factors; accepted: {head_dim // 2}")
-        return (plain / factors).astype(np.float32), 1.0
-    if kind == "linear":
-        return (plain / factor).astype(np.float32), 1.0
+        return (plain / factors).astype(np.float32), scaling["attention_factor"]
+    if kind in ("linear", "dynamic"):
+        return (plain / (factor if kind == "linear" else 1.0)).astype(np.float32), 1.0
     trained = scaling["original_max_position_embeddings"]
     if kind == "llama3":
         low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
@@ -144,8 +147,8 @@ class RotaryEmbedding(keras.layers.Layer):
         head_dim: dimension of one head, an even number.
         theta: base of the wavelengths, 10000 in the paper.
         scaling: for sequences longer than those seen in training, a dict like Hugging Face's ``rope_scaling``:
-            "rope_type" ("linear", "ntk", "llama3", "yarn", "factors"), "factor", and the other fields of that type; see
-            ``rotary_frequencies``. None for no scaling.
+            "rope_type" ("linear", "ntk", "dynamic", "llama3", "yarn", "factors"), "factor", and the other fields of
+            that type; see ``rotary_frequencies``. None for no scaling.
 
     Raises:
         ValueError: `head_dim` is odd, `theta` is not positive, or `scaling` is not one of these. A wrong number of

@@ -28,6 +28,7 @@ class _Match:
     copies: list[tuple[str, str]]  # names of tensors that must be equal
     unused: dict[str, str]  # name in the dialect -> name in the file, for weights that the model does not use
     fresh: list[str]  # names of weights that keep their initial values
+    spare: list[str]  # names of tensors of further layers, or of a head that the model does not have
 
 
 @contextmanager
@@ -196,9 +197,15 @@ def fill(
     for name, other in match.copies:
         if not np.array_equal(tensors.read(name), tensors.read(other)):
             raise ValueError(
-                f"path: {tensors.where} does not fit its config, which ties {name} to {other}: their values differ; "
-                "accepted: equal ones, or a config that does not tie them"
+                f"path: {tensors.where}: the values of {name} and {other} differ; accepted: equal values, as the model "
+                "has one weight for both"
             )
+    if match.spare:
+        warnings.warn(
+            f"{tensors.where}: {len(match.spare)} tensors are not used, as the config has fewer layers or no head: "
+            f"{', '.join(match.spare[:SHOWN])}",
+            stacklevel=6,
+        )
     model.unused = {short: tensors.read(name) for short, name in match.unused.items()}
     strange: list[str] = []
     for name, rule, variables in match.plan:
@@ -215,8 +222,54 @@ def fill(
     return match.fresh
 
 
+def has_own_output(dialect: Dialect, tensors: Tensors) -> bool:
+    """Return whether the file has an output projection that differs from the tensor it could be tied to."""
+    names = {dialect.normalise(name): name for name in tensors.shapes}
+    pair = [names.get(short) for short in (dialect.output, dialect.tied.get(dialect.output or "")) if short]
+    if len(pair) < 2 or None in pair:
+        return False
+    one, other = map(str, pair)
+    return tensors.shapes[one] == tensors.shapes[other] and not np.array_equal(tensors.read(one), tensors.read(other))
+
+
+def _is_spare(model: Any, dialect: Dialect, short: str) -> bool:
+    """Return whether a tensor belongs to a layer beyond those of `model`, or to a head while `model` has none."""
+    headless = model.config.to_dict().get("head", "none") is None
+    weights = [weight_name(v) for v in model.weights]
+    for rule in dialect.rules(model.config) if callable(dialect.rules) else dialect.rules:
+        theirs, several, _ = rule.theirs.partition("{i}")
+        if not several:
+            if headless and rule.outside and short == theirs:
+                return True
+            continue
+        number = re.match(r"\d+(?=\.)", short.removeprefix(theirs)) if short.startswith(theirs) else None
+        ours = rule.names[0].partition("{i}")[0]
+        if number and not any(re.match(f"{re.escape(ours)}{int(number[0])}/", name) for name in weights):
+            return any(name.startswith(ours) for name in weights)
+    return False
+
+
+WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel", "base_model.model.": "PEFT"}
+
+
+def _check_names(tensors: Tensors) -> None:
+    """Check that the names are not those of a model in a wrapper, which transformers does not find either."""
+    if adapters := [name for name in tensors.shapes if ".lora_A." in name]:
+        raise ValueError(
+            f"path: {tensors.where}: got LoRA adapters, such as {adapters[0]}; accepted: merged weights, as "
+            "merge_and_unload of PEFT returns them"
+        )
+    for prefix, writer in WRAPPERS.items():
+        if tensors.shapes and all(name.startswith(prefix) for name in tensors.shapes):
+            raise ValueError(
+                f"path: {tensors.where}: got names that begin with {prefix!r}, which {writer} adds to those of the "
+                "model; accepted: the names of the model without it"
+            )
+
+
 def _match(model: Any, dialect: Dialect, tensors: Tensors, new_head: bool) -> _Match:
     problems, plan, fresh = [], [], []
+    _check_names(tensors)
     theirs: dict[str, str] = {}
     for name in tensors.shapes:
         if (short := dialect.normalise(name)) in theirs:
@@ -232,12 +285,18 @@ def _match(model: Any, dialect: Dialect, tensors: Tensors, new_head: bool) -> _M
             plan.append((name, rule, variables))
         elif new_head and all(model.of_head(weight_name(v)) for v in variables):
             fresh += [weight_name(v) for v in variables]
-        elif name is None:
-            problems.append(f"missing {short}")
-        else:
+        elif name is not None:
             problems.append(f"{name} has shape {tensors.shapes[name]} for {expected}")
-    copies = [(name, theirs[dialect.tied[s]]) for s, name in left.items() if dialect.tied.get(s) in theirs]
-    may_stay = {name for name, _ in copies}
+        elif not rule.optional:
+            tie = f", which the config does not tie to {dialect.tied[short]}" if short == dialect.output else ""
+            problems.append(f"missing {short}{tie}")
+    spare = [name for short, name in left.items() if _is_spare(model, dialect, short)]
+    copies = [
+        (name, theirs[dialect.tied[s]])
+        for s, name in left.items()
+        if dialect.tied.get(s) in theirs and name not in spare
+    ]
+    may_stay = {*spare, *(name for name, _ in copies)}
     unused = {} if new_head else {s: n for s, n in left.items() if any(re.search(p, s) for p in dialect.unused)}
     may_stay |= set(unused.values())
     for short, name in left.items():
@@ -249,7 +308,7 @@ def _match(model: Any, dialect: Dialect, tensors: Tensors, new_head: bool) -> _M
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ValueError(f"path: {tensors.where} does not fit its config: {'; '.join(problems[:SHOWN])}{more}")
-    return _Match(plan, copies, unused, fresh)
+    return _Match(plan, copies, unused, fresh, spare)
 
 
 def assign(variable: Any, array: np.ndarray) -> None:

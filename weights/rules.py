@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import checks
 from .tensors import SHOWN
 from .transforms import SAME, TRANSPOSED, Transform
 
@@ -31,12 +32,14 @@ class Rule:
         ours: name, or names, of the model's weights, with the same ``{i}``.
         transform: conversion between the two.
         outside: whether the tensor is outside of the body, so that its name never has the prefix.
+        optional: whether the tensor may be missing; its weights then keep their initial values.
     """
 
     theirs: str
     ours: str | tuple[str, ...]
     transform: Transform = SAME
     outside: bool = False
+    optional: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,12 +65,20 @@ REQUIRED: Any = object()
 class Field:
     """An entry of a third-party config and the field of the attention_zoo config that it corresponds to.
 
-    `default` is the value that the third-party library uses if the entry is missing; without it, the entry is required.
+    Attributes:
+        theirs: name of the entry.
+        ours: name of the field.
+        default: value that the third-party library uses if the entry is missing; without it, the entry is required.
+        nullable: whether null is a value of its own, for which the field is None. Otherwise null means the default.
+            The ids of special tokens are always nullable.
+        synonym: another name of the entry, which the third-party library prefers if a config has both.
     """
 
     theirs: str
     ours: str
     default: Any = REQUIRED
+    nullable: bool = False
+    synonym: str | None = None
 
 
 def _nothing(*_: Any) -> dict[str, Any]:
@@ -97,6 +108,7 @@ class Dialect:
         unused: regular expressions for names of weights that no head uses, and whether they are outside of the
             body, without `prefix`. The model keeps their values and saves them again.
         tied: names of optional copies of a tensor, and the name of the tensor that each must equal.
+        output: the name in `tied` of the output projection, if the model can also have one of its own.
         silent: fields that no entry stores and that may have any value.
     """
 
@@ -114,6 +126,7 @@ class Dialect:
     ignored: tuple[str, ...] = ()
     unused: Mapping[str, bool] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
+    output: str | None = None
     silent: tuple[str, ...] = ()
 
     def head(self, raw: Mapping[str, Any]) -> str | None:
@@ -125,7 +138,8 @@ class Dialect:
         named = raw.get("architectures") or [next(iter(self.heads.values()))]
         classes = {cls: head for head, cls in self.heads.items()} | dict(self.other_classes)
         if named[0] not in classes:
-            raise ValueError(f"architectures: got {named}; accepted: {sorted(classes)}, or a head given to load")
+            hint = ", or a head given to load" if len(self.heads) > 1 else ""
+            raise ValueError(f"architectures: got {named}; accepted: {sorted(classes)}{hint}")
         return classes[named[0]]
 
     def config(self, raw: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
@@ -146,9 +160,12 @@ class Dialect:
                 raise ValueError(f"{name}: got {given!r}; accepted: {value!r}")
         values = dict(self.fixed)
         for entry in self.fields:
-            value = raw.get(entry.theirs)
-            no_token = entry.ours.endswith("_token_id") and entry.theirs in raw  # null means no token, not the default
-            value = entry.default if value is None and not no_token else value
+            name = entry.synonym if entry.synonym in raw else entry.theirs
+            value, token = raw.get(name), entry.ours.endswith("_token_id")
+            if value is None and not (name in raw and (token or entry.nullable)):
+                value = entry.default
+                if token and checks.is_integer(value) and checks.is_number(rows := values.get("vocab_size")):
+                    value = value if value < rows else None  # the default for the usual vocabulary
             if value is REQUIRED:
                 raise ValueError(f"{entry.theirs}: not in the config; accepted: a value")
             values[entry.ours] = value

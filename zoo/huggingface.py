@@ -50,6 +50,19 @@ def integer(raw: Mapping[str, Any], name: str, default: int) -> int:
     return given
 
 
+def flag(raw: Mapping[str, Any], name: str, default: bool) -> bool:
+    """Return the boolean under `name` in `raw`, or `default` if it is absent or null.
+
+    Raises:
+        ValueError: the value is not a boolean.
+    """
+    given = raw.get(name)
+    given = default if given is None else given
+    if not isinstance(given, bool):
+        raise ValueError(f"{name}: got {given!r}; accepted: true or false")
+    return given
+
+
 def activation(raw: Mapping[str, Any], name: str, default: str, accepted: Mapping[str, str] = ACTIVATION_NAMES) -> str:
     """Return this package's name for the activation under `name` in `raw`, or for `default` if it is absent or null.
 
@@ -69,38 +82,90 @@ def gated_activation(raw: Mapping[str, Any], name: str, default: str) -> str:
     return GATED_BY[activation(raw, name, default, inner)]
 
 
-def read_rope(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config fields `rope_theta` and `rope_scaling`.
+# Entries of rope_scaling that have an effect in transformers for some types, and none for others.
+_ROPE_ENTRIES = frozenset(
+    (
+        *("factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow", "truncate"),
+        *("mscale", "mscale_all_dim", "low_freq_factor", "high_freq_factor", "short_factor", "long_factor"),
+        "finetuned",
+    )
+)
+_ROPE_USED = {
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": ("factor", "beta_fast", "beta_slow", "attention_factor", "original_max_position_embeddings"),
+}
 
-    transformers 5 writes them as ``rope_parameters``; earlier versions wrote ``rope_theta`` and ``rope_scaling``.
+
+def read_rope(raw: Mapping[str, Any], max_length: int = 2048, theta: float = 10_000.0) -> dict[str, Any]:
+    """Return the config fields `rope_theta` and `rope_scaling`, and `max_length` where the scaling extends it.
+
+    transformers 5 writes them as ``rope_parameters``; earlier versions wrote ``rope_theta`` and ``rope_scaling``. Of a
+    config with both, transformers 5 obeys ``rope_scaling`` alone, and so does this function.
+
+    Args:
+        raw: the third-party config.
+        max_length: transformers' default of ``max_position_embeddings``.
+        theta: transformers' default of ``rope_theta``.
 
     Raises:
         ValueError: the entries are malformed, differ between layers, or only a part of the features is rotated.
     """
-    if (part := raw.get("partial_rotary_factor")) not in (None, 1, 1.0):
-        raise ValueError(f"partial_rotary_factor: got {part!r}; accepted: 1.0")
-    scalings = [raw.get(name) for name in ("rope_parameters", "rope_scaling")]
-    given = next((scaling for scaling in scalings if scaling not in (None, {})), {})
+    name = "rope_scaling" if raw.get("rope_scaling") not in (None, {}) else "rope_parameters"
+    given = raw.get(name) or {}
     if not isinstance(given, Mapping) or any(isinstance(value, Mapping) for value in given.values()):
-        raise ValueError(f"rope_parameters: got {given!r}; accepted: one scaling for all layers")
-    scaling = {name: value for name, value in given.items() if value is not None}
-    if (theta := number({**raw, **scaling}, "rope_theta", 10_000.0)) <= 0:
+        raise ValueError(f"{name}: got {given!r}; accepted: one scaling for all layers")
+    scaling = {entry: value for entry, value in given.items() if value is not None}
+    if (theta := number({**raw, **scaling}, "rope_theta", theta)) <= 0:
         raise ValueError(f"rope_theta: got {theta!r}; accepted: a positive number")
-    scaling.pop("rope_theta", None)
-    kind = scaling.pop("rope_type", scaling.pop("type", "default"))
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
     numbers = [value for value in scaling.values() if isinstance(value, float)]
     if not isinstance(kind, str) or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"rope_parameters: got {given!r}; accepted: a rope_type and finite numbers")
-    scaling.pop("type", None)
-    if scaling.pop("partial_rotary_factor", 1) != 1 or scaling.pop("truncate", True) is not True:
-        raise ValueError(f"rope_parameters: got {given!r}; accepted: truncate=true, partial_rotary_factor=1")
-    if kind == "default":
+        raise ValueError(f"{name}: got {given!r}; accepted: a rope_type and finite numbers")
+    if kind == "default":  # transformers then ignores all other entries, partial_rotary_factor among them
         return {"rope_theta": float(theta), "rope_scaling": None}
-    if kind in ("yarn", "llama3"):
-        scaling.setdefault("original_max_position_embeddings", raw.get("max_position_embeddings"))
-    else:
-        scaling.pop("original_max_position_embeddings", None)
-    return {"rope_theta": float(theta), "rope_scaling": {"rope_type": kind, **scaling}}
+    if kind not in _ROPE_USED:
+        raise ValueError(f"{name}: got rope_type {kind!r}; accepted: {['default', *sorted(_ROPE_USED)]}")
+    if (part := scaling.get("partial_rotary_factor", raw.get("partial_rotary_factor"))) not in (None, 1):
+        raise ValueError(f"partial_rotary_factor: got {part!r}; accepted: 1.0, as all features are rotated")
+    if kind == "yarn" and scaling.get("truncate", True) is not True:
+        raise ValueError(f"{name}: got truncate {scaling['truncate']!r}; accepted: true")
+    known = {*_ROPE_ENTRIES, *_ROPE_USED[kind], "type", "rope_type", "rope_theta", "partial_rotary_factor"}
+    if unknown := sorted(set(scaling) - known):
+        raise ValueError(f"{name}: got {unknown} for {kind!r}; accepted: {list(_ROPE_USED[kind])}")
+    length = integer(raw, "max_position_embeddings", max_length)
+    found = {entry: scaling[entry] for entry in _ROPE_USED[kind] if entry in scaling}
+    if kind == "dynamic":
+        found["original_max_position_embeddings"] = length
+    elif kind != "linear":
+        original = raw.get("original_max_position_embeddings")  # obeyed first by transformers 5
+        found["original_max_position_embeddings"] = original or found.get("original_max_position_embeddings", length)
+    if kind == "yarn":
+        found |= _yarn(scaling, found, length, name)
+    fields = {"rope_theta": float(theta), "rope_scaling": {"rope_type": kind, **found}}
+    if kind == "yarn" and "original_max_position_embeddings" in scaling:
+        # Published configs often keep the original length, such as Qwen's: "factor" times that can be read.
+        extended = int(found["factor"] * found["original_max_position_embeddings"])
+        fields["max_length"] = max(length, extended)
+    return fields
+
+
+def _yarn(scaling: Mapping[str, Any], found: Mapping[str, Any], length: int, name: str) -> dict[str, float]:
+    """Return the entries of YaRN's scaling that transformers derives from others."""
+    for entry in ("factor", "original_max_position_embeddings", "mscale", "mscale_all_dim", "attention_factor"):
+        value = found.get(entry, scaling.get(entry))
+        if value is not None and not (is_number(value) and (value > 0 or entry.startswith("mscale"))):
+            raise ValueError(f"{name}: got {entry} {value!r}; accepted: a positive number")
+    factor = found["factor"] if "factor" in found else length / found["original_max_position_embeddings"]
+    derived = {"factor": factor}
+    for entry, default in (("beta_fast", 32.0), ("beta_slow", 1.0)):
+        derived[entry] = scaling.get(entry) or default
+    several = scaling.get("mscale"), scaling.get("mscale_all_dim")
+    if all(several) and "attention_factor" not in scaling:  # one of them alone has no effect in transformers
+        above, below = (0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0 for scale in several)
+        derived["attention_factor"] = above / below
+    return derived
 
 
 def write_rope(config: Any) -> dict[str, Any]:
@@ -111,10 +176,12 @@ def write_rope(config: Any) -> dict[str, Any]:
     """
     scaling = dict(config.rope_scaling or {"rope_type": "default"})
     if scaling["rope_type"] in ("ntk", "factors"):
-        kinds = "linear, llama3, yarn"
+        kinds = "dynamic, linear, llama3, yarn"
         raise ValueError(f"rope_scaling: got {scaling['rope_type']!r}, which transformers lacks; accepted: {kinds}")
     if not scaling.get("attention_factor", True):
         del scaling["attention_factor"]  # 0 stands for the default, which transformers expresses by its absence
+    if scaling["rope_type"] == "dynamic":
+        del scaling["original_max_position_embeddings"]  # transformers takes max_position_embeddings
     return {
         "rope_theta": config.rope_theta,
         "rope_scaling": None if config.rope_scaling is None else scaling,
@@ -131,18 +198,25 @@ def qwen_window(raw: Mapping[str, Any]) -> int | None:
     Raises:
         ValueError: some layers have a sliding window and others do not, or `layer_types` is malformed.
     """
+    layers = integer(raw, "num_hidden_layers", 1)
+    window = raw.get("sliding_window", 4096) if raw.get("use_sliding_window") else None
     kinds = raw.get("layer_types")
     if kinds is None:
-        layers = integer(raw, "num_hidden_layers", 1)
-        without = integer(raw, "max_window_layers", 0) if raw.get("use_sliding_window") else layers
-        kinds = ["full_attention"] * (without > 0) + ["sliding_attention"] * (without < layers)
-    if not isinstance(kinds, list) or not kinds or any(kind not in WINDOWS for kind in kinds):
-        raise ValueError(f"layer_types: got {kinds!r}; accepted: a list of {list(WINDOWS)}")
-    if all(kind == "full_attention" for kind in kinds) or raw.get("sliding_window") is None:
+        without = layers if window is None else integer(raw, "max_window_layers", 28)
+        kinds = ["full_attention"] * min(without, layers) + ["sliding_attention"] * (layers - without)
+    if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in WINDOWS for kind in kinds):
+        raise ValueError(f"layer_types: got {kinds!r}; accepted: a list of {layers}, each one of {list(WINDOWS)}")
+    if "sliding_attention" not in kinds:
         return None
-    if not all(kind == "sliding_attention" for kind in kinds):
-        raise ValueError(f"layer_types: got {kinds}; accepted: all full_attention or all sliding_attention")
-    return raw["sliding_window"]
+    if window is None:
+        why = "sliding_window: got none" if raw.get("use_sliding_window") else "use_sliding_window: got false"
+        raise ValueError(f"{why} for layers of sliding_attention; accepted: true and a number")
+    if "full_attention" in kinds:
+        raise ValueError(
+            f"layer_types: got {kinds.count('sliding_attention')} of {layers} layers with sliding_attention "
+            "(max_window_layers); accepted: all layers or none"
+        )
+    return window
 
 
 def qwen_layers(config: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
@@ -20,7 +20,7 @@ import keras
 from .. import checks
 from ..files import read_json
 from ..text.tokenizer import Tokenizer
-from ..weights.fill import FirstValues, fill
+from ..weights.fill import FirstValues, fill, has_own_output
 from ..weights.gguf_file import GGUFFile
 from ..weights.rules import Dialect, Rule, weight_name
 from ..weights.tensors import SafetensorsFiles, Tensors
@@ -30,7 +30,7 @@ from .companions import DICTS
 from .config import Config
 from .keras_files import SUFFIX, load_keras
 from .registry import family, own_dialects
-from .sentence_transformers import read_sentence_config, read_sentence_modules, sentence_length
+from .sentence_transformers import SentenceFiles, SentenceTensors, read_sentence_files, transformer_folder
 from .special_ids import without_outside_ids
 
 if TYPE_CHECKING:
@@ -45,24 +45,31 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
 ENDS = ("eos", "eot", "eom")  # GGUF's names for the end of a text, of a turn and of a message
 UNUSED = "unused/"  # name prefix of the weights that no head uses
 LONGEST = 900  # characters; longer error messages are shortened
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "source.spm")
 
 
 @overload
-def load(path: str | os.PathLike[str], *, dtype: Any = None, **overrides: Unpack[typed.AnyFields]) -> ZooModel: ...
+def load(
+    path: str | os.PathLike[str], *, dtype: Any = None, tokenizer: Any = None, **overrides: Unpack[typed.AnyFields]
+) -> ZooModel: ...
 @overload  # of ``**mapping``, as in ``create``
-def load(path: str | os.PathLike[str], *, dtype: Any = None, _mapping: Any, **overrides: Any) -> ZooModel: ...
-def load(path: str | os.PathLike[str], *, dtype: Any = None, **overrides: Any) -> ZooModel:
+def load(
+    path: str | os.PathLike[str], *, dtype: Any = None, tokenizer: Any = None, _mapping: Any, **overrides: Any
+) -> ZooModel: ...
+def load(path: str | os.PathLike[str], *, dtype: Any = None, tokenizer: Any = None, **overrides: Any) -> ZooModel:
     """Load a model from a folder that ``save`` wrote, a Hugging Face folder, a GGUF file or a ``.keras`` file.
 
     The tokenizer, if there is one, becomes ``model.tokenizer``, a Hugging Face config ``model.huggingface``, and the
-    content of preprocessor_config.json ``model.preprocessor``. A sentence-transformers folder is loaded with
-    ``head="sentence_embedding"`` and its pooling. Weights of a GGUF file are dequantized to `dtype`.
+    content of preprocessor_config.json ``model.preprocessor``. A tokenizer that cannot be read is left out with a
+    warning. A sentence-transformers folder is loaded with ``head="sentence_embedding"``, its pooling and what follows
+    it, and with its prompts in the tokenizer; that of a cross-encoder with its scores. Weights of a GGUF file are
+    dequantized to `dtype`.
 
     Args:
         path: the folder, or the .gguf or .keras file. A model from a .keras file is not compiled.
         dtype: a Keras dtype policy. Default: the saved one for files of this package and ``.keras`` files; Keras'
             global dtype policy, which is "float32" unless it was changed, for third-party files.
+        tokenizer: a ``Tokenizer``, or the path of one, that replaces the one at `path`.
         overrides: config fields that replace the saved ones, such as ``dropout=0.2`` or ``max_length=512``. With
             ``preprocessing=True``, a ViT preprocesses its images itself as preprocessor_config.json specifies. With a
             ``head`` that differs from that of the file, only the body is loaded; the new head keeps its initial values,
@@ -79,7 +86,10 @@ def load(path: str | os.PathLike[str], *, dtype: Any = None, **overrides: Any) -
         ModuleNotFoundError: the file is a GGUF file and the ``gguf`` package is not installed.
     """
     with _in_short():
-        return _load(Path(path), dtype, overrides)
+        given = None if tokenizer is None else _given_tokenizer(tokenizer)
+        model = _load(Path(path), dtype, overrides, given)
+        model.tokenizer = model.tokenizer if given is None else given
+        return model
 
 
 @contextmanager
@@ -93,16 +103,7 @@ def _in_short() -> Iterator[None]:
         raise ValueError(text if len(text) <= LONGEST else f"{text[:500]} … {text[-300:]}") from error.__cause__
 
 
-@contextmanager
-def _from(path: Path) -> Iterator[None]:
-    """Prefix error messages with the path of the file that caused them."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(str(error) if str(error).startswith("path: ") else f"path: {path}: {error}") from error
-
-
-def _load(path: Path, dtype: Any, overrides: dict[str, Any]) -> ZooModel:
+def _load(path: Path, dtype: Any, overrides: dict[str, Any], tokenizer: Tokenizer | None) -> ZooModel:
     if path.suffix in PICKLES:
         raise ValueError(f"path: got {path}, a format that can hold code and is never opened; {ACCEPTED}")
     if path.suffix == SUFFIX and not path.is_dir():
@@ -110,21 +111,58 @@ def _load(path: Path, dtype: Any, overrides: dict[str, Any]) -> ZooModel:
         _warn_of_new_head(fresh, path, 4)
         return model
     if path.suffix == ".gguf":
-        return _load_gguf(path, dtype, overrides)
-    if not (path / CONFIG_FILE).is_file():
-        raise ValueError(f"path: got {path}, without {CONFIG_FILE}; {ACCEPTED}")
-    raw = read_json(path / CONFIG_FILE)
+        return _load_gguf(path, dtype, overrides, tokenizer)
+    folder = transformer_folder(path)
+    if not (folder / CONFIG_FILE).is_file():
+        raise ValueError(f"path: got {folder}, without {CONFIG_FILE}; {ACCEPTED}")
+    raw, sentences = read_json(folder / CONFIG_FILE), SentenceFiles()
     if raw.get("format") == FORMAT:
-        model = _load_own(path, raw, dtype, overrides)
+        model = _load_own(folder, raw, dtype, overrides)
     elif "model_type" in raw:
-        model = _load_huggingface(path, raw, dtype, overrides)
+        sentences = read_sentence_files(path)
+        model = _load_huggingface(folder, raw, dtype, overrides, sentences)
     else:
-        raise ValueError(f"path: {path / CONFIG_FILE} is not of a format we know; {ACCEPTED}")
-    if any((path / name).is_file() for name in TOKENIZER_FILES):
-        with _from(path):
-            longest = sentence_length(model)
-            model.tokenizer = Tokenizer.load(path, **({} if longest is None else {"model_max_length": longest}))
+        raise ValueError(f"path: {folder / CONFIG_FILE} is not of a format we know; {ACCEPTED}")
+    if tokenizer is None and any((folder / name).is_file() for name in TOKENIZER_FILES):
+        options = _sentence_options(sentences, model)
+        model.tokenizer = _readable_tokenizer(folder, lambda: Tokenizer.load(folder, **options))
     return model
+
+
+def _sentence_options(sentences: SentenceFiles, model: ZooModel) -> dict[str, Any]:
+    """Return the tokenizer options that the files of sentence-transformers specify."""
+    options = dict(sentences.tokenizer)
+    if "model_max_length" in options:
+        options["model_max_length"] = min(options["model_max_length"], model.config.max_length)
+    return {**options, **({"lowercase": True} if sentences.lowercase else {})}
+
+
+def _readable_tokenizer(path: Path, make: Callable[[], Tokenizer], stacklevel: int = 5) -> Tokenizer | None:
+    """Return the tokenizer that `make` reads from `path`, or warn and return None if it cannot be read.
+
+    A tokenizer of another kind should not keep the weights from being loaded.
+    """
+    try:
+        return make()
+    except ValueError as error:
+        why = str(error) if str(error).startswith("path: ") else f"path: {path}: {error}"
+        why = why if len(why) <= LONGEST else f"{why[:LONGEST]} …"
+        warnings.warn(
+            f"{why}; the model has no tokenizer, and load(…, tokenizer=…) takes another", stacklevel=stacklevel
+        )
+        return None
+
+
+def _given_tokenizer(tokenizer: Any) -> Tokenizer:
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    if not isinstance(tokenizer, str | os.PathLike):
+        raise ValueError(f"tokenizer: got {type(tokenizer).__name__}; accepted: a path, or an attention_zoo.Tokenizer")
+    if not Path(tokenizer).exists():
+        raise ValueError(
+            f"tokenizer: got {tokenizer}, which does not exist; accepted: a folder, a file, or a Tokenizer"
+        )
+    return Tokenizer.load(tokenizer)
 
 
 # Folders written by ``save``.
@@ -168,7 +206,9 @@ def model_types() -> dict[str, str]:
     return {kind: name for kind, (name, _) in own_dialects("dialects").items() if kind != "gguf"}
 
 
-def _load_huggingface(folder: Path, raw: dict[str, Any], dtype: Any, overrides: dict[str, Any]) -> ZooModel:
+def _load_huggingface(
+    folder: Path, raw: dict[str, Any], dtype: Any, overrides: dict[str, Any], sentences: SentenceFiles
+) -> ZooModel:
     kind, known = raw["model_type"], model_types()
     if not isinstance(kind, str) or kind not in known:
         raise ValueError(f"path: {folder / CONFIG_FILE} has model_type {kind!r}; accepted: {sorted(known)}")
@@ -177,16 +217,22 @@ def _load_huggingface(folder: Path, raw: dict[str, Any], dtype: Any, overrides: 
         why = f"only {held}, which can hold code and are never opened" if held else f"without {WEIGHTS_FILE}"
         raise ValueError(f"path: got {folder} {why}; {ACCEPTED}")
     cls = family(known[kind])
-    pooling = read_sentence_modules(folder)
-    tensors = SafetensorsFiles(folder)
+    tensors: Tensors = SafetensorsFiles(folder)
+    if sentences.fields.get("head"):
+        if "sentence_embedding" not in cls.dialects[kind].heads:
+            dialects = own_dialects("dialects").items()
+            accepted = sorted(name for name, (_, one) in dialects if "sentence_embedding" in one.heads)
+            where = f"path: {folder / CONFIG_FILE}"
+            raise ValueError(f"{where}: got model_type {kind!r} for sentence embeddings; accepted: {accepted}")
+        tensors = SentenceTensors(tensors, cls.dialects[kind].prefix, sentences.dense)
     preprocessor = read_json(folder / IMAGES_FILE) if (folder / IMAGES_FILE).is_file() else {}
     if overrides.get("preprocessing") is True:
         if not preprocessor:
             raise ValueError(f"preprocessing: got True without a {IMAGES_FILE} in {folder}; accepted: a dict")
         overrides = {**overrides, "preprocessing": preprocessor}
-    model = _build(cls, cls.dialects[kind], raw, tensors, dtype, pooling, overrides, folder / CONFIG_FILE)
+    model = _build(cls, cls.dialects[kind], raw, tensors, dtype, sentences.fields, overrides, folder / CONFIG_FILE)
     model.huggingface, model.preprocessor = raw, preprocessor
-    model.sentences = read_sentence_config(folder) if pooling else {}
+    model.sentences, model.sentence_options = sentences.sentences, sentences.options
     model.generation_config = _generation_config(folder / GENERATION_FILE)
     return model
 
@@ -205,17 +251,20 @@ def _build(
     raw: Mapping[str, Any],
     tensors: Tensors,
     dtype: Any,
-    pooling: dict[str, Any],
+    sentences: dict[str, Any],
     overrides: dict[str, Any],
     where: Path,
 ) -> ZooModel:
     try:
-        values = {**dialect.config(raw, tensors.shapes), **pooling}
+        values = {**dialect.config(raw, tensors.shapes), **sentences}
         known = "head" in cls.config_class.__dataclass_fields__
-        if known and not pooling:
+        if known and "head" not in sentences:
             values["head"] = overrides["head"] if "head" in overrides else dialect.head(raw)
+        if not known:
+            dialect.head(raw)  # raises for classes that are not of this family
         if values.get("head") is not None:
             values.pop("pooler", None)  # applies to models without a head only
+        values |= _tie(dialect, raw, values, tensors, where)
         values = without_outside_ids(cls.config_class, values, f"path: {where}", 5) | overrides
         # For these fields None is a value; for all others it means the default.
         none = ("head", *(k for k in values if k.endswith("_token_id")))
@@ -235,6 +284,26 @@ def _build(
         fresh = fill(model, dialect, tensors, new_head=new_head, later=later)
     _warn_of_new_head(fresh, where.parent)
     return model
+
+
+def _tie(
+    dialect: Dialect, raw: Mapping[str, Any], values: Mapping[str, Any], tensors: Tensors, where: Path
+) -> dict[str, bool]:
+    """Return `tie_embeddings` for a file whose config ties an output projection that the file has nevertheless.
+
+    If it differs from the embedding table, it is used, as by transformers 5; earlier versions used the table. There is
+    a warning then, except for T5, where transformers 5 writes the entry for every model.
+    """
+    if dialect.output is None or values.get("head", "") is None or raw.get("tie_word_embeddings") is False:
+        return {}
+    stated = any(entry.ours == "tie_embeddings" for entry in dialect.fields)
+    if stated and not values.get("tie_embeddings"):
+        return {}
+    own = has_own_output(dialect, tensors)
+    if own and stated:
+        message = f"{where}: tie_word_embeddings is true, but {dialect.output} differs from the embedding table"
+        warnings.warn(f"{message}; the model uses both, as in transformers 5", stacklevel=6)
+    return {"tie_embeddings": not own}
 
 
 def _in_their_words(message: str, dialect: Dialect) -> str:
@@ -277,7 +346,7 @@ def _with_special_ids_of(config: Config, dialect: Dialect, raw: Mapping[str, Any
     return {k: v for k, v in raw.items() if k not in ids or not checks.is_integer(v) or 0 <= v < rows}
 
 
-def _load_gguf(file: Path, dtype: Any, overrides: dict[str, Any]) -> ZooModel:
+def _load_gguf(file: Path, dtype: Any, overrides: dict[str, Any], tokenizer: Tokenizer | None) -> ZooModel:
     tensors = GGUFFile(file)
     raw = dict(tensors.fields)
     if "rope_freqs.weight" in tensors.shapes:
@@ -286,7 +355,7 @@ def _load_gguf(file: Path, dtype: Any, overrides: dict[str, Any]) -> ZooModel:
     model = _build(family(name), dialect, raw, tensors, dtype, {}, overrides, file)
     ends = [raw[key] for name in ENDS if checks.is_integer(raw.get(key := f"tokenizer.ggml.{name}_token_id"))]
     model.generation_config = {"eos_token_id": sorted(set(map(int, ends)))} if ends else {}
-    if "tokenizer.ggml.model" in raw:
-        with _from(file):
-            model.tokenizer = Tokenizer.from_gguf(_with_special_ids_of(model.config, dialect, raw))
+    if tokenizer is None and "tokenizer.ggml.model" in raw:
+        fields = _with_special_ids_of(model.config, dialect, raw)
+        model.tokenizer = _readable_tokenizer(file, lambda: Tokenizer.from_gguf(fields), 6)
     return model

@@ -23,7 +23,7 @@ from .base import ZooModel
 from .companions import DICTS
 from .loading import CONFIG_FILE, FORMAT, GENERATION_FILE, IMAGES_FILE, UNUSED, VERSION, WEIGHTS_FILE
 from .registry import family
-from .sentence_transformers import write_sentence_modules
+from .sentence_transformers import without_projections, write_sentence_modules
 
 
 def save(model: ZooModel, folder: str | os.PathLike[str]) -> Path:
@@ -97,8 +97,9 @@ def to_huggingface(
         name: _in_dtype(array, config["torch_dtype"])
         for name, array in collect(plain, model.dialects[config["model_type"]])
     }
+    arrays, projections = without_projections(arrays)
     save_tensors(arrays, folder / WEIGHTS_FILE, {"format": "pt"})
-    write_beside_weights(model, config, folder)
+    write_beside_weights(model, config, folder, projections)
     return folder
 
 
@@ -114,14 +115,29 @@ def huggingface_config(
     dtype = dtype or raw.get("dtype") or raw.get("torch_dtype") or "float32"
     if dtype not in DTYPES:
         raise ValueError(f"dtype: got {dtype!r}; accepted: {list(DTYPES)}")
-    return {**raw, "model_type": kind, "torch_dtype": dtype, **values}
+    # transformers 5 reads "dtype" and ignores "torch_dtype" beside it; versions before 4.56 know "torch_dtype" only.
+    return {**raw, "model_type": kind, "dtype": dtype, "torch_dtype": dtype, **values}
 
 
-def write_beside_weights(model: ZooModel, config: Mapping[str, Any], folder: Path) -> None:
-    """Write all files of ``to_huggingface`` except the weights: config.json, the tokenizer and the other configs."""
+def projection_tensors(plain: ZooModel, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the tensors of the dense layers after a pooling, for ``write_beside_weights``; `plain` has no adapters."""
+    if not plain.config.to_dict().get("projections"):
+        return {}
+    found: dict[str, np.ndarray] = {}
+    for name, array in collect(plain, plain.dialects[config["model_type"]]):
+        found |= without_projections({name: _in_dtype(array, config["torch_dtype"])})[1]
+    return found
+
+
+def write_beside_weights(
+    model: ZooModel, config: Mapping[str, Any], folder: Path, projections: Mapping[str, np.ndarray]
+) -> None:
+    """Write all files of ``to_huggingface`` except the weights: config.json, the tokenizer and the other configs.
+
+    The dense layers after a pooling have folders of their own; `projections` are their tensors.
+    """
     write_json(config, folder / CONFIG_FILE)
-    if model.config.to_dict().get("head") == "sentence_embedding":
-        write_sentence_modules(model, folder)
+    write_sentence_modules(model, folder, projections)
     if model.generation_config:
         write_json(model.generation_config, folder / GENERATION_FILE)
     if images := model.config.to_dict().get("preprocessing") or model.preprocessor:

@@ -25,6 +25,8 @@ class GPTFields(TypedDict, total=False):
     position: str
     rope_theta: float
     rope_scaling: dict[str, Any] | None
+    attention_scale: float | None
+    scale_by_layer: bool
     sliding_window: int | None
     norm: str
     norm_epsilon: float
@@ -49,6 +51,11 @@ BERTName = Literal["bert", "bert-base", "bert-large", "minilm-l6"]
 class BERTFields(TypedDict, total=False):
     """Config fields of ``BERT``."""
 
+    pooling: str | tuple[str, ...]
+    pool_prompt: bool
+    projections: tuple[dict[str, Any], ...]
+    normalize: bool
+    truncate_dim: int | None
     vocab_size: int
     num_layers: int
     num_heads: int
@@ -70,8 +77,7 @@ class BERTFields(TypedDict, total=False):
     head: str | None
     tie_embeddings: bool
     num_classes: int
-    pooling: str
-    normalize: bool
+    score_activation: str | None
 
 
 ViTName = Literal["vit", "vit-tiny-16", "vit-small-16", "vit-base-16", "vit-large-16", "dinov2-small-14"]
@@ -139,6 +145,7 @@ class TransformerFields(TypedDict, total=False):
     scale_embeddings: bool
     share_embeddings: bool
     tie_embeddings: bool
+    scale_outputs: bool
     use_logits_bias: bool
     dropout: float
     attention_dropout: float
@@ -181,6 +188,8 @@ class AnyFields(TypedDict, total=False):
     position: str
     rope_theta: float
     rope_scaling: dict[str, Any] | None
+    attention_scale: float | None
+    scale_by_layer: bool
     sliding_window: int | None
     norm: str
     norm_epsilon: float
@@ -197,6 +206,11 @@ class AnyFields(TypedDict, total=False):
     bos_token_id: int | None
     eos_token_id: int | tuple[int, ...] | None
     pad_token_id: int | None
+    pooling: str | tuple[str, ...]
+    pool_prompt: bool
+    projections: tuple[dict[str, Any], ...]
+    normalize: bool
+    truncate_dim: int | None
     type_vocab_size: int
     position_offset: int
     transform_activation: str | None
@@ -204,8 +218,7 @@ class AnyFields(TypedDict, total=False):
     pooler: bool
     pooler_activation: str
     num_classes: int
-    pooling: str
-    normalize: bool
+    score_activation: str | None
     image_size: int
     patch_size: int
     num_channels: int
@@ -225,9 +238,9 @@ class AnyFields(TypedDict, total=False):
     num_buckets: int
     max_distance: int
     norm_first: bool
-    attention_scale: float | None
     scale_embeddings: bool
     share_embeddings: bool
+    scale_outputs: bool
     use_logits_bias: bool
     decoder_start_token_id: int
     embedding_dim: int | None

@@ -6,14 +6,25 @@ also includes the GGUF dialect of ``gguf.py``.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from ...layers.feedforward import GATED
 from ...weights.rules import Dialect, Field, Rule, layer_norm, linear
 from ...weights.transforms import TRANSPOSED, joined
-from ..huggingface import HF_ACTIVATIONS, activation, gated_activation, qwen_layers, qwen_window, read_rope, write_rope
+from ..huggingface import (
+    HF_ACTIVATIONS,
+    activation,
+    flag,
+    gated_activation,
+    qwen_layers,
+    qwen_window,
+    read_rope,
+    write_rope,
+)
 from .gguf import GGUF
-from .model import GPT
+from .model import GPT, GPTConfig
 
 
 def _each(name: str) -> tuple[str, ...]:
@@ -21,30 +32,50 @@ def _each(name: str) -> tuple[str, ...]:
     return tuple(name.replace("{}", part) for part in ("query", "key", "value"))
 
 
-_END_IDS = (
-    Field("bos_token_id", "bos_token_id", None),
-    Field("eos_token_id", "eos_token_id", None),
-    Field("pad_token_id", "pad_token_id", None),
-)
+def _special_ids(bos: int | None, eos: int | None) -> tuple[Field, ...]:
+    """Return the entries of the special tokens, with transformers' defaults."""
+    return (
+        Field("bos_token_id", "bos_token_id", bos),
+        Field("eos_token_id", "eos_token_id", eos),
+        Field("pad_token_id", "pad_token_id", None),
+    )
+
+
+def _read_gpt2(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
+    return {
+        "activation": activation(raw, "activation_function", "gelu_new"),
+        "attention_scale": None if flag(raw, "scale_attn_weights", True) else 1.0,
+        "scale_by_layer": flag(raw, "scale_attn_by_inverse_layer_idx", False),
+    }
+
+
+def _write_gpt2(c: GPTConfig) -> dict[str, Any]:
+    return {
+        "activation_function": HF_ACTIVATIONS[c.activation],
+        "embd_pdrop": c.dropout,
+        "scale_attn_weights": c.attention_scale is None,
+        "scale_attn_by_inverse_layer_idx": c.scale_by_layer,
+    }
+
 
 _GPT2 = Dialect(
     fields=(
         Field("vocab_size", "vocab_size", 50257),
-        Field("n_layer", "num_layers", 12),
-        Field("n_head", "num_heads", 12),
-        Field("n_embd", "hidden_dim", 768),
+        Field("n_layer", "num_layers", 12, synonym="num_hidden_layers"),
+        Field("n_head", "num_heads", 12, synonym="num_attention_heads"),
+        Field("n_embd", "hidden_dim", 768, synonym="hidden_size"),
         Field("n_inner", "intermediate_dim", None),
-        Field("n_positions", "max_length", 1024),
+        Field("n_positions", "max_length", 1024, synonym="max_position_embeddings"),
         Field("layer_norm_epsilon", "norm_epsilon", 1e-5),
         Field("resid_pdrop", "dropout", 0.1),
         Field("attn_pdrop", "attention_dropout", 0.1),
         Field("initializer_range", "initializer_range", 0.02),
         Field("tie_word_embeddings", "tie_embeddings", True),
-        *_END_IDS,
+        *_special_ids(50256, 50256),
     ),
-    demanded={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
-    read=lambda raw, _: {"activation": activation(raw, "activation_function", "gelu_new")},
-    write=lambda c: {"activation_function": HF_ACTIVATIONS[c.activation], "embd_pdrop": c.dropout},
+    demanded={"add_cross_attention": False},
+    read=_read_gpt2,
+    write=_write_gpt2,
     rules=(
         Rule("wte.weight", "embedding/embeddings"),
         Rule("wpe.weight", "positions/embeddings"),
@@ -67,6 +98,7 @@ _GPT2 = Dialect(
     heads={"causal_lm": "GPT2LMHeadModel", None: "GPT2Model"},
     ignored=(r"\.attn\.(masked_)?bias$",),
     tied={"lm_head.weight": "wte.weight"},
+    output="lm_head.weight",
 )
 
 _LLAMA = Dialect(
@@ -85,10 +117,9 @@ _LLAMA = Dialect(
         Field("tie_word_embeddings", "tie_embeddings", False),
         Field("attention_bias", "use_bias", False),
         Field("mlp_bias", "use_feedforward_bias", False),
-        *_END_IDS,
+        *_special_ids(1, 2),
     ),
     fixed={"position": "rotary", "norm": "rms_norm"},
-    demanded={"pretraining_tp": 1},
     read=lambda raw, _: {"activation": gated_activation(raw, "hidden_act", "silu"), **read_rope(raw)},
     write=lambda c: {"hidden_act": HF_ACTIVATIONS[GATED[c.activation]], **write_rope(c)},
     rules=(
@@ -112,32 +143,53 @@ _LLAMA = Dialect(
     heads={"causal_lm": "LlamaForCausalLM", None: "LlamaModel"},
     ignored=(r"rotary_emb\.inv_freq$",),
     tied={"lm_head.weight": "embed_tokens.weight"},
+    output="lm_head.weight",
 )
 
 
-def _without(*ours: str) -> tuple[Field, ...]:
-    return tuple(entry for entry in _LLAMA.fields if entry.ours not in ours)
+def _fields(*changed: Field, without: tuple[str, ...] = ()) -> tuple[Field, ...]:
+    """Return the entries of Llama's config with those of `changed` in place of their own, except those in `without`."""
+    others = {entry.ours: entry for entry in changed}
+    kept = [others.pop(entry.ours, entry) for entry in _LLAMA.fields if entry.ours not in without]
+    return (*kept, *others.values())
+
+
+def _read_llama_of(max_length: int) -> Callable[[Mapping[str, Any], Any], dict[str, Any]]:
+    """Return the ``read`` of a dialect like Llama's with this default of ``max_position_embeddings``."""
+    return lambda raw, _: {
+        "activation": gated_activation(raw, "hidden_act", "silu"),
+        **read_rope(raw, max_length),
+    }
 
 
 _MISTRAL = replace(
     _LLAMA,
-    fields=(*_without("use_bias", "use_feedforward_bias"), Field("sliding_window", "sliding_window", None)),
+    fields=_fields(
+        Field("num_key_value_heads", "num_kv_heads", 8, nullable=True),
+        Field("max_position_embeddings", "max_length", 131_072),
+        Field("sliding_window", "sliding_window", 4096, nullable=True),
+        without=("use_bias", "use_feedforward_bias"),
+    ),
     fixed={**_LLAMA.fixed, "use_bias": False},
-    demanded={},
+    read=_read_llama_of(131_072),
     heads={"causal_lm": "MistralForCausalLM", None: "MistralModel"},
+)
+_QWEN = (
+    Field("num_key_value_heads", "num_kv_heads", 32, nullable=True),
+    Field("max_position_embeddings", "max_length", 32_768),
+    *_special_ids(None, None),
 )
 _QWEN3 = replace(
     _LLAMA,
-    fields=_without("use_feedforward_bias"),
+    fields=_fields(*_QWEN, Field("head_dim", "head_dim", 128), without=("use_feedforward_bias",)),
     fixed={**_LLAMA.fixed, "use_feedforward_bias": False, "qk_norm": True},
-    demanded={},
-    read=lambda raw, names: {**_LLAMA.read(raw, names), "sliding_window": qwen_window(raw)},
+    read=lambda raw, names: {**_read_llama_of(32_768)(raw, names), "sliding_window": qwen_window(raw)},
     write=lambda c: {**_LLAMA.write(c), **qwen_layers(c)},
     heads={"causal_lm": "Qwen3ForCausalLM", None: "Qwen3Model"},
 )
 _QWEN2 = replace(
     _QWEN3,
-    fields=_without("use_bias", "use_feedforward_bias"),
+    fields=_fields(*_QWEN, without=("use_bias", "use_feedforward_bias")),
     fixed={**_LLAMA.fixed, "use_bias": False, "use_qkv_bias": True},
     heads={"causal_lm": "Qwen2ForCausalLM", None: "Qwen2Model"},
 )

@@ -50,6 +50,8 @@ class GPTConfig(Config):
         max_length: maximum sequence length.
         position: a position encoding of ``layers.position.POSITIONS``: "learned", "rotary", "alibi", "none" or others.
         rope_theta, rope_scaling: options of rotary positions; see ``layers.RotaryEmbedding``.
+        attention_scale: factor on the attention scores. Default: head_dim^-1/2.
+        scale_by_layer: whether to divide the scores of block i by i + 1, as an option of GPT-2 does.
         sliding_window: number of tokens, including itself, that a token attends to; None for all preceding tokens.
         norm, norm_epsilon: the normalization layer, "layer_norm" or "rms_norm", and its epsilon.
         activation: activation of the feed-forward network. Gated ones, such as "swiglu", add a gate projection.
@@ -76,6 +78,8 @@ class GPTConfig(Config):
     position: str = "learned"
     rope_theta: float = 10_000.0
     rope_scaling: dict[str, Any] | None = None
+    attention_scale: float | None = None
+    scale_by_layer: bool = False
     sliding_window: int | None = size(None)
     norm: str = choice("layer_norm", NORMALIZATIONS)
     norm_epsilon: float = 1e-5
@@ -100,6 +104,13 @@ class GPTConfig(Config):
         self.quotient("num_heads", "num_kv_heads")
         check_position(self.position, hidden_dim=self.hidden_dim, head_dim=self.head_dim or 0)
         self.set("rope_scaling", check_scaling(self.rope_scaling))
+        scaling = self.rope_scaling or {"rope_type": None}
+        if scaling["rope_type"] == "dynamic" and self.max_length > scaling["original_max_position_embeddings"]:
+            most = scaling["original_max_position_embeddings"]
+            raise ValueError(
+                f"max_length: got {self.max_length} with dynamic scaling of the positions, which depends on the length "
+                f"beyond {most}; accepted: at most {most}"
+            )
 
     @property
     def rotary_interleaved(self) -> bool:
@@ -135,7 +146,9 @@ class GPT(Generating, ZooModel):
         )
         self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **shared)
         self.blocks = [
-            TransformerBlock.from_fields(c, kernel_initializer=normal, name=f"block_{i}", **shared)
+            TransformerBlock.from_fields(
+                c, attention_scale=self._attention_scale(i), kernel_initializer=normal, name=f"block_{i}", **shared
+            )
             for i in range(c.num_layers)
         ]
         self.final_norm = NORMALIZATIONS[c.norm](epsilon=c.norm_epsilon, name="final_norm", **shared)
@@ -144,6 +157,13 @@ class GPT(Generating, ZooModel):
             self.lm_head = Dense(
                 c.vocab_size, use_bias=False, kernel_initializer=normal.clone(), name="lm_head", **shared
             )
+
+    def _attention_scale(self, layer: int) -> float | None:
+        """Return the factor on the attention scores of block `layer`, or None for head_dim^-1/2."""
+        c = self.config
+        if not c.scale_by_layer:
+            return c.attention_scale
+        return (c.attention_scale or (c.head_dim or 1) ** -0.5) / (layer + 1)
 
     def build(self, input_shape: Any = None) -> None:
         build_each((None, None), self.embedding, self.position_layer)

@@ -8,6 +8,7 @@ not change them. Other models differ in config fields:
     Marian    position="sinusoidal_halves", activation="silu", use_logits_bias=True, norm_epsilon=1e-5
     T5 v1.1   position="relative", norm="rms_norm", norm_first=True, activation="geglu", use_bias=False,
               attention_scale=1.0, scale_embeddings=False, tie_embeddings=False
+    T5 v1.0   the same with activation="relu", scale_outputs=True, tie_embeddings=True
 
 Inputs and outputs:
 
@@ -58,6 +59,8 @@ class TransformerConfig(Config):
         scale_embeddings: whether to multiply the embeddings by sqrt(hidden_dim).
         share_embeddings: whether source and target have the same embedding table.
         tie_embeddings: whether the target's embedding table is also the output projection.
+        scale_outputs: whether to multiply the decoder's hidden states by hidden_dim^-1/2 before the output projection,
+            as in T5 1.0.
         use_logits_bias: whether the logits have a bias, as in Marian.
         decoder_start_token_id, eos_token_id, pad_token_id: the tokens that begin and end a target, and pad it.
     """
@@ -94,6 +97,7 @@ class TransformerConfig(Config):
     scale_embeddings: bool = True
     share_embeddings: bool = True
     tie_embeddings: bool = True
+    scale_outputs: bool = False
     use_logits_bias: bool = False
     dropout: float = rate(0.1)
     attention_dropout: float = rate(0.0)
@@ -260,6 +264,8 @@ class Transformer(Generating, ZooModel):
 
     def head(self, x: Tensor) -> Tensor:
         """Return the logits (..., vocab_size) for hidden states (..., hidden_dim), in float32."""
+        if self.config.scale_outputs:
+            x = x * ops.cast(self.config.hidden_dim**-0.5, x.dtype)
         if self.lm_head is None:
             return self.decoder_embedding.project(x, self.logits_bias)
         logits = ops.cast(self.lm_head(x), "float32")

@@ -29,18 +29,39 @@ class GraphRunner(Protocol):
         ...
 
 
-class GraphDecoder:
+class Configured:
+    """The attributes of a ``search.Decoder`` that come from the configs of its model.
+
+    The special tokens of the generation config take precedence over those of the model's own config.
+
+    Args:
+        config: the model's config.
+        defaults: the entries of its generation config that ``generate`` obeys; see ``defaults.py``.
+        encodes: whether the model is an encoder-decoder.
+    """
+
+    def __init__(self, config: Mapping[str, Any], defaults: Mapping[str, Any], encodes: bool = False) -> None:
+        both = {**config, **defaults}
+        self.defaults: Mapping[str, Any] = defaults
+        self.start_token: int | None = both.get("decoder_start_token_id") if encodes else None
+        self.eos_token: Any = both.get("eos_token_id")
+        self.pad_token: int | None = both.get("pad_token_id")
+
+
+class GraphDecoder(Configured):
     """A ``search.Decoder`` that runs a graph with a state, such as a key/value cache.
 
     Args:
         graphs: the graph "decoder" and, for an encoder-decoder, the graph "encoder".
         config: the model's config, which specifies its special tokens and `max_length`.
+        defaults: the entries of its generation config that ``generate`` obeys.
     """
 
-    def __init__(self, graphs: Mapping[str, GraphRunner], config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, graphs: Mapping[str, GraphRunner], config: Mapping[str, Any], defaults: Mapping[str, Any]
+    ) -> None:
+        super().__init__(config, defaults, "encoder" in graphs)
         self.graphs = graphs
-        self.start_token = config.get("decoder_start_token_id") if "encoder" in graphs else None
-        self.eos_token, self.pad_token = config.get("eos_token_id"), config.get("pad_token_id")
         sizes = graphs["decoder"].signature.sizes
         self.max_length = min(config["max_length"], sizes.get("slots", config["max_length"]))
 
@@ -122,19 +143,18 @@ class GraphDecoder:
         return outputs["logits"][:, -1]
 
 
-class RecomputingDecoder:
+class RecomputingDecoder(Configured):
     """A ``search.Decoder`` that runs a graph without a state, on all tokens again at every step.
 
     Args:
         graph: has the inputs "input_ids" and "attention_mask" and the output "logits".
         config: the model's config, which specifies its special tokens and `max_length`.
+        defaults: the entries of its generation config that ``generate`` obeys.
     """
 
-    start_token: int | None = None
-
-    def __init__(self, graph: GraphRunner, config: Mapping[str, Any]) -> None:
+    def __init__(self, graph: GraphRunner, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+        super().__init__(config, defaults)
         self.graph = graph
-        self.eos_token, self.pad_token = config.get("eos_token_id"), config.get("pad_token_id")
         self.max_length = min(config["max_length"], graph.signature.sizes.get("sequence", config["max_length"]))
 
     def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:

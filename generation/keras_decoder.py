@@ -17,6 +17,7 @@ import numpy as np
 from keras import ops
 
 from .decoder import TOKENS, GraphDecoder, bucket
+from .defaults import obeyed
 from .search import AHEAD, GenerateOptions, generate
 from .text_generation import TextGenerating, end_tokens
 
@@ -50,7 +51,12 @@ class CompiledSteps:
 
 
 class Generating(TextGenerating):
-    """Base class of models that generate text. They have the graph "decoder" and optionally the graph "encoder"."""
+    """Base class of models that generate text. They have the graph "decoder" and optionally the graph "encoder".
+
+    Attributes:
+        generation_config: defaults of ``generate`` in the words of transformers' generation_config.json, such as
+            ``{"bad_words_ids": [[0]], "num_beams": 4}``. It can be changed at any time; ``save`` and exports keep it.
+    """
 
     config: Any
     graphs: Any
@@ -72,7 +78,8 @@ class Generating(TextGenerating):
             input_ids: (batch, prompt) integers, or the mapping that a tokenizer returns. For texts, use
                 ``generate_text``.
             attention_mask: (batch, prompt), 1 = token, 0 = padding.
-            options: options of ``generation.search.generate``, such as `max_new_tokens`, `temperature` or `seed`.
+            options: options of ``generation.search.generate``, such as `max_new_tokens`, `temperature` or `seed`. The
+                default of an option is that of ``generation_config``, if it has one.
 
         Returns:
             (batch, prompt + new) int64 ids; for an encoder-decoder (batch, 1 + new), which begin with its start token.
@@ -85,6 +92,12 @@ class Generating(TextGenerating):
     def decoder(self) -> KerasDecoder:
         """Return a new decoder, which computes the logits for one request."""
         return KerasDecoder(self)
+
+    @property
+    def generation_defaults(self) -> dict[str, Any]:
+        """The entries of ``generation_config`` that ``generate`` obeys, and the tokenizer if they have stop strings."""
+        found, _ = obeyed(self.generation_config, self._vocab_size, texts=self.tokenizer is not None)
+        return found | ({"tokenizer": self.tokenizer} if "stop_strings" in found else {})
 
     @property
     def stop_tokens(self) -> list[int]:
@@ -115,7 +128,7 @@ class KerasDecoder(GraphDecoder):
     def __init__(self, model: Any) -> None:
         self.model = model
         self.graphs = model.graphs("static")  # raises ValueError for a model without logits
-        super().__init__(self.graphs, model.config.to_dict())
+        super().__init__(self.graphs, model.config.to_dict(), model.generation_defaults)
         self.compiled = model.compiled_steps()
 
     def prompt(self, input_ids: np.ndarray, attention_mask: np.ndarray, room: int) -> np.ndarray:

@@ -6,14 +6,18 @@ is implemented here, so the same logits, options and seed give the same tokens i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict, Unpack
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, Unpack
 
 import numpy as np
 
-from ..checks import is_integer, is_number, meant, plain
+from ..checks import meant
 from ..signature import as_array
+from .beams import beam_search
+from .defaults import resolved
+from .options import FILTERS, GenerateOptions, Options
+from .processors import Processors
+from .sampling import draw, probabilities
 
 Array = np.ndarray
 AHEAD = 16  # number of tokens that ``greedy`` generates per call; stop tokens are only checked afterwards
@@ -24,17 +28,18 @@ class Decoder(Protocol):
 
     A decoder may have two more methods. ``greedy(tokens, count)`` feeds `tokens` (rows,), continues with the most
     likely tokens and returns these (rows, count); plain greedy decoding uses it to avoid a call for every token.
-    ``ended(rows)`` gets a boolean for each row, True if the logits of this row are not used any more.
+    ``ended(rows)`` gets a boolean for each row, True if the logits of this row are not used any more. It may also have
+    the attribute ``defaults``: the generation config of its model; see ``defaults.py``.
 
     Attributes:
         start_token: first token of the target of an encoder-decoder; None for a model that continues the prompt.
-        eos_token: id of the token that ends a row, or None.
+        eos_token: id of the token that ends a row, or several ids, or None.
         pad_token: id that fills rows after their end; None to use the first stop token.
         max_length: greatest number of tokens in a row, prompt included; for an encoder-decoder, in the target.
     """
 
     start_token: int | None
-    eos_token: int | None
+    eos_token: Any
     pad_token: int | None
     max_length: int
 
@@ -57,94 +62,12 @@ class Decoder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Options:
-    """The options of ``generate``, which documents them.
-
-    Raises:
-        ValueError: a value that is not accepted, or options that exclude each other.
-    """
-
-    max_new_tokens: int = 32
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float = 1.0
-    num_beams: int = 1
-    length_penalty: float = 1.0
-    stop_tokens: int | Sequence[int] | None = None
-    stop_strings: str | Sequence[str] | None = None
-    tokenizer: Any = None
-    callback: Callable[[Array], Any] | None = None
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        def number(name: str, low: float, high: float, *, whole: bool = False, least: bool = True) -> None:
-            value = getattr(self, name)
-            known = is_integer(value) if whole else is_number(value)
-            inside = known and value <= high and abs(value) != np.inf
-            if value is not None and not (inside and (value >= low if least else value > low)):
-                what = "an integer" if whole else "a number"
-                raise ValueError(
-                    f"{name}: got {value!r}; accepted: {what} {'of at least' if least else 'above'} {low}"
-                    + ("" if high == np.inf else f" and at most {high}")
-                )
-            object.__setattr__(self, name, plain(value))
-
-        number("max_new_tokens", 0, np.inf, whole=True)
-        number("temperature", 0, np.inf)
-        number("top_k", 1, np.inf, whole=True)
-        number("top_p", 0, 1, least=False)
-        number("min_p", 0, 1)
-        number("repetition_penalty", 0, np.inf, least=False)
-        number("num_beams", 1, np.inf, whole=True)
-        number("length_penalty", -np.inf, np.inf)
-        number("seed", 0, np.inf, whole=True)
-        for name in ("max_new_tokens", "temperature", "num_beams", "repetition_penalty", "length_penalty"):
-            if getattr(self, name) is None:
-                raise ValueError(f"{name}: got None; accepted: a number")
-        filters = [name for name in ("top_k", "top_p", "min_p") if getattr(self, name) is not None]
-        if filters and not self.temperature:
-            raise ValueError(f"temperature: got 0 (greedy) with {filters}; accepted: a positive number with these")
-        if self.num_beams > 1 and (self.temperature or self.callback or self.stop_strings):
-            raise ValueError(
-                f"num_beams: got {self.num_beams} with temperature, callback or stop_strings; accepted: 1 with these"
-            )
-        strings: Any = () if self.stop_strings is None else self.stop_strings
-        strings = [strings] if isinstance(strings, str) else strings
-        if not isinstance(strings, list | tuple) or not all(isinstance(part, str) and part for part in strings):
-            raise ValueError(f"stop_strings: got {self.stop_strings!r}; accepted: a text that is not empty, or several")
-        if self.stop_strings and not hasattr(self.tokenizer, "decode"):
-            raise ValueError(
-                f"tokenizer: got {self.tokenizer!r} with stop_strings; accepted: an object with decode(list of ids)"
-            )
-        if self.callback is not None and not callable(self.callback):
-            raise ValueError(f"callback: got {self.callback!r}; accepted: a function of the new tokens (batch,)")
-
-
-class GenerateOptions(TypedDict, total=False):
-    """The fields of ``Options``, for type checkers; a test compares the two."""
-
-    max_new_tokens: int
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    repetition_penalty: float
-    num_beams: int
-    length_penalty: float
-    stop_tokens: int | Sequence[int] | None
-    stop_strings: str | Sequence[str] | None
-    tokenizer: Any
-    callback: Callable[[Array], Any] | None
-    seed: int | None
-
-
 def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **options: Unpack[GenerateOptions]) -> Array:
     """Generate a continuation of every row of a batch.
 
-    The default is greedy decoding; `temperature` selects sampling and `num_beams` beam search.
+    `temperature` selects sampling and `num_beams` beam search; otherwise decoding is greedy. The options have the names
+    and the meaning that they have in transformers. The default of an option is that of the model's generation config
+    (``decoder.defaults``), and otherwise the one below; an explicit None or neutral value switches an option off.
 
     Args:
         decoder: computes the logits.
@@ -159,12 +82,40 @@ def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **opt
             (Holtzman et al. 2019, arXiv:1904.09751).
         min_p: sample only from tokens whose probability is at least this fraction of the greatest one
             (arXiv:2407.01082).
+        typical_p: sample only from the tokens whose information content is nearest to the entropy and whose
+            probabilities sum to at least this value (Meister et al. 2022, arXiv:2202.00666).
+        epsilon_cutoff, eta_cutoff: sample only from tokens of at least this probability; `eta_cutoff` lowers it with
+            the entropy (Hewitt et al. 2022, arXiv:2210.15191).
+        top_h: sample only from the most likely tokens that contribute this share of the entropy (arXiv:2509.02510).
         repetition_penalty: above 1, tokens that occur in the prompt or the continuation become less likely
-            (Keskar et al. 2019, arXiv:1909.05858). Default: 1, no penalty.
+            (Keskar et al. 2019, arXiv:1909.05858). Beam search applies it to log-probabilities. Default: 1, no penalty.
+        encoder_repetition_penalty: above 1, tokens that occur in the prompt, or in the input of the encoder, become
+            more likely. Default: 1.
+        no_repeat_ngram_size: no sequence of this many tokens occurs twice in the prompt and the continuation.
+        encoder_no_repeat_ngram_size: no sequence of this many tokens of the prompt, or of the input of the encoder,
+            occurs in the continuation.
+        bad_words_ids: lists of ids, the sequences that never occur. Those of a single stop token are ignored.
+        sequence_bias: pairs of a list of ids and a number, which is added to the logit of the last id where the others
+            come before it.
+        min_new_tokens: no stop token occurs before this many new tokens. Default: 0.
+        forced_bos_token_id: the first new token, if a single token comes before it, as in an encoder-decoder.
+        forced_eos_token_id: the new token number `max_new_tokens`, for rows that have not ended; or several ids, the
+            only ones possible there.
+        suppress_tokens: ids that never occur.
+        begin_suppress_tokens: ids that are not the first new token, or the first one after `forced_bos_token_id`.
+        exponential_decay_length_penalty: (tokens, factor): after this many new tokens, stop tokens become more likely,
+            exponentially.
+        remove_invalid_values: replace NaN among the logits by 0 and infinity by the greatest float32. Default: False.
+        renormalize_logits: normalize the log-probabilities of beams after the changes above. Default: False.
         num_beams: above 1, beam search with this many beams, which returns the best continuation. It excludes
             `temperature`, `stop_strings` and `callback`.
         length_penalty: the score of a beam is its summed log-probability divided by its length to this power.
             Default: 1.
+        early_stopping: when the search of a row ends that has `num_beams` ended continuations. True: at once. False,
+            the default: when no beam, at its present length, scores higher than the worst of them. "never": when none
+            can, whatever its length becomes.
+        num_return_sequences: number of continuations of each prompt, which are rows one after the other: the best
+            beams, or several samples. Default: 1.
         stop_tokens: one id or several; each of them ends its row. Default: the decoder's end token, if it has one;
             [] for none.
         stop_strings: one string or several; a row ends once its decoded new tokens contain one. Requires `tokenizer`.
@@ -174,19 +125,21 @@ def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **opt
             are sampled. Default: a random seed.
 
     Returns:
-        (batch, prompt + new) int64 ids; for an encoder-decoder (batch, 1 + new), which begin with its start token.
-        Rows that have ended are filled with the decoder's pad token, or with the first stop token if it has none.
+        (batch * `num_return_sequences`, prompt + new) int64 ids; for an encoder-decoder (…, 1 + new), which begin with
+        its start token. Rows that have ended are filled with the decoder's pad token, or with the first stop token if
+        it has none.
 
     Raises:
         ValueError: an option or input that is not accepted, a row without any token, or more tokens than the model
             has positions.
     """
     search = _Search(decoder, input_ids, attention_mask, dict(options))
-    if not search.options.max_new_tokens:
-        return search.prompt
-    beams = search.options.num_beams > 1
-    new = _beams(search) if beams else np.stack(list(_rows(search)), axis=1).astype("int64")
-    return np.concatenate([search.prompt, new], axis=1)
+    chosen = search.options
+    if chosen.num_beams == 1 or not chosen.max_new_tokens:
+        new = list(_rows(search)) if chosen.max_new_tokens else []
+        return np.concatenate([search.prompt, *(column[:, None] for column in new)], axis=1)
+    new = beam_search(decoder, search.first(), chosen, search.stops, search.processors, search.fill)
+    return np.concatenate([np.repeat(search.prompt, chosen.num_return_sequences, 0), new], axis=1)
 
 
 def stream(
@@ -198,7 +151,7 @@ def stream(
         ValueError: as in ``generate``, raised by this call; or `num_beams` above 1, because beam search does not know
             any token before the last step.
     """
-    search = _Search(decoder, input_ids, attention_mask, dict(options))
+    search = _Search(decoder, input_ids, attention_mask, dict(options), single=True)
     if search.options.num_beams > 1:
         raise ValueError(f"num_beams: got {search.options.num_beams} for a stream; accepted: 1")
     return _rows(search, ahead=False) if search.options.max_new_tokens else iter(())
@@ -207,13 +160,23 @@ def stream(
 class _Search:
     """The checked options and inputs of one request."""
 
-    def __init__(self, decoder: Decoder, input_ids: Any, attention_mask: Any, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        input_ids: Any,
+        attention_mask: Any,
+        options: dict[str, Any],
+        single: bool = False,
+    ) -> None:
         accepted = list(Options.__dataclass_fields__)
         if unknown := sorted(set(options) - set(accepted)):
             raise ValueError(f"options: got {unknown}; {meant(unknown, accepted)}accepted: {accepted}")
-        self.decoder, self.options = decoder, Options(**options)
+        self.decoder = decoder
         self.ids, self.mask = _inputs(input_ids, attention_mask)
         width = 1 if decoder.start_token is not None else self.ids.shape[1]
+        defaults = getattr(decoder, "defaults", {})
+        limit = decoder.max_length
+        self.options = Options(**resolved(options, defaults, width=width, limit=limit, single=single))
         if width + self.options.max_new_tokens > decoder.max_length:
             raise ValueError(
                 f"max_new_tokens: got {self.options.max_new_tokens} after {width} tokens; accepted: "
@@ -221,10 +184,13 @@ class _Search:
             )
         chosen = self.options.stop_tokens
         self.stops = stop_tokens(decoder.eos_token if chosen is None else chosen)
+        if self.options.num_beams == 1 and self.options.num_return_sequences > 1:
+            self.ids, self.mask = (np.repeat(a, self.options.num_return_sequences, 0) for a in (self.ids, self.mask))
         self.prompt, self.real = self.ids, self.mask  # the tokens before the new ones, and their mask
         if decoder.start_token is not None:
             self.prompt = np.full((len(self.ids), 1), decoder.start_token, "int64")
             self.real = np.ones_like(self.prompt)
+        self.processors = Processors(self.options, self.stops, self.ids, self.mask, self.prompt, self.real)
 
     @property
     def fill(self) -> int:
@@ -287,7 +253,7 @@ def _rows(search: _Search, ahead: bool = True) -> Iterator[Array]:
     draws = [np.random.default_rng(None if options.seed is None else [options.seed, row]) for row in range(batch)]
     strings = [options.stop_strings] if isinstance(options.stop_strings, str) else list(options.stop_strings or ())
     done = np.zeros(batch, bool)
-    likeliest = not (options.temperature or options.callback or strings) and options.repetition_penalty == 1
+    likeliest = not (options.temperature or options.callback or strings or search.processors.active)
     greedy = getattr(decoder, "greedy", None) if ahead and likeliest else None
     ended = getattr(decoder, "ended", None)
     columns: list[Array] = []
@@ -298,7 +264,7 @@ def _rows(search: _Search, ahead: bool = True) -> Iterator[Array]:
         elif number and not greedy:
             logits = decoder.step(columns[-1])
         token = chosen.pop(0) if chosen else _choose(logits, search, columns, draws)
-        token = np.where(done, search.fill, token)
+        token = np.where(done, search.fill, token).astype("int64")
         columns.append(token)
         done |= np.isin(token, search.stops)
         for row in np.flatnonzero(~done) if strings else ():
@@ -315,145 +281,11 @@ def _rows(search: _Search, ahead: bool = True) -> Iterator[Array]:
 def _choose(logits: Array, search: _Search, columns: list[Array], draws: list[np.random.Generator]) -> Array:
     """Return the next token of every row (batch,), given its `logits` and the new tokens so far, `columns`."""
     options = search.options
-    scores = penalised(logits, search.prompt, search.real, columns, options.repetition_penalty)
+    if search.processors.active:
+        new = np.stack(columns, axis=1) if columns else np.zeros((len(logits), 0), "int64")
+        logits = search.processors(logits, range(len(logits)), new)
     if not options.temperature:
-        return scores.argmax(axis=-1)
-    chances = probabilities(scores, options.temperature, options.top_k, options.top_p, options.min_p)
-    return np.array([_draw(draw, row) for draw, row in zip(draws, chances, strict=True)])
-
-
-def penalised(logits: Array, prompt: Array, real: Array, columns: Sequence[Array], penalty: float) -> Array:
-    """Return `logits` with a repetition penalty (Keskar et al. 2019, arXiv:1909.05858).
-
-    The logits of tokens that already occur in their row are divided by `penalty` if positive, or else multiplied by it.
-
-    Args:
-        logits: (rows, vocab_size).
-        prompt, real: (rows, prompt) ids, and their mask.
-        columns: new tokens (rows,) of each earlier step.
-        penalty: 1 for no penalty.
-    """
-    if penalty == 1:
-        return logits
-    logits = logits.copy()
-    for row, scores in enumerate(logits):
-        seen = np.unique([*prompt[row][real[row] == 1], *(column[row] for column in columns)])
-        scores[seen] = np.where(scores[seen] > 0, scores[seen] / penalty, scores[seen] * penalty)
-    return logits
-
-
-def probabilities(
-    logits: Array,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-) -> Array:
-    """Return the probabilities to sample from, (rows, vocab_size) float64; see ``generate`` for the arguments.
-
-    Each filter is applied to the result of the previous one, in the order of the arguments, as in transformers.
-    """
-    scores = (logits.astype("float64") - logits.max(axis=-1, keepdims=True)) / max(temperature, 1e-30)
-    if top_k is not None and top_k < scores.shape[-1]:
-        least = np.partition(scores, -top_k, axis=-1)[:, -top_k, None]
-        scores = np.where(scores < least, -np.inf, scores)
-    chances = _softmax(scores)
-    if top_p is not None and top_p < 1:
-        nucleus = np.zeros_like(chances)
-        for row, kept in enumerate(_nucleus(own, top_p) for own in chances):
-            nucleus[row, kept] = chances[row, kept]
-        chances = nucleus
-    if min_p is not None:
-        chances = np.where(chances < min_p * chances.max(axis=-1, keepdims=True), 0, chances)
-    return chances / chances.sum(axis=-1, keepdims=True)
-
-
-def _nucleus(chances: Array, top_p: float) -> Array:
-    """Return the smallest set of most likely tokens whose probabilities sum to at least `top_p`.
-
-    Among equally likely tokens, lower ids are preferred. The set nearly always lies within the few hundred or thousand
-    most likely tokens, so at first only these are sorted.
-    """
-    for count in (256, 4096, len(chances)):
-        least = np.partition(chances, -count)[-count] if count < len(chances) else 0.0
-        among = np.flatnonzero(chances >= max(least, 5e-324))  # includes all ties; excludes probabilities of 0
-        order = among[np.argsort(-chances[among], kind="stable")]
-        sums = np.cumsum(chances[order])
-        if count >= len(chances) or (sums[-1:] >= top_p).all():
-            break
-    return order[: 1 + int(np.searchsorted(sums, top_p))]
-
-
-def _softmax(scores: Array) -> Array:
-    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
-
-
-def _draw(generator: np.random.Generator, chances: Array) -> int:
-    edges = np.cumsum(chances)
-    return int(min(np.searchsorted(edges, generator.random() * edges[-1], side="right"), np.flatnonzero(chances)[-1]))
-
-
-def _beams(search: _Search) -> Array:
-    """Return the tokens (batch, new) that beam search with `num_beams` beams finds for every row.
-
-    Each step considers so many candidates that at least `num_beams` of them do not end with a stop token. A row is
-    finished when it has `num_beams` ended continuations and none of its beams can score higher than the worst of them.
-    """
-    decoder, options, stops, logits = search.decoder, search.options, search.stops, search.first()
-    prompt, real = search.prompt, search.real
-    batch, width = len(prompt), options.num_beams
-    ended: list[list[tuple[float, list[int]]]] = [[] for _ in range(batch)]
-    beams = [[(0.0, list[int]())] for _ in range(batch)]  # summed log-probability and new tokens of each beam
-    rows = np.arange(batch)  # for each beam, the row of `logits` that it continues
-    for number in range(1, options.max_new_tokens + 1):
-        if number > 1:
-            decoder.select(rows)
-            logits = decoder.step(np.array([tokens[-1] for row in beams for _, tokens in row]))
-        first, rows = 0, []
-        for row, current in enumerate(beams):
-            if not current:
-                continue
-            own = logits[first : first + len(current)]
-            seen = np.array([tokens for _, tokens in current], "int64").T
-            repeated = (
-                np.repeat(prompt[row : row + 1], len(current), 0),
-                np.repeat(real[row : row + 1], len(current), 0),
-            )
-            own = penalised(own, *repeated, list(seen), options.repetition_penalty).astype("float64")
-            chances = own - own.max(-1, keepdims=True)
-            chances -= np.log(np.exp(chances).sum(-1, keepdims=True))  # log-softmax
-            totals = (chances + np.array([[score] for score, _ in current])).reshape(-1)
-            best = np.argsort(-totals, kind="stable")[: max(2, 1 + len(stops)) * width]
-            alive: list[tuple[float, list[int]]] = []
-            for rank, flat in enumerate(best):
-                beam, token = divmod(int(flat), chances.shape[-1])
-                candidate = (float(totals[flat]), [*current[beam][1], token])
-                if token in stops or number == options.max_new_tokens:
-                    if rank < width:
-                        ended[row].append((candidate[0] / number**options.length_penalty, candidate[1]))
-                elif len(alive) < width:
-                    alive.append(candidate)
-                    rows.append(first + beam)
-            first += len(current)
-            ended[row] = sorted(ended[row], key=lambda pair: -pair[0])[:width]
-            if len(ended[row]) == width and alive and not _may_win(alive[0][0], number, ended[row][-1][0], options):
-                rows = rows[: len(rows) - len(alive)]
-                alive = []
-            beams[row] = alive
-        rows = np.array(rows, "int64")
-        if not len(rows):
-            break
-    winners = [max(row, key=lambda pair: pair[0])[1] for row in ended]
-    longest = max(map(len, winners))
-    return np.array([tokens + [search.fill] * (longest - len(tokens)) for tokens in winners], "int64")
-
-
-def _may_win(score: float, length: int, worst: float, options: Options) -> bool:
-    """Return whether a beam can still score higher than `worst`, the worst ended continuation that is kept.
-
-    Its summed log-probability `score` can only decrease. Its length can grow up to the limit, which increases the
-    final score if the length penalty is positive.
-    """
-    reach = options.max_new_tokens if options.length_penalty > 0 else length
-    return score / reach**options.length_penalty > worst
+        return logits.argmax(axis=-1)
+    filters = {name: getattr(options, name) for name in FILTERS}
+    chances = probabilities(logits, options.temperature, **filters)
+    return np.array([draw(generator, row) for generator, row in zip(draws, chances, strict=True)])

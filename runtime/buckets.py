@@ -102,6 +102,7 @@ class BucketDecoder:
         self.chosen: Any = list(self.decoders.values())[-1]
         self.start_token, self.max_length = self.chosen.start_token, self.chosen.max_length
         self.eos_token, self.pad_token = self.chosen.eos_token, self.chosen.pad_token
+        self.defaults: Mapping[str, Any] = getattr(self.chosen, "defaults", {})
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.chosen, name)

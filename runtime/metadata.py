@@ -19,6 +19,7 @@ TOKENIZER_FILES = {
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 }
 STOP_TOKENS = "attention_zoo.stop_tokens"
+GENERATION = "attention_zoo.generation"  # defaults of ``generate``, with the names of generation_config.json
 CARD = "attention_zoo.card"  # author, license and other fields of the model card
 TASK = "attention_zoo.task"  # a Hugging Face task name
 PADDING = "attention_zoo.padding"  # the padding side, if the file accepts only one

@@ -18,6 +18,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from ..generation.decoder import RecomputingDecoder
+from ..generation.defaults import obeyed
 from ..generation.search import Decoder, GenerateOptions, generate
 from ..generation.text_generation import TextGenerating, end_tokens
 from ..signature import Signature, TensorSpec, as_array
@@ -27,6 +28,7 @@ from .graph_names import layout_of
 from .metadata import (
     CONFIG,
     FAMILY,
+    GENERATION,
     OURS,
     PADDING,
     PRECISION,
@@ -207,7 +209,8 @@ class Runner(TextGenerating):
                 ``generate_text``.
             attention_mask: (batch, prompt), 1 = token, 0 = padding. Prompts of different lengths may be padded on
                 either side. Default: all ones.
-            options: The options of ``generation.search.generate``, such as `max_new_tokens` and `temperature`.
+            options: The options of ``generation.search.generate``, such as `max_new_tokens` and `temperature`. The
+                default of an option is that of the exported model's generation config, if it has one.
 
         Returns:
             (batch, prompt + new) int64 ids; for an encoder-decoder (batch, 1 + new) ids, which begin with the start
@@ -241,6 +244,17 @@ class Runner(TextGenerating):
         return end_tokens(own, self._config.get("eos_token_id"), getattr(self.tokenizer, "eos_token_id", None))
 
     @property
+    def generation_defaults(self) -> dict[str, Any]:
+        """The defaults of ``generate``: the generation config of the exported model, in transformers' words.
+
+        The "tokenizer" is added if the generation config has stop strings.
+        """
+        raw = stated(self.path, self.metadata, GENERATION, dict)
+        tokenizer = self.tokenizer if "stop_strings" in raw else None
+        found, _ = obeyed(raw, self._vocab_size, texts=tokenizer is not None)
+        return found | ({"tokenizer": tokenizer} if "stop_strings" in found else {})
+
+    @property
     def precision(self) -> str:
         """The precision of the file: "fp32", "fp16", "int8" or "int4"."""
         return self.precision_details.get("name", "fp32")
@@ -271,7 +285,7 @@ class Runner(TextGenerating):
                 f"path: {self.path.name} does not generate; accepted: an exported GPT, or a Transformer or Seq2Seq "
                 "exported with its cache"
             )
-        return RecomputingDecoder(self._main, self._config)
+        return RecomputingDecoder(self._main, self._config, self.generation_defaults)
 
 
 def _own_signature(path: Path, declared: Any, found: Signature) -> Signature:

@@ -28,6 +28,7 @@ from ..weights.transforms import SAME
 from .base import ZooModel
 from .companions import DICTS
 from .config import Config
+from .generation_config import read_generation_config, warn_of_generation_config
 from .keras_files import SUFFIX, load_keras
 from .registry import family, own_dialects
 from .sentence_transformers import SentenceFiles, SentenceTensors, read_sentence_files, transformer_folder
@@ -89,6 +90,7 @@ def load(path: str | os.PathLike[str], *, dtype: Any = None, tokenizer: Any = No
         given = None if tokenizer is None else _given_tokenizer(tokenizer)
         model = _load(Path(path), dtype, overrides, given)
         model.tokenizer = model.tokenizer if given is None else given
+        warn_of_generation_config(model, path, 2)
         return model
 
 
@@ -233,16 +235,8 @@ def _load_huggingface(
     model = _build(cls, cls.dialects[kind], raw, tensors, dtype, sentences.fields, overrides, folder / CONFIG_FILE)
     model.huggingface, model.preprocessor = raw, preprocessor
     model.sentences, model.sentence_options = sentences.sentences, sentences.options
-    model.generation_config = _generation_config(folder / GENERATION_FILE)
+    model.generation_config = read_generation_config(folder / GENERATION_FILE, raw)
     return model
-
-
-def _generation_config(file: Path) -> dict[str, Any]:
-    raw = read_json(file) if file.is_file() else {}
-    ends = raw.get("eos_token_id")
-    if ends is not None and not all(map(checks.is_integer, ends if isinstance(ends, list) else [ends])):
-        raise ValueError(f"path: {file}: eos_token_id: got {ends!r}; accepted: a token, or several")
-    return raw
 
 
 def _build(

@@ -9,7 +9,7 @@ from typing import Any, cast
 import keras
 
 from ...generation.text_generation import check_fits, end_tokens
-from ...runtime.metadata import CONFIG, FAMILY, FILES, SIGNATURES, STOP_TOKENS, TASK, TOKENIZER_FILES
+from ...runtime.metadata import CONFIG, FAMILY, FILES, GENERATION, SIGNATURES, STOP_TOKENS, TASK, TOKENIZER_FILES
 from ...signature import Graph, Signature
 from ...text.tokenizer import Tokenizer
 from ...zoo.base import ZooModel
@@ -87,13 +87,17 @@ def metadata(model: Exportable, signatures: Mapping[str, Signature], files: Mapp
 
 
 def texts(model: Exportable) -> dict[str, str]:
-    """Return the metadata with the files of `model`'s tokenizer, including the chat template, and its end tokens.
+    """Return the metadata with the files of `model`'s tokenizer, including the chat template, its end tokens, and the
+    defaults of its ``generate``.
 
     Raises:
         ValueError: the tokenizer is not an ``attention_zoo.Tokenizer``, cannot be written to files, or has more tokens
             than the model.
     """
     found = {STOP_TOKENS: json.dumps(ends)} if (ends := getattr(model, "stop_tokens", None)) else {}
+    if defaults := getattr(model, "generation_defaults", None):
+        entries = {name: value for name, value in defaults.items() if name != "tokenizer"}
+        found[GENERATION] = json.dumps(entries, sort_keys=True)
     if model.tokenizer is None:
         return found
     if not isinstance(model.tokenizer, Tokenizer):

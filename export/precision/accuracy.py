@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ...generation.search import generate
 from ...runtime.runner import LoadedGraph, Runner
 from ...signature import Signature, TensorSpec
 from ..errors import AccuracyError
@@ -147,7 +148,9 @@ def _continued(precise: Runner, rounded: Runner, sample: Arrays) -> tuple[np.nda
     ids = sample["input_ids"]
     mask = sample.get("attention_mask", np.ones_like(ids))
     new = min(NEW_TOKENS, precise.decoder().max_length - 1)
-    written = precise.generate(ids, mask, max_new_tokens=new, stop_tokens=[])[:, 1:]
+    greedy: Any = precise.decoder()
+    greedy.defaults = {}  # greedy decoding, whatever the model's generation config
+    written = generate(greedy, ids, mask, max_new_tokens=new, stop_tokens=[])[:, 1:]
     sides = []
     for runner in (precise, rounded):
         decoder = runner.decoder()

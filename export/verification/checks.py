@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...generation.decoder import TOKENS
+from ...generation.search import generate
 from ...runtime.inputs import example_inputs, padded_mask
 from ...runtime.runner import LoadedGraph, Runner
 from ...signature import Signature
@@ -228,7 +229,9 @@ def greedy_check(model: Any, whole: Reference, runner: Runner, tolerance: float 
         return Check(name, True, None, "not compared: there is no room for a new token")
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (3, length))
     mask = padded_mask(3, length, "left")
-    written = runner.generate(ids, mask, max_new_tokens=new, stop_tokens=[])
+    decoder: Any = runner.decoder()
+    decoder.defaults = {}  # greedy decoding, whatever the model's generation config
+    written = generate(decoder, ids, mask, max_new_tokens=new, stop_tokens=[])
     if any(spec.name == "decoder_input_ids" for spec in model.signature.inputs):
         inputs = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": written[:, :-1]}
     else:

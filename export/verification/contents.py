@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...runtime.metadata import CONFIG, DIGEST, FAMILY, STOP_TOKENS, TOKENIZER_FILES
+from ...runtime.metadata import CONFIG, DIGEST, FAMILY, GENERATION, STOP_TOKENS, TOKENIZER_FILES
 from ...runtime.runner import Runner
 from ..digests import WEIGHTS, file_digest, weight_digests
 from ..frontend.inference import FileWeights
@@ -61,7 +61,7 @@ def _config(model: Exportable, metadata: Mapping[str, str]) -> Check:
 def _texts(model: Exportable, metadata: Mapping[str, str]) -> list[Check]:
     """Check the tokenizer and the end tokens, if both the file and the model have some."""
     ours = texts(model)
-    kept = {*TOKENIZER_FILES.values(), STOP_TOKENS}
+    kept = {*TOKENIZER_FILES.values(), STOP_TOKENS, GENERATION}
     theirs = {name: value for name, value in metadata.items() if name in kept}
     if not ours or not theirs:
         return []

@@ -44,8 +44,10 @@ class SharedCacheDecoder(GraphDecoder):
     its last token, over the values that the padding left there.
     """
 
-    def __init__(self, graphs: Mapping[str, GraphRunner], config: Mapping[str, Any]) -> None:
-        super().__init__(graphs, config)
+    def __init__(
+        self, graphs: Mapping[str, GraphRunner], config: Mapping[str, Any], defaults: Mapping[str, Any]
+    ) -> None:
+        super().__init__(graphs, config, defaults)
         self.graph: Any = graphs["decoder"]
         specs = {spec.name: spec for spec in self.graph.signature.inputs}
         self.tokens = next(name for name in TOKENS if name in specs)

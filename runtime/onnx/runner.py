@@ -106,7 +106,8 @@ class OnnxRunner(Runner):
         if self.layout.kind != "dynamic":
             return super().decoder()
         graphs = {self.layout.roles[name]: graph for name, graph in self.graphs.items()}
-        return (OnnxDecoder if self._main.padding is None else SharedCacheDecoder)(graphs, self._config)
+        kind = OnnxDecoder if self._main.padding is None else SharedCacheDecoder
+        return kind(graphs, self._config, self.generation_defaults)
 
 
 def _files_beside(path: Path, metadata: dict[str, str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...generation.decoder import GraphDecoder
+from ...generation.decoder import Configured, GraphDecoder
 from ..graph_names import is_prefill
 from .compiled import CompiledGraph, Memory
 
@@ -21,18 +21,18 @@ Array = np.ndarray
 CALL = 20
 
 
-class LiteRTDecoder:
+class LiteRTDecoder(Configured):
     """A ``generation.search.Decoder`` for the graphs "decode" and "prefill_{n}"; see ``export/frontend/graphs.py``.
 
     Rows that have ended are not run. The last prefill call of a prompt is padded with tokens whose cache slots are
     overwritten by later tokens.
     """
 
-    start_token: int | None = None
-
-    def __init__(self, graphs: Mapping[str, CompiledGraph], config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, graphs: Mapping[str, CompiledGraph], config: Mapping[str, Any], defaults: Mapping[str, Any]
+    ) -> None:
+        super().__init__(config, defaults)
         self.graphs = graphs
-        self.eos_token, self.pad_token = config.get("eos_token_id"), config.get("pad_token_id")
         self.slots = self.max_length = graphs["decode"].signature.sizes["slots"]
         self.prefills = {graphs[name].signature.sizes["sequence"]: name for name in graphs if is_prefill(name)}
 

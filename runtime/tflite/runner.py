@@ -99,6 +99,7 @@ class TFLiteRunner(Runner):
         if self.layout.kind == "plain" or not self.generates:
             return super().decoder()
         if self.layout.kind == "litert":
-            return LiteRTDecoder(graphs, self._config)
+            return LiteRTDecoder(graphs, self._config, self.generation_defaults)
         kind = EncodedDecoder if self.signature.sizes["batch"] == 1 else GraphDecoder
-        return decoder_of(graphs, lambda part: kind({STATIC[name]: part[name] for name in part}, self._config))
+        configs = self._config, self.generation_defaults
+        return decoder_of(graphs, lambda part: kind({STATIC[name]: part[name] for name in part}, *configs))

@@ -162,7 +162,7 @@ def test_wide_beams_find_the_best_of_all_sequences(stops: list[int], penalty: fl
     for seed in range(8):
         logits, prompt = markov(4, seed), [seed % 4, 2]
         best, top = exhaustive(logits, prompt, 4, 4, stops, penalty)
-        options: Any = {"max_new_tokens": 4, "stop_tokens": stops, "length_penalty": penalty}
+        options: Any = {"max_new_tokens": 4, "stop_tokens": stops, "length_penalty": penalty, "early_stopping": "never"}
         found = generate(Fake(logits), [prompt], num_beams=64, **options)[0, 2:].tolist()
         assert found == best
         lengths.add(len(found))
@@ -201,7 +201,7 @@ def test_narrow_beams_against_their_definition(width: int, stops: list[int]) -> 
     """Every logit depends on all previous tokens, so that a wrong row order would be detected."""
     logits, different = remembering(6, spread=1.0), 0
     for penalty in PENALTIES:
-        options: Any = {"max_new_tokens": 7, "stop_tokens": stops, "length_penalty": penalty}
+        options: Any = {"max_new_tokens": 7, "stop_tokens": stops, "length_penalty": penalty, "early_stopping": "never"}
         expected = [beams(logits, list(row), width, 7, stops, penalty) for row in PROMPTS]
         found = generate(Fake(logits, pad=5), PROMPTS, num_beams=width, **options)[:, 3:]
         assert [cut(list(row), stops) for row in found] == expected
@@ -224,11 +224,23 @@ def test_beams_stop_when_nothing_can_win() -> None:
 
 
 def test_beams_with_repetition_penalty() -> None:
-    """The penalty applies to the prompt's tokens but not to its padding."""
-    base, ids, mask = markov(5, seed=1), np.array([[4, 3, 1]]), np.array([[0, 1, 1]])
-    found = generate(Fake(base), ids, mask, max_new_tokens=4, num_beams=125, repetition_penalty=1.7)[0, 3:]
-    best, _ = exhaustive(lambda row: hugging_face(base(row), row, 1.7), [3, 1], 5, 4, [], 1.0)
-    assert found.tolist() == best
+    """The penalty multiplies log-probabilities; it applies to the prompt's tokens but not to its padding."""
+    ids, mask, different = np.array([[4, 3, 1]]), np.array([[0, 1, 1]]), 0
+    options: Any = {"max_new_tokens": 4, "num_beams": 125}
+    for seed in range(4):
+        base = markov(5, seed)
+
+        def total(new: Sequence[int], base: Logits = base) -> float:
+            rows = [[3, 1, *new[:i]] for i in range(4)]
+            scores = [hugging_face(log_softmax(base(row)), row, 1.7) for row in rows]
+            return sum(own[token] for own, token in zip(scores, new, strict=True))
+
+        found = generate(Fake(base), ids, mask, repetition_penalty=1.7, **options)[0, 3:].tolist()
+        assert found == list(max(itertools.product(range(5), repeat=4), key=total))
+        different += (
+            found != exhaustive(lambda row, base=base: hugging_face(base(row), row, 1.7), [3, 1], 5, 4, [], 1)[0]
+        )
+    assert different, "the same as with penalized logits"
 
 
 # ---- sampling ------------------------------------------------------------------------------------------------------
@@ -434,7 +446,10 @@ def test_wrong_values(name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"top_q": 1}, r"options: got \['top_q'\]; did you mean \['top_p', 'top_k'\]\? accepted: \['max_new_tokens'"),
+        (
+            {"top_q": 1},
+            r"options: got \['top_q'\]; did you mean \['top_p', 'top_k', 'top_h'\]\? accepted: \['max_new_tokens'",
+        ),
         ({"top_k": 5}, r"temperature: got 0 .*top_k"),
         ({"top_p": 0.5, "min_p": 0.1}, r"temperature: got 0 .*top_p.*min_p"),
         ({"num_beams": 2, "callback": print}, "num_beams: got 2 with .*callback"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from attention_zoo.generation import search
+from attention_zoo.generation import sampling
 
 
 def by_sorting(chances: np.ndarray, top_p: float) -> np.ndarray:
@@ -22,12 +22,12 @@ def by_sorting(chances: np.ndarray, top_p: float) -> np.ndarray:
 def test_the_same_tokens_as_by_sorting(spread: float, rounded: bool, top_k: int | None) -> None:
     logits = np.random.default_rng(0).normal(0, spread, (2, 20_000)).astype("float32")
     logits = logits.round(1) if rounded else logits
-    chances = search.probabilities(logits, 1.0, top_k)
+    chances = sampling.probabilities(logits, 1.0, top_k)
     for top_p in (1e-9, 0.1, 0.5, 0.9, 0.95, 0.999, 1 - 1e-12):
-        found = search.probabilities(logits, 1.0, top_k, top_p)
+        found = sampling.probabilities(logits, 1.0, top_k, top_p)
         for row in range(2):
             kept = by_sorting(chances[row], top_p)
-            np.testing.assert_array_equal(search._nucleus(chances[row], top_p), kept)
+            np.testing.assert_array_equal(sampling._nucleus(chances[row], top_p), kept)
             expected = np.zeros(20_000)
             expected[kept] = chances[row, kept] / chances[row, kept].sum()
             np.testing.assert_allclose(found[row], expected, rtol=1e-12)
@@ -36,5 +36,5 @@ def test_the_same_tokens_as_by_sorting(spread: float, rounded: bool, top_k: int 
 def test_what_has_most_is_not_searched_for_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes, sort = [], np.argsort
     monkeypatch.setattr(np, "argsort", lambda array, **options: sizes.append(len(array)) or sort(array, **options))
-    search.probabilities(np.random.default_rng(0).normal(0, 6, (3, 150_000)), top_p=0.9)
+    sampling.probabilities(np.random.default_rng(0).normal(0, 6, (3, 150_000)), top_p=0.9)
     assert len(sizes) >= 3 and max(sizes) < 10_000

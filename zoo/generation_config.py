@@ -1,0 +1,50 @@
+"""The generation config of a Hugging Face folder, whose entries are the defaults of ``generate``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import checks
+from ..files import read_json
+from ..generation.defaults import known_entries, obeyed
+
+
+def read_generation_config(file: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of generation_config.json or, without that file, the entries for it in config.json.
+
+    Files of before 2023 have them there, and transformers reads them in the same way.
+
+    Args:
+        file: the path of generation_config.json.
+        config: the content of config.json.
+
+    Raises:
+        ValueError: the file cannot be read, or its end tokens are not token ids.
+    """
+    raw = read_json(file) if file.is_file() else known_entries(config)
+    ends = raw.get("eos_token_id")
+    if ends is not None and not all(map(checks.is_integer, ends if isinstance(ends, list) else [ends])):
+        raise ValueError(f"path: {file}: eos_token_id: got {ends!r}; accepted: a token, or several")
+    return raw
+
+
+def warn_of_generation_config(model: Any, where: object, stacklevel: int) -> None:
+    """Warn about entries of the generation config that ``generate`` does not obey.
+
+    Args:
+        model: a model that was loaded.
+        where: the file or folder, for the warning.
+        stacklevel: the number of calls from here to the user's code.
+    """
+    if not model.generates or not model.generation_config:
+        return
+    vocab_size = model.config.to_dict().get("vocab_size")
+    _, problems = obeyed(model.generation_config, vocab_size, texts=model.tokenizer is not None)
+    if problems:
+        warnings.warn(
+            f"{where}: generate does not obey of the generation config: {'; '.join(problems)}",
+            stacklevel=stacklevel + 1,
+        )

@@ -24,6 +24,7 @@ from ..frontend.diagnostics import one_line, refused
 from ..frontend.inference import FileWeights, reading
 from ..frontend.spec import input_specs
 from .arguments import as_constants
+from .operations import replaced
 from .operators import LOWERINGS
 from .packing import Alike, Joint
 
@@ -31,6 +32,7 @@ Tensor = Any
 
 ARGUMENT = "attention_zoo_weight_{}"  # differs from the names of a model's inputs
 PRODUCTS = ("MatMul", "BatchMatMulV2")
+FUSED = frozenset({"Erf"})  # has no operator of its own, but the converter recognizes GELU by it
 
 
 def convert(stored: FileWeights, graphs: Mapping[str, Graph], alike: Alike) -> tuple[Any, Joint]:
@@ -46,12 +48,19 @@ def convert(stored: FileWeights, graphs: Mapping[str, Graph], alike: Alike) -> t
         ExportError: the converter failed, or the model reads a variable that is not one of its weights.
     """
     matrices = [n for n, v in stored.variables.items() if len(v.shape) == 2 and stored.dtype(n) == "float32"]
-    traced, variables = _traced(stored, graphs, matrices)
+    kept = FUSED
+    traced, variables = _traced(stored, graphs, matrices, kept)
     fitting = sorted(set(matrices) - {matrices[i] for function in traced.values() for i in _others(function.graph)})
     if len(fitting) < len(matrices):
         matrices = fitting
-        traced, variables = _traced(stored, graphs, matrices)
-    model = unpacked(_converted(traced, variables))
+        traced, variables = _traced(stored, graphs, matrices, kept)
+    try:
+        content = _converted(traced, variables)
+    except ExportError:
+        if not any(op.type in FUSED for function in traced.values() for op in function.graph.get_operations()):
+            raise
+        content = _converted(*_traced(stored, graphs, matrices, frozenset()))
+    model = unpacked(content)
     arguments = {ARGUMENT.format(i): name for i, name in enumerate(matrices)}
     joint = as_constants(model, stored, arguments, None if isinstance(stored.model, Foreign) else alike)
     share_buffers(model)
@@ -59,10 +68,10 @@ def convert(stored: FileWeights, graphs: Mapping[str, Graph], alike: Alike) -> t
 
 
 def _traced(
-    stored: FileWeights, graphs: Mapping[str, Graph], matrices: Sequence[str]
+    stored: FileWeights, graphs: Mapping[str, Graph], matrices: Sequence[str], kept: frozenset[str]
 ) -> tuple[dict[str, Any], list[Any]]:
     """Return a concrete function of every graph, with `matrices` as its last arguments, and the variables that they
-    read."""
+    read. The operations `kept` are not replaced."""
     import tensorflow as tf
 
     others = {name: variable for name, variable in stored.variables.items() if name not in set(matrices)}
@@ -76,7 +85,7 @@ def _traced(
         def function(*tensors: Tensor) -> dict[str, Tensor]:
             values = {**changed, **dict(zip(matrices, tensors[len(names) :], strict=True))}
             foreign = nullcontext() if ours else keras_lowered(stored.model._flatten_layers())
-            with F.lowering(LOWERINGS), reading(values, stored), foreign:
+            with replaced(kept), F.lowering(LOWERINGS), reading(values, stored), foreign:
                 return graph.function(dict(zip(names, tensors[: len(names)], strict=True)))
 
         specs = input_specs(graph.signature, "int32" if ours else None)
@@ -115,6 +124,7 @@ def _converted(traced: Mapping[str, Any], variables: list[Any]) -> bytes:
             raise ExportError(f"the model reads what is no weight of it: {one_line(error, 300)}") from error
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(traced))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        converter.canonicalizing_inf_as_min_max_float = False  # an infinite mask is no large number
         converter._experimental_use_buffer_offset = True  # else it unpacks the file twice to find equal buffers
         try:
             return converter.convert()

@@ -1,0 +1,82 @@
+"""The table of replaced TensorFlow operations, and the context in which a trace replaces them.
+
+A rule is registered under the name of an operation and has its arguments. It returns the outputs, composed of
+operations that LiteRT has right, or None to keep the operation. Rules see every operation of a trace, whichever library
+asked for it, because they intercept the function that adds operations to TensorFlow graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+Tensor = Any
+Rule = Callable[..., Any]
+
+RULES: dict[str, Rule] = {}
+
+
+def rule(*operations: str) -> Callable[[Rule], Rule]:
+    """Register a function as the rule of these TensorFlow operations."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(operations, function))
+        return function
+
+    return register
+
+
+@contextmanager
+def replaced(kept: frozenset[str] = frozenset()) -> Iterator[None]:
+    """Apply the rules to all operations that are added to a graph within the block, except to those named in `kept`.
+
+    Exports hold a lock, so that no other thread traces at the same time.
+    """
+    import tensorflow as tf
+    from tensorflow.python.eager import execute
+    from tensorflow.python.framework import op_def_library
+
+    add = op_def_library._apply_op_helper
+
+    def adding(operation: str, name: str | None = None, **arguments: Any) -> Any:
+        found = None if operation in kept else RULES.get(operation)
+        if found is None or execute.must_record_gradient():
+            return add(operation, name=name, **arguments)
+        with tf.name_scope(name or operation):
+            outputs = found(**arguments)
+        if outputs is None:
+            return add(operation, name=name, **arguments)
+        outputs = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+        return None, None, outputs[0].op, outputs
+
+    with mock.patch.object(op_def_library, "_apply_op_helper", adding):
+        yield
+
+
+def floating(*tensors: Any) -> bool:
+    """Return whether all of these are float32, the only floating-point dtype that is computed in."""
+    return all(getattr(tensor.dtype, "name", tensor.dtype) == "float32" for tensor in tensors)
+
+
+def tensors(*values: Any) -> list[Tensor]:
+    """Convert the operands of one operation, which have the same dtype, to tensors."""
+    import tensorflow as tf
+
+    dtype = next((value.dtype for value in values if tf.is_tensor(value)), None)
+    return [tf.convert_to_tensor(value, dtype) for value in values]
+
+
+def constant(value: Any) -> Any:
+    """Return the value of a tensor as an array if it is known in the trace, and None otherwise."""
+    import tensorflow as tf
+
+    return tf.get_static_value(tf.convert_to_tensor(value))
+
+
+def emit(operation: str, **arguments: Any) -> list[Tensor]:
+    """Add an operation with the arguments of its definition, subject to the rules, and return its outputs."""
+    from tensorflow.python.framework import op_def_library
+
+    return list(op_def_library._apply_op_helper(operation, **arguments)[3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,33 @@ def _encodes_single_words(backend: Any) -> bool:
     if cutter is None:
         return True
     return cutter.pre_tokenize_str("a")[0][0] == cutter.pre_tokenize_str(" a")[0][0]
+
+
+def with_prompt(texts: Any, prompt: str) -> Any:
+    """Return `texts`, one or several, with `prompt` in front of each. Values of other types are left unchanged."""
+    if not prompt:
+        return texts
+    if isinstance(texts, str):
+        return prompt + texts
+    if isinstance(texts, list | tuple | np.ndarray):
+        return [prompt + text if isinstance(text, str) else text for text in texts]
+    return texts
+
+
+def prompt_length(backend: Any, prompt: str, special: Collection[int], *, add_special_tokens: bool) -> int:
+    """Return the number of tokens at the start of a row that are those of `prompt`, special tokens before it included.
+
+    As in sentence-transformers, these are the tokens of the prompt alone, without a special token at its end.
+    """
+    if not prompt:
+        return 0
+    ids = backend.encode(prompt, add_special_tokens=add_special_tokens).ids
+    return len(ids) - (bool(ids) and ids[-1] in special)
+
+
+def behind_prompt(mask: Array, length: int) -> Array:
+    """Return the attention mask `mask`, (rows, tokens), without the first `length` tokens of each row."""
+    return (mask * (np.cumsum(mask, axis=1) > length)).astype(mask.dtype)
 
 
 def row_width(rows: list[Any], limit: int | None, padding: bool | str, pad_token_id: int | None) -> int:

@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 
 from .chat import chat_text, named_templates
-from .encoding import encoded_rows, id_list, input_arrays, row_width
+from .encoding import behind_prompt, encoded_rows, id_list, input_arrays, prompt_length, row_width, with_prompt
 from .gguf_vocabularies import gguf_tokenizer
 from .keras_hub_vocabularies import keras_hub_tokenizer
 from .lengths import row_limit, side
 from .special_tokens import check_frame, register_special_tokens, set_frame
 from .tokenizer_config import (
     check_names,
+    checked_prompts,
     length_limit,
+    set_lowercase,
     set_prefix_space,
     uses_token_types,
     vocabulary_size,
@@ -46,6 +48,10 @@ class Tokenizer:
         padding_side, truncation_side: "left" or "right".
         uses_token_types: whether ``tokenizer(texts)`` returns "token_type_ids".
         chat_templates: Jinja templates by name; the standard one is "default".
+        prompts: texts by name that the model was trained to have in front of a text, such as {"query": "query: "}.
+        default_prompt_name: the prompt that ``tokenizer(texts)`` prepends, or None.
+        include_prompt: whether a sentence embedding pools the tokens of the prompt too. If not, ``tokenizer(texts)``
+            also returns "pooling_mask".
 
     Args:
         backend: a ``tokenizers.Tokenizer``. It is not copied. Its truncation and padding settings become defaults of
@@ -79,6 +85,10 @@ class Tokenizer:
         self.truncation_side = side("truncation_side", config["truncation_side"])
         self.uses_token_types = uses_token_types(backend, config)
 
+        self.prompts, self.default_prompt_name, self.include_prompt = checked_prompts(config)
+
+        if config.get("lowercase"):
+            set_lowercase(backend)
         set_prefix_space(backend, config.get("add_prefix_space"))
         bos, eos = config.get("add_bos_token"), config.get("add_eos_token")
         if bos is not None or eos is not None:
@@ -121,6 +131,7 @@ class Tokenizer:
         Raises:
             ValueError: as in ``load``.
         """
+        check_names(config)
         backend, found = parse_tokenizer(files, config)
         return cls(backend, **found)
 
@@ -192,6 +203,12 @@ class Tokenizer:
         """The contents of the special tokens that are set, by name: ``{"bos_token": "<s>", …}``."""
         return {name: getattr(self, name) for name in SPECIAL if getattr(self, name) is not None}
 
+    @property
+    def special_token_ids(self) -> set[int]:
+        """The ids of all special tokens, named ones and others."""
+        added = self.backend.get_added_tokens_decoder()
+        return {number for number, token in added.items() if token.special}
+
     def __repr__(self) -> str:
         special = {name: getattr(self, name) for name in SPECIAL if getattr(self, name) is not None}
         said = f"vocab_size={self.vocab_size}, model_max_length={self.model_max_length}"
@@ -213,6 +230,8 @@ class Tokenizer:
         add_special_tokens: bool = True,
         is_split_into_words: bool = False,
         return_word_ids: bool = False,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
     ) -> dict[str, Array]:
         """Encode texts to the inputs of a model.
 
@@ -228,15 +247,19 @@ class Tokenizer:
             is_split_into_words: the texts are lists of words, for example because each word has a label.
             return_word_ids: also return "word_ids", the index of the word that each token belongs to, or -1 for
                 special tokens and padding; in a pair, the words of each text are counted from 0.
+            prompt: a text in front of each of `texts`; "" for none.
+            prompt_name: the name of one of `prompts` instead. Default: the tokenizer's `default_prompt_name`.
 
         Returns:
             int32 arrays (batch, tokens): "input_ids", "attention_mask" (1 = token, 0 = padding) and, if the model has
-            this input, "token_type_ids" (0 = first text, 1 = second text).
+            these inputs, "token_type_ids" (0 = first text, 1 = second text) and "pooling_mask" (0 = prompt or padding).
 
         Raises:
             ValueError: texts of another type, rows of unequal length without a pad token or with ``padding=False``,
-                or a `max_length` that cannot be met with these options.
+                a `max_length` that cannot be met with these options, or an unknown prompt.
         """
+        prompt = self._prompt(prompt, prompt_name, is_split_into_words)
+        texts = with_prompt(texts, prompt)
         limit = row_limit(max_length, self.model_max_length, truncation, padding)
         padding_side = self.padding_side if padding_side is None else side("padding_side", padding_side)
         rows = encoded_rows(
@@ -249,7 +272,7 @@ class Tokenizer:
             add_special_tokens=add_special_tokens,
             words=is_split_into_words,
         )
-        return input_arrays(
+        arrays = input_arrays(
             rows,
             row_width(rows, limit, padding, self.pad_token_id),
             padding_side,
@@ -257,6 +280,25 @@ class Tokenizer:
             token_types=self.uses_token_types,
             word_ids=return_word_ids,
         )
+        if not self.include_prompt:
+            special = self.special_token_ids
+            length = prompt_length(self.backend, prompt, special, add_special_tokens=add_special_tokens)
+            arrays["pooling_mask"] = behind_prompt(arrays["attention_mask"], length)
+        return arrays
+
+    def _prompt(self, prompt: str | None, name: str | None, words: bool) -> str:
+        """Return the text to prepend, "" for none."""
+        if prompt is not None and name is not None:
+            raise ValueError(f"prompt_name: got {name!r} with a prompt; accepted: one of the two")
+        if name is not None and name not in self.prompts:
+            raise ValueError(f"prompt_name: got {name!r}; accepted: {list(self.prompts)}")
+        if prompt is not None and not isinstance(prompt, str):
+            raise ValueError(f"prompt: got {type(prompt).__name__}; accepted: a text")
+        if prompt is None and (name := name or self.default_prompt_name) is not None:
+            prompt = self.prompts[name]
+        if prompt and words:
+            raise ValueError(f"prompt: got {prompt!r} with is_split_into_words; accepted: '', or texts")
+        return prompt or ""
 
     def encode(self, text: str, pair: str | None = None, *, add_special_tokens: bool = True) -> Any:
         """Encode one text or a pair of texts, without truncation or padding.

@@ -22,7 +22,12 @@ OPTIONS = (
     "do_lower_case",
     "strip_accents",
     "tokenize_chinese_chars",
+    "lowercase",
+    "prompts",
+    "default_prompt_name",
+    "include_prompt",
 )
+BERT_KINDS = ("bert", "distilbert", "electra", "mobilebert", "mpnet")
 _UNLIMITED = 10**9  # Hugging Face writes "no limit" as a very large number
 
 
@@ -94,6 +99,55 @@ def uses_token_types(backend: Any, config: Mapping[str, Any]) -> bool:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"model_input_names: got {names!r}; accepted: a list of names")
     return "token_type_ids" in names
+
+
+def set_bert_options(backend: Any, config: Mapping[str, Any], kind: str) -> None:
+    """Set the options of BERT's normalizer as `config` specifies them, rather than as tokenizer.json does.
+
+    Like transformers, tokenizers of BERT's kinds take these options from tokenizer_config.json, and if they are missing
+    there, from the defaults. Other kinds, and those with another normalizer, leave `backend` unchanged.
+    """
+    normalizer = backend.normalizer
+    if kind not in BERT_KINDS or type(normalizer).__name__ != "BertNormalizer":
+        return
+    from tokenizers.normalizers import BertNormalizer
+
+    backend.normalizer = BertNormalizer(
+        clean_text=normalizer.clean_text,
+        handle_chinese_chars=bool(config.get("tokenize_chinese_chars", True)),
+        strip_accents=config.get("strip_accents"),
+        lowercase=bool(config.get("do_lower_case", True)),
+    )
+
+
+def set_lowercase(backend: Any) -> None:
+    """Convert texts to lower case before the normalizer of `backend`, as `do_lower_case` of sentence-transformers does.
+
+    A normalizer that has this step already is left unchanged.
+    """
+    from tokenizers.normalizers import Lowercase, Sequence
+
+    old: Any = backend.normalizer
+    steps = [] if old is None else list(old) if type(old) is Sequence else [old]
+    if not any(isinstance(step, Lowercase) for step in steps):
+        backend.normalizer = Sequence([Lowercase(), *steps]) if steps else Lowercase()
+
+
+def checked_prompts(config: Mapping[str, Any]) -> tuple[dict[str, str], str | None, bool]:
+    """Return the prompts by name, the name of the default one or None, and whether prompts are pooled.
+
+    Raises:
+        ValueError: one of them has another type, or no prompt has the default name.
+    """
+    prompts, default = config.get("prompts") or {}, config.get("default_prompt_name")
+    include = config.get("include_prompt")
+    if not isinstance(prompts, Mapping) or not all(isinstance(text, str) for pair in prompts.items() for text in pair):
+        raise ValueError(f"prompts: got {prompts!r}; accepted: texts by name")
+    if default is not None and default not in prompts:
+        raise ValueError(f"default_prompt_name: got {default!r}; accepted: {list(prompts)}, or None")
+    if include is not None and not isinstance(include, bool):
+        raise ValueError(f"include_prompt: got {include!r}; accepted: True or False")
+    return dict(prompts), default, include is not False
 
 
 def set_prefix_space(backend: Any, wanted: Any) -> None:

@@ -14,11 +14,22 @@ from typing import Any
 from ..files import LARGEST_JSON, read_text, written
 from ..weights.gguf_file import GGUFFile
 from .gguf_vocabularies import gguf_tokenizer
-from .tokenizer_config import known_options
-from .vocabularies import FILE, LARGEST, add_tokens, backend_class, checked, json_of, vocabulary_tokenizer
+from .tokenizer_config import known_options, set_bert_options
+from .vocabularies import (
+    FILE,
+    LARGEST,
+    add_named_tokens,
+    add_tokens,
+    backend_class,
+    checked,
+    json_of,
+    kind_of,
+    vocabulary_tokenizer,
+)
 
 CONFIG_FILE, SPECIAL_FILE = "tokenizer_config.json", "special_tokens_map.json"
-TEMPLATE_FILE = "chat_template.jinja"
+TEMPLATE_FILE, TEMPLATES_FOLDER = "chat_template.jinja", "additional_chat_templates"
+MODEL_FILE = "config.json"
 
 
 def read_tokenizer(path: Path, config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -35,17 +46,32 @@ def read_tokenizer(path: Path, config: Mapping[str, Any]) -> tuple[Any, dict[str
     found = {}
     if path.is_dir() or path.name == FILE:  # the folder of a file with another name may belong to something else
         found = {**json_of(folder / SPECIAL_FILE, LARGEST_JSON), **json_of(folder / CONFIG_FILE, LARGEST_JSON)}
-        if (folder / TEMPLATE_FILE).is_file():
-            found["chat_template"] = read_text(folder / TEMPLATE_FILE, most=LARGEST_JSON)
+        named = [folder / TEMPLATE_FILE, *sorted((folder / TEMPLATES_FOLDER).glob("*.jinja"))]
+        templates = {file.name: read_text(file, most=LARGEST_JSON) for file in named if file.is_file()}
+        found |= _templates(templates)
     merged = {**found, **config}
     if file.is_file():
         text = read_text(file, most=LARGEST)
         backend = checked(f"path: {file}", lambda: backend_class().from_str(text))
+        model = json_of(folder / MODEL_FILE, LARGEST_JSON) if found else {}
+        set_bert_options(backend, merged, kind_of(merged, model.get("model_type")))
     else:
         backend, defaults = vocabulary_tokenizer(path, folder, merged)
         merged = {**defaults, **merged}
     add_tokens(backend, merged.get("added_tokens_decoder"), folder)
+    add_named_tokens(backend, merged)
     return backend, known_options(merged)
+
+
+def _templates(files: Mapping[str, str]) -> dict[str, Any]:
+    """Return the config entry for the chat templates of `files`, by file name, or {} if there is none.
+
+    As in transformers, they replace all templates of tokenizer_config.json.
+    """
+    named = [
+        ("default" if name == TEMPLATE_FILE else name.removesuffix(".jinja"), text) for name, text in files.items()
+    ]
+    return {"chat_template": [{"name": name, "template": text} for name, text in named]} if named else {}
 
 
 def parse_tokenizer(files: Mapping[str, str], config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -60,11 +86,15 @@ def parse_tokenizer(files: Mapping[str, str], config: Mapping[str, Any]) -> tupl
         if not isinstance(values, dict):
             raise ValueError(f"{name}: got a {type(values).__name__}; accepted: a JSON object")
         merged |= values
-    if TEMPLATE_FILE in files:
-        merged["chat_template"] = files[TEMPLATE_FILE]
+    inside = {name.removeprefix(f"{TEMPLATES_FOLDER}/"): text for name, text in files.items()}
+    merged |= _templates({name: text for name, text in inside.items() if name.endswith(".jinja")})
+    if FILE not in files:
+        raise ValueError(f"files: got {sorted(files)}; accepted: {FILE}, and the files that belong to it")
     backend = checked(FILE, lambda: backend_class().from_str(files[FILE]))
     merged |= config
+    set_bert_options(backend, merged, kind_of(merged, None))
     add_tokens(backend, merged.get("added_tokens_decoder"), None)
+    add_named_tokens(backend, merged)
     return backend, known_options(merged)
 
 
@@ -81,6 +111,10 @@ def file_texts(tokenizer: Any, *, indent: bool) -> dict[str, str]:
         "model_input_names": names,
         "clean_up_tokenization_spaces": False,
     }
+    if tokenizer.prompts:
+        config |= {"prompts": tokenizer.prompts, "default_prompt_name": tokenizer.default_prompt_name}
+    if not tokenizer.include_prompt:
+        config["include_prompt"] = False
     several = set(templates) - {"default"}
     if several:
         config["chat_template"] = [{"name": name, "template": text} for name, text in templates.items()]
@@ -95,9 +129,11 @@ def file_texts(tokenizer: Any, *, indent: bool) -> dict[str, str]:
 
 
 def write_files(files: Mapping[str, str], folder: Path) -> None:
-    """Write the texts of ``file_texts`` to `folder`, and remove another tokenizer's chat template from there."""
+    """Write the texts of ``file_texts`` to `folder`, and remove another tokenizer's chat templates from there."""
     if TEMPLATE_FILE not in files and (folder / TEMPLATE_FILE).is_file():
         (folder / TEMPLATE_FILE).unlink()  # it would take precedence over what `files` say
+    for other in (folder / TEMPLATES_FOLDER).glob("*.jinja"):
+        other.unlink()
     for name, text in files.items():
         with written(folder / name) as temporary:
             temporary.write_bytes(text.encode())

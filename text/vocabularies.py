@@ -76,6 +76,12 @@ def added_token(name: str, value: Any) -> Any:
     return AddedToken(value["content"], special=bool(value.get("special", True)), **flags)
 
 
+def kind_of(config: Mapping[str, Any], model_type: Any) -> str:
+    """Return the kind of tokenizer that `tokenizer_class`, or else the model type, names: "bert", "gpt2", …."""
+    kind = str(config.get("tokenizer_class") or model_type or "").lower()
+    return kind.removesuffix("fast").removesuffix("tokenizer")
+
+
 def added_contents(backend: Any) -> set[str]:
     """Return the contents of the tokens that were added to the vocabulary of `backend` or registered as special."""
     return {token.content for token in backend.get_added_tokens_decoder().values()}
@@ -111,6 +117,23 @@ def add_tokens(backend: Any, decoder: Any, folder: Path | None) -> None:
             raise ValueError(f"added_tokens_decoder: got id {number} for {token.content!r}; accepted: {actual}")
 
 
+def add_named_tokens(backend: Any, config: Mapping[str, Any]) -> None:
+    """Register the further special tokens of `config`, which are added to the vocabulary if it does not have them.
+
+    Raises:
+        ValueError: a token that is neither a string nor an object with "content".
+    """
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        given = config.get(key) or ()
+        values = given.values() if isinstance(given, Mapping) else given
+        if isinstance(values, str) or not hasattr(values, "__iter__"):
+            raise ValueError(f"{key}: got {given!r}; accepted: a list of tokens")
+        for value in values:
+            token = added_token(key, value)
+            if token is not None and token.content not in added_contents(backend):
+                backend.add_special_tokens([token])
+
+
 def vocabulary_tokenizer(path: Path, folder: Path, config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return the backend of a folder without tokenizer.json, and the default special tokens of its kind.
 
@@ -123,8 +146,7 @@ def vocabulary_tokenizer(path: Path, folder: Path, config: Mapping[str, Any]) ->
     accepted = f"accepted: a folder with {FILE}, vocab.txt, or vocab.json and merges.txt"
     if not path.is_dir():
         raise ValueError(f"path: got {path}, where no file is; {accepted}")
-    kind = str(config.get("tokenizer_class") or json_of(folder / "config.json", LARGEST_JSON).get("model_type") or "")
-    kind = kind.lower().removesuffix("fast").removesuffix("tokenizer")
+    kind = kind_of(config, json_of(folder / "config.json", LARGEST_JSON).get("model_type"))
     if (folder / "vocab.txt").is_file():
         if kind not in ("", "bert", "distilbert", "electra", "mobilebert"):
             raise ValueError(f"tokenizer_class: got {kind!r} with vocab.txt; accepted: BertTokenizer, or a {FILE}")

@@ -118,7 +118,8 @@ class ZooModel(Served, keras.Model, FineTuning):
         self.huggingface: dict[str, Any] = {}  # config.json of a Hugging Face folder
         self.preprocessor: dict[str, Any] = {}  # preprocessor_config.json, for ``layers.ImageProcessor``
         self.sentences: dict[str, Any] = {}  # sentence_bert_config.json
-        self.generation_config: dict[str, Any] = {}  # generation_config.json, for its end tokens
+        self.sentence_options: dict[str, Any] = {}  # config_sentence_transformers.json
+        self.generation_config: dict[str, Any] = {}  # generation_config.json, for the defaults of ``generate``
         # Weights of the loaded file that no head uses, such as a pooler; ``to_huggingface`` writes them again. They
         # only fit the body as it was loaded, so they are dropped when the body is trained or replaced.
         self.unused: dict[str, np.ndarray] = {}

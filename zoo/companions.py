@@ -12,7 +12,7 @@ from ..weights.tensors import SafetensorsFiles, save_tensors
 
 FILE, WEIGHTS_FILE = "attention_zoo.json", "model.safetensors"
 # Attributes of a model that hold the JSON files it was loaded from, unchanged.
-DICTS = ("huggingface", "preprocessor", "sentences", "generation_config")
+DICTS = ("huggingface", "preprocessor", "sentences", "sentence_options", "generation_config")
 
 
 def save_companions(model: Any, folder: Path) -> None:

@@ -19,7 +19,8 @@ import functools
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import field as dataclass_field
 from typing import Any, Self
 
 from .. import checks
@@ -27,7 +28,7 @@ from .. import checks
 Heads = Collection[str | None]
 
 
-def _field(
+def field(
     default: Any,
     check: Callable[[Any, str, Any], Any] | None,
     *,
@@ -49,7 +50,7 @@ def _field(
     """
     if heads is not None:
         used = functools.partial(_has_head, heads)
-    return field(default=default, metadata={"check": check, "derived": derived, "used": used, **metadata})
+    return dataclass_field(default=default, metadata={"check": check, "derived": derived, "used": used, **metadata})
 
 
 def _has_head(heads: Heads, config: Any) -> bool:
@@ -64,27 +65,27 @@ def size(default: int | None, *, least: int = 1, **options: Any) -> Any:
             return checks.positive_integer(name, value, below=checks.INT32)
         return checks.integer(name, value, least=least, below=checks.INT32)
 
-    return _field(default, check, size=True, **options)
+    return field(default, check, size=True, **options)
 
 
 def flag(default: bool, **options: Any) -> Any:
     """Declare a boolean."""
-    return _field(default, None, **options)
+    return field(default, None, **options)
 
 
 def number(default: float | None, **options: Any) -> Any:
     """Declare a finite number of at least 0."""
-    return _field(default, None, **options)
+    return field(default, None, **options)
 
 
 def rate(default: float) -> Any:
     """Declare a dropout rate: a number in [0, 1), used in training only."""
-    return _field(default, lambda _, name, value: checks.rate(name, value), training=True)
+    return field(default, lambda _, name, value: checks.rate(name, value), training=True)
 
 
 def choice(default: Any, accepted: Collection[Any], **options: Any) -> Any:
     """Declare a field that takes one of the values in `accepted`."""
-    return _field(default, lambda _, name, value: checks.choice(name, value, accepted), **options)
+    return field(default, lambda _, name, value: checks.choice(name, value, accepted), **options)
 
 
 def token(default: int | None, *, several: bool = False, **options: Any) -> Any:
@@ -100,7 +101,7 @@ def token(default: int | None, *, several: bool = False, **options: Any) -> Any:
             raise ValueError(f"{name}: got {value!r}; accepted: {accepted}{optional}")
         return ids if many else ids[0]
 
-    return _field(default, check, last=True, token=True, **options)
+    return field(default, check, last=True, token=True, **options)
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,10 @@ from ...runtime.runner import Runner
 from ...text.tokenizer_files import CONFIG_FILE as TOKENIZER_CONFIG
 from ...text.tokenizer_files import TEMPLATE_FILE
 from ...zoo.base import ZooModel
-from ...zoo.loading import CONFIG_FILE, GENERATION_FILE, IMAGES_FILE
-from ...zoo.saving import huggingface_config, write_beside_weights
+from ...zoo.loading import CONFIG_FILE, GENERATION_FILE, IMAGES_FILE, WEIGHTS_FILE
+from ...zoo.saving import huggingface_config, projection_tensors, write_beside_weights
 from ...zoo.sentence_transformers import FILE as SENTENCES_FILE
+from ...zoo.sentence_transformers import MODULES_FILE, OPTIONS_FILE
 from ..digests import UNSEALED, seal
 from ..frontend.huggingface_view import DIMENSIONS, HuggingFaceView
 from ..frontend.spec import exportable
@@ -51,7 +52,8 @@ FILES = {name: f"{FOLDER}/model{suffix}.onnx" for name, suffix in SUFFIXES.items
 KNOWN = (
     *(f"{file}{data}" for file in FILES.values() for data in ("", ".data")),
     *(CONFIG_FILE, GENERATION_FILE, IMAGES_FILE, *TOKENIZER_FILES),
-    *(SENTENCES_FILE, "modules.json", "1_Pooling/config.json"),
+    *(SENTENCES_FILE, OPTIONS_FILE, MODULES_FILE, "1_Pooling/config.json"),
+    *(f"{place}_Dense/{name}" for place in range(2, 10) for name in (CONFIG_FILE, WEIGHTS_FILE)),
 )
 
 
@@ -131,7 +133,9 @@ def export_huggingface_onnx(model: Any, requests: Sequence[ExportRequest]) -> li
     channels_first = requests[0].data_format == "channels_first"
     _check_model(model)
     check_folder(folder, KNOWN)
-    config = huggingface_config(model, model.without_adapters(), model_type)
+    plain = model.without_adapters()
+    config = huggingface_config(model, plain, model_type)
+    projections = projection_tensors(plain, config)
     config.pop("transformers.js_config", None)  # of an earlier export
     if model.generates and any(request.precision.name == "fp16" for request in requests):
         # transformers.js 3 reads the dtype of the cache here; version 4 reads it from the ONNX file.
@@ -140,7 +144,7 @@ def export_huggingface_onnx(model: Any, requests: Sequence[ExportRequest]) -> li
     source = view if view.differs else model
     results = []
     with written_folder(folder, KNOWN) as new:
-        write_beside_weights(model, config, new)
+        write_beside_weights(model, config, new, projections)
         if model.generates:
             write_json(_generation_config(model), new / GENERATION_FILE)
         _repeat_template(new)
@@ -169,6 +173,8 @@ def _check_model(model: Any) -> None:
         raise ValueError(
             "model: got one that prepares its images itself, where their loaders do that; accepted: preprocessing=None"
         )
+    if any(spec.name == "pooling_mask" for spec in model.signature.inputs):
+        raise ValueError("pool_prompt: got False, for which their loaders have no input; accepted: True")
 
 
 def _repeat_template(folder: Path) -> None:

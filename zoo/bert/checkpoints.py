@@ -15,6 +15,8 @@ from ...weights.rules import Dialect, Field, Rule, layer_norm, linear
 from ...weights.transforms import TRANSPOSED
 from .. import keras_hub_rules as hub
 from ..huggingface import HF_ACTIVATIONS, activation, integer, labels, number_of_labels
+from ..sentence_transformers import PROJECTION_RULES
+from ..sentences import SILENT
 from .model import BERT, BERTConfig
 
 
@@ -68,7 +70,7 @@ _BERT = Dialect(
         Field("pad_token_id", "pad_token_id", 0),
         Field("tie_word_embeddings", "tie_embeddings", True),
     ),
-    silent=("pooling", "normalize"),  # stored in modules.json
+    silent=(*SILENT, "score_activation"),  # stored in the files of sentence-transformers
     demanded={"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},
     read=lambda raw, names: {
         "activation": activation(raw, "hidden_act", "gelu"),
@@ -82,6 +84,7 @@ _BERT = Dialect(
         *_POOLER,
         *linear("classifier", "classifier", outside=True),
         *linear("qa_outputs", "span", outside=True),
+        *PROJECTION_RULES,
         *linear("cls.predictions.transform.dense", "transform", outside=True),
         *layer_norm("cls.predictions.transform.LayerNorm", "transform_norm", outside=True),
         *_output(c, "cls.predictions.decoder", "cls.predictions.bias"),
@@ -135,6 +138,7 @@ def _roberta_rules(c: BERTConfig) -> tuple[Rule, ...]:
         *(linear("classifier.dense", "pooler", outside=True) if of_sequence else _POOLER),
         *linear("classifier.out_proj" if of_sequence else "classifier", "classifier", outside=True),
         *linear("qa_outputs", "span", outside=True),
+        *PROJECTION_RULES,
         *linear("lm_head.dense", "transform", outside=True),
         *layer_norm("lm_head.layer_norm", "transform_norm", outside=True),
         *_output(c, "lm_head.decoder", "lm_head.bias"),
@@ -200,6 +204,7 @@ _DISTILBERT = Dialect(
         *linear("pre_classifier", "pooler", outside=True),
         *linear("classifier", "classifier", outside=True),
         *linear("qa_outputs", "span", outside=True),
+        *PROJECTION_RULES,
         *linear("vocab_transform", "transform", outside=True),
         *layer_norm("vocab_layer_norm", "transform_norm", outside=True),
         *_output(c, "vocab_projector", "vocab_projector.bias"),
@@ -252,9 +257,11 @@ _POOLING_MODES = {"mean": "mean", "first": "cls", "max": "max"}
 def _write_keras_bert(c: Any) -> dict[str, Any]:
     if not c.type_vocab_size:
         raise ValueError("type_vocab_size: got 0; accepted: at least 1")
+    if c.head == "sentence_embedding" and c.pooling not in _POOLING_MODES:
+        raise ValueError(f"pooling: got {c.pooling!r}; accepted: one of {list(_POOLING_MODES)}")
     of_task: dict[str | None, dict[str, Any]] = {
         "sequence_classification": {"num_classes": c.num_classes, "dropout": c.dropout},
-        "sentence_embedding": {"pooling_mode": _POOLING_MODES[c.pooling], "normalize": c.normalize},
+        "sentence_embedding": {"pooling_mode": _POOLING_MODES.get(c.pooling), "normalize": c.normalize},
     }
     return {hub.TASK + name: value for name, value in of_task.get(c.head, {}).items()}
 

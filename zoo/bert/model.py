@@ -14,10 +14,12 @@ Inputs and outputs:
     head None                       last_hidden_state (batch, sequence, hidden_dim), and with a pooler
                                     pooler_output (batch, hidden_dim)
          "masked_lm"                logits (batch, sequence, vocab_size)
-         "sequence_classification"  logits (batch, num_classes)
+         "sequence_classification"  logits (batch, num_classes), and with `score_activation` the
+                                    scores (batch, num_classes)
          "token_classification"     logits (batch, sequence, num_classes)
          "question_answering"       start_logits, end_logits (batch, sequence)
-         "sentence_embedding"       sentence_embedding (batch, hidden_dim)
+         "sentence_embedding"       sentence_embedding (batch, embedding_dim), and an input pooling_mask
+                                    (batch, sequence) with ``pool_prompt=False``; see ``zoo/sentences.py``
 """
 
 from __future__ import annotations
@@ -38,6 +40,15 @@ from ...signature import Signature, TensorSpec
 from ..base import Intermediates, Tensor, ZooModel, build_each
 from ..config import Config, choice, flag, number, rate, size, token
 from ..registry import register
+from ..sentences import (
+    FUNCTIONS,
+    SentenceConfig,
+    pooled_width,
+    projections_of,
+    sentence_embedding,
+    sentence_inputs,
+    sentence_outputs,
+)
 
 HEADS = (
     None,
@@ -47,12 +58,11 @@ HEADS = (
     "question_answering",
     "sentence_embedding",
 )
-POOLINGS = ("mean", "first", "max")
 POOLERS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": ops.tanh, "relu": ops.relu}
 
 
 @dataclass(frozen=True)
-class BERTConfig(Config):
+class BERTConfig(SentenceConfig):
     """Config of ``BERT``. The defaults are those of bert-base-uncased. ``GPTConfig`` documents the other fields.
 
     Attributes:
@@ -68,8 +78,8 @@ class BERTConfig(Config):
         head: one of ``HEADS``; see the module docstring.
         tie_embeddings: whether the embedding table is also the masked LM head's output projection.
         num_classes: number of classes of the two classification heads.
-        pooling: how the sentence embedding combines the hidden states: "mean", "first" (token) or "max".
-        normalize: whether to scale the sentence embedding to unit length.
+        score_activation: function of the logits of ``head="sequence_classification"`` that gives the scores of a
+            cross-encoder, one of ``FUNCTIONS``; the output is then a dict of `logits` and `scores`. None for no scores.
     """
 
     vocab_size: int = size(30522)
@@ -93,8 +103,7 @@ class BERTConfig(Config):
     head: str | None = choice(None, HEADS)
     tie_embeddings: bool = flag(True, heads=("masked_lm",))
     num_classes: int = size(2, heads=("sequence_classification", "token_classification"))
-    pooling: str = choice("mean", POOLINGS, heads=("sentence_embedding",))
-    normalize: bool = flag(False, heads=("sentence_embedding",))
+    score_activation: str | None = choice(None, FUNCTIONS, heads=("sequence_classification",))
 
     def check(self) -> None:
         self.quotient("hidden_dim", "num_heads")
@@ -137,6 +146,7 @@ class BERT(ZooModel):
         "transform_norm",
         "lm_head",
         "output_bias",
+        "projection",
     )
     task_layers: ClassVar[tuple[str, ...]] = ("classifier", "span")
     shared_task_layers: ClassVar[tuple[str, ...]] = ("pooler",)
@@ -183,6 +193,7 @@ class BERT(ZooModel):
             self.classifier = dense("classifier", c.num_classes)
         elif c.head == "question_answering":
             self.span = dense("span", 2)
+        self.projection = projections_of(c, **shared)
 
     def build(self, input_shape: Any = None) -> None:
         c = self.config
@@ -194,6 +205,7 @@ class BERT(ZooModel):
         build_each((None, None), self.embedding, self.token_types, self.positions)
         build_each((None, None, c.hidden_dim), self.embedding_norm, self.dropout, *self.blocks, *of_all)
         build_each((None, c.hidden_dim), *of_first)
+        build_each((None, pooled_width(c)), self.projection)
         self.output_bias = None
         if c.head == "masked_lm":
             self.output_bias = self.add_weight(name="output_bias", shape=(c.vocab_size,), initializer="zeros")
@@ -205,7 +217,7 @@ class BERT(ZooModel):
         output_attentions: bool = False,
         training: bool | None = None,
     ) -> Any:
-        named = self.named_inputs(inputs)
+        c, named = self.config, self.named_inputs(inputs)
         ids, mask = named["input_ids"], named.get("attention_mask")
         intermediates = Intermediates(output_hidden_states, output_attentions)
         x = self.embedding(ids)  # (B, T, D)
@@ -214,7 +226,10 @@ class BERT(ZooModel):
         x = x + self._positions(ids, named.get("position_ids"), x.dtype)
         x = self.dropout(self.embedding_norm(x), training=training)
         x = self.run_blocks(self.blocks, x, intermediates, key_mask=mask, training=training)
-        return self.finish(self._head(x, mask, training), intermediates.named())
+        if c.head == "sentence_embedding":
+            embedding = sentence_embedding(c, x, mask, named.get("pooling_mask"), self.projection)
+            return self.finish({"sentence_embedding": embedding}, intermediates.named())
+        return self.finish(self._head(x, training), intermediates.named())
 
     def _token_types(self, table: TokenEmbedding, token_type_ids: Tensor | None) -> Tensor:
         if token_type_ids is not None:
@@ -232,9 +247,7 @@ class BERT(ZooModel):
             position_ids = ops.cumsum(kept, axis=-1) * kept - 1  # (B, T); -1 for padding: the row before the first
         return self.positions(position_ids + offset)
 
-    def _head(self, x: Tensor, mask: Tensor | None, training: bool | None) -> Any:
-        if self.config.head == "sentence_embedding":
-            return {"sentence_embedding": self._sentence(ops.cast(x, "float32"), mask)}
+    def _head(self, x: Tensor, training: bool | None) -> Any:
         if self.transform is not None and self.transform_norm is not None:
             x = self.transform_norm(ACTIVATIONS[self.config.transform_activation](self.transform(x)))
             if self.lm_head is None:
@@ -248,26 +261,11 @@ class BERT(ZooModel):
             pooled = POOLERS[self.config.pooler_activation](self.pooler(x[:, 0]))  # (B, D)
         if self.classifier is not None:
             x = self.dropout(x if pooled is None else pooled, training=training)
-            return ops.cast(self.classifier(x), "float32")  # (B, T, classes) or (B, classes)
+            logits = ops.cast(self.classifier(x), "float32")  # (B, T, classes) or (B, classes)
+            scores = self.config.score_activation if pooled is not None else None
+            return logits if scores is None else {"logits": logits, "scores": FUNCTIONS[scores](logits)}
         result = {"last_hidden_state": ops.cast(x, "float32")}
         return result if pooled is None else {**result, "pooler_output": ops.cast(pooled, "float32")}
-
-    def _sentence(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the sentence embeddings, (batch, hidden_dim), for hidden states (batch, sequence, hidden_dim)."""
-        mask = ops.ones_like(x[..., 0], dtype="int32") if mask is None else ops.cast(mask, "int32")  # (B, T)
-        if self.config.pooling == "first":
-            first = ops.cast(ops.cumsum(mask, axis=1) == 1, "int32") * mask  # 1 at the first token that is kept
-            pooled = ops.sum(x * ops.expand_dims(ops.cast(first, x.dtype), -1), axis=1)  # (B, D)
-        elif self.config.pooling == "max":
-            kept = ops.expand_dims(ops.cast(mask, "bool"), -1)  # (B, T, 1)
-            pooled = ops.max(ops.where(kept, x, -1e9), axis=1)  # (B, D)
-            pooled = ops.where(ops.any(kept, axis=1), pooled, 0.0)  # rows without tokens: -1e9, or -inf in float16
-        else:
-            pooled = masked_mean(x, mask)
-        if not self.config.normalize:
-            return pooled
-        length = ops.sqrt(ops.sum(ops.square(pooled), axis=-1, keepdims=True))  # (B, 1)
-        return pooled / ops.maximum(length, 1e-12)
 
     @property
     def signature(self) -> Signature:
@@ -280,10 +278,13 @@ class BERT(ZooModel):
                 *(pooled if c.pooler else ()),
             ),
             "masked_lm": (TensorSpec("logits", "float32", (*ids, c.vocab_size)),),
-            "sequence_classification": (TensorSpec("logits", "float32", ("batch", c.num_classes)),),
+            "sequence_classification": tuple(
+                TensorSpec(name, "float32", ("batch", c.num_classes))
+                for name in ("logits", *["scores"] * (c.score_activation is not None))
+            ),
             "token_classification": (TensorSpec("logits", "float32", (*ids, c.num_classes)),),
             "question_answering": tuple(TensorSpec(f"{end}_logits", "float32", ids) for end in ("start", "end")),
-            "sentence_embedding": (TensorSpec("sentence_embedding", "float32", ("batch", c.hidden_dim)),),
+            "sentence_embedding": sentence_outputs(c),
         }
         types = (TensorSpec("token_type_ids", "int32", ids, below=c.type_vocab_size, optional=True),)
         return Signature(
@@ -291,6 +292,7 @@ class BERT(ZooModel):
                 TensorSpec("input_ids", "int32", ids, below=c.vocab_size),
                 TensorSpec("attention_mask", "int32", ids, below=2, optional=True, fill=1),
                 *(types if c.type_vocab_size else ()),
+                *sentence_inputs(c),
                 TensorSpec("position_ids", "int32", ids, below=c.max_length, optional=True),
             ),
             outputs=outputs[c.head],
@@ -313,6 +315,8 @@ class BERT(ZooModel):
         roberta = {"position_offset": 2, "pad_token_id": 1, "type_vocab_size": 1}
         distilled = {"type_vocab_size": 0, "pooler_activation": "relu"}
         sentence = {"head": "sentence_embedding", "normalize": True}
+        dense = [{"units": 24, "activation": "tanh", "residual": True}, {"units": 12, "use_bias": False}]
+        several = {"pooling": ("last", "mean_sqrt_length"), "projections": dense}
         return {
             **heads,
             "tanh": {**small, "activation": "gelu_tanh", "type_vocab_size": 3},
@@ -322,20 +326,7 @@ class BERT(ZooModel):
             "distilbert_classifier": {**small, **distilled, "head": "sequence_classification"},
             "sentence_max": {**small, **sentence, "pooling": "max"},
             "sentence_first": {**small, **sentence, "pooling": "first"},
+            "sentence_several": {**small, **several, "head": "sentence_embedding", "truncate_dim": 9},
+            "sentence_prompt": {**small, **sentence, "pool_prompt": False, "pooling": "weighted_mean"},
+            "cross_encoder": {**small, "head": "sequence_classification", "score_activation": "sigmoid"},
         }
-
-
-def masked_mean(states: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the mean of `states` over the positions where `mask` is 1, or zeros for rows without such positions.
-
-    Args:
-        states: (batch, sequence, D).
-        mask: (batch, sequence), 1 = keep. Default: all positions.
-
-    Returns:
-        (batch, D).
-    """
-    if mask is None:
-        return ops.mean(states, axis=1)
-    weights = ops.expand_dims(ops.cast(mask, states.dtype), -1)  # (B, T, 1)
-    return ops.sum(states * weights, axis=1) / ops.maximum(ops.sum(weights, axis=1), 1.0)

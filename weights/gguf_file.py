@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..checks import is_integer
 from ..needs import named_extras
 
 if TYPE_CHECKING:
     from .tensors import Shape
 
 PORTION = 2**20  # bytes read at a time
+ACCEPTED = "accepted: a whole GGUF file"
 
 
 def shortest(value: Any) -> float:
@@ -28,50 +30,48 @@ def shortest(value: Any) -> float:
 
 
 class GGUFFile:
-    """The metadata and the tensors of one GGUF file, with the interface of ``Tensors``.
+    """The metadata and the tensors of one GGUF file, or of all parts of a split one, with the interface of ``Tensors``.
 
     Attributes:
-        fields: the metadata by name.
+        fields: the metadata by name, of a split file those of its first part.
         shapes: the shape of every tensor, by name.
 
     Raises:
-        ValueError: the file is not a GGUF file, is damaged, or has counts or offsets that do not fit its size. ``read``
-            raises it for a type that the gguf package cannot dequantize.
+        ValueError: a file is not a GGUF file, is damaged, or has counts or offsets that do not fit its size, or a part
+            of a split file is missing. ``read`` raises it for a type that the gguf package cannot dequantize.
     """
 
     def __init__(self, file: Path) -> None:
-        with named_extras():
-            import gguf
         self.where = str(file)
-        accepted = "accepted: a whole GGUF file"
-        _check_header(file, {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()}, accepted)
-        try:
-            reader = gguf.GGUFReader(file)
-            self.fields: dict[str, Any] = {
-                name: shortest(value) if field.types == [gguf.GGUFValueType.FLOAT32] else value
-                for name, field in reader.fields.items()
-                for value in [field.contents()]
+        self.fields: dict[str, Any] = {}
+        shapes: dict[str, Shape] = {}
+        self.extents: dict[str, tuple[str, int, int, Any]] = {}  # file, offset, bytes, type
+        given = _one_file(file)
+        parts = _parts(file, given[0])
+        for part in parts or [file]:
+            own, tensors = given if part == file else _one_file(part)
+            self.fields = self.fields or own
+            if again := sorted(set(tensors) & set(shapes)):
+                raise ValueError(f"path: {part}: got {again[0]}, which another part has too; {ACCEPTED}")
+            # The first axis in GGUF is the fastest varying, NumPy's last.
+            shapes |= {name: tuple(int(size) for size in reversed(t.shape)) for name, t in tensors.items()}
+            self.extents |= {
+                name: (str(part), int(t.data_offset), int(t.n_bytes), t.tensor_type) for name, t in tensors.items()
             }
-        except Exception as error:  # the reader raises many types for damaged files
-            raise ValueError(f"path: {file} cannot be read: {error}; {accepted}") from error
-        # The first axis in GGUF is the fastest varying, NumPy's last. The reader is not kept, since the pages of the
-        # file that it maps count as memory in use.
-        self.shapes: Mapping[str, Shape] = {
-            tensor.name: tuple(int(size) for size in reversed(tensor.shape)) for tensor in reader.tensors
-        }
-        self.extents = {t.name: (int(t.data_offset), int(t.n_bytes), t.tensor_type) for t in reader.tensors}
-        if len(self.extents) != self.fields.get("GGUF.tensor_count"):
-            raise ValueError(f"path: {file} has {len(self.extents)} tensors and says otherwise; {accepted}")
+        self.shapes: Mapping[str, Shape] = shapes
+        if parts and len(shapes) != self.fields.get("split.tensors.count", len(shapes)):
+            count = self.fields["split.tensors.count"]
+            raise ValueError(f"path: {file} has {len(shapes)} tensors in all parts; accepted: {count}, as it says")
 
     def read(self, name: str) -> np.ndarray:
         from gguf import GGML_QUANT_SIZES
         from gguf.quants import dequantize
 
-        offset, size, kind = self.extents[name]
+        file, offset, size, kind = self.extents[name]
         step = max(1, PORTION // GGML_QUANT_SIZES[kind][1]) * GGML_QUANT_SIZES[kind][1]
         whole, filled = np.empty(math.prod(self.shapes[name]), "float32"), 0
         try:
-            with open(self.where, "rb") as stream:
+            with open(file, "rb") as stream:
                 stream.seek(offset)
                 for start in range(0, size, step):  # as one long row, since the library loops over rows
                     blocks = np.frombuffer(stream.read(min(step, size - start)), "uint8")
@@ -82,8 +82,51 @@ class GGUFFile:
                 raise ValueError(f"{filled} numbers for {whole.size}")
         except (NotImplementedError, ValueError, OSError) as error:
             accepted = "accepted: F32, F16, BF16 and what the gguf package dequantises"
-            raise ValueError(f"path: {self.where}: {name} is of type {kind.name}: {error}; {accepted}") from error
+            raise ValueError(f"path: {file}: {name} is of type {kind.name}: {error}; {accepted}") from error
         return whole.reshape(self.shapes[name])
+
+
+def _one_file(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the metadata and the library's descriptions of the tensors of one file, by name.
+
+    The reader is not kept, since the pages of the file that it maps count as memory in use.
+    """
+    with named_extras():
+        import gguf
+    _check_header(file, {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()}, ACCEPTED)
+    try:
+        reader = gguf.GGUFReader(file)
+        fields = {
+            name: shortest(value) if field.types == [gguf.GGUFValueType.FLOAT32] else value
+            for name, field in reader.fields.items()
+            for value in [field.contents()]
+        }
+    except Exception as error:  # the reader raises many types for damaged files
+        raise ValueError(f"path: {file} cannot be read: {error}; {ACCEPTED}") from error
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    if len(tensors) != fields.get("GGUF.tensor_count"):
+        raise ValueError(f"path: {file} has {len(tensors)} tensors and says otherwise; {ACCEPTED}")
+    return fields, tensors
+
+
+def _parts(file: Path, fields: Mapping[str, Any]) -> list[Path]:
+    """Return the paths of all parts of a split file, or [] if `file` is whole. llama.cpp names them after their number.
+
+    Raises:
+        ValueError: `file` is not named in this way, or a part is missing.
+    """
+    number, count = fields.get("split.no", 0), fields.get("split.count", 0)
+    if not (is_integer(number) and is_integer(count) and 1 < count < 10**5 and 0 <= number < count):
+        return []
+    ending = f"-{number + 1:05d}-of-{count:05d}.gguf"
+    what = f"path: {file} is part {number + 1} of {count} of a split file"
+    if not file.name.endswith(ending):
+        raise ValueError(f"{what}; accepted: all parts in one folder, named as llama.cpp does, such as …{ending}")
+    start = file.name.removesuffix(ending)
+    parts = [file.with_name(f"{start}-{i + 1:05d}-of-{count:05d}.gguf") for i in range(count)]
+    if missing := [part.name for part in parts if not part.is_file()]:
+        raise ValueError(f"{what}, and there is no {missing[0]} beside it; accepted: all parts in one folder")
+    return parts
 
 
 # Size in bytes of a metadata value, by its type. Strings and arrays are preceded by their length.

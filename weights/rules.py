@@ -160,7 +160,7 @@ class Dialect:
                 raise ValueError(f"{name}: got {given!r}; accepted: {value!r}")
         values = dict(self.fixed)
         for entry in self.fields:
-            name = entry.synonym if entry.synonym in raw else entry.theirs
+            name = entry.synonym if entry.synonym and entry.synonym in raw else entry.theirs
             value, token = raw.get(name), entry.ours.endswith("_token_id")
             if value is None and not (name in raw and (token or entry.nullable)):
                 value = entry.default

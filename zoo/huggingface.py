@@ -161,9 +161,9 @@ def _yarn(scaling: Mapping[str, Any], found: Mapping[str, Any], length: int, nam
     derived = {"factor": factor}
     for entry, default in (("beta_fast", 32.0), ("beta_slow", 1.0)):
         derived[entry] = scaling.get(entry) or default
-    several = scaling.get("mscale"), scaling.get("mscale_all_dim")
-    if all(several) and "attention_factor" not in scaling:  # one of them alone has no effect in transformers
-        above, below = (0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0 for scale in several)
+    scales = [scaling.get(entry) or 0 for entry in ("mscale", "mscale_all_dim")]
+    if all(scales) and "attention_factor" not in scaling:  # one of them alone has no effect in transformers
+        above, below = (0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0 for scale in scales)
         derived["attention_factor"] = above / below
     return derived
 

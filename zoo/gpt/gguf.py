@@ -29,8 +29,8 @@ def read_gguf(raw: Mapping[str, Any], shapes: Collection[str]) -> dict[str, Any]
         ValueError: the architecture is not llama, a required field or tensor is missing or invalid, only a part of the
             features is rotated, or the scaling of the positions is not supported.
     """
-    if (kind := raw.get("general.architecture")) != "llama":
-        raise ValueError(f"general.architecture: got {kind!r}; accepted: 'llama'")
+    if raw.get("general.architecture") != "llama":
+        raise ValueError("general.architecture: not in the file; accepted: 'llama'")
     assert isinstance(shapes, Mapping)
     if "token_embd.weight" not in shapes:
         raise ValueError("token_embd.weight: not in the file; accepted: a table of tokens")
@@ -54,20 +54,36 @@ def read_gguf(raw: Mapping[str, Any], shapes: Collection[str]) -> dict[str, Any]
 
 
 def _scaling(raw: Mapping[str, Any], head_dim: int, theta: float) -> dict[str, Any] | None:
-    if (factors := raw.get("rope_freqs")) is not None:  # a tensor that ``load`` adds to the metadata
-        if np.shape(factors) != (head_dim // 2,):
-            raise ValueError(f"rope_freqs.weight: got {np.size(factors)} factors; accepted: {head_dim // 2}")
-        return _llama3(np.asarray(factors), head_dim, theta)
-    kind = raw.get("llama.rope.scaling.type", "none")
-    if kind == "none":
-        return None
-    if kind not in ("linear", "yarn"):
-        raise ValueError(f"llama.rope.scaling.type: got {kind!r}; accepted: 'none', 'linear', 'yarn'")
-    scaling = {"rope_type": kind, "factor": raw.get("llama.rope.scaling.factor")}
+    """Return the scaling of the positions as llama.cpp computes it (llama-model.cpp, llama-context.cpp, ``rope_yarn``).
+
+    A factor without a type is linear, and `attn_factor` multiplies cosines and sines with every type.
+    """
+    name = "llama.rope.scaling."
+    kind = raw.get(name + "type", "linear")
+    if kind not in ("none", "linear", "yarn"):
+        raise ValueError(f"{name}type: got {kind!r}; accepted: 'none', 'linear', 'yarn'")
+    factor = number(raw, name + "factor", number(raw, "llama.rope.scale_linear", 0.0)) or 1.0  # the latter is older
+    factor = 1.0 if kind == "none" else factor
+    sharper = number(raw, name + "attn_factor", 1.0)
+    for entry, value in ((name + "factor", factor), (name + "attn_factor", sharper)):
+        if value <= 0:
+            raise ValueError(f"{entry}: got {value}; accepted: a positive number")
+    factors = raw.get("rope_freqs")  # a tensor that ``load`` adds to the metadata
+    if factors is not None and np.shape(factors) != (head_dim // 2,):
+        raise ValueError(f"rope_freqs.weight: got {np.size(factors)} factors; accepted: {head_dim // 2}")
     if kind == "yarn":
-        original = "llama.rope.scaling.original_context_length"
-        scaling["original_max_position_embeddings"] = raw.get(original, raw["llama.context_length"])
-    return scaling
+        if factors is not None:
+            raise ValueError(f"{name}type: got 'yarn' beside rope_freqs.weight; accepted: one of them")
+        original = integer(raw, name + "original_context_length", 0) or raw["llama.context_length"]
+        scaling = {"rope_type": kind, "factor": factor, "original_max_position_embeddings": original}
+        usual = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
+        return scaling if sharper == 1.0 else {**scaling, "attention_factor": sharper * usual}
+    if factors is not None and factor == sharper == 1.0:
+        return _llama3(np.asarray(factors), head_dim, theta)
+    if factors is not None or sharper != 1.0:
+        every = [shortest(each * factor) for each in (np.ones(head_dim // 2) if factors is None else factors)]
+        return {"rope_type": "factors", "factors": every, "attention_factor": sharper}
+    return None if factor == 1.0 else {"rope_type": "linear", "factor": factor}
 
 
 def _llama3(factors: np.ndarray, head_dim: int, theta: float) -> dict[str, Any]:
@@ -123,10 +139,15 @@ GGUF = Dialect(
         Field("tokenizer.ggml.padding_token_id", "pad_token_id", None),
     ),
     fixed={"position": "rotary", "norm": "rms_norm", "activation": "swiglu"},
-    demanded={"llama.expert_count": 0},
+    demanded={
+        "general.type": "model",  # and not an adapter or an image encoder
+        "general.architecture": "llama",
+        "llama.expert_count": 0,
+        "llama.attention.causal": True,
+    },
     read=read_gguf,
     rules=_rules,
     heads={"causal_lm": "llama"},
-    ignored=(r"^rope_freqs\.weight$",),  # read as `rope_scaling`
+    ignored=(r"^rope_freqs\.weight$", r"^blk\.\d+\.attn_rot_embd"),  # the former is read as `rope_scaling`
     tied={"output.weight": "token_embd.weight"},
 )

@@ -27,6 +27,24 @@ def one_line(error: BaseException, length: int = 200) -> str:
     return " ".join(re.sub(r"\x1b\[[\d;]*m", "", str(error)).split())[:length]
 
 
+def cause(error: BaseException, length: int = 300) -> str:
+    """Return the message of an error of Keras, TensorFlow or a converter on one line: the layer that failed and why,
+    without the arguments that Keras lists and the stack that TensorFlow appends."""
+    text = re.sub(r"\x1b\[[\d;]*m", "", str(error))
+    where = re.match(r"Exception encountered when calling (.+?)\.\s*\n", text)
+    text = text[where.end() :] if where else text
+    text = re.split(r"\n\s*(?:Arguments received by|Stack trace for op definition|Original stack trace)", text)[0]
+    text = re.sub(r"Graph execution error:\s*", "", text)
+    text = re.sub(r"Detected at node .+? defined at \(most recent call last\):.*?\n(?=\S)", "", text, flags=re.DOTALL)
+    text = re.sub(r"\{\{function_node \S+\}\}\s*", "", text)
+    text = re.sub(r"\s*\[Op:\w+\]( name:\s*\S*)?", "", text)
+    words = one_line(Exception(text), length).strip("' \"")
+    kind = type(error).__name__
+    if isinstance(error, KeyError | IndexError | AttributeError | TypeError | NotImplementedError) or not words:
+        words = f"{kind}: {words}"
+    return f"{where[1]}: {words}" if where else words
+
+
 def place(op: Any) -> str:
     """Return the layer and the source line that created a TensorFlow operation."""
     scope = "/".join(re.sub(r"_\d+$", "", part) for part in op.name.split("/")[:-1])

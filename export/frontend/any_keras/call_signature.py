@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
-from collections.abc import Collection
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,34 +33,42 @@ class Arguments:
     leaves: tuple[tuple[str, Any], ...]
 
 
-def called_with(model: Any, input_signature: Any, parameters: list[str] | None = None) -> Arguments:
+def called_with(
+    model: Any, input_signature: Any, parameters: list[str] | None = None, *, open_batch: bool = True
+) -> Arguments:
     """Return the arguments of a call of `model`, as `input_signature` declares them or as the model was built.
 
     Args:
         model: a Keras model or layer, or a function.
         input_signature: see ``AnyModel``.
         parameters: names of the arguments of a function; those of a model are read from its ``call``.
+        open_batch: whether the batch of a Sequential model is open, as in Keras' own export. Without an ``Input``, the
+            model has the batch size of its first call.
 
     Raises:
         ValueError: neither `input_signature` nor the model declares the inputs, or the dtype of one is not accepted.
     """
-    if parameters is None:
-        parameters = [name for name in inspect.signature(model.call).parameters if name not in ("training", "mask")]
+    function = model.call if parameters is None else model
+    parameters = list(inspect.signature(function).parameters) if parameters is None else parameters
+    kinds = {name: parameter.kind for name, parameter in inspect.signature(function).parameters.items()}
+    parameters = [name for name in parameters if name not in ("training", "mask")]
     first = parameters[0] if parameters else "inputs"
-    inputs = getattr(model, "_inputs_struct", None)  # only a Functional model has it
-    if isinstance(model, keras.Sequential) and model.built:
-        inputs = model._functional._inputs_struct if model._functional is not None else None
+    functional = as_functional(model)
+    inputs = None if functional is None else functional._inputs_struct
     structure: tuple[list[Any], dict[str, Any]]
     if input_signature is None:
-        structure = ([inputs], {}) if inputs is not None else _as_built(model)
+        opened = isinstance(model, keras.Sequential) and functional is not None and open_batch
+        structure = ([_open_batch(inputs) if opened else inputs], {}) if functional is not None else _as_built(model)
     elif inputs is not None:
         whole = [input_signature]
         if isinstance(input_signature, list | tuple) and len(input_signature) == 1 and not isinstance(inputs, list):
             whole = list(input_signature)  # Keras also accepts a single input in a list
         structure = (whole, {})
-    elif isinstance(input_signature, dict) and {*input_signature} <= {*parameters}:
+    elif isinstance(input_signature, dict) and _are_arguments(input_signature, parameters, kinds):
         structure = ([], dict(input_signature))
-    elif isinstance(input_signature, list | tuple) and 1 <= len(input_signature) <= len(parameters):
+    elif isinstance(input_signature, list | tuple) and (
+        1 <= len(input_signature) <= len(parameters) or _several(kinds, first)
+    ):
         structure = (list(input_signature), {})
     else:
         structure = ([input_signature], {})
@@ -78,6 +87,32 @@ def called_with(model: Any, input_signature: Any, parameters: list[str] | None =
     return Arguments(structure, tuple(found))
 
 
+def as_functional(model: Any) -> Any:
+    """Return the Functional model that `model` is, or that a Sequential model consists of; otherwise None."""
+    if isinstance(model, keras.Sequential):
+        return model._functional if model.built else None
+    return model if hasattr(model, "_outputs_struct") else None
+
+
+def _open_batch(inputs: Any) -> Any:
+    return keras.tree.map_structure(
+        lambda one: keras.KerasTensor((None, *one.shape[1:]), dtype=one.dtype, name=one.name) if one.shape else one,
+        inputs,
+    )
+
+
+def _several(kinds: Mapping[str, Any], name: str) -> bool:
+    """Return whether the argument `name` is ``*name``, for any number of inputs."""
+    return kinds.get(name) is inspect.Parameter.VAR_POSITIONAL
+
+
+def _are_arguments(named: Mapping[str, Any], parameters: Sequence[str], kinds: Mapping[str, Any]) -> bool:
+    """Return whether the keys of an input_signature are names of arguments, and not those of a dict as an argument."""
+    if {*named} <= {*parameters}:
+        return True
+    return parameters[0] in named and inspect.Parameter.VAR_KEYWORD in kinds.values()
+
+
 def _as_built(model: Any) -> tuple[list[Any], dict[str, Any]]:
     shapes = getattr(model, "_build_shapes_dict", None)
     if not isinstance(model, keras.layers.Layer):
@@ -88,8 +123,50 @@ def _as_built(model: Any) -> tuple[list[Any], dict[str, Any]]:
             f"model: got {type(model).__name__} {model.name!r}, which {state}; accepted: one that was "
             f"called, or an input_signature. {HOW}"
         )
-    specs = {name.removesuffix("_shape"): _of_shapes(shape, model.input_dtype) for name, shape in shapes.items()}
-    return ([next(iter(specs.values()))], {}) if len(specs) == 1 else ([], specs)
+    arguments = {
+        name: parameter
+        for name, parameter in inspect.signature(model.call).parameters.items()
+        if name not in ("training", "mask")
+    }
+    first, *others = arguments
+    given = {name: shape for name, shape in shapes.items() if shape is not None}
+    specs = {name.removesuffix("_shape"): _of_shapes(shape, model.input_dtype) for name, shape in given.items()}
+    if len(specs) > 1:
+        return [], specs
+    _warn_of_others(model, {name: arguments[name] for name in others if name not in specs})
+    only = next(iter(specs.values()))
+    if arguments[first].kind is inspect.Parameter.VAR_POSITIONAL:
+        return list(only) if isinstance(only, list) else [only], {}
+    return [only], {}
+
+
+def _warn_of_others(model: Any, others: Mapping[str, inspect.Parameter]) -> None:
+    """Say that arguments are left out: Keras records the shape of the first one only.
+
+    Raises:
+        ValueError: the call cannot do without one of them.
+    """
+    tensors = [
+        name
+        for name, parameter in others.items()
+        if (parameter.default is None or parameter.default is parameter.empty)
+        and parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    if missing := [name for name in tensors if _is_needed(others[name])]:
+        raise ValueError(
+            f"input_signature: got none for {type(model).__name__} {model.name!r}, of whose arguments Keras records "
+            f"the first, but not {missing}; accepted: input_signature={{name: keras.InputSpec(shape, dtype)}} of all"
+        )
+    if tensors and not type(model).__module__.startswith("keras."):
+        warnings.warn(
+            f"{type(model).__name__} {model.name!r} is exported without its optional arguments {tensors}; "
+            "input_signature={name: keras.InputSpec(shape, dtype)} of all arguments adds them",
+            stacklevel=2,
+        )
+
+
+def _is_needed(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
 
 
 def _of_shapes(shape: Any, dtype: str) -> Any:
@@ -141,11 +218,11 @@ def flat_specs(arguments: Arguments) -> tuple[TensorSpec, ...]:
 
 
 def declared_results(model: Any, taken: set[str]) -> dict[str, tuple[str, tuple[int | None, ...]]]:
-    """Return the dtypes and shapes of the outputs that a Functional model declares, by name."""
-    found = _named(model, model._outputs_struct, taken)
-    return {
-        name: (keras.backend.standardize_dtype(tensor.dtype), tuple(tensor.shape)) for name, tensor in found.items()
-    }
+    """Return the dtypes and shapes of the outputs that a Functional or Sequential model declares, by name."""
+    found = _named(model, as_functional(model)._outputs_struct, taken)
+    opened = isinstance(model, keras.Sequential)
+    shapes = {name: (None, *one.shape[1:]) if opened else tuple(one.shape) for name, one in found.items()}
+    return {name: (keras.backend.standardize_dtype(found[name].dtype), shape) for name, shape in shapes.items()}
 
 
 def result_names(model: Any, results: Any, taken: set[str]) -> dict[str, Tensor]:

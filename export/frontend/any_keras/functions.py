@@ -11,7 +11,7 @@ from unittest import mock
 import keras
 
 from ....signature import Graph, Signature
-from . import probing
+from . import lookups, probing
 from .call_signature import called_with, flat_specs, result_names, unique
 from .model import Foreign, ForeignConfig
 
@@ -82,10 +82,10 @@ class _Part:
         self.arguments = called_with(self.function, given, parameters)
         probe = probing.Probe(self.call)
         specs, examples = probing.named_dimensions(probe, flat_specs(self.arguments))
-        graph = probe.graph(specs)
-        outputs = probing.output_specs(probe, specs, examples, None)
-        self.signature = Signature(probing.ranges(graph, specs), outputs, examples=examples, padded=())
-        self.variables = list(graph.graph.variables)
+        traces = probe.traces(specs, examples, several=True)
+        limited = lookups.ranges(traces, specs)
+        self.signature = Signature(limited, probing.output_specs(traces, None), examples=examples, padded=())
+        self.variables = list(traces[0][0].graph.variables)
 
     def call(self, *tensors: Tensor) -> dict[str, Tensor]:
         given = iter(tensors)

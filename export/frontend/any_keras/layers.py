@@ -39,11 +39,12 @@ def keras_lowered(layers: list[Any]) -> Iterator[None]:
         for place, function in FUNCTIONS.items():
             home, _, name = place.rpartition(".")
             stack.enter_context(mock.patch.object(homes[home], name, _asking(function, getattr(homes[home], name))))
+        stack.enter_context(mock.patch.object(keras.random.SeedGenerator, "next", _fixed_seed))
         for layer in layers:
             for (kind, name), function in METHODS.items():
                 own = getattr(layer, name, None)
                 if isinstance(layer, kind) and getattr(type(layer), name) is getattr(kind, name):
-                    stack.enter_context(_method(layer, name, _asking(function, own, layer)))
+                    stack.enter_context(replaced_method(layer, name, _asking(function, own, layer)))
         yield
 
 
@@ -59,7 +60,7 @@ def _asking(function: Function, original: Any, *first: Any) -> Function:
 
 
 @contextmanager
-def _method(layer: Any, name: str, function: Function) -> Iterator[None]:
+def replaced_method(layer: Any, name: str, function: Function) -> Iterator[None]:
     """Replace a method of `layer` within the block, bypassing Keras' ``__setattr__``, which would track the
     function."""
     object.__setattr__(layer, name, function)
@@ -67,6 +68,14 @@ def _method(layer: Any, name: str, function: Function) -> Iterator[None]:
         yield
     finally:
         object.__delattr__(layer, name)
+
+
+def _fixed_seed(generator: Any, ordered: bool = True) -> Tensor:
+    """Return a constant, in place of the state of a seed generator.
+
+    Recurrent layers read it even where they drop nothing. A model whose result depends on it is refused.
+    """
+    return ops.convert_to_tensor([0, 0], dtype=generator.state.dtype)
 
 
 def _floating(*tensors: Any) -> bool:
@@ -127,7 +136,16 @@ def _take(x: Tensor, indices: Tensor, axis: int | None = None) -> Tensor | None:
     x, indices = ops.convert_to_tensor(x), ops.convert_to_tensor(indices)
     integers = keras.backend.standardize_dtype(indices.dtype) in ("int32", "int64")
     table = axis == 0 and len(x.shape) == 2 and None not in tuple(x.shape) and len(indices.shape) > 0
-    return lookup(x, indices) if lookup and table and integers and _floating(x) else None
+    if not (lookup and table and integers and _floating(x)):
+        return None
+    if not _is_onnx():  # Keras counts negative indices from the end, as ONNX does, but not LiteRT
+        indices = ops.mod(indices, x.shape[0])
+    return lookup(x, indices)
+
+
+def _is_onnx() -> bool:
+    """Return whether the trace is for ONNX, whose runtimes have no loop over weights; see ``unrolled``."""
+    return "unrolled" in F.lowered()
 
 
 def _layer_normalization(
@@ -238,7 +256,7 @@ def _add(x1: Any, x2: Any) -> Tensor | None:
     """Add integers with AddV2. Keras would emit BiasAdd, which the runtimes support for floats only."""
     import tensorflow as tf
 
-    x1, x2 = ops.convert_to_tensor(x1), ops.convert_to_tensor(x2)
+    x1, x2 = tf.convert_to_tensor(x1), tf.convert_to_tensor(x2)  # unlike Keras', it reads a variable
     return tf.add(x1, x2) if x1.dtype == x2.dtype and x1.dtype.is_integer else None
 
 

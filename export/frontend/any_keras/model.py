@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -12,9 +12,11 @@ import keras
 from ....finetuning.lora import base_weight, is_adapter, merged, with_adapters
 from ....runtime.graph_names import FOREIGN
 from ....signature import Graph, Signature
-from . import probing
-from .call_signature import Arguments, called_with, declared_results, flat_specs, result_names, unique
-from .refusals import check_exportable
+from ....zoo.base import ZooModel
+from . import lookups, probing
+from .call_signature import Arguments, as_functional, called_with, declared_results, flat_specs, result_names, unique
+from .mended import keras_mended
+from .refusals import check_deterministic, check_exportable
 
 Tensor = Any
 
@@ -84,22 +86,36 @@ class AnyModel(Foreign):
         self.weights: list[Any] = list(model.weights)
         self.names = _names(self.weights, self.name)
         check_exportable(model, self.layers)
-        self.arguments: Arguments = called_with(model, input_signature)
         self.takes_training = "training" in inspect.signature(model.call).parameters
-        probe, functional = probing.Probe(self._call), hasattr(model, "_outputs_struct")
-        specs, examples = probing.named_dimensions(probe, flat_specs(self.arguments))
+        self.arguments: Arguments = called_with(model, input_signature)
+        try:
+            self.signature = self._signature(guess=input_signature is None)
+        except ValueError:
+            fixed = called_with(model, input_signature, open_batch=False)
+            if not isinstance(model, keras.Sequential) or fixed == self.arguments:
+                raise
+            self.arguments = fixed  # a layer needs the batch size that the model was built with
+            self.signature = self._signature(guess=False)
+
+    def _signature(self, *, guess: bool) -> Signature:
+        model, functional = self.model, as_functional(self.model) is not None
+        probe = probing.Probe(self._call)
+        specs, examples = probing.named_dimensions(probe, flat_specs(self.arguments), batched=functional)
         declared = declared_results(model, {spec.name for spec in specs}) if functional else None
-        if not functional or any("int" in spec.dtype for spec in specs) or _looks_up(self.layers):
-            graph = probe.graph(specs, {**examples, "batch": probing.BATCH})
-            specs = probing.ranges(graph, specs, guess=not functional and input_signature is None)
-        outputs = probing.output_specs(probe, specs, examples, declared)
-        self.signature = Signature(specs, outputs, examples=examples, padded=())
+        opened = any(None in shape[1:] for _, shape in (declared or {}).values())
+        traces = probe.traces(specs, examples, several=declared is None or bool(examples) or opened)
+        check_deterministic(traces[0][0])
+        specs = lookups.ranges(traces, specs, guess=guess and not functional)
+        if any(isinstance(layer, ZooModel) for layer in self.layers):  # they refuse ids below zero
+            specs = tuple(replace(spec, least=max(spec.least, 0)) for spec in specs)
+        return Signature(specs, probing.output_specs(traces, declared), examples=examples, padded=())
 
     def _call(self, *tensors: Tensor) -> dict[str, Tensor]:
         given = iter(tensors)
         positional, named = keras.tree.map_structure(lambda _: next(given), self.arguments.structure)
         options = {"training": False} if self.takes_training else {}
-        results = self.model(*positional, **named, **options)
+        with keras_mended(self.layers):
+            results = self.model(*positional, **named, **options)
         return result_names(self.model, results, {name for name, _ in self.arguments.leaves})
 
     def by_name(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -121,11 +137,6 @@ class AnyModel(Foreign):
 
     def _flatten_layers(self, include_self: bool = True) -> list[Any]:
         return self.layers if include_self else self.layers[1:]
-
-
-def _looks_up(layers: list[Any]) -> bool:
-    """Return whether the model has an embedding table. If it has, a float input may hold ids, too."""
-    return any(isinstance(layer, keras.layers.Embedding) for layer in layers)
 
 
 def _names(weights: list[Any], model: str) -> list[str]:

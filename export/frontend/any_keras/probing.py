@@ -1,25 +1,26 @@
-"""Properties of a Keras model that it does not declare, found by tracing it.
-
-These are: which integers are looked up in which embedding table, which open dimensions must have the same size, and the
-names and sizes of the outputs.
+"""Properties of a Keras model that it does not declare, found by tracing it: which open dimensions must have the same
+size, and the names and sizes of the outputs.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from ....signature import TensorSpec
-from ..diagnostics import one_line
+from ..diagnostics import cause
 
 Call = Callable[..., dict[str, Any]]  # from tensors in the order of the inputs to outputs by name
+Declared = Mapping[str, tuple[str, Sequence[int | None]]]  # dtype and shape of outputs, with None for an open size
+Shape = tuple[int | None, ...]
+Trace = tuple[Any, Mapping[str, int]]  # a graph and the sizes of its named dimensions
 
-HANDED_ON = ("Cast", "Identity", "Reshape", "ExpandDims", "Squeeze", "SelectV2")  # pass an index on to a lookup
 LENGTHS = (7, 12, 16, 32, 64, 128, 256, 512)  # tried for open dimensions until Keras accepts one
 SIDES = (64, 96, 128, 160, 224, 256, 320, 384, 512)
-BATCH = 3  # batch size of a trace with known sizes
+BATCH, OTHER_BATCH = 3, 5  # batch sizes of traces with known sizes
 TIED = 6  # more inputs of open length than this are assumed to share one length
 
 
@@ -32,80 +33,94 @@ class Probe:
         self.refusal = ""  # the last error of Keras
 
     def graph(self, inputs: Sequence[TensorSpec], sizes: Mapping[str, int] | None = None) -> Any:
-        """Return the trace of a call, with the named dimensions open or of these `sizes`. It raises what Keras
-        raises."""
+        """Return the trace of a call, with the named dimensions open or of these `sizes`.
+
+        Raises:
+            ValueError: Keras rejects the call.
+        """
         import tensorflow as tf
 
         shapes = [[(sizes or {}).get(dim) if isinstance(dim, str) else dim for dim in spec.dims] for spec in inputs]
         key = tuple((spec.dtype, *shape) for spec, shape in zip(inputs, shapes, strict=True))
         if key not in self.graphs:
             specs = [tf.TensorSpec(shape, spec.dtype, spec.name) for shape, spec in zip(shapes, inputs, strict=True)]
-            function = tf.function(self.call, autograph=False, jit_compile=False)
-            self.graphs[key] = function.get_concrete_function(*specs)
+            function = tf.function(self._inlined, autograph=False, jit_compile=False)
+            try:
+                self.graphs[key] = function.get_concrete_function(*specs)
+            except Exception as error:  # of any type: layers reject an input in different ways
+                given = ", ".join(f"{spec.name} {tuple(shape)}" for spec, shape in zip(inputs, shapes, strict=True))
+                raise ValueError(
+                    f"model: Keras cannot call it with {given}: {cause(error)}; accepted: a model that Keras can call, "
+                    "and an input_signature of its inputs where it was not built with them"
+                ) from error
         return self.graphs[key]
+
+    def _inlined(self, *tensors: Any) -> dict[str, Any]:
+        with functions_inlined():
+            return self.call(*tensors)
 
     def computes(self, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> bool:
         """Return whether Keras accepts inputs of these sizes."""
         try:
-            self.graph(inputs, {**sizes, "batch": BATCH})
-        except Exception as error:  # of any type: layers reject a shape in different ways
-            self.refusal = one_line(error)
+            self.graph(inputs, {"batch": BATCH, **sizes})
+        except ValueError as error:
+            self.refusal = cause(error.__cause__ or error)
             return False
         return True
 
+    def traces(self, inputs: Sequence[TensorSpec], sizes: Mapping[str, int], *, several: bool) -> list[Trace]:
+        """Return the trace with these `sizes` and, with `several`, one with other sizes if Keras accepts any.
 
-def ranges(graph: Any, inputs: Sequence[TensorSpec], *, guess: bool = False) -> tuple[TensorSpec, ...]:
-    """Return `inputs` with the number of rows of the smallest embedding table that each is looked up in, as ``below``.
-
-    Args:
-        graph: a trace of the call.
-        guess: infer undeclared dtypes: a float input that is only cast to integers becomes int32.
-    """
-    found = []
-    for spec, placeholder in zip(inputs, graph.inputs, strict=False):
-        if not spec.dtype.startswith(("int", "uint", "float")):
-            found.append(spec)
-            continue
-        consumers = placeholder.consumers()
-        casts = bool(consumers) and all(op.type == "Cast" and op.outputs[0].dtype.is_integer for op in consumers)
-        dtype = "int32" if guess and casts and spec.dtype.startswith("float") else spec.dtype
-        rows = list(_rows(placeholder)) if casts or "int" in dtype else []
-        found.append(replace(spec, dtype=dtype, below=min(rows, default=spec.below)))
-    return tuple(found)
+        Raises:
+            ValueError: Keras rejects the call.
+        """
+        known = {"batch": BATCH, **sizes}
+        found: list[Trace] = [(self.graph(inputs, known), known)]
+        lengths = {dim: size for dim, size in sizes.items() if dim != "batch"}
+        for others in _other_sizes(lengths) if several else ():
+            if self.computes(inputs, {**others, "batch": OTHER_BATCH}):
+                found.append((self.graph(inputs, {**others, "batch": OTHER_BATCH}), {"batch": OTHER_BATCH, **others}))
+                break
+        return found
 
 
-def _rows(tensor: Any) -> Iterator[int]:
-    """Yield how many values an index may have, for each table that it is looked up in after constants were added to
-    it."""
+def _other_sizes(sizes: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """Yield other sizes of all dimensions, from which Keras may accept one: twice as large, which remains a multiple,
+    and a little larger or smaller."""
+    yield {dim: 2 * size for dim, size in sizes.items()}
+    yield {dim: size + 2 + number for number, (dim, size) in enumerate(sizes.items())} if sizes else {}
+    yield {dim: size - 2 - number for number, (dim, size) in enumerate(sizes.items()) if size > 2 + number} or {}
+    yield dict(sizes)
+
+
+@contextmanager
+def functions_inlined() -> Iterator[None]:
+    """Within the block, run nested tf.functions eagerly, so that they become part of the graph that is traced."""
     import tensorflow as tf
 
-    waiting, seen = [(tensor, 0)], set()
-    while waiting:
-        tensor, added = waiting.pop()
-        for op in tensor.consumers():
-            if op.type == "GatherV2" and op.inputs[1] is tensor:
-                table = op.inputs[0].shape
-                if (
-                    table.rank == 2 and table[0] is not None and table[0] > added
-                ):  # else Keras adds the number of rows to negative indices
-                    yield table[0] - added
-            elif op.name in seen:
-                continue
-            elif op.type in HANDED_ON:
-                waiting += [(output, added) for output in op.outputs]
-            elif op.type in ("AddV2", "BiasAdd"):
-                other = tf.get_static_value(op.inputs[op.inputs[0] is tensor])
-                waiting += [] if other is None else [(op.outputs[0], added + int(other.max(initial=0)))]
-            seen.add(op.name)
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
 
 
 # ---- open dimensions -------------------------------------------------------------------------------------------------
 
 
-def named_dimensions(probe: Probe, inputs: Sequence[TensorSpec]) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:
+def named_dimensions(
+    probe: Probe, inputs: Sequence[TensorSpec], *, batched: bool = False
+) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:
     """Replace the provisional names of the open dimensions of `inputs` by their final names.
 
-    Sequences of several inputs share one dimension if Keras rejects them in different lengths.
+    Sequences of several inputs share one dimension if Keras rejects them in different lengths. So do the first
+    dimensions of inputs of which it is not known that they are a batch, such as the nodes and the edges of a graph.
+
+    Args:
+        probe: traces of the call.
+        inputs: with provisional names.
+        batched: whether the first open dimensions are known to be one batch.
 
     Returns:
         The inputs with their final names, and sizes by these names that Keras accepts.
@@ -129,7 +144,51 @@ def named_dimensions(probe: Probe, inputs: Sequence[TensorSpec]) -> tuple[tuple[
                 sizes[other] = base[one]
     lengths = [dim for dim in sizes if dim.endswith("sequence")]
     unlike = {**sizes, **{dim: sizes[dim] + number for number, dim in enumerate(lengths)}}
-    return final, unlike if len(lengths) > 1 and probe.computes(final, unlike) else sizes
+    sizes = unlike if len(lengths) > 1 and probe.computes(final, unlike) else sizes
+    return (final, sizes) if batched else _first_dimensions(probe, final, sizes)
+
+
+def _first_dimensions(
+    probe: Probe, inputs: tuple[TensorSpec, ...], sizes: dict[str, int]
+) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:
+    """Rename the first dimensions that are no common batch: Keras accepts them in different sizes, and computes an
+    output from several of them."""
+    owners = [spec.name for spec in inputs if spec.dims[:1] == ("batch",)]
+    if not 1 < len(owners) <= TIED:
+        return inputs, sizes
+
+    def renamed(names: Mapping[str, str]) -> tuple[TensorSpec, ...]:
+        return tuple(
+            replace(spec, dims=(names[spec.name], *spec.dims[1:])) if spec.name in names else spec for spec in inputs
+        )
+
+    apart = renamed({name: f"{name}_0" for name in owners})
+    base = {**sizes, **{f"{name}_0": BATCH for name in owners}}
+    if not probe.computes(apart, base):
+        return inputs, sizes
+    groups = _groups(probe, apart, owners, base, axis=0)
+    if len(groups) == 1 or not _mixed(probe.graph(apart, base), inputs, groups):
+        return inputs, sizes
+    final = renamed({name: f"{group[0]}_0" for group in groups for name in group})
+    unlike = {f"{group[0]}_0": BATCH + number for number, group in enumerate(groups)}
+    return final, {**sizes, **unlike}
+
+
+def _mixed(graph: Any, inputs: Sequence[TensorSpec], groups: Sequence[Sequence[str]]) -> bool:
+    """Return whether an output is computed from inputs of several groups."""
+    owner = {name: number for number, group in enumerate(groups) for name in group}
+    group_of = {tensor.op.name: owner.get(spec.name) for spec, tensor in zip(inputs, graph.inputs, strict=False)}
+    for output in graph.outputs:
+        waiting, seen, found = [output.op], set(), set()
+        while waiting:
+            op = waiting.pop()
+            if op.name not in seen:
+                seen.add(op.name)
+                found.add(group_of.get(op.name))
+                waiting += [tensor.op for tensor in op.inputs]
+        if len(found - {None}) > 1:
+            return True
+    return False
 
 
 def _kinds(spec: TensorSpec) -> dict[str, int]:
@@ -166,15 +225,17 @@ def _working(probe: Probe, inputs: Sequence[TensorSpec]) -> dict[str, int]:
                 return sizes
     if open_dims:
         raise ValueError(
-            f"input_signature: got open sizes in {[spec.name for spec in inputs]}, and Keras takes none of those "
-            f"tried: {probe.refusal}; accepted: sizes in the place of None"
+            f"input_signature: got open sizes in {[spec.name for spec in inputs if open_dims & {*spec.dims}]}, "
+            f"and Keras takes none of those tried: {probe.refusal}; accepted: sizes in the place of None"
         )
     return {}
 
 
-def _groups(probe: Probe, inputs: Sequence[TensorSpec], names: list[str], base: Mapping[str, int]) -> list[list[str]]:
-    """Return the smallest groups of inputs whose length may differ from that of the other inputs."""
-    dims = {spec.name: spec.dims[1] for spec in inputs}
+def _groups(
+    probe: Probe, inputs: Sequence[TensorSpec], names: list[str], base: Mapping[str, int], axis: int = 1
+) -> list[list[str]]:
+    """Return the smallest groups of inputs whose size at `axis` may differ from that of the other inputs."""
+    dims = {spec.name: spec.dims[axis] for spec in inputs if len(spec.dims) > axis}
     left, groups = list(names), []
     while left:
         first, others = left[0], left[1:]
@@ -200,38 +261,52 @@ def _group_name(group: list[str], groups: int) -> str:
 # ---- outputs ---------------------------------------------------------------------------------------------------------
 
 
-def output_specs(
-    probe: Probe,
-    inputs: Sequence[TensorSpec],
-    examples: Mapping[str, int],
-    declared: Mapping[str, tuple[str, Sequence[int | None]]] | None,
-) -> tuple[TensorSpec, ...]:
+def output_specs(traces: Sequence[Trace], declared: Declared | None) -> tuple[TensorSpec, ...]:
     """Return the specs of the outputs. An open dimension gets the name of the input dimension that has the same size.
 
     Args:
-        examples: sizes of named dimensions that Keras accepts.
-        declared: dtype and shape by name, with None for an open size, as a Functional model declares them; None to read
-            them from a trace.
+        traces: one or two traces with known sizes of the named dimensions, and these sizes. A dimension is open if its
+            size differs between two traces.
+        declared: dtype and shape by name, with None for an open size, as a Functional model declares them; None if the
+            model declares none. With a single trace, they say which sizes are open.
     """
-    if declared is None:
-        tensors = probe.graph(inputs).structured_outputs
-        declared = {name: (tensor.dtype.name, list(tensor.shape)) for name, tensor in tensors.items()}
-    batched = any("batch" in spec.dims for spec in inputs)
-    beyond = any(None in shape[1 if batched else 0 :] for _, shape in declared.values())
-    sizes = {"batch": BATCH, **{dim: size for dim, size in examples.items() if dim != "batch"}}
-    named = {size: dim for dim, size in reversed(sizes.items())}
-    known_sizes = {dim for spec in inputs for dim in spec.dims if isinstance(dim, str)} <= {*sizes}
-    exact = probe.graph(inputs, sizes).structured_outputs if beyond and known_sizes else {}
-    specs = []
-    for name, (dtype, shape) in declared.items():
+    specs, shapes_of = [], [_output_shapes(graph) for graph, _ in traces]
+    for name, tensor in traces[0][0].structured_outputs.items():
+        static, shapes = [one[name] for one, _ in shapes_of], [other[name] for _, other in shapes_of]
+        rank = len(shapes[0])
+        stated = declared[name][1] if declared is not None and len(declared.get(name, ("", ()))[1]) == rank else None
         dims: list[int | str] = []
-        for axis, declared_size in enumerate(shape):
-            size = declared_size
-            known = exact[name].shape[axis] if name in exact else None
-            other = named.get(known or 0, f"{name}_{axis}")
-            other = "batch" if axis == 0 and batched and known in (None, BATCH) else other
-            if size is None and len(sizes) == 1 and axis > 0 and known is not None:
-                size = known  # only the batch varies: this size is fixed, although a layer declares it open
-            dims.append(other if size is None else size)
+        for axis in range(rank):
+            known, found = tuple(shape[axis] for shape in static), tuple(shape[axis] for shape in shapes)
+            pairs = [dim for dim in traces[0][1] if tuple(sizes[dim] for _, sizes in traces) == found]
+            if axis == 0 and "batch" in pairs:
+                pairs = ["batch"]
+            fixed = None not in known and len({*known}) == 1
+            if len(traces) == 1:  # an equal size may be a coincidence
+                fixed = fixed and (not pairs or (stated[axis] is not None if stated is not None else axis > 0))
+            dims.append(known[0] or 0 if fixed else pairs[0] if pairs else f"{name}_{axis}")
+        dtype = tensor.dtype.name
         specs.append(TensorSpec(name, "float32" if "float" in dtype else dtype, tuple(dims)))
     return tuple(specs)
+
+
+def _output_shapes(graph: Any) -> tuple[dict[str, Shape], dict[str, Shape]]:
+    """Return the shapes of the outputs of a trace: as far as they are known in advance, and as a call has them.
+
+    Raises:
+        ValueError: an output has no known rank.
+    """
+    import tensorflow as tf
+
+    outputs = graph.structured_outputs
+    if unknown := [name for name, tensor in outputs.items() if tensor.shape.rank is None]:
+        raise ValueError(f"model: got outputs {unknown} of unknown rank; accepted: outputs of a known rank")
+    static = {name: tuple(tensor.shape.as_list()) for name, tensor in outputs.items()}
+    if all(None not in shape for shape in static.values()):
+        return static, static
+    given = len(graph.inputs) - len(graph.captured_inputs)
+    try:
+        called = graph(*(tf.zeros(tensor.shape, tensor.dtype) for tensor in graph.inputs[:given]))
+    except Exception:  # of any type: zeros may not be accepted, and then these sizes stay unknown
+        return static, static
+    return static, {name: tuple(called[name].shape.as_list()) for name in outputs}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..diagnostics import place
+
 TEXTS = ("StringLookup", "TextVectorization", "IntegerLookup", "Hashing", "HashedCrossing")  # with lookup tables
+RANDOM = ("RandomNormal", "RandomStandardNormal", "RandomUniform", "RandomGamma", "TruncatedNormal", "Multinomial")
 QUANTIZED = "accepted: the model before quantize"
 
 
@@ -24,3 +27,25 @@ def check_exportable(model: Any, layers: list[Any]) -> None:
             )
         if mode := getattr(layer, "quantization_mode", None):
             raise ValueError(f"model: got layer {layer.name!r}, quantised by Keras as {mode}; {QUANTIZED}")
+
+
+def check_deterministic(graph: Any) -> None:
+    """Raise a ValueError that names an operation which draws random numbers for an output of a trace.
+
+    Random numbers of a fixed seed are the same in every call, and accepted.
+    """
+    import tensorflow as tf
+
+    waiting, seen = [output.op for output in graph.outputs], set()
+    while waiting:
+        op = waiting.pop()
+        if op.name in seen:
+            continue
+        seen.add(op.name)
+        waiting += [tensor.op for tensor in op.inputs]
+        seeded = op.type.startswith("Stateless") and tf.get_static_value(op.inputs[1]) is not None
+        if any(kind in op.type for kind in RANDOM) and not seeded:
+            raise ValueError(
+                f"model: got {place(op)}, which draws random numbers in a call without training; accepted: a model "
+                "that gives the same results for the same inputs, with the random numbers as an input"
+            )

@@ -74,8 +74,8 @@ _VIT = Dialect(
 )
 
 
-def _read_images(raw: Mapping[str, Any]) -> dict[str, Any]:
-    sizes = {"image_size": one_size(raw, "image_size", 224), "patch_size": one_size(raw, "patch_size", 16)}
+def _read_images(raw: Mapping[str, Any], patch_size: int = 16) -> dict[str, Any]:
+    sizes = {"image_size": one_size(raw, "image_size", 224), "patch_size": one_size(raw, "patch_size", patch_size)}
     return {**sizes, "num_classes": number_of_labels(raw)}
 
 
@@ -116,13 +116,13 @@ def _gated_width(width: int, ratio: float) -> int:
     return (int(int(width * ratio) * 2 / 3) + 7) // 8 * 8
 
 
-def _read_dinov2(raw: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+def _read_dinov2(raw: Mapping[str, Any], names: Collection[str], patch_size: int = 14) -> dict[str, Any]:
     width, ratio = integer(raw, "hidden_size", 768), number(raw, "mlp_ratio", 4)
     if not 0 < width * ratio < 2**31:
         raise ValueError(f"mlp_ratio: got {ratio} of hidden_size {width}; accepted: a positive width below 2^31")
     gated = bool(raw.get("use_swiglu_ffn"))
     return {
-        **_read_images(raw),
+        **_read_images(raw, patch_size),
         "activation": "swiglu" if gated else activation(raw, "hidden_act", "gelu"),
         "intermediate_dim": _gated_width(width, ratio) if gated else int(width * ratio),
         "use_mask_token": any(name.endswith("embeddings.mask_token") for name in names),
@@ -187,6 +187,7 @@ _DINOV2_REGISTERS = replace(
     _DINOV2,
     fields=(*_DINOV2.fields, Field("num_register_tokens", "num_registers", 4)),
     fixed={"interpolate_antialias": True},
+    read=lambda raw, names: _read_dinov2(raw, names, patch_size=16),
     prefix="dinov2_with_registers.",
     heads={
         None: "Dinov2WithRegistersModel",

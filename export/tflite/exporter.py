@@ -40,7 +40,7 @@ from .signatures import static_graphs
 from .tasks import attach, attached, set_task, task_of
 
 # Beginnings of the names of operators that a file must not contain.
-FORBIDDEN = ("Flex", "CUSTOM", "VAR_HANDLE", "READ_VARIABLE", "RANDOM", "MULTINOMIAL", "IF", "CALL")
+FORBIDDEN = ("Flex", "CUSTOM", "VAR_HANDLE", "READ_VARIABLE", "RANDOM", "MULTINOMIAL", "CALL")
 
 
 @named_extras()
@@ -116,7 +116,8 @@ def to_tflite(
             encoder-decoder, and for a GPT if `prefill` or `max_length` is given.
         samples: data on which the accuracy of another precision is measured: a text, inputs by name, or a list of
             either. Static ranges and the method "gptq" use one half of it for calibration and the other half for the
-            measurement. Default: built-in prose for a model with a tokenizer, otherwise synthetic inputs.
+            measurement. Default: built-in prose for a model with a tokenizer, otherwise synthetic inputs. For any other
+            Keras model, the float32 file is compared with Keras on these inputs, in place of synthetic ones.
         metric: a function that is called with a ``Runner`` of the float32 file and with one of the file in `precision`,
             and returns a number. Both numbers are part of the result.
         least_cosine: the lowest accepted mean cosine similarity between the outputs and those in float32; 0 accepts any
@@ -171,7 +172,7 @@ def export_tflite(model: Any, request: ExportRequest) -> ExportResult:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         stored, joint, precise = _in_float32(model, graphs, metadata, request, Path(folder) / "fp32.tflite")
-        difference = quick_check(model, precise)
+        difference = quick_check(model, precise, request.samples_of(model))
         written = precise
         if precision.name != "fp32":
             calls = orders = None

@@ -1,6 +1,11 @@
 """Replacements of TensorFlow operations that LiteRT has no operator for, or computes wrongly."""
 
+from . import convolutions as convolutions
 from . import counting as counting
 from . import elementwise as elementwise
+from . import fourier as fourier
+from . import images as images
 from . import integers as integers
 from .table import replaced as replaced
+
+fourier.register()

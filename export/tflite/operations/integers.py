@@ -240,7 +240,7 @@ def _sign(x: Tensor) -> Tensor | None:
 
 
 @rule("Cast")
-def _cast(x: Tensor, DstT: Any, Truncate: bool = False) -> Tensor | None:  # noqa: N803
+def cast(x: Tensor, DstT: Any, Truncate: bool = False) -> Tensor | None:  # noqa: N803
     """Cast floats to narrow integers by way of int32, where numbers out of range wrap and do not saturate."""
     import tensorflow as tf
 

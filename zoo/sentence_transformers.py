@@ -122,6 +122,9 @@ def read_sentence_files(folder: Path) -> SentenceFiles:
     if fields["normalize"]:
         _check_place(folder / modules[-1][1])
     fields["truncate_dim"] = options.get("truncate_dim")
+    if fields["truncate_dim"] is not None and not _is_size(fields["truncate_dim"]):
+        got, accepted = fields["truncate_dim"], "accepted: a positive integer or null"
+        raise ValueError(f"path: {folder / OPTIONS_FILE}: truncate_dim: got {got!r}; {accepted}")
     return SentenceFiles(fields, dense, sentences, options, tokenizer, lowercase)
 
 
@@ -145,9 +148,13 @@ def _read_sentence_config(folder: Path) -> dict[str, Any]:
     file = next((folder / name for name in (FILE, *EARLIER_FILES) if (folder / name).is_file()), None)
     options = {} if file is None else read_json(file)
     longest = options.get("max_seq_length")
-    if longest is not None and (not checks.is_integer(longest) or longest < 1):
+    if longest is not None and not _is_size(longest):
         raise ValueError(f"path: {file}: max_seq_length: got {longest!r}; accepted: a positive integer or null")
     return options
+
+
+def _is_size(value: Any) -> bool:
+    return checks.is_integer(value) and 0 < value < checks.INT32
 
 
 def _read_pooling(folder: Path) -> dict[str, Any]:
@@ -172,15 +179,14 @@ def _read_dense(folder: Path) -> dict[str, Any]:
     if activation is None:
         accepted = f"accepted: {list(FUNCTIONS.values())}"
         raise ValueError(f"path: {folder / CONFIG}: activation_function: got {function!r}; {accepted}")
-    try:
-        return {
-            "units": options["out_features"],
-            "activation": activation,
-            "use_bias": options.get("bias", True),
-            "residual": options.get("use_residual", False),
-        }
-    except KeyError as error:
-        raise ValueError(f"path: {folder / CONFIG}: got no {error}; accepted: an integer") from error
+    units = options.get("out_features")
+    if not _is_size(units):
+        raise ValueError(f"path: {folder / CONFIG}: out_features: got {units!r}; accepted: a positive integer")
+    flags = {"use_bias": options.get("bias", True), "residual": options.get("use_residual", False)}
+    if not all(isinstance(value, bool) for value in flags.values()):
+        got = {name: options.get(name) for name in ("bias", "use_residual")}
+        raise ValueError(f"path: {folder / CONFIG}: got {got}; accepted: true or false")
+    return {"units": units, "activation": activation, **flags}
 
 
 def _check_place(folder: Path) -> dict[str, Any]:

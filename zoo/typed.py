@@ -14,6 +14,11 @@ GPTName = Literal["gpt", "gpt2", "gpt2-medium", "smollm2-135m"]
 class GPTFields(TypedDict, total=False):
     """Config fields of ``GPT``."""
 
+    pooling: str | tuple[str, ...]
+    pool_prompt: bool
+    projections: tuple[dict[str, Any], ...]
+    normalize: bool
+    truncate_dim: int | None
     vocab_size: int
     num_layers: int
     num_heads: int
@@ -177,6 +182,11 @@ class Seq2SeqFields(TypedDict, total=False):
 class AnyFields(TypedDict, total=False):
     """Config fields of all families."""
 
+    pooling: str | tuple[str, ...]
+    pool_prompt: bool
+    projections: tuple[dict[str, Any], ...]
+    normalize: bool
+    truncate_dim: int | None
     vocab_size: int
     num_layers: int
     num_heads: int
@@ -206,11 +216,6 @@ class AnyFields(TypedDict, total=False):
     bos_token_id: int | None
     eos_token_id: int | tuple[int, ...] | None
     pad_token_id: int | None
-    pooling: str | tuple[str, ...]
-    pool_prompt: bool
-    projections: tuple[dict[str, Any], ...]
-    normalize: bool
-    truncate_dim: int | None
     type_vocab_size: int
     position_offset: int
     transform_activation: str | None

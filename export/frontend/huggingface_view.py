@@ -57,7 +57,10 @@ class HuggingFaceView:
         if not self._pools:
             return self.model.by_name(given)
         result: Any = self.model(given, output_hidden_states=True, training=False)
-        return {STATES: ops.cast(result["hidden_states"][-1], "float32"), SENTENCE: result[SENTENCE]}
+        states = result["hidden_states"][-1]
+        norm = getattr(self.model, "final_norm", None)  # of a decoder, whose blocks are followed by a normalization
+        states = states if norm is None else norm(states)
+        return {STATES: ops.cast(states, "float32"), SENTENCE: result[SENTENCE]}
 
     @property
     def differs(self) -> bool:

@@ -165,14 +165,12 @@ def _roberta(name: str, prefix: str = "roberta.") -> Dialect:
     )
 
 
-# Names that transformers reads too, and prefers.
-_DISTILBERT_NAMES = {"hidden_size": "hidden_dim", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"}
 _DISTILBERT = Dialect(
     fields=(
         Field("vocab_size", "vocab_size", 30522),
-        Field("n_layers", "num_layers", 6),
-        Field("n_heads", "num_heads", 12),
-        Field("dim", "hidden_dim", 768),
+        Field("n_layers", "num_layers", 6, synonym="num_hidden_layers"),
+        Field("n_heads", "num_heads", 12, synonym="num_attention_heads"),
+        Field("dim", "hidden_dim", 768, synonym="hidden_size"),
         Field("hidden_dim", "intermediate_dim", 3072),
         Field("max_position_embeddings", "max_length", 512),
         Field("dropout", "dropout", 0.1),
@@ -184,7 +182,6 @@ _DISTILBERT = Dialect(
     silent=_BERT.silent,
     fixed={"type_vocab_size": 0, "norm_epsilon": 1e-12, "pooler": False, "pooler_activation": "relu"},
     read=lambda raw, _: {
-        **{ours: raw[name] for name, ours in _DISTILBERT_NAMES.items() if raw.get(name) is not None},
         "activation": activation(raw, "activation", "gelu"),
         "num_classes": number_of_labels(raw),
     },

@@ -23,6 +23,8 @@ from ..huggingface import (
     read_rope,
     write_rope,
 )
+from ..sentence_transformers import PROJECTION_RULES
+from ..sentences import SILENT
 from .gguf import GGUF
 from .model import GPT, GPTConfig
 
@@ -92,10 +94,12 @@ _GPT2 = Dialect(
         Rule("h.{i}.mlp.c_proj.bias", "block_{i}/feedforward/down/bias"),
         *layer_norm("ln_f", "final_norm"),
         Rule("lm_head.weight", "lm_head/kernel", TRANSPOSED, outside=True),
+        *PROJECTION_RULES,
     ),
     prefix="transformer.",
-    headless=(None,),
-    heads={"causal_lm": "GPT2LMHeadModel", None: "GPT2Model"},
+    silent=SILENT,
+    heads={"causal_lm": "GPT2LMHeadModel", None: "GPT2Model", "sentence_embedding": "GPT2Model"},
+    other_classes={"GPT2Model": None},
     ignored=(r"\.attn\.(masked_)?bias$",),
     tied={"lm_head.weight": "wte.weight"},
     output="lm_head.weight",
@@ -137,10 +141,12 @@ _LLAMA = Dialect(
         *linear("layers.{i}.mlp.down_proj", "block_{i}/feedforward/down"),
         Rule("norm.weight", "final_norm/scale"),
         Rule("lm_head.weight", "lm_head/kernel", TRANSPOSED, outside=True),
+        *PROJECTION_RULES,
     ),
     prefix="model.",
-    headless=(None,),
-    heads={"causal_lm": "LlamaForCausalLM", None: "LlamaModel"},
+    silent=SILENT,
+    heads={"causal_lm": "LlamaForCausalLM", None: "LlamaModel", "sentence_embedding": "LlamaModel"},
+    other_classes={"LlamaModel": None},
     ignored=(r"rotary_emb\.inv_freq$",),
     tied={"lm_head.weight": "embed_tokens.weight"},
     output="lm_head.weight",
@@ -172,7 +178,8 @@ _MISTRAL = replace(
     ),
     fixed={**_LLAMA.fixed, "use_bias": False},
     read=_read_llama_of(131_072),
-    heads={"causal_lm": "MistralForCausalLM", None: "MistralModel"},
+    heads={"causal_lm": "MistralForCausalLM", None: "MistralModel", "sentence_embedding": "MistralModel"},
+    other_classes={"MistralModel": None},
 )
 _QWEN = (
     Field("num_key_value_heads", "num_kv_heads", 32, nullable=True),
@@ -185,13 +192,15 @@ _QWEN3 = replace(
     fixed={**_LLAMA.fixed, "use_feedforward_bias": False, "qk_norm": True},
     read=lambda raw, names: {**_read_llama_of(32_768)(raw, names), "sliding_window": qwen_window(raw)},
     write=lambda c: {**_LLAMA.write(c), **qwen_layers(c)},
-    heads={"causal_lm": "Qwen3ForCausalLM", None: "Qwen3Model"},
+    heads={"causal_lm": "Qwen3ForCausalLM", None: "Qwen3Model", "sentence_embedding": "Qwen3Model"},
+    other_classes={"Qwen3Model": None},
 )
 _QWEN2 = replace(
     _QWEN3,
     fields=_fields(*_QWEN, without=("use_bias", "use_feedforward_bias")),
     fixed={**_LLAMA.fixed, "use_bias": False, "use_qkv_bias": True},
-    heads={"causal_lm": "Qwen2ForCausalLM", None: "Qwen2Model"},
+    heads={"causal_lm": "Qwen2ForCausalLM", None: "Qwen2Model", "sentence_embedding": "Qwen2Model"},
+    other_classes={"Qwen2Model": None},
 )
 
 GPT.dialects = {

@@ -9,6 +9,8 @@ In addition to the papers, sequences may be padded: positions count the tokens t
 on either side does not change them.
 
     input_ids (batch, sequence), attention_mask (batch, sequence), 1 = keep -> logits (batch, sequence, vocab_size)
+
+With ``head="sentence_embedding"``, the output is sentence_embedding (batch, embedding_dim); see ``zoo/sentences.py``.
 """
 
 from __future__ import annotations
@@ -33,10 +35,18 @@ from ...signature import Graph, Signature, TensorSpec
 from ..base import Intermediates, Tensor, ZooModel, build_each
 from ..config import Config, choice, flag, number, rate, size, token
 from ..registry import register
+from ..sentences import (
+    SentenceConfig,
+    pooled_width,
+    projections_of,
+    sentence_embedding,
+    sentence_inputs,
+    sentence_outputs,
+)
 
 
 @dataclass(frozen=True)
-class GPTConfig(Config):
+class GPTConfig(SentenceConfig):
     """Config of ``GPT``. The defaults are those of the smallest GPT-2.
 
     Attributes:
@@ -62,7 +72,7 @@ class GPTConfig(Config):
         tie_embeddings: whether the embedding table is also the output projection.
         dropout, attention_dropout: dropout rates, of the hidden states and of the attention weights.
         initializer_range: standard deviation of the initial weights.
-        head: "causal_lm" for logits, None for hidden states.
+        head: "causal_lm" for logits, "sentence_embedding", or None for hidden states.
         bos_token_id, eos_token_id, pad_token_id: the token that begins a text, the token or tokens that end generation,
             and the token that pads a generated row after its end. None if there is no such token.
     """
@@ -92,7 +102,7 @@ class GPTConfig(Config):
     dropout: float = rate(0.0)
     attention_dropout: float = rate(0.0)
     initializer_range: float = number(0.02, training=True)
-    head: str | None = choice("causal_lm", ("causal_lm", None))
+    head: str | None = choice("causal_lm", ("causal_lm", "sentence_embedding", None))
     bos_token_id: int | None = token(None)
     eos_token_id: int | tuple[int, ...] | None = token(None, several=True)
     pad_token_id: int | None = token(None)
@@ -131,9 +141,13 @@ class GPT(Generating, ZooModel):
     """
 
     family: ClassVar[str] = "gpt"
-    tasks: ClassVar[Mapping[str | None, str]] = {None: "feature-extraction", "causal_lm": "text-generation"}
+    tasks: ClassVar[Mapping[str | None, str]] = {
+        None: "feature-extraction",
+        "causal_lm": "text-generation",
+        "sentence_embedding": "sentence-similarity",
+    }
     config_class: ClassVar[type[Config]] = GPTConfig
-    head_parts: ClassVar[tuple[str, ...]] = ("lm_head",)
+    head_parts: ClassVar[tuple[str, ...]] = ("lm_head", "projection")
 
     def build_layers(self) -> None:
         c = self.config
@@ -152,6 +166,7 @@ class GPT(Generating, ZooModel):
             for i in range(c.num_layers)
         ]
         self.final_norm = NORMALIZATIONS[c.norm](epsilon=c.norm_epsilon, name="final_norm", **shared)
+        self.projection = projections_of(c, **shared)
         self.lm_head: Any = None
         if c.head == "causal_lm" and not c.tie_embeddings:
             self.lm_head = Dense(
@@ -167,6 +182,7 @@ class GPT(Generating, ZooModel):
 
     def build(self, input_shape: Any = None) -> None:
         build_each((None, None), self.embedding, self.position_layer)
+        build_each((None, pooled_width(self.config)), self.projection)
         build_each((None, None, self.config.hidden_dim), self.dropout, *self.blocks, self.final_norm, self.lm_head)
 
     def call(
@@ -189,6 +205,9 @@ class GPT(Generating, ZooModel):
         )
         intermediates = Intermediates(output_hidden_states, output_attentions)
         x = self.hidden_states(ids, context, cache, intermediates, training)
+        if self.config.head == "sentence_embedding":
+            embedding = sentence_embedding(self.config, x, mask, named.get("pooling_mask"), self.projection)
+            return self.finish({"sentence_embedding": embedding}, intermediates.named())
         return self.finish(self.head(x), intermediates.named())
 
     def hidden_states(
@@ -232,16 +251,19 @@ class GPT(Generating, ZooModel):
     def signature(self) -> Signature:
         c = self.config
         ids = ("batch", "sequence")
-        output = TensorSpec("logits", "float32", (*ids, c.vocab_size))
-        if c.head is None:
-            output = TensorSpec("last_hidden_state", "float32", (*ids, c.hidden_dim))
+        outputs = {
+            "causal_lm": (TensorSpec("logits", "float32", (*ids, c.vocab_size)),),
+            "sentence_embedding": sentence_outputs(c),
+            None: (TensorSpec("last_hidden_state", "float32", (*ids, c.hidden_dim)),),
+        }
         return Signature(
             inputs=(
                 TensorSpec("input_ids", "int32", ids, below=c.vocab_size),
                 TensorSpec("attention_mask", "int32", ids, below=2, optional=True, fill=1),
+                *sentence_inputs(c),
                 TensorSpec("position_ids", "int32", ids, below=c.max_length, optional=True),
             ),
-            outputs=(output,),
+            outputs=outputs[c.head],
             limits={"sequence": c.max_length},
             defaults={"sequence": min(128, c.max_length)},
         )
@@ -257,7 +279,7 @@ class GPT(Generating, ZooModel):
         "static" graphs return the logits of the last token only. "dynamic" graphs return those of the last
         `num_logits_to_keep` tokens: the logits of a whole prompt can take more memory than everything else.
         """
-        if self.config.head is None or kind not in ("dynamic", "static"):
+        if self.config.head != "causal_lm" or kind not in ("dynamic", "static"):
             return super().graphs(kind)
         static, spec = kind == "static", self.signature
         ids, mask, _ = spec.inputs
@@ -300,4 +322,5 @@ class GPT(Generating, ZooModel):
             "grid": {**small, "position": "sinusoidal_2d"},
             "qwen": {**small, **llama, "num_kv_heads": 2, "head_dim": 6, "use_qkv_bias": True, "qk_norm": True},
             "backbone": {**small, "position": "none", "head": None},
+            "sentence": {**small, **llama, "head": "sentence_embedding", "pooling": "last", "normalize": True},
         }

@@ -6,6 +6,7 @@ from . import elementwise as elementwise
 from . import fourier as fourier
 from . import images as images
 from . import integers as integers
+from . import lookups as lookups
 from .table import replaced as replaced
 
 fourier.register()

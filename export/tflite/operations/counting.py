@@ -116,3 +116,19 @@ def _bincount(arr: Tensor, size: Tensor, weights: Tensor) -> Tensor | None:
 
     (ids,) = tensors(arr)
     return _dense_bincount(tf.reshape(ids, [-1]), size, weights)
+
+
+@rule("InTopKV2")
+def _in_top_k(predictions: Tensor, targets: Tensor, k: Tensor) -> Tensor | None:
+    """Count the classes above the target's (rows, classes); ties count in its favor."""
+    import tensorflow as tf
+
+    (scores,), (targets,), (k,) = tensors(predictions), tensors(targets), tensors(k)
+    classes = scores.shape[-1]
+    if classes is None:
+        return None
+    chosen = tf.equal(tf.expand_dims(tf.cast(targets, tf.int32), -1), tf.range(classes))
+    own = tf.reduce_sum(tf.where(chosen, scores, tf.zeros_like(scores)), -1, keepdims=True)
+    above = tf.reduce_sum(tf.cast(scores > own, tf.int32), -1)
+    valid = tf.reduce_any(chosen, -1) & tf.reduce_all(tf.math.is_finite(own), -1)
+    return (above < tf.cast(k, tf.int32)) & valid

@@ -52,7 +52,7 @@ def _rsqrt(x: Tensor, **_: object) -> Tensor | None:
     if not floating(x) or _is_positive(x):
         return None
     inverse = 1.0 / x
-    return tf.where(tf.equal(x, 0.0), inverse, tf.sqrt(inverse))
+    return tf.where(tf.equal(x, 0.0), inverse, tf.where(x < 0.0, math.nan, tf.sqrt(inverse)))
 
 
 def _is_positive(x: Tensor) -> bool:
@@ -191,12 +191,50 @@ def _erf(x: Tensor, **_: object) -> Tensor | None:
     return x * _polynomial(square, ERF_ABOVE) / _polynomial(square, ERF_BELOW)
 
 
+# Press et al., Numerical Recipes, "erfcc": the logarithm of erfc(x) exp(x²) / t in t = 1 / (1 + x / 2).
+ERFC = (
+    0.17087277,
+    -0.82215223,
+    1.48851587,
+    -1.13520398,
+    0.27886807,
+    -0.18628806,
+    0.09678418,
+    0.37409196,
+    1.00002368,
+    -1.26551223,
+)
+
+
 @rule("Erfc")
 def _erfc(x: Tensor, **_: object) -> Tensor | None:
     import tensorflow as tf
 
     (x,) = tensors(x)
-    return 1.0 - tf.math.erf(x) if floating(x) else None
+    if not floating(x):
+        return None
+    size = tf.minimum(tf.abs(x), 1e4)
+    share = 1.0 / (1.0 + 0.5 * size)
+    tail = share * tf.exp(_polynomial(share, ERFC) - size * size)
+    return tf.where(tf.abs(x) < 0.5, 1.0 - tf.math.erf(x), tf.where(x < 0.0, 2.0 - tail, tail))
+
+
+@rule("Sigmoid")
+def _sigmoid(x: Tensor, **_: object) -> Tensor | None:
+    """Bound inputs of the model, since LiteRT's LOGISTIC of 1e27 is NaN. What layers compute keeps the bare operator."""
+    import tensorflow as tf
+
+    (x,) = tensors(x)
+    return tf.sigmoid(tf.clip_by_value(x, -150.0, 150.0) + 0.0) if floating(x) and _is_input(x) else None
+
+
+def _is_input(x: Tensor) -> bool:
+    """Return whether `x` is an input of the model, or one multiplied by a constant."""
+    while x.op.type in ("Identity", "Mul", "Cast"):
+        x = next((operand for operand in x.op.inputs if constant(operand) is None), x.op.inputs[0])
+        if x.op.type == "Const":
+            return False
+    return x.op.type == "Placeholder"
 
 
 # Giles, "Approximating the erfinv function" (2010), in single precision, for w < 5 and from 5 on.

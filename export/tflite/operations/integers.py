@@ -97,24 +97,38 @@ def _truncate_mod(x: Tensor, y: Tensor) -> Tensor | None:
 
 @rule("Pow")
 def _pow(x: Tensor, y: Tensor) -> Tensor | None:
-    """Multiply integers with a constant exponent, since LiteRT's POW saturates where integers wrap."""
+    """Multiply integers, since LiteRT's POW saturates where integers wrap: once or twice for each bit of the exponent."""
     import tensorflow as tf
 
     x, y = tensors(x, y)
-    exponent = constant(y)
     if not x.dtype.is_integer:
         return None
     if _dtype(x) in NARROW:
         return _in_int32("Pow", PAIR, x=x, y=y)
-    if exponent is None or exponent.size != 1 or not 0 <= exponent.item() < 64 or y.shape.rank > x.shape.rank:
+    exponent = constant(y)
+    if exponent is not None and exponent.size == 1 and y.shape.rank <= x.shape.rank:
+        return _constant_power(x, int(exponent.item()))
+    power, left = x + tf.zeros_like(y), y + tf.zeros_like(x)
+    result, two = tf.ones_like(power), tf.constant(2, y.dtype)
+    for _ in range(31 if _dtype(x) == "int32" else 63):
+        odd = tf.math.floormod(left, two)
+        result *= tf.where(tf.equal(odd, 1), power, tf.ones_like(power))
+        power, left = power * power, (left - odd) // two
+    return result
+
+
+def _constant_power(x: Tensor, exponent: int) -> Tensor | None:
+    import tensorflow as tf
+
+    if exponent < 0:
         return None
-    power, result, rest = x, None, int(exponent.item())
-    while rest:
-        if rest % 2:
+    power, result = x, None
+    while exponent:
+        if exponent % 2:
             result = power if result is None else result * power
-        rest //= 2
-        power = power * power if rest else power
-    return tf.ones_like(x) if result is None else tf.reshape(result, tf.shape(x))
+        exponent //= 2
+        power = power * power if exponent else power
+    return tf.ones_like(x) if result is None else result
 
 
 @rule("BiasAdd")

@@ -48,6 +48,8 @@ def replaced(kept: frozenset[str] = frozenset()) -> Iterator[None]:
             outputs = found(**arguments)
         if outputs is None:
             return add(operation, name=name, **arguments)
+        if isinstance(outputs, tf.Operation):
+            return None, None, outputs, []
         outputs = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
         return None, None, outputs[0].op, outputs
 

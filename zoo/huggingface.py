@@ -113,7 +113,7 @@ def read_rope(raw: Mapping[str, Any], max_length: int = 2048, theta: float = 10_
         ValueError: the entries are malformed, differ between layers, or only a part of the features is rotated.
     """
     name = "rope_scaling" if raw.get("rope_scaling") not in (None, {}) else "rope_parameters"
-    given = raw.get(name) or {}
+    given = {} if raw.get(name) is None else raw[name]
     if not isinstance(given, Mapping) or any(isinstance(value, Mapping) for value in given.values()):
         raise ValueError(f"{name}: got {given!r}; accepted: one scaling for all layers")
     scaling = {entry: value for entry, value in given.items() if value is not None}
@@ -125,15 +125,7 @@ def read_rope(raw: Mapping[str, Any], max_length: int = 2048, theta: float = 10_
         raise ValueError(f"{name}: got {given!r}; accepted: a rope_type and finite numbers")
     if kind == "default":  # transformers then ignores all other entries, partial_rotary_factor among them
         return {"rope_theta": float(theta), "rope_scaling": None}
-    if kind not in _ROPE_USED:
-        raise ValueError(f"{name}: got rope_type {kind!r}; accepted: {['default', *sorted(_ROPE_USED)]}")
-    if (part := scaling.get("partial_rotary_factor", raw.get("partial_rotary_factor"))) not in (None, 1):
-        raise ValueError(f"partial_rotary_factor: got {part!r}; accepted: 1.0, as all features are rotated")
-    if kind == "yarn" and scaling.get("truncate", True) is not True:
-        raise ValueError(f"{name}: got truncate {scaling['truncate']!r}; accepted: true")
-    known = {*_ROPE_ENTRIES, *_ROPE_USED[kind], "type", "rope_type", "rope_theta", "partial_rotary_factor"}
-    if unknown := sorted(set(scaling) - known):
-        raise ValueError(f"{name}: got {unknown} for {kind!r}; accepted: {list(_ROPE_USED[kind])}")
+    _check_rope(raw, name, kind, scaling)
     length = integer(raw, "max_position_embeddings", max_length)
     found = {entry: scaling[entry] for entry in _ROPE_USED[kind] if entry in scaling}
     if kind == "dynamic":
@@ -149,6 +141,24 @@ def read_rope(raw: Mapping[str, Any], max_length: int = 2048, theta: float = 10_
         extended = int(found["factor"] * found["original_max_position_embeddings"])
         fields["max_length"] = max(length, extended)
     return fields
+
+
+def _check_rope(raw: Mapping[str, Any], name: str, kind: str, scaling: Mapping[str, Any]) -> None:
+    """Check the entries of a scaling of the type `kind`, which stands under `name` in `raw`, except its numbers."""
+    if kind not in _ROPE_USED:
+        raise ValueError(f"{name}: got rope_type {kind!r}; accepted: {['default', *sorted(_ROPE_USED)]}")
+    if (part := scaling.get("partial_rotary_factor", raw.get("partial_rotary_factor"))) not in (None, 1):
+        where = (
+            f"{name}: got partial_rotary_factor" if "partial_rotary_factor" in scaling else "partial_rotary_factor: got"
+        )
+        raise ValueError(f"{where} {part!r}; accepted: 1.0")
+    if kind == "yarn" and "factor" not in raw[name]:  # null is accepted
+        raise ValueError(f"{name}: got no factor for 'yarn'; accepted: a number, or null")
+    if kind == "yarn" and scaling.get("truncate", True) is not True:
+        raise ValueError(f"{name}: got truncate {scaling['truncate']!r}; accepted: true")
+    known = {*_ROPE_ENTRIES, *_ROPE_USED[kind], "type", "rope_type", "rope_theta", "partial_rotary_factor"}
+    if unknown := sorted(set(scaling) - known):
+        raise ValueError(f"{name}: got {unknown} for {kind!r}; accepted: {list(_ROPE_USED[kind])}")
 
 
 def _yarn(scaling: Mapping[str, Any], found: Mapping[str, Any], length: int, name: str) -> dict[str, float]:
@@ -198,23 +208,25 @@ def qwen_window(raw: Mapping[str, Any]) -> int | None:
     Raises:
         ValueError: some layers have a sliding window and others do not, or `layer_types` is malformed.
     """
-    layers = integer(raw, "num_hidden_layers", 1)
+    if (layers := integer(raw, "num_hidden_layers", 1)) < 1:
+        raise ValueError(f"num_hidden_layers: got {layers}; accepted: a positive integer")
     window = raw.get("sliding_window", 4096) if raw.get("use_sliding_window") else None
     kinds = raw.get("layer_types")
     if kinds is None:
-        without = layers if window is None else integer(raw, "max_window_layers", 28)
-        kinds = ["full_attention"] * min(without, layers) + ["sliding_attention"] * (layers - without)
-    if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in WINDOWS for kind in kinds):
+        full = layers if window is None else min(max(integer(raw, "max_window_layers", 28), 0), layers)
+    elif isinstance(kinds, list) and len(kinds) == layers and all(kind in WINDOWS for kind in kinds):
+        full = kinds.count("full_attention")
+    else:
         raise ValueError(f"layer_types: got {kinds!r}; accepted: a list of {layers}, each one of {list(WINDOWS)}")
-    if "sliding_attention" not in kinds:
+    if full == layers:
         return None
     if window is None:
-        why = "sliding_window: got none" if raw.get("use_sliding_window") else "use_sliding_window: got false"
-        raise ValueError(f"{why} for layers of sliding_attention; accepted: true and a number")
-    if "full_attention" in kinds:
+        why = "sliding_window: got null" if raw.get("use_sliding_window") else "use_sliding_window: got false"
+        raise ValueError(f"{why} with layer_types of sliding_attention; accepted: a window, and true")
+    if full:
         raise ValueError(
-            f"layer_types: got {kinds.count('sliding_attention')} of {layers} layers with sliding_attention "
-            "(max_window_layers); accepted: all layers or none"
+            f"layer_types: got {full} layers of full_attention and {layers - full} of sliding_attention; accepted: all "
+            "full_attention or all sliding_attention"
         )
     return window
 

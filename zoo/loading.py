@@ -291,7 +291,7 @@ def _tie(
     if dialect.output is None or values.get("head", "") is None or raw.get("tie_word_embeddings") is False:
         return {}
     stated = any(entry.ours == "tie_embeddings" for entry in dialect.fields)
-    if stated and not values.get("tie_embeddings"):
+    if stated and values.get("tie_embeddings") is not True:
         return {}
     own = has_own_output(dialect, tensors)
     if own and stated:

@@ -29,8 +29,8 @@ def read_gguf(raw: Mapping[str, Any], shapes: Collection[str]) -> dict[str, Any]
         ValueError: the architecture is not llama, a required field or tensor is missing or invalid, only a part of the
             features is rotated, or the scaling of the positions is not supported.
     """
-    if raw.get("general.architecture") != "llama":
-        raise ValueError("general.architecture: not in the file; accepted: 'llama'")
+    if "general.architecture" not in raw:  # another value is refused before
+        raise ValueError("general.architecture: got None; accepted: 'llama'")
     assert isinstance(shapes, Mapping)
     if "token_embd.weight" not in shapes:
         raise ValueError("token_embd.weight: not in the file; accepted: a table of tokens")

@@ -115,10 +115,15 @@ def _read_t5(raw: Mapping[str, Any], names: Collection[str], default: str, *, sc
         raise ValueError(f"feed_forward_proj: got {given!r}; accepted: the name of an activation, or gated- and a name")
     entries |= {entry: raw[entry] for entry in entries if raw.get(entry) is not None}  # transformers prefers these
     read = gated_activation if flag(entries, "is_gated_act", False) else activation
-    if scaled:
-        scaled = flag(raw, "scale_decoder_outputs", raw.get("tie_word_embeddings") is not False)
+    try:
+        found = read(entries, "dense_act_fn", "relu")
+    except ValueError as error:
+        entry = "feed_forward_proj" if raw.get("dense_act_fn") is None else "dense_act_fn"
+        raise ValueError(f"{entry}: got {raw.get(entry, given)!r}; {str(error).partition('; ')[2]}") from None
+    tied = flag(raw, "tie_word_embeddings", True)
+    scaled = scaled and flag(raw, "scale_decoder_outputs", tied)
     return {
-        "activation": read(entries, "dense_act_fn", "relu"),
+        "activation": found,
         "tie_embeddings": "lm_head.weight" not in names,
         "scale_outputs": scaled,
     }

@@ -15,7 +15,7 @@ from .litertlm.runner import LiteRTLMRunner
 from .loading import load
 from .metadata import CARD, CONFIG, FAMILY, FILES, STOP_TOKENS, TASK, TOKENIZER_FILES, stated
 from .runner import Runner
-from .tflite.flatbuffer import tflite_operators
+from .tflite.flatbuffer import least_runtime, tflite_operators
 from .tflite.suitability import from_dict, suitability
 
 
@@ -32,7 +32,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         of the tokenizer files that it contains), ``stop_tokens`` (ids), ``graphs`` (``inputs`` and ``outputs`` of each
         graph by name, with their ``dims`` and the ``shape`` that they have in the file) and ``operators`` (the number
         of nodes by operator; empty for an ONNX file if the package onnx is not installed). For a TFLite file also
-        ``suitability``, as in ``ExportResult``; for a LiteRT-LM bundle also the keys of ``describe_bundle``.
+        ``suitability``, as in ``ExportResult``, and ``least_runtime``, the oldest runtime that knows all its operators
+        or None; for a LiteRT-LM bundle also the keys of ``describe_bundle``.
 
     Raises:
         ValueError: If the file does not exist, has another suffix or cannot be read by the runtime.
@@ -65,6 +66,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         operators = _operators(runner, files)
     if runner.format == "tflite":
         facts["suitability"] = asdict(suitability(runner.path))
+        facts["least_runtime"] = least_runtime(runner.path)
     graphs = {
         name: {"inputs": _tensors(s, s.inputs), "outputs": _tensors(s, s.outputs)} for name, s in signatures.items()
     }
@@ -95,6 +97,8 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     found += _bundle_rows(facts) if "sections" in facts else _text_rows(facts)
     for name, graph in facts["graphs"].items():
         found += tensor_rows(graph, f"{name}: ")
+    if facts.get("least_runtime"):
+        found.append(("oldest runtime", facts["least_runtime"]))
     if "suitability" in facts:
         suited = from_dict(facts["suitability"])
         found += [*suited.rows(), *suited.details()]

@@ -16,6 +16,7 @@ import numpy as np
 from ...signature import Signature, TensorSpec
 
 METADATA_KEY = "attention_zoo"
+RUNTIME = b"min_runtime_version"  # the converter's metadata: a release of TensorFlow
 WEIGHTS = ("float32", "float16", "int8", "int4", "int2")  # dtypes of stored weights
 TABLES_LIMIT = 2_000_000_000  # bytes; the 32-bit offsets of a flatbuffer do not reach further than 2 GB
 ALIGNMENT, LARGE = 16, 1 << 20
@@ -34,6 +35,22 @@ def tflite_metadata(path: Path, begin: int = 0) -> dict[str, str]:
         if model.Metadata(i).Name() == METADATA_KEY.encode():
             return json.loads(bytes(model.Buffers(model.Metadata(i).Buffer()).DataAsNumpy()))
     return {}
+
+
+def least_runtime(path: Path, begin: int = 0) -> str | None:
+    """Return the oldest runtime that knows all operator versions of a file, such as "LiteRT 2.1".
+
+    The file states a release of TensorFlow, whose Lite runtime became LiteRT. None if it states none.
+    """
+    model = _flatbuffer(path, begin)
+    for i in range(model.MetadataLength()):
+        if model.Metadata(i).Name() == RUNTIME:
+            text = bytes(model.Buffers(model.Metadata(i).Buffer()).DataAsNumpy()).rstrip(b"\0").decode()
+            release = tuple(int(part) for part in text.split(".") if part.isdigit())
+            if release[:2] <= (2, 17):
+                return f"TensorFlow Lite {text.removesuffix('.0')}" if text else None
+            return "LiteRT 1.0" if release[:2] == (2, 18) else "LiteRT 2.0" if release[:2] < (2, 21) else "LiteRT 2.1"
+    return None
 
 
 def tflite_operators(path: Path) -> list[str]:

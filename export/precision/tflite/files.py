@@ -29,6 +29,7 @@ from ...request import TFLITE_BLOCKS, ExportRequest
 from ..onnx.orders import Orders
 from .blocks import nearest_blocks
 from .static import activations, every_operator, floats_outside, ranges
+from .versions import write_versions
 from .weights import LOOKUP, PRODUCT, Weight, keras_names, weights_of
 
 LEAST_TABLE = 4096  # elements; a smaller table of positions or segments is not worth quantizing
@@ -93,6 +94,7 @@ def round_file(
     if precision.method != "rtn":
         nearest_blocks(model, found, names, orders)
     share_buffers(model)
+    write_versions(model)
     details: dict[str, Any] = {"name": precision.name, "least_cosine": request.accepted_cosine}
     details |= {"activations": precision.activations or "dynamic"} if precision.name == "int8" else {}
     details |= {"integer_only": True} if precision.integer_only else {}

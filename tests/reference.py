@@ -122,7 +122,7 @@ def feed_forward(weights: Mapping[str, Array], x: Array, activation: str) -> Arr
         return x @ weights[f"{name}/kernel"] + weights.get(f"{name}/bias", 0.0)
 
     plain = {"gelu": gelu, "gelu_tanh": gelu_tanh, "relu": lambda x: np.maximum(x, 0), "silu": silu}
-    gated = {"swiglu": silu, "geglu": gelu_tanh}
+    gated = {"swiglu": silu, "geglu": gelu_tanh, "geglu_erf": gelu, "reglu": plain["relu"]}
     if activation in gated:
         return dense("down", gated[activation](dense("gate", x)) * dense("up", x))
     return dense("down", plain[activation](dense("up", x)))

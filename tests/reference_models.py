@@ -158,7 +158,8 @@ def transformer(
     target_table = "embedding" if c.share_embeddings else "decoder_embedding"
     results["decoded"] = stack("decoder", target_table, decoder_ids, decoder_mask, results["encoded"])
     head = weights[f"{target_table}/embeddings"].T if c.tie_embeddings else weights["lm_head/kernel"]
-    results["logits"] = results["decoded"] @ head + (weights["logits_bias"] if c.use_logits_bias else 0.0)
+    scale = c.hidden_dim**-0.5 if c.scale_outputs else 1.0
+    results["logits"] = results["decoded"] * scale @ head + (weights["logits_bias"] if c.use_logits_bias else 0.0)
     return results
 
 

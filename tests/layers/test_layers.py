@@ -98,14 +98,14 @@ def test_positions_from_mask(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "relu", "silu", "swiglu", "geglu"])
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "relu", "silu", "swiglu", "geglu", "geglu_erf", "reglu"])
 def test_feed_forward(activation: str, use_bias: bool, rng: Any) -> None:
     x = rng.normal(size=(2, 3, 6)).astype("float32")
     layer = layers.FeedForward(11, activation, use_bias=use_bias, name="ff")
     layer.build(x.shape)
     randomise(layer, spread=0.7)
     weights = by_path(layer)
-    assert len(weights) == (2 if activation in ("swiglu", "geglu") else 1) * (1 + use_bias) + 1 + use_bias
+    assert len(weights) == (2 if "glu" in activation else 1) * (1 + use_bias) + 1 + use_bias
     close(numpy(layer(x)), reference.feed_forward(weights, x.astype("float64"), activation), atol=1e-5)
 
 

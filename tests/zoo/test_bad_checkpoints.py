@@ -1009,6 +1009,39 @@ def test_gguf_without_its_tokenizer(problem: str, tmp_path: Path) -> None:
     without_tokenizer(tmp_path / "m.gguf", f"path: {tmp_path / 'm.gguf'}", *parts)
 
 
+def test_gguf_in_parts(tmp_path: Path) -> None:
+    """Any part stands for the whole, and the metadata are those of the first."""
+    tensors = ("output.weight", "blk.0.ffn_down.weight")
+    count = {"split.count": (U32, 2), "split.tensors.count": (U32, 12)}
+    first = gguf({**count, "split.no": (U32, 0)}, dict.fromkeys(tensors, DROP))
+    every = {**dict.fromkeys(TENSORS, DROP), "output.weight": (8, 9), "blk.0.ffn_down.weight": (12, 8)}
+    fields = dict.fromkeys(("llama.block_count", "tokenizer.ggml.model"), DROP)
+    second = gguf({**fields, **count, "split.no": (U32, 1)}, every)
+    parts = [tmp_path / f"m-0000{number}-of-00002.gguf" for number in (1, 2)]
+    parts[0].write_bytes(first)
+    with pytest.raises(ValueError, match=r"is part 1 of 2 .* no m-00002-of-00002\.gguf beside it; accepted: all parts"):
+        az.load(parts[0])
+    parts[1].write_bytes(second)
+    for part in parts:
+        model = az.load(part)
+        assert model.count_params() == 712 and model.tokenizer.encode("abe").ids == [4, 5]
+    parts[1].write_bytes(gguf({**count, "split.no": (U32, 1)}, every | {"token_embd.weight": (8, 9)}))
+    with pytest.raises(ValueError, match=r"got token_embd\.weight, which another part has too"):
+        az.load(parts[0])
+
+
+def test_gguf_of_another_kind(tmp_path: Path) -> None:
+    """The architecture is named before the fields that its files do not have."""
+    (tmp_path / "m.gguf").write_bytes(gguf({"general.architecture": (STRING, "gemma3"), "llama.block_count": DROP}))
+    with pytest.raises(ValueError, match=r"general\.architecture: got 'gemma3'; accepted: 'llama'"):
+        az.load(tmp_path / "m.gguf")
+
+
+def test_gguf_scaling_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(gguf({"llama.rope.scale_linear": (F32, 4.0)}))
+    assert az.load(tmp_path / "m.gguf").config.rope_scaling == {"rope_type": "linear", "factor": 4.0}
+
+
 def test_gguf_with_special_ids_outside(tmp_path: Path) -> None:
     """The model and the tokenizer omit these ids, and a single warning reports them."""
     file, outside = tmp_path / "m.gguf", {"bos": 9, "eos": 2**32 - 1}

@@ -344,5 +344,11 @@ class Transformer(Generating, ZooModel):
             "marian": {**small, "position": "sinusoidal_halves", "activation": "silu", "use_logits_bias": True},
             "t5": {**small, **t5, "attention_scale": 0.2, "scale_embeddings": False, "tie_embeddings": False},
             "rotary": {**small, "position": "rotary", "num_kv_heads": 2, "share_embeddings": False, "head_dim": 6},
-            "uneven": {**small, "position": "relative", "num_decoder_heads": 2, "decoder_intermediate_dim": 20},
+            "uneven": {
+                **small,
+                "position": "relative",
+                "num_decoder_heads": 2,
+                "decoder_intermediate_dim": 20,
+                "scale_outputs": True,
+            },
         }

@@ -64,8 +64,9 @@ class LoadedGraph:
         """Return the outputs by name; see ``Runner.run``."""
         named = inputs if isinstance(inputs, Mapping) else {self.signature.inputs[0].name: inputs}
         arrays = self.complete(named)
-        found = [self._call(piece) for piece in self._pieces(arrays)]
         given = self._sizes(arrays)
+        self._check_rows(given.get("batch"))
+        found = [self._call(piece) for piece in self._pieces(arrays)]
         if not self.signature.sizes or "batch" not in given:
             return found[0]
         outputs = {}
@@ -75,6 +76,16 @@ class LoadedGraph:
             cut = tuple(slice(given.get(dim)) if isinstance(dim, str) else slice(None) for dim in spec.dims)
             outputs[spec.name] = joined[cut]
         return outputs
+
+    def _check_rows(self, given: int | None) -> None:
+        """Raise a ValueError if the graph has another number of rows, and an output is not made of these rows."""
+        rows = self.signature.sizes.get("batch", given)
+        others = [spec.name for spec in self.signature.outputs if spec.dims[:1] != ("batch",)]
+        if given != rows and others:
+            raise ValueError(
+                f"inputs: got batch of {given}; accepted: {rows}, as exported, since {others[0]!r} is not computed row "
+                f"by row. Export with batch_size={given}"
+            )
 
     def calls(self, inputs: Mapping[str, Any]) -> Iterator[dict[str, np.ndarray]]:
         """Yield the arrays of each call of the runtime that ``run`` would make for these inputs."""

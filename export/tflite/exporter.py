@@ -36,6 +36,7 @@ from ..result import ExportResult
 from ..verification.quick import quick_check
 from .conversion import convert
 from .packing import Joint
+from .rows import with_own_rows
 from .signatures import static_graphs
 from .tasks import attach, attached, set_task, task_of
 
@@ -165,7 +166,7 @@ def export_tflite(model: Any, request: ExportRequest) -> ExportResult:
     import_packages(precision)
     original, model = model, request.view_of(model)
     metadata = request.metadata_of(model)
-    graphs = static_graphs(model, request)
+    graphs = {name: with_own_rows(model, graph) for name, graph in static_graphs(model, request).items()}
     by_onnx = by_inputs(precision)
     request.check_calibration(model.graphs("dynamic" if model.generates else "plain") if by_onnx else graphs)
     share, accuracy = 0.0, None

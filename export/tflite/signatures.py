@@ -57,6 +57,8 @@ def _lengths(sequence_length: Any) -> list[Any]:
         ValueError: several lengths are empty, not integers or not different, or their numbers differ by dimension.
     """
     accepted = "accepted: an integer, or several different ones for a signature each"
+    if isinstance(sequence_length, np.ndarray):
+        sequence_length = sequence_length.tolist()
     many = sequence_length.values() if isinstance(sequence_length, Mapping) else [sequence_length]
     counts = {len(values) for values in many if _several(values)}
     if not counts:
@@ -77,7 +79,7 @@ def _lengths(sequence_length: Any) -> list[Any]:
 
 
 def _several(values: Any) -> bool:
-    return isinstance(values, Sequence | np.ndarray) and not isinstance(values, str)
+    return isinstance(values, Sequence | np.ndarray) and not isinstance(values, str) and np.ndim(values) > 0
 
 
 def _numbers(length: int | Mapping[str, int]) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checks import choice, fraction, is_integer
+from ..runtime.graph_names import FOREIGN
 from .frontend.card import as_card, own_metadata
 from .options import LEAST_COSINE, NAMES, Precision, as_precision
 
@@ -117,8 +118,12 @@ class ExportRequest:
             choice("precision.block_size", numbers.block_size, blocks)
 
     def _check_accuracy(self) -> None:
-        given = {"samples": self.samples, "metric": self.metric, "least_cosine": self.least_cosine}
+        given = {"metric": self.metric, "least_cosine": self.least_cosine}
+        if self.format not in ("onnx", "tflite"):  # in these, a third-party model is compared on the samples
+            given["samples"] = self.samples
         asked = [name for name, value in given.items() if value is not None]
+        if self.metric is not None and not callable(self.metric):
+            raise ValueError(f"metric: got {self.metric!r:.80}; accepted: a function of a Runner, or None")
         if self.precision.name == "fp32" and asked:
             raise ValueError(
                 f"{asked[0]}: got one for 'fp32', whose proof is `verify`; accepted: None, or another precision"
@@ -173,8 +178,17 @@ class ExportRequest:
 
         found = texts(model) | own_metadata(self.card)
         if self.samples is not None:
+            if self.precision.name == "fp32" and model.family != FOREIGN:
+                raise ValueError(
+                    f"samples: got one for 'fp32' and a {model.family}, whose inputs are known; accepted: None, "
+                    "another precision, or a model that is not of attention_zoo"
+                )
             check_samples(self.samples, model.tokenizer)
         return found
+
+    def samples_of(self, model: Exportable) -> Any:
+        """The samples on which the float32 file is compared with Keras; None for synthetic inputs."""
+        return self.samples if model.family == FOREIGN else None
 
     def check_calibration(self, graphs: Collection[str]) -> None:
         """Check the model's `graphs` and the samples, if the precision requires calibration data.

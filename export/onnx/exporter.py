@@ -94,7 +94,8 @@ def to_onnx(
             quantized weights (int4, and int8 with "float" activations).
         samples: data on which the accuracy of another precision is measured: a text, inputs by name, or a list of
             either. Static ranges and the method "gptq" use one half of it for calibration and the other half for the
-            measurement. Default: built-in prose for a model with a tokenizer, otherwise synthetic inputs.
+            measurement. Default: built-in prose for a model with a tokenizer, otherwise synthetic inputs. For any other
+            Keras model, the float32 file is compared with Keras on these inputs, in place of synthetic ones.
         metric: a function that is called with a ``Runner`` of the float32 file and with one of the file in `precision`,
             and returns a number. Both numbers are part of the result.
         least_cosine: the lowest accepted mean cosine similarity between the outputs and those in float32; 0 accepts any
@@ -139,15 +140,15 @@ def export_onnx(model: Any, request: ExportRequest) -> ExportResult:
     graphs = _graphs(model, request)
     request.check_calibration(graphs)
     names = _file_names(model, graphs, target)
-    metadata = request.metadata_of(model)
+    metadata, samples = request.metadata_of(model), request.samples_of(model)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         written = _in_float32(model, graphs, names, metadata, request, Path(folder) / "standard")
-        difference = quick_check(model, written.runner)
+        difference = quick_check(model, written.runner, samples)
         if request.target == "onnxruntime":
             standard, written = written, for_runtime(written, names, Path(folder) / "runtime", request)
             if written is not standard:
-                difference = max(difference, quick_check(model, written.runner))
+                difference = max(difference, quick_check(model, written.runner, samples))
         if request.precision.name != "fp32":
             written = in_precision(written, list(graphs), names, Path(folder) / request.precision.name, request)
         size = sum(file.stat().st_size for file in written.files)

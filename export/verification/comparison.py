@@ -6,13 +6,20 @@
    float64 decides. The file passes if its error against float64 is at most ``FARTHER`` times that of Keras in float32.
    Since Keras may be near to float64 by accident, the file also passes if its error is at most ``FARTHER`` times the
    effect of rounding errors in the weights alone.
+   If Keras cannot compute the model in float64, its own float32 result takes the place of float64.
 3. *cosine*: for a file in reduced precision, whose differences say little, the cosine similarity of the outputs of
    every row decides.
+
+Integers and booleans must be equal, or differ no more than rule 2 allows, since they may be computed from floats.
+
+NaN and infinities of a third-party model are right where Keras has them too, with the same sign. Where Keras has NaN or
+an infinity in float32 but not in float64, or the other way around, the range of float32 is too small for the model, and
+the values are not compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,6 +65,9 @@ def compare(
     exact: Callable[[bool], Arrays],
     tolerance: float | Closeness,
     valid: Callable[[str], np.ndarray | None] = lambda _: None,
+    *,
+    finite: bool = True,
+    by_row: Collection[str] = (),
 ) -> Check:
     """Compare the outputs of a file with those of Keras.
 
@@ -70,46 +80,107 @@ def compare(
         tolerance: relative to the largest magnitude of an output, or a ``Closeness`` for rule 3.
         valid: returns which positions of the first two axes of an output count, (batch, length) booleans, or None for
             all; called with the name of the output.
+        finite: whether every value must be a number. If not, NaN and infinities are right where Keras has them too.
+        by_row: names of outputs of which each row is compared by itself, relative to its own largest magnitude.
     """
     found: list[_Found] = []
     worst = 0.0
-    judged: Arrays | None = None
-    shaken: Arrays | None = None
+    judges = _Judges(exact)
     for output, in_keras in expected.items():
         in_file = actual[output]
         if in_file.shape != in_keras.shape:
             return Check(name, False, None, f"{output} has shape {in_file.shape}; expected {in_keras.shape}")
-        for side, array in (("in Keras", in_keras), ("in the file", in_file)):
+        for side, array in (("in Keras", in_keras), ("in the file", in_file)) if finite else ():
             if not np.isfinite(array).all():
                 return Check(name, False, None, f"{output} is not finite {side}")
         counted = valid(output)
         if counted is None:
             counted = np.ones(in_keras.shape[:1], bool)
-        theirs, ours = in_keras[counted], in_file[counted]
-        scale = float(np.abs(theirs).max(initial=0)) or 1.0
-        distance = _distance(ours, theirs)
-        worst = max(worst, distance / scale)
-        if isinstance(tolerance, Closeness):
-            near = _lowest(in_file, in_keras, counted, centred=output == "logits")
-            found.append(_Found(1 - near, near >= tolerance.cosine, f"{output}: lowest cosine {near:.5f}", "cosine"))
-            continue
-        detail = f"{output}: maximum difference {distance:.1e}, largest magnitude {scale:.1e}"
-        if distance <= tolerance * scale:
-            found.append(_Found(distance / (tolerance * scale), True, detail, "relative"))
-            continue
-        judged = exact(False) if judged is None else judged
-        truth = np.asarray(judged[output], "float64")[counted]
-        own, other = _distance(ours, truth), max(_distance(theirs, truth), ROUNDING * scale)
-        detail += f"; error against float64 is {own / other:.1f} times that of Keras"
-        if own > FARTHER * other:
-            shaken = exact(True) if shaken is None else shaken
-            other = max(other, _distance(np.asarray(shaken[output], "float64")[counted], truth))
-            detail += f", {own / other:.1f} times the effect of rounding errors in the weights"
-        found.append(_Found(1 + own / other, own <= FARTHER * other, detail, "float64"))
+        rows = [(output, counted)]
+        if output in by_row and len(in_keras) > 1:
+            rows = [(f"{output}, row {row}", np.arange(len(in_keras)) == row) for row in range(len(in_keras))]
+        for label, counted in rows:
+            one, relative = _compared(output, label, in_file, in_keras, counted, judges, tolerance)
+            worst = max(worst, relative)
+            found.append(one)
     passed = all(one.passed for one in found)
-    shown = max(one for one in found if passed or not one.passed)
-    outputs = f"{len(found)} outputs, " if len(found) > 1 else ""
+    shown = max((one for one in found if passed or not one.passed), default=_Found(0.0, True, "no outputs", ""))
+    outputs = f"{len(expected)} outputs, " if len(expected) > 1 else ""
     return Check(name, passed, worst, outputs + shown.detail, shown.rule)
+
+
+class _Judges:
+    """The outputs of Keras in float64, computed on first use: without and with simulated rounding errors."""
+
+    def __init__(self, exact: Callable[[bool], Arrays]) -> None:
+        self.exact = exact
+        self.results: dict[bool, Arrays] = {}
+
+    def __call__(self, output: str, counted: np.ndarray, shaken: bool = False) -> np.ndarray:
+        if shaken not in self.results:
+            self.results[shaken] = self.exact(shaken)
+        values = self.results[shaken][output]
+        return (values if values.dtype.kind in "iub" else np.asarray(values, "float64"))[counted]
+
+
+def _compared(
+    output: str,
+    label: str,
+    in_file: np.ndarray,
+    in_keras: np.ndarray,
+    counted: np.ndarray,
+    judges: _Judges,
+    tolerance: float | Closeness,
+) -> tuple[_Found, float]:
+    """Compare the `counted` rows or positions of one output. Return the result, and the maximum difference relative to
+    the largest magnitude in Keras."""
+    theirs, ours = in_keras[counted], in_file[counted]
+    whole = theirs.dtype.kind in "iub"
+    same = _same_kind(ours, theirs)
+    numbers = np.isfinite(theirs) & np.isfinite(ours)
+    remark = "" if np.isfinite(theirs).all() else f", {int(numbers.sum())} of {theirs.size} values are finite"
+    if not same.all() and not isinstance(tolerance, Closeness):
+        wrong = ~same & _same_kind(judges(output, counted), theirs)
+        if wrong.any():
+            place = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
+            detail = f"{label}: {int(wrong.sum())} of {wrong.size} values are not as in Keras, for example "
+            return _Found(np.inf, False, f"{detail}{ours[place]} in place of {theirs[place]}", "relative"), np.inf
+        remark += f", {int((~same).sum())} of them only in float64 or only in float32"
+    if isinstance(tolerance, Closeness):  # a value that is finite on one side only counts as a difference
+        one, other = (np.where(np.isfinite(side), side, 0) for side in (in_file, in_keras))
+        near = _lowest(one, other, counted, centred=output == "logits")
+        scale, distance = _scale(theirs, numbers), _distance(ours, theirs, numbers)
+        detail = f"{label}: lowest cosine {near:.5f}{remark}"
+        return _Found(1 - near, near >= tolerance.cosine, detail, "cosine"), distance / scale
+    scale, distance = _scale(theirs, numbers), _distance(ours, theirs, numbers)
+    detail = f"{label}: maximum difference {distance:.1e}, largest magnitude {scale:.1e}{remark}"
+    limit = 0.0 if whole else tolerance * scale
+    if distance <= limit:
+        return _Found(distance / limit if limit else 0.0, True, detail, "relative"), distance / scale
+    truth = judges(output, counted)
+    numbers &= np.isfinite(truth)
+    own = _distance(ours, truth, numbers)
+    other = max(_distance(theirs, truth, numbers), 0.0 if whole else ROUNDING * scale)
+    detail += f"; error against float64 is {_times(own, other)} that of Keras"
+    if own > FARTHER * other:
+        moved = judges(output, counted, True)
+        other = max(other, _distance(moved, truth, numbers & np.isfinite(moved)))
+        detail += f", {_times(own, other)} the effect of rounding errors in the weights"
+    return _Found(1 + own / (other or 1.0), own <= FARTHER * other, detail, "float64"), distance / scale
+
+
+def _same_kind(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return where both values are finite, both NaN, or both the same infinity."""
+    finite = np.isfinite(one) & np.isfinite(other)
+    return finite | (np.isnan(one) & np.isnan(other)) | (~finite & (one == other))
+
+
+def _scale(values: np.ndarray, numbers: np.ndarray) -> float:
+    return float(np.abs(values[numbers].astype("float64")).max(initial=0)) or 1.0
+
+
+def _times(one: float, other: float) -> str:
+    return f"{one / other:.1f} times" if other else "infinitely more than"
 
 
 class _Found(NamedTuple):
@@ -130,5 +201,9 @@ def _lowest(one: np.ndarray, other: np.ndarray, counted: np.ndarray, *, centred:
     return min((float(row.mean()) for row in rows), default=1.0)
 
 
-def _distance(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.abs(one.astype("float64") - other.astype("float64")).max(initial=0))
+def _distance(one: np.ndarray, other: np.ndarray, numbers: np.ndarray) -> float:
+    """Return the maximum difference at the places of `numbers`."""
+    one, other = one[numbers], other[numbers]
+    if np.array_equal(one, other):  # also for integers that float64 cannot hold
+        return 0.0
+    return float(np.abs(one.astype("float64") - other.astype("float64")).max(initial=0)) or 1.0

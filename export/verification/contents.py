@@ -47,12 +47,14 @@ def _bytes(runner: Runner) -> Check:
 
 def _config(model: Exportable, metadata: Mapping[str, str]) -> Check:
     ours = json.loads(json.dumps(model.config.to_dict()))
+    if metadata.get(FAMILY) != model.family:
+        return Check("config", False, None, f"family {metadata.get(FAMILY)}, expected {model.family}")
     try:
         theirs = json.loads(metadata.get(CONFIG, "null"))
     except ValueError:
         theirs = None
-    if metadata.get(FAMILY) != model.family or not isinstance(theirs, dict):
-        return Check("config", False, None, f"family {metadata.get('attention_zoo.family')}, expected {model.family}")
+    if not isinstance(theirs, dict):
+        return Check("config", False, None, f"{CONFIG} in the metadata cannot be read, or is missing")
     names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
     shown = ", ".join(f"{name} is {theirs.get(name)!r}, expected {ours.get(name)!r}" for name in names[:SHOWN])
     return Check("config", not names, None, shown or "matches the model")

@@ -15,13 +15,14 @@ from ...runtime.runner import LoadedGraph, Runner
 from ..frontend.any_keras.model import Foreign
 from ..frontend.graphs import model_graphs
 from ..frontend.spec import Exportable
-from .any_keras import any_cases, any_checks
+from ..request import check_samples
+from .any_keras import any_cases, any_checks, sample_cases
 from .cases import chains, image_cases, length_cases, text_cases
 from .checks import cached_checks, chain_checks, greedy_check, image_checks, plain_checks
 from .comparison import Check, Closeness
 from .reference import Reference
 
-MOST_PROMPTS = 8  # largest number of prompts that an export checks
+MOST_PROMPTS = 8  # largest number of prompts, or of given samples, that an export checks
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Part:
     check: Callable[[Sequence[Any], float | Closeness], Iterator[Check]]
 
 
-def plan(model: Exportable, runner: Runner, *, quick: bool) -> list[Part]:
+def plan(model: Exportable, runner: Runner, *, quick: bool, samples: Any = None) -> list[Part]:
     """Return the comparisons of a file with its model.
 
     Args:
@@ -47,9 +48,13 @@ def plan(model: Exportable, runner: Runner, *, quick: bool) -> list[Part]:
         runner: the runner of the file.
         quick: whether only the first cases of each part will be run. Keras is then called eagerly, because tracing it
             only saves time over many calls. The cases are the same.
+        samples: inputs by name, or several of them, for a third-party model: they take the place of synthetic inputs.
+
+    Raises:
+        ValueError: `samples` do not have the names, dtypes, shapes or values of a graph's inputs.
     """
     if isinstance(model, Foreign):
-        return list(_of_any_keras(model, runner, quick))
+        return list(_of_any_keras(model, runner, quick, samples))
     main = runner.graphs[runner.layout.main]
     if "height" in {dim for spec in main.signature.inputs for dim in spec.dims}:
         reference = Reference(model, model.by_name)
@@ -57,13 +62,28 @@ def plan(model: Exportable, runner: Runner, *, quick: bool) -> list[Part]:
     return list(_of_text(model, runner, main, quick))
 
 
-def _of_any_keras(model: Foreign, runner: Runner, quick: bool) -> Iterator[Part]:
+def _of_any_keras(model: Foreign, runner: Runner, quick: bool, samples: Any) -> Iterator[Part]:
     own = model_graphs(model, runner.graphs)
-    for name, loaded in runner.graphs.items():
+    given = None if samples is None else [dict(sample) for sample in check_samples(samples, None)]
+    layers = len(model._flatten_layers())
+    of_graph = [given] * len(runner.graphs)
+    if given is not None and len(runner.graphs) > 1:
+        names = [{spec.name for spec in graph.signature.inputs} for graph in runner.graphs.values()]
+        of_graph = [[sample for sample in given if {*sample} == inputs] for inputs in names]
+        if unknown := [sorted(sample) for sample in given if {*sample} not in names]:
+            raise ValueError(
+                f"samples: got inputs {unknown[0]}; accepted: those of one graph, {list(map(sorted, names))}"
+            )
+    for (name, loaded), chosen in zip(runner.graphs.items(), of_graph, strict=True):
         prefix = f"{name}: " if len(runner.graphs) > 1 else ""
         traced = None if quick or loaded.signature.sizes else own[name].signature
         reference = Reference(model, own[name].function, traced)
-        yield Part(any_cases(loaded.signature), 1, partial(any_checks, reference, loaded, prefix=prefix))
+        if chosen:
+            cases = sample_cases(loaded.signature, chosen, MOST_PROMPTS)
+        else:
+            cases = any_cases(loaded.signature, layers, precise=runner.precision == "fp32")
+        quickly = sum(case.quick for case in cases)
+        yield Part(cases, quickly, partial(any_checks, reference, loaded, prefix=prefix))
 
 
 def _of_text(model: Exportable, runner: Runner, main: LoadedGraph, quick: bool) -> Iterator[Part]:

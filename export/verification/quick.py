@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ...runtime.runner import Runner
@@ -14,7 +16,7 @@ from .plan import plan
 from .reference import Reference
 
 
-def quick_check(model: Exportable, runner: Runner) -> float:
+def quick_check(model: Exportable, runner: Runner, samples: Any = None) -> float:
     """Return the maximum difference from Keras in the first cases of the plan.
 
     The difference is relative to the largest magnitude of an output.
@@ -22,13 +24,14 @@ def quick_check(model: Exportable, runner: Runner) -> float:
     Args:
         model: the model.
         runner: the runner of the float32 file.
+        samples: inputs for a third-party model, in place of synthetic ones; see ``plan``.
 
     Raises:
         ExportError: a difference is larger than rounding errors explain, or a value is not finite.
-        ValueError: the model itself computes different results with and without a cache.
+        ValueError: the model itself computes different results with and without a cache, or does not accept `samples`.
     """
     checks: list[Check] = []
-    for part in plan(model, runner, quick=True):
+    for part in plan(model, runner, quick=True, samples=samples):
         checks += part.check(part.cases[: part.quick], TOLERANCE)
     for check in checks:
         if not check.passed or check.difference is None:

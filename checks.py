@@ -42,8 +42,14 @@ def meant(names: Iterable[Any], known: Iterable[Any]) -> str:
     return f"did you mean {list(dict.fromkeys(near))}? " if near else ""
 
 
+def shown(value: Any) -> str:
+    """Return the ``repr`` of a value on one line, without the rest of a long one such as an array's."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
 def _refused(name: str, value: Any, accepted: str) -> ValueError:
-    return ValueError(f"{name}: got {value!r}; accepted: {accepted}")
+    return ValueError(f"{name}: got {shown(value)}; accepted: {accepted}")
 
 
 def integer(name: str, value: Any, *, least: int = 0, below: int | None = None) -> int:
@@ -93,5 +99,5 @@ def fraction(name: str, value: Any) -> float:
 def choice(name: str, value: Any, accepted: Collection[Any]) -> Any:
     """Check that `value` is one of `accepted`, of the same type."""
     if not any(type(value) is type(known) and value == known for known in accepted):
-        raise ValueError(f"{name}: got {value!r}; {meant([value], accepted)}accepted: {list(accepted)}")
+        raise ValueError(f"{name}: got {shown(value)}; {meant([value], accepted)}accepted: {list(accepted)}")
     return value

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from .needs import named_extras
-from .sources import any_model, existing, fields_of, ids_of, is_exported, lines_of, model_of, runnable
+from .sources import any_model, described, existing, fields_of, ids_of, is_exported, lines_of, model_of, runnable
 from .terminal import complain, working
 
 try:
@@ -44,11 +44,11 @@ TokenizerPath = Annotated[
     Path | None,
     typer.Option("--tokenizer", help="Tokenizer folder, tokenizer.json or .gguf file; default: the model's."),
 ]
-Temperature = Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy decoding.")]
+Temperature = Annotated[float | None, typer.Option(help="Sampling temperature; 0 is greedy decoding.")]
 TopK = Annotated[int | None, typer.Option(help="Sample from this many most likely tokens.")]
 TopP = Annotated[float | None, typer.Option(help="Sample from the most likely tokens with this total probability.")]
 MinP = Annotated[float | None, typer.Option(help="Sample from tokens with at least this share of the top probability.")]
-RepetitionPenalty = Annotated[float, typer.Option(help="Above 1: earlier tokens are less likely.")]
+RepetitionPenalty = Annotated[float | None, typer.Option(help="Above 1: earlier tokens are less likely.")]
 Seed = Annotated[int | None, typer.Option(help="Random seed for sampling.")]
 Model = Annotated[
     str,
@@ -59,6 +59,14 @@ Model = Annotated[
 AnyModel = Annotated[
     str,
     typer.Argument(help="Model folder (attention_zoo or Hugging Face), .gguf file, any .keras file, or preset."),
+]
+Imports = Annotated[
+    list[str] | None,
+    typer.Option("--import", help="Module or .py file with the classes of a .keras model; repeatable."),
+]
+InputSignature = Annotated[
+    list[str] | None,
+    typer.Option(help="Keras model: shape of an input, as image=1,224,224,3:float32; a word is an open size."),
 ]
 
 
@@ -99,14 +107,15 @@ def info(
     name: Annotated[
         str, typer.Argument(help="Preset name, model folder, or .gguf, .keras, .onnx, .tflite or .litertlm file.")
     ],
+    imports: Imports = None,
     json_: Json = False,
 ):
     """Show config, inputs and outputs of a preset, a saved model or an exported file."""
     if is_exported(name):
         return _file_info(existing("name", name), json_)
-    model = model_of(name)
+    model, parameters = described(name, imports or ())
     signature = model.signature.to_dict()
-    facts = {"name": name, "family": model.family, "parameters": model.count_params()}
+    facts = {"name": name, "family": model.family, "parameters": parameters}
     facts |= {"config": model.config.to_dict(), "inputs": signature["inputs"], "outputs": signature["outputs"]}
     if json_:
         return _print_json(facts)
@@ -223,10 +232,12 @@ def export(
     card: Annotated[
         list[str] | None, typer.Option(help="Model card entry, such as 'license=MIT' or 'author=Ada'; repeatable.")
     ] = None,
+    input_signature: InputSignature = None,
+    imports: Imports = None,
     json_: Json = False,
 ):
     """Export a model to ONNX, TFLite, LiteRT-LM or a folder for other loaders, and compare it with Keras."""
-    from .export.command import export_as, lengths
+    from .export.command import export_as, lengths, shapes
 
     details: dict[str, Any] = {"activations": activations, "block_size": block_size, "method": method}
     details |= {"keep": tuple(keep or ()), "integer_only": integer_only}
@@ -239,8 +250,9 @@ def export(
     options |= {"samples": None if samples is None else lines_of("samples", samples), "batch_size": batch_size}
     options |= {"sequence_length": lengths(sequence_length), "image_size": image_size}
     options |= {"prefill": prefill or None, "max_length": max_length}
+    options |= {"input_signature": shapes(input_signature or []) or None}
     with working(f"exporting {model} to {file}"):
-        results = export_as(lambda: any_model(model), file, to, precision, details, options)
+        results = export_as(lambda: any_model(model, imports or ()), file, to, precision, details, options)
     if json_ and len(results) > 1:
         return _print_json([json.loads(result.to_json()) for result in results])
     for result in results:
@@ -252,15 +264,19 @@ def verify(
     model: AnyModel,
     file: Annotated[Path, typer.Argument(help="Exported file.")],
     tolerance: Annotated[float | None, typer.Option(help="Maximum relative difference; default: 2e-5.")] = None,
+    input_signature: InputSignature = None,
+    imports: Imports = None,
     json_: Json = False,
 ):
     """Compare an exported file with its model; the exit code is 1 if they differ."""
     from . import export as exporters
+    from .export.command import shapes, signature_of
 
     existing("file", file)
+    given = shapes(input_signature or [])
     with working(f"comparing {file} with {model}"):
-        ours = any_model(model)  # first, because it silences the messages of importing Keras
-        report = exporters.verify(ours, file, tolerance=tolerance)
+        ours = any_model(model, imports or ())  # first, because it silences the messages of importing Keras
+        report = exporters.verify(ours, file, tolerance=tolerance, input_signature=signature_of(ours, given))
     _print_report(report, json_)
     if not report.passed:
         raise typer.Exit(1)
@@ -320,12 +336,12 @@ def generate(
     max_new_tokens: Annotated[
         int | None, typer.Option(help="New tokens at most; default: 32, with --chat 256.")
     ] = None,
-    temperature: Temperature = 0.0,
+    temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
     min_p: MinP = None,
-    repetition_penalty: RepetitionPenalty = 1.0,
-    num_beams: Annotated[int, typer.Option(help="Number of beams; above 1: beam search.")] = 1,
+    repetition_penalty: RepetitionPenalty = None,
+    num_beams: Annotated[int | None, typer.Option(help="Number of beams; above 1: beam search.")] = None,
     seed: Seed = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends generation; repeatable.")] = None,
     json_: Json = False,
@@ -335,12 +351,14 @@ def generate(
 
     options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     options |= {"repetition_penalty": repetition_penalty, "num_beams": num_beams, "seed": seed}
-    options |= {"stop_strings": stop or None, "chat": chat, "system": system}
-    options["max_new_tokens"] = 32 if max_new_tokens is None and not chat and system is None else max_new_tokens
+    options |= {"stop_strings": stop or None, "max_new_tokens": max_new_tokens}
+    options = _given(options) | {"chat": chat, "system": system}
     given = [ids_of(row) for row in ids or []]
     with working(f"continuing with {model}"):
         source = runnable(model)
         options["tokenizer"] = find_tokenizer(source, model, tokenizer, needed=bool(prompts or stop))
+        if not (chat or system is not None or {"max_new_tokens", "max_length"} & set(source.generation_defaults)):
+            options.setdefault("max_new_tokens", 32)
         rows = continue_prompts(source, prompts or [], given, **options)
     if json_:
         return _print_json(rows)
@@ -357,11 +375,11 @@ def chat(
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     tokenizer: TokenizerPath = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Tokens of an answer at most; default: 256.")] = None,
-    temperature: Temperature = 0.0,
+    temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
     min_p: MinP = None,
-    repetition_penalty: RepetitionPenalty = 1.0,
+    repetition_penalty: RepetitionPenalty = None,
     seed: Seed = None,
     json_: Json = False,
 ):
@@ -372,6 +390,7 @@ def chat(
 
     options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     options |= {"repetition_penalty": repetition_penalty, "seed": seed, "max_new_tokens": max_new_tokens}
+    options = _given(options)
     with working(f"loading {model}"):
         source = runnable(model)
         options["tokenizer"] = find_tokenizer(source, model, tokenizer)
@@ -421,6 +440,11 @@ def demo(
         raise typer.Exit(1)
 
 
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that are not None. The others keep the defaults of the model's generation config."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
@@ -442,13 +466,15 @@ def main(arguments: Iterable[str] | None = None) -> None:
     except (ValueError, ImportError, OSError) as error:
         code = complain(error, 2)
     except (KeyboardInterrupt, typer.Abort):
-        code = complain("stopped", 130)
+        code = 130
     except RuntimeError as error:
         from .export.errors import ExportError  # raised by a failed export
 
         if not isinstance(error, ExportError):
             raise
         code = complain(error, 1)
+    if code == 130:  # Ctrl+C, which typer catches too
+        code = complain("stopped", 130)
     if arguments is None:
         from .runtime.quiet import quiet_at_exit
 

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,19 @@ def written(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def no_empty_folder(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Remove the folders above `path` that the block created, if it raises and leaves them empty."""
+    new = [folder for folder in Path(path).absolute().parents if not folder.exists()]
+    try:
+        yield
+    except BaseException:  # also KeyboardInterrupt
+        with suppress(OSError):  # a folder that is not there, or not empty
+            for folder in new:
+                folder.rmdir()
+        raise
 
 
 LARGEST_JSON = 2**24  # bytes; twice the index of the largest models. Parsed JSON can take 30 times its size

@@ -5,7 +5,10 @@ Wrong names and missing files are rejected before Keras or a runtime is imported
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -31,8 +34,14 @@ def model_of(name: str) -> Any:
         return zoo.create(name)
 
 
-def any_model(name: str) -> Any:
-    """Return the model for `name` as ``model_of`` does, but accept any Keras model in a ``.keras`` file."""
+def any_model(name: str, imports: Iterable[str] = ()) -> Any:
+    """Return the model for `name` as ``model_of`` does, but accept any Keras model in a ``.keras`` file.
+
+    Args:
+        name: see ``model_of``.
+        imports: modules or Python files with the classes of the model, which are imported before it is loaded.
+    """
+    import_all(imports)
     if name.endswith(".keras") and Path(name).is_file():
         from .runtime.quiet import quiet
 
@@ -41,6 +50,51 @@ def any_model(name: str) -> Any:
 
             return load_any_keras(Path(name))
     return model_of(name)
+
+
+def described(name: str, imports: Iterable[str] = ()) -> tuple[Any, int]:
+    """Return the model for `name` as an exporter sees it, with a family and a signature, and its parameter count."""
+    if not name.endswith(".keras"):
+        model = model_of(name)
+        return model, model.count_params()
+    model = any_model(name, imports)
+    from .export.frontend.spec import exportable
+
+    return exportable(model), model.count_params()
+
+
+def import_all(modules: Iterable[str]) -> None:
+    """Import modules, by their names or as paths of Python files. The current folder is searched first.
+
+    Raises:
+        ValueError: a module does not exist or raises an error.
+    """
+    for name in modules:
+        from .runtime.quiet import quiet
+
+        with quiet():
+            import keras  # noqa: F401  (before the module, because it prints messages)
+        try:
+            if os.getcwd() not in sys.path:
+                sys.path.insert(0, os.getcwd())
+            if name.endswith(".py"):
+                _import_file(Path(name))
+            else:
+                importlib.import_module(name)
+        except Exception as error:  # a module may raise any error
+            raise ValueError(
+                f"import: got {name!r}: {type(error).__name__}: {error}; accepted: a module, or a .py file, with the "
+                "classes of the model"
+            ) from error
+
+
+def _import_file(file: Path) -> None:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise FileNotFoundError(f"{file} is not a file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    spec.loader.exec_module(module)
 
 
 def runnable(name: str) -> Any:

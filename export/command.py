@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..checks import choice
+from ..files import no_empty_folder
 from ..needs import named_extras
 from .options import Precision
 from .request import SUFFIXES, ExportRequest, check_options, requests_for
@@ -26,6 +29,47 @@ def lengths(words: str | None) -> Any:
     if not all(number.strip().isdecimal() for number in numbers):
         raise ValueError(f"sequence_length: got {words!r}; accepted: an integer, several as 32,128, or dynamic")
     return [int(number) for number in numbers] if len(numbers) > 1 else int(words)
+
+
+def shapes(given: Iterable[str]) -> dict[str, tuple[tuple[int | None, ...], str | None]]:
+    """Parse the options ``--input-signature``, such as "image=1,224,224,3:float32" or "ids=batch,sequence:int32".
+
+    Returns:
+        The shape, with None for a word, and the dtype, if there is one, by name of the input.
+
+    Raises:
+        ValueError: a text has another form, or an input occurs twice.
+    """
+    found: dict[str, tuple[tuple[int | None, ...], str | None]] = {}
+    for text in given:
+        parsed = re.fullmatch(r"\s*([^=]+?)\s*=\s*([^:]*?)\s*(?::\s*(\w+)\s*)?", text)
+        sizes = (
+            [] if parsed is None else [part.strip() for part in re.split("," if "," in parsed[2] else "x", parsed[2])]
+        )
+        if (
+            parsed is None
+            or parsed[1] in found
+            or not all(re.fullmatch(r"[1-9]\d*|[a-zA-Z_]\w*|\?", part) for part in sizes)
+        ):
+            raise ValueError(
+                f"input_signature: got {text!r}; accepted: each input once, as image=1,224,224,3:float32, where a word "
+                "in place of a size leaves it open"
+            )
+        found[parsed[1]] = tuple(int(part) if part.isdecimal() else None for part in sizes), parsed[3]
+    return found
+
+
+def signature_of(model: Any, given: Mapping[str, tuple[tuple[int | None, ...], str | None]]) -> Any:
+    """Return the `input_signature` of a Keras model with inputs of the `given` shapes and dtypes; None for none.
+
+    Raises:
+        ValueError: a name is not that of an input, or a dtype is not accepted.
+    """
+    if not given:
+        return None
+    from .frontend.any_keras.call_signature import of_inputs
+
+    return of_inputs(model, given)
 
 
 @named_extras()
@@ -58,10 +102,13 @@ def export_as(
         model = load()  # before the exporter, which would import Keras with its log messages
         from .bundles.huggingface_onnx import export_huggingface_onnx
 
-        return export_huggingface_onnx(model, requests)
+        with no_empty_folder(path / "any"):
+            return export_huggingface_onnx(model, requests)
     request = ExportRequest.of(format, path, precision=Precision(precision, **details), **given)
     model = load()
-    return [_exporter(format)(model, request)]
+    request = replace(request, input_signature=signature_of(model, given.get("input_signature", {})))
+    with no_empty_folder(path / "any" if format in FOLDERS else path):
+        return [_exporter(format)(model, request)]
 
 
 def _format(path: Path, to: str | None) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import json
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,28 @@ def _loaded(path: Path, accepted: str) -> Any:
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many types of error for an invalid file
+        if unknown := sorted(set(_unknown_classes(_config(path, accepted)))):
+            raise ValueError(
+                f"path: {path} holds objects of the classes {unknown}, which are not known; {accepted}, or of classes "
+                "whose modules were imported before (--import MODULE on the command line)"
+            ) from error
         raise ValueError(f"path: {path} cannot be read: {' '.join(str(error).split())[:300]}; {accepted}") from error
+
+
+def _unknown_classes(config: Any) -> Iterator[str]:
+    """Yield the names of the classes in a config that neither belong to Keras nor are registered with it."""
+    if isinstance(config, dict):
+        name, module = config.get("registered_name") or config.get("class_name"), config.get("module")
+        if isinstance(name, str) and "config" in config and "module" in config:
+            home = str(module or "")
+            known = (
+                home.split(".", maxsplit=1)[0] in ("keras", "builtins")
+                or keras.saving.get_registered_object(name) is not None
+            )
+            if not known:
+                yield f"{home}.{name}" if home and ">" not in name else name
+    for inner in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        yield from _unknown_classes(inner)
 
 
 def load_keras(path: Path, dtype: Any, overrides: dict[str, Any]) -> tuple[ZooModel, list[str]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ MACHINERY = re.compile(
     r"|/keras/src/(layers/layer|models/functional|models/sequential|ops/function|ops/operation)\.py|/unittest/|/contextlib\.py|^<"
 )
 HERE = f"{Path(__file__).parents[1]}{os.sep}"  # the folder export/, whose own frames are skipped
+PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
 
 
 def one_line(error: BaseException, length: int = 200) -> str:
@@ -43,6 +45,25 @@ def cause(error: BaseException, length: int = 300) -> str:
     if isinstance(error, KeyError | IndexError | AttributeError | TypeError | NotImplementedError) or not words:
         words = f"{kind}: {words}"
     return f"{where[1]}: {words}" if where else words
+
+
+def is_plain(error: Exception) -> bool:
+    """Return whether an error was made for users: of one line, and of a class that the exporters document."""
+    text = str(error)
+    known = isinstance(error, ValueError | ImportError | OSError | ExportError | MemoryError)
+    return known and "\n" not in text and "\x1b" not in text and not isinstance(error, UnicodeError)
+
+
+def explained(error: BaseException) -> str:
+    """Return why third-party code failed, on one line, with the last source line outside of that code."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not MACHINERY.search(frame.filename) and not frame.filename.startswith(PACKAGE)
+    ]
+    users = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    line = f" ({users[-1].filename}:{users[-1].lineno})" if users else ""
+    return f"{cause(error)}{line}"
 
 
 def place(op: Any) -> str:

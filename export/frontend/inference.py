@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import keras
 import numpy as np
 
+from ...files import no_empty_folder
 from ...finetuning.lora import with_adapters
+from ..errors import ExportError
 from .any_keras.functions import AnyFunctions
+from .diagnostics import explained, is_plain
 from .spec import Exportable
 
 # Dtype policies are changed on the model, and standard error is redirected for the whole process.
@@ -26,14 +30,30 @@ Result = TypeVar("Result")
 
 
 def one_at_a_time(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Make an export or a verification wait until no other thread exports or verifies."""
+    """Make an export or a verification wait until no other thread exports or verifies.
+
+    Errors of Keras, TensorFlow and the converters, which have many lines, become an ``ExportError`` of one line.
+    """
 
     @functools.wraps(function)
     def locked(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        with _lock:
-            return function(*args, **kwargs)
+        paths = (getattr(given, "path", None) for given in args)  # of an ExportRequest
+        target = next((path for path in paths if isinstance(path, Path)), Path())
+        with _lock, no_empty_folder(target):
+            try:
+                return function(*args, **kwargs)
+            except Exception as error:  # of any class: third-party code raises them
+                if is_plain(error):
+                    raise
+                raise ExportError(f"{_model_name(args)} cannot be converted: {explained(error)}") from error
 
     return locked
+
+
+def _model_name(arguments: Sequence[Any]) -> str:
+    model = arguments[0] if arguments else None
+    name = getattr(model, "name", None)
+    return f"the model {name!r}" if isinstance(name, str) else "the model"
 
 
 class _ComputingIn(keras.DTypePolicy):

@@ -83,8 +83,37 @@ def called_with(
         name = f"{first}_{name}" if name.isdigit() else name
         found.append((unique(_plain(name), [other for other, _ in found]), leaf))
     if not found:
-        raise ValueError(f"input_signature: got {input_signature!r}, without any tensor; {HOW}")
+        raise ValueError(
+            f"input_signature: got {' '.join(repr(input_signature).split()):.80}, without any tensor; {HOW}"
+        )
     return Arguments(structure, tuple(found))
+
+
+def of_inputs(model: Any, given: Mapping[str, tuple[tuple[int | None, ...], str | None]]) -> Any:
+    """Return an `input_signature` from shapes and dtypes by names of inputs, such as those of a command line.
+
+    Args:
+        model: a Keras model. For a Functional or Sequential one, inputs that are not `given` stay as they are.
+        given: the shape of an input, with None for an open size, and its dtype; None for the dtype that the model
+            declares, or float32.
+
+    Raises:
+        ValueError: a name is not that of an input, or a dtype is not accepted.
+    """
+    if bad := {str(dtype) for _, dtype in given.values() if dtype is not None and dtype not in ACCEPTED}:
+        raise ValueError(f"input_signature: got dtypes {sorted(bad)}; accepted: {list(ACCEPTED)}")
+    functional = as_functional(model)
+    if functional is None:
+        return {name: keras.InputSpec(shape=shape, dtype=dtype or "float32") for name, (shape, dtype) in given.items()}
+    own = called_with(model, None).leaves
+    names = [name for name, _ in own]
+    if unknown := [name for name in given if name not in names]:
+        raise ValueError(f"input_signature: got {unknown}; accepted: {names}")
+    specs = []
+    for name, leaf in own:
+        shape, dtype = given.get(name, (leaf.shape, None))
+        specs.append(keras.KerasTensor(shape, dtype=dtype or leaf.dtype, name=leaf.name))
+    return keras.tree.pack_sequence_as(functional._inputs_struct, specs)
 
 
 def as_functional(model: Any) -> Any:
@@ -188,7 +217,7 @@ def _spec(leaf: Any) -> _Leaf:
     """Return the shape and dtype of a tensor or of a spec of any type."""
     shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
     if shape is None or dtype is None or getattr(shape, "rank", 0) is None:
-        raise ValueError(f"input_signature: got {leaf!r}; {HOW}")
+        raise ValueError(f"input_signature: got {' '.join(repr(leaf).split()):.80}; {HOW}")
     name = getattr(leaf, "name", None)
     dtype = getattr(dtype, "name", dtype)
     if dtype == "string":

@@ -206,11 +206,20 @@ def _dot_product_attention(
     if is_causal:  # aligned at the top left, unlike the causal mask of the primitive
         rows, columns = ops.arange(ops.shape(q)[2]), ops.arange(ops.shape(k)[2])
         mask = F.combine_masks(mask, ops.expand_dims(rows, 1) >= columns)
-    mask = None if mask is None else _of_rank_4(mask, 0)
+    mask = None if mask is None else _for_all_keys(_of_rank_4(mask, 0), k, ops.logical_or, False)
+    bias = None if bias is None else _for_all_keys(bias, k, ops.add, 0)
     if mask is not None and not zeros:  # as a bias, since the primitive gives zeros for a masked row
         added = ops.cast(ops.logical_not(mask), "float32") * F.MASKED
         bias, mask = added if bias is None else ops.cast(bias, "float32") + added, None
     return ops.transpose(F.dot_product_attention(q, k, v, mask=mask, bias=bias, scale=scale), (0, 2, 1, 3))
+
+
+def _for_all_keys(x: Tensor, keys: Tensor, join: Function, neutral: Any) -> Tensor:
+    """Return a mask or a bias whose last dimension, if it is 1, is repeated for all keys, as ONNX' Attention needs."""
+    x = ops.convert_to_tensor(x)
+    if x.shape[-1] != 1 or keys.shape[2] == 1:
+        return x
+    return join(x, ops.full((ops.shape(keys)[2],), neutral, dtype=x.dtype))
 
 
 @F.primitive

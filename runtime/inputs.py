@@ -8,6 +8,7 @@ import numpy as np
 
 from ..signature import Signature, TensorSpec
 
+MASKED = -1e9  # of an additive mask
 PADDINGS = ("none", "right", "left", "interior")
 
 
@@ -39,7 +40,7 @@ def example_inputs(
             return np.arange(position, position + shape[0], dtype=spec.dtype)
         if cached and spec.name == "mask":  # (batch, 1, sequence, slots)
             rows = position + np.arange(shape[2])[:, None]
-            return np.broadcast_to(np.arange(shape[3])[None] <= rows, shape)
+            return slot_mask(np.broadcast_to(np.arange(shape[3])[None] <= rows, shape), spec.dtype)
         if is_mask(spec):
             return padded_mask(shape[0], shape[1], padding).astype(spec.dtype)
         if spec.below is not None or not spec.dtype.startswith("float"):
@@ -50,6 +51,11 @@ def example_inputs(
 
     # A scalar input is an option of the graph rather than data: it keeps its default value.
     return {s.name: draw(s) if s.dims else np.full((), s.fill, s.dtype) for s in signature.inputs}
+
+
+def slot_mask(visible: np.ndarray, dtype: str) -> np.ndarray:
+    """Return which cache slots a token attends to as a file takes it: booleans, or float32 values to add to scores."""
+    return visible if dtype == "bool" else np.where(visible, 0, MASKED).astype(dtype)
 
 
 def is_mask(spec: TensorSpec) -> bool:

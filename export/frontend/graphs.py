@@ -28,9 +28,10 @@ def model_graphs(model: Any, names: Collection[str]) -> dict[str, Graph]:
 def litert_graph(model: Any) -> Graph:
     """Return one step of a causal decoder as a graph with the inputs and outputs that LiteRT-LM expects.
 
-    The inputs are ``tokens`` (1, T), ``input_pos`` (T,), ``mask`` (1, 1, T, slots) booleans, and the key/value cache
+    The inputs are ``tokens`` (1, T), ``input_pos`` (T,), ``mask`` (1, 1, T, slots) float32, and the key/value cache
     ``kv_cache_k_{i}``, ``kv_cache_v_{i}`` (1, kv_heads, slots, head_dim). The outputs are ``logits`` (1, T, vocab_size)
-    and the updated cache.
+    and the updated cache. The mask is 0 for slots to attend to, and a large negative number for all others: LiteRT.js
+    and LiteRT's GPU delegate have no boolean inputs.
 
     Args:
         model: a model with ``hidden_states(ids, context, cache)`` and ``head``, such as a GPT.
@@ -49,7 +50,7 @@ def litert_graph(model: Any) -> Graph:
         (
             TensorSpec("tokens", "int32", ("batch", "sequence"), below=c.vocab_size),
             TensorSpec("input_pos", "int32", ("sequence",), below=c.max_length),
-            TensorSpec("mask", "bool", ("batch", 1, "sequence", "slots")),
+            TensorSpec("mask", "float32", ("batch", 1, "sequence", "slots")),
             *caches,
         ),
         (TensorSpec("logits", "float32", ("batch", "sequence", c.vocab_size)), *caches),
@@ -62,7 +63,7 @@ def litert_graph(model: Any) -> Graph:
         cache = StaticCache(cache_pairs(inputs[name] for name in names), positions[0])
         queries = ops.expand_dims(positions, 0)  # (1, T)
         keys = ops.expand_dims(ops.arange(cache.length_after(0), dtype="int32"), 0)  # (1, S)
-        visible = inputs["mask"][:, 0]  # (1, T, S)
+        visible = inputs["mask"][:, 0] > -1.0  # (1, T, S)
         if window is not None:
             visible = ops.logical_and(visible, within_window(queries, keys, window))
         context = CausalContext(queries, keys, {"attention_mask": visible})

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...generation.decoder import Configured, GraphDecoder
 from ..graph_names import is_prefill
+from ..inputs import slot_mask
 from .compiled import CompiledGraph, Memory
 
 Array = np.ndarray
@@ -34,6 +35,7 @@ class LiteRTDecoder(Configured):
         super().__init__(config, defaults)
         self.graphs = graphs
         self.slots = self.max_length = graphs["decode"].signature.sizes["slots"]
+        self.mask_dtype = next(s.dtype for s in graphs["decode"].signature.inputs if s.name == "mask")
         self.prefills = {graphs[name].signature.sizes["sequence"]: name for name in graphs if is_prefill(name)}
 
     def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
@@ -70,7 +72,7 @@ class LiteRTDecoder(Configured):
         inputs = {
             "tokens": np.pad(tokens, (0, size - len(tokens))).astype("int32")[None],
             "input_pos": positions,
-            "mask": (np.arange(self.slots)[None] <= positions[:, None])[None, None],
+            "mask": slot_mask((np.arange(self.slots)[None] <= positions[:, None])[None, None], self.mask_dtype),
         }
         outputs = self.graphs[name].advance(inputs, self.memories[row])
         self.lengths[row] = first + len(tokens)

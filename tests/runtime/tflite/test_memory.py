@@ -167,7 +167,8 @@ def test_run_is_what_the_interpreter_gives(family: str, variant: str, files: Any
             given[spec.name] = made.astype(spec.dtype)
         if "input_pos" in given:
             given["input_pos"] = np.arange(given["input_pos"].size, dtype="int32") + 2
-            given["mask"] = np.arange(given["mask"].shape[-1]) <= given["input_pos"][None, None, :, None]
+            visible = np.arange(given["mask"].shape[-1]) <= given["input_pos"][None, None, :, None]
+            given["mask"] = np.where(visible, 0, -1e9).astype("float32")
         kept = {key: array.copy() for key, array in given.items()}
         first, expected = graph.run(given), reference(**given)
         assert list(first) == [spec.name for spec in graph.signature.outputs]

@@ -262,6 +262,8 @@ class SentenceTensors:
 def write_sentence_modules(model: Any, folder: Path, projections: Mapping[str, np.ndarray]) -> None:
     """Write the files of sentence-transformers for a sentence encoder or a cross-encoder, and nothing for other models.
 
+    Files of another model in `folder`, which would change how this one is read, are removed.
+
     The maximum length is that of the model's tokenizer, or else that of the folder the model was loaded from, but at
     most the model's `max_length`. The prompts are those of the tokenizer.
 
@@ -272,6 +274,8 @@ def write_sentence_modules(model: Any, folder: Path, projections: Mapping[str, n
     """
     fields = model.config.to_dict()
     encoder, scores = fields.get("head") == HEAD, fields.get("score_activation")
+    for name in (MODULES_FILE, OPTIONS_FILE):
+        (folder / name).unlink(missing_ok=True)
     if not encoder and (fields.get("head") != "sequence_classification" or not (scores or model.sentence_options)):
         return
     config, tokenizer = model.config, model.tokenizer

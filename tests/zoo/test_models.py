@@ -50,7 +50,7 @@ def comparable(family: str, name: str) -> list[int]:
 
     BERT's pooler, and the heads on it, read column 0 even if it is padding, as the original does.
     """
-    reads_first_slot = family == "bert" and name in ("pooler_output", "logits")
+    reads_first_slot = family == "bert" and name in ("pooler_output", "logits", "scores")
     return [row for row in range(len(ROWS)) if not reads_first_slot or row not in SIDES["left"]]
 
 
@@ -96,6 +96,8 @@ def test_batch_of_unequal_lengths_against_rows_without_padding(family: str, vari
     """
     model, mask = shared(family, variant, "float64"), mask_of(ROWS)
     inputs = inputs_for(model, rng, batch=len(ROWS))
+    if family == "bert" and model.config.position_offset:  # RoBERTa finds its padding by the id alone
+        inputs["input_ids"] = np.where(mask, inputs["input_ids"], model.config.pad_token_id).astype("int32")
     given = {**inputs, "attention_mask": mask}
     if family == "bert" and not model.config.position_offset:  # position ids number columns, but tokens in RoBERTa
         right = np.isin(range(len(ROWS)), SIDES["right"])[:, None]
@@ -146,7 +148,7 @@ def test_fully_masked_row_is_finite_and_alone(family: str, variant: str, rng: An
         assert np.isfinite(numpy(tf.convert_to_tensor(gradient))).all()
 
 
-@every_variant([pair for pair in TEXT if pair[0] == "gpt"])
+@every_variant([pair for pair in TEXT if pair[0] == "gpt" and pair[1] != "sentence"])
 def test_gpt_is_causal(family: str, variant: str, rng: Any) -> None:
     model = shared(family, variant)
     inputs = inputs_for(model, rng)
@@ -161,7 +163,7 @@ def test_gpt_is_causal(family: str, variant: str, rng: Any) -> None:
         assert (np.abs(after - before)[:, t:].max(axis=(0, 2)) > 1e-4).all(), "what comes after must see it"
 
 
-@every_variant([pair for pair in TEXT if pair[0] == "gpt"])
+@every_variant([pair for pair in TEXT if pair[0] == "gpt" and pair[1] != "sentence"])
 def test_gpt_counts_positions_along_the_mask(family: str, variant: str, rng: Any) -> None:
     model = shared(family, variant)
     inputs = inputs_for(model, rng, batch=3)

@@ -316,7 +316,7 @@ class BERT(ZooModel):
         distilled = {"type_vocab_size": 0, "pooler_activation": "relu"}
         sentence = {"head": "sentence_embedding", "normalize": True}
         dense = [{"units": 24, "activation": "tanh", "residual": True}, {"units": 12, "use_bias": False}]
-        several = {"pooling": ("last", "mean_sqrt_length"), "projections": dense}
+        several = {"pooling": ("max", "mean_sqrt_length"), "projections": dense}
         return {
             **heads,
             "tanh": {**small, "activation": "gelu_tanh", "type_vocab_size": 3},
@@ -327,6 +327,6 @@ class BERT(ZooModel):
             "sentence_max": {**small, **sentence, "pooling": "max"},
             "sentence_first": {**small, **sentence, "pooling": "first"},
             "sentence_several": {**small, **several, "head": "sentence_embedding", "truncate_dim": 9},
-            "sentence_prompt": {**small, **sentence, "pool_prompt": False, "pooling": "weighted_mean"},
+            "sentence_prompt": {**small, **sentence, "pool_prompt": False},
             "cross_encoder": {**small, "head": "sequence_classification", "score_activation": "sigmoid"},
         }

@@ -26,7 +26,9 @@ from ..frontend.diagnostics import captured_constants, unsupported
 from ..frontend.inference import FileWeights, reading
 from ..frontend.spec import Exportable, input_specs, metadata
 from .fused import counted
-from .operators import LOWERINGS, complement, replace_marker
+from . import rules as _rules  # noqa: F401  (fills the table of rules)
+from .operators import LOWERINGS, replace_marker
+from .rewriting import failed, rewritten
 
 Tensor = Any
 
@@ -76,9 +78,14 @@ def convert(model: Exportable, stored: FileWeights, name: str, function: Graph, 
         raise ExportError(f"the trace holds {len(constants)} values that are not weights of the model")
 
     placeholders = [tensor.name for tensor in traced.graph.inputs]
-    outputs = {traced.structured_outputs[spec.name].name: spec.name for spec in signature.outputs}
+    results = [traced.structured_outputs[spec.name].name for spec in signature.outputs]
+    graph_def, results = rewritten(traced.graph.as_graph_def(add_shapes=True), placeholders, results)
+    outputs = dict(zip(results, [spec.name for spec in signature.outputs], strict=True))
     names = dict(zip(placeholders, [*given, *weights, *constants], strict=True))
-    proto = _tf2onnx(traced.graph.as_graph_def(add_shapes=True), placeholders, list(outputs), {**names, **outputs})
+    try:
+        proto = _tf2onnx(graph_def, placeholders, results, {**names, **outputs})
+    except Exception as error:  # of any class
+        raise failed(error, traced) from error
     unsupported(proto, traced)
 
     onnx_model = _tidy(ir.from_proto(proto))
@@ -146,7 +153,7 @@ def _tf2onnx(graph_def: Any, inputs: list[str], outputs: list[str], names: dict[
         converted = tfonnx.process_tf_graph(
             graph,
             opset=TRACED_OPSET,
-            custom_op_handlers={"PyFunc": (replace_marker, []), "Erfc": (complement, [])},
+            custom_op_handlers={"PyFunc": (replace_marker, [])},
             extra_opset=[],
             input_names=inputs,
             output_names=outputs,
@@ -161,6 +168,9 @@ def _tidy(model: Any) -> Any:
     """Merge equal nodes, such as those that compute the mask in every block, and remove unused ones."""
     from onnx_ir.passes import common
 
+    for node in model.graph:
+        if node.op_type == "Identity":  # tf2onnx leaves the shape of the elements as an input of a list of tensors
+            node.resize_inputs(1)
     _sort(model.graph)  # the passes keep the order, which determines which of two equal nodes stays
     for step in (
         common.IdentityEliminationPass(),
@@ -200,23 +210,42 @@ def _keep_padding(graph: Any) -> None:
             node.replace_input_with(2, almost)
 
 
+def _read(node: Any) -> list[Any]:
+    """Return the values that a node reads, and those that the graphs in it (the body of a loop, branches) capture."""
+    found = [value for value in node.inputs if value is not None]
+    for graph in _inside(node):
+        found += [value for inner in graph for value in _read(inner)]
+        found += list(graph.outputs)
+    return found
+
+
+def _inside(node: Any) -> list[Any]:
+    """Return the graphs that a node contains."""
+    import onnx_ir as ir
+
+    return [attribute.value for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPH]
+
+
 def _sort(graph: Any) -> None:
     """Sort nodes by a walk from the outputs back. tf2onnx's own order depends on its names, which differ from run to
     run."""
-    ordered, done = [], set()
+    own, ordered, done = set(graph), [], set()
     stack = [(output.producer(), False) for output in reversed(graph.outputs)]
     while stack:
         node, ready = stack.pop()
-        if node is None or node in done:
+        if node not in own or node in done:
             continue
         if ready:
             done.add(node)
             ordered.append(node)
             continue
         stack.append((node, True))
-        stack += [(value.producer(), False) for value in reversed(node.inputs) if value is not None]
+        stack += [(value.producer(), False) for value in reversed(_read(node))]
     graph.remove(list(graph))
     graph.extend(ordered)
+    for node in ordered:
+        for inner in _inside(node):
+            _sort(inner)
 
 
 def _rename(graph: Any) -> None:
@@ -225,20 +254,31 @@ def _rename(graph: Any) -> None:
 
     def plain(name: str, operator: str = "") -> str:
         name = re.sub(r"__\d+|_1(?=/)|:0$", "", name)  # "bert_1/block_0_1/add:0" is "bert/block_0/add"
+        name = re.sub(r"_(cond|body|true|false)_\d+", r"_\1", name)  # of functions
         name = re.sub(r"PyFunc(_\d+)?$", operator, name)
         seen[name] += 1
         return name if seen[name] == 1 else f"{name}.{seen[name]}"
 
     kept = {*graph.inputs, *graph.outputs}
     initializers = {}
-    for node in graph:
-        node.name = plain(node.name or node.op_type, node.op_type)
-        for value in node.inputs:
-            if value is not None and value.is_initializer():
-                initializers[value.name] = value
-        for i, value in enumerate(node.outputs):
-            if value not in kept:
-                value.name = f"{node.name}:{i}"
+
+    def rename(nodes: Any) -> None:
+        for node in nodes:
+            node.name = plain(node.name or node.op_type, node.op_type)
+            for value in node.inputs:
+                if value is not None and value.is_initializer():
+                    initializers[value.name] = value
+            for i, value in enumerate(node.outputs):
+                if value not in kept:
+                    value.name = f"{node.name}:{i}"
+            for inner in _inside(node):
+                for i, value in enumerate(inner.inputs):
+                    value.name = f"{node.name}.in:{i}"
+                rename(inner)
+                initializers.update({value.name: value for value in inner.outputs if value.is_initializer()})
+                inner.initializers.clear()
+
+    rename(graph)
     graph.initializers.clear()
     for value in initializers.values():  # in the order of their first use
         value.name = value.const_value.name = plain(value.name)

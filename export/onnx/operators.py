@@ -14,19 +14,31 @@ Tensor = Any
 GATES = {"lstm": (0, 3, 1, 2), "gru": (0, 1, 2), "rnn": (0,)}  # Keras' gates in ONNX's order: i o f c and z r h
 
 
-def _marker(operator: str, inputs: list[Tensor], shape: list[int | None], **attributes: Any) -> Tensor:
-    """Return the output of a node that `replace_marker` replaces by `operator`. The node itself cannot be run."""
-    return _markers(operator, inputs, [shape], **attributes)[0]
+def marker(
+    operator: str, inputs: list[Tensor], shape: list[int | None] | None, *, dtype: Any = None, **attributes: Any
+) -> Tensor:
+    """Return the output of a node that `replace_marker` replaces by `operator`. The node itself cannot be run.
+
+    Args:
+        operator: the ONNX operator.
+        inputs: its inputs.
+        shape: the shape of the output; None if its rank is unknown.
+        dtype: the dtype of the output. Default: that of the first input.
+        attributes: the attributes of the operator.
+    """
+    return markers(operator, inputs, [shape], dtype=dtype, **attributes)[0]
 
 
-def _markers(operator: str, inputs: list[Any], shapes: list[list[int | None]], **attributes: Any) -> list[Tensor]:
-    """Do the same as `_marker`, with several outputs. An input is None if the operator omits it."""
+def markers(
+    operator: str, inputs: list[Any], shapes: list[list[int | None] | None], *, dtype: Any = None, **attributes: Any
+) -> list[Tensor]:
+    """Do the same as `marker`, with several outputs. An input is None if the operator omits it."""
     import tensorflow as tf
 
     given = [tf.convert_to_tensor(tensor) for tensor in inputs if tensor is not None]
     present = [tensor is not None for tensor in inputs]
     token = json.dumps({"operator": operator, "attributes": attributes, "present": present})
-    outputs = tf.raw_ops.PyFunc(input=given, token=token, Tout=[given[0].dtype] * len(shapes))
+    outputs = tf.raw_ops.PyFunc(input=given, token=token, Tout=[dtype or given[0].dtype] * len(shapes))
     for output, shape in zip(outputs, shapes, strict=True):
         output.set_shape(shape)
     return outputs
@@ -51,40 +63,30 @@ def replace_marker(graph: Any, node: Any, name: str, _: Any) -> None:
     )
 
 
-def complement(graph: Any, node: Any, name: str, _: Any) -> None:
-    """Replace erfc(x) by 1 - erf(x), since ONNX has no operator for it."""
-    shapes, dtypes = [graph.get_shape(node.output[0])], [graph.get_dtype(node.output[0])]
-    given, outputs = list(node.input), list(node.output)
-    graph.remove_node(node.name)
-    erf = graph.make_node("Erf", given, shapes=shapes, dtypes=dtypes)
-    one = graph.make_const(f"{name}_one", np.array(1, "float32"))
-    graph.make_node("Sub", [one.output[0], erf.output[0]], outputs=outputs, shapes=shapes, dtypes=dtypes, name=name)
-
-
 def _dense(inputs: Tensor, kernel: Tensor, bias: Tensor | None = None, *, transpose_kernel: bool = False) -> Tensor:
     import tensorflow as tf
 
     kernel = tf.convert_to_tensor(kernel)
     if transpose_kernel:
         kernel = tf.transpose(kernel)
-    output = _marker("MatMul", [inputs, kernel], [*inputs.shape[:-1], kernel.shape[-1]])
+    output = marker("MatMul", [inputs, kernel], [*inputs.shape[:-1], kernel.shape[-1]])
     return output if bias is None else tf.add(output, tf.convert_to_tensor(bias))
 
 
 def _embedding_lookup(table: Tensor, ids: Tensor) -> Tensor:
-    return _marker("Gather", [table, ids], [*ids.shape, table.shape[-1]], axis=0)
+    return marker("Gather", [table, ids], [*ids.shape, table.shape[-1]], axis=0)
 
 
 def _layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor, *, epsilon: float) -> Tensor:
-    return _marker("LayerNormalization", [inputs, gamma, beta], inputs.shape.as_list(), axis=-1, epsilon=epsilon)
+    return marker("LayerNormalization", [inputs, gamma, beta], inputs.shape.as_list(), axis=-1, epsilon=epsilon)
 
 
 def _rms_norm(inputs: Tensor, scale: Tensor, *, epsilon: float) -> Tensor:
-    return _marker("RMSNormalization", [inputs, scale], inputs.shape.as_list(), axis=-1, epsilon=epsilon)
+    return marker("RMSNormalization", [inputs, scale], inputs.shape.as_list(), axis=-1, epsilon=epsilon)
 
 
 def _gelu(inputs: Tensor, *, approximate: bool = False) -> Tensor:
-    return _marker("Gelu", [inputs], inputs.shape.as_list(), approximate="tanh" if approximate else "none")
+    return marker("Gelu", [inputs], inputs.shape.as_list(), approximate="tanh" if approximate else "none")
 
 
 def _split_heads(inputs: Tensor, heads: int) -> Tensor:
@@ -92,7 +94,7 @@ def _split_heads(inputs: Tensor, heads: int) -> Tensor:
 
     width = inputs.shape[-1] // heads
     shape = [*inputs.shape[:2], heads, width]
-    split = _marker("Reshape", [inputs, np.array([0, 0, heads, width], "int64")], shape)  # 0 keeps a size
+    split = marker("Reshape", [inputs, np.array([0, 0, heads, width], "int64")], shape)  # 0 keeps a size
     return tf.transpose(split, (0, 2, 1, 3))
 
 
@@ -134,7 +136,7 @@ def _merge_heads(inputs: Tensor) -> Tensor:
         return merged
     batch, heads, length, width = inputs.shape
     merged = tf.transpose(inputs, (0, 2, 1, 3))
-    return _marker("Reshape", [merged, np.array([0, 0, heads * width], "int64")], [batch, length, heads * width])
+    return marker("Reshape", [merged, np.array([0, 0, heads * width], "int64")], [batch, length, heads * width])
 
 
 def _attention(
@@ -172,16 +174,16 @@ def _attention(
         inputs.append(bias * tf.ones((1, 1, rows, 1), bias.dtype) if bias.shape[2] == 1 else bias)
     heads, scale = query.shape[1], float(scale or query.shape[-1] ** -0.5)
     if not side_by_side:
-        output = _marker("Attention", inputs, [*query.shape[:3], value.shape[3]], scale=scale)
+        output = marker("Attention", inputs, [*query.shape[:3], value.shape[3]], scale=scale)
         return output if any_key is None else output * any_key
     shape = [query.shape[0], query.shape[2], heads * value.shape[3]]
-    output = _marker("Attention", inputs, shape, scale=scale, q_num_heads=heads, kv_num_heads=key.shape[1])
+    output = marker("Attention", inputs, shape, scale=scale, q_num_heads=heads, kv_num_heads=key.shape[1])
     return _split_heads(output if any_key is None else output * tf.squeeze(any_key, 1), heads)
 
 
 def _reshape_behind(x: Tensor, kept: int, last: list[int]) -> Tensor:
     shape = np.array([0] * kept + list(last), "int64")  # 0 keeps a size
-    return _marker("Reshape", [x, shape], [*x.shape[:kept], *last])
+    return marker("Reshape", [x, shape], [*x.shape[:kept], *last])
 
 
 def _batch_norm(x: Tensor, scale: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> Tensor:
@@ -190,7 +192,7 @@ def _batch_norm(x: Tensor, scale: Tensor, offset: Tensor, mean: Tensor, variance
     import tensorflow as tf
 
     first = tf.transpose(x, (0, 3, 1, 2))
-    output = _marker(
+    output = marker(
         "BatchNormalization", [first, scale, offset, mean, variance], first.shape.as_list(), epsilon=epsilon
     )
     return tf.transpose(output, (0, 2, 3, 1))
@@ -200,7 +202,7 @@ def _image_mean(x: Tensor) -> Tensor:
     import tensorflow as tf
 
     first = tf.transpose(x, (0, 3, 1, 2))
-    output = _marker("GlobalAveragePool", [first], [*first.shape[:2], 1, 1])
+    output = marker("GlobalAveragePool", [first], [*first.shape[:2], 1, 1])
     return tf.transpose(output, (0, 2, 3, 1))
 
 
@@ -210,7 +212,7 @@ def _rotary(inputs: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = Fal
     caches = [tf.squeeze(cache, axis=1) for cache in (cos, sin)]  # (B or 1, T, D/2)
     if cos.shape[0] == 1:  # the operator needs one row for each row of the batch
         caches = [tf.tile(cache, tf.stack([tf.shape(inputs)[0], 1, 1])) for cache in caches]
-    return _marker("RotaryEmbedding", [inputs, *caches], inputs.shape.as_list(), interleaved=int(interleaved))
+    return marker("RotaryEmbedding", [inputs, *caches], inputs.shape.as_list(), interleaved=int(interleaved))
 
 
 def _recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, training: Any) -> tuple[Tensor, ...]:
@@ -244,7 +246,7 @@ def _recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, trai
     states = [tf.expand_dims(part, 0) for part in state] if state is not None else []
     one = [1, inputs.shape[0], width]
     shapes = [[inputs.shape[1], 1, inputs.shape[0], width], *([one] * (2 if layer.cell_kind == "lstm" else 1))]
-    outputs, *last = _markers(
+    outputs, *last = markers(
         layer.cell_kind.upper(),
         [tf.transpose(inputs, (1, 0, 2)), gates(cell.kernel), gates(cell.recurrent_kernel), bias, lengths, *states],
         shapes,

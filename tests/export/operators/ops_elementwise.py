@@ -129,8 +129,6 @@ for dtype, values in INTS.items():
         "round",
         "trunc",
         "copy",
-        "isfinite",
-        "isnan",
         "logical_not",
         "ones_like",
     ]:
@@ -242,7 +240,7 @@ CASES.add("power-base", lambda x: ops.power(2.0, x), EDGES)
 CASES.add("ldexp-float32", ops.ldexp, *pairs(TAME, array([0, 1, -1, 5, -7, 20], "int32")))
 CASES.add("nextafter-float32", ops.nextafter, *pairs(TAME[[2, 3, 4, 5, 6]]))
 for name in ("gcd", "lcm"):
-    CASES.add(f"{name}-int32", OPS[name], *pairs(array([0, 1, -1, 2, -6, 12, 35, 100], "int32")))
+    CASES.add(f"{name}-int32", OPS[name], *pairs(array([0, 1, -1, 2, -6, 12, 35, 100], "int32")), fixed=True)
 for name in ["bitwise_and", "bitwise_or", "bitwise_xor"]:
     for dtype, values in INTS.items():
         CASES.add(f"{name}-{dtype}", OPS[name], *pairs(values))

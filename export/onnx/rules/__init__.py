@@ -1,0 +1,23 @@
+"""The rules by which operations of a trace are replaced before the conversion, one module for each kind."""
+
+from __future__ import annotations
+
+from . import (
+    arithmetic,
+    complex_numbers,
+    convolutions,
+    counting,
+    functions,
+    images,
+    selection,
+)
+
+__all__ = [
+    "arithmetic",
+    "complex_numbers",
+    "convolutions",
+    "counting",
+    "functions",
+    "images",
+    "selection",
+]

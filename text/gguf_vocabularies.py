@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,18 +80,41 @@ def _gguf_byte_level(
 def _gguf_sentencepiece(
     fields: Mapping[str, Any], tokens: list[str], types: list[int], unk: str | None
 ) -> tuple[Any, bool]:
-    """Return the backend for Llama's SentencePiece BPE (Kudo & Richardson 2018), and True: bos is added by default.
+    """Return the backend for Llama's SentencePiece BPE, and True: bos is added by default.
 
-    GGUF files store scores instead of merges. As in transformers, every split of a piece into two other pieces becomes
-    a merge, and merges are ordered by the score of the whole piece, highest first. A space is added before every text,
-    also after a special token, as in SentencePiece and llama.cpp, unless the field "add_space_prefix" is false.
+    A space is added before every text, also after a special token, as in SentencePiece and llama.cpp, unless the field
+    "add_space_prefix" is false.
     """
-    from tokenizers import decoders, models, normalizers
+    from tokenizers import decoders, normalizers
 
-    vocabulary = {token: number for number, token in enumerate(tokens)}
     scores = _field(fields, "scores", float)
     if len(scores) != len(tokens):
         raise ValueError(f"tokenizer.ggml.scores: got {len(scores)}; accepted: one for each of {len(tokens)} tokens")
+    backend = sentencepiece_bpe(tokens, scores, types, unk, "tokenizer.ggml.tokens")
+    space = bool(fields.get("tokenizer.ggml.add_space_prefix", True))
+    steps = [normalizers.Prepend("▁")] * space + [normalizers.Replace(" ", "▁")]
+    backend.normalizer = normalizers.Sequence(steps)
+    undo = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence(undo + [decoders.Strip(" ", 1, 0)] * space)
+    return backend, True
+
+
+def sentencepiece_bpe(
+    tokens: Sequence[str], scores: Sequence[float], types: Sequence[int], unk: str | None, what: str
+) -> Any:
+    """Return a backend for SentencePiece's BPE (Kudo & Richardson 2018), without a normalizer and a decoder.
+
+    Files store scores instead of merges. As in transformers, every split of a piece into two other pieces becomes a
+    merge, and merges are ordered by the score of the whole piece, highest first.
+
+    Args:
+        tokens, scores, types: the pieces by id; the types are those of SentencePiece and GGUF.
+        unk: the unknown token. Default: the piece of this type.
+        what: the field or file, for messages.
+    """
+    from tokenizers import models
+
+    vocabulary = {token: number for number, token in enumerate(tokens)}
     normal = {token: score for token, score, kind in zip(tokens, scores, types, strict=True) if kind == _NORMAL}
     merges = [
         (-score, len(token[:cut]), len(token[cut:]), vocabulary[token[:cut]], vocabulary[token[cut:]])
@@ -102,13 +125,6 @@ def _gguf_sentencepiece(
     pairs = [(tokens[left], tokens[right]) for *_, left, right in sorted(merges)]
     unk = unk or next((token for token, kind in zip(tokens, types, strict=True) if kind == _UNKNOWN), None)
     model = checked(
-        "tokenizer.ggml.tokens",
-        lambda: models.BPE(vocab=vocabulary, merges=pairs, unk_token=unk, fuse_unk=True, byte_fallback=True),
+        what, lambda: models.BPE(vocab=vocabulary, merges=pairs, unk_token=unk, fuse_unk=True, byte_fallback=True)
     )
-    backend = backend_class()(model)
-    space = bool(fields.get("tokenizer.ggml.add_space_prefix", True))
-    steps = [normalizers.Prepend("▁")] * space + [normalizers.Replace(" ", "▁")]
-    backend.normalizer = normalizers.Sequence(steps)
-    undo = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    backend.decoder = decoders.Sequence(undo + [decoders.Strip(" ", 1, 0)] * space)
-    return backend, True
+    return backend_class()(model)

@@ -128,7 +128,7 @@ def set_lowercase(backend: Any) -> None:
     from tokenizers.normalizers import Lowercase, Sequence
 
     old: Any = backend.normalizer
-    steps = [] if old is None else list(old) if type(old) is Sequence else [old]
+    steps = [] if old is None else list(old) if type(old).__name__ == "Sequence" else [old]
     if not any(isinstance(step, Lowercase) for step in steps):
         backend.normalizer = Sequence([Lowercase(), *steps]) if steps else Lowercase()
 

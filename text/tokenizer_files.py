@@ -14,6 +14,7 @@ from typing import Any
 from ..files import LARGEST_JSON, read_text, written
 from ..weights.gguf_file import GGUFFile
 from .gguf_vocabularies import gguf_tokenizer
+from .sentencepiece_vocabularies import sentencepiece_tokenizer
 from .tokenizer_config import known_options, set_bert_options
 from .vocabularies import (
     FILE,
@@ -30,6 +31,7 @@ from .vocabularies import (
 CONFIG_FILE, SPECIAL_FILE = "tokenizer_config.json", "special_tokens_map.json"
 TEMPLATE_FILE, TEMPLATES_FOLDER = "chat_template.jinja", "additional_chat_templates"
 MODEL_FILE = "config.json"
+SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "source.spm")
 
 
 def read_tokenizer(path: Path, config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -56,11 +58,20 @@ def read_tokenizer(path: Path, config: Mapping[str, Any]) -> tuple[Any, dict[str
         model = json_of(folder / MODEL_FILE, LARGEST_JSON) if found else {}
         set_bert_options(backend, merged, kind_of(merged, model.get("model_type")))
     else:
-        backend, defaults = vocabulary_tokenizer(path, folder, merged)
+        backend, defaults = _other_vocabulary(path, folder, merged)
         merged = {**defaults, **merged}
     add_tokens(backend, merged.get("added_tokens_decoder"), folder)
     add_named_tokens(backend, merged)
     return backend, known_options(merged)
+
+
+def _other_vocabulary(path: Path, folder: Path, config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the backend and the default config of a folder without tokenizer.json."""
+    kind = kind_of(config, json_of(folder / MODEL_FILE, LARGEST_JSON).get("model_type"))
+    model = next((folder / name for name in SENTENCEPIECE_FILES if (folder / name).is_file()), None)
+    if not path.is_dir() or model is None or (kind != "marian" and (folder / "vocab.json").is_file()):
+        return vocabulary_tokenizer(path, folder, config)
+    return sentencepiece_tokenizer(model, kind, config)
 
 
 def _templates(files: Mapping[str, str]) -> dict[str, Any]:

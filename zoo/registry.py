@@ -52,9 +52,17 @@ def own_dialects(attribute: str) -> dict[str, tuple[str, Any]]:
 
     Only classes that define the attribute themselves count. A family that subclasses another one inherits its dialects
     for saving, but checkpoints of these kinds are still loaded as the original family.
+
+    Raises:
+        ValueError: two families define the same kind.
     """
-    found = {name: vars(cls).get(attribute, {}) for name, cls in families().items()}
-    return {kind: (name, dialect) for name, dialects in found.items() for kind, dialect in dialects.items()}
+    found: dict[str, tuple[str, Any]] = {}
+    for name, cls in families().items():
+        for kind, dialect in vars(cls).get(attribute, {}).items():
+            if kind in found:
+                raise ValueError(f"{attribute}: got {kind!r} for {name}, which {found[kind][0]} has; accepted: another")
+            found[kind] = name, dialect
+    return found
 
 
 def family_names() -> list[str]:

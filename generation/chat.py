@@ -77,4 +77,4 @@ class Conversation:
         return [*told, *turns]
 
     def _length(self, messages: list[dict[str, str]]) -> int:
-        return len(self.tokenizer.apply_chat_template(messages, tokenize=True))
+        return len(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True))

@@ -6,7 +6,7 @@ exception: a generation config that samples (``do_sample``) and has no ``top_k``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..checks import is_integer, plain
@@ -36,6 +36,13 @@ WITHOUT_COUNTERPART: Mapping[str, tuple[Any, ...]] = {
     "constraints": (),
     "force_words_ids": (),
     "max_time": (),
+}
+# Values with which an entry has no effect.
+NEUTRAL: Mapping[str, Any] = {
+    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty", "num_beams", "num_return_sequences"), 1),
+    **dict.fromkeys(("min_length", "min_new_tokens", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), 0),
+    **dict.fromkeys(("remove_invalid_values", "renormalize_logits"), False),
+    **{"bad_words_ids": [], "top_p": 1, "min_p": 0, "typical_p": 1, "epsilon_cutoff": 0, "eta_cutoff": 0, "top_h": 1},
 }
 IDS = ("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens")
 
@@ -172,6 +179,30 @@ def resolved(
         if tokenizer is not None:
             found |= {"stop_strings": defaults["stop_strings"], "tokenizer": tokenizer}
     return found
+
+
+def without_fields(defaults: Mapping[str, Any], engine: str, known: Collection[str]) -> list[str]:
+    """Return a warning, or nothing, about entries of a generation config that another engine does not obey.
+
+    Args:
+        defaults: the entries, as ``obeyed`` returns them.
+        engine: the name of the engine.
+        known: the entries that it obeys. With "suppress_tokens", it also obeys `bad_words_ids` of one token. Special
+            tokens and the greatest length are always left out, as the engine gets them in another way.
+    """
+    sampling, beams = defaults.get("do_sample"), defaults.get("num_beams", 1) > 1
+    if "suppress_tokens" in known and "bad_words_ids" in defaults:
+        longer = [word for word in defaults["bad_words_ids"] if len(word) > 1]
+        defaults = {**defaults, "bad_words_ids": longer}
+    lost = [
+        f"{name}={value!r:.40}"
+        for name, value in defaults.items()
+        if name not in (*known, *TOKENS, LENGTHS[0], "max_new_tokens", "tokenizer")
+        and not (name in NEUTRAL and value == NEUTRAL[name])
+        and not (name in (*FILTERS, "temperature", "do_sample") and not sampling)
+        and not (name in ("length_penalty", "early_stopping") and not beams)
+    ]
+    return [f"{engine} does not obey of the generation config: {', '.join(lost)}"] if lost else []
 
 
 def _most_new(defaults: Mapping[str, Any], width: int, limit: int) -> int | None:

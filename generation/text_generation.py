@@ -87,10 +87,11 @@ class TextGenerating:
         Args:
             prompts: one text or several; or one conversation, a list of messages ``{"role": "user", "content": …}``
                 that the tokenizer's chat template formats, or several conversations.
-            max_new_tokens: greatest number of new tokens. Default: 256, or fewer if the model has no room for as many.
+            max_new_tokens: greatest number of new tokens. Default: that of the model's generation config, or else 256,
+                or fewer if the model has no room for as many.
             stop_tokens: ids that end a text. Default: ``stop_tokens`` of this model.
             tokenizer: the tokenizer to use. Default: that of this model.
-            options: all other options of ``generation.search.generate``.
+            options: all other options of ``generation.search.generate``, except `num_return_sequences`.
 
         Returns:
             The generated text, without the prompt, the stop token and the stop string; a list for several prompts.
@@ -155,15 +156,23 @@ class _Request:
             self.ids[i, width - len(row) :], self.mask[i, width - len(row) :] = row, 1
         self.behind = width if self.decoder.start_token is None else 1
         room = self.decoder.max_length - self.behind
+        defaults = getattr(self.decoder, "defaults", {})
         if options.get("max_new_tokens") is None:
             if room < 1:
                 raise ValueError(f"prompts: got {width} tokens; accepted: fewer than {self.decoder.max_length}")
-            options = {**options, "max_new_tokens": min(MOST_NEW_TOKENS, room)}
+            options = {name: value for name, value in options.items() if name != "max_new_tokens"}
+            if not {"max_new_tokens", "max_length"} & set(defaults):
+                options["max_new_tokens"] = min(MOST_NEW_TOKENS, room)
+        if options.setdefault("num_return_sequences", 1) != 1:
+            raise ValueError(
+                f"num_return_sequences: got {options['num_return_sequences']!r} for texts; accepted: 1, or ids in "
+                "generate"
+            )
         if options.get("stop_tokens") is None:
             options = {**options, "stop_tokens": source.stop_tokens}
         self.options = {**options, "tokenizer": self.tokenizer}
         self.stops = set(stop_tokens(options["stop_tokens"]).tolist())
-        strings = options.get("stop_strings") or ()
+        strings = options.get("stop_strings", defaults.get("stop_strings")) or ()
         self.strings = [strings] if isinstance(strings, str) else strings
 
     def _ids(self, prompt: Any) -> Any:
@@ -172,7 +181,7 @@ class _Request:
             return prompt
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt).ids
-        return self.tokenizer.apply_chat_template(list(prompt), tokenize=True)
+        return self.tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=True)
 
     def continuation(self, prompt: Any, row: list[int]) -> Continuation:
         """Return the continuation of `prompt` for the new ids `row`, which may be followed by padding."""

@@ -17,8 +17,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...checks import is_integer, is_number, positive_integer
+from ...checks import positive_integer
 from ...files import write_json
+from ...generation.defaults import without_fields
 from ...needs import named_extras
 from ...runtime.metadata import TOKENIZER_FILES
 from ...runtime.runner import Runner
@@ -34,12 +35,11 @@ from .genai_tokenizer import genai_files, unread
 CONFIG_FILE, MODEL_FILE = "genai_config.json", "model.onnx"
 KNOWN = (MODEL_FILE, f"{MODEL_FILE}.data", CONFIG_FILE, *TOKENIZER_FILES)
 NO_TOKENIZER = "without a tokenizer: the folder takes ids, and no texts"
-# Search options of generation_config.json that the runtime has under the same names, and their types.
-SEARCH: Mapping[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("do_sample", "early_stopping"), lambda value: isinstance(value, bool)),
-    **dict.fromkeys(("min_length", "no_repeat_ngram_size", "num_beams", "top_k"), is_integer),
-    **dict.fromkeys(("length_penalty", "repetition_penalty", "temperature", "top_p"), is_number),
-}
+# Entries of generation_config.json that the runtime obeys under the same names.
+SEARCH = (
+    *("do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram_size"),
+    *("min_length", "num_beams", "length_penalty", "early_stopping", "num_return_sequences"),
+)
 
 
 @named_extras()
@@ -71,7 +71,7 @@ def to_genai(
         folder: path of the folder. It must not exist, be empty, or have been written by this function.
         precision: as in ``to_onnx``.
         max_length: maximum number of tokens of a prompt and its continuation, unless the program sets another. Default:
-            the model's `max_length`.
+            the `max_length` of the model's generation config, or else that of the model.
         stop_tokens: ids of the end tokens. Default: ``model.stop_tokens``, those of config, generation config and
             tokenizer.
         target: as in ``to_onnx``. Default: "onnxruntime" if the decoder allows it, as in GenAI's own models; the cache
@@ -107,7 +107,8 @@ def export_genai(model: Any, request: ExportRequest) -> ExportResult:
             (new / name).write_bytes(text.encode())
         beside = sorted(file for file in new.iterdir() if file not in result.files)
         warning = NO_TOKENIZER if model.tokenizer is None else unread(model.tokenizer)
-        warnings = [*result.warnings, *([warning] if warning else [])]
+        lost = without_fields(model.generation_defaults, "ONNX Runtime GenAI", _search(model.generation_defaults))
+        warnings = [*result.warnings, *([warning] if warning else []), *lost]
         result = replace(result, files=(*result.files, *beside), warnings=warnings)
         return moved(result, new, request.path, format="genai")
 
@@ -115,7 +116,8 @@ def export_genai(model: Any, request: ExportRequest) -> ExportResult:
 def _longest(model: Any, max_length: int | None) -> int:
     """Return the maximum number of tokens of a prompt and its continuation together."""
     positions = model.config.to_dict()["max_length"]
-    longest = positions if max_length is None else positive_integer("max_length", max_length)
+    stated = min(positions, model.generation_defaults.get("max_length", positions))
+    longest = stated if max_length is None else positive_integer("max_length", max_length)
     if longest > positions:
         raise ValueError(f"max_length: got {longest}; accepted: at most {positions}, the model's positions")
     return longest
@@ -141,8 +143,7 @@ def _settings(model: Any, signature: Signature, ends: list[int], longest: int, s
     _, kv_heads, _, head_size = caches[0].dims  # (batch, kv_heads, past_sequence, head_dim)
     ids = {name: _special_id(model, f"{name}_token_id") for name in ("bos", "pad")}
     ids["pad"] = ends[0] if ids["pad"] is None else ids["pad"]
-    given = {name: model.generation_config.get(name) for name in SEARCH}
-    search = {name: value for name, value in given.items() if value is not None and SEARCH[name](value)}
+    search = _search(model.generation_defaults)
     return {
         "model": {
             "type": "decoder",
@@ -174,6 +175,14 @@ def _settings(model: Any, signature: Signature, ends: list[int], longest: int, s
         },
         "search": {"do_sample": False, **search, "max_length": longest, "past_present_share_buffer": shared},
     }
+
+
+def _search(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a generation config that the runtime obeys, with the defaults that transformers has."""
+    found = {name: defaults[name] for name in SEARCH if name in defaults}
+    if not isinstance(found.get("early_stopping", False), bool):
+        del found["early_stopping"]
+    return {"top_k": 50, **found} if found.get("do_sample") else found
 
 
 def _special_id(model: Any, name: str) -> int | None:

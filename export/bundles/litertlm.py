@@ -8,7 +8,8 @@ The engine runs a file of ``to_tflite`` unchanged. How it uses the metadata is t
 - ``start_token`` is fed before every prompt, even if the prompt already begins with it. It is therefore written only if
   the model's own tokenizer adds it, and is then removed from the beginning of the chat template.
 - ``jinja_prompt_template`` renders conversations; a session without a conversation uses only ``prompt_templates``.
-- Without sampler parameters, the engine takes the most likely token.
+- Without sampler parameters, the engine takes the most likely token. The metadata has parameters of sampling and tokens
+  that are never generated; penalties are options of each request.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 from ...checks import positive_integer
 from ...files import written
+from ...generation.defaults import without_fields
 from ...needs import named_extras
 from ...runtime.runner import Runner
 from ...runtime.tflite.runner import TFLiteRunner
@@ -99,9 +101,10 @@ def export_litertlm(model: Any, request: ExportRequest) -> ExportResult:
         file = Path(room) / "model.tflite"
         result = export_tflite(model, request.for_file("tflite", file, cache=True))
         slots = TFLiteRunner(file).decoder().max_length
-        bundle(file, model.tokenizer, _metadata(prompts, start, ends, slots), temporary, request.card)
+        message = _metadata(prompts, start, ends, slots)
+        warnings = [*result.warnings, *_set_generation(message, model, ends)]
+        bundle(file, model.tokenizer, message, temporary, request.card)
         size = temporary.stat().st_size
-    warnings = list(result.warnings)
     if any("strftime_now" in template for template in model.tokenizer.chat_templates.values()):
         warnings.append("the date that the chat template writes is that of the export")
     return replace(result, path=target, format="litertlm", bytes=size, files=(target,), warnings=warnings)
@@ -151,6 +154,20 @@ def _metadata(prompts: Prompts, start: int | None, ends: list[int], slots: int) 
         affixes, place = getattr(prompts, name), getattr(message.prompt_templates, name)
         place.prefix, place.suffix = (affixes.prefix, affixes.suffix) if affixes else ("", "")
     return message
+
+
+def _set_generation(message: Any, model: Any, ends: list[int]) -> list[str]:
+    """Write the model's generation config to the metadata, and return a warning if some of it has no field there."""
+    defaults = model.generation_defaults
+    words = [word[0] for word in defaults.get("bad_words_ids", ()) if len(word) == 1 and word[0] not in ends]
+    if banned := sorted({*words, *defaults.get("suppress_tokens", ())}):
+        message.suppress_tokens.ids.extend(banned)
+    if defaults.get("do_sample"):
+        sampler = message.sampler_params
+        sampler.type = type(sampler).TOP_P
+        sampler.k = defaults.get("top_k", 50) or model.config.to_dict()["vocab_size"]
+        sampler.p, sampler.temperature = defaults.get("top_p", 1.0), defaults.get("temperature", 1.0)
+    return without_fields(defaults, "LiteRT-LM", ("do_sample", "temperature", "top_k", "top_p", "suppress_tokens"))
 
 
 def _start(tokenizer: Tokenizer, prompts: Prompts) -> tuple[Prompts, int | None]:

@@ -14,6 +14,7 @@ import functools
 import io
 import os
 import secrets
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,7 +22,9 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from ...generation.search import Decoder, GenerateOptions, Options
+from ...generation.defaults import resolved, without_fields
+from ...generation.options import GenerateOptions, Options
+from ...generation.search import Decoder
 from ...generation.text_generation import MOST_NEW_TOKENS, Continuation, begun, check_fits, is_ids, is_single, several
 from ...needs import named_extras
 from ...text.tokenizer import Tokenizer
@@ -29,14 +32,10 @@ from ..metadata import FAMILY
 from ..runner import Runner, usable_cores
 from ..tflite.flatbuffer import tflite_metadata
 
-# Options of ``generate`` that the engine lacks or interprets differently, and their value if they are not requested.
-WITHOUT_COUNTERPART = {
-    "min_p": None,
-    "repetition_penalty": 1.0,
-    "num_beams": 1,
-    "length_penalty": 1.0,
-    "callback": None,
-}
+# Options of ``generate`` that the engine has. It lacks all others, or interprets them differently.
+KNOWN = ("max_new_tokens", "temperature", "top_k", "top_p", "stop_tokens", "stop_strings", "tokenizer", "seed")
+# Entries of a generation config that are obeyed; the bundle has the tokens that are never generated.
+OBEYED = ("do_sample", "temperature", "top_k", "top_p", "stop_strings", "suppress_tokens")
 ELSE = "or an .onnx or .tflite file of the model"
 
 
@@ -126,6 +125,8 @@ class LiteRTLMRunner(Runner):
         self.metadata = tflite_metadata(path, part.begin)
         self.files, self.graphs = {path: self.metadata}, {}
         self.said = _llm_metadata(path)
+        for warning in without_fields(self.generation_defaults, "LiteRT-LM", OBEYED):
+            warnings.warn(f"path: {path}: {warning}", stacklevel=3)
 
     def __repr__(self) -> str:
         family = self.metadata.get(FAMILY, "not of attention_zoo")
@@ -223,8 +224,11 @@ class _Request:
             raise ValueError("tokenizer: got a bundle that was made elsewhere; accepted: tokenizer=…, the model's own")
         check_fits(tokenizer, runner._vocab_size)
         self.tokenizer = tokenizer
-        text = prompt if isinstance(prompt, str) else tokenizer.apply_chat_template(list(prompt))
-        wanted = tokenizer.encode(text, add_special_tokens=isinstance(prompt, str)).ids
+        if isinstance(prompt, str):
+            text, wanted = prompt, tokenizer.encode(prompt).ids
+        else:
+            text = tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True)
+            wanted = tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=True)
         if not wanted:
             raise ValueError("prompts: got nothing; accepted: at least one token")
         room = runner.decoder().max_length - len(wanted)
@@ -242,15 +246,19 @@ class _Request:
         known = {field.name for field in fields(Options)}
         if unknown := sorted(set(options) - known):
             raise ValueError(f"options: got {unknown}; accepted: {sorted(known)}")
-        for name, default in WITHOUT_COUNTERPART.items():
+        for name, default in ((field.name, field.default) for field in fields(Options) if field.name not in KNOWN):
             if options.get(name, default) != default:
                 raise ValueError(f"{name}: got {options[name]!r}, which LiteRT-LM has not; accepted: {default}, {ELSE}")
         if (stops := options.get("stop_tokens")) is not None:
             raise ValueError(f"stop_tokens: got {stops!r}; accepted: None, for those in the bundle, which it stops at")
-        said = {name: value for name, value in options.items() if name not in ("max_new_tokens", "tokenizer")}
-        most = options.get("max_new_tokens")
-        most = min(MOST_NEW_TOKENS, room) if most is None else most
-        checked = Options(**said, max_new_tokens=most, tokenizer=self.tokenizer)
+        given = {name: value for name, value in options.items() if name in KNOWN and name != "tokenizer"}
+        if given.get("max_new_tokens") is None:
+            given.pop("max_new_tokens", None)
+        defaults = self.runner.generation_defaults | {"tokenizer": self.tokenizer}
+        said = resolved(given, defaults, width=self.length, limit=self.length + room, single=True)
+        most = said.get("max_new_tokens", min(MOST_NEW_TOKENS, room))
+        own = {name: value for name, value in said.items() if name in KNOWN}
+        checked = Options(**{**own, "max_new_tokens": most, "tokenizer": self.tokenizer})
         if checked.max_new_tokens > room:
             raise ValueError(f"max_new_tokens: got {most}; accepted: at most {room}, as exported, behind this prompt")
         strings = checked.stop_strings or []

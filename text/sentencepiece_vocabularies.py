@@ -115,13 +115,19 @@ def sentencepiece_tokenizer(file: Path, kind: str, config: Mapping[str, Any]) ->
     """
     model = read_model(file)
     if kind in ("", "llama", "mistral") and model.kind == BPE:
-        return _llama(model, file)
-    if kind in ("t5", "mt5", "marian") and model.kind == UNIGRAM:
-        return _marian(model, file) if kind == "marian" else _t5(model, file, config)
-    raise ValueError(
-        f"path: {file}: got a SentencePiece model of type {model.kind} for a tokenizer of kind {kind!r}; accepted: a "
-        "BPE model for Llama, a unigram model for T5 or Marian, or a folder with tokenizer.json"
-    )
+        backend, defaults = _llama(model, file)
+    elif kind in ("t5", "mt5", "marian") and model.kind == UNIGRAM:
+        backend, defaults = _marian(model, file) if kind == "marian" else _t5(model, file, config)
+    else:
+        raise ValueError(
+            f"path: {file}: got a SentencePiece model of type {model.kind} for a tokenizer of kind {kind!r}; accepted: "
+            "a BPE model for Llama, a unigram model for T5 or Marian, or a folder with tokenizer.json"
+        )
+    from tokenizers import AddedToken
+
+    whole = [piece for piece, of in zip(model.pieces, model.types, strict=True) if of == USER_DEFINED]
+    backend.add_tokens([AddedToken(piece, special=False, normalized=False) for piece in whole])
+    return backend, defaults
 
 
 def _llama(model: Model, file: Path) -> tuple[Any, dict[str, Any]]:

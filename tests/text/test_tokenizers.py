@@ -370,9 +370,116 @@ def test_gguf_sentencepiece(tmp_path: Path) -> None:
         {**fields, "tokenizer.ggml.add_space_prefix": False, "tokenizer.ggml.add_bos_token": False}
     )
     assert bare.encode("▁the days").ids == model.encode("the days")
-    (tmp_path / "spiece.model").write_bytes((tmp_path / "llama.model").read_bytes())
-    with pytest.raises(ValueError, match=r"path: .*spiece\.model.*SentencePiece.*accepted: .*tokenizer\.json"):
+    (tmp_path / "tokenizer.model").write_bytes((tmp_path / "llama.model").read_bytes())
+    own = Tokenizer.load(tmp_path)
+    for text in [*TEXTS, "hello  the cafés of days", " the days", "a <think>b"]:
+        spaced = text.removeprefix(" ")  # as in transformers, without a second space in front
+        assert own.encode(text).ids == [1, *(model.encode(spaced) if text != " " else [model.piece_to_id("▁")])], text
+    assert own.special_tokens == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (tmp_path / "config.json").write_text('{"model_type": "gemma"}')
+    with pytest.raises(
+        ValueError, match=r"path: .*tokenizer\.model: got a SentencePiece model of type 2.*'gemma'; acc"
+    ):
         Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["t5", "marian"])
+def test_unigram_models(kind: str, tmp_path: Path) -> None:
+    """Compare T5's and Marian's tokenizers with SentencePiece, including its rules of normalization."""
+    spm = pytest.importorskip("sentencepiece")
+    corpus, ids = tmp_path / "corpus.txt", {"t5": (0, 1, 2), "marian": (-1, 0, 1)}[kind]
+    corpus.write_text("\n".join(["Hello world, hello again", "days and days of the café", "the runs of spaces"] * 20))
+    spm.SentencePieceTrainer.train(
+        input=str(corpus),
+        model_prefix=str(tmp_path / "model"),
+        vocab_size=60,
+        hard_vocab_limit=False,
+        bos_id=-1,
+        minloglevel=2,
+        **dict(zip(("pad_id", "eos_id", "unk_id"), ids, strict=True)),
+    )
+    model = spm.SentencePieceProcessor(model_file=str(tmp_path / "model.model"))
+    name = {"t5": "spiece.model", "marian": "source.spm"}[kind]
+    content = (tmp_path / "model.model").read_bytes()
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    pieces = [model.id_to_piece(n) for n in range(model.get_piece_size())]
+    if kind == "marian":  # ids of its own, and pieces of another language
+        pieces = ["</s>", "<unk>", "fremd", *pieces[:1:-1], "<pad>"]
+        (tmp_path / "vocab.json").write_text(json.dumps({piece: n for n, piece in enumerate(pieces)}))
+    tokenizer = Tokenizer.load(tmp_path)
+    for text in [*TEXTS, "hello  the cafés of days", " the days ", "ｈｅｌｌｏ ﬁ"]:
+        expected = [pieces.index(piece) if piece in pieces else ids[2] for piece in model.encode(text, out_type=str)]
+        assert tokenizer.encode(text).ids == [*expected, ids[1]], text
+    assert tokenizer.decode(tokenizer.encode("hello  the days").ids) == "hello the days"
+    if kind == "t5":
+        assert tokenizer.encode("<extra_id_0>").ids == [len(pieces) + 99, 1]
+    for length in range(0, len(content), 997):
+        (tmp_path / name).write_bytes(content[:length])
+        with pytest.raises(ValueError, match=rf"path: .*{name}"):
+            Tokenizer.load(tmp_path)
+
+
+# Files of Hugging Face folders
+
+
+def test_options_of_bert_are_those_of_the_config(tmp_path: Path) -> None:
+    """As in transformers, rather than those of tokenizer.json; the defaults apply where the config has none."""
+    Tokenizer.load(bert_folder(tmp_path, do_lower_case=True)).save(tmp_path)
+    ids = {True: [1, 7, 4, 5, 2], False: [1, 0, 2]}
+    for config, lower in (
+        ({"tokenizer_class": "BertTokenizer", "do_lower_case": False}, False),
+        ({"tokenizer_class": "BertTokenizerFast"}, True),
+        ({"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": False}, True),
+    ):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        assert Tokenizer.load(tmp_path).encode("UNwanted").ids == ids[lower], config
+
+
+def test_chat_templates_in_files_of_their_own(tmp_path: Path) -> None:
+    """They replace those of tokenizer_config.json, and are saved in it; older files do not come back."""
+    Tokenizer.load(bert_folder(tmp_path), chat_template="old").save(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("usual")
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("with tools")
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.chat_templates == {"default": "usual", "tool_use": "with tools"}
+    for again in (Tokenizer.load(tokenizer.save(tmp_path)), Tokenizer.from_files(tokenizer.to_files())):
+        assert again.chat_templates == tokenizer.chat_templates
+    single = Tokenizer.load(tmp_path, chat_template="single")
+    assert Tokenizer.load(single.save(tmp_path)).chat_templates == {"default": "single"}
+
+
+def test_further_special_tokens(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(bert_folder(tmp_path, additional_special_tokens=["running", "<x>"]))
+    assert tokenizer.encode("want<x>").ids == [1, 3, 14, 2] and tokenizer.vocab_size == 15
+    assert tokenizer.decode([3, 13, 14]) == "want"
+    (tmp_path / "tokenizer_config.json").write_text('{"additional_special_tokens": "running"}')
+    with pytest.raises(ValueError, match="additional_special_tokens: got 'running'; accepted: a list of tokens"):
+        Tokenizer.load(tmp_path)
+
+
+def test_unknown_options_are_refused(tmp_path: Path) -> None:
+    files = Tokenizer.load(bert_folder(tmp_path)).to_files()
+    with pytest.raises(ValueError, match=r"config: got \['padding'\]; accepted: \['bos_token', "):
+        Tokenizer.from_files(files, padding="left")
+    with pytest.raises(ValueError, match=r"files: got \['a\.json'\]; accepted: tokenizer\.json"):
+        Tokenizer.from_files({"a.json": "{}"})
+
+
+def test_prompts_and_lower_case_are_saved(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"prompts": {"q": "want "}, "default_prompt_name": "q", "include_prompt": False}
+    tokenizer = Tokenizer.load(bert_folder(tmp_path, do_lower_case=False), lowercase=True, **options)
+    for again in (
+        tokenizer,
+        Tokenizer.load(tokenizer.save(tmp_path / "a")),
+        Tokenizer.from_files(tokenizer.to_files()),
+    ):
+        given = again("UNwanted")
+        assert given["input_ids"].tolist() == [[1, 3, 7, 4, 5, 2]]
+        assert given["pooling_mask"].tolist() == [[0, 0, 1, 1, 1, 1]]
+    with pytest.raises(ValueError, match=r"default_prompt_name: got 'p'; accepted: \['q'\], or None"):
+        Tokenizer.load(tmp_path, prompts={"q": ""}, default_prompt_name="p")
 
 
 # KerasHub

@@ -8,6 +8,8 @@ from typing import Any
 
 from ..needs import named_extras
 
+UNFINISHED = "\ufddeUNFINISHED "  # marks the end of an unfinished message; no text contains its first character
+
 
 def named_templates(value: Any) -> dict[str, str]:
     """Return the templates of the config key "chat_template" by name; a single one is named "default".
@@ -28,21 +30,11 @@ def named_templates(value: Any) -> dict[str, str]:
     return named
 
 
-def chat_text(
-    templates: Mapping[str, str],
-    messages: Sequence[Mapping[str, Any]],
-    special_tokens: Mapping[str, str],
-    variables: Mapping[str, Any],
-) -> str:
-    """Render `messages` with the template "tool_use" if there are tools and such a template, or else with "default".
-
-    Args:
-        templates: templates by name.
-        messages, variables: as in ``Tokenizer.apply_chat_template``.
-        special_tokens: contents of the special tokens by name.
+def check_messages(messages: Any) -> None:
+    """Check one conversation.
 
     Raises:
-        ValueError: no such template, messages or variables of another type, or a template that fails.
+        ValueError: not a list of messages with a role and a content or tool calls, or an empty list.
     """
     if not isinstance(messages, list | tuple) or not messages:
         raise ValueError(
@@ -52,13 +44,78 @@ def chat_text(
         known = isinstance(message, Mapping) and isinstance(message.get("role"), str)
         if not known or (message.get("content") is None and not message.get("tool_calls")):
             raise ValueError(f"messages: got {message!r}; accepted: a role and a content in each")
-    name = "tool_use" if variables.get("tools") and "tool_use" in templates else "default"
+
+
+def chosen_template(templates: Mapping[str, str], wanted: str | None, *, tools: bool) -> str:
+    """Return the template to use.
+
+    Args:
+        templates: templates by name.
+        wanted: a name or a template; None for "tool_use" if there are `tools` and such a template, or else "default".
+        tools: whether the conversation has tools.
+
+    Raises:
+        ValueError: no such template.
+    """
+    if wanted is not None and not isinstance(wanted, str):
+        raise ValueError(f"chat_template: got {type(wanted).__name__}; accepted: a name, a template, or None")
+    if wanted is not None and wanted not in templates:
+        if "{" not in wanted:
+            raise ValueError(f"chat_template: got {wanted!r}; accepted: {sorted(templates)}, or a Jinja template")
+        return wanted
+    name = wanted or ("tool_use" if tools and "tool_use" in templates else "default")
     if name not in templates:
         raise ValueError(f"chat_template: got {sorted(templates)}; accepted: a tokenizer that has one")
+    return templates[name]
+
+
+def chat_text(
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    special_tokens: Mapping[str, str],
+    variables: Mapping[str, Any],
+    *,
+    unfinished: bool = False,
+) -> str:
+    """Render `messages`, which ``check_messages`` accepts, with a template.
+
+    Args:
+        messages, variables: as in ``Tokenizer.apply_chat_template``.
+        special_tokens: contents of the special tokens by name.
+        unfinished: end behind the content of the last message, so that a model continues it.
+
+    Raises:
+        ValueError: variables of another type, a template that fails or that leaves out an unfinished message.
+    """
+    if unfinished:
+        return _up_to_the_last_content(template, messages, special_tokens, variables)
     # As in transformers, entries that are None are left out, because templates test whether a key exists.
     plain = [{key: value for key, value in message.items() if value is not None} for message in messages]
     given = {"messages": plain, "documents": None, **variables}
-    return _render(templates[name], {**special_tokens, **{key: _plain(key, value) for key, value in given.items()}})
+    return _render(template, {**special_tokens, **{key: _plain(key, value) for key, value in given.items()}})
+
+
+def _up_to_the_last_content(
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    special_tokens: Mapping[str, str],
+    variables: Mapping[str, Any],
+) -> str:
+    """Render `messages` and cut the text behind the last message's content, as transformers does."""
+    *before, last = messages
+    content = last.get("content")
+    if not isinstance(content, str):
+        raise ValueError(f"continue_final_message: got a last message of {content!r:.60}; accepted: one with a text")
+    marked = [*before, {**last, "content": content + UNFINISHED}]
+    text = chat_text(template, marked, special_tokens, variables)
+    place = text.rfind(UNFINISHED.strip())
+    if place < 0:
+        raise ValueError(
+            "continue_final_message: got True for a chat template that leaves out the last message; accepted: False"
+        )
+    if text.startswith(UNFINISHED, place):
+        return text[:place]
+    return text[:place].rstrip()  # the template strips contents
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -108,11 +108,11 @@ def behind_prompt(mask: Array, length: int) -> Array:
     return (mask * (np.cumsum(mask, axis=1) > length)).astype(mask.dtype)
 
 
-def row_width(rows: list[Any], limit: int | None, padding: bool | str, pad_token_id: int | None) -> int:
-    """Return the length to which `rows` are padded.
+def row_width(lengths: list[int], limit: int | None, padding: bool | str, pad_token_id: int | None) -> int:
+    """Return the length to which rows are padded.
 
     Args:
-        rows: encodings with special tokens.
+        lengths: of the rows, special tokens included.
         limit: longest row, or None.
         padding: as in ``Tokenizer.__call__``.
         pad_token_id: id of the pad token, or None.
@@ -121,12 +121,12 @@ def row_width(rows: list[Any], limit: int | None, padding: bool | str, pad_token
         ValueError: rows longer than `limit` with ``padding="max_length"``, or rows that need padding without a pad
             token or with ``padding=False``.
     """
-    width = max(len(row.ids) for row in rows)
+    width = max(lengths)
     if padding == "max_length" and limit is not None:
         if width > limit:
             raise ValueError(f"truncation: got False for {width} tokens; accepted: True, to keep max_length={limit}")
         width = limit
-    short = [len(row.ids) for row in rows if len(row.ids) < width]
+    short = [length for length in lengths if length < width]
     if short and not padding:
         raise ValueError(f"padding: got False for rows of {min(short)} to {width} tokens; accepted: 'longest'")
     if short and pad_token_id is None:

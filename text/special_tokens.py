@@ -29,17 +29,24 @@ def register_special_tokens(backend: Any, config: Mapping[str, Any]) -> dict[str
     return found
 
 
-def set_frame(backend: Any, tokens: Mapping[str, str], *, bos: bool, eos: bool) -> None:
+def set_frame(backend: Any, tokens: Mapping[str, str], *, bos: Any, eos: Any) -> None:
     """Set the post-processor that adds bos before and eos after every text, as `bos` and `eos` ask.
 
-    transformers does the same if the config has "add_bos_token" or "add_eos_token".
+    transformers does the same if the config has "add_bos_token" or "add_eos_token". Without either, `backend` is left
+    unchanged.
 
     Args:
         tokens: contents of the special tokens by name.
+        bos, eos: whether to add the token; None for what the post-processor of `backend` does.
 
     Raises:
         ValueError: `bos` or `eos` is set, but `tokens` has no such token.
     """
+    if bos is None and eos is None:
+        return
+    added = backend.encode("").tokens
+    bos = tokens.get("bos_token") in added[:1] if bos is None else bool(bos)
+    eos = tokens.get("eos_token") in added[-1:] if eos is None else bool(eos)
     from tokenizers.processors import TemplateProcessing
 
     for wanted, name in ((bos, "bos_token"), (eos, "eos_token")):

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from .chat import chat_text, named_templates
+from .chat import chat_text, check_messages, chosen_template, named_templates
 from .encoding import behind_prompt, encoded_rows, id_list, input_arrays, prompt_length, row_width, with_prompt
 from .gguf_vocabularies import gguf_tokenizer
 from .keras_hub_vocabularies import keras_hub_tokenizer
-from .lengths import row_limit, side
+from .lengths import padded, row_limit, side
+from .plain_tokens import NONCHARACTERS, PlainTokens
 from .special_tokens import check_frame, register_special_tokens, set_frame
 from .tokenizer_config import (
     check_names,
@@ -32,6 +33,13 @@ from .tokenizer_files import file_texts, parse_tokenizer, read_tokenizer, write_
 from .vocabularies import SPECIAL, checked
 
 Array = np.ndarray
+# Arguments of transformers' ``apply_chat_template`` that are not variables of a template.
+UNKNOWN_HERE = {
+    "return_tensors": "return_dict=True, for NumPy arrays",
+    "return_assistant_tokens_mask": "no such argument: compare the ids with those of the conversation before an answer",
+    "tokenizer_kwargs": "truncation, max_length and padding themselves",
+    "conversation": "messages",
+}
 
 
 class Tokenizer:
@@ -73,6 +81,7 @@ class Tokenizer:
     def __init__(self, backend: Any, **config: Any) -> None:
         check_names(config)
         self.backend = backend
+        self._plain_tokens: tuple[int, PlainTokens] | None = None
         config = with_backend_settings(backend, config)
         for name, (content, number) in register_special_tokens(backend, config).items():
             setattr(self, name, content)
@@ -90,9 +99,7 @@ class Tokenizer:
         if config.get("lowercase"):
             set_lowercase(backend)
         set_prefix_space(backend, config.get("add_prefix_space"))
-        bos, eos = config.get("add_bos_token"), config.get("add_eos_token")
-        if bos is not None or eos is not None:
-            set_frame(backend, self.special_tokens, bos=bool(bos), eos=bool(eos))
+        set_frame(backend, self.special_tokens, bos=config.get("add_bos_token"), eos=config.get("add_eos_token"))
         check_frame(backend, vocabulary)
         self.chat_templates = named_templates(config.get("chat_template"))
 
@@ -274,7 +281,7 @@ class Tokenizer:
         )
         arrays = input_arrays(
             rows,
-            row_width(rows, limit, padding, self.pad_token_id),
+            row_width([len(row.ids) for row in rows], limit, padding, self.pad_token_id),
             padding_side,
             pad_token_id=self.pad_token_id,
             token_types=self.uses_token_types,
@@ -300,12 +307,21 @@ class Tokenizer:
             raise ValueError(f"prompt: got {prompt!r} with is_split_into_words; accepted: '', or texts")
         return prompt or ""
 
-    def encode(self, text: str, pair: str | None = None, *, add_special_tokens: bool = True) -> Any:
+    def encode(
+        self,
+        text: str,
+        pair: str | None = None,
+        *,
+        add_special_tokens: bool = True,
+        split_special_tokens: bool = False,
+    ) -> Any:
         """Encode one text or a pair of texts, without truncation or padding.
 
         Args:
             text, pair: the text, and optionally a second one.
             add_special_tokens: add the special tokens that the model was trained with.
+            split_special_tokens: encode the characters of a special token in the text as ordinary text, for texts from
+                others. A pair of texts cannot be split.
 
         Returns:
             A ``tokenizers.Encoding`` with ``.ids``, ``.tokens``, ``.offsets`` (in characters) and more.
@@ -316,7 +332,11 @@ class Tokenizer:
         for name, value in (("text", text), ("pair", pair)):
             if not isinstance(value, str) and not (name == "pair" and value is None):
                 raise ValueError(f"{name}: got {type(value).__name__}; accepted: a text")
-        return checked("text", lambda: self.backend.encode(text, pair, add_special_tokens=add_special_tokens))
+        if split_special_tokens and pair is not None:
+            raise ValueError("split_special_tokens: got True with a pair; accepted: False, or a single text")
+        backend = self._plain.backend if split_special_tokens else self.backend
+        text = NONCHARACTERS.sub("\ufffd", text) if split_special_tokens else text
+        return checked("text", lambda: backend.encode(text, pair, add_special_tokens=add_special_tokens))
 
     def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
         """Decode one row of ids to text.
@@ -337,11 +357,19 @@ class Tokenizer:
 
     def apply_chat_template(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Sequence[Any],
         *,
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tokenize: bool = False,
+        split_special_tokens: bool = True,
+        truncation: bool = False,
+        max_length: int | None = None,
+        padding: bool | str = False,
+        padding_side: str | None = None,
+        return_dict: bool = False,
         **variables: Any,
     ) -> Any:
         """Format a conversation with the chat template that the model was trained with.
@@ -350,18 +378,76 @@ class Tokenizer:
         ``raise_exception``, ``strftime_now`` and ``tojson``. All values that are passed to it are plain JSON.
 
         Args:
-            messages: the messages in order, each ``{"role": "user", "content": …}``.
-            add_generation_prompt: end with the header of the model's answer.
-            tools: JSON schemas of functions that the model may call; the template "tool_use" is used if there is one.
+            messages: the messages in order, each ``{"role": "user", "content": …}``; or several conversations.
+            add_generation_prompt: end with the header of the model's answer. For generation, not for training.
+            continue_final_message: end behind the content of the last message, which the model then continues.
+            chat_template: the name of one of `chat_templates`, or a template. Default: "tool_use" if there are `tools`
+                and such a template, or else "default".
+            tools: JSON schemas of functions that the model may call.
             tokenize: return ids instead of text. No special tokens are added, because the template writes them.
+            split_special_tokens: encode the characters of a special token in a message, such as "<|im_end|>", as
+                ordinary text, so that nobody can end their turn or write another's. Unlike in transformers this is the
+                default. Requires `tokenize`; the text is the same.
+            truncation, max_length, padding, padding_side: as in ``tokenizer(texts)``, with `tokenize`. Default: no
+                truncation and no padding.
+            return_dict: with `tokenize`, return the arrays that ``tokenizer(texts)`` returns.
             variables: further variables of the template.
 
         Returns:
-            The text, or with `tokenize` its ids as a list.
+            The text, or with `tokenize` its ids as a list; a list of them for several conversations. With
+            `return_dict`, int32 arrays (conversations, tokens) "input_ids" and "attention_mask", and "token_type_ids"
+            if the model has this input.
 
         Raises:
-            ValueError: no template, messages or variables of another type, or a template that fails or is unsafe.
+            ValueError: no template, messages or variables of another type, options that exclude each other, or a
+                template that fails or is unsafe.
         """
-        given = {"add_generation_prompt": bool(add_generation_prompt), "tools": tools, **variables}
-        text = chat_text(self.chat_templates, messages, self.special_tokens, given)
-        return self.encode(text, add_special_tokens=False).ids if tokenize else text
+        if unknown := sorted({*variables} & {*UNKNOWN_HERE}):
+            raise ValueError(f"{unknown[0]}: got {variables[unknown[0]]!r}; accepted: {UNKNOWN_HERE[unknown[0]]}")
+        if add_generation_prompt and continue_final_message:
+            raise ValueError("continue_final_message: got True with add_generation_prompt; accepted: one of the two")
+        for_ids = {"truncation": truncation, "max_length": max_length, "padding": padding, "return_dict": return_dict}
+        if not tokenize and (given := [name for name, value in for_ids.items() if value]):
+            raise ValueError(f"{given[0]}: got {for_ids[given[0]]!r} without tokenize; accepted: tokenize=True")
+        one = isinstance(messages, list | tuple) and bool(messages) and isinstance(messages[0], Mapping)
+        several = isinstance(messages, list | tuple) and bool(messages) and isinstance(messages[0], list | tuple)
+        conversations = list(messages) if several else [messages]
+        for conversation in conversations:
+            check_messages(conversation)
+        template = chosen_template(self.chat_templates, chat_template, tools=bool(tools))
+        own = {"add_generation_prompt": bool(add_generation_prompt), "tools": tools, **variables}
+
+        def render(conversation: Sequence[Mapping[str, Any]]) -> str:
+            return chat_text(template, conversation, self.special_tokens, own, unfinished=continue_final_message)
+
+        if not tokenize:
+            texts = [render(conversation) for conversation in conversations]
+            return texts[0] if one else texts
+        limit = row_limit(max_length, self.model_max_length, truncation, padding)
+        rows = [self._chat_ids(conversation, render, split_special_tokens) for conversation in conversations]
+        if truncation and limit is not None:
+            rows = [row[:limit] if self.truncation_side == "right" else row[-limit:] for row in rows]
+        if not return_dict and not padding:
+            return rows[0] if one else rows
+        width = row_width([len(row) for row in rows], limit, padding, self.pad_token_id)
+        padding_side = self.padding_side if padding_side is None else side("padding_side", padding_side)
+        arrays = {"input_ids": padded(rows, width, self.pad_token_id or 0, padding_side)}
+        if not return_dict:
+            found = arrays["input_ids"].tolist()
+            return found[0] if one else found
+        arrays["attention_mask"] = padded([[1] * len(row) for row in rows], width, 0, padding_side)
+        return arrays | ({"token_type_ids": np.zeros_like(arrays["input_ids"])} if self.uses_token_types else {})
+
+    def _chat_ids(self, messages: Sequence[Mapping[str, Any]], render: Any, split: bool) -> list[int]:
+        """Return the ids of one conversation; with `split`, special tokens in its messages are ordinary characters."""
+        if split and self._plain.occur_in([{**message, "role": None} for message in messages]):
+            return self._plain.encode_rendered(messages, render)
+        return self.encode(render(messages), add_special_tokens=False).ids
+
+    @property
+    def _plain(self) -> PlainTokens:
+        """The encoder that splits special tokens, which is made when it is first needed."""
+        added = len(self.backend.get_added_tokens_decoder())
+        if self._plain_tokens is None or self._plain_tokens[0] != added:
+            self._plain_tokens = (added, PlainTokens(self.backend))
+        return self._plain_tokens[1]

@@ -536,8 +536,8 @@ def chatting(template: Any, **config: Any) -> Tokenizer:
 def test_chat_template() -> None:
     tokenizer = Tokenizer.from_gguf(gguf("gpt-2", **{"chat_template": CHATML, "ggml.add_bos_token": True}))
     closed = "<|im_start|>user\ndon't <b>'12'</b><|im_end|>\n<|im_start|>assistant\ndays<|im_end|>\n"
-    assert tokenizer.apply_chat_template(TALK, add_generation_prompt=False) == closed
-    assert tokenizer.apply_chat_template(TALK) == closed + "<|im_start|>assistant\n"
+    assert tokenizer.apply_chat_template(TALK) == closed
+    assert tokenizer.apply_chat_template(TALK, add_generation_prompt=True) == closed + "<|im_start|>assistant\n"
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     newline = byte_pairs("\n", "gpt-2")
     expected = [start, *byte_pairs("user\ndon't <b>'12'</b>", "gpt-2"), end, *newline]

@@ -124,7 +124,9 @@ def smollm2() -> Any:
 @functools.cache
 def prompts() -> list[str]:
     """Return plain prompts, followed by conversations formatted with the file's chat template."""
-    chats = [smollm2().tokenizer.apply_chat_template(messages) for messages in TEXTS["chats"]]
+    chats = [
+        smollm2().tokenizer.apply_chat_template(messages, add_generation_prompt=True) for messages in TEXTS["chats"]
+    ]
     return [*TEXTS["prompts"], *chats]
 
 

@@ -128,12 +128,16 @@ def test_prompts_are_the_template_s(template: str, start: str, user: Any, model:
     for texts in CONVERSATIONS:
         if template == NO_SYSTEM and texts[0].startswith("!"):
             with pytest.raises(ValueError, match="takes no system message"):
-                ours.apply_chat_template(messages(*texts))
+                ours.apply_chat_template(messages(*texts), add_generation_prompt=True)
             continue
-        assert ours.apply_chat_template(messages(*texts)) == coder.apply_chat_template(messages(*texts))
+        assert ours.apply_chat_template(messages(*texts), add_generation_prompt=True) == coder.apply_chat_template(
+            messages(*texts), add_generation_prompt=True
+        )
         # The engine passes the content of every message as a list of items.
         items = [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in messages(*texts)]
-        assert ours.apply_chat_template(items) == coder.apply_chat_template(messages(*texts))
+        assert ours.apply_chat_template(items, add_generation_prompt=True) == coder.apply_chat_template(
+            messages(*texts), add_generation_prompt=True
+        )
 
 
 def test_nothing_is_lost_between_turns() -> None:
@@ -145,13 +149,17 @@ def test_nothing_is_lost_between_turns() -> None:
     ours = tokenizer(prompts_of(coder, ["</s>"]).template())
     first, both = messages("a", "b"), messages("a", "b", "c")
     before = ours.apply_chat_template(first, add_generation_prompt=False)
-    assert before.endswith("b</s>") and ours.apply_chat_template(both) == coder.apply_chat_template(both)
-    assert ours.apply_chat_template(both).removeprefix(before).startswith("\n<|user|>user\nc")
+    assert before.endswith("b</s>") and ours.apply_chat_template(
+        both, add_generation_prompt=True
+    ) == coder.apply_chat_template(both, add_generation_prompt=True)
+    assert (
+        ours.apply_chat_template(both, add_generation_prompt=True).removeprefix(before).startswith("\n<|user|>user\nc")
+    )
 
 
 def test_without_a_template_prompts_are_plain() -> None:
     assert prompts_of(tokenizer(), ["</s>"]) == Prompts(system=Affixes())
-    assert tokenizer(Prompts().template()).apply_chat_template(messages("a")) == "a"
+    assert tokenizer(Prompts().template()).apply_chat_template(messages("a"), add_generation_prompt=True) == "a"
 
 
 @pytest.mark.parametrize(
@@ -206,8 +214,12 @@ def test_what_is_in_a_bundle(framed: bool, tmp_path: Path) -> None:
         metadata.prompt_templates.user.prefix == "<|user|>user\n\n" and metadata.prompt_templates.user.suffix == "</s>"
     )
     assert metadata.prompt_templates.model.prefix == "<|user|>assistant\n\n"
-    rendered = tokenizer(metadata.jinja_prompt_template).apply_chat_template(messages("a", "b", "c"))
-    assert "<s>" * framed + rendered == model.tokenizer.apply_chat_template(messages("a", "b", "c"))
+    rendered = tokenizer(metadata.jinja_prompt_template).apply_chat_template(
+        messages("a", "b", "c"), add_generation_prompt=True
+    )
+    assert "<s>" * framed + rendered == model.tokenizer.apply_chat_template(
+        messages("a", "b", "c"), add_generation_prompt=True
+    )
 
     packed = content(file, "HF_Tokenizer_Zlib")
     text = zlib.decompress(packed[8:])
@@ -335,11 +347,14 @@ def test_the_engine_s_own_conversation(bundle: Path) -> None:
     runner: Any = export.load(bundle)
     with runner.engine.create_conversation() as conversation:
         asked = conversation.render_message_to_string({"role": "user", "content": "a"})
-    assert asked == model.tokenizer.apply_chat_template(messages("a"))
+    assert asked == model.tokenizer.apply_chat_template(messages("a"), add_generation_prompt=True)
     history = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     with runner.engine.create_conversation(messages=history) as conversation:
         asked = conversation.render_message_to_string({"role": "user", "content": "c"})
-    assert model.tokenizer.apply_chat_template(messages("a", "b", "c")).endswith(asked) and "c</s>" in asked
+    assert (
+        model.tokenizer.apply_chat_template(messages("a", "b", "c"), add_generation_prompt=True).endswith(asked)
+        and "c</s>" in asked
+    )
 
 
 @engine

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from attention_zoo.text.tokenizer import Tokenizer
 

@@ -38,6 +38,7 @@ def cause(error: BaseException, length: int = 300) -> str:
     text = re.split(r"\n\s*(?:Arguments received by|Stack trace for op definition|Original stack trace)", text)[0]
     text = re.sub(r"Graph execution error:\s*", "", text)
     text = re.sub(r"Detected at node .+? defined at \(most recent call last\):.*?\n(?=\S)", "", text, flags=re.DOTALL)
+    text = re.sub(r" for '\{\{node [^}]+\}\} = .*", "", text, flags=re.DOTALL)
     text = re.sub(r"\{\{function_node \S+\}\}\s*", "", text)
     text = re.sub(r"\s*\[Op:\w+\]( name:\s*\S*)?", "", text)
     words = one_line(Exception(text), length).strip("' \"")
@@ -122,13 +123,28 @@ def refused(error: Exception, graphs: list[Any]) -> str:
     text = str(error)
     kinds = dict.fromkeys(re.findall(r"'?tf\.(\w+)'? op is neither a custom op nor a flex op", text))
     kinds |= dict.fromkeys(re.findall(r"^\s*tf\.(\w+)\(", text, re.MULTILINE))
-    places = [
-        f"{kind} in {place(op)}"
-        for kind in kinds
-        for op in next(([o] for graph in graphs for o in graph.get_operations() if o.type == kind), [])
-    ]
+    ops = [op for graph in graphs for op in _operations(graph)]
+    places = [f"{kind} in {place(op)}" for kind in kinds for op in [o for o in ops if o.type == kind][:1]]
     if places:
         return f"LiteRT has no built-in operator for {'; '.join(places)}"
     if kinds:
         return f"LiteRT has no built-in operator for {', '.join(kinds)}"
+    if reason := re.search(r"error: (?:loc\(.*\): )?'(tfl?)\.(\w+)' op ([^\n]+)", text):
+        named = re.search(r'fused\["(\w+):", "([^"@]+)', text)
+        at = [op for op in ops if named and (op.type, op.name) == named.groups()]
+        at += [op for op in ops if op.type == reason[2]]
+        where = f"{at[0].type} in {place(at[0])}" if at else reason[2]
+        return f"the TFLite converter refused {where}: {reason[3].strip()}"
     return f"the TFLite converter refused the model: {one_line(error, 300)}"
+
+
+def _operations(graph: Any) -> list[Any]:
+    """Return the operations of a graph, with those of the functions that it calls, such as the bodies of loops."""
+    found = []
+    for op in graph.get_operations():
+        found.append(op)
+        for name in ("f", "body", "cond", "then_branch", "else_branch"):
+            if name in op.node_def.attr and op.node_def.attr[name].HasField("func"):
+                inner = graph._get_function(op.node_def.attr[name].func.name)
+                found += _operations(inner.graph) if getattr(inner, "graph", None) is not None else []
+    return found

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import keyword
 import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -246,6 +247,13 @@ def flat_specs(arguments: Arguments) -> tuple[TensorSpec, ...]:
     )
 
 
+def as_integers(arguments: Arguments, names: Collection[str]) -> Arguments:
+    """Return the arguments with int32 as the dtype of some inputs."""
+    leaves = tuple((name, replace(leaf, dtype="int32") if name in names else leaf) for name, leaf in arguments.leaves)
+    structure: Any = keras.tree.pack_sequence_as(arguments.structure, [leaf for _, leaf in leaves])
+    return Arguments(structure, leaves)
+
+
 def declared_results(model: Any, taken: set[str]) -> dict[str, tuple[str, tuple[int | None, ...]]]:
     """Return the dtypes and shapes of the outputs that a Functional or Sequential model declares, by name."""
     found = _named(model, as_functional(model)._outputs_struct, taken)
@@ -282,6 +290,7 @@ def _joined(path: Any) -> str:
 def _plain(name: str) -> str:
     """Replace the characters that TensorFlow does not accept in a name."""
     name = re.sub(r"[^A-Za-z0-9_.]", "_", name)
+    name = f"{name}_" if keyword.iskeyword(name) else name
     return name if name[:1].isalnum() else f"input{name}"
 
 

@@ -80,8 +80,8 @@ def _only_cast(placeholder: Any) -> bool:
         for op in tensor.consumers():
             if op.type == "Cast" and op.outputs[0].dtype.is_integer:
                 casts = True
-            elif op.type in ("Identity", "Reshape", "ExpandDims", "Squeeze"):
-                waiting.append(op.outputs[0])
+            elif op.type in (*SAME, "Split") and tensor is op.inputs[op.type == "Split"]:
+                waiting += list(op.outputs)
             elif op.type in TESTS:
                 if all(one is not tensor and tf.get_static_value(one) is None for one in op.inputs):
                     return False
@@ -129,6 +129,8 @@ class _Trace:
             return None
         if (constant := tf.get_static_value(tensor)) is not None:
             return (np.float64(constant.min()), np.float64(constant.max())) if constant.size else None
+        if op.type == "StridedSlice" and op.inputs[0].op.type in ("Shape", "Const"):
+            return _entry(op)
         if op.type in SAME:
             return self.index(op.inputs[0], depth)
         if op.type == "Split":
@@ -136,6 +138,19 @@ class _Trace:
         given = [self.index(one, depth) for one in op.inputs]
         function = ARITHMETIC.get(op.type)
         return None if function is None else function(*given)
+
+
+def _entry(op: Any) -> Interval | None:
+    """Return the entry of a constant vector, such as a shape, that a StridedSlice takes."""
+    import tensorflow as tf
+
+    values, first = tf.get_static_value(op.inputs[0]), tf.get_static_value(op.inputs[1])
+    if values is None or first is None or np.ndim(values) != 1 or np.size(first) != 1:
+        return None
+    if op.get_attr("shrink_axis_mask") != 1:
+        return None
+    entry = np.float64(values[int(np.ravel(first)[0])])
+    return entry, entry
 
 
 def _is_number(tensor: Any) -> bool:

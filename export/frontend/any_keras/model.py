@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
+from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 from ....finetuning.lora import base_weight, is_adapter, merged, with_adapters
 from ....runtime.graph_names import FOREIGN
 from ....signature import Graph, Signature
 from ....zoo.base import ZooModel
+from ...errors import ExportError
+from ..diagnostics import explained
 from . import lookups, probing
-from .call_signature import Arguments, as_functional, called_with, declared_results, flat_specs, result_names, unique
+from .call_signature import (
+    Arguments,
+    as_functional,
+    as_integers,
+    called_with,
+    declared_results,
+    flat_specs,
+    result_names,
+    unique,
+)
 from .mended import keras_mended
 from .refusals import check_deterministic, check_exportable
 
 Tensor = Any
+
+MOST_GUESSED = 4  # inputs of a model without a signature that are tried as floats and integers
+# Messages of Python and TensorFlow about a size that is open and therefore no number.
+SYMBOLIC = re.compile(r"[Ss]ymbolic|cannot be interpreted as an integer|unknown shape|NoneType|object is not iterable")
 
 
 @dataclass(frozen=True)
@@ -88,14 +107,31 @@ class AnyModel(Foreign):
         check_exportable(model, self.layers)
         self.takes_training = "training" in inspect.signature(model.call).parameters
         self.arguments: Arguments = called_with(model, input_signature)
+        self.signature = self._first_possible(guess=input_signature is None)
+
+    def _first_possible(self, *, guess: bool) -> Signature:
+        """Return the signature of the call, or the first that Keras accepts of other guesses about what is not known:
+        the batch of a Sequential model, and the dtypes of a subclassed one.
+
+        Raises:
+            ValueError: Keras accepts none.
+        """
         try:
-            self.signature = self._signature(guess=input_signature is None)
+            return self._signature(guess=guess)
         except ValueError:
-            fixed = called_with(model, input_signature, open_batch=False)
-            if not isinstance(model, keras.Sequential) or fixed == self.arguments:
-                raise
-            self.arguments = fixed  # a layer needs the batch size that the model was built with
-            self.signature = self._signature(guess=False)
+            others: Iterable[Arguments] = ()
+            if guess and isinstance(self.model, keras.Sequential):  # a layer may need the batch of the first call
+                others = [called_with(self.model, None, open_batch=False)]
+            elif guess and as_functional(self.model) is None:
+                floats = [name for name, leaf in self.arguments.leaves if "float" in leaf.dtype][:MOST_GUESSED]
+                subsets = (names for n in range(len(floats)) for names in itertools.combinations(floats, n + 1))
+                others = [as_integers(self.arguments, names) for names in subsets]
+            first = self.arguments
+            for self.arguments in others:
+                with suppress(ValueError):
+                    return self._signature(guess=False)
+            self.arguments = first
+            raise
 
     def _signature(self, *, guess: bool) -> Signature:
         model, functional = self.model, as_functional(self.model) is not None
@@ -114,12 +150,26 @@ class AnyModel(Foreign):
         given = iter(tensors)
         positional, named = keras.tree.map_structure(lambda _: next(given), self.arguments.structure)
         options = {"training": False} if self.takes_training else {}
-        with keras_mended(self.layers):
+        with keras_mended(self.layers), _state_kept():
             results = self.model(*positional, **named, **options)
         return result_names(self.model, results, {name for name, _ in self.arguments.leaves})
 
     def by_name(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return self._call(*(inputs[spec.name] for spec in self.signature.inputs))
+        try:
+            return self._call(*(inputs[spec.name] for spec in self.signature.inputs))
+        except Exception as error:  # of any type: a size that is open is no number
+            sizes = [
+                f"axis {axis} of {spec.name}"
+                for spec in self.signature.inputs
+                for axis, size in enumerate(inputs[spec.name].shape)
+                if size is None
+            ]
+            if not sizes or not SYMBOLIC.search(str(error)):
+                raise
+            raise ExportError(
+                f"{explained(error)}: it needs sizes as numbers, and open are {', '.join(sizes)}; accepted: an "
+                "input_signature with numbers for those"
+            ) from error
 
     def graphs(self, kind: str = "plain") -> dict[str, Graph]:
         return {"model": Graph(self.signature, self.by_name)}
@@ -137,6 +187,17 @@ class AnyModel(Foreign):
 
     def _flatten_layers(self, include_self: bool = True) -> list[Any]:
         return self.layers if include_self else self.layers[1:]
+
+
+@contextmanager
+def _state_kept() -> Iterator[None]:
+    """Drop what a call assigns to variables, such as the number of calls, so that a comparison leaves the model as it
+    is."""
+    outer = get_stateless_scope()
+    with keras.StatelessScope() as scope:
+        if outer is not None:
+            scope.state_mapping.update(outer.state_mapping)
+        yield
 
 
 def _names(weights: list[Any], model: str) -> list[str]:

@@ -5,7 +5,7 @@ size, and the names and sizes of the outputs.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,6 +19,8 @@ Shape = tuple[int | None, ...]
 Trace = tuple[Any, Mapping[str, int]]  # a graph and the sizes of its named dimensions
 
 LENGTHS = (7, 12, 16, 32, 64, 128, 256, 512)  # tried for open dimensions until Keras accepts one
+LONG = (1024, 4096, 16384)  # tried for some of the inputs after these
+MOST_LONG = 4  # inputs of which every combination is tried
 SIDES = (64, 96, 128, 160, 224, 256, 320, 384, 512)
 BATCH, OTHER_BATCH = 3, 5  # batch sizes of traces with known sizes
 TIED = 6  # more inputs of open length than this are assumed to share one length
@@ -223,11 +225,25 @@ def _working(probe: Probe, inputs: Sequence[TensorSpec]) -> dict[str, int]:
             }
             if probe.computes(inputs, sizes):
                 return sizes
+    if sizes := _long(probe, inputs, open_dims):
+        return sizes
     if open_dims:
         raise ValueError(
             f"input_signature: got open sizes in {[spec.name for spec in inputs if open_dims & {*spec.dims}]}, "
             f"and Keras takes none of those tried: {probe.refusal}; accepted: sizes in the place of None"
         )
+    return {}
+
+
+def _long(probe: Probe, inputs: Sequence[TensorSpec], open_dims: Collection[str]) -> dict[str, int]:
+    """Return sizes that Keras accepts, of which some inputs are much longer than others, such as audio than text."""
+    names = [spec.name for spec in inputs if {*spec.dims} & {*open_dims}]
+    subsets = [group for size in range(1, len(names) + 1) for group in itertools.combinations(names, size)]
+    for length, group in itertools.product(LONG, subsets if len(names) <= MOST_LONG else [tuple(names)]):
+        long = {dim for spec in inputs if spec.name in group for dim in spec.dims}
+        sizes = {dim: length if dim in long else LENGTHS[0] for dim in open_dims}
+        if probe.computes(inputs, sizes):
+            return sizes
     return {}
 
 

@@ -20,7 +20,7 @@ from ...signature import Graph
 from ..errors import ExportError
 from ..frontend.any_keras.layers import keras_lowered
 from ..frontend.any_keras.model import Foreign
-from ..frontend.diagnostics import one_line, refused
+from ..frontend.diagnostics import place, refused
 from ..frontend.inference import FileWeights, reading
 from ..frontend.spec import input_specs
 from .arguments import as_constants
@@ -109,19 +109,30 @@ def _others(graph: Any) -> set[int]:
     return {i for i, tensor in enumerate(found) if not all(fits(reader, tensor) for reader in tensor.consumers())}
 
 
+def _check_resources(function: Any, variables: list[Any]) -> None:
+    """Raise an ExportError if a trace reads a variable or a table that is none of `variables`."""
+    known = {id(variable.handle) for variable in variables}
+    for outer, inner in function.graph.captures:
+        if inner.dtype.name in ("resource", "variant") and id(outer) not in known:
+            reader = next(iter(inner.consumers()), inner.op)
+            raise ExportError(
+                f"{place(reader)} reads a tf.Variable or a table that is no weight of the model: use add_weight, or "
+                "compute it before the model"
+            )
+
+
 def _converted(traced: Mapping[str, Any], variables: list[Any]) -> bytes:
     import tensorflow as tf
 
     # If the module held the Keras model instead, the weights would not be frozen, and the file would compute NaN.
     module: Any = tf.Module()
     module.weights = variables
+    for function in traced.values():
+        _check_resources(function, variables)
     with tempfile.TemporaryDirectory() as folder, quiet():
-        try:
-            # Custom gradients would be traced for every lookup.
-            options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-            tf.saved_model.save(module, folder, signatures=dict(traced), options=options)
-        except AssertionError as error:  # a variable that the module does not track
-            raise ExportError(f"the model reads what is no weight of it: {one_line(error, 300)}") from error
+        # Custom gradients would be traced for every lookup.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, folder, signatures=dict(traced), options=options)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(traced))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.canonicalizing_inf_as_min_max_float = False  # an infinite mask is no large number

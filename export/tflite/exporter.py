@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tempfile
 import time
 from collections import Counter
@@ -28,8 +29,9 @@ from ..onnx.exporter import export_onnx
 from ..options import Precision
 from ..precision.accuracy import measure
 from ..precision.onnx.orders import Orders
+from ..precision.rotation import rounding_errors
 from ..precision.samples import PADDINGS, calibration_of
-from ..precision.tflite.files import by_inputs, import_packages, round_file
+from ..precision.tflite.files import DEFAULT_ROTATION, by_inputs, import_packages, rotates_by_default, round_file
 from ..precision.tflite.static import bound_masks, calls_of, check_loops
 from ..request import ExportRequest
 from ..result import ExportResult
@@ -176,7 +178,9 @@ def export_tflite(model: Any, request: ExportRequest) -> ExportResult:
         difference = quick_check(model, precise, request.samples_of(model))
         written = precise
         if precision.name != "fp32":
-            calls = orders = None
+            calls = orders = errors = None
+            if rotates_by_default(precision) and precise.layout.kind == "litert":
+                errors = rounding_errors(model, DEFAULT_ROTATION)
             if precision.static:
                 paddings = (precise.signature, precise.tokenizer, request.calibration_samples, PADDINGS)
                 calls = calls_of(precise, calibration_of(*paddings))
@@ -184,7 +188,7 @@ def export_tflite(model: Any, request: ExportRequest) -> ExportResult:
                 in_onnx = export_onnx(original, _float32_onnx(request, Path(folder) / "inputs.onnx"))
                 orders = Orders(OnnxRunner(in_onnx.path), request.calibration_samples)
             content = precise.path.read_bytes()
-            rounded, share = round_file(content, precise.metadata, stored, joint, request, orders, calls)
+            rounded, share = round_file(content, precise.metadata, stored, joint, request, orders, calls, errors)
             written = _opened(rounded, Path(folder) / f"{precision.name}.tflite", attached(precise.path))
             accuracy = measure(precise, written, request)
         operators, size = _operators(written.path), written.path.stat().st_size
@@ -204,7 +208,7 @@ def export_tflite(model: Any, request: ExportRequest) -> ExportResult:
         precision=precision.name,
         rounded=share,
         accuracy=accuracy,
-        warnings=[more] if more else [],
+        warnings=([more] if more else []) + ([] if accuracy is None else accuracy.warnings),
         suitability=suited,
     )
 
@@ -237,7 +241,22 @@ def _opened(model: Any, file: Path, beside: Mapping[str, str]) -> TFLiteRunner:
     attach(file, beside)
     seal(file)
     _operators(file)
-    return TFLiteRunner(file)
+    try:
+        return TFLiteRunner(file)
+    except ValueError as error:
+        raise ExportError(_unable(model, str(error))) from error
+
+
+def _unable(model: Any, reason: str) -> str:
+    """Return why LiteRT does not load a file that the converter wrote, with the layer of the operator that it names."""
+    found = re.search(r"(.*?)Node number (\d+) \((\w+)\) failed", reason, re.DOTALL)
+    nodes = [node for graph in model.subgraphs for node in graph.operators]
+    if found is None or int(found[2]) >= len(nodes):
+        return f"LiteRT cannot load the file: {' '.join(reason.split())}"
+    graph = next(graph for graph in model.subgraphs if len(graph.operators) > int(found[2]))
+    name = graph.tensors[graph.operators[int(found[2])].outputs[0]].name.decode().partition(";")[0]
+    why = found[1].rpartition(": ")[2].rpartition("tflite/kernels/")[2].strip()
+    return f"LiteRT cannot run {found[3]}, of which the result is {name!r}: {why}"
 
 
 def _operators(file: Path) -> dict[str, int]:

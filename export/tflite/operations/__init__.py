@@ -7,6 +7,7 @@ from . import fourier as fourier
 from . import images as images
 from . import integers as integers
 from . import lookups as lookups
+from . import moves as moves
 from .table import replaced as replaced
 
 fourier.register()

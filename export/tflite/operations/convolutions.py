@@ -50,7 +50,7 @@ def _channels_last(operation: str, inner: Rule | None = None) -> Rule:
         layout = _text(arguments.get("data_format", "NHWC"))
         if not layout.startswith("NC"):
             return None if inner is None else inner(**arguments)
-        changed = {"data_format": layout[0] + layout[2:] + "C"}
+        changed: dict[str, Any] = {"data_format": layout[0] + layout[2:] + "C"}
         for name in ("input", "value", "out_backprop"):
             if name in arguments:
                 changed[name] = _last(tensors(arguments[name])[0])
@@ -124,10 +124,10 @@ def _space_to_batch(input: Tensor, block_shape: Tensor, paddings: Tensor) -> Ten
     """Split axis by axis, where LiteRT's operator does not apply: it knows images with the channels last only."""
     import tensorflow as tf
 
-    (x,), blocks, edges = tensors(input), constant(block_shape), constant(paddings)
-    if blocks is None or edges is None or None in x.shape[1:] or (x.shape.rank == 4 and len(blocks) == 2):
+    (images,), blocks, edges = tensors(input), constant(block_shape), constant(paddings)
+    if blocks is None or edges is None or None in images.shape[1:] or (images.shape.rank == 4 and len(blocks) == 2):
         return None
-    x = tf.pad(x, [[0, 0], *edges.tolist(), *[[0, 0]] * (x.shape.rank - 1 - len(blocks))])
+    x: Tensor = tf.pad(images, [[0, 0], *edges.tolist(), *[[0, 0]] * (images.shape.rank - 1 - len(blocks))])
     for axis, block in reversed([*enumerate(blocks.tolist(), 1)]):
         if block > 1:
             sizes = x.shape.as_list()
@@ -141,6 +141,7 @@ def _space_to_batch(input: Tensor, block_shape: Tensor, paddings: Tensor) -> Ten
 def _batch_to_space(input: Tensor, block_shape: Tensor, crops: Tensor) -> Tensor | None:
     import tensorflow as tf
 
+    x: Tensor
     (x,), blocks, edges = tensors(input), constant(block_shape), constant(crops)
     if blocks is None or edges is None or None in x.shape or (x.shape.rank == 4 and len(blocks) == 2):
         return None

@@ -221,7 +221,7 @@ def _erfc(x: Tensor, **_: object) -> Tensor | None:
 
 @rule("Sigmoid")
 def _sigmoid(x: Tensor, **_: object) -> Tensor | None:
-    """Bound inputs of the model, since LiteRT's LOGISTIC of 1e27 is NaN. What layers compute keeps the bare operator."""
+    """Bound inputs of the model, since LiteRT's LOGISTIC of 1e27 is NaN. Results of layers keep the bare operator."""
     import tensorflow as tf
 
     (x,) = tensors(x)

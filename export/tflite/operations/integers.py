@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .table import RULES, Tensor, constant, emit, floating, rule, tensors
+from .table import RULES, Tensor, constant, emit, emit_kept, floating, rule, tensors
 
 # LiteRT takes 8-bit integers for quantized numbers, and ends the process where they have no scale. They are computed as
 # int32, whose lowest bits are the result.
@@ -97,10 +97,12 @@ def _truncate_mod(x: Tensor, y: Tensor) -> Tensor | None:
 
 @rule("Pow")
 def _pow(x: Tensor, y: Tensor) -> Tensor | None:
-    """Multiply integers, since LiteRT's POW saturates where integers wrap: once or twice for each bit of the exponent."""
+    """Multiply integers once or twice for each bit of the exponent, since LiteRT's POW saturates where they wrap."""
     import tensorflow as tf
 
     x, y = tensors(x, y)
+    if floating(x):
+        return _float_power(x, y)
     if not x.dtype.is_integer:
         return None
     if _dtype(x) in NARROW:
@@ -115,6 +117,22 @@ def _pow(x: Tensor, y: Tensor) -> Tensor | None:
         result *= tf.where(tf.equal(odd, 1), power, tf.ones_like(power))
         power, left = power * power, (left - odd) // two
     return result
+
+
+def _float_power(x: Tensor, y: Tensor) -> Tensor | None:
+    """Multiply for a small whole exponent. LiteRT's POW gives the largest finite number for infinity."""
+    import tensorflow as tf
+
+    exponent = constant(y)
+    if exponent is not None and exponent.size == 1 and y.shape.rank <= x.shape.rank:
+        value = float(exponent.item())
+        if value == 0.5:
+            return None  # TensorFlow's graph optimizer makes it a square root
+        if value.is_integer() and 1 <= abs(value) <= 8:
+            power: Tensor = _constant_power(x, int(abs(value)))
+            return power if value > 0 else 1.0 / power
+    (power,) = emit_kept("Pow", x=x, y=y)
+    return tf.where(tf.abs(power) < float(np.finfo("float32").max), power, 2.0 * power)
 
 
 def _constant_power(x: Tensor, exponent: int) -> Tensor | None:

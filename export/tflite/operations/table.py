@@ -53,6 +53,7 @@ def replaced(kept: frozenset[str] = frozenset()) -> Iterator[None]:
         outputs = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
         return None, None, outputs[0].op, outputs
 
+    adding.__wrapped__ = add  # pyright: ignore
     with mock.patch.object(op_def_library, "_apply_op_helper", adding):
         yield
 
@@ -109,3 +110,11 @@ def emit(operation: str, **arguments: Any) -> list[Tensor]:
     from tensorflow.python.framework import op_def_library
 
     return list(op_def_library._apply_op_helper(operation, **arguments)[3])
+
+
+def emit_kept(operation: str, **arguments: Any) -> list[Tensor]:
+    """Add an operation as ``emit`` does, without its rule."""
+    from tensorflow.python.framework import op_def_library
+
+    add: Any = op_def_library._apply_op_helper
+    return list(getattr(add, "__wrapped__", add)(operation, **arguments)[3])

@@ -103,6 +103,7 @@ _BERT = Dialect(
     ignored=(r"^embeddings\.(position_ids|token_type_ids)$",),  # buffers that earlier versions saved
     unused={r"^pooler\.dense\.": False, r"^cls\.seq_relationship\.": True, r"^cls\.predictions\.bias$": True},
     tied={**_OUTPUT_TABLE, "cls.predictions.decoder.bias": "cls.predictions.bias"},
+    output="cls.predictions.decoder.weight",
 )
 
 
@@ -162,6 +163,7 @@ def _roberta(name: str, prefix: str = "roberta.") -> Dialect:
         other_classes={f"{name}Model": None},
         unused={r"^pooler\.dense\.": False, r"^lm_head\.bias$": True},
         tied={"lm_head.decoder.weight": "embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
+        output="lm_head.decoder.weight",
     )
 
 
@@ -212,6 +214,7 @@ _DISTILBERT = Dialect(
     aliases=_BERT.aliases,
     ignored=_BERT.ignored,
     tied={"vocab_projector.weight": "embeddings.word_embeddings.weight"},
+    output="vocab_projector.weight",
 )
 
 BERT.dialects = {

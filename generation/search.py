@@ -15,6 +15,7 @@ from ..checks import meant
 from ..signature import as_array
 from .beams import beam_search
 from .defaults import resolved
+from .new_text import NewText
 from .options import FILTERS, GenerateOptions, Options
 from .processors import Processors
 from .sampling import draw, probabilities
@@ -252,6 +253,9 @@ def _rows(search: _Search, ahead: bool = True) -> Iterator[Array]:
     batch = len(logits)
     draws = [np.random.default_rng(None if options.seed is None else [options.seed, row]) for row in range(batch)]
     strings = [options.stop_strings] if isinstance(options.stop_strings, str) else list(options.stop_strings or ())
+    prompts = [row[real == 1] for row, real in zip(search.prompt, search.real, strict=True)]
+    prompts = prompts if decoder.start_token is None else [()] * batch
+    texts = [NewText(options.tokenizer, strings, prompt) for prompt in prompts] if strings else []
     done = np.zeros(batch, bool)
     likeliest = not (options.temperature or options.callback or strings or search.processors.active)
     greedy = getattr(decoder, "greedy", None) if ahead and likeliest else None
@@ -268,8 +272,8 @@ def _rows(search: _Search, ahead: bool = True) -> Iterator[Array]:
         columns.append(token)
         done |= np.isin(token, search.stops)
         for row in np.flatnonzero(~done) if strings else ():
-            text = options.tokenizer.decode([int(column[row]) for column in columns])
-            done[row] = any(string in text for string in strings)
+            texts[row].add(int(token[row]))
+            done[row] = texts[row].stopped
         yield token.copy()
         stop = options.callback(token.copy()) if options.callback else False
         if done.all() or (isinstance(stop, bool | np.bool_) and stop):

@@ -9,13 +9,15 @@ Examples:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
 import numpy as np
 
 from ..checks import is_integer
+from .new_text import NewText
 from .search import Decoder, GenerateOptions, generate, stop_tokens, stream
 
 MOST_NEW_TOKENS = 256  # default of `max_new_tokens`, if the model has room for as many
@@ -94,7 +96,8 @@ class TextGenerating:
             options: all other options of ``generation.search.generate``, except `num_return_sequences`.
 
         Returns:
-            The generated text, without the prompt, the stop token and the stop string; a list for several prompts.
+            The generated text, without the prompt, the stop token and the stop string; a list for several prompts. It
+            begins with a space if that belongs between the prompt and the text; an answer in a conversation does not.
 
         Raises:
             ValueError: no tokenizer or one that does not fit the model, messages without a chat template, prompts of
@@ -111,8 +114,10 @@ class TextGenerating:
         request = _Request(self, prompts, dict(options))
         written = generate(request.decoder, request.ids, request.mask, **request.options)
         return [
-            request.continuation(prompt, row)
-            for prompt, row in zip(request.prompts, written[:, request.behind :].tolist(), strict=True)
+            request.continuation(prompt, row, number)
+            for number, (prompt, row) in enumerate(
+                zip(request.prompts, written[:, request.behind :].tolist(), strict=True)
+            )
         ]
 
     def stream_text(self, prompt: Any, **options: Unpack[GenerateOptions]) -> Iterator[str]:
@@ -173,59 +178,67 @@ class _Request:
         self.options = {**options, "tokenizer": self.tokenizer}
         self.stops = set(stop_tokens(options["stop_tokens"]).tolist())
         strings = options.get("stop_strings", defaults.get("stop_strings")) or ()
-        self.strings = [strings] if isinstance(strings, str) else strings
+        self.strings = [strings] if isinstance(strings, str) else list(strings)
 
     def _ids(self, prompt: Any) -> Any:
         """Return the ids of a prompt."""
         if is_ids(prompt):
             return prompt
         if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt).ids
+            ids = self.tokenizer.encode(prompt).ids
+            if len(ids) > 1 and ids[0] == ids[1] == getattr(self.tokenizer, "bos_token_id", None):
+                warnings.warn(
+                    f"prompt: {self.tokenizer.bos_token!r} begins the text, and the tokenizer adds another; a text "
+                    "of a chat template is passed as messages, or as encode(text, add_special_tokens=False).ids",
+                    stacklevel=4,
+                )
+            return ids
         return self.tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=True)
 
-    def continuation(self, prompt: Any, row: list[int]) -> Continuation:
-        """Return the continuation of `prompt` for the new ids `row`, which may be followed by padding."""
+    def continuation(self, prompt: Any, row: list[int], number: int = 0) -> Continuation:
+        """Return the continuation of the prompt of this number for its new ids `row`, maybe followed by padding."""
         end = next((place for place, token in enumerate(row) if token in self.stops), None)
-        ids = row[:end]
-        text = self._text(ids)
-        cut = self._before_strings(text)
-        if len(cut) < len(text):  # tokens after the stop string are padding
-            ids = next(ids[:n] for n in range(1, len(ids) + 1) if self._has_string(self._text(ids[:n])))
-        return Continuation(prompt, ids, cut, "stop" if end is not None or len(cut) < len(text) else "length")
-
-    def _text(self, ids: list[int]) -> str:
-        return "" if self.tokenizer is None else self.tokenizer.decode(ids)
-
-    def _has_string(self, text: str) -> bool:
-        return any(string in text for string in self.strings)
-
-    def _before_strings(self, text: str) -> str:
-        found = [place for string in self.strings if (place := text.find(string)) >= 0]
-        return text[: min(found)] if found else text
+        if self.tokenizer is None:
+            return Continuation(prompt, row[:end], "", "length" if end is None else "stop")
+        new, ids = self._new_text(number), []
+        for token in row[:end]:
+            ids.append(token)
+            new.add(token)
+            if new.stopped:  # tokens after the stop string are padding
+                break
+        new.finish()
+        reason = "stop" if end is not None or new.stopped else "length"
+        return Continuation(prompt, ids, self._shown(new.text, ids, number), reason)
 
     def pieces(self, steps: Iterator[np.ndarray]) -> Iterator[str]:
         """Yield the text of the tokens (1,) of each step in pieces."""
-        ids: list[int] = []
-        sent = ""
+        new, ids, sent = self._new_text(0), list[int](), 0
         for step in steps:
             if int(step[0]) in self.stops:
                 break
             ids.append(int(step[0]))
-            text = self._before_strings(self._text(ids))
-            ready = text.rstrip("\ufffd")
-            ready = ready[: len(ready) - begun(ready, self.strings)]
-            if len(ready) > len(sent) and ready.startswith(sent):
-                yield ready[len(sent) :]
-                sent = ready
-        rest = self._before_strings(self._text(ids))[len(sent) :]
-        if rest:
+            new.add(ids[-1])
+            ready = self._shown(new.text[: len(new.text) - len(new.held_back())], ids, 0)
+            if len(ready) > sent:
+                yield ready[sent:]
+                sent = len(ready)
+            if new.stopped:
+                break
+        new.finish()
+        if rest := self._shown(new.text, ids, 0)[sent:]:
             yield rest
 
+    def _new_text(self, number: int) -> NewText:
+        behind = self.decoder.start_token is None  # else the new tokens are a text of their own
+        prompt = self.ids[number][self.mask[number] == 1].tolist() if behind else []
+        return NewText(self.tokenizer, self.strings, prompt)
 
-def begun(text: str, strings: Iterable[str]) -> int:
-    """Return how many characters at the end of `text` may be the beginning of one of the stop strings."""
-    lengths = [n for string in strings for n in range(1, len(string)) if text.endswith(string[:n])]
-    return max(lengths, default=0)
+    def _shown(self, text: str, ids: list[int], number: int) -> str:
+        """Return the text of a continuation. An answer does not begin with the space between two words of a text."""
+        answer = self.decoder.start_token is None and not (
+            isinstance(self.prompts[number], str) or is_ids(self.prompts[number])
+        )
+        return text[1:] if answer and text[:1] == " " and self.tokenizer.decode(ids)[:1] != " " else text
 
 
 def is_single(prompts: Any) -> bool:

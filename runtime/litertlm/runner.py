@@ -23,9 +23,10 @@ from typing import Any, Unpack
 import numpy as np
 
 from ...generation.defaults import resolved, without_fields
+from ...generation.new_text import begun
 from ...generation.options import GenerateOptions, Options
 from ...generation.search import Decoder
-from ...generation.text_generation import MOST_NEW_TOKENS, Continuation, begun, check_fits, is_ids, is_single, several
+from ...generation.text_generation import MOST_NEW_TOKENS, Continuation, check_fits, is_ids, is_single, several
 from ...needs import named_extras
 from ...text.tokenizer import Tokenizer
 from ..metadata import FAMILY
@@ -310,16 +311,16 @@ class _Request:
             session.run_prefill([self.text])
             text, sent = "", 0
             for response in session.run_decode_async():
-                text += self._said("".join(response.texts))
+                text += "".join(response.texts)  # with special tokens, which a stop string may contain
                 if found := [place for string in self.strings if (place := text.find(string)) >= 0]:
                     text, self.cut = text[: min(found)], True
                     break
-                ready = len(text) - begun(text, self.strings)
-                if ready > sent:
-                    yield text[sent:ready]
-                    sent = ready
-            if text[sent:]:
-                yield text[sent:]
+                ready = self._said(text[: len(text) - begun(text, self.strings)])
+                if len(ready) > sent:
+                    yield ready[sent:]
+                    sent = len(ready)
+            if rest := self._said(text)[sent:]:
+                yield rest
         except RuntimeError as error:
             raise ValueError(
                 f"prompts: got {self.length} tokens, at which LiteRT-LM stopped ({error}); accepted: fewer: the last "

@@ -72,12 +72,12 @@ def ids(text: str) -> list[int]:
 def test_texts_of_unequal_lengths() -> None:
     """Each row ends at its end token, which only the tokenizer knows, and the shorter prompt is padded on the left."""
     source = Source(words(), [ids("w1 w2 w3 <end>"), ids("w5 w6 w7 w8 w9 <end>")])
-    assert source.generate_text("w1") == "w2 w3"
-    assert source.generate_text(["w1", "w0 w4 w5"]) == ["w2 w3", "w6 w7 w8 w9"]
-    assert source.generate_text(["w0 w4 w5"]) == ["w6 w7 w8 w9"], "a list gives a list"
+    assert source.generate_text("w1") == " w2 w3"
+    assert source.generate_text(["w1", "w0 w4 w5"]) == [" w2 w3", " w6 w7 w8 w9"]
+    assert source.generate_text(["w0 w4 w5"]) == [" w6 w7 w8 w9"], "a list gives a list"
     one, other = source.continuations(["w1", "w0 w4 w5"], max_new_tokens=3)
-    assert (one.ids, one.text, one.finish_reason) == (ids("w2 w3"), "w2 w3", "stop")
-    assert (other.ids, other.text, other.finish_reason) == (ids("w6 w7 w8"), "w6 w7 w8", "length")
+    assert (one.ids, one.text, one.finish_reason) == (ids("w2 w3"), " w2 w3", "stop")
+    assert (other.ids, other.text, other.finish_reason) == (ids("w6 w7 w8"), " w6 w7 w8", "length")
     assert [row.ids for row in source.continuations([ids("w1"), ids("w4 w5")])] == [ids("w2 w3"), ids("w6 w7 w8 w9")]
 
 
@@ -151,8 +151,8 @@ def test_stop_strings_do_not_show() -> None:
 def test_end_tokens_are_a_union() -> None:
     assert end_tokens(5, None, [2, 5], (7,), np.int64(1)) == [1, 2, 5, 7]
     source = Source(words(), [ids("w1 w2 w3 w4 <end>")], eos=WORDS.index("w4"))
-    assert source.generate_text("w1") == "w2 w3"
-    assert source.generate_text("w1", stop_tokens=ids("w3")) == "w2"
+    assert source.generate_text("w1") == " w2 w3"
+    assert source.generate_text("w1", stop_tokens=ids("w3")) == " w2"
 
 
 def test_a_stream_of_tokens() -> None:

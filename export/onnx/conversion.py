@@ -79,11 +79,11 @@ def convert(model: Exportable, stored: FileWeights, name: str, function: Graph, 
 
     placeholders = [tensor.name for tensor in traced.graph.inputs]
     results = [traced.structured_outputs[spec.name].name for spec in signature.outputs]
-    graph_def, results = rewritten(traced.graph.as_graph_def(add_shapes=True), placeholders, results)
-    outputs = dict(zip(results, [spec.name for spec in signature.outputs], strict=True))
-    names = dict(zip(placeholders, [*given, *weights, *constants], strict=True))
+    given_names = [*given, *weights, *constants]
     try:
-        proto = _tf2onnx(graph_def, placeholders, results, {**names, **outputs})
+        graph_def, results = rewritten(traced.graph.as_graph_def(add_shapes=True), placeholders, results)
+        names = dict(zip([*placeholders, *results], [*given_names, *(s.name for s in signature.outputs)], strict=True))
+        proto = _tf2onnx(graph_def, placeholders, results, names)
     except Exception as error:  # of any class
         raise failed(error, traced) from error
     unsupported(proto, traced)
@@ -182,6 +182,7 @@ def _tidy(model: Any) -> Any:
     ):
         model = step(model).model
     _keep_padding(model.graph)
+    _own_outputs(model.graph)
     _rename(model.graph)
     return model
 
@@ -224,6 +225,20 @@ def _inside(node: Any) -> list[Any]:
     import onnx_ir as ir
 
     return [attribute.value for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPH]
+
+
+def _own_outputs(graph: Any) -> None:
+    """Let the graphs inside of nodes return values of their own, where one would return a value that it captures."""
+    import onnx_ir as ir
+
+    for node in graph:
+        for inner in _inside(node):
+            _own_outputs(inner)
+            for i, value in enumerate(inner.outputs):
+                if value.producer() not in set(inner) and value not in inner.inputs:
+                    copy = ir.node("Identity", [value])
+                    inner.append(copy)
+                    inner.outputs[i] = copy.outputs[0]
 
 
 def _sort(graph: Any) -> None:

@@ -26,11 +26,16 @@ def marker(
         dtype: the dtype of the output. Default: that of the first input.
         attributes: the attributes of the operator.
     """
-    return markers(operator, inputs, [shape], dtype=dtype, **attributes)[0]
+    return markers(operator, inputs, [shape], dtypes=[dtype] if dtype else None, **attributes)[0]
 
 
 def markers(
-    operator: str, inputs: list[Any], shapes: list[list[int | None] | None], *, dtype: Any = None, **attributes: Any
+    operator: str,
+    inputs: list[Any],
+    shapes: list[list[int | None] | None],
+    *,
+    dtypes: list[Any] | None = None,
+    **attributes: Any,
 ) -> list[Tensor]:
     """Do the same as `marker`, with several outputs. An input is None if the operator omits it."""
     import tensorflow as tf
@@ -38,7 +43,7 @@ def markers(
     given = [tf.convert_to_tensor(tensor) for tensor in inputs if tensor is not None]
     present = [tensor is not None for tensor in inputs]
     token = json.dumps({"operator": operator, "attributes": attributes, "present": present})
-    outputs = tf.raw_ops.PyFunc(input=given, token=token, Tout=[dtype or given[0].dtype] * len(shapes))
+    outputs = tf.raw_ops.PyFunc(input=given, token=token, Tout=dtypes or [given[0].dtype] * len(shapes))
     for output, shape in zip(outputs, shapes, strict=True):
         output.set_shape(shape)
     return outputs

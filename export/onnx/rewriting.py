@@ -21,6 +21,14 @@ Tensor = Any
 PASSES = 8  # rules build on operations that other rules replace
 
 
+class Unsupported(Exception):
+    """An operation without an equivalent in ONNX: `kind`, and the `name` of the operation in the traced graph."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"{kind} ({name})")
+        self.kind, self.name = kind, name
+
+
 class Pair(NamedTuple):
     """A complex tensor as two float tensors."""
 
@@ -94,7 +102,7 @@ def rewritten(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> 
         The new graph, and the names of its output tensors, all different.
 
     Raises:
-        ExportError: an operation on complex numbers has no rule.
+        Unsupported: an operation on complex numbers has no rule, or an output is complex.
     """
     import tensorflow as tf
 
@@ -159,9 +167,7 @@ def _copied(inputs: Sequence[Tensor], outputs: Sequence[Tensor], graph: Any, lib
         for tensor in outputs:
             result = new[tensor.ref()]
             if isinstance(result, Pair):
-                raise ExportError(
-                    f"{place(tensor.op)} gives complex numbers as an output of the model, which no runtime has"
-                )
+                raise Unsupported("a complex output", tensor.op.name)
             if result.ref() in seen or result.op.type in (
                 "Placeholder",
                 "Const",
@@ -184,6 +190,8 @@ def _only_functions(library: Any) -> Any:
 def _result(op: Any, given: list[Any], graph: Any) -> tuple[Iterable[Any], bool]:
     from .rules.complex_numbers import is_complex, of_complex
 
+    if _constant(op, given):  # tf2onnx computes it
+        return _kept(op, given, graph), False
     call = Call(op, given)
     with graph.name_scope(f"{op.name}/{op.type}/"):
         if is_complex(op):
@@ -199,12 +207,32 @@ def _result(op: Any, given: list[Any], graph: Any) -> tuple[Iterable[Any], bool]
     return results, True
 
 
+def _constant(op: Any, given: list[Any]) -> bool:
+    """Return whether all inputs are constants, so that tf2onnx computes the result with TensorFlow."""
+    if not given or len(op.outputs) != 1 or op.type == "PyFunc" or op.outputs[0].dtype.is_complex:
+        return False
+    return all(not isinstance(tensor, Pair) and _is_constant(tensor) for tensor in given)
+
+
+def _is_constant(tensor: Any) -> bool:
+    op = tensor.op
+    if op.type == "Const":
+        return True
+    foldable = (
+        op.inputs and len(op.outputs) == 1 and op.type not in ("PyFunc", "Placeholder", "While", "StatelessWhile")
+    )
+    return bool(foldable) and all(map(_is_constant, op.inputs))
+
+
 def _kept(op: Any, given: list[Tensor], graph: Any) -> list[Tensor]:
     """Copy an operation as it is."""
     node = op.node_def
     attributes = {name: value for name, value in node.attr.items() if name != "_output_shapes"}
     dtypes = [tensor.dtype for tensor in op.outputs]
-    copy = graph.create_op(op.type, given, dtypes, name=f"{op.name}/", attrs=attributes, op_def=op.op_def)
+    try:
+        copy = graph.create_op(op.type, given, dtypes, name=f"{op.name}/", attrs=attributes, op_def=op.op_def)
+    except ValueError as error:  # the call of a function in the form of TensorFlow 1
+        raise Unsupported("a call of a TensorFlow function", op.name) from error
     for old, tensor in zip(op.outputs, copy.outputs, strict=True):
         tensor.set_shape(old.shape)
     return list(copy.outputs)
@@ -226,17 +254,20 @@ def _needed(outputs: Sequence[Tensor]) -> list[Any]:
 
 
 def failed(error: Exception, traced: Any) -> ExportError:
-    """Return an error of tf2onnx in one line, with the operation and the layer that it comes from."""
+    """Return an error of a rule or of tf2onnx in one line, with the operation and the layer that it comes from."""
+    if isinstance(error, ExportError):
+        return error
+    if isinstance(error, Unsupported):
+        return ExportError(f"{error.kind} has no ONNX operator: {where(error.name, error.kind, traced.graph)}")
     node, frame = None, error.__traceback__
     while frame is not None:
-        found = frame.tb_frame.f_locals.get("node")
+        found = frame.tb_frame.f_locals.get("node") or frame.tb_frame.f_locals.get("op")
         node = found if hasattr(found, "type") and hasattr(found, "name") else node
         frame = frame.tb_next
     if node is None:
         return ExportError(f"tf2onnx cannot convert the model: {one_line(error)}")
-    return ExportError(
-        f"tf2onnx cannot convert {node.type} of {where(node.name, node.type, traced.graph)}: {one_line(error, 120)}"
-    )
+    layer = where(node.name, node.type, traced.graph)
+    return ExportError(f"{node.type} cannot be converted to ONNX: {layer}: {one_line(error, 120)}")
 
 
 def where(name: str, kind: str, graph: Any) -> str:

@@ -9,6 +9,7 @@ from . import (
     counting,
     functions,
     images,
+    scattering,
     selection,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "counting",
     "functions",
     "images",
+    "scattering",
     "selection",
 ]

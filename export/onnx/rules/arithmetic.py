@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..operators import marker
 from ..rewriting import Call, final, rule
 from .selection import select
@@ -101,14 +103,59 @@ def _extreme(call: Call) -> Any:
 
 @rule("Sum", "Prod", "Mean")
 def _reduction(call: Call) -> Any:
-    """Reduce narrow integers in int32, and wrap the result."""
+    """Reduce narrow integers in int32, and wrap the result. Products of integers are exact: see ``_product``."""
     import tensorflow as tf
 
     x, axes = call.inputs
+    keep = call.attr("keep_dims")
+    if not x.dtype.is_integer:
+        return None
+    if x.dtype.name in WIDE:
+        return _product(x, axes, keep) if call.op.type == "Prod" else None
+    reduce = {"Sum": tf.reduce_sum, "Prod": tf.reduce_prod, "Mean": tf.reduce_mean}[call.op.type]
+    return widened(lambda x: reduce(x, axis=axes, keepdims=keep), x)
+
+
+def _product(x: Tensor, axes: Tensor, keep: bool) -> Any:
+    """Multiply the halves of each axis. ONNX Runtime's ReduceProd computes integers in floating point."""
+    import tensorflow as tf
+
+    known = tf.get_static_value(axes)
+    if known is None or x.shape.rank is None:
+        return None
+    places = [int(axis) % x.shape.rank for axis in np.ravel(known)]
+    if not places or any(not x.shape[axis] for axis in places):  # open or empty
+        return None
+    for axis in places:
+        while (size := x.shape[axis]) > 1:
+            half = size // 2
+            parts = tf.split(x, [half, half, size - 2 * half], axis=axis)
+            product = parts[0] * parts[1]
+            x = tf.concat([product, parts[2]], axis) if size % 2 else product
+    return x if keep else tf.squeeze(x, places)
+
+
+@rule("ArgMax", "ArgMin")
+def _place(call: Call) -> Any:
+    """Compare narrow integers in int32, which ONNX Runtime has."""
+    import tensorflow as tf
+
+    x, axis = call.inputs
     if not x.dtype.is_integer or x.dtype.name in WIDE:
         return None
-    reduce = {"Sum": tf.reduce_sum, "Prod": tf.reduce_prod, "Mean": tf.reduce_mean}[call.op.type]
-    return widened(lambda x: reduce(x, axis=axes, keepdims=call.attr("keep_dims")), x)
+    find = tf.argmax if call.op.type == "ArgMax" else tf.argmin
+    return find(tf.cast(x, tf.int32), axis=axis, output_type=call.dtype)
+
+
+@rule("Cumsum")
+def _cumsum(call: Call) -> Any:
+    import tensorflow as tf
+
+    x, axis = call.inputs
+    if not x.dtype.is_integer or x.dtype.name in WIDE:
+        return None
+    options = {"exclusive": call.attr("exclusive"), "reverse": call.attr("reverse")}
+    return widened(lambda x: tf.cumsum(x, axis, **options), x)
 
 
 @rule("Max", "Min")

@@ -6,9 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ...errors import ExportError
-from ...frontend.diagnostics import place
-from ..rewriting import Call, Pair
+from ..operators import marker
+from ..rewriting import Call, Pair, Unsupported
 
 Tensor = Any
 
@@ -55,7 +54,7 @@ def of_complex(call: Call) -> Any:
     """Return the outputs of an operation with complex inputs or outputs.
 
     Raises:
-        ExportError: the operation has no rule for complex numbers.
+        Unsupported: the operation has no rule for complex numbers.
     """
     import tensorflow as tf
 
@@ -68,7 +67,7 @@ def of_complex(call: Call) -> Any:
     if kind in PARTWISE:
         parts = [_part(call, i) for i in range(2)]
         return [Pair(*both) for both in zip(*parts, strict=True)]
-    raise ExportError(f"{kind} of complex numbers has no ONNX operator: {place(call.op)}")
+    raise Unsupported(f"{kind} of complex numbers", call.op.name)
 
 
 def _part(call: Call, i: int) -> list[Tensor]:
@@ -164,7 +163,9 @@ def _waves(rows: Any, columns: Any, size: Any) -> tuple[Tensor, Tensor]:
     since large angles are inexact."""
     import tensorflow as tf
 
-    steps = tf.range(rows, dtype=tf.int32)[:, None] * tf.range(columns, dtype=tf.int32)
+    # A marker, which tf2onnx does not compute: the file would contain the matrices.
+    counts = [marker("Range", [0, tf.cast(count, tf.int32), 1], [None], dtype=tf.int32) for count in (rows, columns)]
+    steps = counts[0][:, None] * counts[1]
     size = tf.cast(size, tf.int32)
     whole = tf.math.floormod(steps, size)
     angle = tf.cast(whole, tf.float32) * (2 * math.pi / tf.cast(size, tf.float32))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..rewriting import Call, rule
+from .arithmetic import WIDE, widened
 from .selection import select
 
 Tensor = Any
@@ -38,6 +39,9 @@ def _cumprod(call: Call) -> Any:
     axis = tf.get_static_value(axis)
     if axis is None or x.shape.rank is None:
         return None
+    if x.dtype.is_integer and x.dtype.name not in WIDE:
+        options = {"exclusive": call.attr("exclusive"), "reverse": call.attr("reverse")}
+        return widened(lambda x: tf.math.cumprod(x, axis, **options), x)
     axis, rank = int(axis) % x.shape.rank, x.shape.rank
     if call.attr("reverse"):
         x = tf.reverse(x, [axis])

@@ -200,7 +200,7 @@ def _projective(call: Call) -> Any:
         return select(inside[..., None], found, tf.cast(fill, found.dtype))
 
     if nearest:
-        result = pixel(*(tf.round(place) for place in places))
+        result = pixel(*(tf.sign(place) * tf.floor(tf.abs(place) + 0.5) for place in places))  # halves away from zero
     else:
         y0, x0 = (tf.floor(place) for place in places)
         dy, dx = (place - low for place, low in zip(places, (y0, x0), strict=True))
@@ -216,28 +216,19 @@ def _into(place: Tensor, length: Tensor, mode: str) -> Tensor:
     """Map places outside of the image into it, as TensorFlow's MapCoordinate does."""
     import tensorflow as tf
 
-    last = length - 1.0
+    last, double = length - 1.0, 2.0 * length
+    if mode == "CONSTANT":
+        return place
     if mode == "NEAREST":
         return tf.clip_by_value(place, 0.0, last)
     if mode == "REFLECT":  # d c b a | a b c d | d c b a
-        double = 2.0 * length
-        below = select(place < -length, place + double * tf.floor(-place / double), place)
-        below = select(below < -length, below + double, select(below < 0.0, -below - 1.0, below))
+        below = place + double * tf.floor(-place / double)
+        below = select(below < -length, below + double, -below - 1.0)
         above = place - double * tf.floor(place / double)
         above = select(above >= length, double - above - 1.0, above)
-        moved = select(place < 0.0, _reflected_below(place, length), select(place > last, above, place))
-        return tf.clip_by_value(select(length <= 1.0, tf.zeros_like(place), moved), 0.0, last)
-    if mode == "WRAP":
-        below = place + length * (tf.floor(-place / length) + 1.0)
-        above = place - length * tf.floor(place / length)
-        moved = select(place < 0.0, below, select(place > last, above, place))
-        return tf.clip_by_value(select(length <= 1.0, tf.zeros_like(place), moved), 0.0, last)
-    return place
-
-
-def _reflected_below(place: Tensor, length: Tensor) -> Tensor:
-    import tensorflow as tf
-
-    double = 2.0 * length
-    moved = select(place < double * -1.0, place + double * tf.floor(-place / double), place)
-    return select(moved < -length, moved + double, -moved - 1.0)
+    else:  # a b c d | a b c d | a b c d
+        period = tf.maximum(last, 1.0)
+        below = place + length * (tf.floor(-place / period) + 1.0)
+        above = place - length * tf.floor(place / period)
+    moved = select(place < 0.0, below, select(place > last, above, place))
+    return tf.clip_by_value(select(length <= 1.0, tf.zeros_like(place), moved), 0.0, last)

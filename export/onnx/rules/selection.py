@@ -112,3 +112,41 @@ def _cast(call: Call) -> Any:
     scaled = x * 65537.0  # Veltkamp's splitting
     high = scaled - (scaled - x)
     return final(tf.cast(select(tf.math.is_finite(high), high, x), tf.bfloat16))
+
+
+@rule("CTCGreedyDecoder")
+def _ctc_greedy(call: Call) -> Any:
+    """Move the blank to the last class, where tf2onnx expects it."""
+    import tensorflow as tf
+
+    logits, lengths = call.inputs
+    classes, blank = logits.shape[-1], call.attr("blank_index")
+    if classes is None or blank % classes == classes - 1:
+        return None
+    blank %= classes
+    logits = tf.concat([logits[..., :blank], logits[..., blank + 1 :], logits[..., blank : blank + 1]], axis=-1)
+    places, values, shape, scores = tf.raw_ops.CTCGreedyDecoder(
+        inputs=logits, sequence_length=lengths, merge_repeated=call.attr("merge_repeated"), blank_index=-1
+    )
+    return [places, values + tf.cast(values >= blank, values.dtype), shape, scores]
+
+
+@rule("Cross")
+def _cross(call: Call) -> Any:
+    import tensorflow as tf
+
+    x, y = ([tensor[..., i] for i in range(3)] for tensor in call.inputs)
+    return tf.stack([x[i - 2] * y[i - 1] - x[i - 1] * y[i - 2] for i in range(3)], axis=-1)
+
+
+@rule("BroadcastArgs")
+def _broadcast_shapes(call: Call) -> Any:
+    """Return the shape of the broadcast of two shapes: the size of a dimension is that of either which is not 1."""
+    import tensorflow as tf
+
+    shapes = call.inputs
+    if any(shape.shape.rank != 1 or shape.shape[0] is None for shape in shapes):
+        return None
+    rank = max(shape.shape[0] for shape in shapes)
+    x, y = (tf.concat([tf.ones(rank - shape.shape[0], shape.dtype), shape], 0) for shape in shapes)
+    return select(tf.equal(x, 1), y, x)

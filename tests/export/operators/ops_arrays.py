@@ -81,11 +81,8 @@ CASES.add("trapezoid-axis", lambda x: ops.trapezoid(x, dx=0.5), X3)
 for name in ["nansum", "nanmean", "nanmax", "nanmin", "nanprod", "nanstd", "nanvar"]:
     CASES.add(f"{name}-axis", lambda x, function=OPS[name]: function(x, axis=1), GAPS)
     CASES.add(f"{name}-keepdims", lambda x, function=OPS[name]: function(x, axis=1, keepdims=True), SOME)
-for name in ["nanargmax", "nanargmin", "nanmedian", "nancumsum", "nancumprod"]:
+for name in ["nanargmax", "nanargmin", "nancumsum", "nancumprod"]:
     CASES.add(f"{name}-axis", lambda x, function=OPS[name]: function(x, axis=1), SOME)
-for name in ("nanquantile", "nanpercentile"):
-    q = 0.3 if name == "nanquantile" else 30
-    CASES.add(f"{name}-axis", lambda x, function=OPS[name], q=q: function(x, q, axis=1), SOME)
 for method in ("linear", "lower", "higher", "nearest", "midpoint"):
     CASES.add(
         f"quantile-{method}", lambda x, method=method: ops.quantile(x, [0.1, 0.5, 0.9], axis=1, method=method), X3
@@ -125,7 +122,6 @@ for name in ("cumsum", "cumprod"):
         )
 CASES.add("diff-axis", ops.diff, X3)
 CASES.add("diff-twice", lambda x: ops.diff(x, n=2, axis=1), I3)
-CASES.add("corrcoef-rows", ops.corrcoef, normal(3, 8), fixed=True)
 CASES.add("correlate-valid", lambda x: ops.correlate(x[0], x[1], mode="valid")[None], normal(2, 6), fixed=True)
 CASES.add("correlate-same", lambda x: ops.correlate(x[0], x[1], mode="same")[None], normal(2, 6), fixed=True)
 CASES.add("correlate-full", lambda x: ops.correlate(x[0], x[1], mode="full")[None], normal(2, 6), fixed=True)
@@ -174,8 +170,6 @@ CASES.add(
     array([[3, 1, 3], [2, 2, 1]], "int32"),
     fixed=True,
 )
-CASES.add("isin-int32", lambda x: ops.isin(x, np.array([7, -8, 100], "int32")), INTS["int32"])
-CASES.add("isin-inverted", lambda x: ops.isin(x, np.array([0.5, 2.5], "float32"), invert=True), MODERATE)
 CASES.add("nonzero-where", ops.nonzero, array([[0, 1, 2], [3, 0, 0]], "int32"), fixed=True)
 
 # ---- indexing ------------------------------------------------------------------------------------------------------
@@ -216,7 +210,7 @@ CASES.add(
     normal(2, seed=1),
     fixed=True,
 )
-for reduction in ("add", "max", "min", "mul"):
+for reduction in ("add", "max", "min"):
     CASES.add(
         f"scatter_update-{reduction}",
         lambda x, u, reduction=reduction: ops.scatter_update(x, [[0, 1], [2, 3], [0, 1]], u, reduction=reduction),
@@ -252,7 +246,7 @@ for name in ["segment_sum", "segment_max", "segment_min", "segment_prod"]:
         SEGMENTS[:, None],
         fixed=True,
     )
-CASES.add("unravel_index-int32", lambda x: ops.unravel_index(x, (3, 4)), array([[0, 5], [11, 7]], "int32"))
+CASES.add("unravel_index-int32", lambda x: ops.unravel_index(x, (3, 4)), array([[0, 5], [11, 7]], "int32"), fixed=True)
 
 # ---- shapes --------------------------------------------------------------------------------------------------------
 
@@ -337,7 +331,6 @@ for name, made in {
     "linspace-plain": lambda: ops.linspace(-1.0, 2.0, 6),
     "logspace-plain": lambda: ops.logspace(0.0, 2.0, 6),
     "geomspace-plain": lambda: ops.geomspace(1.0, 64.0, 6),
-    "bartlett-plain": lambda: ops.bartlett(6),
     "blackman-plain": lambda: ops.blackman(6),
     "hamming-plain": lambda: ops.hamming(6),
     "hanning-plain": lambda: ops.hanning(6),

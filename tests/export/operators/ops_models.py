@@ -24,7 +24,6 @@ PRODUCTS: dict[str, Any] = {
     "tensordot-axes": lambda x, y: ops.tensordot(x[0], y[0], axes=1),
     "einsum-batch": lambda x, y: ops.einsum("bij,bjk->bki", x, y),
     "einsum-trace": lambda x, y: ops.einsum("bij,bji->b", x, y[:, :, :4]),
-    "kron-matrices": lambda x, y: ops.kron(x[0], y[0]),
     "cdist-rows": lambda x, y: ops.cdist(x[0], ops.transpose(y[0])),
     "cross-vectors": lambda x, y: ops.cross(x[:, :, :3], x[:, :, 2:]),
 }
@@ -88,9 +87,9 @@ for name in ("softmax", "log_softmax", "sparsemax"):
         CASES.add(
             f"{name}-masked",
             OPS[name],
-            array([[-INF, -INF, -INF], [-1e9, -1e9, -1e9], [INF, 0, 1], [-1e30, 1e30, 0]]),
+            array([[-INF, -INF, -INF], [-1e9, -1e9, -1e9], [-1e30, 1e30, 0]]),
         )
-        CASES.add(f"{name}-two-axes", lambda x, function=OPS[name]: function(x, axis=(1, 2)), X3)
+        CASES.add(f"{name}-two-axes", lambda x, function=OPS[name]: function(x, axis=(1, 2)), X3, fixed=True)
 CASES.add("glu-last", ops.glu, MODERATE)
 CASES.add("glu-axis", lambda x: ops.glu(x, axis=1), X3)
 for order in (1, 2, 3):
@@ -241,9 +240,11 @@ for rank, name in itertools.product((1, 2, 3), ("adaptive_max_pool", "adaptive_a
         **CLOSE,
     )
 CASES.add(
-    "max_pool-infinite", lambda x: ops.max_pool(x, 2, 1, "same", "channels_last"), np.where(CONV[2] > 1, -INF, CONV[2])
+    "max_pool-infinite",
+    lambda x: ops.max_pool(x, 2, 1, "same", "channels_last"),
+    np.where(CONV[2] > 1.8, -INF, CONV[2]),
 )
-CASES.add("unfold-image", lambda x: ops.unfold(x, 2, stride=2), normal(2, 3, 6, 8), **CLOSE)
+CASES.add("unfold-image", lambda x: ops.unfold(x, 2, stride=2), normal(2, 3, 6, 8), fixed=True, **CLOSE)
 CASES.add("fold-image", lambda x: ops.fold(x, (6, 8), 2, stride=2), normal(2, 12, 12), **CLOSE)
 CASES.add("depth_to_space-last", lambda x: ops.depth_to_space(x, 2), CONV[2])
 CASES.add("space_to_depth-last", lambda x: ops.space_to_depth(x[:, :8], 2), CONV[2])
@@ -430,8 +431,13 @@ CASES.add(
     MODERATE,
 )
 CASES.add("scan-length", lambda x: ops.scan(lambda c, _: (c * 0.5, c), x, length=4)[1], MODERATE)
-CASES.add("associative_scan-sum", lambda x: ops.associative_scan(lambda a, b: a + b, x, axis=1), X3)
-CASES.add("associative_scan-product", lambda x: ops.associative_scan(lambda a, b: a * b, x, axis=1, reverse=True), X3)
+CASES.add("associative_scan-sum", lambda x: ops.associative_scan(lambda a, b: a + b, x, axis=0), X3, fixed=True)
+CASES.add(
+    "associative_scan-product",
+    lambda x: ops.associative_scan(lambda a, b: a * b, x, axis=0, reverse=True),
+    X3,
+    fixed=True,
+)
 CASES.add("map-batch", lambda x: ops.map(lambda row: ops.sum(row * row) + row, x), X3)
 CASES.add("map-fixed", lambda x: ops.map(lambda row: ops.cumsum(row) * 2, x), MODERATE, fixed=True)
 CASES.add(

@@ -36,7 +36,7 @@ def model_of(cases: Sequence[Case], batch: int | None) -> keras.Model:
     """Return a Functional model of the cases, whose batch size is open if `batch` is None."""
     inputs = {
         f"input_{i}_{j}": keras.Input(
-            batch_shape=(batch, *array.shape[1:]), dtype=str(array.dtype), name=f"input_{i}_{j}"
+            batch_shape=(batch and len(array), *array.shape[1:]), dtype=str(array.dtype), name=f"input_{i}_{j}"
         )
         for i, case in enumerate(cases)
         for j, array in enumerate(case.inputs)
@@ -58,13 +58,14 @@ def problem(case: Case, actual: Sequence[np.ndarray], wanted: Sequence[np.ndarra
     """Return how the outputs of a file differ from those of Keras, or ""."""
     if len(actual) != len(wanted):
         return f"{len(actual)} outputs; expected {len(wanted)}"
-    for got, want in zip(actual, wanted, strict=True):
-        if got.shape != want.shape:
-            return f"shape {got.shape}; expected {want.shape}"
-        if want.dtype.kind in "iub":
-            wrong = got.astype("int64") != want.astype("int64")
+    for in_file, in_keras in zip(actual, wanted, strict=True):
+        if in_file.shape != in_keras.shape:
+            return f"shape {in_file.shape}; expected {in_keras.shape}"
+        exact = in_keras.dtype.kind in "iub"
+        got, want = (value.astype("int64" if exact else "float64") for value in (in_file, in_keras))
+        if exact:
+            wrong = got != want
         else:
-            got, want = got.astype("float64"), want.astype("float64")
             with np.errstate(invalid="ignore"):
                 near = np.abs(got - want) <= case.atol + case.rtol * np.abs(want)
             wrong = ~((got == want) | (np.isnan(got) & np.isnan(want)) | (np.isfinite(want) & near))

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from .needs import named_extras
 from .sources import any_model, described, existing, fields_of, ids_of, is_exported, lines_of, model_of, runnable
-from .terminal import complain, working
+from .terminal import accept_any_text, complain, working
 
 try:
     with named_extras():
@@ -343,15 +343,17 @@ def generate(
     repetition_penalty: RepetitionPenalty = None,
     num_beams: Annotated[int | None, typer.Option(help="Number of beams; above 1: beam search.")] = None,
     seed: Seed = None,
-    stop: Annotated[list[str] | None, typer.Option(help="Text that ends generation; repeatable.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help=r"Text that ends generation, in which \n is a line break; repeatable.")
+    ] = None,
     json_: Json = False,
 ):
     """Generate continuations of prompts with a Keras model or an exported file."""
-    from .text.prompts import continue_prompts, find_tokenizer
+    from .text.prompts import continue_prompts, find_tokenizer, unescaped
 
     options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     options |= {"repetition_penalty": repetition_penalty, "num_beams": num_beams, "seed": seed}
-    options |= {"stop_strings": stop or None, "max_new_tokens": max_new_tokens}
+    options |= {"stop_strings": [unescaped(text) for text in stop or []] or None, "max_new_tokens": max_new_tokens}
     options = _given(options) | {"chat": chat, "system": system}
     given = [ids_of(row) for row in ids or []]
     with working(f"continuing with {model}"):
@@ -459,6 +461,7 @@ def _print_report(report: Any, as_json: bool) -> None:
 def main(arguments: Iterable[str] | None = None) -> None:
     """Run the command line and exit. `arguments` are by default those of the process."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides TensorFlow's startup messages
+    accept_any_text()
     try:
         code = app(None if arguments is None else list(arguments), standalone_mode=False)
     except TyperException as error:  # an unknown option or command, or a value of a wrong type

@@ -10,6 +10,17 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 
+def accept_any_text() -> None:
+    """Let standard output and input have characters and bytes that the terminal's encoding has not.
+
+    An answer of a model may have any character: those that the console cannot show become "?". Bytes that are no text
+    become lone surrogates, which the tokenizer refuses by name.
+    """
+    for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "replace"), (sys.stdin, "surrogateescape")):
+        if hasattr(stream, "reconfigure"):  # not if a test or a notebook replaced the stream
+            stream.reconfigure(errors=errors)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """Show `what` and the elapsed time on standard error until the block ends, if standard error is a terminal."""

@@ -95,7 +95,7 @@ def test_generate_and_plot(tmp_path: Path) -> None:
         by_id = cli("generate", tmp_path / source, "--ids", "5", "--ids", "7 8,9", *options)
         assert [row["ids"] for row in json.loads(by_id.stdout)] == expected, by_id.stderr
     by_text = json.loads(cli("generate", tmp_path / "m.onnx", "w5", "w7 w8 w9", *options).stdout)
-    assert [row["text"] for row in by_text] == [" ".join(f"w{i}" for i in row) for row in expected]
+    assert [row["text"] for row in by_text] == ["".join(f" w{i}" for i in row) for row in expected]
     stop = f"w{expected[1][1]}"
     stopped = cli("generate", tmp_path / "m.onnx", "w7 w8 w9", "--stop", stop, *options)
     (row,) = json.loads(stopped.stdout)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from attention_zoo import export
 from attention_zoo.cli import main
 from attention_zoo.needs import named_extras
 from attention_zoo.terminal import working
+from attention_zoo.text.prompts import unescaped
 from helpers import python, refusing, tiny
 
 
@@ -201,3 +203,25 @@ def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
     said = read.decode()
     os.close(ours)
     assert "exporting [m].onnx" in said and "0:00:0" in said
+
+
+def test_characters_that_the_console_has_not() -> None:
+    """An answer of a model is shown as far as the console can, rather than lost."""
+    code = "from attention_zoo.terminal import accept_any_text; accept_any_text(); print('\u00e9\u2713', input())"
+    env = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run([sys.executable, "-c", code], input=b"a\x81\n", capture_output=True, env=env, check=True)
+    assert done.stdout.rstrip() == b"\xe9? a?"
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    source = Path(__file__).parent / "goldens" / "llama-gguf" / "q8_0.gguf"
+    assert unescaped(r"a\nb\\n\tc\x") == "a\nb\\n\tc\\x"
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("attention-zoo")), "generate", source, b"a\xff"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "text: got 'a\\udcff', with bytes that are not UTF-8; accepted: UTF-8 text" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ def continue_prompts(
         text = {"text": one.text} if coder is not None else {}
         rows.append({"ids": one.ids, **text, "finish_reason": one.finish_reason})
     return rows
+
+
+def unescaped(text: str) -> str:
+    """Return `text` with the escapes for a line break, a tab, a carriage return and a backslash replaced."""
+    return re.sub(r"\\([ntr\\])", lambda found: {"n": "\n", "t": "\t", "r": "\r"}.get(found[1], found[1]), text)
 
 
 def find_tokenizer(source: Any, name: str, given: Path | None, *, needed: bool = True) -> Any:

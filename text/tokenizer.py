@@ -332,6 +332,9 @@ class Tokenizer:
         for name, value in (("text", text), ("pair", pair)):
             if not isinstance(value, str) and not (name == "pair" and value is None):
                 raise ValueError(f"{name}: got {type(value).__name__}; accepted: a text")
+        for name, value in (("text", text), ("pair", pair or "")):
+            if any("\ud800" <= character <= "\udfff" for character in value):
+                raise ValueError(f"{name}: got {value!r:.60}, with bytes that are not UTF-8; accepted: UTF-8 text")
         if split_special_tokens and pair is not None:
             raise ValueError("split_special_tokens: got True with a pair; accepted: False, or a single text")
         backend = self._plain.backend if split_special_tokens else self.backend

@@ -36,17 +36,26 @@ class Pair(NamedTuple):
     imaginary: Tensor
 
 
+class Items(NamedTuple):
+    """A list of tensors of equal shape as one tensor (size, ·), which is None as long as the shape is unknown."""
+
+    tensor: Any
+    size: Tensor
+
+
 @dataclass(frozen=True)
 class Call:
     """An operation of the traced graph.
 
     Attributes:
         op: the operation; the shapes and dtypes of its outputs are those of the result.
-        inputs: its inputs in the new graph, a ``Pair`` for a complex one.
+        inputs: its inputs in the new graph: a ``Pair`` for a complex one, ``Items`` for a list.
+        copier: copies functions that the operation calls: see ``inlined``.
     """
 
     op: Any
     inputs: list[Any]
+    copier: Copier
 
     @property
     def dtype(self) -> Any:
@@ -63,17 +72,23 @@ class Call:
         value = self.op.get_attr(name)
         return value.decode() if isinstance(value, bytes) else value
 
+    def inlined(self, function: str, arguments: Sequence[Any]) -> list[Any]:
+        """Return the outputs of a function that the operation calls, as operations of the current graph."""
+        graph = self.copier.function(function)
+        return self.copier.copy(graph.inputs, graph.outputs, list(arguments))
+
 
 # A rule returns the outputs, or None to keep the operation.
 Rule = Callable[[Call], Any]
 RULES: dict[str, Rule] = {}
+LISTS: dict[str, Rule] = {}  # rules for graphs whose lists of tensors become tensors
 
 
-def rule(*kinds: str) -> Callable[[Rule], Rule]:
+def rule(*kinds: str, table: dict[str, Rule] = RULES) -> Callable[[Rule], Rule]:
     """Register a function as the rule of these kinds of operations."""
 
     def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(kinds, function))
+        table.update(dict.fromkeys(kinds, function))
         return function
 
     return register
@@ -110,34 +125,55 @@ def rewritten(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> 
     for _ in range(PASSES):
         with tf.Graph().as_default() as graph:
             tf.import_graph_def(graph_def, name="")
-            library = [_rewritten_function(fdef, graph) for fdef in graph_def.library.function]
-            copy = tf.Graph()
+        known = {fdef.signature.name: fdef for fdef in graph_def.library.function}
+        lists = any_irregular(graph, known)
+        library, changed = [], False
+        for name in known:
+            fdef, different = _rewritten_function(known[name], Copier(graph, known, lists))
+            library.append(fdef)
+            changed |= different
+        copier, copy = Copier(graph, known, lists), tf.Graph()
+        with copy.as_default():
+            if known:
+                tf.import_graph_def(_only_functions(graph_def.library), name="")
             given = [graph.get_tensor_by_name(name) for name in inputs]
             wanted = [graph.get_tensor_by_name(name) for name in names]
-            copied, changed = _copied(given, wanted, copy, graph_def.library)
-        names = [tensor.name for tensor in copied]
+            made = copier.copy(given, wanted, None)
+            names = [tensor.name for tensor in _distinct(wanted, made)]
         graph_def = copy.as_graph_def(add_shapes=True)
+        new = [fdef for fdef in graph_def.library.function if fdef.signature.name not in known]
         graph_def.library.Clear()
-        graph_def.library.function.extend(fdef for fdef, _ in library)
-        if not changed and not any(different for _, different in library):
+        graph_def.library.function.extend(_called(graph_def, [*library, *new]))
+        if not (changed or copier.changed):
             break
     return graph_def, names
 
 
-def _rewritten_function(fdef: Any, outer: Any) -> tuple[Any, bool]:
-    """Return a function of the graph's library after one application of the rules, and whether any applied."""
-    from tensorflow.python.framework import func_graph, function_def_to_graph, graph_to_function_def
+def any_irregular(graph: Any, known: dict[str, Any]) -> bool:
+    """Return whether a loop uses lists of tensors in a way that tf2onnx cannot convert."""
+    from .rules.loops import is_irregular
 
-    with outer.as_default():
-        graph = function_def_to_graph.function_def_to_graph(fdef)
+    copier = Copier(graph, known, False)
+    graphs = [graph, *(copier.function(name) for name in known)]
+    return any(is_irregular(op, copier) for each in graphs for op in each.get_operations())
+
+
+def _rewritten_function(fdef: Any, copier: Copier) -> tuple[Any, bool]:
+    """Return a function of the graph's library after one application of the rules, and whether any applied."""
+    from tensorflow.python.framework import func_graph, graph_to_function_def
+
+    graph = copier.function(fdef.signature.name)
+    if any(tensor.dtype.name == "variant" for tensor in (*graph.inputs, *graph.outputs)) and copier.lists:
+        return fdef, False  # the body of a loop, which the rule of the loop copies
     copy = func_graph.FuncGraph(fdef.signature.name)
-    copied, changed = _copied(graph.inputs, graph.outputs, copy, None)
-    if not changed:
+    with copy.as_default():
+        outputs = _distinct(graph.outputs, copier.copy(graph.inputs, graph.outputs, None))
+    if not copier.changed:
         return fdef, False
     copy.inputs = [copy.get_tensor_by_name(tensor.name) for tensor in graph.inputs]
     names = [arg.name for arg in fdef.signature.output_arg]
     operations = [op for op in copy.get_operations() if op.type != "Placeholder"]
-    new = graph_to_function_def.graph_to_function_def(copy, operations, copy.inputs, copied, out_names=names)
+    new = graph_to_function_def.graph_to_function_def(copy, operations, copy.inputs, outputs, out_names=names)
     new.signature.name = fdef.signature.name
     for node in new.node_def:  # markers have no shapes otherwise
         shapes = [tensor.shape.as_proto() for tensor in copy.get_operation_by_name(node.name).outputs]
@@ -145,37 +181,35 @@ def _rewritten_function(fdef: Any, outer: Any) -> tuple[Any, bool]:
     return new, True
 
 
-def _copied(inputs: Sequence[Tensor], outputs: Sequence[Tensor], graph: Any, library: Any) -> tuple[list[Tensor], bool]:
-    """Copy what computes `outputs` to `graph`, and return the new outputs, and whether a rule applied."""
+def _distinct(wanted: Sequence[Tensor], results: Sequence[Any]) -> list[Tensor]:
+    """Return the results as tensors that differ from each other, from inputs and from constants: tf2onnx would lose one
+    of the names."""
     import tensorflow as tf
 
-    new: dict[Any, Any] = {}
-    changed = False
-    with graph.as_default():
-        if library is not None and library.function:
-            tf.import_graph_def(_only_functions(library), name="")
-        for tensor in inputs:
-            new[tensor.ref()] = _kept(tensor.op, [], graph)[0]
-        for op in _needed(outputs):
-            if op.outputs and op.outputs[0].ref() in new:
-                continue
-            given = [new[tensor.ref()] for tensor in op.inputs]
-            results, applied = _result(op, given, graph)
-            changed |= applied
-            new.update({tensor.ref(): result for tensor, result in zip(op.outputs, results, strict=True)})
-        found, seen = [], set()
-        for tensor in outputs:
-            result = new[tensor.ref()]
-            if isinstance(result, Pair):
-                raise Unsupported("a complex output", tensor.op.name)
-            if result.ref() in seen or result.op.type in (
-                "Placeholder",
-                "Const",
-            ):  # tf2onnx would lose one of the names
-                result = tf.identity(result)
-            seen.add(result.ref())
-            found.append(result)
-    return found, changed
+    found, seen = [], set()
+    for old, result in zip(wanted, results, strict=True):
+        if isinstance(result, Pair | Items):
+            raise Unsupported("a complex output" if isinstance(result, Pair) else "a list as an output", old.op.name)
+        if result.ref() in seen or result.op.type in ("Placeholder", "Const"):
+            result = tf.identity(result)
+        seen.add(result.ref())
+        found.append(result)
+    return found
+
+
+def _called(graph_def: Any, library: list[Any]) -> list[Any]:
+    """Return the functions that the graph calls, directly or through others."""
+    by_name = {fdef.signature.name: fdef for fdef in library}
+    found: dict[str, Any] = {}
+    pending = [graph_def.node]
+    while pending:
+        for node in pending.pop():
+            for value in node.attr.values():
+                for name in [value.func.name, *(function.name for function in value.list.func)]:
+                    if name in by_name and name not in found:
+                        found[name] = by_name[name]
+                        pending.append(by_name[name].node_def)
+    return list(found.values())
 
 
 def _only_functions(library: Any) -> Any:
@@ -187,55 +221,101 @@ def _only_functions(library: Any) -> Any:
     return graph_def
 
 
-def _result(op: Any, given: list[Any], graph: Any) -> tuple[Iterable[Any], bool]:
-    from .rules.complex_numbers import is_complex, of_complex
+class Copier:
+    """Copies operations to the current graph, and applies a rule to each.
 
-    if _constant(op, given):  # tf2onnx computes it
-        return _kept(op, given, graph), False
-    call = Call(op, given)
-    with graph.name_scope(f"{op.name}/{op.type}/"):
-        if is_complex(op):
-            results = of_complex(call)
-        else:
-            results = RULES[op.type](call) if op.type in RULES and FINAL not in op.node_def.attr else None
-    if results is None:
-        return _kept(op, given, graph), False
-    results = [results] if hasattr(results, "op") or isinstance(results, Pair) else list(results)
-    for old, result in zip(op.outputs, results, strict=True):
-        if not isinstance(result, Pair):
-            result.set_shape(old.shape)
-    return results, True
+    Args:
+        outer: the graph that contains the library of functions.
+        known: the functions by name.
+        lists: whether lists of tensors become tensors.
+    """
 
+    def __init__(self, outer: Any, known: dict[str, Any], lists: bool) -> None:
+        self.outer, self.known, self.lists = outer, known, lists
+        self.changed = False
+        self.constants: set[Any] = set()  # results that tf2onnx computes with TensorFlow
+        self.graphs: dict[str, Any] = {}
 
-def _constant(op: Any, given: list[Any]) -> bool:
-    """Return whether all inputs are constants, so that tf2onnx computes the result with TensorFlow."""
-    if not given or len(op.outputs) != 1 or op.type == "PyFunc" or op.outputs[0].dtype.is_complex:
-        return False
-    return all(not isinstance(tensor, Pair) and _is_constant(tensor) for tensor in given)
+    def function(self, name: str) -> Any:
+        """Return the graph of a function."""
+        from tensorflow.python.framework import function_def_to_graph
 
+        if name not in self.graphs:
+            with self.outer.as_default():
+                self.graphs[name] = function_def_to_graph.function_def_to_graph(self.known[name])
+        return self.graphs[name]
 
-def _is_constant(tensor: Any) -> bool:
-    op = tensor.op
-    if op.type == "Const":
-        return True
-    foldable = (
-        op.inputs and len(op.outputs) == 1 and op.type not in ("PyFunc", "Placeholder", "While", "StatelessWhile")
-    )
-    return bool(foldable) and all(map(_is_constant, op.inputs))
+    def copy(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], arguments: list[Any] | None) -> list[Any]:
+        """Copy what computes `outputs`, and return them.
 
+        Args:
+            inputs: the inputs of the old graph.
+            outputs: the outputs of the old graph.
+            arguments: what the inputs are in the new graph. None: placeholders of the same names.
+        """
+        new: dict[Any, Any] = {}
+        for i, tensor in enumerate(inputs):
+            new[tensor.ref()] = arguments[i] if arguments is not None else self._kept(tensor.op, [], True)[0]
+        for op in _needed(outputs):
+            if not (op.outputs and op.outputs[0].ref() in new):
+                results = self._result(op, [new[tensor.ref()] for tensor in op.inputs], arguments is None)
+                new.update({tensor.ref(): result for tensor, result in zip(op.outputs, results, strict=True)})
+        return [new[tensor.ref()] for tensor in outputs]
 
-def _kept(op: Any, given: list[Tensor], graph: Any) -> list[Tensor]:
-    """Copy an operation as it is."""
-    node = op.node_def
-    attributes = {name: value for name, value in node.attr.items() if name != "_output_shapes"}
-    dtypes = [tensor.dtype for tensor in op.outputs]
-    try:
-        copy = graph.create_op(op.type, given, dtypes, name=f"{op.name}/", attrs=attributes, op_def=op.op_def)
-    except ValueError as error:  # the call of a function in the form of TensorFlow 1
-        raise Unsupported("a call of a TensorFlow function", op.name) from error
-    for old, tensor in zip(op.outputs, copy.outputs, strict=True):
-        tensor.set_shape(old.shape)
-    return list(copy.outputs)
+    def _result(self, op: Any, given: list[Any], exact: bool) -> Iterable[Any]:
+        import tensorflow as tf
+
+        from .rules.complex_numbers import is_complex, of_complex
+
+        if self._constant(op, given):  # tf2onnx computes it
+            results = self._kept(op, given, exact)
+            self.constants.add(results[0].ref())
+            return results
+        call = Call(op, given, self)
+        rules = {**RULES, **LISTS} if self.lists else RULES
+        with tf.compat.v1.get_default_graph().name_scope(f"{op.name}/{op.type}/"):
+            if is_complex(op):
+                results = of_complex(call)
+            elif op.type == "Identity" and isinstance(given[0], Items):
+                results = list(given)
+            else:
+                results = rules[op.type](call) if op.type in rules and FINAL not in op.node_def.attr else None
+        if results is None:
+            return self._kept(op, given, exact)
+        self.changed = True
+        results = [results] if hasattr(results, "op") or isinstance(results, Pair | Items) else list(results)
+        for old, result in zip(op.outputs, results, strict=True):
+            if not isinstance(result, Pair | Items):
+                result.set_shape(old.shape)
+        return results
+
+    def _constant(self, op: Any, given: list[Any]) -> bool:
+        """Return whether tf2onnx computes the operation with TensorFlow, since all inputs are constants."""
+        if len(op.outputs) != 1 or op.type in ("PyFunc", "Placeholder", "While", "StatelessWhile"):
+            return False
+        if op.outputs[0].dtype.is_complex or op.outputs[0].dtype.name == "variant":
+            return False
+        if not given:
+            return op.type == "Const"
+        return all(not isinstance(x, Pair | Items) and x.ref() in self.constants for x in given)
+
+    def _kept(self, op: Any, given: list[Tensor], exact: bool) -> list[Tensor]:
+        """Copy an operation as it is, under its own name if that must be kept."""
+        import tensorflow as tf
+
+        if any(isinstance(tensor, Items) for tensor in given):
+            raise Unsupported(op.type, op.name)
+        graph = tf.compat.v1.get_default_graph()
+        attributes = {name: value for name, value in op.node_def.attr.items() if name != "_output_shapes"}
+        dtypes = [tensor.dtype for tensor in op.outputs]
+        name = f"{op.name}/" if exact else op.name
+        try:
+            copy = graph.create_op(op.type, given, dtypes, name=name, attrs=attributes, op_def=op.op_def)
+        except ValueError as error:  # the call of a function in the form of TensorFlow 1
+            raise Unsupported("a call of a TensorFlow function", op.name) from error
+        for old, tensor in zip(op.outputs, copy.outputs, strict=True):
+            tensor.set_shape(old.shape)
+        return list(copy.outputs)
 
 
 def _needed(outputs: Sequence[Tensor]) -> list[Any]:

@@ -9,6 +9,7 @@ from . import (
     counting,
     functions,
     images,
+    loops,
     scattering,
     selection,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "counting",
     "functions",
     "images",
+    "loops",
     "scattering",
     "selection",
 ]

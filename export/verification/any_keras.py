@@ -28,6 +28,7 @@ SIDES = (32, 75, 150)
 MOST_CALLS = 16  # rows, or calls of one row, with which small inputs get all edge values
 FEW = 2048  # values in all of these rows; for larger inputs, their number would cost time and bring no more edge values
 LIGHT = 60  # layers; a call of more of them takes a considerable part of the time of an export
+SLACK = 50.0  # see ``compare``; ONNX Runtime's layer normalization of 49,152 values was 4 times `TOLERANCE` off
 SMALL = 20_000  # values in a row of a light model
 
 
@@ -110,7 +111,7 @@ def _of_values(
     # The number of rows, or of calls where their number is fixed, after which a small input had all edge values.
     times = min(MOST_CALLS, math.ceil(len(EDGES) / max(1, min(counts) // rows)), max(1, FEW // max(1, per_row)))
     more_rows = {**own, "batch": max(own["batch"], times)} if batched else own
-    seeds = range(1 if batched else math.ceil(times / rows))
+    seeds = range(1 if batched else max(2, math.ceil(times / rows)))
     kinds = ["edges"]
     integers = any(ladder(spec) == INTEGER_RANGES or is_mask(spec) for spec in free)
     kinds += ["integers"] if integers else []
@@ -272,7 +273,7 @@ def any_checks(
             for name, values in expected.items():
                 finite[name] += int(np.isfinite(values).sum())
                 empty -= {name} if values.size else set()
-            check = _compared(prefix + one.name, reference, loaded, inputs, expected, tolerance, one.draw == "mixed")
+            check = _compared(prefix + one.name, reference, loaded, inputs, expected, tolerance, one.draw)
             yield replace(check, detail="; ".join(filter(None, (check.detail, remark))))
     if unseen := sorted({name for name in finite if not finite[name]} - empty):
         detail = f"Keras computes NaN or infinity alone in {unseen}; accepted: samples= of inputs for which it does not"
@@ -307,7 +308,7 @@ def _compared(
     inputs: Arrays,
     expected: Arrays,
     tolerance: float | Closeness,
-    by_row: bool,
+    draw: str,
 ) -> Check:
     try:
         actual = loaded.run(inputs)
@@ -317,28 +318,29 @@ def _compared(
         name,
         actual,
         expected,
-        lambda moved: reference.exact(shaken(inputs) if moved else inputs, moved),
+        lambda level: reference.exact(shaken(inputs) if level else inputs, level),
         tolerance,
         finite=False,
-        by_row={spec.name for spec in loaded.signature.outputs if by_row and spec.dims[:1] == ("batch",)},
+        by_row={spec.name for spec in loaded.signature.outputs if draw == "mixed" and spec.dims[:1] == ("batch",)},
+        slack=SLACK if draw in ("large", "mixed", "integers") else 1.0,
     )
-    if wrong := _undeclared(loaded.signature, inputs, expected):
+    if wrong := _undeclared(loaded.signature, expected):
         return replace(check, passed=False, detail=wrong)
     if check.rule == "float64" and reference.single:
         return replace(check, detail=f"{check.detail} (in float32: Keras cannot compute this model in float64)")
     return check
 
 
-def _undeclared(signature: Signature, inputs: Arrays, outputs: Arrays) -> str:
-    """Return how the shape of an output differs from the signature in the file, or "" if it does not."""
-    sizes: dict[Any, int] = {}
-    for spec in signature.inputs:
-        sizes |= dict(zip(spec.dims, inputs[spec.name].shape, strict=True))
+def _undeclared(signature: Signature, outputs: Arrays) -> str:
+    """Return how the rank or a fixed size of an output differs from the signature in the file, or "" if none does.
+
+    The name of an open size says that it was the size of this input where the model was probed, which may be a
+    coincidence.
+    """
     for spec in signature.outputs:
         shape = outputs[spec.name].shape
         pairs = zip(spec.dims, shape, strict=False)
-        dims = [sizes.get(dim, size) if isinstance(dim, str) else dim for dim, size in pairs]
-        if len(spec.dims) != len(shape) or list(shape) != dims:
+        if len(spec.dims) != len(shape) or any(dim not in (size, str(dim)) for dim, size in pairs):
             return f"{spec.name} has shape {shape}, where the signature of the file says {spec.dims}"
     return ""
 

@@ -98,7 +98,7 @@ def cached_checks(
     keys = Reference(model, model.graphs("dynamic")["decoder"].function, signature)
     tokens = next(spec.name for spec in signature.inputs if spec.name in TOKENS)
 
-    def expected(inputs: Arrays, shaken: bool | None = None) -> Arrays:
+    def expected(inputs: Arrays, shaken: int | None = None) -> Arrays:
         given = {name: inputs[name] for name in (tokens, "attention_mask")}
         run, cached = whole, keys
         if shaken is not None:
@@ -195,13 +195,13 @@ class _Logits:
 
     def __init__(self, whole: Reference, inputs: Arrays) -> None:
         self.whole, self.inputs = whole, inputs
-        self.judges: dict[bool, np.ndarray] = {}
+        self.judges: dict[int, np.ndarray] = {}
 
     @functools.cached_property
     def logits(self) -> np.ndarray:
         return self.whole(self.inputs)["logits"]
 
-    def exact(self, shaken: bool) -> np.ndarray:
+    def exact(self, shaken: int) -> np.ndarray:
         if shaken not in self.judges:
             self.judges[shaken] = self.whole.exact(self.inputs, shaken)["logits"]
         return self.judges[shaken]

@@ -5,7 +5,8 @@
 2. *float64*: if the difference is larger, since real weights amplify rounding errors, the same model computing in
    float64 decides. The file passes if its error against float64 is at most ``FARTHER`` times that of Keras in float32.
    Since Keras may be near to float64 by accident, the file also passes if its error is at most ``FARTHER`` times the
-   effect of rounding errors in the weights alone.
+   effect of rounding errors in the weights alone or, for a third-party model, in the outputs of its layers, which may
+   decide between equal values.
    If Keras cannot compute the model in float64, its own float32 result takes the place of float64.
 3. *cosine*: for a file in reduced precision, whose differences say little, the cosine similarity of the outputs of
    every row decides.
@@ -62,12 +63,13 @@ def compare(
     name: str,
     actual: Arrays,
     expected: Arrays,
-    exact: Callable[[bool], Arrays],
+    exact: Callable[[int], Arrays],
     tolerance: float | Closeness,
     valid: Callable[[str], np.ndarray | None] = lambda _: None,
     *,
     finite: bool = True,
     by_row: Collection[str] = (),
+    slack: float = 1.0,
 ) -> Check:
     """Compare the outputs of a file with those of Keras.
 
@@ -75,17 +77,19 @@ def compare(
         name: of the check.
         actual: the outputs of the file, by name.
         expected: the outputs of Keras in float32. Only these outputs of `actual` are compared.
-        exact: computes the outputs of Keras in float64, and is called if rule 1 does not hold. If its argument is True,
-            the weights have simulated rounding errors.
+        exact: computes the outputs of Keras in float64, and is called if rule 1 does not hold. If its argument is 1,
+            the weights have simulated rounding errors; if it is 2, the outputs of layers have them, too.
         tolerance: relative to the largest magnitude of an output, or a ``Closeness`` for rule 3.
         valid: returns which positions of the first two axes of an output count, (batch, length) booleans, or None for
             all; called with the name of the output.
         finite: whether every value must be a number. If not, NaN and infinities are right where Keras has them too.
         by_row: names of outputs of which each row is compared by itself, relative to its own largest magnitude.
+        slack: by how much `tolerance` is larger for outputs from large values, next to which float32 loses the small
+            ones in a sum. If rows are compared by themselves, these are all rows but the first.
     """
     found: list[_Found] = []
     worst = 0.0
-    judges = _Judges(exact)
+    judges = _Judges(exact, 1 if finite else 2)
     for output, in_keras in expected.items():
         in_file = actual[output]
         if in_file.shape != in_keras.shape:
@@ -99,8 +103,11 @@ def compare(
         rows = [(output, counted)]
         if output in by_row and len(in_keras) > 1:
             rows = [(f"{output}, row {row}", np.arange(len(in_keras)) == row) for row in range(len(in_keras))]
-        for label, counted in rows:
-            one, relative = _compared(output, label, in_file, in_keras, counted, judges, tolerance)
+        for number, (label, counted) in enumerate(rows):
+            limit = tolerance
+            if not isinstance(limit, Closeness) and (number or len(rows) == 1):
+                limit *= slack
+            one, relative = _compared(output, label, in_file, in_keras, counted, judges, limit)
             worst = max(worst, relative)
             found.append(one)
     passed = all(one.passed for one in found)
@@ -110,13 +117,14 @@ def compare(
 
 
 class _Judges:
-    """The outputs of Keras in float64, computed on first use: without and with simulated rounding errors."""
+    """The outputs of Keras in float64, computed on first use: without and with simulated rounding errors, in up to
+    `most` places; see ``compare``."""
 
-    def __init__(self, exact: Callable[[bool], Arrays]) -> None:
-        self.exact = exact
-        self.results: dict[bool, Arrays] = {}
+    def __init__(self, exact: Callable[[int], Arrays], most: int) -> None:
+        self.exact, self.most = exact, most
+        self.results: dict[int, Arrays] = {}
 
-    def __call__(self, output: str, counted: np.ndarray, shaken: bool = False) -> np.ndarray:
+    def __call__(self, output: str, counted: np.ndarray, shaken: int = 0) -> np.ndarray:
         if shaken not in self.results:
             self.results[shaken] = self.exact(shaken)
         values = self.results[shaken][output]
@@ -137,7 +145,7 @@ def _compared(
     theirs, ours = in_keras[counted], in_file[counted]
     whole = theirs.dtype.kind in "iub"
     same = _same_kind(ours, theirs)
-    numbers = np.isfinite(theirs) & np.isfinite(ours)
+    numbers = np.isfinite(theirs) & np.isfinite(ours) & ~_overflowed(ours, theirs)
     remark = "" if np.isfinite(theirs).all() else f", {int(numbers.sum())} of {theirs.size} values are finite"
     if not same.all() and not isinstance(tolerance, Closeness):
         wrong = ~same & _same_kind(judges(output, counted), theirs)
@@ -162,10 +170,11 @@ def _compared(
     own = _distance(ours, truth, numbers)
     other = max(_distance(theirs, truth, numbers), 0.0 if whole else ROUNDING * scale)
     detail += f"; error against float64 is {_times(own, other)} that of Keras"
-    if own > FARTHER * other:
-        moved = judges(output, counted, True)
-        other = max(other, _distance(moved, truth, numbers & np.isfinite(moved)))
-        detail += f", {_times(own, other)} the effect of rounding errors in the weights"
+    for shaken, place in enumerate(("weights", "weights and layers")[: judges.most], start=1):
+        if own > FARTHER * other:
+            moved = judges(output, counted, shaken)
+            other = max(other, _distance(moved, truth, numbers & np.isfinite(moved)))
+            detail += f", {_times(own, other)} the effect of rounding errors in the {place}"
     return _Found(1 + own / (other or 1.0), own <= FARTHER * other, detail, "float64"), distance / scale
 
 
@@ -173,6 +182,14 @@ def _same_kind(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return where both values are finite, both NaN, or both the same infinity."""
     finite = np.isfinite(one) & np.isfinite(other)
     return finite | (np.isnan(one) & np.isnan(other)) | (~finite & (one == other))
+
+
+def _overflowed(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return where both integers are at a limit of their dtype, as floats beyond it become: either may be right."""
+    if one.dtype.kind != "i" or one.dtype != other.dtype:
+        return np.zeros(one.shape, bool)
+    limits = np.iinfo(one.dtype)
+    return np.isin(one, (limits.min, limits.max)) & np.isin(other, (limits.min, limits.max))
 
 
 def _scale(values: np.ndarray, numbers: np.ndarray) -> float:

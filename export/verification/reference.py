@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
@@ -43,7 +44,7 @@ class Reference:
             function = self.function if self.signature is None else self._traced(frozenset(inputs))
             return _called(function, self._tensors(inputs))
 
-    def exact(self, inputs: Mapping[str, np.ndarray], shaken: bool = False) -> dict[str, np.ndarray]:
+    def exact(self, inputs: Mapping[str, np.ndarray], shaken: int = 0) -> dict[str, np.ndarray]:
         """Return the outputs in float64, by name. The model's own outputs are rounded to float32 at the end, which is
         accurate enough.
 
@@ -52,7 +53,8 @@ class Reference:
 
         Args:
             inputs: arrays by name.
-            shaken: change every weight by `SHAKE`, up or down, which shows the effect of rounding errors in float32.
+            shaken: with 1, change every weight by `SHAKE`, up or down, which shows the effect of rounding errors in
+                float32. With 2, also change the outputs of every layer, as other kernels do: this breaks ties.
         """
         foreign = isinstance(self.model, Foreign)
         if not self.single:
@@ -60,14 +62,14 @@ class Reference:
                 with (
                     computing_in(self.model, "float64"),
                     _inputs_in_float64(self.model) if foreign else nullcontext(),
-                    self._shaken() if shaken else nullcontext(),
+                    self._shaken(shaken > 1) if shaken else nullcontext(),
                 ):
                     return _called(self.function, self._tensors(inputs, double=foreign))
             except Exception:  # of any class: each operator has its own
                 if not foreign:
                     raise
                 self.single = True
-        with computing_in(self.model, "float32"), self._shaken() if shaken else nullcontext():
+        with computing_in(self.model, "float32"), self._shaken(shaken > 1) if shaken else nullcontext():
             return _called(self.function, self._tensors(inputs))
 
     def sizes_by(self, name: str, signature: Signature) -> bool:
@@ -85,14 +87,16 @@ class Reference:
                 self.sized = set(names)
         return name in self.sized
 
-    def _shaken(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def _shaken(self, layers: bool) -> Iterator[None]:
         stored, rng, moved = FileWeights(self.model), np.random.default_rng(0), {}
         for name, variable in stored.variables.items():  # not `stored.value`, to which adapters would be added again
             if "float" in stored.dtype(name):
                 value = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")).astype("float64")
                 value *= 1 + SHAKE * rng.choice((-1.0, 1.0), value.shape)
                 moved[name] = keras.ops.convert_to_tensor(value.astype("float32"))  # as functions expect
-        return reading(moved, stored)
+        with reading(moved, stored), _layers_shaken() if layers else nullcontext():
+            yield
 
     def _traced(self, names: frozenset[str]) -> Function:
         if names not in self.traced:
@@ -129,6 +133,25 @@ def _called(function: Function, tensors: Mapping[str, Any]) -> dict[str, np.ndar
     except tf.errors.UnimplementedError:
         outputs = tf.function(function, autograph=False, jit_compile=True)(tensors)
     return {name: keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
+
+
+@contextmanager
+def _layers_shaken() -> Iterator[None]:
+    """Within the block, change the outputs of all layers and Keras operations by `SHAKE`, up or down."""
+    rng, call = np.random.default_rng(2), keras.Operation.__call__
+
+    def moved(value: Any) -> Any:
+        dtype = keras.backend.standardize_dtype(getattr(value, "dtype", "int32"))
+        if "float" not in dtype or None in value.shape:
+            return value
+        return value * keras.ops.convert_to_tensor(1 + SHAKE * rng.choice((-1.0, 1.0), tuple(value.shape)), dtype)
+
+    def called(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = call(operation, *args, **kwargs)
+        return outputs if isinstance(operation, keras.layers.InputLayer) else keras.tree.map_structure(moved, outputs)
+
+    with mock.patch.object(keras.Operation, "__call__", called):
+        yield
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from ...runtime.graph_names import is_prefill
 from ...runtime.inputs import example_inputs
 from ...runtime.loading import load
 from ...runtime.runner import Runner
-from ...signature import Graph
+from ...signature import Graph, Signature, TensorSpec
 from ..frontend.any_keras.model import Foreign
 from ..frontend.graphs import model_graphs
 from ..frontend.huggingface_view import DIMENSIONS, as_in_file
@@ -222,9 +222,21 @@ def _names(model: Exportable, runner: Runner, graphs: dict[str, Graph]) -> Check
                 ]
                 if len(sizes) != len(dims) or not all(same):
                     problems.append(f"{tensor} has dimensions {sizes}, expected {dims}")
-        if loaded.signature != signature:
+        if loaded.signature != _with_fixed_outputs(signature, loaded.signature):
             problems.append("the signature in the file's metadata differs from the model's")
     return Check("names and dimensions", not problems, None, "; ".join(problems))
+
+
+def _with_fixed_outputs(signature: Signature, in_file: Signature) -> Signature:
+    """Return `signature` with the batch size of a file of static shapes for outputs that are not rows of the batch."""
+    fixed, files = in_file.sizes.get("batch"), {spec.name: spec.dims for spec in in_file.outputs}
+
+    def dims(spec: TensorSpec) -> tuple[Any, ...]:
+        with_size = tuple(fixed if dim == "batch" else dim for dim in spec.dims)
+        return with_size if with_size == files.get(spec.name) else spec.dims
+
+    outputs = tuple(replace(spec, dims=dims(spec)) for spec in signature.outputs)
+    return signature if fixed is None else replace(signature, outputs=outputs)
 
 
 def _repeats(runner: Runner, samples: Any) -> Check:

@@ -168,6 +168,7 @@ def _tidy(model: Any) -> Any:
     """Merge equal nodes, such as those that compute the mask in every block, and remove unused ones."""
     from onnx_ir.passes import common
 
+    outputs = [value.name for value in model.graph.outputs]
     for node in model.graph:
         if node.op_type == "Identity":  # tf2onnx leaves the shape of the elements as an input of a list of tensors
             node.resize_inputs(1)
@@ -183,6 +184,7 @@ def _tidy(model: Any) -> Any:
         model = step(model).model
     _keep_padding(model.graph)
     _own_outputs(model.graph)
+    _distinct_outputs(model.graph, outputs)
     _rename(model.graph)
     return model
 
@@ -225,6 +227,22 @@ def _inside(node: Any) -> list[Any]:
     import onnx_ir as ir
 
     return [attribute.value for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPH]
+
+
+def _distinct_outputs(graph: Any, names: list[str]) -> None:
+    """Give every output a value of its own. The passes merge outputs that are equal, or equal to an input."""
+    import onnx_ir as ir
+
+    seen = set(graph.inputs)
+    for i, name in enumerate(names):
+        value = graph.outputs[i]
+        if value in seen or value.is_initializer():
+            copy = ir.node("Identity", [value])
+            copy.outputs[0].dtype, copy.outputs[0].shape = value.dtype, value.shape
+            graph.append(copy)
+            graph.outputs[i] = value = copy.outputs[0]
+        seen.add(value)
+        value.name = name
 
 
 def _own_outputs(graph: Any) -> None:

@@ -173,6 +173,8 @@ def _attention(
     side_by_side = all(x is not None for x in together) and (any_key is None or any_key.shape[1] == 1)
     inputs = together if side_by_side else [query, key, value]
     if bias is not None:
+        if bias.shape[3] == 1:  # the operator does not broadcast over keys
+            bias = bias * tf.ones(tf.stack([1, 1, 1, source]), bias.dtype)
         # ONNX Runtime's CPU kernel broadcasts the mask over heads and batch, but not over queries. If there are as many
         # queries as keys, their number is read from the mask: it is the same for all layers, which share the result.
         rows = tf.shape(bias)[3] if bias.shape[3] != 1 and _of_one_length(query, key) else length
@@ -231,11 +233,13 @@ def _recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, trai
         inputs = tf.reverse(inputs, [1])
         mask = None if mask is None else tf.reverse(mask, [1])
     batch, width = tf.shape(inputs)[0], layer.units
-    lengths = order = None
+    lengths = order = kept = None
     if mask is not None:
         order = _kept_first(mask)  # (B, T, T)
         inputs = tf.matmul(order, inputs)
         lengths = tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)  # (B,)
+        kept = tf.cast(tf.reduce_any(mask, axis=1, keepdims=True), tf.float32)  # (B, 1)
+        lengths = tf.maximum(lengths, 1)  # ONNX Runtime rejects 0: rows without a token get their states back below
 
     def gates(weight: Any) -> Tensor:  # (·, gates · units) to (1, gates · units, ·), in ONNX's order
         parts = tf.split(tf.convert_to_tensor(weight), layer.cell_gates, axis=-1)
@@ -258,9 +262,12 @@ def _recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, trai
         **attributes,
     )
     outputs = tf.transpose(tf.squeeze(outputs, 1), (1, 0, 2))  # (B, T, units)
+    last = [tf.reshape(part, tf.stack([batch, width])) for part in last]
     if order is not None:
-        outputs = tf.matmul(order, outputs, transpose_a=True)
-    return outputs, *(tf.reshape(part, tf.stack([batch, width])) for part in last)
+        outputs = tf.matmul(order, outputs, transpose_a=True) * kept[:, :, None]
+        before = state if state is not None else [0.0] * len(last)
+        last = [kept * new + (1 - kept) * old for new, old in zip(last, before, strict=True)]
+    return outputs, *last
 
 
 def _kept_first(mask: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ Tensor = Any
 
 ARGUMENT = "attention_zoo_weight_{}"  # differs from the names of a model's inputs
 PRODUCTS = ("MatMul", "BatchMatMulV2")
-FUSED = frozenset({"Erf"})  # has no operator of its own, but the converter recognizes GELU by it
+FUSED = frozenset({"Erf", "Erfc"})  # have no operators of their own, but the converter recognizes GELU by them
 
 
 def convert(stored: FileWeights, graphs: Mapping[str, Graph], alike: Alike) -> tuple[Any, Joint]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..diagnostics import place
 
-TEXTS = ("StringLookup", "TextVectorization", "IntegerLookup", "Hashing", "HashedCrossing")  # with lookup tables
+TEXTS = ("StringLookup", "TextVectorization", "Hashing", "HashedCrossing")  # with lookup tables
 ELSEWHERE = ("TFSMLayer", "JaxLayer", "FlaxLayer", "TorchModuleWrapper")  # not made of Keras' layers
 RANDOM = ("RandomNormal", "RandomStandardNormal", "RandomUniform", "RandomGamma", "TruncatedNormal", "Multinomial")
 QUANTIZED = "accepted: the model before quantize"

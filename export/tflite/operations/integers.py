@@ -15,7 +15,7 @@ from .table import RULES, Tensor, constant, emit, emit_kept, floating, rule, ten
 NARROW = ("uint8", "int8", "uint16", "int16", "uint32")
 PAIR, ONE = ("x", "y"), ("input",)
 OPERANDS = {
-    **dict.fromkeys(("Add", "AddV2", "Sub", "Mul", "Maximum", "Minimum", "FloorMod", "SquaredDifference"), PAIR),
+    **dict.fromkeys(("Add", "AddV2", "Sub", "Mul", "Maximum", "FloorMod", "SquaredDifference"), PAIR),
     **dict.fromkeys(("Abs", "Neg", "Sign", "Square", "Cumsum"), ("x",)),
     **dict.fromkeys(("Max", "Min", "Sum", "Prod", "Mean", "TopKV2"), ONE),
     "SelectV2": ("t", "e"),
@@ -50,6 +50,28 @@ def _narrow(operation: str, operands: tuple[str, ...], back: bool) -> Callable[.
 
 for _operation, _operands in (*OPERANDS.items(), *COMPARED.items()):
     RULES[_operation] = _narrow(_operation, _operands, _operation in OPERANDS)
+
+
+@rule("Minimum")
+def _minimum(x: Tensor, y: Tensor) -> Tensor | None:
+    """Select integers: the converter takes a minimum with 6 or 1 for an activation, which exists for floats only."""
+    import tensorflow as tf
+
+    x, y = tensors(x, y)
+    limits = [constant(operand) for operand in (x, y)]
+    if _dtype(x) in ("int32", "int64") and any(
+        limit is not None and np.any((limit == 6) | (limit == 1)) for limit in limits
+    ):
+        return tf.where(x < y, x, y)
+    return _in_int32("Minimum", PAIR, x=x, y=y)
+
+
+@rule("Relu6")
+def _relu6(features: Tensor) -> Tensor | None:
+    import tensorflow as tf
+
+    (x,) = tensors(features)
+    return tf.minimum(tf.maximum(x, 0), 6) if x.dtype.is_integer else None
 
 
 @rule("FloorDiv")

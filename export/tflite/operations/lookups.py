@@ -26,9 +26,8 @@ def _find(table_handle: Tensor, keys: Tensor, default_value: Tensor) -> Tensor |
     if high - low < DENSE:
         places = np.zeros(high - low + 3, "int32")  # of the value of each key, after and before one for all others
         places[known - low + 1] = np.arange(1, len(known) + 1)
-        places = tf.gather(
-            tf.constant(places), tf.cast(tf.clip_by_value(keys, low - 1, high + 1) - (low - 1), tf.int32)
-        )
+        inside = tf.logical_and(keys >= low, keys <= high)
+        places = tf.gather(tf.constant(places), tf.cast(tf.where(inside, keys - (low - 1), 0), tf.int32))
     else:
         found = tf.equal(tf.expand_dims(keys, -1), tf.constant(known, keys.dtype))
         places = tf.reduce_sum(tf.cast(found, tf.int32) * tf.constant(np.arange(1, len(known) + 1), tf.int32), -1)

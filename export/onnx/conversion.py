@@ -9,7 +9,6 @@ Attention nodes instead of the operators that they are composed of.
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -25,10 +24,11 @@ from ..frontend.any_keras.model import Foreign
 from ..frontend.diagnostics import captured_constants, unsupported
 from ..frontend.inference import FileWeights, reading
 from ..frontend.spec import Exportable, input_specs, metadata
+from . import rules  # noqa: F401  # registers the rules
 from .fused import counted
-from . import rules as _rules  # noqa: F401  (fills the table of rules)
 from .operators import LOWERINGS, replace_marker
 from .rewriting import failed, rewritten
+from .tidying import tidied
 
 Tensor = Any
 
@@ -77,18 +77,8 @@ def convert(model: Exportable, stored: FileWeights, name: str, function: Graph, 
     if constants and ours:
         raise ExportError(f"the trace holds {len(constants)} values that are not weights of the model")
 
-    placeholders = [tensor.name for tensor in traced.graph.inputs]
-    results = [traced.structured_outputs[spec.name].name for spec in signature.outputs]
-    given_names = [*given, *weights, *constants]
-    try:
-        graph_def, results = rewritten(traced.graph.as_graph_def(add_shapes=True), placeholders, results)
-        names = dict(zip([*placeholders, *results], [*given_names, *(s.name for s in signature.outputs)], strict=True))
-        proto = _tf2onnx(graph_def, placeholders, results, names)
-    except Exception as error:  # of any class
-        raise failed(error, traced) from error
-    unsupported(proto, traced)
-
-    onnx_model = _tidy(ir.from_proto(proto))
+    proto = _proto(traced, [*given, *weights, *constants], [spec.name for spec in signature.outputs])
+    onnx_model = tidied(ir.from_proto(proto))
     onnx_model.ir_version = IR_VERSION
     onnx_model.opset_imports[""] = OPSET
     onnx_model.producer_name, onnx_model.producer_version = "attention_zoo", None
@@ -141,6 +131,24 @@ def _keras_as_ours(model: Exportable) -> Iterator[None]:
         tf.config.run_functions_eagerly(before)
 
 
+def _proto(traced: Any, inputs: list[str], outputs: list[str]) -> Any:
+    """Convert a traced function to an ONNX protobuf with these names of inputs and outputs.
+
+    Raises:
+        ExportError: an operation has no ONNX operator, or cannot be converted.
+    """
+    placeholders = [tensor.name for tensor in traced.graph.inputs]
+    results = [traced.structured_outputs[name].name for name in outputs]
+    try:
+        graph_def, results = rewritten(traced.graph.as_graph_def(add_shapes=True), placeholders, results)
+        names = dict(zip([*placeholders, *results], [*inputs, *outputs], strict=True))
+        proto = _tf2onnx(graph_def, placeholders, results, names)
+    except Exception as error:  # of any class
+        raise failed(error, traced) from error
+    unsupported(proto, traced)
+    return proto
+
+
 def _tf2onnx(graph_def: Any, inputs: list[str], outputs: list[str], names: dict[str, str]) -> Any:
     """Convert the frozen graph to an ONNX protobuf, whose weights are still inputs."""
     import tensorflow as tf
@@ -159,160 +167,6 @@ def _tf2onnx(graph_def: Any, inputs: list[str], outputs: list[str], names: dict[
             output_names=outputs,
             tensors_to_rename=names,
         )
-    # Each of its optimizers copies the whole graph; ONNX Runtime and the passes of `_tidy` do the same much faster.
+    # Each of its optimizers copies the whole graph; ONNX Runtime and the passes of `tidied` do the same much faster.
     converted = optimizer.optimize_graph(converted, catch_errors=False, optimizers={})
     return converted.make_model("attention_zoo")
-
-
-def _tidy(model: Any) -> Any:
-    """Merge equal nodes, such as those that compute the mask in every block, and remove unused ones."""
-    from onnx_ir.passes import common
-
-    outputs = [value.name for value in model.graph.outputs]
-    for node in model.graph:
-        if node.op_type == "Identity":  # tf2onnx leaves the shape of the elements as an input of a list of tensors
-            node.resize_inputs(1)
-    _sort(model.graph)  # the passes keep the order, which determines which of two equal nodes stays
-    for step in (
-        common.IdentityEliminationPass(),
-        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        common.DeduplicateInitializersPass(size_limit=1024),
-        common.CommonSubexpressionEliminationPass(),
-        common.RemoveUnusedNodesPass(),
-        common.RemoveUnusedOpsetsPass(),
-    ):
-        model = step(model).model
-    _keep_padding(model.graph)
-    _own_outputs(model.graph)
-    _distinct_outputs(model.graph, outputs)
-    _rename(model.graph)
-    return model
-
-
-def _keep_padding(graph: Any) -> None:
-    """Replace zeros around an image by the smallest positive normal number where max pooling follows.
-
-    ONNX Runtime fuses padding with zeros into max pooling, where the padding does not count. That is wrong where all
-    values are negative. Padding with any other value is not fused.
-    """
-    import onnx_ir as ir
-
-    def pools(node: Any) -> bool:
-        behind = [use.node for output in node.outputs for use in output.uses()]
-        return any(other.op_type == "MaxPool" or (other.op_type == "Transpose" and pools(other)) for other in behind)
-
-    for node in list(graph):
-        value = node.inputs[2] if node.op_type == "Pad" and len(node.inputs) > 2 else None
-        zero = value is None or (value.const_value is not None and not value.const_value.numpy().any())
-        if node.op_type == "Pad" and zero and pools(node):
-            tensor = ir.tensor(np.array(np.finfo("float32").tiny), name=f"{node.name}_almost_zero")
-            almost = ir.Value(name=tensor.name, const_value=tensor)
-            almost.shape, almost.dtype = ir.Shape(()), tensor.dtype
-            graph.register_initializer(almost)
-            node.resize_inputs(3)
-            node.replace_input_with(2, almost)
-
-
-def _read(node: Any) -> list[Any]:
-    """Return the values that a node reads, and those that the graphs in it (the body of a loop, branches) capture."""
-    found = [value for value in node.inputs if value is not None]
-    for graph in _inside(node):
-        found += [value for inner in graph for value in _read(inner)]
-        found += list(graph.outputs)
-    return found
-
-
-def _inside(node: Any) -> list[Any]:
-    """Return the graphs that a node contains."""
-    import onnx_ir as ir
-
-    return [attribute.value for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPH]
-
-
-def _distinct_outputs(graph: Any, names: list[str]) -> None:
-    """Give every output a value of its own. The passes merge outputs that are equal, or equal to an input."""
-    import onnx_ir as ir
-
-    seen = set(graph.inputs)
-    for i, name in enumerate(names):
-        value = graph.outputs[i]
-        if value in seen or value.is_initializer():
-            copy = ir.node("Identity", [value])
-            copy.outputs[0].dtype, copy.outputs[0].shape = value.dtype, value.shape
-            graph.append(copy)
-            graph.outputs[i] = value = copy.outputs[0]
-        seen.add(value)
-        value.name = name
-
-
-def _own_outputs(graph: Any) -> None:
-    """Let the graphs inside of nodes return values of their own, where one would return a value that it captures."""
-    import onnx_ir as ir
-
-    for node in graph:
-        for inner in _inside(node):
-            _own_outputs(inner)
-            for i, value in enumerate(inner.outputs):
-                if value.producer() not in set(inner) and value not in inner.inputs:
-                    copy = ir.node("Identity", [value])
-                    inner.append(copy)
-                    inner.outputs[i] = copy.outputs[0]
-
-
-def _sort(graph: Any) -> None:
-    """Sort nodes by a walk from the outputs back. tf2onnx's own order depends on its names, which differ from run to
-    run."""
-    own, ordered, done = set(graph), [], set()
-    stack = [(output.producer(), False) for output in reversed(graph.outputs)]
-    while stack:
-        node, ready = stack.pop()
-        if node not in own or node in done:
-            continue
-        if ready:
-            done.add(node)
-            ordered.append(node)
-            continue
-        stack.append((node, True))
-        stack += [(value.producer(), False) for value in reversed(_read(node))]
-    graph.remove(list(graph))
-    graph.extend(ordered)
-    for node in ordered:
-        for inner in _inside(node):
-            _sort(inner)
-
-
-def _rename(graph: Any) -> None:
-    """Remove process-wide counters from names, so that the same model always gives the same bytes."""
-    seen: Counter[str] = Counter()
-
-    def plain(name: str, operator: str = "") -> str:
-        name = re.sub(r"__\d+|_1(?=/)|:0$", "", name)  # "bert_1/block_0_1/add:0" is "bert/block_0/add"
-        name = re.sub(r"_(cond|body|true|false)_\d+", r"_\1", name)  # of functions
-        name = re.sub(r"PyFunc(_\d+)?$", operator, name)
-        seen[name] += 1
-        return name if seen[name] == 1 else f"{name}.{seen[name]}"
-
-    kept = {*graph.inputs, *graph.outputs}
-    initializers = {}
-
-    def rename(nodes: Any) -> None:
-        for node in nodes:
-            node.name = plain(node.name or node.op_type, node.op_type)
-            for value in node.inputs:
-                if value is not None and value.is_initializer():
-                    initializers[value.name] = value
-            for i, value in enumerate(node.outputs):
-                if value not in kept:
-                    value.name = f"{node.name}:{i}"
-            for inner in _inside(node):
-                for i, value in enumerate(inner.inputs):
-                    value.name = f"{node.name}.in:{i}"
-                rename(inner)
-                initializers.update({value.name: value for value in inner.outputs if value.is_initializer()})
-                inner.initializers.clear()
-
-    rename(graph)
-    graph.initializers.clear()
-    for value in initializers.values():  # in the order of their first use
-        value.name = value.const_value.name = plain(value.name)
-        graph.register_initializer(value)

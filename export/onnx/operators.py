@@ -11,6 +11,7 @@ from ...layers import functional as F
 
 Tensor = Any
 
+HIDDEN = -1.7e38  # half of the lowest float32: hides a key whatever its score, and its sum with a bias is finite
 GATES = {"lstm": (0, 3, 1, 2), "gru": (0, 1, 2), "rnn": (0,)}  # Keras' gates in ONNX's order: i o f c and z r h
 
 
@@ -150,7 +151,7 @@ def _attention(
     value: Tensor,
     *,
     mask: Tensor | None = None,
-    bias: Tensor | None = None,
+    bias: Any = None,
     scale: float | None = None,
     causal: bool = False,
     return_scores: bool = False,
@@ -162,11 +163,11 @@ def _attention(
         reference = F.PRIMITIVES["dot_product_attention"]
         return reference(query, key, value, mask=mask, bias=bias, scale=scale, causal=causal, return_scores=True)
     length, source = tf.shape(query)[2], tf.shape(key)[2]
-    any_key = None
+    any_key: Any = None
     mask = F.combine_masks(F.causal_mask(length, source) if causal else None, mask)
     if mask is not None:
         any_key = tf.cast(tf.reduce_any(mask, axis=-1, keepdims=True), query.dtype)  # (·, ·, T, 1)
-        added = tf.cast(tf.logical_not(mask), tf.float32) * F.MASKED
+        added = tf.cast(tf.logical_not(mask), tf.float32) * HIDDEN
         bias = added if bias is None else added + bias
     # The projections before and after compute (batch, length, heads · head_dim), which the operator reads and writes.
     together = [_together(x) for x in (query, key, value)]
@@ -233,7 +234,9 @@ def _recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, trai
         inputs = tf.reverse(inputs, [1])
         mask = None if mask is None else tf.reverse(mask, [1])
     batch, width = tf.shape(inputs)[0], layer.units
-    lengths = order = kept = None
+    lengths: Any = None
+    order: Any = None
+    kept: Any = None
     if mask is not None:
         order = _kept_first(mask)  # (B, T, T)
         inputs = tf.matmul(order, inputs)
@@ -254,7 +257,10 @@ def _recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, trai
         attributes = {"hidden_size": width, "linear_before_reset": 1}
     states = [tf.expand_dims(part, 0) for part in state] if state is not None else []
     one = [1, inputs.shape[0], width]
-    shapes = [[inputs.shape[1], 1, inputs.shape[0], width], *([one] * (2 if layer.cell_kind == "lstm" else 1))]
+    shapes: list[Any] = [
+        [inputs.shape[1], 1, inputs.shape[0], width],
+        *([one] * (2 if layer.cell_kind == "lstm" else 1)),
+    ]
     outputs, *last = markers(
         layer.cell_kind.upper(),
         [tf.transpose(inputs, (1, 0, 2)), gates(cell.kernel), gates(cell.recurrent_kernel), bias, lengths, *states],

@@ -9,7 +9,7 @@ The runtimes have no complex numbers. A complex tensor becomes a pair of float t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ Tensor = Any
 PASSES = 8  # rules build on operations that other rules replace
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """An operation without an equivalent in ONNX: `kind`, and the `name` of the operation in the traced graph."""
 
     def __init__(self, kind: str, name: str) -> None:
@@ -117,7 +117,7 @@ def rewritten(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> 
         The new graph, and the names of its output tensors, all different.
 
     Raises:
-        Unsupported: an operation on complex numbers has no rule, or an output is complex.
+        UnsupportedError: an operation on complex numbers has no rule, or an output is complex.
     """
     import tensorflow as tf
 
@@ -128,8 +128,8 @@ def rewritten(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> 
         known = {fdef.signature.name: fdef for fdef in graph_def.library.function}
         lists = any_irregular(graph, known)
         library, changed = [], False
-        for name in known:
-            fdef, different = _rewritten_function(known[name], Copier(graph, known, lists))
+        for function in known.values():
+            fdef, different = _rewritten_function(function, Copier(graph, known, lists))
             library.append(fdef)
             changed |= different
         copier, copy = Copier(graph, known, lists), tf.Graph()
@@ -189,11 +189,12 @@ def _distinct(wanted: Sequence[Tensor], results: Sequence[Any]) -> list[Tensor]:
     found, seen = [], set()
     for old, result in zip(wanted, results, strict=True):
         if isinstance(result, Pair | Items):
-            raise Unsupported("a complex output" if isinstance(result, Pair) else "a list as an output", old.op.name)
-        if result.ref() in seen or result.op.type in ("Placeholder", "Const"):
-            result = tf.identity(result)
+            raise UnsupportedError(
+                "a complex output" if isinstance(result, Pair) else "a list as an output", old.op.name
+            )
+        merged = result.ref() in seen or result.op.type in ("Placeholder", "Const")
+        found.append(tf.identity(result) if merged else result)
         seen.add(result.ref())
-        found.append(result)
     return found
 
 
@@ -262,7 +263,7 @@ class Copier:
                 new.update({tensor.ref(): result for tensor, result in zip(op.outputs, results, strict=True)})
         return [new[tensor.ref()] for tensor in outputs]
 
-    def _result(self, op: Any, given: list[Any], exact: bool) -> Iterable[Any]:
+    def _result(self, op: Any, given: list[Any], exact: bool) -> list[Any]:
         import tensorflow as tf
 
         from .rules.complex_numbers import is_complex, of_complex
@@ -273,6 +274,7 @@ class Copier:
             return results
         call = Call(op, given, self)
         rules = {**RULES, **LISTS} if self.lists else RULES
+        results: Any
         with tf.compat.v1.get_default_graph().name_scope(f"{op.name}/{op.type}/"):
             if is_complex(op):
                 results = of_complex(call)
@@ -304,7 +306,7 @@ class Copier:
         import tensorflow as tf
 
         if any(isinstance(tensor, Items) for tensor in given):
-            raise Unsupported(op.type, op.name)
+            raise UnsupportedError(op.type, op.name)
         graph = tf.compat.v1.get_default_graph()
         attributes = {name: value for name, value in op.node_def.attr.items() if name != "_output_shapes"}
         dtypes = [tensor.dtype for tensor in op.outputs]
@@ -312,7 +314,7 @@ class Copier:
         try:
             copy = graph.create_op(op.type, given, dtypes, name=name, attrs=attributes, op_def=op.op_def)
         except ValueError as error:  # the call of a function in the form of TensorFlow 1
-            raise Unsupported("a call of a TensorFlow function", op.name) from error
+            raise UnsupportedError("a call of a TensorFlow function", op.name) from error
         for old, tensor in zip(op.outputs, copy.outputs, strict=True):
             tensor.set_shape(old.shape)
         return list(copy.outputs)
@@ -337,7 +339,7 @@ def failed(error: Exception, traced: Any) -> ExportError:
     """Return an error of a rule or of tf2onnx in one line, with the operation and the layer that it comes from."""
     if isinstance(error, ExportError):
         return error
-    if isinstance(error, Unsupported):
+    if isinstance(error, UnsupportedError):
         return ExportError(f"{error.kind} has no ONNX operator: {where(error.name, error.kind, traced.graph)}")
     node, frame = None, error.__traceback__
     while frame is not None:

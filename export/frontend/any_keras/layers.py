@@ -23,6 +23,8 @@ from .recurrent import recurrent_call
 Tensor = Any
 Function = Callable[..., Any]
 
+HIDDEN = -1.7e38  # added to the score of a masked key; finite, and larger than any score, which Keras replaces
+
 
 @contextmanager
 def keras_lowered(layers: list[Any]) -> Iterator[None]:
@@ -209,7 +211,7 @@ def _dot_product_attention(
     mask = None if mask is None else _for_all_keys(_of_rank_4(mask, 0), k, ops.logical_or, False)
     bias = None if bias is None else _for_all_keys(bias, k, ops.add, 0)
     if mask is not None and not zeros:  # as a bias, since the primitive gives zeros for a masked row
-        added = ops.cast(ops.logical_not(mask), "float32") * F.MASKED
+        added = ops.cast(ops.logical_not(mask), "float32") * HIDDEN
         bias, mask = added if bias is None else ops.cast(bias, "float32") + added, None
     return ops.transpose(F.dot_product_attention(q, k, v, mask=mask, bias=bias, scale=scale), (0, 2, 1, 3))
 

@@ -205,8 +205,7 @@ def _bitcast(call: Call) -> Any:
     import tensorflow as tf
 
     (x,) = call.inputs
-
-    lowest = call.dtype.min if call.dtype.is_integer else None
+    lowest: Any = call.dtype.min if call.dtype.is_integer else None
 
     def reads_sign(reader: Any) -> bool:
         constant = tf.get_static_value(reader.inputs[1]) if len(reader.inputs) == 2 else None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..operators import marker
-from ..rewriting import Call, Pair, Unsupported
+from ..rewriting import Call, Pair, UnsupportedError
 
 Tensor = Any
 
@@ -54,7 +54,7 @@ def of_complex(call: Call) -> Any:
     """Return the outputs of an operation with complex inputs or outputs.
 
     Raises:
-        Unsupported: the operation has no rule for complex numbers.
+        UnsupportedError: the operation has no rule for complex numbers.
     """
     import tensorflow as tf
 
@@ -67,7 +67,7 @@ def of_complex(call: Call) -> Any:
     if kind in PARTWISE:
         parts = [_part(call, i) for i in range(2)]
         return [Pair(*both) for both in zip(*parts, strict=True)]
-    raise Unsupported(f"{kind} of complex numbers", call.op.name)
+    raise UnsupportedError(f"{kind} of complex numbers", call.op.name)
 
 
 def _part(call: Call, i: int) -> list[Tensor]:
@@ -214,7 +214,8 @@ def _fitted(x: Tensor, size: Tensor) -> Tensor:
         return tf.pad(x, [[0, 0]] * (rank - 1) + [[0, int(known) - length]])
     missing = tf.maximum(size - tf.shape(x)[-1], 0)
     sides = tf.concat([tf.zeros((rank - 1, 2), tf.int32), [tf.stack([0, missing])]], 0)
-    return tf.pad(x, sides)[..., :size]
+    padded: Any = tf.pad(x, sides)
+    return padded[..., :size]
 
 
 def _rfft(call: Call) -> Pair:

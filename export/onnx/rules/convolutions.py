@@ -56,7 +56,7 @@ def _transposed(call: Call) -> Any:
             pads[i], pads[rank + i] = int(before[i]), max(int(cut) - int(before[i]), 0)
     axes = [rank + 1, rank, *range(rank)]  # (…, out, in) to (in, out, …)
     channels = kernel.shape[rank]
-    full = [
+    full: list[Any] = [
         None if lengths[i] is None else (lengths[i] - 1) * strides[i] + reach[i] - pads[i] - pads[rank + i]
         for i in range(rank)
     ]

@@ -27,14 +27,14 @@ def _eliminated(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     import tensorflow as tf
 
     size = a.shape[-1]
-    both = tf.concat([a, b + tf.zeros_like(a[..., :1])], axis=-1)  # one matrix `b` may serve all of `a`
+    both: Any = tf.concat([a, b + tf.zeros_like(a[..., :1])], axis=-1)  # one matrix `b` may serve all of `a`
     rows = tf.range(size)
     sign, logarithm = tf.ones_like(a[..., 0, 0]), tf.zeros_like(a[..., 0, 0])
     for k in range(size):
         column = select(tf.less(rows, k), tf.constant(-1.0, a.dtype), tf.abs(both[..., k]))
-        best = tf.argmax(column, axis=-1, output_type=tf.int32)
+        best: Any = tf.argmax(column, axis=-1, output_type=tf.int32)
         chosen = tf.equal(rows, best[..., None])[..., None]  # (·, n, 1)
-        pivot_row = tf.reduce_sum(select(chosen, both, tf.zeros((), a.dtype)), axis=-2, keepdims=True)
+        pivot_row: Any = tf.reduce_sum(select(chosen, both, tf.zeros((), a.dtype)), axis=-2, keepdims=True)
         pivot = pivot_row[..., k : k + 1]
         both = select(chosen, both[..., k : k + 1, :], both)  # the other half of the exchange follows below
         pivot_row = pivot_row / pivot

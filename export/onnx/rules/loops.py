@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..rewriting import LISTS, Call, Items, Unsupported, rule
+from ..rewriting import LISTS, Call, Items, UnsupportedError, rule
 from .selection import select
 
 Tensor = Any
@@ -59,7 +59,7 @@ def _item(call: Call) -> Any:
 
     items, index = call.inputs[:2]
     if items.tensor is None:
-        raise Unsupported("TensorListGetItem of an empty list", call.op.name)
+        raise UnsupportedError("TensorListGetItem of an empty list", call.op.name)
     return tf.gather(items.tensor, index)
 
 
@@ -81,7 +81,7 @@ def _stack(call: Call) -> Any:
     import tensorflow as tf
 
     if call.inputs[0].tensor is None:
-        raise Unsupported("TensorListStack of an empty list", call.op.name)
+        raise UnsupportedError("TensorListStack of an empty list", call.op.name)
     return tf.identity(call.inputs[0].tensor)
 
 
@@ -106,7 +106,7 @@ def _while(call: Call) -> Any:
         for i, (value, after) in enumerate(zip(given, once, strict=True)):
             if isinstance(value, Items) and value.tensor is None:
                 if after.tensor is None:
-                    raise Unsupported("a list without items", call.op.name)
+                    raise UnsupportedError("a list without items", call.op.name)
                 given[i] = Items(tf.zeros_like(after.tensor), value.size)
     sizes = [value.size if isinstance(value, Items) else None for value in given]
     start = [value.tensor if isinstance(value, Items) else value for value in given]

@@ -63,12 +63,13 @@ class ExportResult:
         """Return the report as a Markdown table."""
         operators = ", ".join(f"{name} {count}" for name, count in self.operators.items())
         in_float32 = " (float32 file)" if self.accuracy else ""
+        ratio = f" ({self.bytes / self.weight_bytes:.2f} × the float32 weights)" if self.weight_bytes else ""
         rows = [
             f"**{self.path}** ({self.format})",
             "",
             "| | |",
             "|---|---|",
-            f"| size | {self.bytes / 1e6:.1f} MB ({self.bytes / self.weight_bytes:.2f} × the float32 weights) |",
+            f"| size | {self.bytes / 1e6:.1f} MB{ratio} |",
             f"| time | {self.seconds:.1f} s |",
             f"| maximum difference from Keras | {self.greatest_difference:.1e}{in_float32} |",
             *(f"| {name} | {value} |" for name, value in self._accuracy_rows()),

@@ -5,6 +5,7 @@ Each exit code is tested once with the installed command in a new process.
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -150,6 +151,38 @@ def test_any_keras_model(tmp_path: Path) -> None:
     (tmp_path / "bad.keras").write_bytes(b"PK")
     done = cli("export", tmp_path / "bad.keras", tmp_path / "n.onnx")
     assert done.returncode == 2 and "bad.keras cannot be read" in done.stderr and done.stderr.count("\n") == 1
+
+
+OWN_LAYER = """
+import keras
+
+@keras.saving.register_keras_serializable("mine")
+class Twice(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+"""
+
+
+def test_a_model_of_own_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check that the missing class is named, that ``--import`` imports it, and that a shape can be given."""
+    (tmp_path / "own_layers.py").write_text(OWN_LAYER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    x = keras.Input((3,), name="x")
+    keras.Model(x, importlib.import_module("own_layers").Twice()(x)).save("m.keras")
+    del sys.modules["own_layers"], keras.saving.get_custom_objects()["mine>Twice"]
+    done = cli("export", "m.keras", "new/m.onnx")
+    assert done.returncode == 2 and "classes ['mine>Twice'], which are not known" in done.stderr
+    assert "--import MODULE" in done.stderr and done.stderr.count("\n") == 1
+    shape = ("--import", "own_layers.py", "--input-signature", "x=2,3")
+    done = cli("export", "m.keras", "m.onnx", *shape)
+    assert done.returncode == 0, done.stderr
+    assert cli("verify", "m.keras", "m.onnx", *shape).returncode == 0
+    facts = json.loads(cli("info", "m.keras", "--import", "own_layers", "--json").stdout)
+    assert facts["inputs"][0]["dims"] == ["batch", 3]
+    done = cli("export", "m.keras", "m.onnx", "--import", "none_such")
+    assert done.returncode == 2 and "import: got 'none_such': ModuleNotFoundError" in done.stderr
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

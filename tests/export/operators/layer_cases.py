@@ -199,7 +199,7 @@ RANKS = ((1, "series", "series_first"), (2, "image", "image_first"), (3, "volume
 LAYOUTS = ("channels_last", "channels_first")
 for rank, last, first in RANKS:
     for group, data_format in zip((last, first), LAYOUTS, strict=True):
-        common = {"data_format": data_format}
+        common: dict[str, Any] = {"data_format": data_format}
         for more in options(padding=["valid", "same"], strides=[1, 2]):
             layer(group, f"Conv{rank}D", 6, 3, **common, **more, fast=group == "image")
             layer(group, f"Conv{rank}DTranspose", 3, 3, **common, **more)
@@ -383,7 +383,8 @@ for more in (
     {"vocabulary": [*range(60, -41, -1)], "num_oov_indices": 0},
     {"num_oov_indices": 3},
 ):
-    layer("numbers", "IntegerLookup", **{"vocabulary": VOCABULARY, **more})
+    vocabulary: dict[str, Any] = {"vocabulary": VOCABULARY, **more}
+    layer("numbers", "IntegerLookup", **vocabulary)
 layer("ids", "IntegerLookup", vocabulary=VOCABULARY, invert=True)
 for more in ({}, {"mask_value": 7}, {"salt": 133}, {"output_mode": "multi_hot"}):
     layer("numbers", "Hashing", num_bins=9, **more)

@@ -27,7 +27,7 @@ def drawn(cases: Iterable[Case]) -> dict[str, np.ndarray]:
     for group in dict.fromkeys(case.group for case in cases):
         for name, (shape, dtype) in GROUPS[group].items():
             if isinstance(dtype, tuple):
-                values = rng.integers(*dtype, (BATCH, *shape)).astype("int32")
+                values = rng.integers(dtype[0], dtype[1], (BATCH, *shape)).astype("int32")
                 values[1].flat[0], values[1].flat[-1] = dtype[0], dtype[1] - 1
             elif dtype == "bool":
                 values = rng.random((BATCH, *shape)) < 0.6

@@ -121,6 +121,7 @@ def _read(name: str, value: Any, vocab_size: int | None) -> Any:
         found = [[list(word), bias] for word, bias in found if max(word) < limit] or None
     elif name in IDS and isinstance(found, tuple):
         found = [number for number in found if number < limit] or None
+        found = plain(value) if found and is_integer(value) else found
     return list(found) if isinstance(found, tuple) else plain(found)
 
 

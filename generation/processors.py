@@ -101,8 +101,8 @@ class Processors:
             first, factor = options.exponential_decay_length_penalty
             if number > first:
                 ends = self.stops[self.stops < scores.shape[-1]]
-                own = scores[:, ends]
-                scores[:, ends] = np.where(np.isfinite(own), own + np.abs(own) * (factor ** (number - first) - 1), own)
+                sizes = np.abs(scores[:, ends])
+                scores[:, ends] += np.where(np.isfinite(sizes), sizes, 0) * (factor ** (number - first) - 1)
         if options.suppress_tokens:
             scores[:, list(options.suppress_tokens)] = -np.inf
         begin = 1 if self.width == 1 and options.forced_bos_token_id is not None else 0

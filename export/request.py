@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checks import choice, fraction, is_integer
+from ..checks import choice, fraction, is_integer, shown
 from ..runtime.graph_names import FOREIGN
 from .frontend.card import as_card, own_metadata
 from .options import LEAST_COSINE, NAMES, Precision, as_precision
@@ -35,7 +35,7 @@ ACCEPTED: Mapping[str, tuple[str, ...]] = {
 }
 # Accepted values of the fields of ``Precision`` that a format restricts, mostly because it lacks the kernels.
 PRECISIONS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
-    "onnx": {"activations": (None, "dynamic", "float", "static"), "integer_only": (False,)},
+    "onnx": {"activations": (None, "dynamic", "float", "static"), "integer_only": (False,), "rotation": (None, 0)},
     "tflite": {
         "symmetric": (None, True),
         "method": (None, "rtn", "search", "gptq"),
@@ -274,7 +274,7 @@ def check_samples(samples: Any, tokenizer: Any) -> Sequence[Any]:
     """
     several = [samples] if isinstance(samples, str | Mapping) else samples
     if not isinstance(several, Sequence) or not several:
-        raise ValueError(f"samples: got {samples!r:.80}; accepted: texts, or mappings of inputs by name")
+        raise ValueError(f"samples: got {shown(samples):.80}; accepted: texts, or mappings of inputs by name")
     if all(isinstance(sample, str) for sample in several):
         if tokenizer is None:
             raise ValueError("samples: got texts for a model without a tokenizer; accepted: inputs by name")

@@ -15,8 +15,9 @@ from ...generation.search import generate
 from ...runtime.runner import LoadedGraph, Runner
 from ...signature import Signature, TensorSpec
 from ..errors import AccuracyError
-from ..options import MOST_DIVERGENCE
+from ..options import MOST_DIVERGENCE, MOST_MARGIN_ERROR
 from ..request import ExportRequest
+from .answers import compare_answers, log_probabilities
 from .cosine import cosines
 from .report import Accuracy
 from .samples import samples_of
@@ -52,12 +53,15 @@ def measure(precise: Runner, rounded: Runner, request: ExportRequest) -> Accurac
             if _causal(precise):
                 found.add_tokens(part, *outputs["logits"][:2])
     figures = found.figures()
+    written = samples if isinstance(samples, str | list | tuple) and isinstance(samples[0], str) else None
+    figures["answers"] = compare_answers(precise, rounded, written)
     if request.metric is not None:
         figures |= {"metric_float32": float(request.metric(precise)), "metric": float(request.metric(rounded))}
     result = Accuracy(
         samples=f"{told}, {len(inputs)} batches",
         least_cosine=request.accepted_cosine,
         most_divergence=MOST_DIVERGENCE[precision] if request.least_cosine is None else None,
+        most_margin_error=MOST_MARGIN_ERROR[precision] if request.least_cosine is None else None,
         **figures,
     )
     if not result.passed:
@@ -65,7 +69,8 @@ def measure(precise: Runner, rounded: Runner, request: ExportRequest) -> Accurac
         raise AccuracyError(
             f"precision: got {precision!r}, with which the file is too far from float32: {said}; accepted: a cosine of "
             f"{result.least_cosine} and more"
-            + ("" if result.most_divergence is None else f" and a divergence up to {result.most_divergence}")
+            + ("" if result.most_divergence is None else f", a divergence up to {result.most_divergence}")
+            + ("" if result.most_margin_error is None else f" and an error of margins up to {result.most_margin_error}")
             + ", another precision, or a lower least_cosine"
         )
     return result
@@ -220,5 +225,4 @@ def _log_probabilities(values: np.ndarray, kind: str) -> np.ndarray:
     if kind == "probabilities":  # of quantized outputs, which do not sum to exactly 1
         values = np.maximum(values, 1e-12)
         return np.log(values / values.sum(-1, keepdims=True))
-    values = values - values.max(-1, keepdims=True)
-    return values - np.log(np.exp(values).sum(-1, keepdims=True))
+    return log_probabilities(values)

@@ -14,7 +14,7 @@ import numpy as np
 from ...options import Precision
 from ..blocks import Blocks, to_blocks
 from ..gptq import with_feedback
-from .graph import Editor, lookups, products
+from .graph import Editor, heads_of, lookups, products
 from .moments import Moments
 
 MICROSOFT = "com.microsoft"
@@ -35,7 +35,7 @@ def to_block_weights(model: Any, precision: Precision, target: str, moments: Mom
     editor = Editor(model)
     writer = _Runtime(editor) if target == "onnxruntime" else _Standard(editor)
     made: dict[str, Blocks] = {}
-    heads = _heads(model.graph)
+    heads = heads_of(model.graph)
 
     def blocks(name: str, rows: np.ndarray, numbers: str) -> Blocks:
         if name not in made:
@@ -76,20 +76,6 @@ def _block_size(width: int, size: int) -> int:
     while size > 16 and width % size:
         size //= 2
     return size
-
-
-def _heads(graph: Any) -> set[str]:
-    """Return the names of the weights whose MatMul gives the logits, with or without a bias after it."""
-    ends = {output for output in graph.outputs if output.name == "logits"}
-    found = set()
-    for product in products(graph):
-        reached = [product.node.outputs[0]]
-        reached += [
-            out for use in product.node.outputs[0].uses() if use.node.op_type == "Add" for out in use.node.outputs
-        ]
-        if ends & set(reached):
-            found.add(product.weight.name)
-    return found
 
 
 class _Runtime:

@@ -64,6 +64,8 @@ def _rounded(precise: Runner, name: str, request: ExportRequest, samples: Iterab
     file = next(file for file, told in precise.files.items() if name in json.loads(told[SIGNATURES]))
     graph: LoadedGraph = precise.graphs[name]
     activations = activations_of(precision, graph.signature)
+    if activations != "float":
+        precision.check_integers(activations)
     model: Any = ir.load(file)
     numbers = {value.name: int(np.prod(value.const_value.shape)) for value in model.graph.initializers.values()}
     if precision.name == "fp16":

@@ -49,6 +49,20 @@ def lookups(graph: Any) -> Iterator[tuple[Any, Any]]:
                 yield node, node.inputs[0]
 
 
+def heads_of(graph: Any) -> set[str]:
+    """Return the names of the weights whose MatMul gives the logits, with or without a bias after it."""
+    ends = {output for output in graph.outputs if output.name == "logits"}
+    found = set()
+    for product in products(graph):
+        reached = [product.node.outputs[0]]
+        reached += [
+            out for use in product.node.outputs[0].uses() if use.node.op_type == "Add" for out in use.node.outputs
+        ]
+        if ends & set(reached):
+            found.add(product.weight.name)
+    return found
+
+
 def is_matrix(value: Any) -> bool:
     """Return whether `value` is a two-dimensional float32 initializer."""
     import onnx_ir as ir

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...options import Precision
 from ..blocks import to_rows
-from .graph import Editor, lookups, products
+from .graph import Editor, heads_of, lookups, products
 
 LEAST_TABLE = 4096  # elements; a smaller table of positions or segments is not worth quantizing
 
@@ -39,6 +39,7 @@ def to_integer_tables(model: Any, precision: Precision) -> list[str]:
 class _Writer:
     def __init__(self, model: Any, precision: Precision) -> None:
         self.editor, self.graph, self.precision = Editor(model), model.graph, precision
+        self.heads = heads_of(self.graph)
         self.integers: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.activations: dict[Any, list[Any]] = {}
 
@@ -49,7 +50,8 @@ class _Writer:
         before = self.editor.before
         for product in products(self.graph):
             name, node = product.weight.name, product.node
-            if self.precision.kept(name) or (product.transposed and self.precision.head == "fp32"):
+            head = name in self.heads or product.transposed
+            if self.precision.kept(name) or (head and self.precision.head == "fp32"):
                 continue
             values, scales = self._stored(name, product.rows, product.transposed)
             x, x_scale, x_zero = self._activations(node)
@@ -68,7 +70,9 @@ class _Writer:
         before = self.editor.before
         for node, table in lookups(self.graph):
             small = table.const_value.size < LEAST_TABLE and table.name not in self.integers
-            if small or self.precision.kept(table.name) or self.precision.embedding == "fp32":
+            tied = table.name in self.heads  # such a table has one precision
+            numbers = self.precision.head if tied else self.precision.embedding
+            if small or self.precision.kept(table.name) or numbers == "fp32":
                 continue
             values, scales = self._stored(table.name, table.const_value.numpy(), True)
             ids = node.inputs[1]

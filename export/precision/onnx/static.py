@@ -12,6 +12,7 @@ import numpy as np
 from ....runtime.onnx.runner import OnnxGraph
 from ....runtime.quiet import quiet
 from ...options import Precision
+from .graph import heads_of, products
 
 OPERATORS = ("Conv", "Gemm", "MatMul")  # its "Attention" is not that of the ONNX standard
 
@@ -36,11 +37,14 @@ def to_static(file: Path, graph: OnnxGraph, samples: Iterable[Mapping[str, Any]]
         def get_next(self) -> Any:
             return next(self.left, None)
 
+    original = ir.load(file).graph
     kept = [
         node.name
-        for node in ir.load(file).graph
+        for node in original
         if any(value is not None and value.name and precision.kept(value.name) for value in node.inputs)
     ]
+    heads = heads_of(original) if precision.head == "fp32" else set()
+    kept += [p.node.name for p in products(original) if precision.kept(p.weight.name) or p.weight.name in heads]
     with quiet(), tempfile.TemporaryDirectory(dir=file.parent) as folder:
         target = Path(folder) / file.name
         quantize_static(

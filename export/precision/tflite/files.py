@@ -19,7 +19,7 @@ import numpy as np
 from ....runtime.metadata import DIGEST, PRECISION
 from ....runtime.quiet import quiet
 from ....runtime.runner import usable_cores
-from ....runtime.tflite.flatbuffer import set_metadata, share_buffers, unpacked
+from ....runtime.tflite.flatbuffer import packed, set_metadata, share_buffers, unpacked
 from ...digests import UNSEALED
 from ...errors import ExportError
 from ...frontend.diagnostics import one_line
@@ -27,11 +27,14 @@ from ...frontend.inference import FileWeights
 from ...options import Precision
 from ...request import TFLITE_BLOCKS, ExportRequest
 from ..onnx.orders import Orders
+from ..rotation import RoundingError, block_of, worth_rotating
 from .blocks import nearest_blocks
+from .rotation import rotate
 from .static import activations, every_operator, floats_outside, ranges
 from .versions import write_versions
 from .weights import LOOKUP, PRODUCT, Weight, keras_names, weights_of
 
+DEFAULT_ROTATION = 64  # features, of a decoder in int8
 LEAST_TABLE = 4096  # elements; a smaller table of positions or segments is not worth quantizing
 Calls = Mapping[str, Iterable[Mapping[str, np.ndarray]]]
 QUANTIZER_NAMES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}  # operators that the quantizer calls by another name
@@ -54,6 +57,11 @@ def by_inputs(precision: Precision) -> bool:
     return precision.name == "int4" and precision.method == "gptq"
 
 
+def rotates_by_default(precision: Precision) -> bool:
+    """Return whether the inputs of a decoder are rotated where that is measured to pay."""
+    return precision.name == "int8" and precision.rotation is None and precision.activations in (None, "dynamic")
+
+
 def round_file(
     content: bytes,
     metadata: Mapping[str, str],
@@ -62,6 +70,7 @@ def round_file(
     request: ExportRequest,
     orders: Orders | None = None,
     calls: Calls | None = None,
+    errors: Mapping[str, RoundingError] | None = None,
 ) -> tuple[Any, float]:
     """Convert a float32 file to the requested precision.
 
@@ -74,6 +83,8 @@ def round_file(
         request: the request, with the precision.
         orders: for the method "gptq", the GPTQ orders of the weights.
         calls: for static ranges, calibration inputs by signature.
+        errors: the measured rounding errors of matrix multiplications, by the names of the weights, which decide where
+            inputs are rotated; None to rotate as the precision states.
 
     Returns:
         The ``ModelT`` with all signatures, and the share of the weights' values that are not float32.
@@ -82,12 +93,24 @@ def round_file(
         ExportError: the quantizer failed.
     """
     precision = request.precision
-    found = weights_of(unpacked(content))
+    found = weights_of(original := unpacked(content))
     names: dict[int, str] = {}
     if precision.keep or precision.name == "int4":
         names = keras_names(found, {name: weights.value(name) for name in weights.variables})
         names = {key: joint.get(name.partition(";")[0], [name])[0] for key, name in names.items()}
     numbers = _numbers(found, names, precision)
+    most = precision.rotation or (0 if errors is None else DEFAULT_ROTATION)
+    turned = [w for w in found if most and numbers[id(w)] == "int8" and _can_rotate(w, most)]
+    if errors is not None:
+        products = [(joint.get(name := w.names[0].partition(";")[0], [name]), w.width * (1 + w.table)) for w in turned]
+        turned = [turned[i] for i in worth_rotating(errors, products)]
+    if turned:
+        content = bytes(packed(rotate(original, turned, most)))
+        kept = {name: numbers[id(weight)] for weight in found for name in weight.names}
+        places = {name: names.get(id(weight)) for weight in found for name in weight.names}
+        found = [weight for weight in weights_of(unpacked(content)) if weight.names[0] in kept]
+        numbers = {id(weight): kept[weight.names[0]] for weight in found}
+        names = {id(weight): name for weight in found if (name := places[weight.names[0]]) is not None}
     model = unpacked(_quantized(content, found, numbers, precision, calls))
     if precision.integer_only:
         floats_outside(model)
@@ -98,9 +121,18 @@ def round_file(
     details: dict[str, Any] = {"name": precision.name, "least_cosine": request.accepted_cosine}
     details |= {"activations": precision.activations or "dynamic"} if precision.name == "int8" else {}
     details |= {"integer_only": True} if precision.integer_only else {}
+    details |= {"rotation": most, "rotated": len(turned)} if turned else {}
     set_metadata(model, {**metadata, DIGEST: UNSEALED, PRECISION: json.dumps(details)})
     rounded = sum(weight.array.size for weight in found if numbers[id(weight)] != "fp32")
     return model, min(1.0, 4 * rounded / max(1, weights.bytes))
+
+
+def _can_rotate(weight: Weight, most: int) -> bool:
+    """Return whether the inputs of a weight can be rotated: a matrix that operators multiply or look rows up in."""
+    kinds = {operator for operator, _ in weight.readers}
+    return (
+        PRODUCT in kinds and kinds <= {PRODUCT, LOOKUP} and weight.array.ndim == 2 and block_of(weight.width, most) > 0
+    )
 
 
 def _numbers(found: Iterable[Weight], names: Mapping[int, str], precision: Precision) -> dict[int, str]:

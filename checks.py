@@ -7,8 +7,10 @@ number, or raises ``ValueError("name: got …; accepted: …")``.
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import numbers
+import warnings
 from collections.abc import Collection, Iterable
 from typing import Any, TypeGuard
 
@@ -46,6 +48,15 @@ def shown(value: Any) -> str:
     """Return the ``repr`` of a value on one line, without the rest of a long one such as an array's."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def warn(message: str) -> None:
+    """Issue a ``UserWarning`` for the line of the user's code that called this package, at any depth of calls."""
+    inside = (__name__.partition(".")[0], "keras")
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in inside:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def _refused(name: str, value: Any, accepted: str) -> ValueError:

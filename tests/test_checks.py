@@ -6,6 +6,7 @@ Numbers of Python and NumPy are accepted alike, booleans are rejected, and the s
 from __future__ import annotations
 
 import json
+import linecache
 import sys
 from fractions import Fraction
 from typing import Any
@@ -93,3 +94,13 @@ def test_configs_and_layers_keep_plain_numbers() -> None:
     assert json.dumps(WarmupLinearDecay(np.float32(0.5), np.int64(1), np.int64(3)).get_config())
     with pytest.raises(ValueError, match=r"^num_layers: got .*True.*; accepted: a positive integer"):
         az.GPTConfig(num_layers=np.True_)
+
+
+def test_warnings_name_the_line_that_called_the_package() -> None:
+    inner: dict[str, Any] = {"__name__": "attention_zoo.inner", "warn": checks.warn}
+    exec("def outer(depth):\n    outer(depth - 1) if depth else warn('odd')", inner)
+    for depth in (0, 1, 7):
+        with pytest.warns(UserWarning, match="^odd$") as told:
+            inner["outer"](depth)
+        where = linecache.getline(told[0].filename, told[0].lineno)
+        assert told[0].filename == __file__ and where.strip() == 'inner["outer"](depth)'

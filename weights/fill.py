@@ -7,7 +7,6 @@ are compared before any tensor is read. Then the tensors are read one at a time.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import checks
 from .rules import Dialect, Rule, weight_name
 from .tensors import PORTION, SHOWN, Shape, Tensors
 from .transforms import Transform
@@ -167,7 +167,7 @@ def _finite(array: np.ndarray) -> bool:
 
 def _warn_of_strange(where: str, names: Sequence[str]) -> None:
     if names:
-        warnings.warn(f"{where}: not every number is finite in {list(names[:SHOWN])}", stacklevel=4)
+        checks.warn(f"{where}: not every number is finite in {list(names[:SHOWN])}")
 
 
 def fill(
@@ -201,10 +201,9 @@ def fill(
                 "has one weight for both"
             )
     if match.spare:
-        warnings.warn(
+        checks.warn(
             f"{tensors.where}: {len(match.spare)} tensors are not used, as the config has fewer layers or no head: "
-            f"{', '.join(match.spare[:SHOWN])}",
-            stacklevel=6,
+            f"{', '.join(match.spare[:SHOWN])}"
         )
     model.unused = {short: tensors.read(name) for short, name in match.unused.items()}
     strange: list[str] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,20 +30,16 @@ def read_generation_config(file: Path, config: Mapping[str, Any]) -> dict[str, A
     return raw
 
 
-def warn_of_generation_config(model: Any, where: object, stacklevel: int) -> None:
+def warn_of_generation_config(model: Any, where: object) -> None:
     """Warn about entries of the generation config that ``generate`` does not obey.
 
     Args:
         model: a model that was loaded.
         where: the file or folder, for the warning.
-        stacklevel: the number of calls from here to the user's code.
     """
     if not model.generates or not model.generation_config:
         return
     vocab_size = model.config.to_dict().get("vocab_size")
     _, problems = obeyed(model.generation_config, vocab_size, texts=model.tokenizer is not None)
     if problems:
-        warnings.warn(
-            f"{where}: generate does not obey of the generation config: {'; '.join(problems)}",
-            stacklevel=stacklevel + 1,
-        )
+        checks.warn(f"{where}: generate does not obey of the generation config: {'; '.join(problems)}")

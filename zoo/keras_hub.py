@@ -21,13 +21,13 @@ published model does.
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
+from .. import checks
 from ..needs import named_extras
 from ..text.tokenizer import Tokenizer
 from ..weights.fill import assign, collect, fill
@@ -70,7 +70,7 @@ def from_keras_hub(source: Any, *, dtype: Any = None, **overrides: Any) -> ZooMo
     if "dropout" in overrides:
         raw.pop(f"{TASK}dropout", None)  # the override replaces both rates, which need not be equal then
     values = {**dialect.config(raw, ()), "head": head, **_special_tokens(source, cls)}
-    values = {**without_outside_ids(cls.config_class, values, f"source: {source.name}", 2), **overrides}
+    values = {**without_outside_ids(cls.config_class, values, f"source: {source.name}"), **overrides}
     config = cls.config_class.from_dict(values)
     model = cls(config, dtype=backbone.dtype_policy if dtype is None else dtype)
     try:
@@ -78,13 +78,13 @@ def from_keras_hub(source: Any, *, dtype: Any = None, **overrides: Any) -> ZooMo
     except ValueError as error:
         raise ValueError(str(error).replace("path: ", "source: ", 1)) from error
     if fresh:
-        warnings.warn(f"{source.name} has no such head: {', '.join(fresh)} are as initialised", stacklevel=2)
+        checks.warn(f"{source.name} has no such head: {', '.join(fresh)} are as initialised")
     tokenizer = getattr(getattr(source, "preprocessor", None), "tokenizer", None)
     if tokenizer is not None:
         try:
             model.tokenizer = Tokenizer.from_keras_hub(tokenizer, model_max_length=values.get("max_length"))
         except ValueError as error:
-            warnings.warn(f"the model is without its tokenizer: {error}", stacklevel=2)
+            checks.warn(f"the model is without its tokenizer: {error}")
     return model
 
 
@@ -133,7 +133,7 @@ def to_keras_hub(model: ZooModel, *, kind: str | None = None) -> Any:
         assign(variable, array)
         del left[id(variable)]
     if left:
-        warnings.warn(f"{model.name} has no such weights: {', '.join(left.values())} are as initialised", stacklevel=2)
+        checks.warn(f"{model.name} has no such weights: {', '.join(left.values())} are as initialised")
     return theirs
 
 

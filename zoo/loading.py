@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,7 +89,7 @@ def load(path: str | os.PathLike[str], *, dtype: Any = None, tokenizer: Any = No
         given = None if tokenizer is None else _given_tokenizer(tokenizer)
         model = _load(Path(path), dtype, overrides, given)
         model.tokenizer = model.tokenizer if given is None else given
-        warn_of_generation_config(model, path, 2)
+        warn_of_generation_config(model, path)
         return model
 
 
@@ -110,7 +109,7 @@ def _load(path: Path, dtype: Any, overrides: dict[str, Any], tokenizer: Tokenize
         raise ValueError(f"path: got {path}, a format that can hold code and is never opened; {ACCEPTED}")
     if path.suffix == SUFFIX and not path.is_dir():
         model, fresh = load_keras(path, dtype, overrides)
-        _warn_of_new_head(fresh, path, 4)
+        _warn_of_new_head(fresh, path)
         return model
     if path.suffix == ".gguf":
         return _load_gguf(path, dtype, overrides, tokenizer)
@@ -139,7 +138,7 @@ def _sentence_options(sentences: SentenceFiles, model: ZooModel) -> dict[str, An
     return {**options, **({"lowercase": True} if sentences.lowercase else {})}
 
 
-def _readable_tokenizer(path: Path, make: Callable[[], Tokenizer], stacklevel: int = 5) -> Tokenizer | None:
+def _readable_tokenizer(path: Path, make: Callable[[], Tokenizer]) -> Tokenizer | None:
     """Return the tokenizer that `make` reads from `path`, or warn and return None if it cannot be read.
 
     A tokenizer of another kind should not keep the weights from being loaded.
@@ -149,9 +148,7 @@ def _readable_tokenizer(path: Path, make: Callable[[], Tokenizer], stacklevel: i
     except ValueError as error:
         why = str(error) if str(error).startswith("path: ") else f"path: {path}: {error}"
         why = why if len(why) <= LONGEST else f"{why[:LONGEST]} …"
-        warnings.warn(
-            f"{why}; the model has no tokenizer, and load(…, tokenizer=…) takes another", stacklevel=stacklevel
-        )
+        checks.warn(f"{why}; the model has no tokenizer, and load(…, tokenizer=…) takes another")
         return None
 
 
@@ -194,7 +191,7 @@ def _load_own(folder: Path, raw: dict[str, Any], dtype: Any, overrides: dict[str
         ours = Dialect(fields=(), rules=rules, ignored=old_head, unused={f"^{UNUSED}": True})
         fresh = fill(model, ours, tensors, new_head=new_head, later=later)
     model.unused = {name.removeprefix(UNUSED): value for name, value in model.unused.items()}
-    _warn_of_new_head(fresh, folder, 5)
+    _warn_of_new_head(fresh, folder)
     for name in DICTS:
         setattr(model, name, raw.get(name) or {})
     return model
@@ -259,7 +256,7 @@ def _build(
         if values.get("head") is not None:
             values.pop("pooler", None)  # applies to models without a head only
         values |= _tie(dialect, raw, values, tensors, where)
-        values = without_outside_ids(cls.config_class, values, f"path: {where}", 5) | overrides
+        values = without_outside_ids(cls.config_class, values, f"path: {where}") | overrides
         # For these fields None is a value; for all others it means the default.
         none = ("head", *(k for k in values if k.endswith("_token_id")))
         config = cls.config_class.from_dict({k: v for k, v in values.items() if v is not None or k in none})
@@ -296,7 +293,7 @@ def _tie(
     own = has_own_output(dialect, tensors)
     if own and stated:
         message = f"{where}: tie_word_embeddings is true, but {dialect.output} differs from the embedding table"
-        warnings.warn(f"{message}; the model uses both, as in transformers 5", stacklevel=6)
+        checks.warn(f"{message}; the model uses both, as in transformers 5")
     return {"tie_embeddings": not own}
 
 
@@ -323,11 +320,10 @@ def _check_sizes(config: Config, tensors: Tensors, where: Path) -> None:
         )
 
 
-def _warn_of_new_head(fresh: list[str], folder: Path, stacklevel: int = 6) -> None:
-    """Warn that the weights `fresh` of a new head keep their initial values; `stacklevel` leads to the user's call."""
+def _warn_of_new_head(fresh: list[str], folder: Path) -> None:
+    """Warn that the weights `fresh` of a new head keep their initial values."""
     if fresh:
-        message = f"{folder} has no such head: {', '.join(fresh)} are as initialised, to be trained"
-        warnings.warn(message, stacklevel=stacklevel)
+        checks.warn(f"{folder} has no such head: {', '.join(fresh)} are as initialised, to be trained")
 
 
 # GGUF files.
@@ -351,5 +347,5 @@ def _load_gguf(file: Path, dtype: Any, overrides: dict[str, Any], tokenizer: Tok
     model.generation_config = {"eos_token_id": sorted(set(map(int, ends)))} if ends else {}
     if tokenizer is None and "tokenizer.ggml.model" in raw:
         fields = _with_special_ids_of(model.config, dialect, raw)
-        model.tokenizer = _readable_tokenizer(file, lambda: Tokenizer.from_gguf(fields), 6)
+        model.tokenizer = _readable_tokenizer(file, lambda: Tokenizer.from_gguf(fields))
     return model

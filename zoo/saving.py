@@ -8,7 +8,6 @@ The config.json that ``save`` writes is
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from .. import checks
 from ..files import write_json
 from ..weights.fill import collect, without_values
 from ..weights.tensors import save_tensors
@@ -186,10 +186,9 @@ def _folder_for(model: Any, folder: str | os.PathLike[str]) -> Path:
             "layers are those of its config, as that is what is saved"
         )
     if own := _overridden(model):
-        warnings.warn(
+        checks.warn(
             f"{type(model).__name__} computes in its own way ({', '.join(own)}), which is not saved: load gives a "
-            f"{family(model.family).__name__} back",
-            stacklevel=3,
+            f"{family(model.family).__name__} back"
         )
     return folder
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -11,7 +10,7 @@ from .. import checks
 from .config import Config
 
 
-def without_outside_ids(cls: type[Config], values: Mapping[str, Any], where: object, stacklevel: int) -> dict[str, Any]:
+def without_outside_ids(cls: type[Config], values: Mapping[str, Any], where: object) -> dict[str, Any]:
     """Return the config fields `values` without special token ids that are negative or not below ``vocab_size``.
 
     A field without any remaining id becomes None. One warning lists all fields that were changed. Such ids occur in
@@ -22,7 +21,6 @@ def without_outside_ids(cls: type[Config], values: Mapping[str, Any], where: obj
         cls: the config class, which defines the fields with token ids.
         values: fields of a config.
         where: the file or object that the config comes from, for the warning.
-        stacklevel: the number of calls from here to the user's code, for the warning.
     """
     kept, strange = dict(values), {}
     rows: Any = values.get("vocab_size")
@@ -39,7 +37,5 @@ def without_outside_ids(cls: type[Config], values: Mapping[str, Any], where: obj
             kept[name] = inside if several and inside else None
     if strange:
         named = ", ".join(f"{name}={value}" for name, value in strange.items())
-        warnings.warn(
-            f"{where}: {named}: outside of a vocabulary of {rows} and taken for none", stacklevel=stacklevel + 1
-        )
+        checks.warn(f"{where}: {named}: outside of a vocabulary of {rows} and taken for none")
     return kept

@@ -164,7 +164,8 @@ def test_exports_compute_what_they_compute(name: str, tmp_path: Path, record_pro
     model = loaded(name)
     arrays = next(arrays for case, arrays in cases(name).items() if case != "generate")
     given = inputs_of(model, arrays)
-    export.to_onnx(model, tmp_path / "m.onnx", **({"cache": False} if model.generates else {}))
+    cached: Any = {"cache": False} if model.generates else {}
+    export.to_onnx(model, tmp_path / "m.onnx", **cached)
     worst = {"onnx": difference(export.load(tmp_path / "m.onnx").run(given), arrays)}
     if "decoder_input_ids" in given:  # an encoder and a decoder with a cache: compare generated tokens
         export.to_tflite(model, tmp_path / "m.tflite")
@@ -242,8 +243,9 @@ def test_sizes_and_rates_may_be_overridden() -> None:
     model = az.load(GOLDENS / "llama", dropout=0.25, max_length=16)
     assert (model.config.dropout, model.config.max_length) == (0.25, 16)
     assert az.load(GOLDENS / "llama", dtype="bfloat16").dtype_policy.name == "bfloat16"
+    unknown: Any = {"colour": 3}
     with pytest.raises(ValueError, match=r"unknown fields \['colour'\]"):
-        az.load(GOLDENS / "llama", colour=3)
+        az.load(GOLDENS / "llama", **unknown)
 
 
 def test_labels_survive(tmp_path: Path) -> None:

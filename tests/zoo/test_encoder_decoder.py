@@ -143,7 +143,7 @@ def test_t5(lengths: Any, rng: Any, record_property: Any) -> None:
             if variable.path.endswith("/weight"):
                 variable.assign(1 + rng.normal(0, 0.2, variable.shape))
     fields = {**Transformer.tiny()["t5"], **sizes, "head_dim": 6, "attention_scale": 1.0, "max_length": 200}
-    ours = Transformer(fields)
+    ours: Any = Transformer(fields)
     copy = Copier(ours, theirs)
 
     def attention(block: Any, other: Any) -> None:
@@ -371,7 +371,7 @@ def test_parameters() -> None:
     ],
 )
 def test_dropout_is_for_training_only(family: str, variant: str, field: str, rng: Any) -> None:
-    rates = {"dropout": 0.0} if family == "seq2seq" else {"dropout": 0.0, "attention_dropout": 0.0}
+    rates: dict[str, Any] = {"dropout": 0.0} if family == "seq2seq" else {"dropout": 0.0, "attention_dropout": 0.0}
     plain, model = (tiny(family, variant, **{**rates, field: rate}) for rate in (0.0, 0.3))
     x, _, _ = ragged_task(plain, rng)
     expected = run(plain, x, training=True)["logits"]

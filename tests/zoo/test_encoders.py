@@ -44,7 +44,7 @@ def compared(model: Any, arrays: Mapping[str, np.ndarray], **expected: np.ndarra
     known = sorted(set(results) & {*arrays, *expected})
     assert known
     for name in known:
-        result, wanted = results[name], expected.get(name, arrays.get(name))
+        result, wanted = results[name], expected[name] if name in expected else arrays[name]
         mask = arrays["attention_mask"] == 1 if "attention_mask" in arrays else None
         if mask is not None and result.shape[:2] == mask.shape:
             result, wanted = result[mask], wanted[mask]

@@ -179,7 +179,13 @@ def test_there_and_back(name: str, rng: Any) -> None:
 
 
 LLAMA = {"position": "rotary", "norm": "rms_norm", "activation": "swiglu", "use_bias": False}
-SMALL = {"vocab_size": VOCABULARY, "num_layers": 2, "num_heads": 6, "hidden_dim": 36, "intermediate_dim": 22}
+SMALL: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "num_layers": 2,
+    "num_heads": 6,
+    "hidden_dim": 36,
+    "intermediate_dim": 22,
+}
 BERT = {"activation": "gelu_tanh", "type_vocab_size": 3}
 OURS: dict[str, tuple[str, str, dict[str, Any]]] = {  # family, selected kind, config
     "bert": ("bert", "Bert", {**BERT, "head": "sequence_classification", "num_classes": 5}),

@@ -140,7 +140,7 @@ def test_fully_masked_row_is_finite_and_alone(family: str, variant: str, rng: An
     with tf.GradientTape() as tape:
         result = model({**inputs, "attention_mask": mask})
         named = result if isinstance(result, dict) else {model.signature.outputs[0].name: result}
-        loss = sum(tf.reduce_sum(tf.square(value)) for value in named.values())
+        loss: Any = sum(tf.reduce_sum(tf.square(value)) for value in named.values())
     for name, value in named.items():
         assert np.isfinite(numpy(value)).all()
         scaled(numpy(value)[0], expected[name][0])
@@ -336,7 +336,8 @@ def test_training_with_arrays_and_with_tf_data(family: str, variant: str, rng: A
     middle = loss_of(run(model, x), y)
     assert middle < 0.7 * first
 
-    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    examples: Any = (x, y)
+    data = tf.data.Dataset.from_tensor_slices(examples).batch(8)
     history = model.fit(data, epochs=10, verbose=0).history["loss"]
     assert len(history) == 10 and history[-1] < middle
     after = run(model, x)
@@ -357,7 +358,7 @@ def test_every_weight_has_its_gradient(family: str, variant: str, rng: Any) -> N
     with tf.GradientTape() as tape:
         results = model(x)
         if isinstance(y, dict):
-            value = sum(tf.reduce_mean(tf.square(results[name] - y[name])) for name in y)
+            value: Any = sum(tf.reduce_mean(tf.square(results[name] - y[name])) for name in y)
         else:
             value = loss(y, results)
     gradients = tape.gradient(value, model.trainable_variables)
@@ -385,7 +386,7 @@ def test_every_weight_has_its_gradient(family: str, variant: str, rng: Any) -> N
 def test_jit_compiled_or_not(family: str, variant: str, rng: Any) -> None:
     """Three training steps and a prediction give the same values with and without XLA."""
     weights, predictions = [], []
-    overrides = {"dropout": 0.0, "attention_dropout": 0.0} if family == "bert" else {}
+    overrides: dict[str, Any] = {"dropout": 0.0, "attention_dropout": 0.0} if family == "bert" else {}
     for jit in (True, False):
         model = tiny(family, variant, num_layers=1, **overrides)
         x, y, loss = task(model, np.random.default_rng(1))

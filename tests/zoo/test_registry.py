@@ -121,8 +121,9 @@ def test_a_config_is_a_config_or_a_dict() -> None:
 def test_unknown_names_are_answered_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"name: got 'gpt3'; did you mean .*'gpt2'.*accepted: .*bert-base"):
         az.create("gpt3")
+    unknown: Any = {"layers_count": 3}
     with pytest.raises(ValueError, match=r"layers_count.*accepted: .*num_layers"):
-        az.create("gpt2", layers_count=3)
+        az.create("gpt2", **unknown)
     with pytest.raises(ValueError, match=r"unknown fields \['image_size'\]; .*accepted: .*vocab_size"):
         az.BERT(image_size=3)
     with pytest.raises(ValueError, match=r"head: got 'causal'.*accepted: \['causal_lm', 'sentence_embedding', None\]"):
@@ -244,7 +245,7 @@ def imported(file: Path) -> Iterator[str]:
             yield from (".".join([*base, alias.name]) for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             name = node.args[0]
-            if isinstance(name, ast.Constant):
+            if isinstance(name, ast.Constant) and isinstance(name.value, str):
                 yield "attention_zoo" + name.value if name.value.startswith(".") else name.value
 
 

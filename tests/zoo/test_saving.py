@@ -116,7 +116,7 @@ def test_reload_in_a_new_process(every: bool, tmp_path: Path, rng: Any) -> None:
     trained.save(tmp_path / "trained.keras")
     state = {f"o.{i}": numpy(variable).copy() for i, variable in enumerate(trained.optimizer.variables)}
     trained.fit({"input_ids": ids}, targets, batch_size=4, epochs=2, shuffle=False, verbose=0)
-    weights = {f"w.{i}": numpy(weight) for i, weight in enumerate(trained.weights)}
+    weights: dict[str, Any] = {f"w.{i}": numpy(weight) for i, weight in enumerate(trained.weights)}
     np.savez(tmp_path / "trained.npz", x=ids, y=targets, **state, **weights)
 
     differences = json.loads(python(CHILD, tmp_path).splitlines()[-1])

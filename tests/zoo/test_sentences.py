@@ -63,6 +63,7 @@ def test_decoder(tmp_path: Path) -> None:
     close(embedded(az.load(az.to_huggingface(model, tmp_path))), expected, atol=TOLERANCE)
     export.to_onnx(model, tmp_path / "m.onnx")
     runner = export.load(tmp_path / "m.onnx")
+    assert runner.tokenizer is not None
     close(runner.run(runner.tokenizer(TEXTS))["sentence_embedding"], expected, atol=2e-5)
 
 
@@ -75,6 +76,7 @@ def test_exported_files_have_prompts_and_projections(case: str, tmp_path: Path) 
     export.to_tflite(model, tmp_path / "m.tflite", batch_size=4, sequence_length=32)
     for name in ("m.onnx", "m.tflite"):
         runner = export.load(tmp_path / name)
+        assert runner.tokenizer is not None
         close(runner.run(runner.tokenizer(TEXTS))["sentence_embedding"], expected, atol=2e-5)
         assert runner.tokenizer.prompts == model.tokenizer.prompts
         assert export.verify(model, tmp_path / name).passed

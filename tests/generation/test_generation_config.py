@@ -200,7 +200,8 @@ def test_several_results_of_a_prompt() -> None:
     assert beams.tolist() == [[0, 1, 2, 3], [0, 1, 3, 4], [4, 5, 6, 7], [4, 5, 7, 8]]
     few = generate(decoder, [[0, 1]], max_new_tokens=1, num_beams=12, num_return_sequences=12)
     assert few[:, 2].tolist() == [2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 0, 0], "more results than there are sequences"
-    for options in ({}, {"num_beams": 2}):
+    others: list[dict[str, Any]] = [{}, {"num_beams": 2}]
+    for options in others:
         with pytest.raises(ValueError, match=r"num_return_sequences: got 3; accepted: at most num_beams, here [12]"):
             generate(decoder, [[0, 1]], num_return_sequences=3, **options)
 
@@ -276,7 +277,7 @@ def test_invalid_values() -> None:
 )  # fmt: skip
 def test_wrong_values(name: str, value: Any) -> None:
     decoder = Fake(follow)
-    needed = {"temperature": 1.0} if name in ("typical_p", "top_h", "epsilon_cutoff", "eta_cutoff") else {}
+    needed: Any = {"temperature": 1.0} if name in ("typical_p", "top_h", "epsilon_cutoff", "eta_cutoff") else {}
     with pytest.raises(ValueError, match=rf"^{name}: got .*; accepted: "):
         generate(decoder, [[0]], **{**needed, name: value})
     assert not decoder.asked

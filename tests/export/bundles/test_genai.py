@@ -100,6 +100,19 @@ def test_settings_are_the_file_s(variant: str, tmp_path: Path) -> None:
     assert read.to_files() == model.tokenizer.to_files()
 
 
+def test_search_of_a_generation_config(tmp_path: Path) -> None:
+    """The runtime gets what it obeys, with transformers' `top_k` where sampling has none; the rest is a warning."""
+    model = gpt()
+    obeyed = {"do_sample": True, "temperature": 0.5, "repetition_penalty": 1.2, "no_repeat_ngram_size": 3}
+    lost = {"bad_words_ids": [[3]], "min_p": 0.1, "early_stopping": "never", "num_beams": 1, "use_cache": True}
+    model.generation_config = {**obeyed, **lost, "max_length": 20, "min_length": 4}
+    result = export.to_genai(model, tmp_path / "folder")
+    expected = {**obeyed, "top_k": 50, "min_length": 4, "num_beams": 1, "max_length": 20}
+    assert settings(tmp_path / "folder")["search"] == {**expected, "past_present_share_buffer": False}
+    message = "ONNX Runtime GenAI does not obey of the generation config: bad_words_ids=[[3]], min_p=0.1"
+    assert [warning for warning in result.warnings if "generation config" in warning] == [message]
+
+
 def test_a_tokenizer_that_cuts_digits_gets_other_words_for_it(rng: np.random.Generator) -> None:
     """Check that the equivalent pre-tokenizer gives the same ids for random texts."""
     digits = pre_tokenizers.Digits(individual_digits=True)

@@ -32,7 +32,7 @@ from attention_zoo.runtime.description import rows
 from attention_zoo.runtime.litertlm.runner import content, section, sections
 from attention_zoo.runtime.tflite.flatbuffer import packed, unpacked
 from attention_zoo.text.tokenizer import Tokenizer
-from helpers import shared, tiny
+from helpers import randomise, shared, tiny
 
 pytestmark = pytest.mark.runs_together
 
@@ -341,6 +341,37 @@ def test_the_engine_says_what_keras_says(template: str, framed: bool, tmp_path: 
 
 
 @engine
+def test_generation_config_in_the_engine(tmp_path: Path) -> None:
+    """Forbidden tokens, sampling and lengths are in the bundle; what the engine lacks is a warning, twice."""
+    model = randomise(gpt(), spread=0.6)
+    plain = model.continuations("Hello", max_new_tokens=12, stop_tokens=[])[0].ids
+    config: dict[str, Any] = {"suppress_tokens": plain[1:2], "bad_words_ids": [plain[3:4], [1]], "max_length": 14}
+    model.generation_config = {**config, "repetition_penalty": 1.2, "eos_token_id": [1]}
+    result = export.to_litertlm(model, tmp_path / "m.litertlm", prefill=8)
+    message = "LiteRT-LM does not obey of the generation config: repetition_penalty=1.2"
+    assert [warning for warning in result.warnings if "config" in warning] == [message]
+    assert list(said(result.path).suppress_tokens.ids) == sorted({plain[1], plain[3]}), "but not the end token"
+    assert not said(result.path).HasField("sampler_params")
+    with pytest.warns(UserWarning, match="repetition_penalty=1.2"):
+        runner = export.load(result.path)
+    model.generation_config = config
+    (expected,) = model.continuations("Hello")
+    assert runner.continuations("Hello")[0].ids == expected.ids != plain[:9]
+
+    sampling = {"do_sample": True, "temperature": 0.5, "top_p": 0.75}
+    model.generation_config = sampling
+    file = export.to_litertlm(model, tmp_path / "sampled.litertlm", prefill=8).path
+    sampler = said(file).sampler_params
+    assert (sampler.k, sampler.p, sampler.temperature) == (50, 0.75, 0.5)
+    runner = export.load(file)
+    found = {runner.generate_text("Hello", max_new_tokens=12, seed=seed) for seed in (1, 2, 3)}
+    assert len(found) > 1, "sampled"
+    assert runner.generate_text("Hello", max_new_tokens=12, temperature=0) == model.generate_text(
+        "Hello", max_new_tokens=12, temperature=0
+    )
+
+
+@engine
 def test_the_engine_s_own_conversation(bundle: Path) -> None:
     """Check that the engine renders the turns of a conversation as the chat template of the model does."""
     model = gpt(CHATML)
@@ -373,7 +404,7 @@ def test_options_of_the_engine(tmp_path: Path) -> None:
     assert runner.generate_text("Hi", max_new_tokens=0) == ""
     drawn = [runner.generate_text("Hi", max_new_tokens=20, temperature=2.0, seed=seed) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
-    for wrong in (
+    mistakes: list[dict[str, Any]] = [
         {"min_p": 0.1, "temperature": 1.0},
         {"num_beams": 2},
         {"repetition_penalty": 1.1},
@@ -382,7 +413,8 @@ def test_options_of_the_engine(tmp_path: Path) -> None:
         {"top_k": 3},
         {"temperature": -1},
         {"colour": 1},
-    ):
+    ]
+    for wrong in mistakes:
         with pytest.raises(ValueError, match=f"({'|'.join(wrong)}|options|temperature): got .*accepted") as error:
             runner.generate_text("Hi", **wrong)
         assert "\n" not in str(error.value)

@@ -6,13 +6,13 @@ import inspect
 import itertools
 import keyword
 import re
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 
+from .... import checks
 from ....signature import TensorSpec
 
 Tensor = Any
@@ -188,10 +188,9 @@ def _warn_of_others(model: Any, others: Mapping[str, inspect.Parameter]) -> None
             f"the first, but not {missing}; accepted: input_signature={{name: keras.InputSpec(shape, dtype)}} of all"
         )
     if tensors and not type(model).__module__.startswith("keras."):
-        warnings.warn(
+        checks.warn(
             f"{type(model).__name__} {model.name!r} is exported without its optional arguments {tensors}; "
-            "input_signature={name: keras.InputSpec(shape, dtype)} of all arguments adds them",
-            stacklevel=2,
+            "input_signature={name: keras.InputSpec(shape, dtype)} of all arguments adds them"
         )
 
 

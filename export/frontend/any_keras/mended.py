@@ -1,4 +1,4 @@
-"""Corrections of Keras where it fails, or computes something else, in a graph with open sizes.
+"""Corrections of Keras where it fails or computes something else, depending on whether sizes are known and equal.
 
 They apply to every call of a third-party model: in the traces, in the reference of a comparison and in the files.
 """
@@ -20,10 +20,12 @@ Tensor = Any
 
 @contextmanager
 def keras_mended(layers: Sequence[Any]) -> Iterator[None]:
-    """Within the block, let the given layers and Keras' functions compute with open sizes as with fixed ones."""
+    """Within the block, let the given layers and Keras' functions compute with all sizes alike, open or fixed."""
+    from keras.src import backend  # the module in which ``keras.ops`` looks up its functions
     from keras.src.ops import image
 
     with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(backend.numpy, "add", _adding(backend.numpy.add)))
         for home in (image, keras.ops.image):  # Keras' own layers and users find it in different modules
             stack.enter_context(mock.patch.object(home, "resize", _resizing(home.resize)))
         for layer in layers:
@@ -33,6 +35,26 @@ def keras_mended(layers: Sequence[Any]) -> Iterator[None]:
             ):
                 stack.enter_context(replaced_method(layer, "call", _each_step(layer)))
         yield
+
+
+def _adding(original: Any) -> Any:
+    """Return ``add``, which broadcasts as NumPy does.
+
+    Keras' own takes the second operand for a bias where all its dimensions but one are 1, and that one is as large as
+    the second or the last of the first operand. It adds (2, 1) to (2, 2) along the wrong dimension, so that the result
+    of a model depends on the size of the batch.
+    """
+    import tensorflow as tf
+
+    def add(x1: Any, x2: Any) -> Tensor:
+        one, other = (tuple(getattr(x, "shape", ())) for x in (x1, x2))
+        aligned = len(one) >= len(other) and one[-1:] == other[-1:] != (1,)
+        if not one or not other or aligned or isinstance(x1, tf.SparseTensor) or isinstance(x2, tf.SparseTensor):
+            return original(x1, x2)
+        dtype: Any = keras.backend.result_type(x1.dtype, x2.dtype)
+        return tf.add(tf.cast(tf.convert_to_tensor(x1), dtype), tf.cast(tf.convert_to_tensor(x2), dtype))
+
+    return add
 
 
 def _resizing(original: Any) -> Any:

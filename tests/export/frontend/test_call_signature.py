@@ -179,6 +179,24 @@ def test_names_of_inputs_say_nothing(suffix, tmp_path):
     assert found["logits"].tolist() == [[5, 0, -3, -70000]]
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_sums_of_a_column(suffix, tmp_path):
+    """Add a column to rows, also where there are as many rows as columns, which Keras takes for a bias."""
+    x, column, series = (
+        keras.Input((2,), name="x"),
+        keras.Input((1,), name="column"),
+        keras.Input((5, 1), name="series"),
+    )
+    model = keras.Model(
+        [x, column, series], [ops.add(x, column), ops.add(series, L.Conv1D(1, 3, padding="same")(series))]
+    )
+    path = tmp_path / f"m.{suffix}"
+    runner = exported(model, path, **({} if suffix == "onnx" else {"batch_size": 2}))
+    given = {"x": floats(2, 2), "column": floats(2, 1), "series": floats(2, 5, 1)}
+    assert np.array_equal(next(iter(runner.run(given).values())), given["x"] + given["column"])
+    assert export.verify(model, path).passed
+
+
 def test_a_random_result_is_refused_and_dropout_is_not(tmp_path):
     class Sampling(L.Layer):
         def __init__(self):

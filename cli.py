@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from .needs import named_extras
-from .sources import any_model, described, existing, fields_of, ids_of, is_exported, lines_of, model_of, runnable
+from .sources import any_model, described, existing, fields_of, ids_of, is_exported, model_of, runnable, samples_of
 from .terminal import accept_any_text, complain, working
 
 try:
@@ -227,7 +227,9 @@ def export(
     method: Annotated[str | None, typer.Option(help="int4: rtn, search, or gptq (takes minutes).")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="Weights to keep in float32, as '*/down/kernel'.")] = None,
     target: Annotated[str | None, typer.Option(help="ONNX operators: standard or onnxruntime.")] = None,
-    samples: Annotated[Path | None, typer.Option(help="File of texts, one per line, to measure accuracy on.")] = None,
+    samples: Annotated[
+        Path | None, typer.Option(help="Texts, one per line, or inputs as .npz, to compare and measure on.")
+    ] = None,
     least_cosine: Annotated[float | None, typer.Option(help="Lowest accepted cosine similarity with float32.")] = None,
     card: Annotated[
         list[str] | None, typer.Option(help="Model card entry, such as 'license=MIT' or 'author=Ada'; repeatable.")
@@ -247,7 +249,7 @@ def export(
         "stop_tokens": stop_token or None,
         "card": fields_of("card", card or []) or None,
     }
-    options |= {"samples": None if samples is None else lines_of("samples", samples), "batch_size": batch_size}
+    options |= {"samples": None if samples is None else samples_of("samples", samples), "batch_size": batch_size}
     options |= {"sequence_length": lengths(sequence_length), "image_size": image_size}
     options |= {"prefill": prefill or None, "max_length": max_length}
     options |= {"input_signature": shapes(input_signature or []) or None}
@@ -266,6 +268,7 @@ def verify(
     tolerance: Annotated[float | None, typer.Option(help="Maximum relative difference; default: 2e-5.")] = None,
     input_signature: InputSignature = None,
     imports: Imports = None,
+    samples: Annotated[Path | None, typer.Option(help="Inputs as .npz, compared in place of synthetic ones.")] = None,
     json_: Json = False,
 ):
     """Compare an exported file with its model; the exit code is 1 if they differ."""
@@ -274,9 +277,11 @@ def verify(
 
     existing("file", file)
     given = shapes(input_signature or [])
+    arrays = None if samples is None else samples_of("samples", samples)
     with working(f"comparing {file} with {model}"):
         ours = any_model(model, imports or ())  # first, because it silences the messages of importing Keras
-        report = exporters.verify(ours, file, tolerance=tolerance, input_signature=signature_of(ours, given))
+        signature = signature_of(ours, given)
+        report = exporters.verify(ours, file, tolerance=tolerance, input_signature=signature, samples=arrays)
     _print_report(report, json_)
     if not report.passed:
         raise typer.Exit(1)

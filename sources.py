@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,21 @@ def existing(argument: str, file: Any) -> Any:
     if not Path(file).is_file():
         raise ValueError(f"{argument}: got {file}, which is not a file; accepted: an .onnx, .tflite or .litertlm file")
     return file
+
+
+def samples_of(argument: str, file: Path) -> Any:
+    """Return samples: the texts of a text file, or inputs by name from an .npz file that ``numpy.savez`` wrote."""
+    if file.suffix != ".npz":
+        return lines_of(argument, file)
+    import numpy as np
+
+    if not file.is_file():
+        raise ValueError(f"{argument}: got {file}, which is not a file; accepted: a text file, or arrays as .npz")
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{argument}: got {file}, which holds no arrays; accepted: what numpy.savez wrote") from error
 
 
 def lines_of(argument: str, file: Path) -> list[str]:

@@ -17,12 +17,13 @@ from ...runtime.runner import LoadedGraph
 from ...signature import Signature, TensorSpec
 from ..frontend.diagnostics import one_line
 from .comparison import Check, Closeness, compare
-from .draws import ALIKE, EDGES, INTEGER_RANGES, WORDS, drawn, ladder, shaken, wanted
+from .draws import ALIKE, EDGES, INTEGER_RANGES, WITH_TOKENS, WORDS, drawn, ladder, shaken, wanted
 from .reference import Reference
 
 Arrays = dict[str, np.ndarray]
 _Accepted = tuple[Arrays, Arrays, dict[str, str]]  # inputs, outputs of Keras, and the ranges of the inputs
 
+FINITE = "finite numbers"  # the check that an output has any
 LENGTHS = (1, 33, 128, 512)  # in addition to the one that is known to work
 SIDES = (32, 75, 150)
 MOST_CALLS = 16  # rows, or calls of one row, with which small inputs get all edge values
@@ -106,8 +107,8 @@ def _of_values(
     case = AnyCase(own, padding, quick=True)
     last = replace(case, padding="all" if padding != "none" else "none")
     if layers > LIGHT or per_row > SMALL:
-        together = replace(last, draw="mixed")
-        return ([together] if batched else [case, together]), []
+        together = replace(case, draw="mixed")
+        return ([together] if batched else [case, together]), [replace(last, draw="edges", quick=False)]
     # The number of rows, or of calls where their number is fixed, after which a small input had all edge values.
     times = min(MOST_CALLS, math.ceil(len(EDGES) / max(1, min(counts) // rows)), max(1, FEW // max(1, per_row)))
     more_rows = {**own, "batch": max(own["batch"], times)} if batched else own
@@ -116,7 +117,11 @@ def _of_values(
     integers = any(ladder(spec) == INTEGER_RANGES or is_mask(spec) for spec in free)
     kinds += ["integers"] if integers else []
     kinds += ["large"] if any("float" in spec.dtype for spec in free) else []
-    quick = [case, *(replace(last, sizes=more_rows, draw=kind, seed=seed) for kind in kinds for seed in seeds)]
+    drawn_so = {kind: case if kind in WITH_TOKENS else last for kind in kinds}
+    quick = [
+        case,
+        *(replace(drawn_so[kind], sizes=more_rows, draw=kind, seed=seed) for kind in kinds for seed in seeds),
+    ]
     further = [replace(one, seed=one.seed + len(seeds), quick=False) for one in quick[1:]]
     if any("float" in spec.dtype for spec in free):
         further += [replace(last, draw=kind, seed=2, quick=False) for kind in ("constant", "unit")]
@@ -277,7 +282,7 @@ def any_checks(
             yield replace(check, detail="; ".join(filter(None, (check.detail, remark))))
     if unseen := sorted({name for name in finite if not finite[name]} - empty):
         detail = f"Keras computes NaN or infinity alone in {unseen}; accepted: samples= of inputs for which it does not"
-        yield Check(f"{prefix}finite numbers", False, None, detail)
+        yield Check(prefix + FINITE, False, None, detail)
 
 
 def _share(outputs: Arrays, case: AnyCase) -> float:

@@ -40,6 +40,8 @@ DRAWS: Mapping[str, tuple[str, str, str]] = {
     "above": ("signed", "above", "mask"),
     "mixed": ("mixed", "mixed", "mask"),  # a first row as "normal", other rows as "large" and "edges" together
 }
+# Ways to draw without a row of padding: nobody uses what attention computes for a row of masked large values.
+WITH_TOKENS = ("normal", "large", "mixed")
 WORDS: Mapping[str, str] = {
     "normal": "",
     "edges": "zeros, halves and tiny numbers",
@@ -152,15 +154,30 @@ def _integers(rng: np.random.Generator, shape: tuple[int, ...], kind: str, turn:
         signed = _integers(rng, shape, "signed", turn, dtype)
         return _rest(signed, lambda rest: _integers(rng, rest.shape, "whole", turn, dtype))
     limits = np.iinfo(dtype)
-    low, high = max(int(limits.min) + 1, -int(limits.max)) if limits.min else 0, int(limits.max)
+    low, high = max(int(limits.min), -int(limits.max)), int(limits.max)
     if kind == "whole" or (dtype == "uint8" and kind == "signed"):
         magnitude = np.exp(rng.uniform(0, np.log(min(high, 2**31 - 1)), shape))
-        values = (magnitude * rng.choice((-1, 1), shape)).astype("int64")
-        return np.clip(_with(rng, values, WHOLE, turn), low, high) if low else _with(rng, values, WHOLE, turn) % 256
+        values = np.clip(_with(rng, (magnitude * rng.choice((-1, 1), shape)).astype("int64"), WHOLE, turn), low, high)
+        return _summable(rng, values) if high >= 2**31 - 1 else values % 256 if low == 0 else values
     if kind == "signed":
         return np.clip(_with(rng, rng.integers(-9, 10, shape), SIGNED, turn), low, high)
     first, last = {"small": (0, 9), "binary": (0, 1), "positive": (1, 9)}[kind]
     return rng.integers(first, last + 1, shape)
+
+
+def _summable(rng: np.random.Generator, values: np.ndarray) -> np.ndarray:
+    """Return the integers with one sign in each row, and with sums that 32 bits hold.
+
+    Large numbers of both signs cancel in a sum of floats, and runtimes differ in sums that overflow.
+    """
+    size = values[0].size if values.ndim else 1
+    if size < 2:
+        return values
+    rows = values.reshape(len(values), -1)
+    signs = np.where((np.arange(len(rows)) + rng.integers(2)) % 2, -1, 1)[:, None]
+    limits = np.full(rows.shape, 2**30 // size)
+    limits[np.arange(len(rows)), np.abs(rows).argmax(axis=1)] = 2**30
+    return (signs * np.minimum(np.abs(rows), limits)).reshape(values.shape)
 
 
 def _rest(values: np.ndarray, others: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -183,7 +200,8 @@ def _ids(
     rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...], end: int | None, draw: str, seed: int
 ) -> np.ndarray:
     """Return ids as in texts, up to the last one, with zeros at the end of every second row. Unless `draw` is "normal",
-    other rows have zeros at the beginning, and the last one has zeros only; a single row, for every second seed."""
+    other rows have zeros at the beginning and, except for ``WITH_TOKENS``, the last one has zeros only; a single row,
+    for every second seed."""
     if spec.spread is not None:
         return rng.uniform(0, spec.spread, shape)
     least, most = spec.least, (end or 1) - 1
@@ -198,20 +216,20 @@ def _ids(
             values[row, -third:] = 0
         elif draw != "normal" and row:
             values[row, :third] = 0
-    if draw != "normal" and (shape[0] > 1 or seed % 2 == 0):
+    if draw not in WITH_TOKENS and (shape[0] > 1 or seed % 2 == 0):
         values[-1] = 0
-    if draw == "normal" or shape[0] > 1:
+    if draw in WITH_TOKENS or shape[0] > 1:
         values[0, 1] = most
     return values
 
 
 def _booleans(rng: np.random.Generator, shape: tuple[int, ...], draw: str, seed: int) -> np.ndarray:
-    """Return booleans of either value; for "large", a last row of True, and for others but "normal", of False. A single
-    row is such a row for every second seed only."""
+    """Return booleans of either value; for "large", a last row of True, and except for ``WITH_TOKENS``, of False. A
+    single row is such a row for every second seed only."""
     values = rng.integers(0, 2, shape).astype(bool)
     first = seed % 2 == (draw != "normal")
     values.reshape(-1)[rng.permutation(values.size)[:2]] = [first, not first][: values.size]
-    if draw != "normal" and shape and (shape[0] > 1 or seed % 2 == 0):
+    if draw not in ("normal", "mixed") and shape and (shape[0] > 1 or seed % 2 == 0):
         values[-1] = draw == "large"
         values.reshape(-1)[: values.size - values[-1].size][:1] = draw != "large"
     return values

@@ -52,7 +52,7 @@ def shown(value: Any) -> str:
 
 def warn(message: str) -> None:
     """Issue a ``UserWarning`` for the line of the user's code that called this package, at any depth of calls."""
-    inside = (__name__.partition(".")[0], "keras")
+    inside = (__name__.partition(".")[0], "contextlib", "keras")  # the latter two stand between calls of this package
     level, frame = 1, inspect.currentframe()
     while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in inside:
         level, frame = level + 1, frame.f_back

@@ -9,14 +9,13 @@ Examples:
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
 import numpy as np
 
-from ..checks import is_integer
+from .. import checks
 from .new_text import NewText
 from .search import Decoder, GenerateOptions, generate, stop_tokens, stream
 
@@ -187,10 +186,9 @@ class _Request:
         if isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt).ids
             if len(ids) > 1 and ids[0] == ids[1] == getattr(self.tokenizer, "bos_token_id", None):
-                warnings.warn(
+                checks.warn(
                     f"prompt: {self.tokenizer.bos_token!r} begins the text, and the tokenizer adds another; a text "
-                    "of a chat template is passed as messages, or as encode(text, add_special_tokens=False).ids",
-                    stacklevel=4,
+                    "of a chat template is passed as messages, or as encode(text, add_special_tokens=False).ids"
                 )
             return ids
         return self.tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=True)
@@ -265,4 +263,4 @@ def several(prompts: Any) -> list[Any]:
 
 def is_ids(prompt: Any) -> bool:
     """Return whether a prompt is a list of ids."""
-    return isinstance(prompt, list) and all(is_integer(token) for token in prompt)
+    return isinstance(prompt, list) and all(checks.is_integer(token) for token in prompt)

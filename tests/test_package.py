@@ -44,6 +44,14 @@ def test_pyright_reads_every_package() -> None:
     assert folders <= set(PROJECT["tool"]["pyright"]["include"])
 
 
+def test_files_are_short() -> None:
+    for folder in package_folders():
+        for file in (ROOT / folder).glob("*.py"):
+            assert len(file.read_text().splitlines()) <= 500, file
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        assert len(file.read_text().splitlines()) <= 1200, file
+
+
 def test_the_version_is_written_once() -> None:
     assert PROJECT["project"]["dynamic"] == ["version"]
     assert f"## [{az.__version__}]" in (ROOT / "CHANGELOG.md").read_text()

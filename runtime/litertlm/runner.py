@@ -14,7 +14,6 @@ import functools
 import io
 import os
 import secrets
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from ... import checks
 from ...generation.defaults import resolved, without_fields
 from ...generation.new_text import begun
 from ...generation.options import GenerateOptions, Options
@@ -127,7 +127,7 @@ class LiteRTLMRunner(Runner):
         self.files, self.graphs = {path: self.metadata}, {}
         self.said = _llm_metadata(path)
         for warning in without_fields(self.generation_defaults, "LiteRT-LM", OBEYED):
-            warnings.warn(f"path: {path}: {warning}", stacklevel=3)
+            checks.warn(f"path: {path}: {warning}")
 
     def __repr__(self) -> str:
         family = self.metadata.get(FAMILY, "not of attention_zoo")

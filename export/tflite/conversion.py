@@ -9,7 +9,7 @@ may fold.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -32,6 +32,7 @@ Tensor = Any
 
 ARGUMENT = "attention_zoo_weight_{}"  # differs from the names of a model's inputs
 PRODUCTS = ("MatMul", "BatchMatMulV2")
+ACTIVATIONS = ("Relu", "Relu6", "Maximum", "Minimum")  # operations that the converter takes for a fused activation
 FUSED = frozenset({"Erf", "Erfc"})  # have no operators of their own, but the converter recognizes GELU by them
 
 
@@ -50,7 +51,9 @@ def convert(stored: FileWeights, graphs: Mapping[str, Graph], alike: Alike) -> t
     matrices = [n for n, v in stored.variables.items() if len(v.shape) == 2 and stored.dtype(n) == "float32"]
     kept = FUSED
     traced, variables = _traced(stored, graphs, matrices, kept)
-    fitting = sorted(set(matrices) - {matrices[i] for function in traced.values() for i in _others(function.graph)})
+    zeros = {id(v.handle) for v in variables if v.shape.rank == 1 and not v.numpy().any()}
+    others = {matrices[i] for function in traced.values() for i in _others(function.graph, zeros)}
+    fitting = sorted(set(matrices) - others)
     if len(fitting) < len(matrices):
         matrices = fitting
         traced, variables = _traced(stored, graphs, matrices, kept)
@@ -95,14 +98,36 @@ def _traced(
     return {name: traced(graph) for name, graph in graphs.items()}, [changed.get(n, v) for n, v in values.items()]
 
 
-def _others(graph: Any) -> set[int]:
+def _others(graph: Any, zeros: Collection[int]) -> set[int]:
     """Return the indices of the matrices that are used otherwise than by multiplication from the right and by
-    lookups."""
+    lookups.
+
+    Args:
+        graph: the trace.
+        zeros: the ids of the handles of biases that are zero. The converter drops their addition, and then an
+            activation after it, unless the matrix is a constant.
+    """
     lookups = {f.signature.name for f in graph.as_graph_def().library.function if "_implements" in f.attr}
+    nothing = {id(inner) for outer, inner in graph.captures if id(outer) in zeros}
+
+    def loses(product: Any) -> bool:
+        """Return whether the converter drops an activation after a product of two matrices."""
+        waiting = [product] if product.shape.rank == 2 else []
+        for tensor in waiting:
+            for reader in tensor.consumers():
+                if reader.type in ACTIVATIONS:
+                    return True
+                added = [other.op for other in reader.inputs if other is not tensor]
+                adds = reader.type in ("AddV2", "BiasAdd")
+                read = adds and any(op.type == "ReadVariableOp" and id(op.inputs[0]) in nothing for op in added)
+                if read or reader.type == "Identity":
+                    waiting.append(reader.outputs[0])
+        return False
 
     def fits(reader: Any, tensor: Any) -> bool:
         if reader.type in PRODUCTS:
-            return reader.inputs[1] is tensor and reader.inputs[0] is not tensor
+            right = reader.inputs[1] is tensor and reader.inputs[0] is not tensor
+            return right and not loses(reader.outputs[0])
         return "PartitionedCall" in reader.type and reader.get_attr("f").name in lookups
 
     found = [tensor for tensor in graph.inputs if tensor.op.name.startswith(ARGUMENT.format(""))]

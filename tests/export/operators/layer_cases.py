@@ -384,7 +384,7 @@ for more in (
     {"num_oov_indices": 3},
 ):
     vocabulary: dict[str, Any] = {"vocabulary": VOCABULARY, **more}
-    layer("numbers", "IntegerLookup", **vocabulary)
+    layer("numbers", "IntegerLookup", fast=False, **vocabulary)
 layer("ids", "IntegerLookup", vocabulary=VOCABULARY, invert=True)
 for more in ({}, {"mask_value": 7}, {"salt": 133}, {"output_mode": "multi_hot"}):
     layer("numbers", "Hashing", num_bins=9, **more)

@@ -71,6 +71,19 @@ def test_products_are_what_the_converter_makes_of_constants(tmp_path: Path) -> N
     close(*export.load(file).run({"x": x}).values(), expected.reshape(2, -1) @ last + last_bias)
 
 
+@pytest.mark.parametrize("activation", ["relu", "relu6"])
+def test_activations_without_a_bias(activation: str, tmp_path: Path) -> None:
+    """Check that an activation directly after a product, or after a bias of zeros as in a new model, is not lost."""
+    x = keras.Input((6,), name="x")
+    layers = [keras.layers.Dense(5, activation=activation, use_bias=bias) for bias in (True, False)]
+    model = keras.Model(x, [layer(x) for layer in layers])
+    values = np.random.default_rng(0).normal(size=(1, 6)).astype("float32")
+    outputs = export.load(export.to_tflite(model, tmp_path / "m.tflite").path).run({"x": values}).values()
+    for layer, output in zip(layers, outputs, strict=True):
+        assert (output == 0).any()
+        close(output, np.clip(values @ numpy(layer.kernel), 0, 6 if activation == "relu6" else None))
+
+
 def test_matrices_are_the_models_bit_for_bit(tmp_path: Path) -> None:
     """Check that weights keep their names. Kernels are (out, in), as the operator requires; tables are unchanged."""
     model = shared("bert", "backbone")

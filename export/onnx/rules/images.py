@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from ..operators import markers
 from ..rewriting import Call, rule
 from .selection import select
 
@@ -232,3 +233,24 @@ def _into(place: Tensor, length: Tensor, mode: str) -> Tensor:
         above = place - length * tf.floor(place / period)
     moved = select(place < 0.0, below, select(place > last, above, place))
     return tf.clip_by_value(select(length <= 1.0, tf.zeros_like(place), moved), 0.0, last)
+
+
+@rule("ResizeNearestNeighbor")
+def _nearest(call: Call) -> Any:
+    """Read the pixel that contains the center of the new one. tf2onnx writes a mode that opset 13 removed."""
+    import tensorflow as tf
+
+    images, size = call.inputs
+    if not call.attr("half_pixel_centers"):
+        return None
+    first = tf.transpose(images, (0, 3, 1, 2))
+    sizes = tf.cast(tf.concat([tf.shape(first)[:2], size], 0), tf.int64)
+    resized = markers(
+        "Resize",
+        [first, None, None, sizes],
+        [[*first.shape[:2], *call.op.outputs[0].shape[1:3]]],
+        mode="nearest",
+        coordinate_transformation_mode="half_pixel",
+        nearest_mode="round_prefer_ceil",
+    )
+    return tf.transpose(resized[0], (0, 2, 3, 1))

@@ -145,7 +145,7 @@ def _trims(tokenizer: Tokenizer, roles: str) -> bool:
 
 def _check(tokenizer: Tokenizer, prompts: Prompts) -> None:
     """Check that the model's own template and the new one give the same text for several kinds of conversations."""
-    ours = {"default": prompts.template()}
+    ours = prompts.template()
     for roles in CONVERSATIONS:
         if "s" in roles and prompts.system is None:
             continue

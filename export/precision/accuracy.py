@@ -17,7 +17,7 @@ from ...signature import Signature, TensorSpec
 from ..errors import AccuracyError
 from ..options import MOST_DIVERGENCE, MOST_MARGIN_ERROR
 from ..request import ExportRequest
-from .answers import compare_answers, log_probabilities
+from .answers import compare_answers
 from .cosine import cosines
 from .report import Accuracy
 from .samples import samples_of
@@ -225,4 +225,5 @@ def _log_probabilities(values: np.ndarray, kind: str) -> np.ndarray:
     if kind == "probabilities":  # of quantized outputs, which do not sum to exactly 1
         values = np.maximum(values, 1e-12)
         return np.log(values / values.sum(-1, keepdims=True))
-    return log_probabilities(values)
+    values = values - values.max(-1, keepdims=True)
+    return values - np.log(np.exp(values).sum(-1, keepdims=True))

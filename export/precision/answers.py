@@ -44,31 +44,95 @@ def compare_answers(precise: Runner, rounded: Runner, texts: Any = None) -> Answ
     """
     if not precise.generates or precise.tokenizer is None:
         return None
+    prompts = list(_prompts(precise, texts))
+    at_once = 1 if precise.layout.kind == "litert" else max(1, len(prompts))  # a LiteRT cache has a single row
     found: list[Answer] = []
     errors: list[Array] = []
-    for text, ids in _prompts(precise, texts):
-        decoder = precise.decoder()
-        behind = len(ids) if decoder.start_token is None else 1
-        new = min(NEW_TOKENS, decoder.max_length - behind)
-        if new < 1:
-            continue
-        tokens, logits = _greedy(decoder, ids, new, precise.stop_tokens)
-        others = _forced(rounded.decoder(), ids, tokens)
-        best = np.argsort(-logits, axis=-1)[:, :2]
-        margins = [np.subtract(*np.take_along_axis(side, best, -1).T) for side in (logits, others)]
-        errors.append(margins[1] - margins[0])
-        chosen = others.argmax(-1)
-        wrong = np.flatnonzero(chosen != tokens)
-        equal = int(wrong[0]) if len(wrong) else len(tokens)
-        margin, answer = None, tokens
-        if len(wrong):
-            margin = float(logits[equal, tokens[equal]] - logits[equal, chosen[equal]])
-            answer, _ = _greedy(rounded.decoder(), ids, new, precise.stop_tokens)
-        said = [precise.tokenizer.decode(list(map(int, side))) for side in (tokens, answer)]
-        found.append(Answer(text, *said, equal=equal, tokens=len(tokens), margin=margin))
-    if not found:
+    for start in range(0, len(prompts), at_once):
+        answers, error = _compared(precise, rounded, prompts[start : start + at_once])
+        found += answers
+        errors += error
+    if not errors:
         return None
     return Answers(tuple(found), float(np.sqrt(np.mean(np.square(np.concatenate(errors))))))
+
+
+def _compared(precise: Runner, rounded: Runner, prompts: list[tuple[str, Array]]) -> tuple[list[Answer], list[Array]]:
+    """Return the answers to several prompts, and the errors of the margins of each step.
+
+    Both decoders are fed with the tokens that `precise` chooses.
+    """
+    tokenizer: Any = precise.tokenizer
+    ids, mask = _padded([row for _, row in prompts])
+    one, other = precise.decoder(), rounded.decoder()
+    new = min(NEW_TOKENS, one.max_length - (ids.shape[1] if one.start_token is None else 1))
+    if new < 1:
+        return [], []
+    rows, running = np.arange(len(ids)), np.ones(len(ids), bool)
+    said: list[list[int]] = [[] for _ in prompts]
+    equal, margins, errors = np.full(len(ids), -1), np.zeros(len(ids)), []
+    logits, others = (decoder.prompt(ids, mask, new) for decoder in (one, other))
+    for step in range(new):
+        tokens, chosen = logits.argmax(-1), others.argmax(-1)
+        second = np.argpartition(-logits, 1, axis=-1)[:, :2]
+        second = np.where(second[:, 0] == tokens, second[:, 1], second[:, 0])
+        sure, unsure = (side[rows, tokens] - side[rows, second] for side in (logits, others))
+        errors.append((unsure - sure)[running])
+        differs = running & (chosen != tokens) & (equal < 0)
+        equal[differs], margins[differs] = step, (logits[rows, tokens] - logits[rows, chosen])[differs]
+        for row in np.flatnonzero(running):
+            said[row].append(int(tokens[row]))
+        running = running & ~np.isin(tokens, precise.stop_tokens)
+        if step + 1 == new or not running.any():
+            break
+        _end(~running, one, other)
+        logits, others = one.step(tokens), other.step(tokens)
+    different = np.flatnonzero(equal >= 0).tolist()
+    written = dict(zip(different, _greedy(rounded, ids[different], mask[different], new), strict=True))
+    return [
+        Answer(
+            text,
+            tokenizer.decode(said[row]),
+            tokenizer.decode(written.get(row, said[row])),
+            equal=len(said[row]) if equal[row] < 0 else int(equal[row]),
+            tokens=len(said[row]),
+            margin=None if equal[row] < 0 else float(margins[row]),
+        )
+        for row, (text, _) in enumerate(prompts)
+    ], errors
+
+
+def _greedy(runner: Runner, ids: Array, mask: Array, count: int) -> list[list[int]]:
+    """Return the most likely tokens of each row, up to its first end token."""
+    if not len(ids):
+        return []
+    said: list[list[int]] = [[] for _ in ids]
+    running = np.ones(len(ids), bool)
+    decoder = runner.decoder()
+    logits = decoder.prompt(ids, mask, count)
+    for step in range(count):
+        tokens = logits.argmax(-1)
+        for row in np.flatnonzero(running):
+            said[row].append(int(tokens[row]))
+        running = running & ~np.isin(tokens, runner.stop_tokens)
+        if step + 1 == count or not running.any():
+            break
+        _end(~running, decoder)
+        logits = decoder.step(tokens)
+    return said
+
+
+def _end(rows: Array, *decoders: Any) -> None:
+    for decoder in decoders:
+        if hasattr(decoder, "ended"):
+            decoder.ended(rows)
+
+
+def _padded(rows: list[Array]) -> tuple[Array, Array]:
+    """Return rows of ids as arrays (rows, longest), padded on the left, and their mask."""
+    width = max(map(len, rows))
+    ids = np.stack([np.pad(row, (width - len(row), 0)) for row in rows])
+    return ids, np.stack([np.arange(width) >= width - len(row) for row in rows]).astype("int64")
 
 
 def questions_as_ids(tokenizer: Any) -> list[tuple[str, Array]]:
@@ -101,28 +165,3 @@ def _prompts(runner: Runner, texts: Any) -> Iterator[tuple[str, Array]]:
         limit = PROMPT if encoder else min(PROMPT, max(1, min(len(ids), runner.decoder().max_length) // 2))
         if len(ids):
             yield text, ids[:limit]
-
-
-def _greedy(decoder: Any, ids: Array, count: int, stops: list[int]) -> tuple[Array, Array]:
-    """Return the most likely tokens (T,), up to the first end token, and the log-probabilities (T, vocab_size)."""
-    tokens: list[int] = []
-    logits = [decoder.prompt(ids[None], np.ones((1, len(ids)), "int64"), count)]
-    while True:
-        tokens.append(int(logits[-1].argmax()))
-        if len(tokens) == count or tokens[-1] in stops:
-            return np.asarray(tokens), log_probabilities(np.concatenate(logits))
-        logits.append(decoder.step(np.asarray(tokens[-1:])))
-
-
-def _forced(decoder: Any, ids: Array, tokens: Array) -> Array:
-    """Return the log-probabilities (T, vocab_size) of a decoder that is fed with `tokens` (T,)."""
-    logits = [decoder.prompt(ids[None], np.ones((1, len(ids)), "int64"), len(tokens))]
-    logits += [decoder.step(tokens[i : i + 1]) for i in range(len(tokens) - 1)]
-    return log_probabilities(np.concatenate(logits))
-
-
-def log_probabilities(logits: Array) -> Array:
-    """Return the logarithms of the softmax over the last axis, in float64."""
-    values = logits.astype("float64")
-    values -= values.max(-1, keepdims=True)
-    return values - np.log(np.exp(values).sum(-1, keepdims=True))

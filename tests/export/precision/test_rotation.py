@@ -21,7 +21,7 @@ from attention_zoo.export.precision.rotation import (
 from attention_zoo.runtime.tflite.flatbuffer import unpacked
 
 CACHE: dict[str, Any] = {"prefill": [4], "max_length": 24}
-LARGE, FEATURE = 100.0, 7
+LARGE, FEATURE = 80.0, 7
 
 
 def decoder(planted: bool) -> Any:
@@ -83,7 +83,7 @@ def test_the_fewest_rotations_are_chosen() -> None:
         "useless": RoundingError(2.0, 1.9, 1),
     }
     products = [(["large"], 64), (["useless"], 64), (["small"], 64), (["wide"], 640), (["unmeasured"], 64)]
-    assert worth_rotating(errors, products) == [0, 3], "the rest is less than a twentieth"
+    assert worth_rotating(errors, products) == [0, 3], "the rest is less than a fiftieth"
     assert worth_rotating(errors, products[1:3]) == [1]
 
 
@@ -94,8 +94,11 @@ def test_large_features_are_rotated_by_default(tmp_path: Path) -> None:
     mended = divergence(model, file, None)
     details = export.load(file).precision_details
     assert details["rotation"] == 64 and details["rotated"] >= 4, "both inputs of both blocks"
-    assert mended < plain / 4, (mended, plain)
+    assert mended < plain / 2, (mended, plain)
     assert export.verify(model, file).passed
+    with pytest.raises(export.AccuracyError):
+        export.to_tflite(model, file, precision=export.Precision("int8", rotation=0), **CACHE)
+    assert export.to_tflite(model, file, precision="int8", **CACHE).accuracy.passed  # pyright: ignore
 
 
 def test_without_large_features_little_is_rotated(tmp_path: Path) -> None:
@@ -123,8 +126,8 @@ def test_rotated_weights_in_the_file(tmp_path: Path) -> None:
 def test_rotated_files_pass_with_other_options(options: dict[str, Any], tmp_path: Path) -> None:
     model, file = decoder(planted=True), tmp_path / "m.tflite"
     precision = export.Precision("int8", rotation=32, **options)
-    result = export.to_tflite(model, file, precision=precision, **CACHE)
-    assert result.accuracy is not None and result.accuracy.cosine > 0.99
+    result = export.to_tflite(model, file, precision=precision, **CACHE)  # refuses a cosine below 0.97
+    assert result.accuracy is not None and result.accuracy.cosine > 0.97
     assert export.verify(model, file).passed
 
 

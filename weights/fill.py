@@ -290,19 +290,19 @@ def _match(model: Any, dialect: Dialect, tensors: Tensors, new_head: bool) -> _M
             tie = f", which the config does not tie to {dialect.tied[short]}" if short == dialect.output else ""
             problems.append(f"missing {short}{tie}")
     spare = [name for short, name in left.items() if _is_spare(model, dialect, short)]
+    own_head = {name for name in left.values() if new_head and not name.startswith(dialect.prefix or name)}
+    not_tied = own_head if "tie_embeddings" in model.config.unused_fields() else set[str]()
     copies = [
         (name, theirs[dialect.tied[s]])
         for s, name in left.items()
-        if dialect.tied.get(s) in theirs and name not in spare
+        if dialect.tied.get(s) in theirs and name not in (*spare, *not_tied)
     ]
-    may_stay = {*spare, *(name for name, _ in copies)}
+    may_stay = {*spare, *own_head, *(name for name, _ in copies)}
     unused = {} if new_head else {s: n for s, n in left.items() if any(re.search(p, s) for p in dialect.unused)}
     may_stay |= set(unused.values())
     for short, name in left.items():
         if any(re.search(pattern, short) for pattern in (*dialect.ignored, *dialect.unused)):
             may_stay.add(name)
-        if new_head and dialect.prefix and not name.startswith(dialect.prefix):
-            may_stay.add(name)  # the file's own head
     problems += [f"surplus {name}" for name in left.values() if name not in may_stay]
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""

@@ -270,6 +270,8 @@ def number_of_labels(raw: Mapping[str, Any]) -> int:
 
 
 def labels(config: Any) -> dict[str, Any]:
-    """Return `id2label` and `label2id` with generic class names ("LABEL_0", …)."""
+    """Return `id2label` and `label2id` with generic class names ("LABEL_0", …), or {} for a head without classes."""
+    if "num_classes" in config.unused_fields():
+        return {}
     names = [f"LABEL_{i}" for i in range(config.num_classes)]
     return {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}

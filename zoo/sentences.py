@@ -176,6 +176,19 @@ def sentence_embedding(
     return result[:, : config.embedding_dim]
 
 
+def scored(config: Any, logits: Tensor) -> Any:
+    """Return `logits`, or with `score_activation` a dict of them and their `scores`, as of a cross-encoder."""
+    if config.score_activation is None:
+        return logits
+    return {"logits": logits, "scores": FUNCTIONS[config.score_activation](logits)}
+
+
+def scored_outputs(config: Any) -> tuple[TensorSpec, ...]:
+    """Return the outputs of ``head="sequence_classification"``."""
+    names = ("logits", *["scores"] * (config.score_activation is not None))
+    return tuple(TensorSpec(name, "float32", ("batch", config.num_classes)) for name in names)
+
+
 def _pooled(mode: str, x: Tensor, mask: Tensor, attended: Tensor) -> Tensor:
     """Return the hidden states `x` (B, T, D) at the tokens of `mask` combined to (B, D), or zeros where there are none.
 

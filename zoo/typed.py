@@ -45,6 +45,8 @@ class GPTFields(TypedDict, total=False):
     attention_dropout: float
     initializer_range: float
     head: str | None
+    num_classes: int
+    score_activation: str | None
     bos_token_id: int | None
     eos_token_id: int | tuple[int, ...] | None
     pad_token_id: int | None
@@ -213,6 +215,8 @@ class AnyFields(TypedDict, total=False):
     attention_dropout: float
     initializer_range: float
     head: str | None
+    num_classes: int
+    score_activation: str | None
     bos_token_id: int | None
     eos_token_id: int | tuple[int, ...] | None
     pad_token_id: int | None
@@ -222,8 +226,6 @@ class AnyFields(TypedDict, total=False):
     transform_norm_epsilon: float | None
     pooler: bool
     pooler_activation: str
-    num_classes: int
-    score_activation: str | None
     image_size: int
     patch_size: int
     num_channels: int

@@ -23,7 +23,7 @@ import attention_zoo as az
 from attention_zoo.layers.rotary import rotary_frequencies
 from attention_zoo.zoo.gpt.gguf import read_gguf
 from attention_zoo.zoo.huggingface import read_rope
-from helpers import ROOT, close, run
+from helpers import ROOT, close, numpy, run, tiny
 
 GOLDENS = ROOT / "tests" / "goldens"
 DROP: Any = object()
@@ -264,6 +264,62 @@ def test_lengths_that_yarn_extends() -> None:
     outside = read_rope({**short, "original_max_position_embeddings": 8})["rope_scaling"]  # transformers 5 prefers it
     assert outside["original_max_position_embeddings"] == 8
     assert "max_length" not in read_rope({"rope_scaling": {"type": "yarn", "factor": 2.0}})
+
+
+# Classes of texts and tokens
+
+
+def test_new_head_for_a_file_with_an_output_projection() -> None:
+    """The file's output projection differs from its embedding table. Models with other heads do not need it."""
+    inputs, logits, kept = stored("llama")
+    last = logits[np.arange(len(logits)), kept.sum(1) - 1]
+    embeds = az.load(GOLDENS / "llama", head="sentence_embedding", pooling="last")
+    embedding = run(embeds, inputs)["sentence_embedding"].astype("float64")
+    close(embedding @ tensor("llama", "lm_head.weight").T.astype("float64"), last, atol=1e-4)
+    with pytest.warns(UserWarning, match="has no such head: classifier/kernel are as initialised"):
+        model = az.load(GOLDENS / "llama", head="sequence_classification", num_classes=4, pad_token_id=None)
+    close(run(model, inputs)["logits"], embedding @ numpy(model.classifier.kernel).astype("float64"), atol=1e-5)
+    with pytest.raises(ValueError, match=r"the values of lm_head\.weight and model\.embed_tokens\.weight differ"):
+        az.load(GOLDENS / "llama", head="causal_lm", tie_embeddings=True)
+
+
+def test_class_of_the_last_token(tmp_path: Path) -> None:
+    """It is found by its id or by the mask alone; with padding on the right, no token attends to the padding."""
+    inputs, logits, _ = stored("llama-sequence")
+    by_id = az.load(GOLDENS / "llama-sequence")
+    close(run(by_id, {"input_ids": inputs["input_ids"]})["logits"], logits, atol=1e-4)
+    by_mask = az.load(GOLDENS / "llama-sequence", pad_token_id=None)
+    other = {**inputs, "input_ids": np.where(inputs["attention_mask"] == 1, inputs["input_ids"], 5)}
+    for model in (by_id, by_mask):
+        close(run(model, other)["logits"], logits, atol=1e-4)
+    padding = run(by_id, {"input_ids": np.zeros((1, 3), "int32")})["logits"]  # the first token, if all are padding
+    close(padding, run(by_mask, {"input_ids": np.zeros((1, 1), "int32")})["logits"], atol=1e-5)
+
+
+def test_cross_encoder_of_a_decoder(tmp_path: Path) -> None:
+    function = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
+    model = az.load(changed("llama-sequence", tmp_path, {"sentence_transformers": function}))
+    az.to_huggingface(model, tmp_path / "again")
+    inputs, logits, _ = stored("llama-sequence")
+    for one in (model, az.load(tmp_path / "again")):
+        close(run(one, inputs)["scores"], 1 / (1 + np.exp(-logits)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("head", "cls", "names"),
+    [
+        ("sequence_classification", "GPT2ForSequenceClassification", {"score.weight"}),
+        ("token_classification", "GPT2ForTokenClassification", {"classifier.weight", "classifier.bias"}),
+    ],
+)
+def test_classifiers_of_gpt2(head: str, cls: str, names: set[str], tmp_path: Path) -> None:
+    model = tiny("gpt", "gpt2", head=head, num_classes=4)
+    az.to_huggingface(model, tmp_path)
+    saved, found = json.loads((tmp_path / "config.json").read_text()), load_file(tmp_path / "model.safetensors")
+    assert saved["architectures"] == [cls] and len(saved["id2label"]) == 4
+    assert {name for name in found if not name.startswith("transformer.")} == names
+    ids = np.arange(10).reshape(2, 5)
+    close(run(az.load(tmp_path), {"input_ids": ids})["logits"], run(model, {"input_ids": ids})["logits"], atol=1e-6)
 
 
 # GGUF

@@ -126,7 +126,7 @@ def test_unknown_names_are_answered_with_the_known_ones() -> None:
         az.create("gpt2", **unknown)
     with pytest.raises(ValueError, match=r"unknown fields \['image_size'\]; .*accepted: .*vocab_size"):
         az.BERT(image_size=3)
-    with pytest.raises(ValueError, match=r"head: got 'causal'.*accepted: \['causal_lm', 'sentence_embedding', None\]"):
+    with pytest.raises(ValueError, match=r"head: got 'causal'.*accepted: \['causal_lm', .*, None\]"):
         az.create("gpt2", head="causal")
     with pytest.raises(ValueError, match="config: got a config and fields"):
         az.GPT(az.GPTConfig(num_layers=1), num_layers=2)

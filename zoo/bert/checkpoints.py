@@ -77,7 +77,7 @@ _BERT = Dialect(
         "num_classes": number_of_labels(raw),
         "pooler": any(name.endswith("pooler.dense.weight") for name in names),
     },
-    write=lambda c: {"hidden_act": HF_ACTIVATIONS[c.activation], **_labels(c)},
+    write=lambda c: {"hidden_act": HF_ACTIVATIONS[c.activation], **labels(c)},
     rules=lambda c: (
         *_BERT_BODY,
         *_BERT_BLOCK,
@@ -105,10 +105,6 @@ _BERT = Dialect(
     tied={**_OUTPUT_TABLE, "cls.predictions.decoder.bias": "cls.predictions.bias"},
     output="cls.predictions.decoder.weight",
 )
-
-
-def _labels(config: BERTConfig) -> dict[str, Any]:
-    return labels(config) if config.head in ("sequence_classification", "token_classification") else {}
 
 
 def _output(config: BERTConfig, decoder: str, bias: str) -> tuple[Rule, ...]:
@@ -187,7 +183,7 @@ _DISTILBERT = Dialect(
         "activation": activation(raw, "activation", "gelu"),
         "num_classes": number_of_labels(raw),
     },
-    write=lambda c: {"activation": HF_ACTIVATIONS[c.activation], **_labels(c)},
+    write=lambda c: {"activation": HF_ACTIVATIONS[c.activation], **labels(c)},
     rules=lambda c: (
         *_BERT_BODY,
         *_body(

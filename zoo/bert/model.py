@@ -45,6 +45,8 @@ from ..sentences import (
     SentenceConfig,
     pooled_width,
     projections_of,
+    scored,
+    scored_outputs,
     sentence_embedding,
     sentence_inputs,
     sentence_outputs,
@@ -262,8 +264,7 @@ class BERT(ZooModel):
         if self.classifier is not None:
             x = self.dropout(x if pooled is None else pooled, training=training)
             logits = ops.cast(self.classifier(x), "float32")  # (B, T, classes) or (B, classes)
-            scores = self.config.score_activation if pooled is not None else None
-            return logits if scores is None else {"logits": logits, "scores": FUNCTIONS[scores](logits)}
+            return logits if pooled is None else scored(self.config, logits)
         result = {"last_hidden_state": ops.cast(x, "float32")}
         return result if pooled is None else {**result, "pooler_output": ops.cast(pooled, "float32")}
 
@@ -278,10 +279,7 @@ class BERT(ZooModel):
                 *(pooled if c.pooler else ()),
             ),
             "masked_lm": (TensorSpec("logits", "float32", (*ids, c.vocab_size)),),
-            "sequence_classification": tuple(
-                TensorSpec(name, "float32", ("batch", c.num_classes))
-                for name in ("logits", *["scores"] * (c.score_activation is not None))
-            ),
+            "sequence_classification": scored_outputs(c),
             "token_classification": (TensorSpec("logits", "float32", (*ids, c.num_classes)),),
             "question_answering": tuple(TensorSpec(f"{end}_logits", "float32", ids) for end in ("start", "end")),
             "sentence_embedding": sentence_outputs(c),

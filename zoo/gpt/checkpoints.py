@@ -18,6 +18,8 @@ from ..huggingface import (
     activation,
     flag,
     gated_activation,
+    labels,
+    number_of_labels,
     qwen_layers,
     qwen_window,
     read_rope,
@@ -43,11 +45,19 @@ def _special_ids(bos: int | None, eos: int | None) -> tuple[Field, ...]:
     )
 
 
+def _heads(name: str) -> dict[str | None, str]:
+    """Return the classes of transformers by head, for a model whose classes begin with `name`."""
+    classes = {"sequence_classification": "ForSequenceClassification", "token_classification": "ForTokenClassification"}
+    ends = {"causal_lm": "ForCausalLM", None: "Model", "sentence_embedding": "Model", **classes}
+    return {head: name + end for head, end in ends.items()}
+
+
 def _read_gpt2(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
     return {
         "activation": activation(raw, "activation_function", "gelu_new"),
         "attention_scale": None if flag(raw, "scale_attn_weights", True) else 1.0,
         "scale_by_layer": flag(raw, "scale_attn_by_inverse_layer_idx", False),
+        "num_classes": number_of_labels(raw),
     }
 
 
@@ -57,6 +67,7 @@ def _write_gpt2(c: GPTConfig) -> dict[str, Any]:
         "embd_pdrop": c.dropout,
         "scale_attn_weights": c.attention_scale is None,
         "scale_attn_by_inverse_layer_idx": c.scale_by_layer,
+        **labels(c),
     }
 
 
@@ -78,7 +89,7 @@ _GPT2 = Dialect(
     demanded={"add_cross_attention": False},
     read=_read_gpt2,
     write=_write_gpt2,
-    rules=(
+    rules=lambda c: (
         Rule("wte.weight", "embedding/embeddings"),
         Rule("wpe.weight", "positions/embeddings"),
         *layer_norm("h.{i}.ln_1", "block_{i}/attention_norm"),
@@ -94,16 +105,27 @@ _GPT2 = Dialect(
         Rule("h.{i}.mlp.c_proj.bias", "block_{i}/feedforward/down/bias"),
         *layer_norm("ln_f", "final_norm"),
         Rule("lm_head.weight", "lm_head/kernel", TRANSPOSED, outside=True),
+        *linear("classifier" if c.head == "token_classification" else "score", "classifier", outside=True),
         *PROJECTION_RULES,
     ),
     prefix="transformer.",
-    silent=SILENT,
-    heads={"causal_lm": "GPT2LMHeadModel", None: "GPT2Model", "sentence_embedding": "GPT2Model"},
+    silent=(*SILENT, "score_activation"),  # stored in the files of sentence-transformers
+    heads={**_heads("GPT2"), "causal_lm": "GPT2LMHeadModel"},
     other_classes={"GPT2Model": None},
     ignored=(r"\.attn\.(masked_)?bias$",),
     tied={"lm_head.weight": "wte.weight"},
     output="lm_head.weight",
 )
+
+
+def _read_llama_of(max_length: int) -> Callable[[Mapping[str, Any], Any], dict[str, Any]]:
+    """Return the ``read`` of a dialect like Llama's with this default of ``max_position_embeddings``."""
+    return lambda raw, _: {
+        "activation": gated_activation(raw, "hidden_act", "silu"),
+        "num_classes": number_of_labels(raw),
+        **read_rope(raw, max_length),
+    }
+
 
 _LLAMA = Dialect(
     fields=(
@@ -124,8 +146,8 @@ _LLAMA = Dialect(
         *_special_ids(1, 2),
     ),
     fixed={"position": "rotary", "norm": "rms_norm"},
-    read=lambda raw, _: {"activation": gated_activation(raw, "hidden_act", "silu"), **read_rope(raw)},
-    write=lambda c: {"hidden_act": HF_ACTIVATIONS[GATED[c.activation]], **write_rope(c)},
+    read=_read_llama_of(2048),
+    write=lambda c: {"hidden_act": HF_ACTIVATIONS[GATED[c.activation]], **write_rope(c), **labels(c)},
     rules=(
         Rule("embed_tokens.weight", "embedding/embeddings"),
         Rule("layers.{i}.input_layernorm.weight", "block_{i}/attention_norm/scale"),
@@ -141,11 +163,12 @@ _LLAMA = Dialect(
         *linear("layers.{i}.mlp.down_proj", "block_{i}/feedforward/down"),
         Rule("norm.weight", "final_norm/scale"),
         Rule("lm_head.weight", "lm_head/kernel", TRANSPOSED, outside=True),
+        *linear("score", "classifier", outside=True),
         *PROJECTION_RULES,
     ),
     prefix="model.",
-    silent=SILENT,
-    heads={"causal_lm": "LlamaForCausalLM", None: "LlamaModel", "sentence_embedding": "LlamaModel"},
+    silent=(*SILENT, "score_activation"),  # stored in the files of sentence-transformers
+    heads=_heads("Llama"),
     other_classes={"LlamaModel": None},
     ignored=(r"rotary_emb\.inv_freq$",),
     tied={"lm_head.weight": "embed_tokens.weight"},
@@ -160,14 +183,6 @@ def _fields(*changed: Field, without: tuple[str, ...] = ()) -> tuple[Field, ...]
     return (*kept, *others.values())
 
 
-def _read_llama_of(max_length: int) -> Callable[[Mapping[str, Any], Any], dict[str, Any]]:
-    """Return the ``read`` of a dialect like Llama's with this default of ``max_position_embeddings``."""
-    return lambda raw, _: {
-        "activation": gated_activation(raw, "hidden_act", "silu"),
-        **read_rope(raw, max_length),
-    }
-
-
 _MISTRAL = replace(
     _LLAMA,
     fields=_fields(
@@ -178,7 +193,7 @@ _MISTRAL = replace(
     ),
     fixed={**_LLAMA.fixed, "use_bias": False},
     read=_read_llama_of(131_072),
-    heads={"causal_lm": "MistralForCausalLM", None: "MistralModel", "sentence_embedding": "MistralModel"},
+    heads=_heads("Mistral"),
     other_classes={"MistralModel": None},
 )
 _QWEN = (
@@ -192,14 +207,14 @@ _QWEN3 = replace(
     fixed={**_LLAMA.fixed, "use_feedforward_bias": False, "qk_norm": True},
     read=lambda raw, names: {**_read_llama_of(32_768)(raw, names), "sliding_window": qwen_window(raw)},
     write=lambda c: {**_LLAMA.write(c), **qwen_layers(c)},
-    heads={"causal_lm": "Qwen3ForCausalLM", None: "Qwen3Model", "sentence_embedding": "Qwen3Model"},
+    heads=_heads("Qwen3"),
     other_classes={"Qwen3Model": None},
 )
 _QWEN2 = replace(
     _QWEN3,
     fields=_fields(*_QWEN, without=("use_bias", "use_feedforward_bias")),
     fixed={**_LLAMA.fixed, "use_bias": False, "use_qkv_bias": True},
-    heads={"causal_lm": "Qwen2ForCausalLM", None: "Qwen2Model", "sentence_embedding": "Qwen2Model"},
+    heads=_heads("Qwen2"),
     other_classes={"Qwen2Model": None},
 )
 

@@ -8,9 +8,16 @@ heads are from arXiv:2305.13245, the sliding window is from Mistral (arXiv:2310.
 In addition to the papers, sequences may be padded: positions count the tokens that the attention mask keeps, so padding
 on either side does not change them.
 
-    input_ids (batch, sequence), attention_mask (batch, sequence), 1 = keep -> logits (batch, sequence, vocab_size)
+    input_ids, attention_mask (1 = keep): (batch, sequence)
+    head "causal_lm"                logits (batch, sequence, vocab_size)
+         "sequence_classification"  logits (batch, num_classes), and with `score_activation` the
+                                    scores (batch, num_classes)
+         "token_classification"     logits (batch, sequence, num_classes)
+         "sentence_embedding"       sentence_embedding (batch, embedding_dim); see ``zoo/sentences.py``
+         None                       last_hidden_state (batch, sequence, hidden_dim)
 
-With ``head="sentence_embedding"``, the output is sentence_embedding (batch, embedding_dim); see ``zoo/sentences.py``.
+The classification heads are those of Hugging Face's ``…ForSequenceClassification`` and ``…ForTokenClassification``. The
+former reads the last token that the attention mask keeps and that is not `pad_token_id`.
 """
 
 from __future__ import annotations
@@ -36,13 +43,18 @@ from ..base import Intermediates, Tensor, ZooModel, build_each
 from ..config import Config, choice, flag, number, rate, size, token
 from ..registry import register
 from ..sentences import (
+    FUNCTIONS,
     SentenceConfig,
     pooled_width,
     projections_of,
+    scored,
+    scored_outputs,
     sentence_embedding,
     sentence_inputs,
     sentence_outputs,
 )
+
+HEADS = ("causal_lm", "sequence_classification", "token_classification", "sentence_embedding", None)
 
 
 @dataclass(frozen=True)
@@ -72,9 +84,11 @@ class GPTConfig(SentenceConfig):
         tie_embeddings: whether the embedding table is also the output projection.
         dropout, attention_dropout: dropout rates, of the hidden states and of the attention weights.
         initializer_range: standard deviation of the initial weights.
-        head: "causal_lm" for logits, "sentence_embedding", or None for hidden states.
+        head: one of ``HEADS``; see the module docstring.
+        num_classes: number of classes of the two classification heads.
+        score_activation: function of the logits of ``head="sequence_classification"``; see ``BERTConfig``.
         bos_token_id, eos_token_id, pad_token_id: the token that begins a text, the token or tokens that end generation,
-            and the token that pads a generated row after its end. None if there is no such token.
+            and the token that pads rows to one length. None if there is no such token.
     """
 
     vocab_size: int = size(50257)
@@ -102,7 +116,9 @@ class GPTConfig(SentenceConfig):
     dropout: float = rate(0.0)
     attention_dropout: float = rate(0.0)
     initializer_range: float = number(0.02, training=True)
-    head: str | None = choice("causal_lm", ("causal_lm", "sentence_embedding", None))
+    head: str | None = choice("causal_lm", HEADS)
+    num_classes: int = size(2, heads=("sequence_classification", "token_classification"))
+    score_activation: str | None = choice(None, FUNCTIONS, heads=("sequence_classification",))
     bos_token_id: int | None = token(None)
     eos_token_id: int | tuple[int, ...] | None = token(None, several=True)
     pad_token_id: int | None = token(None)
@@ -136,18 +152,20 @@ class GPTConfig(SentenceConfig):
 class GPT(Generating, ZooModel):
     """A decoder-only Transformer: ``GPT(num_layers=4, hidden_dim=256)``, ``GPT(config)`` or ``az.create("gpt2")``.
 
-    A call returns logits (batch, sequence, vocab_size), or with ``head=None`` a dict with ``last_hidden_state`` (batch,
-    sequence, hidden_dim). See the module docstring and ``ZooModel``.
+    The module docstring lists the outputs of each head; see also ``ZooModel``.
     """
 
     family: ClassVar[str] = "gpt"
     tasks: ClassVar[Mapping[str | None, str]] = {
         None: "feature-extraction",
         "causal_lm": "text-generation",
+        "sequence_classification": "text-classification",
+        "token_classification": "token-classification",
         "sentence_embedding": "sentence-similarity",
     }
     config_class: ClassVar[type[Config]] = GPTConfig
-    head_parts: ClassVar[tuple[str, ...]] = ("lm_head", "projection")
+    head_parts: ClassVar[tuple[str, ...]] = ("lm_head", "classifier", "projection")
+    task_layers: ClassVar[tuple[str, ...]] = ("classifier",)
 
     def build_layers(self) -> None:
         c = self.config
@@ -168,10 +186,13 @@ class GPT(Generating, ZooModel):
         self.final_norm = NORMALIZATIONS[c.norm](epsilon=c.norm_epsilon, name="final_norm", **shared)
         self.projection = projections_of(c, **shared)
         self.lm_head: Any = None
+        self.classifier: Any = None
+        kernel: dict[str, Any] = {"kernel_initializer": normal.clone(), **shared}
         if c.head == "causal_lm" and not c.tie_embeddings:
-            self.lm_head = Dense(
-                c.vocab_size, use_bias=False, kernel_initializer=normal.clone(), name="lm_head", **shared
-            )
+            self.lm_head = Dense(c.vocab_size, use_bias=False, name="lm_head", **kernel)
+        elif c.head in ("sequence_classification", "token_classification"):
+            of_tokens = c.head == "token_classification"
+            self.classifier = Dense(c.num_classes, use_bias=of_tokens, name="classifier", **kernel)
 
     def _attention_scale(self, layer: int) -> float | None:
         """Return the factor on the attention scores of block `layer`, or None for head_dim^-1/2."""
@@ -184,6 +205,7 @@ class GPT(Generating, ZooModel):
         build_each((None, None), self.embedding, self.position_layer)
         build_each((None, pooled_width(self.config)), self.projection)
         build_each((None, None, self.config.hidden_dim), self.dropout, *self.blocks, self.final_norm, self.lm_head)
+        build_each((None, self.config.hidden_dim), self.classifier)
 
     def call(
         self,
@@ -193,7 +215,7 @@ class GPT(Generating, ZooModel):
         cache: DynamicCache | StaticCache | None = None,
         training: bool | None = None,
     ) -> Any:
-        """Compute logits, or hidden states with ``head=None``.
+        """Compute the outputs of the head; see the module docstring.
 
         With a `cache`, the inputs are the tokens that follow those in the cache, and `attention_mask` has one column
         for every slot of the cache; see ``layers/cache.py``.
@@ -208,7 +230,20 @@ class GPT(Generating, ZooModel):
         if self.config.head == "sentence_embedding":
             embedding = sentence_embedding(self.config, x, mask, named.get("pooling_mask"), self.projection)
             return self.finish({"sentence_embedding": embedding}, intermediates.named())
+        if self.config.head == "sequence_classification":
+            return self.finish(scored(self.config, self.head(self._last(x, ids, mask))), intermediates.named())
+        if self.config.head == "token_classification":
+            x = self.dropout(x, training=training)
         return self.finish(self.head(x), intermediates.named())
+
+    def _last(self, x: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Return `x` (B, T, D) at the last token that is not padding, or else at the first one: (B, D)."""
+        number = ops.cumsum(ops.ones_like(ids), axis=1)  # 1, 2, …
+        kept = number if mask is None else number * ops.cast(mask, number.dtype)
+        if self.config.pad_token_id is not None:
+            kept = kept * ops.cast(ops.not_equal(ids, self.config.pad_token_id), number.dtype)
+        last = ops.maximum(ops.max(kept, axis=1, keepdims=True), 1)  # (B, 1)
+        return ops.sum(x * ops.expand_dims(ops.cast(ops.equal(number, last), x.dtype), -1), axis=1)
 
     def hidden_states(
         self,
@@ -237,10 +272,12 @@ class GPT(Generating, ZooModel):
         return self.final_norm(x)
 
     def head(self, x: Tensor) -> Any:
-        """Return the logits (…, vocab_size) for the hidden states `x` (…, hidden_dim), in float32.
+        """Return the logits (…, vocab_size or num_classes) for the hidden states `x` (…, hidden_dim), in float32.
 
         With ``head=None``, return a dict with the hidden states in float32.
         """
+        if self.classifier is not None:
+            return ops.cast(self.classifier(x), "float32")
         if self.config.head is None:
             return {"last_hidden_state": ops.cast(x, "float32")}
         if self.lm_head is not None:
@@ -253,6 +290,8 @@ class GPT(Generating, ZooModel):
         ids = ("batch", "sequence")
         outputs = {
             "causal_lm": (TensorSpec("logits", "float32", (*ids, c.vocab_size)),),
+            "sequence_classification": scored_outputs(c),
+            "token_classification": (TensorSpec("logits", "float32", (*ids, c.num_classes)),),
             "sentence_embedding": sentence_outputs(c),
             None: (TensorSpec("last_hidden_state", "float32", (*ids, c.hidden_dim)),),
         }
@@ -322,5 +361,6 @@ class GPT(Generating, ZooModel):
             "grid": {**small, "position": "sinusoidal_2d"},
             "qwen": {**small, **llama, "num_kv_heads": 2, "head_dim": 6, "use_qkv_bias": True, "qk_norm": True},
             "backbone": {**small, "position": "none", "head": None},
+            "classifier": {**small, **llama, "head": "sequence_classification", "pad_token_id": 0, "num_classes": 3},
             "sentence": {**small, **llama, "head": "sentence_embedding", "pooling": "last", "normalize": True},
         }

@@ -80,7 +80,7 @@ def _read_images(raw: Mapping[str, Any], patch_size: int = 16) -> dict[str, Any]
 
 
 def _write_images(c: ViTConfig) -> dict[str, Any]:
-    named = labels(c) if c.head == "image_classification" else {}
+    named = labels(c)
     return {"image_size": c.image_size, "patch_size": c.patch_size, **named}
 
 

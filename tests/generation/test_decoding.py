@@ -23,7 +23,8 @@ from helpers import ALL_BUT_ONE, FURTHER, VARIANTS, every_variant, numpy, random
 
 TOLERANCE = 1e-4  # relative to max(1, |logit|)
 FAMILIES = {"gpt": az.GPT, "transformer": az.zoo.Transformer, "seq2seq": az.zoo.Seq2Seq}
-GENERATING = [pair for pair in VARIANTS if pair[0] in FAMILIES and pair != ("gpt", "backbone")]
+OTHER_HEADS = [("gpt", name) for name in ("backbone", "classifier", "sentence")]
+GENERATING = [pair for pair in VARIANTS if pair[0] in FAMILIES and pair not in OTHER_HEADS]
 CROSS = [pair for pair in GENERATING if pair[0] == "transformer" or (pair[0] == "seq2seq" and pair[1] != "plain")]
 
 

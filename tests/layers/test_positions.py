@@ -330,13 +330,14 @@ def test_config_round_trip(name: str, arguments: dict[str, Any], tmp_path: Any) 
     ("make", "message"),
     [
         (lambda: check_scaling({"factor": 2.0}), "rope_scaling: got rope_type None"),
-        (lambda: check_scaling({"rope_type": "dynamic", "factor": 2.0}), "rope_scaling: got rope_type 'dynamic'"),
+        (lambda: check_scaling({"rope_type": "longrope", "factor": 2.0}), "rope_scaling: got rope_type 'longrope'"),
         (lambda: check_scaling({"rope_type": "linear"}), "rope_scaling: got fields"),
         (
             lambda: check_scaling({"rope_type": "ntk", "factor": 2.0, "low_freq_factor": 1.0}),
             "rope_scaling: got fields",
         ),
         (lambda: check_scaling({"rope_type": "llama3", "factor": 8.0}), "rope_scaling: got fields"),
+        (lambda: check_scaling({"rope_type": "dynamic", "factor": 2.0}), "rope_scaling: got fields"),
         (lambda: check_scaling({"rope_type": "linear", "factor": 0}), "rope_scaling: got {'factor': 0}"),
         (lambda: check_scaling({"rope_type": "linear", "factor": "2"}), "rope_scaling: got {'factor': '2'}"),
         (lambda: check_scaling(llama3(8.0, 4.0, 1.0, 8192)), "rope_scaling: got "),

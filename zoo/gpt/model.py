@@ -361,6 +361,6 @@ class GPT(Generating, ZooModel):
             "grid": {**small, "position": "sinusoidal_2d"},
             "qwen": {**small, **llama, "num_kv_heads": 2, "head_dim": 6, "use_qkv_bias": True, "qk_norm": True},
             "backbone": {**small, "position": "none", "head": None},
-            "classifier": {**small, **llama, "head": "sequence_classification", "pad_token_id": 0, "num_classes": 3},
+            "classifier": {**small, **llama, "head": "sequence_classification", "pad_token_id": 0, "num_classes": 7},
             "sentence": {**small, **llama, "head": "sentence_embedding", "pooling": "last", "normalize": True},
         }

@@ -17,21 +17,23 @@ from keras import ops
 Tensor = Any
 BATCH = 3
 
-# The inputs of a group: shape, dtype, and for integers the values that each element takes.
+# The inputs of a group: shape, dtype, and for integers the range of their values. Where the channels come first, no
+# layer has as many of them as its result has columns: Keras would add the bias to the columns.
 GROUPS: dict[str, dict[str, tuple[tuple[int, ...], Any]]] = {
     "vector": {"x": ((6,), "float32")},
     "pair": {"x": ((4, 5), "float32"), "y": ((4, 5), "float32")},
     "broadcast": {"x": ((4, 5), "float32"), "y": ((1, 5), "float32")},
     "series": {"x": ((7, 4), "float32")},
-    "series_first": {"x": ((4, 7), "float32")},
+    "series_first": {"x": ((4, 19), "float32")},
     "masked": {"x": ((7, 4), "float32"), "mask": ((7,), "bool")},
     "steps": {"x": ((5, 4, 3), "float32")},
     "states": {"x": ((6, 4), "float32"), "h": ((5,), "float32"), "c": ((5,), "float32")},
     "image": {"x": ((9, 8, 4), "float32")},
-    "image_first": {"x": ((4, 9, 8), "float32")},
+    "image_first": {"x": ((4, 9, 11), "float32")},
     "colors": {"x": ((9, 8, 3), "float32")},
+    "colors_first": {"x": ((3, 9, 11), "float32")},
     "volume": {"x": ((5, 6, 7, 2), "float32")},
-    "volume_first": {"x": ((2, 5, 6, 7), "float32")},
+    "volume_first": {"x": ((2, 5, 6, 11), "float32")},
     "video": {"x": ((4, 6, 5, 2), "float32")},
     "film": {"x": ((3, 4, 4, 4, 2), "float32")},
     "sequence": {"x": ((4, 6, 3), "float32")},
@@ -184,7 +186,8 @@ for group, data_format in (("image", "channels_last"), ("image_first", "channels
     layer(group, "ZeroPadding2D", ((1, 2), (0, 3)), data_format=data_format)
     layer(group, "Cropping2D", ((1, 2), (0, 3)), data_format=data_format)
     for interpolation in ("nearest", "bilinear", "bicubic", "lanczos3", "lanczos5"):
-        layer(group, "UpSampling2D", (2, 3), data_format=data_format, interpolation=interpolation)
+        images = group.replace("image_", "colors_")
+        layer(images, "UpSampling2D", (2, 3), data_format=data_format, interpolation=interpolation)
 for group, data_format in (("volume", "channels_last"), ("volume_first", "channels_first")):
     layer(group, "ZeroPadding3D", ((1, 2), (0, 3), (1, 0)), data_format=data_format)
     layer(group, "Cropping3D", ((1, 2), (0, 3), (1, 0)), data_format=data_format)
@@ -201,12 +204,12 @@ for rank, last, first in RANKS:
     for group, data_format in zip((last, first), LAYOUTS, strict=True):
         common: dict[str, Any] = {"data_format": data_format}
         for more in options(padding=["valid", "same"], strides=[1, 2]):
-            layer(group, f"Conv{rank}D", 6, 3, **common, **more, fast=group == "image")
+            layer(group, f"Conv{rank}D", 7, 3, **common, **more, fast=group == "image")
             layer(group, f"Conv{rank}DTranspose", 3, 3, **common, **more)
             for kind in ("Max", "Average"):
                 layer(group, f"{kind}Pooling{rank}D", 2 if rank < 3 else (2, 3, 2), **common, **more)
         for padding in ("valid", "same"):
-            layer(group, f"Conv{rank}D", 6, 2, dilation_rate=2, padding=padding, **common)
+            layer(group, f"Conv{rank}D", 7, 2, dilation_rate=2, padding=padding, **common)
             layer(group, f"Conv{rank}D", 4, 3, groups=2, padding=padding, activation="relu", **common)
             layer(group, f"Conv{rank}DTranspose", 3, 2, dilation_rate=2, padding=padding, **common)
             layer(group, f"Conv{rank}DTranspose", 3, 3, strides=2, output_padding=1, padding=padding, **common)
@@ -218,9 +221,9 @@ for rank, last, first in RANKS:
         if rank < 3:
             for more in options(padding=["valid", "same"], strides=[1, 2]):
                 layer(group, f"DepthwiseConv{rank}D", 3, depth_multiplier=2, **common, **more)
-                layer(group, f"SeparableConv{rank}D", 5, 3, **common, **more)
+                layer(group, f"SeparableConv{rank}D", 7, 3, **common, **more)
             layer(group, f"DepthwiseConv{rank}D", 2, dilation_rate=2, padding="same", **common)
-            layer(group, f"SeparableConv{rank}D", 5, 2, dilation_rate=2, depth_multiplier=2, **common)
+            layer(group, f"SeparableConv{rank}D", 7, 2, dilation_rate=2, depth_multiplier=2, **common)
 layer("series", "Conv1D", 6, 3, padding="causal", dilation_rate=2)
 layer("image", "Conv2D", 6, (3, 1), strides=(2, 1), padding="same", activation="softplus", fast=True)
 layer("image", "Conv2DTranspose", 3, (3, 2), strides=(2, 3), padding="valid", activation="tanh")
@@ -393,7 +396,7 @@ for more in options(interpolation=["nearest", "bilinear", "bicubic", "lanczos3",
     layer("colors", "Resizing", 5, 12, **more)
 layer("colors", "Resizing", 6, 5, crop_to_aspect_ratio=True)
 layer("colors", "Resizing", 6, 5, pad_to_aspect_ratio=True, fill_value=2.0)
-layer("image_first", "Resizing", 6, 5, data_format="channels_first")
+layer("colors_first", "Resizing", 6, 5, data_format="channels_first")
 layer("colors", "CenterCrop", 5, 4)
 layer("colors", "CenterCrop", 12, 13)
 for kind, arguments in {

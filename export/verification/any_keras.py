@@ -29,7 +29,9 @@ SIDES = (32, 75, 150)
 MOST_CALLS = 16  # rows, or calls of one row, with which small inputs get all edge values
 FEW = 2048  # values in all of these rows; for larger inputs, their number would cost time and bring no more edge values
 LIGHT = 60  # layers; a call of more of them takes a considerable part of the time of an export
-SLACK = 50.0  # see ``compare``; ONNX Runtime's layer normalization of 49,152 values was 4 times `TOLERANCE` off
+# See ``compare``. ONNX Runtime's layer normalization of 49,152 values with large ones was 4 times `TOLERANCE` off, and
+# rows of one number have variances of 0, by whose roots rounding errors are divided.
+SLACK = 50.0
 SMALL = 20_000  # values in a row of a light model
 
 
@@ -100,7 +102,7 @@ def _of_values(
     """Return the cases of values of every kind that an export checks, and further ones."""
     sizes = {**example_sizes(signature), **signature.sizes, **own}
     free = [spec for spec in signature.inputs if ladder(spec)]
-    counts = [_size(spec, sizes) for spec in free] or [1]
+    counts = [_size(spec, sizes) for spec in free] or [len(EDGES) * sizes.get("batch", 1)]
     rows = sizes.get("batch", 1)
     per_row = sum(_size(spec, sizes) for spec in signature.inputs) // rows
     batched = "batch" in own
@@ -114,8 +116,7 @@ def _of_values(
     more_rows = {**own, "batch": max(own["batch"], times)} if batched else own
     seeds = range(1 if batched else max(2, math.ceil(times / rows)))
     kinds = ["edges"]
-    integers = any(ladder(spec) == INTEGER_RANGES or is_mask(spec) for spec in free)
-    kinds += ["integers"] if integers else []
+    kinds += ["integers"] if any(ladder(spec) == INTEGER_RANGES for spec in free) else []
     kinds += ["large"] if any("float" in spec.dtype for spec in free) else []
     drawn_so = {kind: case if kind in WITH_TOKENS else last for kind in kinds}
     quick = [
@@ -223,10 +224,7 @@ class Draws:
 
         found = None
         for integers, floats in itertools.product(("binary", "positive"), ("normal", "unit")):
-            narrow = {
-                spec.name: ladder(spec)[-1] if is_mask(spec) else floats if "float" in spec.dtype else integers
-                for spec in specs
-            }
+            narrow = {spec.name: floats if "float" in spec.dtype else integers for spec in specs}
             if found := tried(narrow):
                 break
         if found is None:
@@ -241,7 +239,7 @@ class Draws:
         return found
 
     def _remark(self, ranges: Mapping[str, str], draw: str) -> str:
-        asked = {spec.name: wanted(spec, draw) for spec in self.signature.inputs}
+        asked = {spec.name: wanted(spec, draw) for spec in self.signature.inputs if ladder(spec)}
         found = [
             f"{name} has values from {WORDS[kind] or 'N(0, 1)'} only, as Keras rejects others"
             for name, kind in ranges.items()
@@ -327,7 +325,7 @@ def _compared(
         tolerance,
         finite=False,
         by_row={spec.name for spec in loaded.signature.outputs if draw == "mixed" and spec.dims[:1] == ("batch",)},
-        slack=SLACK if draw in ("large", "mixed", "integers") else 1.0,
+        slack=SLACK if draw in ("large", "mixed", "integers", "constant") else 1.0,
     )
     if wrong := _undeclared(loaded.signature, expected):
         return replace(check, passed=False, detail=wrong)

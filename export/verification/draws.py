@@ -25,20 +25,19 @@ SIGNED = (-1, 0, 1, -7, 5, 2, -2, 9, -3, 3, -9, 7)
 WHOLE = (-1, 0, 2**31 - 1, -(2**31) + 1, 2**24 + 1, -(2**24) - 1, 1, -7, 255, 256, -32769, 65536, 1000, -1001)
 CONSTANTS = (0.7, -1.3, 3.1, 0.0)
 
-# Ranges of the values of an input, from wide to narrow. "mask" is a mask with padding.
+# Ranges of the values of an input, from wide to narrow.
 FLOAT_RANGES = ("large", "edges", "normal", "unit", "binary")
 INTEGER_RANGES = ("whole", "signed", "small", "binary", "positive")
-MASK_RANGES = ("signed", "mask")
-# The range of integers, of floats and of masks in each way to draw. "above" and "constant" are beside the ladder.
-DRAWS: Mapping[str, tuple[str, str, str]] = {
-    "normal": ("signed", "normal", "mask"),
-    "edges": ("signed", "edges", "mask"),
-    "large": ("whole", "large", "mask"),
-    "integers": ("whole", "normal", "signed"),
-    "constant": ("signed", "constant", "mask"),
-    "unit": ("signed", "unit", "mask"),
-    "above": ("signed", "above", "mask"),
-    "mixed": ("mixed", "mixed", "mask"),  # a first row as "normal", other rows as "large" and "edges" together
+# The range of integers and of floats in each way to draw. "above", "constant" and "mixed" are beside the ladder.
+DRAWS: Mapping[str, tuple[str, str]] = {
+    "normal": ("signed", "normal"),
+    "edges": ("signed", "edges"),
+    "large": ("whole", "large"),
+    "integers": ("whole", "normal"),
+    "constant": ("signed", "constant"),
+    "unit": ("signed", "unit"),
+    "above": ("signed", "above"),
+    "mixed": ("mixed", "mixed"),  # a first row as "normal", other rows as "large" and "edges" together
 }
 # Ways to draw without a row of padding: nobody uses what attention computes for a row of masked large values.
 WITH_TOKENS = ("normal", "large", "mixed")
@@ -56,7 +55,6 @@ WORDS: Mapping[str, str] = {
     "small": "0 to 9",
     "binary": "0 and 1",
     "positive": "1 to 9",
-    "mask": "0 and 1",
 }
 # The range of the ladder that is as wide as one beside it.
 ALIKE = {"constant": "normal", "above": "normal"}
@@ -65,19 +63,17 @@ _SPECIAL = np.array([*EDGES, *LARGE], "float32")
 
 
 def ladder(spec: TensorSpec) -> tuple[str, ...]:
-    """Return the ranges that the values of an input may have, from wide to narrow; empty if nothing can be chosen."""
-    if spec.dtype.startswith("bool") or (spec.below is not None and not is_mask(spec)) or spec.spread is not None:
+    """Return the ranges that the values of an input may have, from wide to narrow; empty if nothing can be chosen, as
+    for a mask, of which models combine the values 0 and 1 in different ways."""
+    if spec.dtype.startswith("bool") or spec.below is not None or spec.spread is not None or is_mask(spec):
         return ()
-    if is_mask(spec):
-        return MASK_RANGES
     return FLOAT_RANGES if "float" in spec.dtype else INTEGER_RANGES
 
 
 def wanted(spec: TensorSpec, draw: str) -> str:
-    """Return the range of the values of an input in a way to draw, one of ``DRAWS``; "" if nothing can be chosen."""
-    integers, floats, masks = DRAWS[draw]
-    steps = ladder(spec)
-    return "" if not steps else masks if steps is MASK_RANGES else floats if steps is FLOAT_RANGES else integers
+    """Return the range of the values of an input with a ``ladder``, in a way to draw, one of ``DRAWS``."""
+    integers, floats = DRAWS[draw]
+    return floats if "float" in spec.dtype else integers
 
 
 def drawn(
@@ -104,10 +100,10 @@ def drawn(
         shape = tuple(sizes[dim] if isinstance(dim, str) else dim for dim in spec.dims)
         turn = seed * int(np.prod(shape)) + 5 * index  # where a small input starts in the list of edge values
         kind = ranges.get(spec.name, "")
-        if spec.dtype.startswith("bool") and not is_mask(spec):
-            values: Any = _booleans(rng, shape, draw, seed)
-        elif kind == "mask":
-            values = padded_mask(shape[0], shape[1], padding)
+        if is_mask(spec):
+            values: Any = padded_mask(shape[0], shape[1], padding)
+        elif spec.dtype.startswith("bool"):
+            values = _booleans(rng, shape, draw, seed)
         elif not kind:
             values = _ids(rng, spec, shape, spec.end(sizes), draw, seed)
         elif "float" in spec.dtype:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from keras.layers import RNN
+
 from ...runtime.runner import LoadedGraph, Runner
 from ..frontend.any_keras.model import Foreign
 from ..frontend.graphs import model_graphs
@@ -65,7 +67,8 @@ def plan(model: Exportable, runner: Runner, *, quick: bool, samples: Any = None)
 def _of_any_keras(model: Foreign, runner: Runner, quick: bool, samples: Any) -> Iterator[Part]:
     own = model_graphs(model, runner.graphs)
     given = None if samples is None else [dict(sample) for sample in check_samples(samples, None)]
-    layers = len(model._flatten_layers())
+    # Recurrent layers take their steps in Python, one by one.
+    layers = sum(16 if isinstance(layer, RNN) else 1 for layer in model._flatten_layers())
     of_graph = [given] * len(runner.graphs)
     if given is not None and len(runner.graphs) > 1:
         names = [{spec.name for spec in graph.signature.inputs} for graph in runner.graphs.values()]

@@ -142,10 +142,7 @@ def _opened(file: Path) -> OnnxRunner:
         return OnnxRunner(file)
     except ValueError as error:
         said = one_line(error.__cause__ or error, 1000).replace(str(file), file.name)[:300]
-        loop = (
-            ". A loop over an open length has no counterpart: state it in input_signature" if ", Loop," in said else ""
-        )
-        raise ExportError(f"ONNX Runtime refuses the graph{loop}: {said}") from error
+        raise ExportError(f"ONNX Runtime refuses the graph: {said}") from error
 
 
 def _operators(model: Any, forbidden: Collection[str]) -> dict[str, int]:

@@ -68,7 +68,7 @@ MODERATE = array(
         [4, 3, 2, 9, 0.1, -0.3],
     ]
 )
-EDGES = np.concatenate([MODERATE, array([[88.5, -88.5, 120, -120, 1e30, -1e30], [1e-30, -1e-30, INF, -INF, NAN, 7]])])
+EDGES = np.concatenate([MODERATE, array([[88, -87, 120, -120, 1e30, -1e30], [1e-30, -1e-30, INF, -INF, NAN, 7]])])
 POSITIVE = np.abs(np.where(EDGES == 0, 0.7, EDGES))
 UNIT = array([[0, -0.0, 0.5, -0.5, 1, -1], [0.1, -0.9, 0.999, -0.999, 1e-6, NAN], [2, -2, INF, -INF, 0.25, -0.75]])
 BOOLEANS = array([[True, False, True], [False, False, False], [True, True, True]], "bool")

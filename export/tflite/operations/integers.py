@@ -173,12 +173,13 @@ def _constant_power(x: Tensor, exponent: int) -> Tensor | None:
 
 @rule("BiasAdd")
 def _bias_add(value: Tensor, bias: Tensor, data_format: str = "NHWC") -> Tensor | None:
-    """Add integers, and biases of a layout with the channels first, which the converter does not accept."""
+    """Add integers, and biases where the channels come first, which the converter refuses or adds to another axis."""
     import tensorflow as tf
 
     value, bias = tensors(value, bias)
     first = data_format in ("NCHW", b"NCHW")
-    if not first and not value.dtype.is_integer:
+    moved = value.op.type == "Transpose" or (value.op.type == "Reshape" and value.shape.rank == 4)
+    if not first and not moved and not value.dtype.is_integer:
         return None
     if first:
         bias = tf.reshape(bias, [-1] + [1] * (value.shape.rank - 2))

@@ -306,6 +306,14 @@ def output_specs(traces: Sequence[Trace], declared: Declared | None) -> tuple[Te
     return tuple(specs)
 
 
+def surprising(traces: Sequence[Trace], declared: Declared) -> bool:
+    """Return whether an output has another number of rows than its batch, which it declares as open."""
+    graph, sizes = traces[0]
+    shapes, _ = _output_shapes(graph)
+    opened = [name for name, (_, shape) in declared.items() if name in shapes and tuple(shape[:1]) == (None,)]
+    return any(shapes[name][:1] != (sizes["batch"],) for name in opened)
+
+
 def _output_shapes(graph: Any) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """Return the shapes of the outputs of a trace: as far as they are known in advance, and as a call has them.
 

@@ -449,8 +449,8 @@ BAD_CONFIGS: dict[str, tuple[Any, list[str]]] = {
     "listed model type": ({"model_type": ["llama"]}, ["has model_type ['llama']; accepted: ['bert', "]),
     "long model type": ({"model_type": LONG}, ["has model_type 'xxx"]),
     "unknown class": (
-        {"architectures": ["LlamaForSequenceClassification"]},
-        ["architectures: got ['LlamaForSequenceClassification']; accepted: ['LlamaForCausalLM', 'LlamaModel'], or a"],
+        {"architectures": ["LlamaForQuestionAnswering"]},
+        ["architectures: got ['LlamaForQuestionAnswering']; accepted: ['LlamaForCausalLM', ", "'LlamaModel'], or a"],
     ),
     "features rotated in part": (
         {"partial_rotary_factor": 0.5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
@@ -497,8 +497,8 @@ def test_mixed_layers(name: str, values: dict[str, Any], tmp_path: Path) -> None
 def test_a_given_head_helps_a_class_we_lack(tmp_path: Path) -> None:
     """The body is read; the file's own head, which this package does not support, is ignored."""
     folder = copy("llama", tmp_path)
-    with_tensors(folder, {"lm_head.weight": DROP, "score.weight": shaped(2, 24)})
-    change(folder, {"architectures": ["LlamaForSequenceClassification"]})
+    with_tensors(folder, {"lm_head.weight": DROP, "qa_outputs.weight": shaped(2, 24)})
+    change(folder, {"architectures": ["LlamaForQuestionAnswering"]})
     refused(folder, "or a head given to load")
     model = az.load(folder, head=None)
     stored = safetensors.numpy.load_file(folder / "model.safetensors")[QUERY]

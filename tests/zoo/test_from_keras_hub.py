@@ -275,7 +275,7 @@ def test_overrides() -> None:
     assert from_keras_hub(llama(**SCALING)).config.max_length == 64  # original length × factor
     classifier = hub.BertTextClassifier(bert(), num_classes=2, dropout=0.5)
     assert from_keras_hub(classifier, dropout=0.5).config.dropout == 0.5
-    with pytest.raises(ValueError, match=r"GPTConfig: got unknown fields \['widht'\]; accepted: \['vocab_size'"):
+    with pytest.raises(ValueError, match=r"GPTConfig: got unknown fields \['widht'\]; accepted: .*'vocab_size'"):
         from_keras_hub(llama(), widht=3)
 
 
@@ -433,4 +433,4 @@ def test_importing_ours_does_not_import_theirs() -> None:
     assert python(code).split()[-1] == "False"
     module = ast.parse((ROOT / "zoo" / "keras_hub.py").read_text())
     named = [node for node in module.body if isinstance(node, ast.Import)]  # imports at module level, such as Keras
-    assert [alias.name for node in named for alias in node.names] == ["functools", "warnings", "keras", "numpy"]
+    assert [alias.name for node in named for alias in node.names] == ["functools", "keras", "numpy"]

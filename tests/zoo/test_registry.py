@@ -310,6 +310,12 @@ def test_own_modules_are_imported_relatively() -> None:
                 assert name.partition(".")[0] not in own, f"{file.relative_to(ROOT)} imports {name}"
 
 
+def test_warnings_name_the_line_of_the_user() -> None:
+    """``checks.warn`` finds that line; a count of calls (`stacklevel`) is wrong as soon as a function is moved."""
+    for _, file in modules():
+        assert "warnings.warn(" not in file.read_text() or file == ROOT / "checks.py", file
+
+
 def test_layers_and_zoo_need_keras_and_numpy_only() -> None:
     """Only the listed files import other packages: Keras' backends, and readers of file formats."""
     own = {"gguf_file.py": {"gguf"}, "onnx_file.py": {"onnx"}}

@@ -44,95 +44,51 @@ def compare_answers(precise: Runner, rounded: Runner, texts: Any = None) -> Answ
     """
     if not precise.generates or precise.tokenizer is None:
         return None
-    prompts = list(_prompts(precise, texts))
-    at_once = 1 if precise.layout.kind == "litert" else max(1, len(prompts))  # a LiteRT cache has a single row
-    found: list[Answer] = []
-    errors: list[Array] = []
-    for start in range(0, len(prompts), at_once):
-        answers, error = _compared(precise, rounded, prompts[start : start + at_once])
-        found += answers
-        errors += error
-    if not errors:
-        return None
-    return Answers(tuple(found), float(np.sqrt(np.mean(np.square(np.concatenate(errors))))))
+    compared = [_compared(precise, rounded, text, ids) for text, ids in _prompts(precise, texts)]
+    found = [answer for answer, _ in compared if answer is not None]
+    errors = [error for _, several in compared for error in several]
+    return Answers(tuple(found), float(np.sqrt(np.mean(np.square(errors))))) if found else None
 
 
-def _compared(precise: Runner, rounded: Runner, prompts: list[tuple[str, Array]]) -> tuple[list[Answer], list[Array]]:
-    """Return the answers to several prompts, and the errors of the margins of each step.
+def _compared(precise: Runner, rounded: Runner, text: str, ids: Array) -> tuple[Answer | None, list[float]]:
+    """Return the answers to a prompt, or None if there is no room for one, and the error of the margin at each token.
 
-    Both decoders are fed with the tokens that `precise` chooses.
+    Both decoders are fed with the tokens that `precise` chooses, one row at a time: runtimes compute several rows with
+    other kernels, and round differently.
     """
     tokenizer: Any = precise.tokenizer
-    ids, mask = _padded([row for _, row in prompts])
+    prompt = ids[None], np.ones((1, len(ids)), "int64")
     one, other = precise.decoder(), rounded.decoder()
-    new = min(NEW_TOKENS, one.max_length - (ids.shape[1] if one.start_token is None else 1))
+    new = min(NEW_TOKENS, one.max_length - (len(ids) if one.start_token is None else 1))
     if new < 1:
-        return [], []
-    rows, running = np.arange(len(ids)), np.ones(len(ids), bool)
-    said: list[list[int]] = [[] for _ in prompts]
-    equal, margins, errors = np.full(len(ids), -1), np.zeros(len(ids)), []
-    logits, others = (decoder.prompt(ids, mask, new) for decoder in (one, other))
-    for step in range(new):
-        tokens, chosen = logits.argmax(-1), others.argmax(-1)
-        second = np.argpartition(-logits, 1, axis=-1)[:, :2]
-        second = np.where(second[:, 0] == tokens, second[:, 1], second[:, 0])
-        sure, unsure = (side[rows, tokens] - side[rows, second] for side in (logits, others))
-        errors.append((unsure - sure)[running])
-        differs = running & (chosen != tokens) & (equal < 0)
-        equal[differs], margins[differs] = step, (logits[rows, tokens] - logits[rows, chosen])[differs]
-        for row in np.flatnonzero(running):
-            said[row].append(int(tokens[row]))
-        running = running & ~np.isin(tokens, precise.stop_tokens)
-        if step + 1 == new or not running.any():
+        return None, []
+    tokens: list[int] = []
+    errors: list[float] = []
+    equal = margin = None
+    logits, others = (decoder.prompt(*prompt, new)[0] for decoder in (one, other))
+    while True:
+        second, first = np.argsort(logits)[-2:]
+        chosen = int(others.argmax())
+        tokens.append(int(logits.argmax()))
+        errors.append(float((others[first] - others[second]) - (logits[first] - logits[second])))
+        if margin is None and chosen != tokens[-1]:
+            equal, margin = len(tokens) - 1, float(logits[tokens[-1]] - logits[chosen])
+        if len(tokens) == new or tokens[-1] in precise.stop_tokens:
             break
-        _end(~running, one, other)
-        logits, others = one.step(tokens), other.step(tokens)
-    different = np.flatnonzero(equal >= 0).tolist()
-    written = dict(zip(different, _greedy(rounded, ids[different], mask[different], new), strict=True))
-    return [
-        Answer(
-            text,
-            tokenizer.decode(said[row]),
-            tokenizer.decode(written.get(row, said[row])),
-            equal=len(said[row]) if equal[row] < 0 else int(equal[row]),
-            tokens=len(said[row]),
-            margin=None if equal[row] < 0 else float(margins[row]),
-        )
-        for row, (text, _) in enumerate(prompts)
-    ], errors
+        logits, others = (decoder.step(np.array(tokens[-1:]))[0] for decoder in (one, other))
+    answer = tokens if margin is None else _greedy(rounded, *prompt, new)
+    said = [tokenizer.decode(side) for side in (tokens, answer)]
+    equal = len(tokens) if equal is None else equal
+    return Answer(text, *said, equal=equal, tokens=len(tokens), margin=margin), errors
 
 
-def _greedy(runner: Runner, ids: Array, mask: Array, count: int) -> list[list[int]]:
-    """Return the most likely tokens of each row, up to its first end token."""
-    if not len(ids):
-        return []
-    said: list[list[int]] = [[] for _ in ids]
-    running = np.ones(len(ids), bool)
+def _greedy(runner: Runner, ids: Array, mask: Array, count: int) -> list[int]:
+    """Return the most likely tokens, up to the first end token."""
     decoder = runner.decoder()
-    logits = decoder.prompt(ids, mask, count)
-    for step in range(count):
-        tokens = logits.argmax(-1)
-        for row in np.flatnonzero(running):
-            said[row].append(int(tokens[row]))
-        running = running & ~np.isin(tokens, runner.stop_tokens)
-        if step + 1 == count or not running.any():
-            break
-        _end(~running, decoder)
-        logits = decoder.step(tokens)
-    return said
-
-
-def _end(rows: Array, *decoders: Any) -> None:
-    for decoder in decoders:
-        if hasattr(decoder, "ended"):
-            decoder.ended(rows)
-
-
-def _padded(rows: list[Array]) -> tuple[Array, Array]:
-    """Return rows of ids as arrays (rows, longest), padded on the left, and their mask."""
-    width = max(map(len, rows))
-    ids = np.stack([np.pad(row, (width - len(row), 0)) for row in rows])
-    return ids, np.stack([np.arange(width) >= width - len(row) for row in rows]).astype("int64")
+    tokens = [int(decoder.prompt(ids, mask, count)[0].argmax())]
+    while len(tokens) < count and tokens[-1] not in runner.stop_tokens:
+        tokens.append(int(decoder.step(np.array(tokens[-1:]))[0].argmax()))
+    return tokens
 
 
 def questions_as_ids(tokenizer: Any) -> list[tuple[str, Array]]:

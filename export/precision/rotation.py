@@ -29,11 +29,11 @@ from .samples import calibration_of
 Array = np.ndarray
 
 LEAST_BLOCK = 8  # features
-SAMPLES = 3  # of questions, and of other texts
+SAMPLES = 2  # of questions, and of other texts
 LONGEST = 64  # tokens of a sample
 MOST_TOKENS, MOST_OUTPUTS = 24, 256  # of one matrix multiplication that are measured, evenly spaced
 LOWER = 0.9  # of the squared error: a rotation that leaves more than this is not worth an operator
-SUFFICIENT = 0.98  # of the reduction that all rotations together would bring
+SUFFICIENT = 0.99  # of the reduction that all rotations together would bring
 
 
 @dataclass

@@ -83,7 +83,7 @@ def test_the_fewest_rotations_are_chosen() -> None:
         "useless": RoundingError(2.0, 1.9, 1),
     }
     products = [(["large"], 64), (["useless"], 64), (["small"], 64), (["wide"], 640), (["unmeasured"], 64)]
-    assert worth_rotating(errors, products) == [0, 3], "the rest is less than a fiftieth"
+    assert worth_rotating(errors, products) == [0, 3], "the rest is less than a hundredth"
     assert worth_rotating(errors, products[1:3]) == [1]
 
 

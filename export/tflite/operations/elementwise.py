@@ -219,22 +219,32 @@ def _erfc(x: Tensor, **_: object) -> Tensor | None:
     return tf.where(tf.abs(x) < 0.5, 1.0 - tf.math.erf(x), tf.where(x < 0.0, 2.0 - tail, tail))
 
 
-@rule("Sigmoid")
-def _sigmoid(x: Tensor, **_: object) -> Tensor | None:
-    """Bound inputs of the model, since LiteRT's LOGISTIC of 1e27 is NaN. Results of layers keep the bare operator."""
+# Bessel functions, from Press et al., Numerical Recipes, "bessi0": near 0 in (x / 3.75)², and beyond in 3.75 / |x|.
+BESSEL_NEAR = (0.0045813, 0.0360768, 0.2659732, 1.2067492, 3.0899424, 3.5156229, 1.0)
+BESSEL_FAR = (
+    0.00392377,
+    -0.01647633,
+    0.02635537,
+    -0.02057706,
+    0.00916281,
+    -0.00157565,
+    0.00225319,
+    0.01328592,
+    0.39894228,
+)
+
+
+@rule("BesselI0")
+def _bessel_i0(x: Tensor, **_: object) -> Tensor | None:
     import tensorflow as tf
 
     (x,) = tensors(x)
-    return tf.sigmoid(tf.clip_by_value(x, -150.0, 150.0) + 0.0) if floating(x) and _is_input(x) else None
-
-
-def _is_input(x: Tensor) -> bool:
-    """Return whether `x` is an input of the model, or one multiplied by a constant."""
-    while x.op.type in ("Identity", "Mul", "Cast"):
-        x = next((operand for operand in x.op.inputs if constant(operand) is None), x.op.inputs[0])
-        if x.op.type == "Const":
-            return False
-    return x.op.type == "Placeholder"
+    if not floating(x):
+        return None
+    size = tf.abs(x)
+    beyond = tf.maximum(size, 3.75)
+    near = _polynomial(tf.minimum(size, 3.75) / 3.75 * (tf.minimum(size, 3.75) / 3.75), BESSEL_NEAR)
+    return tf.where(size < 3.75, near, tf.exp(size) / tf.sqrt(beyond) * _polynomial(3.75 / beyond, BESSEL_FAR))
 
 
 # Giles, "Approximating the erfinv function" (2010), in single precision, for w < 5 and from 5 on.

@@ -263,7 +263,9 @@ def test_shapes_of_some_inputs_of_a_functional_model():
         signature_of(model, shapes(["first=2,9,4:real"]))
 
 
-@pytest.mark.parametrize("value", ["float32", {"x": 3}, [1, 2], object(), {}], ids=str)
+@pytest.mark.parametrize(
+    "value", ["float32", {"x": 3}, [1, 2], object(), {}], ids=["text", "mapping", "list", "object", "empty"]
+)
 def test_a_wrong_signature_is_one_short_line(value):
     x = keras.Input((3,), name="x")
     with pytest.raises(ValueError, match=r"^input_signature: got ") as caught:

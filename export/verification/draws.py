@@ -18,9 +18,10 @@ import numpy as np
 from ...runtime.inputs import is_mask, padded_mask
 from ...signature import Signature, TensorSpec
 
-# The values at which implementations differ; the first ones occur in small inputs, too.
-EDGES = (0.0, -0.0, -1.0, 1.0, 0.5, -0.5, 2.5, -1.5, 3.0, -7.0, 1e-6, -1e-6, 10.0, -10.0, 1.5, -2.5, 1e-30)
-LARGE = (120.0, 0.0, -120.0, 1e4, -1e4, 100.0, -100.0, 1e3, -1e3)
+# The values at which implementations differ; the first ones occur in small inputs, too. The zeros of both signs are in
+# different lists, since it is arbitrary which of them is the larger one.
+EDGES = (0.0, -1.0, 1.0, 0.5, -0.5, 2.5, -1.5, 3.0, -7.0, 1e-6, -1e-6, 10.0, -10.0, 1.5, -2.5, 1e-30)
+LARGE = (120.0, -0.0, -120.0, 1e4, -1e4, 100.0, -100.0, 1e3, -1e3)
 SIGNED = (-1, 0, 1, -7, 5, 2, -2, 9, -3, 3, -9, 7)
 WHOLE = (-1, 0, 2**31 - 1, -(2**31) + 1, 2**24 + 1, -(2**24) - 1, 1, -7, 255, 256, -32769, 65536, 1000, -1001)
 CONSTANTS = (0.7, -1.3, 3.1, 0.0)

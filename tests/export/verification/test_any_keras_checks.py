@@ -116,9 +116,16 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "format"), [(name, format) for name, fault in FAULTS.items() for format in fault.formats]
-)
+def in_turn(names: dict[str, tuple[str, ...]]) -> list[Any]:
+    """Return names and formats; for every name one format in turn is not marked as slow."""
+    return [
+        pytest.param(name, format, marks=[] if j == number % len(formats) else [pytest.mark.slow])
+        for number, (name, formats) in enumerate(names.items())
+        for j, format in enumerate(formats)
+    ]
+
+
+@pytest.mark.parametrize(("name", "format"), in_turn({name: fault.formats for name, fault in FAULTS.items()}))
 def test_a_fault_at_edge_values_is_found(name: str, format: str, tmp_path: Path) -> None:
     """Check that both the comparison in an export and ``verify`` find a file of the faulty computation, and that the
     file of the right one passes."""
@@ -183,8 +190,7 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize(("name", "format"), in_turn(dict.fromkeys(RIGHT, FORMATS)))
 def test_a_right_file_passes(name: str, format: str, tmp_path: Path) -> None:
     keras.utils.set_random_seed(3)
     model = model_of(RIGHT[name][0], *RIGHT[name][1])

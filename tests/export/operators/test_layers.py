@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,14 +10,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from layer_cases import BATCH, CASES, EXEMPT, GROUPS, REFUSED, Case
 
 from attention_zoo import export
 from attention_zoo.export.errors import ExportError
 
 TOLERANCE = 1e-4  # relative to the largest magnitude in a row
-SIZE = 24  # cases in one model
+SIZE = 16  # cases in one model
 EDGES = np.array([0, -0.0, 1, -1, 0.5, -0.5, 1.5, -2.5, 100, -100, 1e-30, 3, -1e4, 1e4, 120, -120, 89, 255], "float32")
 EXPORTS = {"onnx": export.to_onnx, "tflite": export.to_tflite}
 
@@ -95,14 +94,9 @@ def problems(cases: list[Case], form: str, folder: Path) -> dict[str, str]:
     model, inputs = model_of(cases), drawn(cases)
     runner = export.load(EXPORTS[form](model, folder / f"m.{form}").path)
 
-    in_keras = functools.partial(model, training=False)
-    if any(case.group in ("series_first", "image_first", "volume_first") for case in cases):
-        # TensorFlow has convolutions with the channels first on a CPU only by oneDNN, which may be switched off.
-        in_keras = tf.function(in_keras, jit_compile=True)
-
     def results(rows: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         given = {name: values[:rows] for name, values in inputs.items()}
-        return runner.run(given), {name: np.asarray(value) for name, value in in_keras(given).items()}
+        return runner.run(given), {name: np.asarray(value) for name, value in model(given, training=False).items()}
 
     try:
         actual, expected = results(BATCH)
@@ -132,18 +126,21 @@ def refusal(case: Case, form: str) -> str | None:
     return next((words for pattern, words in REFUSED[form].items() if re.search(pattern, case.name)), None)
 
 
+# On a CPU, TensorFlow has convolutions with the channels first, and transposed ones with dilation, by oneDNN only.
+WITHOUT_ONEDNN = pytest.mark.skipif(os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0", reason="oneDNN is switched off")
+
+
 def models() -> list[object]:
     """Return the parameters of ``test_as_keras``: a format, and cases that are exported in one model."""
     found = []
     for form in EXPORTS:
         right = [case for case in CASES if refusal(case, form) is None]
-        fast, slow = ([case for case in right if case.fast is wanted] for wanted in (True, False))
-        found.append(pytest.param(form, fast, id=f"{form}-fast"))
-        # Rows of one model are refused together if those of one case depend on each other.
-        alone = [[case] for case in slow if case.mixes_rows]
-        slow = [case for case in slow if not case.mixes_rows]
-        for cases in [*(slow[i : i + SIZE] for i in range(0, len(slow), SIZE)), *alone]:
-            found.append(pytest.param(form, cases, id=f"{form}-{cases[0].name}", marks=pytest.mark.slow))
+        found.append(pytest.param(form, [case for case in right if case.fast], id=f"{form}-fast"))
+        for group in GROUPS:
+            slow = [case for case in right if case.group == group and not case.fast]
+            for cases in (slow[i : i + SIZE] for i in range(0, len(slow), SIZE)):
+                marks = [pytest.mark.slow, WITHOUT_ONEDNN]
+                found.append(pytest.param(form, cases, id=f"{form}-{cases[0].name}", marks=marks))
     return found
 
 
@@ -153,6 +150,7 @@ def test_as_keras(form: str, cases: list[Case], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@WITHOUT_ONEDNN
 @pytest.mark.parametrize(
     ("form", "case"),
     [

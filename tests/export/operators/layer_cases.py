@@ -385,11 +385,11 @@ choices: list[dict[str, Any]] = [
     {"num_oov_indices": 3},
 ]
 for more in choices:
-    vocabulary: dict[str, Any] = {"vocabulary": VOCABULARY, **more}
-    layer("numbers", "IntegerLookup", **vocabulary)
+    table: Any = {"vocabulary": VOCABULARY, **more}
+    layer("numbers", "IntegerLookup", fast=False, **table)
 layer("ids", "IntegerLookup", vocabulary=VOCABULARY, invert=True)
 for more in ({}, {"mask_value": 7}, {"salt": 133}, {"output_mode": "multi_hot"}):
-    layer("numbers", "Hashing", num_bins=9, **more)
+    layer("numbers", "Hashing", num_bins=9, fast=False, **more)
 layer("crossed", "HashedCrossing", num_bins=9)
 for more in options(interpolation=["nearest", "bilinear", "bicubic", "lanczos3", "lanczos5"], antialias=[False, True]):
     layer("colors", "Resizing", 5, 12, **more)

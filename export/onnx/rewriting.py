@@ -122,6 +122,7 @@ def rewritten(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> 
     import tensorflow as tf
 
     names = list(outputs)
+    graph_def = _pruned(graph_def, [*inputs, *outputs])
     for _ in range(PASSES):
         with tf.Graph().as_default() as graph:
             tf.import_graph_def(graph_def, name="")
@@ -147,6 +148,31 @@ def rewritten(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> 
         if not (changed or copier.changed):
             break
     return graph_def, names
+
+
+def _pruned(graph_def: Any, tensors: Sequence[str]) -> Any:
+    """Return a graph without the operations and functions that no tensor needs, such as those of a loss."""
+    import tensorflow as tf
+
+    nodes = {node.name: node for node in graph_def.node}
+    waiting, found = [name.partition(":")[0] for name in tensors], set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += [source.partition(":")[0] for source in _values(nodes[name])]
+    pruned = tf.compat.v1.GraphDef(versions=graph_def.versions)
+    for node in (node for node in graph_def.node if node.name in found):
+        pruned.node.add().CopyFrom(node)
+        del pruned.node[-1].input[:]
+        pruned.node[-1].input.extend(_values(node))
+    pruned.library.function.extend(_called(pruned, list(graph_def.library.function)))
+    return pruned
+
+
+def _values(node: Any) -> list[str]:
+    """Return the inputs of a node without those that only order operations: what they order has no part in a file."""
+    return [name for name in node.input if not name.startswith("^")]
 
 
 def any_irregular(graph: Any, known: dict[str, Any]) -> bool:
@@ -205,11 +231,12 @@ def _called(graph_def: Any, library: list[Any]) -> list[Any]:
     pending = [graph_def.node]
     while pending:
         for node in pending.pop():
-            for value in node.attr.values():
-                for name in [value.func.name, *(function.name for function in value.list.func)]:
-                    if name in by_name and name not in found:
-                        found[name] = by_name[name]
-                        pending.append(by_name[name].node_def)
+            functions = [value.func.name for value in node.attr.values()]
+            functions += [function.name for value in node.attr.values() for function in value.list.func]
+            for name in [node.op, *functions]:  # a function may also be an operation of its name
+                if name in by_name and name not in found:
+                    found[name] = by_name[name]
+                    pending.append(by_name[name].node_def)
     return list(found.values())
 
 

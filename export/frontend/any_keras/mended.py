@@ -5,6 +5,7 @@ They apply to every call of a third-party model: in the traces, in the reference
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -16,6 +17,12 @@ from keras import ops
 from .layers import replaced_method
 
 Tensor = Any
+CONVOLUTIONS = (
+    *(getattr(keras.layers, f"Conv{rank}D{end}") for rank in (1, 2, 3) for end in ("", "Transpose")),
+    *(getattr(keras.layers, f"{kind}Conv{rank}D") for rank in (1, 2) for kind in ("Depthwise", "Separable")),
+)
+
+_biases = threading.local()
 
 
 @contextmanager
@@ -34,27 +41,51 @@ def keras_mended(layers: Sequence[Any]) -> Iterator[None]:
                 and type(layer).call is keras.layers.TimeDistributed.call
             ):
                 stack.enter_context(replaced_method(layer, "call", _each_step(layer)))
+            elif isinstance(layer, CONVOLUTIONS):
+                stack.enter_context(replaced_method(layer, "call", _adding_a_bias(layer)))
         yield
 
 
 def _adding(original: Any) -> Any:
-    """Return ``add``, which broadcasts as NumPy does.
+    """Return ``add``, which adds the rows of two batches as NumPy does.
 
     Keras' own takes the second operand for a bias where all its dimensions but one are 1, and that one is as large as
     the second or the last of the first operand. It adds (2, 1) to (2, 2) along the wrong dimension, so that the result
-    of a model depends on the size of the batch.
+    of a model depends on the size of the batch. An operand that has no batch, such as the bias of a convolution, is
+    added as Keras does: its result does not depend on the batch, and the model was trained with it.
     """
     import tensorflow as tf
 
     def add(x1: Any, x2: Any) -> Tensor:
-        one, other = (tuple(getattr(x, "shape", ())) for x in (x1, x2))
-        aligned = len(one) >= len(other) and one[-1:] == other[-1:] != (1,)
-        if not one or not other or aligned or isinstance(x1, tf.SparseTensor) or isinstance(x2, tf.SparseTensor):
+        one, other = (list[Any](getattr(x, "shape", ())) for x in (x1, x2))
+        aligned = len(one) >= len(other) and one[-1:] == other[-1:] != [1]
+        rows = len(one) == len(other) > 0 and (other[0] != 1 or one[0] == 1) and not getattr(_biases, "added", False)
+        if (
+            not rows
+            or aligned
+            or isinstance(x2, keras.Variable)
+            or isinstance(x1, tf.SparseTensor)
+            or isinstance(x2, tf.SparseTensor)
+        ):
             return original(x1, x2)
         dtype: Any = keras.backend.result_type(x1.dtype, x2.dtype)
         return tf.add(tf.cast(tf.convert_to_tensor(x1), dtype), tf.cast(tf.convert_to_tensor(x2), dtype))
 
     return add
+
+
+def _adding_a_bias(layer: Any) -> Any:
+    """Return ``call`` of a convolution, inside which a second operand of one row is the bias and not a batch of one."""
+    original = layer.call
+
+    def call(*args: Any, **options: Any) -> Tensor:
+        _biases.added = True
+        try:
+            return original(*args, **options)
+        finally:
+            _biases.added = False
+
+    return call
 
 
 def _resizing(original: Any) -> Any:

@@ -64,7 +64,6 @@ ALL = [
     "sign",
     "signbit",
     "silu",
-    "sinc",
     "soft_shrink",
     "softplus",
     "softsign",
@@ -81,7 +80,7 @@ ALL = [
     "zeros_like",
     "stop_gradient",
 ]
-SMALL = ["cos", "cosh", "sin", "sinh", "tan", "i0", "arccosh"]
+SMALL = ["sinc", "cos", "cosh", "sin", "sinh", "tan", "i0", "arccosh"]
 INSIDE = ["arccos", "arcsin", "arctanh", "erfinv"]
 for name in ALL:
     CASES.add(f"{name}-float32", OPS[name], EDGES)
@@ -98,7 +97,7 @@ CASES.add("leaky_relu-slope", lambda x: ops.leaky_relu(x, 0.01), EDGES)
 CASES.add("hard_shrink-threshold", lambda x: ops.hard_shrink(x, 1.5), EDGES)
 CASES.add("soft_shrink-threshold", lambda x: ops.soft_shrink(x, 1.5), EDGES)
 CASES.add("threshold-float32", lambda x: ops.threshold(x, 0.5, -7.0), EDGES)
-CASES.add("squareplus-b", lambda x: ops.squareplus(x, 0.1), EDGES)
+CASES.add("squareplus-b", lambda x: ops.squareplus(x, 0.1), EDGES, atol=1e-4)
 CASES.add("round-decimals", lambda x: ops.round(x, 1), MODERATE)
 CASES.add("nan_to_num-given", lambda x: ops.nan_to_num(x, nan=1.0, posinf=2.0, neginf=-3.0), EDGES)
 CASES.add("expm1-tiny", ops.expm1, array([[1e-7, -1e-7, 1e-4, -1e-4, 1e-20, 0.1]]), atol=1e-12)

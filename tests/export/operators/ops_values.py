@@ -22,6 +22,7 @@ class Case:
         fixed: whether the function needs to know the size of the batch.
         rtol: tolerance of floats relative to each value; rounding errors of the operations of the function.
         atol: absolute tolerance of floats, for results that are differences of larger numbers.
+        reference: computes the same in another way, where Keras itself may lack an operation. Default: `function`.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Case:
     fixed: bool = False
     rtol: float = 2e-5
     atol: float = 2e-6
+    reference: Callable[..., Any] | None = None
 
     @property
     def op(self) -> str:

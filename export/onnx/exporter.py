@@ -170,6 +170,7 @@ def export_onnx(model: Any, request: ExportRequest) -> ExportResult:
         precision=request.precision.name,
         rounded=written.share,
         accuracy=written.accuracy,
+        warnings=[] if written.accuracy is None else written.accuracy.warnings,
     )
 
 

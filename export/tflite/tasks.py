@@ -74,11 +74,10 @@ def task_of(model: Any) -> Task | None:
     vocabulary = _vocabulary(model)
     if vocabulary and head in ("sequence_classification", "sentence_embedding"):
         inputs = {spec.name: BERT_INPUTS[spec.name] for spec in model.signature.inputs if spec.name in BERT_INPUTS}
-        if len(inputs) < len(BERT_INPUTS):  # such as DistilBERT, which no task supports
-            return None
         # Tasks cannot prepend a prompt, mask it in the pooling, or choose between logits and scores.
         prompted = model.tokenizer.default_prompt_name is not None or not config.get("pool_prompt", True)
-        if prompted or config.get("score_activation") is not None:
+        few = len(inputs) < len(BERT_INPUTS)  # as of DistilBERT, which no task supports
+        if few or prompted or config.get("score_activation") is not None:
             return None
         if head == "sentence_embedding":
             return Task("TextEmbedder", "The embedding of a text.", vocabulary=vocabulary, inputs=inputs)

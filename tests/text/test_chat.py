@@ -150,7 +150,5 @@ def test_tokens_that_a_text_begins_and_ends_with() -> None:
         ({"add_eos_token": True}, (True, True)),
     ):
         backend.post_processor = frame
-        found = (
-            Tokenizer(backend, bos_token=start, eos_token=end, **config).encode("Hi").tokens
-        )
+        found = Tokenizer(backend, bos_token=start, eos_token=end, **config).encode("Hi").tokens
         assert (found[0] == start, found[-1] == end) == expected, config

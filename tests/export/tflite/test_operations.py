@@ -150,6 +150,47 @@ def test_fourier_transforms(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["power"], np.abs(frames) ** 2, atol=1e-4)
 
 
+def test_linear_equations(tmp_path: Path) -> None:
+    a = np.array([[[0, 2, 1], [1, 1, -1], [3, 0.5, 2]]], "float32")  # a pivot is 0
+    b = np.array([[[1, 2], [3, 4], [5, -6]]], "float32")
+
+    def function(a: Any, b: Any) -> dict[str, Any]:
+        square = ops.matmul(a, ops.transpose(a, (0, 2, 1)))
+        found = {"inverse": ops.inv(a), "solution": ops.solve(a, b), "cholesky": ops.cholesky(square)}
+        return {**found, "determinant": ops.det(a), "triangular": ops.solve_triangular(square, b, lower=True)}
+
+    square = a[0].astype("float64") @ a[0].T
+    expected = {
+        "inverse": np.linalg.inv(a[0]),
+        "solution": np.linalg.solve(a[0], b[0]),
+        "cholesky": np.linalg.cholesky(square),
+        "determinant": np.linalg.det(a[0]),
+        "triangular": np.linalg.solve(np.tril(square), b[0]),
+    }
+    for name, values in results(function, tmp_path, a, b).items():
+        np.testing.assert_allclose(values[0], expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_inputs_that_are_no_numbers_or_very_large(tmp_path: Path) -> None:
+    x = np.array([[np.nan, np.inf, -np.inf, 1e30, -1e30, 88.5, 2]], "float32")
+
+    def function(x: Any) -> dict[str, Any]:
+        largest = {"maximum": ops.maximum(x, 1.0), "max": ops.max(x, axis=-1), "min": ops.min(x[:, 1:], axis=-1)}
+        return {**largest, "exp": ops.exp(x), "sigmoid": ops.sigmoid(x)}
+
+    with np.errstate(all="ignore"):
+        wide = x.astype("float64")
+        expected = {
+            "maximum": np.maximum(wide, 1),
+            "max": np.array([np.nan]),
+            "min": np.array([-np.inf]),
+            "exp": np.exp(wide).astype("float32"),
+            "sigmoid": 1 / (1 + np.exp(-wide)),
+        }
+        for name, values in results(function, tmp_path, x).items():
+            np.testing.assert_allclose(values, expected[name].astype("float32"), rtol=4e-6, err_msg=name)
+
+
 def test_a_gelu_is_one_operator(tmp_path: Path) -> None:
     """Check that the error function is kept where the converter fuses it, and replaced where it stands alone."""
     x = keras.Input((4,), name="x")
@@ -219,7 +260,7 @@ OUTSIDE = tf.Variable(tf.ones(4))
     ("function", "words"),
     [
         (lambda x: x + OUTSIDE, r"layer 'functional/own.* reads a tf.Variable or a table that is no weight"),
-        (lambda x: ops.reshape(tf.linalg.inv(ops.reshape(x, (-1, 2, 2))), (-1, 4)), r"MatrixInverse in layer '.*own"),
+        (lambda x: ops.reshape(tf.linalg.qr(ops.reshape(x, (-1, 2, 2))).q, (-1, 4)), r"Qr in layer '.*own"),
         (
             lambda x: tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, tf.math.igamma(y, y)), (0, x))[1],
             r"Igamma in layer '.*own",

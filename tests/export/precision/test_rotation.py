@@ -79,11 +79,11 @@ def test_the_fewest_rotations_are_chosen() -> None:
     errors = {
         "large": RoundingError(1.0, 0.1, 1),
         "wide": RoundingError(0.9, 0.1, 1),
-        "small": RoundingError(0.01, 0.001, 1),
+        "small": RoundingError(0.001, 0.0001, 1),
         "useless": RoundingError(2.0, 1.9, 1),
     }
     products = [(["large"], 64), (["useless"], 64), (["small"], 64), (["wide"], 640), (["unmeasured"], 64)]
-    assert worth_rotating(errors, products) == [0, 3], "the rest is less than a hundredth"
+    assert worth_rotating(errors, products) == [0, 3], "the rest is less than a thousandth"
     assert worth_rotating(errors, products[1:3]) == [1]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import traceback
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,30 @@ def place(op: Any) -> str:
     return f"layer {scope!r} ({line})" if scope else line
 
 
-def captured_constants(traced: Any) -> dict[str, np.ndarray]:
+def captured_tables(traced: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the keys and values of the tables of numbers that a trace looks up in, by the name of the placeholder."""
+    import tensorflow as tf
+
+    arguments = len(traced.graph.inputs) - len(traced.captured_inputs)
+    found = {}
+    for external, placeholder in zip(traced.captured_inputs, traced.graph.inputs[arguments:], strict=True):
+        readers = placeholder.consumers()
+        found_in = [reader.type == "LookupTableFindV2" for reader in readers]
+        if placeholder.dtype.name != "resource" or not readers or not all(found_in):
+            continue
+        keys, values = readers[0].inputs[1].dtype, readers[0].outputs[0].dtype
+        if keys.is_integer and (values.is_integer or values == tf.float32):
+            content = tf.raw_ops.LookupTableExportV2(table_handle=external, Tkeys=keys, Tvalues=values)
+            found[placeholder.op.name] = (content.keys.numpy(), content.values.numpy())
+    return found
+
+
+def captured_constants(traced: Any, tables: Collection[str] = ()) -> dict[str, np.ndarray]:
     """Return the arrays that a trace captured in addition to its arguments, in order, each under a generated name.
+
+    Args:
+        traced: the trace.
+        tables: names of placeholders of tables, which are left out.
 
     Raises:
         ExportError: the trace captured a variable or a lookup table that Keras does not track.
@@ -86,6 +109,8 @@ def captured_constants(traced: Any) -> dict[str, np.ndarray]:
     arguments = len(traced.graph.inputs) - len(traced.captured_inputs)
     found: dict[str, np.ndarray] = {}
     for external, placeholder in zip(traced.captured_inputs, traced.graph.inputs[arguments:], strict=True):
+        if placeholder.op.name in tables:
+            continue
         if placeholder.dtype.name in ("resource", "variant"):
             reader = next(iter(placeholder.consumers()), placeholder.op)
             raise ExportError(

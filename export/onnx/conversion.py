@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -21,7 +21,7 @@ from ...signature import Graph
 from ..errors import ExportError
 from ..frontend.any_keras.layers import keras_lowered
 from ..frontend.any_keras.model import Foreign
-from ..frontend.diagnostics import captured_constants, unsupported
+from ..frontend.diagnostics import captured_constants, captured_tables, unsupported
 from ..frontend.inference import FileWeights, reading
 from ..frontend.spec import Exportable, input_specs, metadata
 from . import rules  # noqa: F401  # registers the rules
@@ -73,20 +73,18 @@ def convert(model: Exportable, stored: FileWeights, name: str, function: Graph, 
             return function.function(dict(zip(given, tensors[: len(inputs)], strict=True)))
 
     traced = tf.function(traceable, autograph=False, jit_compile=False).get_concrete_function(*inputs, *arguments)
-    constants = captured_constants(traced)
+    tables = captured_tables(traced)
+    constants = captured_constants(traced, tables)
     if constants and ours:
         raise ExportError(f"the trace holds {len(constants)} values that are not weights of the model")
 
-    proto = _proto(traced, [*given, *weights, *constants], [spec.name for spec in signature.outputs])
+    proto = _proto(traced, [*given, *weights, *constants], [spec.name for spec in signature.outputs], tables)
     onnx_model = tidied(ir.from_proto(proto))
     onnx_model.ir_version = IR_VERSION
     onnx_model.opset_imports[""] = OPSET
     onnx_model.producer_name, onnx_model.producer_version = "attention_zoo", None
     graph = onnx_model.graph
     graph.name = model.name
-    for node in graph:
-        for value in node.outputs:
-            value.shape = None  # tf2onnx gives open dimensions random names
     for value in list(graph.inputs):
         if value.name in weights or value.name in constants:
             graph.inputs.remove(value)
@@ -131,16 +129,22 @@ def _keras_as_ours(model: Exportable) -> Iterator[None]:
         tf.config.run_functions_eagerly(before)
 
 
-def _proto(traced: Any, inputs: list[str], outputs: list[str]) -> Any:
+def _proto(traced: Any, inputs: list[str], outputs: list[str], tables: Mapping[str, Any]) -> Any:
     """Convert a traced function to an ONNX protobuf with these names of inputs and outputs.
+
+    Args:
+        traced: the function.
+        inputs: names of its inputs, without those of tables.
+        outputs: names of its outputs.
+        tables: keys and values of the tables that it looks up in, by the name of their placeholder.
 
     Raises:
         ExportError: an operation has no ONNX operator, or cannot be converted.
     """
-    placeholders = [tensor.name for tensor in traced.graph.inputs]
+    placeholders = [tensor.name for tensor in traced.graph.inputs if tensor.op.name not in tables]
     results = [traced.structured_outputs[name].name for name in outputs]
     try:
-        graph_def, results = rewritten(traced.graph.as_graph_def(add_shapes=True), placeholders, results)
+        graph_def, results = rewritten(traced.graph.as_graph_def(add_shapes=True), placeholders, results, tables)
         names = dict(zip([*placeholders, *results], [*inputs, *outputs], strict=True))
         proto = _tf2onnx(graph_def, placeholders, results, names)
     except Exception as error:  # of any class

@@ -9,7 +9,7 @@ The runtimes have no complex numbers. A complex tensor becomes a pair of float t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -105,13 +105,16 @@ def final(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def rewritten(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[Any, list[str]]:
+def rewritten(
+    graph_def: Any, inputs: Sequence[str], outputs: Sequence[str], tables: Mapping[str, Any]
+) -> tuple[Any, list[str]]:
     """Apply the rules to a graph and to its functions until none applies any more.
 
     Args:
         graph_def: the graph.
         inputs: names of the input tensors, which keep their names.
         outputs: names of the output tensors, some of which may be equal, constant, or inputs.
+        tables: keys and values of the tables that operations look up in, by the name of their placeholder.
 
     Returns:
         The new graph, and the names of its output tensors, all different.
@@ -133,7 +136,7 @@ def rewritten(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> 
             fdef, different = _rewritten_function(function, Copier(graph, known, lists))
             library.append(fdef)
             changed |= different
-        copier, copy = Copier(graph, known, lists), tf.Graph()
+        copier, copy = Copier(graph, known, lists, tables), tf.Graph()
         with copy.as_default():
             if known:
                 tf.import_graph_def(_only_functions(graph_def.library), name="")
@@ -256,10 +259,11 @@ class Copier:
         outer: the graph that contains the library of functions.
         known: the functions by name.
         lists: whether lists of tensors become tensors.
+        tables: keys and values of lookup tables, by the name of their placeholder.
     """
 
-    def __init__(self, outer: Any, known: dict[str, Any], lists: bool) -> None:
-        self.outer, self.known, self.lists = outer, known, lists
+    def __init__(self, outer: Any, known: dict[str, Any], lists: bool, tables: Mapping[str, Any] | None = None) -> None:
+        self.outer, self.known, self.lists, self.tables = outer, known, lists, tables or {}
         self.changed = False
         self.constants: set[Any] = set()  # results that tf2onnx computes with TensorFlow
         self.graphs: dict[str, Any] = {}

@@ -128,6 +128,8 @@ def _sort(graph: Any) -> None:
 
 def _rename(graph: Any) -> None:
     """Remove process-wide counters from names, so that the same model always gives the same bytes."""
+    import onnx_ir as ir
+
     seen: Counter[str] = Counter()
 
     def plain(name: str, operator: str = "") -> str:
@@ -141,17 +143,24 @@ def _rename(graph: Any) -> None:
     initializers = {}
 
     def rename(nodes: Any) -> None:
+        returned = set(nodes.outputs)
         for node in nodes:
             node.name = plain(node.name or node.op_type, node.op_type)
             for value in node.inputs:
                 if value is not None and value.is_initializer():
                     initializers[value.name] = value
             for i, value in enumerate(node.outputs):
+                if value not in returned:
+                    value.shape = None  # tf2onnx gives open dimensions names with counters
                 if value not in kept:
                     value.name = f"{node.name}:{i}"
-            for inner in _inside(node):
+            for number, inner in enumerate(_inside(node)):
+                inner.name = f"{node.name}.graph:{number}"
                 for i, value in enumerate(inner.inputs):
-                    value.name = f"{node.name}.in:{i}"
+                    value.name = f"{inner.name}.in:{i}"
+                for value in (*inner.inputs, *inner.outputs):
+                    if value.shape is not None:  # the runtime needs the rank
+                        value.shape = ir.Shape([dim if isinstance(dim, int) else None for dim in value.shape])
                 rename(inner)
                 initializers.update({value.name: value for value in inner.outputs if value.is_initializer()})
                 inner.initializers.clear()

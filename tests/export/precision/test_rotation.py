@@ -105,7 +105,7 @@ def test_without_large_features_little_is_rotated(tmp_path: Path) -> None:
     """The inputs that were rotated with the planted features stay as they are without them."""
     model, file = decoder(planted=False), tmp_path / "m.tflite"
     divergence(model, file, None)
-    assert export.load(file).precision_details.get("rotated", 0) <= 2, "the gated products, which have heavy tails"
+    assert export.load(file).precision_details.get("rotated", 0) <= 4, "at most down and output, of 9 inputs"
 
 
 def test_rotated_weights_in_the_file(tmp_path: Path) -> None:

@@ -30,9 +30,10 @@ class NewText:
     def __init__(self, tokenizer: Any, strings: Sequence[str] = (), prompt: Iterable[int] = ()) -> None:
         self.tokenizer, self.strings = tokenizer, list(strings)
         special = [token for token in _special_tokens(tokenizer) if any(token in string for string in self.strings)]
-        self.visible = _Piecewise(tokenizer, list(prompt)[-CONTEXT:], skip=True)
+        context = [int(token) for token in prompt][-CONTEXT:]
+        self.visible = _Piecewise(tokenizer, context, skip=True)
         # Strings with special tokens are looked for in the text that has them.
-        self.searched = _Piecewise(tokenizer, list(prompt)[-CONTEXT:], skip=False) if special else self.visible
+        self.searched = _Piecewise(tokenizer, list(context), skip=False) if special else self.visible
         self.places = [(0, 0)]  # of the tokens' beginnings in the searched and in the visible text
         self.text, self.stopped = "", False
 
@@ -83,7 +84,7 @@ class _Piecewise:
 
     def __init__(self, tokenizer: Any, context: list[int], *, skip: bool) -> None:
         self.tokenizer, self.skip, self.text = tokenizer, skip, ""
-        self.ids = [] if self._decoded(context).endswith(INCOMPLETE) else context
+        self.ids = [] if self._decoded(context).endswith(INCOMPLETE) else list(context)
         self.begin, self.read = 0, len(self.ids)
 
     def add(self, token: int) -> None:
@@ -102,7 +103,9 @@ class _Piecewise:
         self.begin, self.read = self.read, len(self.ids)
 
     def _decoded(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=self.skip)
+        if self.skip:  # the default of this package's tokenizers; others may not have the argument
+            return self.tokenizer.decode(ids)
+        return self.tokenizer.decode(ids, skip_special_tokens=False)
 
 
 def _special_tokens(tokenizer: Any) -> list[str]:

@@ -43,7 +43,7 @@ def one_at_a_time(function: Callable[Arguments, Result]) -> Callable[Arguments, 
             try:
                 return function(*args, **kwargs)
             except Exception as error:  # of any class: third-party code raises them
-                if is_plain(error):
+                if is_plain(error) or isinstance(error, ExportError):
                     raise
                 raise ExportError(f"{_model_name(args)} cannot be converted: {explained(error)}") from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -43,11 +44,17 @@ def one_at_a_time(function: Callable[Arguments, Result]) -> Callable[Arguments, 
             try:
                 return function(*args, **kwargs)
             except Exception as error:  # of any class: third-party code raises them
-                if is_plain(error) or isinstance(error, ExportError):
+                if is_plain(error) or isinstance(error, ExportError) or not _passed_third_parties(error):
                     raise
                 raise ExportError(f"{_model_name(args)} cannot be converted: {explained(error)}") from error
 
     return locked
+
+
+def _passed_third_parties(error: BaseException) -> bool:
+    """Return whether an installed package took part in an error. Otherwise it is a fault of this package."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any("site-packages" in frame.f_code.co_filename for frame, _ in frames)
 
 
 def _model_name(arguments: Sequence[Any]) -> str:

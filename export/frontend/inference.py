@@ -44,7 +44,8 @@ def one_at_a_time(function: Callable[Arguments, Result]) -> Callable[Arguments, 
             try:
                 return function(*args, **kwargs)
             except Exception as error:  # of any class: third-party code raises them
-                own = isinstance(error, ExportError) and "\n" not in str(error)  # Keras adds lines inside of a call
+                # Keras adds lines to an error that is raised inside of a layer's call.
+                own = isinstance(error, ExportError) and "Exception encountered when calling" not in str(error)
                 if is_plain(error) or own or not _passed_third_parties(error):
                     raise
                 raise ExportError(f"{_model_name(args)} cannot be converted: {explained(error)}") from error

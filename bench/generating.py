@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import INT32, is_integer, positive_integer
-from ..generation.decoder import TOKENS
-from ..generation.search import Decoder
+from ..generation.decoder import TOKENS, Decoder
 from ..runtime.metadata import CONFIG
 from ..runtime.runner import Runner
 from .figures import Pace

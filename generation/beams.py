@@ -7,15 +7,13 @@ the same tokens, except where rounding decides between two continuations.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from .decoder import Decoder
 from .options import Options
 from .processors import Processors
-
-if TYPE_CHECKING:
-    from .search import Decoder
 
 Array = np.ndarray
 Beam = tuple[float, list[int]]  # the score, and the new tokens

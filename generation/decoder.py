@@ -19,6 +19,45 @@ TOKENS = ("input_ids", "decoder_input_ids")
 KEPT = "num_logits_to_keep"  # input: for how many of the last tokens the graph returns logits
 
 
+class Decoder(Protocol):
+    """An object that computes the next-token logits of a batch of rows and keeps the tokens so far in its state.
+
+    A decoder may have two more methods. ``greedy(tokens, count)`` feeds `tokens` (rows,), continues with the most
+    likely tokens and returns these (rows, count); plain greedy decoding uses it to avoid a call for every token.
+    ``ended(rows)`` gets a boolean for each row, True if the logits of this row are not used any more. It may also have
+    the attribute ``defaults``: the generation config of its model; see ``defaults.py``.
+
+    Attributes:
+        start_token: first token of the target of an encoder-decoder; None for a model that continues the prompt.
+        eos_token: id of the token that ends a row, or several ids, or None.
+        pad_token: id that fills rows after their end; None to use the first stop token.
+        max_length: greatest number of tokens in a row, prompt included; for an encoder-decoder, in the target.
+    """
+
+    start_token: int | None
+    eos_token: Any
+    pad_token: int | None
+    max_length: int
+
+    def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
+        """Start a new batch and return the logits after the prompt (rows, vocab_size).
+
+        Args:
+            input_ids: (rows, prompt) integers.
+            attention_mask: (rows, prompt), 1 = token, 0 = padding.
+            room: the greatest number of tokens that will follow.
+        """
+        ...
+
+    def step(self, tokens: Array) -> Array:
+        """Feed one more token for each row, `tokens` (rows,), and return the logits after it (rows, vocab_size)."""
+        ...
+
+    def select(self, rows: Array) -> None:
+        """Continue with the rows of these indices, in this order; rows may be left out or repeated."""
+        ...
+
+
 class GraphRunner(Protocol):
     """A graph that a runtime can run."""
 

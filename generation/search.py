@@ -7,13 +7,14 @@ is implemented here, so the same logits, options and seed give the same tokens i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
 from ..checks import meant
 from ..signature import as_array
 from .beams import beam_search
+from .decoder import Decoder
 from .defaults import resolved
 from .new_text import NewText
 from .options import FILTERS, GenerateOptions, Options
@@ -22,45 +23,6 @@ from .sampling import draw, probabilities
 
 Array = np.ndarray
 AHEAD = 16  # number of tokens that ``greedy`` generates per call; stop tokens are only checked afterwards
-
-
-class Decoder(Protocol):
-    """An object that computes the next-token logits of a batch of rows and keeps the tokens so far in its state.
-
-    A decoder may have two more methods. ``greedy(tokens, count)`` feeds `tokens` (rows,), continues with the most
-    likely tokens and returns these (rows, count); plain greedy decoding uses it to avoid a call for every token.
-    ``ended(rows)`` gets a boolean for each row, True if the logits of this row are not used any more. It may also have
-    the attribute ``defaults``: the generation config of its model; see ``defaults.py``.
-
-    Attributes:
-        start_token: first token of the target of an encoder-decoder; None for a model that continues the prompt.
-        eos_token: id of the token that ends a row, or several ids, or None.
-        pad_token: id that fills rows after their end; None to use the first stop token.
-        max_length: greatest number of tokens in a row, prompt included; for an encoder-decoder, in the target.
-    """
-
-    start_token: int | None
-    eos_token: Any
-    pad_token: int | None
-    max_length: int
-
-    def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
-        """Start a new batch and return the logits after the prompt (rows, vocab_size).
-
-        Args:
-            input_ids: (rows, prompt) integers.
-            attention_mask: (rows, prompt), 1 = token, 0 = padding.
-            room: the greatest number of tokens that will follow.
-        """
-        ...
-
-    def step(self, tokens: Array) -> Array:
-        """Feed one more token for each row, `tokens` (rows,), and return the logits after it (rows, vocab_size)."""
-        ...
-
-    def select(self, rows: Array) -> None:
-        """Continue with the rows of these indices, in this order; rows may be left out or repeated."""
-        ...
 
 
 def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **options: Unpack[GenerateOptions]) -> Array:

@@ -16,8 +16,9 @@ from typing import Any, Unpack
 import numpy as np
 
 from .. import checks
+from .decoder import Decoder
 from .new_text import NewText
-from .search import Decoder, GenerateOptions, generate, stop_tokens, stream
+from .search import GenerateOptions, generate, stop_tokens, stream
 
 MOST_NEW_TOKENS = 256  # default of `max_new_tokens`, if the model has room for as many
 

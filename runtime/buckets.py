@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..generation.decoder import GraphRunner
-from ..generation.search import Decoder
+from ..generation.decoder import Decoder, GraphRunner
 from ..signature import as_array
 
 Array = np.ndarray

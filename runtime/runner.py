@@ -17,9 +17,9 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from ..generation.decoder import RecomputingDecoder
+from ..generation.decoder import Decoder, RecomputingDecoder
 from ..generation.defaults import obeyed
-from ..generation.search import Decoder, GenerateOptions, generate
+from ..generation.search import GenerateOptions, generate
 from ..generation.text_generation import TextGenerating, end_tokens
 from ..signature import Signature, TensorSpec, as_array
 from ..text.tokenizer import Tokenizer

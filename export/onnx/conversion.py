@@ -24,7 +24,6 @@ from ..frontend.any_keras.model import Foreign
 from ..frontend.diagnostics import captured_constants, captured_tables, unsupported
 from ..frontend.inference import FileWeights, reading
 from ..frontend.spec import Exportable, input_specs, metadata
-from . import rules  # noqa: F401  # registers the rules
 from .fused import counted
 from .operators import LOWERINGS, replace_marker
 from .rewriting import failed, rewritten

@@ -9,100 +9,18 @@ The runtimes have no complex numbers. A complex tensor becomes a pair of float t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..errors import ExportError
 from ..frontend.diagnostics import one_line, place
+from .rules.base import FINAL, LISTS, RULES, Call, Items, Pair, UnsupportedError
+from .rules.complex_numbers import is_complex, of_complex
+from .rules.loops import is_irregular
 
 Tensor = Any
 
 PASSES = 8  # rules build on operations that other rules replace
-
-
-class UnsupportedError(Exception):
-    """An operation without an equivalent in ONNX: `kind`, and the `name` of the operation in the traced graph."""
-
-    def __init__(self, kind: str, name: str) -> None:
-        super().__init__(f"{kind} ({name})")
-        self.kind, self.name = kind, name
-
-
-class Pair(NamedTuple):
-    """A complex tensor as two float tensors."""
-
-    real: Tensor
-    imaginary: Tensor
-
-
-class Items(NamedTuple):
-    """A list of tensors of equal shape as one tensor (size, ·), which is None as long as the shape is unknown."""
-
-    tensor: Any
-    size: Tensor
-
-
-@dataclass(frozen=True)
-class Call:
-    """An operation of the traced graph.
-
-    Attributes:
-        op: the operation; the shapes and dtypes of its outputs are those of the result.
-        inputs: its inputs in the new graph: a ``Pair`` for a complex one, ``Items`` for a list.
-        copier: copies functions that the operation calls: see ``inlined``.
-    """
-
-    op: Any
-    inputs: list[Any]
-    copier: Copier
-
-    @property
-    def dtype(self) -> Any:
-        """The dtype of the first output."""
-        return self.op.outputs[0].dtype
-
-    @property
-    def shape(self) -> list[int | None] | None:
-        """The shape of the first output, or None if its rank is unknown."""
-        shape = self.op.outputs[0].shape
-        return None if shape.rank is None else shape.as_list()
-
-    def attr(self, name: str) -> Any:
-        value = self.op.get_attr(name)
-        return value.decode() if isinstance(value, bytes) else value
-
-    def inlined(self, function: str, arguments: Sequence[Any]) -> list[Any]:
-        """Return the outputs of a function that the operation calls, as operations of the current graph."""
-        graph = self.copier.function(function)
-        return self.copier.copy(graph.inputs, graph.outputs, list(arguments))
-
-
-# A rule returns the outputs, or None to keep the operation.
-Rule = Callable[[Call], Any]
-RULES: dict[str, Rule] = {}
-LISTS: dict[str, Rule] = {}  # rules for graphs whose lists of tensors become tensors
-
-
-def rule(*kinds: str, table: dict[str, Rule] = RULES) -> Callable[[Rule], Rule]:
-    """Register a function as the rule of these kinds of operations."""
-
-    def register(function: Rule) -> Rule:
-        table.update(dict.fromkeys(kinds, function))
-        return function
-
-    return register
-
-
-FINAL = "_final"  # attribute of operations that no rule replaces
-
-
-def final(tensor: Tensor) -> Tensor:
-    """Return `tensor`, whose operation no rule replaces any more; for a rule that uses an operation of its own kind."""
-    from tensorflow.core.framework import attr_value_pb2
-
-    tensor.op._set_attr(FINAL, attr_value_pb2.AttrValue(b=True))
-    return tensor
 
 
 def rewritten(
@@ -180,8 +98,6 @@ def _values(node: Any) -> list[str]:
 
 def any_irregular(graph: Any, known: dict[str, Any]) -> bool:
     """Return whether a loop uses lists of tensors in a way that tf2onnx cannot convert."""
-    from .rules.loops import is_irregular
-
     copier = Copier(graph, known, False)
     graphs = [graph, *(copier.function(name) for name in known)]
     return any(is_irregular(op, copier) for each in graphs for op in each.get_operations())
@@ -296,8 +212,6 @@ class Copier:
 
     def _result(self, op: Any, given: list[Any], exact: bool) -> list[Any]:
         import tensorflow as tf
-
-        from .rules.complex_numbers import is_complex, of_complex
 
         if self._constant(op, given):  # tf2onnx computes it
             results = self._kept(op, given, exact)

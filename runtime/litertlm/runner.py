@@ -22,10 +22,10 @@ from typing import Any, Unpack
 import numpy as np
 
 from ... import checks
+from ...generation.decoder import Decoder
 from ...generation.defaults import resolved, without_fields
 from ...generation.new_text import begun
 from ...generation.options import GenerateOptions, Options
-from ...generation.search import Decoder
 from ...generation.text_generation import MOST_NEW_TOKENS, Continuation, check_fits, is_ids, is_single, several
 from ...needs import named_extras
 from ...text.tokenizer import Tokenizer

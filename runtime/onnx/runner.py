@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...generation.search import Decoder
+from ...generation.decoder import Decoder
 from ...needs import named_extras
 from ...signature import Signature, TensorSpec
 from ..metadata import DIGEST, DIGESTS_BESIDE, FILES, OURS, SIGNATURES, stated

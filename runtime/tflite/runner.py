@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...generation.decoder import GraphDecoder
-from ...generation.search import Decoder
+from ...generation.decoder import Decoder, GraphDecoder
 from ...needs import named_extras
 from ...signature import Signature, TensorSpec
 from ..buckets import decoder_of

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..operators import marker
-from ..rewriting import Call, final, rule
+from .base import Call, final, rule
 from .selection import select
 
 Tensor = Any

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..operators import marker
-from ..rewriting import Call, Pair, UnsupportedError
+from .base import Call, Pair, UnsupportedError
 
 Tensor = Any
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..operators import marker
-from ..rewriting import Call, rule
+from .base import Call, rule
 
 Tensor = Any
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..rewriting import Call, rule
 from .arithmetic import WIDE, widened
+from .base import Call, rule
 from .selection import select
 
 Tensor = Any

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..rewriting import Call, rule
+from .base import Call, rule
 from .selection import select
 
 Tensor = Any

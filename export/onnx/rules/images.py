@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..operators import markers
-from ..rewriting import Call, rule
+from .base import Call, rule
 from .selection import select
 
 Tensor = Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..rewriting import Call, rule
+from .base import Call, rule
 from .selection import select
 
 Tensor = Any

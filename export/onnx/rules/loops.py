@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..rewriting import LISTS, Call, Items, UnsupportedError, rule
+from .base import LISTS, Call, Items, UnsupportedError, rule
 from .selection import select
 
 Tensor = Any

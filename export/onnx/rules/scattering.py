@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..operators import marker, markers
-from ..rewriting import Call, rule
+from .base import Call, rule
 from .selection import select
 
 Tensor = Any

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..operators import marker
-from ..rewriting import Call, final, rule
+from .base import Call, final, rule
 
 Tensor = Any
 

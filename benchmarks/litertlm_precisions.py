@@ -25,6 +25,7 @@ import attention_zoo as az
 from attention_zoo import export
 from attention_zoo.bench.machine import machine, processor
 from attention_zoo.export import Precision
+from attention_zoo.export.precision.answers import QUESTIONS
 from attention_zoo.runtime.quiet import quiet, quiet_at_exit
 
 SLOTS, PREFILLS, MOST = 1024, (32, 128), 32
@@ -46,18 +47,6 @@ from attention_zoo import export
 export.load(sys.argv[1]).generate_text([{"role": "user", "content": "What do bees make?"}], max_new_tokens=32)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
-QUESTIONS = (
-    "What is the capital of France?",
-    "What is the capital of Japan?",
-    "What is the largest planet in the solar system?",
-    "Who wrote Romeo and Juliet?",
-    "How many days are in a week?",
-    "What color is the sky on a clear day?",
-    "What do bees make?",
-    "What is the opposite of hot?",
-    "What is two plus three?",
-    "Translate 'thank you' into Spanish.",
-)
 
 
 def main() -> None:

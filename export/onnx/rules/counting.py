@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from ...frontend.lookup_tables import looked_up
 from .arithmetic import WIDE, widened
 from .base import Call, rule
 from .selection import select
@@ -13,32 +12,12 @@ from .selection import select
 Tensor = Any
 
 
-DENSE = 1 << 20  # keys that lie within so many integers are looked up in an array; others are compared one by one
-
-
 @rule("LookupTableFindV2")
 def _find(call: Call) -> Any:
     """Look integers up in a table whose content is known when the model is traced."""
-    import tensorflow as tf
-
     table, keys, default = call.inputs
     content = call.copier.tables.get(table.op.name)
-    if content is None:
-        return None
-    known, values = content
-    if not len(known):
-        return tf.zeros_like(keys, default.dtype) + default
-    low, high = int(known.min()), int(known.max())
-    if high - low < DENSE:
-        places = np.zeros(high - low + 2, "int32")  # of the value of each key, after one for all others
-        places[known - low + 1] = np.arange(1, len(known) + 1)
-        inside = tf.logical_and(keys >= low, keys <= high)
-        row = tf.cast(select(inside, keys - low + 1, tf.zeros((), keys.dtype)), tf.int32)
-        place = tf.gather(tf.constant(places), row)
-    else:
-        found = tf.equal(tf.expand_dims(keys, -1), tf.constant(known, keys.dtype))
-        place = tf.reduce_sum(tf.cast(found, tf.int32) * tf.range(1, len(known) + 1), axis=-1)
-    return tf.gather(tf.concat([tf.reshape(default, [1]), tf.constant(values, default.dtype)], 0), place)
+    return None if content is None else looked_up(keys, default, *content)
 
 
 @rule("DenseBincount", "Bincount")

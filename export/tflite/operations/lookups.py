@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ...frontend.lookup_tables import looked_up
 from .table import Tensor, rule, tensors
-
-DENSE = 1 << 20  # keys that lie within so many integers are looked up in an array; others are compared one by one
 
 
 @rule("LookupTableFindV2")
@@ -19,20 +18,7 @@ def _find(table_handle: Tensor, keys: Tensor, default_value: Tensor) -> Tensor |
     content = _content(table_handle, keys.dtype, default.dtype)
     if content is None or not keys.dtype.is_integer or not (default.dtype.is_integer or default.dtype == tf.float32):
         return None
-    known, values = content
-    if not len(known):
-        return tf.zeros_like(keys, default.dtype) + default
-    low, high = int(known.min()), int(known.max())
-    if high - low < DENSE:
-        places = np.zeros(high - low + 3, "int32")  # of the value of each key, after and before one for all others
-        places[known - low + 1] = np.arange(1, len(known) + 1)
-        inside = tf.logical_and(keys >= low, keys <= high)
-        places = tf.gather(tf.constant(places), tf.cast(tf.where(inside, keys - (low - 1), 0), tf.int32))
-    else:
-        found = tf.equal(tf.expand_dims(keys, -1), tf.constant(known, keys.dtype))
-        places = tf.reduce_sum(tf.cast(found, tf.int32) * tf.constant(np.arange(1, len(known) + 1), tf.int32), -1)
-    table = tf.concat([tf.reshape(default, [1]), tf.constant(values, default.dtype)], 0)
-    return tf.gather(table, places)
+    return looked_up(keys, default, *content)
 
 
 def _content(handle: Any, keys: Any, values: Any) -> tuple[np.ndarray, np.ndarray] | None:

@@ -37,7 +37,8 @@ FAST = (  # recurrent layers, masks and directions have their own test below
     "Functional, two inputs and two outputs",
     "Subclassed, dict in and nested dict out",
 )
-UNSUPPORTED = {("Functional, Conv3D", "tflite"): r"MaxPool3D in layer 'functional/max_pooling3d' \(.*\.py:\d+\)"}
+# Values that amplify rounding, such as large numbers before a sigmoid; ``verify`` allows more there.
+AMPLIFIED = ("large numbers", "rows of one number", "whole range", "every size")
 CASES = [
     pytest.param(name, suffix, marks=[] if name in FAST else pytest.mark.slow, id=f"{name}-{suffix}")
     for name in MODELS.MODELS
@@ -69,15 +70,11 @@ def test_every_kind_of_model(name, suffix, tmp_path):
     case = MODELS.build(name)
     path = tmp_path / f"model.{suffix}"
     options = {"input_signature": case.input_signature, **(case.sizes if suffix == "tflite" else {})}
-    if (name, suffix) in UNSUPPORTED:
-        with pytest.raises(export.ExportError, match=UNSUPPORTED[name, suffix]):
-            write(case.model, path, **options)
-        assert not list(tmp_path.iterdir())
-        return
     write(case.model, path, **options)
     report = export.verify(case.model, path, input_signature=case.input_signature)
     assert report.passed, report.to_markdown()
-    assert report.greatest_difference < 5e-6
+    usual = [check for check in report.checks if not any(words in check.name for words in AMPLIFIED)]
+    assert max(check.difference or 0.0 for check in usual) < 1e-5
     assert sum(check.difference is not None for check in report.checks) >= 2
 
 

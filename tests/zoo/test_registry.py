@@ -289,6 +289,24 @@ def test_dependencies_inside_export_run_one_way() -> None:
     assert {("verification", "frontend"), ("bundles", "onnx")} <= seen, "the walk over the imports finds nothing"
 
 
+def test_no_two_modules_import_each_other() -> None:
+    """Imports for type checkers count too: such circles would need a third module to be read first."""
+    files = {name_of(file): file for _, file in modules()}
+    edges = {
+        name: {found for each in imported(file) for found in (each, each.rpartition(".")[0]) if found in files} - {name}
+        for name, file in files.items()
+        if file.name != "__init__.py"
+    }
+    assert sum(map(len, edges.values())) > 500, "the walk over the imports finds nothing"
+    while free := {name for name, needed in edges.items() if not needed & edges.keys()}:
+        edges = {name: needed for name, needed in edges.items() if name not in free}
+    assert not edges, f"modules in or above a circle of imports: {sorted(edges)}"
+
+
+def name_of(file: Path) -> str:
+    return ".".join(["attention_zoo", *file.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+
+
 def test_files_run_without_keras_and_tensorflow() -> None:
     for room, file in modules():
         if room in ("runtime", "bench"):

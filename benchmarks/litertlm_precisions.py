@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -40,13 +38,6 @@ PRECISIONS = {
     "int4, gptq": Precision("int4", method="gptq"),
     "int4, gptq, attention in int8": Precision("int4", method="gptq", eight_bits=("*/attention/*",)),
 }
-# Answers one question in a process of its own, and prints the greatest memory of the process in MB.
-PEAK = """
-import resource, sys
-from attention_zoo import export
-export.load(sys.argv[1]).generate_text([{"role": "user", "content": "What do bees make?"}], max_new_tokens=32)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-"""
 
 
 def main() -> None:
@@ -79,19 +70,18 @@ def main() -> None:
             print(name, f"{results[name].seconds:.0f} s", flush=True)
         print(f"{machine()}, {processor()}")
         print(export.compare([r.path for r in results.values()], prompt_lengths=[512], cache_lengths=BEHIND).to_text())
-        titles = ("precision", "MB", "peak memory, MB", "answers equal to Keras'", "in the report", "error of margins")
-        print(f"\n| {' | '.join((*titles, 'perplexity', 'KL divergence'))} |\n|---|{'---:|' * 7}")
+        titles = ("precision", "MB", "answers equal to Keras'", "in the report", "error of margins")
+        print(f"\n| {' | '.join((*titles, 'perplexity', 'KL divergence'))} |\n|---|{'---:|' * 6}")
         for name, result in results.items():
             with quiet():
                 runner = export.load(result.path)
                 answers = [runner.generate_text(messages, max_new_tokens=MOST) for messages in asked]
             same = sum(a == b for a, b in zip(answers, expected, strict=True))
-            peak = float(subprocess.check_output([sys.executable, "-c", PEAK, str(result.path)], text=True).split()[-1])
             cost, figures = result.accuracy, "| | | | "
             if cost is not None and cost.answers is not None:
                 figures = f"| {cost.answers.equal} | {cost.answers.margin_error:.3f} "
                 figures += f"| {cost.perplexity:.2f} | {cost.divergence:.4f} "
-            print(f"| {name} | {result.bytes / 1e6:.1f} | {peak:.0f} | {same} {figures}|")
+            print(f"| {name} | {result.bytes / 1e6:.1f} | {same} {figures}|")
             for question, answer in zip(QUESTIONS, answers, strict=True):
                 print(f"    {question} {answer!r}")
         print("\n".join(f"Keras: {question} {answer!r}" for question, answer in zip(QUESTIONS, expected, strict=True)))

@@ -28,6 +28,8 @@ OPTIONS = (
     "include_prompt",
 )
 BERT_KINDS = ("bert", "distilbert", "electra", "mobilebert", "mpnet")
+# Classes for BERT's kind of vocabulary whose models have no token types, and those for any vocabulary, which return none.
+ONE_SEGMENT = ("DistilBert", "MPNet", "Splinter", "PreTrainedTokenizer", "TokenizersBackend")
 _UNLIMITED = 10**9  # Hugging Face writes "no limit" as a very large number
 
 
@@ -92,10 +94,9 @@ def uses_token_types(backend: Any, config: Mapping[str, Any]) -> bool:
         ValueError: `model_input_names` is not a list of strings.
     """
     names = config.get("model_input_names")
-    if names is None:  # DistilBERT and MPNet share BERT's kind of vocabulary but have no token types
+    if names is None:
         kind = str(config.get("tokenizer_class") or "Bert")
-        segments = type(backend.model).__name__ == "WordPiece" and not kind.startswith(("DistilBert", "MPNet"))
-        names = ["token_type_ids"] * segments
+        names = ["token_type_ids"] * (type(backend.model).__name__ == "WordPiece" and not kind.startswith(ONE_SEGMENT))
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"model_input_names: got {names!r}; accepted: a list of names")
     return "token_type_ids" in names

@@ -148,7 +148,7 @@ def vocabulary_tokenizer(path: Path, folder: Path, config: Mapping[str, Any]) ->
         raise ValueError(f"path: got {path}, where no file is; {accepted}")
     kind = kind_of(config, json_of(folder / "config.json", LARGEST_JSON).get("model_type"))
     if (folder / "vocab.txt").is_file():
-        if kind not in ("", "bert", "distilbert", "electra", "mobilebert"):
+        if kind not in ("", "bert", "distilbert", "electra", "ernie", "mobilebert"):
             raise ValueError(f"tokenizer_class: got {kind!r} with vocab.txt; accepted: BertTokenizer, or a {FILE}")
         defaults = {name: f"[{name[:-6].upper()}]" for name in ("unk_token", "sep_token", "pad_token", "cls_token")}
         defaults["mask_token"] = "[MASK]"

@@ -127,6 +127,8 @@ def _load(path: Path, dtype: Any, overrides: dict[str, Any], tokenizer: Tokenize
     if tokenizer is None and any((folder / name).is_file() for name in TOKENIZER_FILES):
         options = _sentence_options(sentences, model)
         model.tokenizer = _readable_tokenizer(folder, lambda: Tokenizer.load(folder, **options))
+    if model.tokenizer is not None and "token_type_ids" not in {each.name for each in model.signature.inputs}:
+        model.tokenizer.uses_token_types = False  # tokenizer.json alone does not tell DistilBERT from BERT
     return model
 
 

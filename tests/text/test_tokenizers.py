@@ -126,7 +126,12 @@ def test_words_that_were_split_before(tmp_path: Path) -> None:
 
 
 def test_segments_belong_to_bert(tmp_path: Path) -> None:
+    assert "token_type_ids" in Tokenizer.load(bert_folder(tmp_path, tokenizer_class="BertTokenizerFast"))("un")
     assert "token_type_ids" not in Tokenizer.load(bert_folder(tmp_path, tokenizer_class="DistilBertTokenizer"))("un")
+    Tokenizer.load(bert_folder(tmp_path)).save(tmp_path / "saved")
+    for kind in ("TokenizersBackend", "PreTrainedTokenizerFast"):  # any vocabulary; as in transformers 5
+        (tmp_path / "saved" / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
+        assert "token_type_ids" not in Tokenizer.load(tmp_path / "saved")("un")
     names = ["input_ids", "attention_mask"]
     assert list(Tokenizer.load(bert_folder(tmp_path, model_input_names=names))("un")) == names
 

@@ -106,7 +106,12 @@ def test_greedy_continuation_is_theirs(name: str) -> None:
     if name not in EXPORTED and name not in ("llama", "mistral", "t5"):
         pytest.skip("the same code under other names")
     written = loaded(name).generate(
-        arrays["input_ids"], arrays["attention_mask"], max_new_tokens=8, stop_tokens=[], temperature=0
+        arrays["input_ids"],
+        arrays["attention_mask"],
+        max_new_tokens=8,
+        stop_tokens=[],
+        temperature=0,
+        forced_eos_token_id=None,
     )
     np.testing.assert_array_equal(written[:, -8:], arrays["tokens"])
 
@@ -171,7 +176,7 @@ def test_exports_compute_what_they_compute(name: str, tmp_path: Path, record_pro
         export.to_tflite(model, tmp_path / "m.tflite")
         asked = cases(name)["generate"]
         written = export.load(tmp_path / "m.tflite").generate(
-            asked["input_ids"], asked["attention_mask"], max_new_tokens=8, stop_tokens=[]
+            asked["input_ids"], asked["attention_mask"], max_new_tokens=8, stop_tokens=[], forced_eos_token_id=None
         )
         np.testing.assert_array_equal(written[:, -8:], asked["tokens"])
     else:

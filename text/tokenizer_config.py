@@ -28,7 +28,7 @@ OPTIONS = (
     "include_prompt",
 )
 BERT_KINDS = ("bert", "distilbert", "electra", "mobilebert", "mpnet")
-# Classes for BERT's kind of vocabulary whose models have no token types, and those for any vocabulary, which return none.
+# Kinds of BERT's vocabulary whose models have no token types, and classes for any vocabulary, which return none.
 ONE_SEGMENT = ("DistilBert", "MPNet", "Splinter", "PreTrainedTokenizer", "TokenizersBackend")
 _UNLIMITED = 10**9  # Hugging Face writes "no limit" as a very large number
 

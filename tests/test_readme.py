@@ -63,6 +63,10 @@ def stand_ins(folder: Path) -> None:
         (folder / name / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
     shutil.copy(GOLDENS / "llama-gguf" / "q4_1.gguf", folder / "SmolLM2-135M-Instruct.Q4_1.gguf")
     shutil.copy(GOLDENS / "llama-gguf" / "tokenizer.json", folder)
+    (folder / "SmolLM2-135M-Instruct").mkdir()
+    shutil.copy(GOLDENS / "llama-gguf" / "tokenizer.json", folder / "SmolLM2-135M-Instruct")
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    (folder / "SmolLM2-135M-Instruct" / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
 
 
 @pytest.mark.parametrize("page", RUN)

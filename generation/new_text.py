@@ -29,7 +29,7 @@ class NewText:
 
     def __init__(self, tokenizer: Any, strings: Sequence[str] = (), prompt: Iterable[int] = ()) -> None:
         self.tokenizer, self.strings = tokenizer, list(strings)
-        special = [token for token in _special_tokens(tokenizer) if any(token in string for string in self.strings)]
+        special = any(_overlap(token, string) for token in _special_tokens(tokenizer) for string in self.strings)
         context = [int(token) for token in prompt][-CONTEXT:]
         self.visible = _Piecewise(tokenizer, context, skip=True)
         # Strings with special tokens are looked for in the text that has them.
@@ -113,6 +113,16 @@ def _special_tokens(tokenizer: Any) -> list[str]:
     backend = getattr(tokenizer, "backend", None)
     added = backend.get_added_tokens_decoder().values() if backend is not None else ()
     return [token.content for token in added if token.special]
+
+
+def _overlap(token: str, string: str) -> bool:
+    """Return whether `string` can occur in a text at a place that has characters of `token`."""
+    parts = range(1, min(len(token), len(string)))
+    return (
+        token in string
+        or string in token
+        or any(token.endswith(string[:n]) or token.startswith(string[-n:]) for n in parts)
+    )
 
 
 def begun(text: str, strings: Iterable[str]) -> int:

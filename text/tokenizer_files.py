@@ -60,7 +60,7 @@ def read_tokenizer(path: Path, config: Mapping[str, Any]) -> tuple[Any, dict[str
     else:
         backend, defaults = _other_vocabulary(path, folder, merged)
         merged = {**defaults, **merged}
-    add_tokens(backend, merged.get("added_tokens_decoder"), folder)
+    add_tokens(backend, merged, folder)
     add_named_tokens(backend, merged)
     return backend, known_options(merged)
 
@@ -104,7 +104,7 @@ def parse_tokenizer(files: Mapping[str, str], config: Mapping[str, Any]) -> tupl
     backend = checked(FILE, lambda: backend_class().from_str(files[FILE]))
     merged |= config
     set_bert_options(backend, merged, kind_of(merged, None))
-    add_tokens(backend, merged.get("added_tokens_decoder"), None)
+    add_tokens(backend, merged, None)
     add_named_tokens(backend, merged)
     return backend, known_options(merged)
 

@@ -87,21 +87,23 @@ def added_contents(backend: Any) -> set[str]:
     return {token.content for token in backend.get_added_tokens_decoder().values()}
 
 
-def add_tokens(backend: Any, decoder: Any, folder: Path | None) -> None:
+def add_tokens(backend: Any, config: Mapping[str, Any], folder: Path | None) -> None:
     """Add the tokens that are not part of the vocabulary, and check that they get the specified ids.
 
     Args:
-        decoder: the config's "added_tokens_decoder", which maps ids to tokens, or None to read added_tokens.json.
+        config: its "added_tokens_decoder" maps ids to tokens; without it, added_tokens.json is read. That file has no
+            flags: tokens in it are special if `config` names them as such, and otherwise part of decoded texts.
         folder: the folder of that file, which is read only if `backend` has no added tokens; None for no folder.
 
     Raises:
-        ValueError: a `decoder` of another type, or a token that gets another id than specified.
+        ValueError: a decoder of another type, or a token that gets another id than specified.
     """
+    decoder = config.get("added_tokens_decoder")
     if decoder is not None and not isinstance(decoder, Mapping):
         raise ValueError(f"added_tokens_decoder: got {type(decoder).__name__}; accepted: an object of tokens by id")
     if decoder is None and folder is not None and not added_contents(backend):
-        added = json_of(folder / "added_tokens.json", LARGEST_JSON)
-        decoder = {str(number): token for token, number in added.items()}
+        added, special = json_of(folder / "added_tokens.json", LARGEST_JSON), _named_special(config)
+        decoder = {str(number): {"content": token, "special": token in special} for token, number in added.items()}
     try:
         numbered = sorted((int(number), token) for number, token in (decoder or {}).items())
     except (TypeError, ValueError) as error:
@@ -117,21 +119,37 @@ def add_tokens(backend: Any, decoder: Any, folder: Path | None) -> None:
             raise ValueError(f"added_tokens_decoder: got id {number} for {token.content!r}; accepted: {actual}")
 
 
+def _named_special(config: Mapping[str, Any]) -> set[str]:
+    """Return the contents of the tokens that `config` names as special."""
+    tokens = [added_token(name, config.get(name)) for name in SPECIAL]
+    return {token.content for token in (*tokens, *further_tokens(config)) if token is not None}
+
+
+def further_tokens(config: Mapping[str, Any]) -> list[Any]:
+    """Return the special tokens of `config` that have no name.
+
+    Raises:
+        ValueError: they are not in a list, or one is neither a string nor an object with "content".
+    """
+    found = []
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        given = config.get(key) or ()
+        values = given.values() if isinstance(given, Mapping) else given
+        if isinstance(values, str) or not hasattr(values, "__iter__"):
+            raise ValueError(f"{key}: got {given!r}; accepted: a list of tokens")
+        found += [token for value in values if (token := added_token(key, value)) is not None]
+    return found
+
+
 def add_named_tokens(backend: Any, config: Mapping[str, Any]) -> None:
     """Register the further special tokens of `config`, which are added to the vocabulary if it does not have them.
 
     Raises:
         ValueError: a token that is neither a string nor an object with "content".
     """
-    for key in ("additional_special_tokens", "extra_special_tokens"):
-        given = config.get(key) or ()
-        values = given.values() if isinstance(given, Mapping) else given
-        if isinstance(values, str) or not hasattr(values, "__iter__"):
-            raise ValueError(f"{key}: got {given!r}; accepted: a list of tokens")
-        for value in values:
-            token = added_token(key, value)
-            if token is not None and token.content not in added_contents(backend):
-                backend.add_special_tokens([token])
+    for token in further_tokens(config):
+        if token.content not in added_contents(backend):
+            backend.add_special_tokens([token])
 
 
 def vocabulary_tokenizer(path: Path, folder: Path, config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -23,6 +23,12 @@ from ..weights.transforms import TRANSPOSED
 from .sentences import HEAD
 
 FILE, MODULES_FILE, OPTIONS_FILE = "sentence_bert_config.json", "modules.json", "config_sentence_transformers.json"
+# What sentence-transformers 5.4 and later must find in FILE to take the logits of a cross-encoder for its scores.
+SCORING = {
+    "transformer_task": "sequence-classification",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+    "module_output_name": "scores",
+}
 # Names of ``FILE`` in versions before 2021, which depended on the architecture.
 EARLIER_FILES = tuple(
     f"sentence_{kind}_config.json" for kind in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -293,7 +299,12 @@ def write_sentence_modules(model: Any, folder: Path, projections: Mapping[str, n
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": CLASS + kind} for i, (path, kind) in enumerate(kinds.items())
     ]
-    write_json({"do_lower_case": False, **model.sentences, "max_seq_length": longest}, folder / FILE)
+    read = dict(model.sentences)
+    if not encoder:
+        read |= SCORING
+    elif read.get("transformer_task") == SCORING["transformer_task"]:
+        read = {name: value for name, value in read.items() if name not in SCORING}
+    write_json({"do_lower_case": False, **read, "max_seq_length": longest}, folder / FILE)
     write_json(modules, folder / MODULES_FILE)
     options = dict(model.sentence_options)
     if tokenizer is not None and (tokenizer.prompts or options):

@@ -92,6 +92,8 @@ def test_any_split_of_a_text() -> None:
     [
         (ids("▁a", "<end>", "x"), "<end>", " a"),  # a special token, which is not part of the text
         (ids("▁a", ":", "<end>", "x"), ":<end>", " a"),
+        (ids("▁a", "<end>", "x"), "<e", " a"),  # a part of one
+        (ids("▁a", "<end>", "x"), "d>x", " a"),
         (ids("▁a", "<end>", "x", ":"), "x:", " a"),
         (ids("▁User", ":", "x"), " User:", ""),  # the first word, with the space in front of it
         ([*ids("x"), *of("😀")], "😀", "x"),

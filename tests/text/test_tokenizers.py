@@ -825,6 +825,19 @@ def test_files_that_are_too_large(name: str, tmp_path: Path, monkeypatch: Any) -
         Tokenizer.load(tmp_path)
 
 
+def test_tokens_of_added_tokens_json_are_text(tmp_path: Path) -> None:
+    """As in transformers, ``decode`` leaves out only those that the config names as special."""
+    folder = gpt2_folder(tmp_path, "<|endoftext|>")
+    size = Tokenizer.load(folder).vocab_size
+    (folder / "added_tokens.json").write_text(json.dumps({"<tool>": size, "<|im_end|>": size + 1}))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["additional_special_tokens"] = ["<|im_end|>"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = Tokenizer.load(folder)
+    assert tokenizer.decode([size, size + 1]) == "<tool>"
+    assert tokenizer.decode([size, size + 1], skip_special_tokens=False) == "<tool><|im_end|>"
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "merges.txt", "config.json", "added_tokens.json"])
 def test_each_kind_of_file_has_its_limit(name: str, tmp_path: Path, monkeypatch: Any) -> None:
     """Vocabularies may be larger than configs, and the error names the rejected file once, by its path."""

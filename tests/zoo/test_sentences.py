@@ -178,6 +178,10 @@ def test_cross_encoder(tmp_path: Path, rng: Any) -> None:
         close(result["logits"], logits, atol=1e-5)
         again = az.load(az.to_huggingface(model, tmp_path / "again"))
         assert again.config == model.config
+        if "scores" in result:  # sentence-transformers 6 raises KeyError: 'scores' without these
+            saved = json.loads((tmp_path / "again" / "sentence_bert_config.json").read_text())
+            assert (saved["transformer_task"], saved["module_output_name"]) == ("sequence-classification", "scores")
+            assert saved["modality_config"] == {"text": {"method": "forward", "method_output_name": "logits"}}
         return result.get("scores")
 
     def is_close(actual: Any, expected: Any) -> bool:

@@ -74,10 +74,13 @@ def called_with(
     else:
         structure = ([input_signature], {})
     structure = keras.tree.map_structure(_spec, structure)
+    paths = keras.tree.flatten_with_path(structure)
+    declared = [one.name for one in keras.tree.flatten(inputs)] if inputs is not None else []
+    declared = declared if len(declared) == len(paths) else [None] * len(paths)
     found = []
-    for path, leaf in keras.tree.flatten_with_path(structure):
+    for (path, leaf), name_in_model in zip(paths, declared, strict=True):
         where, key, *inner = path
-        own = leaf.name if not any(isinstance(part, str) for part in inner) else None
+        own = (leaf.name or name_in_model) if not any(isinstance(part, str) for part in inner) else None
         own = None if AUTOMATIC.fullmatch(own or "") else own
         outer = [] if where == 0 and (inner or len(structure[0]) == 1) else [key]
         name = own or _joined([*outer, *inner]) or first

@@ -106,10 +106,10 @@ class _Trace:
         def accepts(values: np.ndarray) -> np.ndarray:
             self.known = {id(self.graph.inputs[number]): (values, values)}
             good = np.ones(values.shape, bool)
-            for index, rows in lookups:
+            for index, least, rows in lookups:
                 interval = self.index(index)
                 if interval is not None:
-                    good &= (interval[0] >= 0) & (interval[1] < rows)
+                    good &= (interval[0] >= least) & (interval[1] < rows)
             return good
 
         return _accepted(accepts)
@@ -303,8 +303,8 @@ def _accepted(accepts: Callable[[np.ndarray], np.ndarray]) -> tuple[int, int] | 
     return None if low <= -FARTHEST and high >= FARTHEST else (int(low), int(high))
 
 
-def _lookups(placeholder: Any) -> Iterator[tuple[Any, int]]:
-    """Yield the index of every lookup that an input reaches, and the number of rows of the table."""
+def _lookups(placeholder: Any) -> Iterator[tuple[Any, float, int]]:
+    """Yield the index of every lookup that an input reaches, its lowest value, and the number of rows of the table."""
     waiting, seen = [placeholder], set()
     while waiting:
         tensor = waiting.pop()
@@ -315,31 +315,31 @@ def _lookups(placeholder: Any) -> Iterator[tuple[Any, int]]:
                 waiting += list(op.outputs)
 
 
-def _lookup(op: Any, tensor: Any) -> Iterator[tuple[Any, int]]:
+def _lookup(op: Any, tensor: Any) -> Iterator[tuple[Any, float, int]]:
     import tensorflow as tf
 
     if op.type == "GatherV2" and op.inputs[1] is tensor:
         axis = tf.get_static_value(op.inputs[2])
         table = op.inputs[0].shape
         if axis is not None and table.rank is not None and table[int(axis)] is not None:
-            yield tensor, table[int(axis)]
+            yield tensor, 0, table[int(axis)]
     elif op.type == "ResourceGather" and op.inputs[1] is tensor:
         rows = _rows_of_variable(op.inputs[0])
         if rows is not None:
-            yield tensor, rows
+            yield tensor, 0, rows
     elif op.type in ("GatherNd", "TensorScatterUpdate", "TensorScatterAdd") and op.inputs[1] is tensor:
         yield from _components(tensor, op.inputs[0].shape)
     elif op.type == "ScatterNd" and op.inputs[0] is tensor:
         shape = tf.get_static_value(op.inputs[2])
         if shape is not None:
             yield from _components(tensor, tf.TensorShape(list(shape)))
-    elif op.type.startswith("UnsortedSegment") and op.inputs[1] is tensor:  # negative ids, which it drops, are refused
+    elif op.type.startswith("UnsortedSegment") and op.inputs[1] is tensor:
         rows = tf.get_static_value(op.inputs[2])
         if rows is not None:
-            yield tensor, int(rows)
+            yield tensor, -np.inf, int(rows)  # rows of negative segments are dropped
 
 
-def _components(indices: Any, shape: Any) -> Iterator[tuple[Any, int]]:
+def _components(indices: Any, shape: Any) -> Iterator[tuple[Any, float, int]]:
     """Yield the components of indices (…, n) into the first n dimensions of a tensor of this shape."""
     import tensorflow as tf
 
@@ -356,9 +356,9 @@ def _components(indices: Any, shape: Any) -> Iterator[tuple[Any, int]]:
         axis = tf.get_static_value(parts.pop())
         whole = axis in (-1, tensor.shape.rank - 1) and all(part.shape[-1] == 1 for part in parts)
     if whole and len(parts) == count:
-        yield from zip(parts, shape[:count].as_list(), strict=True)
+        yield from ((part, 0, rows) for part, rows in zip(parts, shape[:count].as_list(), strict=True))
     else:
-        yield indices, min(shape[:count].as_list(), default=0)
+        yield indices, 0, min(shape[:count].as_list(), default=0)
 
 
 def _rows_of_variable(handle: Any) -> int | None:

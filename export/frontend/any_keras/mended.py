@@ -29,9 +29,11 @@ _biases = threading.local()
 def keras_mended(layers: Sequence[Any]) -> Iterator[None]:
     """Within the block, let the given layers and Keras' functions compute with all sizes alike, open or fixed."""
     from keras.src import backend  # the module in which ``keras.ops`` looks up its functions
+    from keras.src.layers.preprocessing.data_layer import DataLayer
     from keras.src.ops import image
 
     with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(DataLayer, "__call__", _as_in_a_graph(DataLayer.__call__)))
         stack.enter_context(mock.patch.object(backend.numpy, "add", _adding(backend.numpy.add)))
         for home in (image, keras.ops.image):  # Keras' own layers and users find it in different modules
             stack.enter_context(mock.patch.object(home, "resize", _resizing(home.resize)))
@@ -44,6 +46,22 @@ def keras_mended(layers: Sequence[Any]) -> Iterator[None]:
             elif isinstance(layer, CONVOLUTIONS):
                 stack.enter_context(replaced_method(layer, "call", _adding_a_bias(layer)))
         yield
+
+
+def _as_in_a_graph(original: Any) -> Any:
+    """Return ``__call__`` of Keras' preprocessing layers, which converts inputs to the layer's dtype.
+
+    Keras' own does so in a TensorFlow graph, that is in ``fit`` and ``predict``, and the declared dtype of the output is
+    that. In an eager call an image of uint8 remains one, and ``Resizing`` rounds what it returns.
+    """
+
+    def call(layer: Any, inputs: Any, **options: Any) -> Any:
+        def converted(x: Any) -> Any:
+            return x if isinstance(x, keras.KerasTensor) else ops.convert_to_tensor(x, dtype=layer.compute_dtype)
+
+        return original(layer, keras.tree.map_structure(converted, inputs), **options)
+
+    return call
 
 
 def _adding(original: Any) -> Any:

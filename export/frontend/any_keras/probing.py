@@ -64,9 +64,12 @@ class Probe:
     def computes(self, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> bool:
         """Return whether Keras accepts inputs of these sizes."""
         try:
-            self.graph(inputs, {"batch": BATCH, **sizes})
+            graph = self.graph(inputs, {"batch": BATCH, **sizes})
         except ValueError as error:
             self.refusal = cause(error.__cause__ or error)
+            return False
+        if too_long := _long_reflection(graph):
+            self.refusal = too_long
             return False
         return True
 
@@ -84,6 +87,24 @@ class Probe:
                 found.append((self.graph(inputs, {**others, "batch": OTHER_BATCH}), {"batch": OTHER_BATCH, **others}))
                 break
         return found
+
+
+def _long_reflection(graph: Any) -> str:
+    """Return what is wrong with a padding by reflection that is longer than its tensor, or "".
+
+    TensorFlow accepts it in a trace, and fails when the trace runs.
+    """
+    import tensorflow as tf
+
+    for op in graph.graph.get_operations():
+        if op.type != "MirrorPad" or op.inputs[0].shape.rank is None:
+            continue
+        paddings = tf.get_static_value(op.inputs[1])
+        most = -1 if op.get_attr("mode") == b"REFLECT" else 0
+        for size, sides in zip(op.inputs[0].shape, () if paddings is None else paddings, strict=False):
+            if size is not None and max(sides) > size + most:
+                return f"a padding of {max(sides)} by reflection of a size of {size}"
+    return ""
 
 
 def _other_sizes(sizes: Mapping[str, int]) -> Iterator[dict[str, int]]:

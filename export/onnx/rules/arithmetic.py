@@ -137,11 +137,11 @@ def _product(x: Tensor, axes: Tensor, keep: bool) -> Any:
 
 @rule("ArgMax", "ArgMin")
 def _place(call: Call) -> Any:
-    """Compare narrow integers in int32, which ONNX Runtime has."""
+    """Compare narrow integers and truth values in int32, which ONNX Runtime has."""
     import tensorflow as tf
 
     x, axis = call.inputs
-    if not x.dtype.is_integer or x.dtype.name in WIDE:
+    if not (x.dtype.is_integer or x.dtype == tf.bool) or x.dtype.name in WIDE:
         return None
     find = tf.argmax if call.op.type == "ArgMax" else tf.argmin
     return find(tf.cast(x, tf.int32), axis=axis, output_type=call.dtype)

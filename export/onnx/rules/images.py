@@ -235,6 +235,40 @@ def _into(place: Tensor, length: Tensor, mode: str) -> Tensor:
     return tf.clip_by_value(select(length <= 1.0, tf.zeros_like(place), moved), 0.0, last)
 
 
+@rule("ExtractImagePatches")
+def _patches(call: Call) -> Any:
+    """Take the pixels at each place of a patch as a strided slice; patches side by side are a transposition."""
+    import tensorflow as tf
+
+    (x,) = call.inputs
+    kernel, steps, rates = (call.attr(name)[1:3] for name in ("ksizes", "strides", "rates"))
+    counts: list[Any] = []
+    sides: list[Any] = []
+    for axis, (taken, step, rate) in enumerate(zip(kernel, steps, rates, strict=True), 1):
+        size, extent = x.shape[axis] or tf.shape(x)[axis], (taken - 1) * rate + 1
+        if call.attr("padding") == "SAME":
+            count = -(-size // step)
+            missing = tf.maximum((count - 1) * step + extent - size, 0)
+            sides.append([missing // 2, missing - missing // 2])
+        else:
+            count = (size - extent) // step + 1
+        counts.append(count)
+    if sides:
+        x = tf.pad(x, tf.convert_to_tensor([[0, 0], *sides, [0, 0]]))
+    depth, (rows, columns) = x.shape[3], counts
+    if list(kernel) == list(steps) and set(rates) == {1}:
+        x = x[:, : rows * kernel[0], : columns * kernel[1]]
+        x = tf.reshape(x, [-1, rows, kernel[0], columns, kernel[1], depth])
+        return tf.reshape(tf.transpose(x, [0, 1, 3, 2, 4, 5]), [-1, rows, columns, kernel[0] * kernel[1] * depth])
+    (top, left), parts = steps, []
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            down, right = i * rates[0], j * rates[1]
+            below, beyond = down + (rows - 1) * top + 1, right + (columns - 1) * left + 1
+            parts.append(x[:, down:below:top, right:beyond:left])
+    return tf.concat(parts, axis=3)
+
+
 @rule("ResizeNearestNeighbor")
 def _nearest(call: Call) -> Any:
     """Read the pixel that contains the center of the new one. tf2onnx writes a mode that opset 13 removed."""

@@ -18,8 +18,10 @@ def _size(matrix: Tensor) -> int | None:
     return rows if rows is not None and rows <= LARGEST and matrix.dtype.is_floating else None
 
 
-def _eliminated(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _eliminated(a: Tensor, b: Tensor, *, singular: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Solve a x = b by Gauss-Jordan elimination with partial pivoting.
+
+    With `singular`, the determinant of singular matrices is computed too, for which there is no solution.
 
     Returns:
         The solution, and of the determinant of `a` the sign and the logarithm of the absolute value.
@@ -37,7 +39,8 @@ def _eliminated(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pivot_row: Any = tf.reduce_sum(select(chosen, both, tf.zeros((), a.dtype)), axis=-2, keepdims=True)
         pivot = pivot_row[..., k : k + 1]
         both = select(chosen, both[..., k : k + 1, :], both)  # the other half of the exchange follows below
-        pivot_row = pivot_row / pivot
+        one = tf.constant(1.0, a.dtype)
+        pivot_row = pivot_row / (select(tf.equal(pivot, 0.0), one, pivot) if singular else pivot)
         both = select(tf.equal(rows, k)[:, None], pivot_row, both - both[..., k : k + 1] * pivot_row)
         pivot = pivot[..., 0, 0]
         sign = sign * tf.sign(pivot) * select(tf.equal(best, k), tf.constant(1.0, a.dtype), tf.constant(-1.0, a.dtype))
@@ -94,7 +97,7 @@ def _log_determinant(call: Call) -> Any:
     (a,) = call.inputs
     if _size(a) is None:
         return None
-    _, sign, logarithm = _eliminated(a, a[..., :1])
+    _, sign, logarithm = _eliminated(a, a[..., :1], singular=True)
     return [sign, logarithm]
 
 

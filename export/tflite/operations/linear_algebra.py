@@ -13,12 +13,13 @@ def _known(a: Tensor) -> bool:
     return floating(a) and None not in a.shape and a.shape[-1] <= LARGEST
 
 
-def _eliminated(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _eliminated(a: Tensor, b: Tensor, *, singular: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Solve a x = b by Gauss-Jordan elimination with partial pivoting.
 
     Args:
         a: (..., n, n).
         b: (..., n, m).
+        singular: compute the determinant of singular matrices too, for which there is no solution.
 
     Returns:
         The solution (..., n, m), and of the determinant of `a` the sign and the logarithm of the absolute value.
@@ -36,7 +37,7 @@ def _eliminated(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pivot_row: Any = tf.reduce_sum(tf.where(chosen, both, 0.0), axis=-2, keepdims=True)
         pivot = pivot_row[..., k : k + 1]
         both = tf.where(chosen, both[..., k : k + 1, :], both)  # the other half of the exchange is two lines below
-        pivot_row = pivot_row / pivot
+        pivot_row = pivot_row / (tf.where(tf.equal(pivot, 0.0), 1.0, pivot) if singular else pivot)
         both = tf.where(tf.equal(rows, k)[:, None], pivot_row, both - both[..., k : k + 1] * pivot_row)
         sign = sign * tf.sign(pivot[..., 0, 0]) * tf.where(tf.equal(best, k), 1.0, -1.0)
         logarithm = logarithm + tf.math.log(tf.abs(pivot[..., 0, 0]))
@@ -77,7 +78,7 @@ def _triangular_solve(matrix: Tensor, rhs: Tensor, lower: bool = True, adjoint: 
 @rule("LogMatrixDeterminant")
 def _log_determinant(input: Tensor) -> list[Tensor] | None:
     (a,) = tensors(input)
-    return list(_eliminated(a, a[..., :1])[1:]) if _known(a) else None
+    return list(_eliminated(a, a[..., :1], singular=True)[1:]) if _known(a) else None
 
 
 @rule("MatrixDeterminant")

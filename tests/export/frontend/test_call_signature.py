@@ -180,6 +180,16 @@ def test_names_of_inputs_say_nothing(suffix, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
+def test_preprocessing_of_bytes_is_that_of_predict(suffix, tmp_path):
+    """In an eager call ``Resizing`` rounds what it makes of bytes, and in ``fit`` and ``predict`` it does not."""
+    image = keras.Input((9, 7, 3), dtype="uint8", name="image")
+    model = keras.Model(image, L.Rescaling(1 / 255)(L.Resizing(5, 4)(image)))
+    x = ROWS.integers(0, 256, (2, 9, 7, 3)).astype("uint8")
+    found = only(exported(model, tmp_path / f"m.{suffix}").run({"image": x}))
+    np.testing.assert_allclose(found, model.predict(x, verbose=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_sums_of_a_column(suffix, tmp_path):
     """Add a column to rows, also where there are as many rows as columns, which Keras takes for a bias."""
     x, column, series = (
@@ -234,6 +244,13 @@ def test_what_a_call_assigns_is_dropped(tmp_path):
 
 
 # ---- shapes of a command line ----------------------------------------------------------------------------------------
+
+
+def test_a_signature_without_names_leaves_those_of_a_functional_model():
+    series, other = keras.Input((None, 3), name="series"), keras.Input((3,), name="other")
+    model = keras.Model([series, other], L.Dense(2)(series) + other[:, None, :2])
+    specs = [keras.InputSpec(shape=shape, dtype="float32") for shape in ((None, 8, 3), (None, 3))]
+    assert [spec.name for spec in exportable(model, input_signature=specs).signature.inputs] == ["series", "other"]
 
 
 def test_shapes_of_inputs_as_texts():

@@ -38,6 +38,9 @@ FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
     "by batch": lambda t, i: tf.gather(ops.ones((3, 6)), i, batch_dims=1),
     "take_along_axis": lambda t, i: ops.take_along_axis(ops.ones((3, 8)), i, axis=1),
     "gather_nd": lambda t, i: tf.gather_nd(t, ops.stack([i, ops.zeros_like(i)], axis=-1)),
+    "segments, of which negative ones are dropped": lambda t, i: tf.math.unsorted_segment_sum(
+        ops.ones_like(i, dtype="float32"), i, 6
+    ),
     "scatter_nd": lambda t, i: tf.scatter_nd(i[:, :1], ops.ones((3,)), [6]),
     "concatenated with a constant": lambda t, i: tf.gather(t, ops.concatenate([ops.zeros_like(i), i], axis=1)),
 }

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers as L
 from keras import ops
 
@@ -49,6 +50,29 @@ def _images_in_time() -> Any:
     return keras.Model(video, L.ConvLSTM2D(2, 3)(video))
 
 
+def _patches() -> Any:
+    class Patches(L.Layer):
+        def call(self, x: Any) -> Any:
+            apart = tf.image.extract_patches(x, [1, 3, 2, 1], [1, 2, 3, 1], [1, 2, 1, 1], "SAME")
+            beside = tf.image.extract_patches(x, [1, 2, 2, 1], [1, 2, 2, 1], [1, 1, 1, 1], "VALID")
+            return ops.concatenate([ops.reshape(y, (-1, 1)) for y in (apart, beside)])
+
+    image = keras.Input((None, None, 2), name="x")
+    return keras.Model(image, Patches()(image))
+
+
+def _spectrogram() -> Any:
+    """Reflects half a frame at both ends, so that a length has to be longer than that."""
+
+    class Magnitude(L.Layer):
+        def call(self, x: Any) -> Any:
+            real, imaginary = ops.stft(x, 64, 16, 64)
+            return ops.sqrt(ops.square(real) + ops.square(imaginary) + 0.1)
+
+    wave = keras.Input((None,), name="x")
+    return keras.Model(wave, Magnitude()(wave))
+
+
 @pytest.mark.parametrize(
     ("build", "shapes"),
     [
@@ -56,6 +80,8 @@ def _images_in_time() -> Any:
         (_resized, [(2, 8, 6, 2), (1, 10, 4, 2)]),
         (_each_step, [(2, 1, 5), (3, 9, 5)]),
         (_other_activation, [(2, 1, 3), (1, 9, 3)]),
+        (_patches, [(2, 9, 6, 2), (1, 5, 7, 2)]),
+        (_spectrogram, [(2, 33), (1, 200)]),
         (_images_in_time, [(2, 1, 5, 5, 1), (1, 4, 5, 5, 1)]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -102,6 +102,7 @@ for name in ("argmax", "argmin"):
     function = OPS[name]
     for dtype, values in INTS.items():
         CASES.add(f"{name}-{dtype}", lambda x, function=function: function(x, axis=1), values)
+    CASES.add(f"{name}-bool", lambda x, function=function: function(x, axis=1), BOOLEANS)
     CASES.add(f"{name}-keepdims", lambda x, function=function: function(x, axis=-1, keepdims=True), X3)
     CASES.add(f"{name}-flat", lambda x, function=function: ops.reshape(function(x), (1,)), X3, fixed=True)
     CASES.add(f"{name}-zeros", lambda x, function=function: function(x, axis=1), array([[0.0, 1.0, 0.0], [2, 2, -2]]))

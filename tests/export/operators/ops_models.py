@@ -68,6 +68,8 @@ CASES.add(
 )
 CASES.add("solve_triangular-upper", ops.solve_triangular, np.triu(SQUARE), normal(3, 4, 2), **LOOSE)
 CASES.add("slogdet-batch", ops.slogdet, SQUARE, **LOOSE)
+for name in ("det", "slogdet"):
+    CASES.add(f"{name}-singular", OPS[name], array([[[1, 1, 1]] * 3, [[2, 0, 0], [0, 3, 0], [0, 0, 0]]]), **LOOSE)
 CASES.add("logdet-batch", ops.logdet, GRAM, **LOOSE)
 CASES.add("lstsq-matrix", ops.lstsq, normal(5, 3), normal(5, 2), fixed=True, **LOOSE)
 CASES.add("lu_factor-matrix", lambda x: ops.lu_factor(x[0])[0], SQUARE, fixed=True, **LOOSE)

@@ -22,6 +22,10 @@ def tidied(model: Any) -> Any:
         common.IdentityEliminationPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.DeduplicateInitializersPass(size_limit=1024),
+    ):
+        model = step(model).model
+    _own_outputs(model.graph)  # merging nodes fails where a graph returns a value that it captures
+    for step in (
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedOpsetsPass(),
@@ -140,7 +144,7 @@ def _rename(graph: Any) -> None:
         return name if seen[name] == 1 else f"{name}.{seen[name]}"
 
     kept = {*graph.inputs, *graph.outputs}
-    initializers = {}
+    initializers: dict[Any, None] = {}  # not by name: those of different graphs may have equal names
 
     def rename(nodes: Any) -> None:
         returned = set(nodes.outputs)
@@ -148,7 +152,7 @@ def _rename(graph: Any) -> None:
             node.name = plain(node.name or node.op_type, node.op_type)
             for value in node.inputs:
                 if value is not None and value.is_initializer():
-                    initializers[value.name] = value
+                    initializers[value] = None
             for i, value in enumerate(node.outputs):
                 if value not in returned:
                     value.shape = None  # tf2onnx gives open dimensions names with counters
@@ -162,11 +166,11 @@ def _rename(graph: Any) -> None:
                     if value.shape is not None:  # the runtime needs the rank
                         value.shape = ir.Shape([dim if isinstance(dim, int) else None for dim in value.shape])
                 rename(inner)
-                initializers.update({value.name: value for value in inner.outputs if value.is_initializer()})
+                initializers.update({value: None for value in inner.outputs if value.is_initializer()})
                 inner.initializers.clear()
 
     rename(graph)
     graph.initializers.clear()
-    for value in initializers.values():  # in the order of their first use
+    for value in initializers:  # in the order of their first use
         value.name = value.const_value.name = plain(value.name)
         graph.register_initializer(value)

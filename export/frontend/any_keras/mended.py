@@ -51,8 +51,8 @@ def keras_mended(layers: Sequence[Any]) -> Iterator[None]:
 def _as_in_a_graph(original: Any) -> Any:
     """Return ``__call__`` of Keras' preprocessing layers, which converts inputs to the layer's dtype.
 
-    Keras' own does so in a TensorFlow graph, that is in ``fit`` and ``predict``, and the declared dtype of the output is
-    that. In an eager call an image of uint8 remains one, and ``Resizing`` rounds what it returns.
+    Keras' own does so in a TensorFlow graph, that is in ``fit`` and ``predict``, and declares that dtype of its output.
+    In an eager call an image of uint8 remains one, and ``Resizing`` rounds what it returns.
     """
 
     def call(layer: Any, inputs: Any, **options: Any) -> Any:

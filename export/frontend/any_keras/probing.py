@@ -306,6 +306,9 @@ def output_specs(traces: Sequence[Trace], declared: Declared | None) -> tuple[Te
             size differs between two traces.
         declared: dtype and shape by name, with None for an open size, as a Functional model declares them; None if the
             model declares none. With a single trace, they say which sizes are open.
+
+    Raises:
+        ValueError: an output consists of texts.
     """
     specs, shapes_of = [], [_output_shapes(graph) for graph, _ in traces]
     for name, tensor in traces[0][0].structured_outputs.items():
@@ -323,6 +326,11 @@ def output_specs(traces: Sequence[Trace], declared: Declared | None) -> tuple[Te
                 fixed = fixed and (not pairs or (stated[axis] is not None if stated is not None else axis > 0))
             dims.append(known[0] or 0 if fixed else pairs[0] if pairs else f"{name}_{axis}")
         dtype = tensor.dtype.name
+        if dtype == "string":
+            raise ValueError(
+                f"model: got output {name!r} of texts; accepted: numbers. Return their indices, and look the texts up "
+                "outside of the model"
+            )
         specs.append(TensorSpec(name, "float32" if "float" in dtype else dtype, tuple(dims)))
     return tuple(specs)
 

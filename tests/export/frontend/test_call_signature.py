@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers as L
 from keras import ops
 
@@ -244,6 +245,19 @@ def test_what_a_call_assigns_is_dropped(tmp_path):
 
 
 # ---- shapes of a command line ----------------------------------------------------------------------------------------
+
+
+def test_an_output_of_texts_is_refused():
+    class Names(L.Layer):
+        def call(self, x: Any) -> Any:
+            return tf.gather(tf.constant(["a", "b", "c"]), tf.argmax(x, axis=-1))
+
+        def compute_output_spec(self, x: Any) -> Any:
+            return keras.KerasTensor(x.shape[:1], dtype="string")
+
+    x = keras.Input((3,))
+    with pytest.raises(ValueError, match=r"^model: got output '.*' of texts; accepted: numbers\. Return their indices"):
+        exportable(keras.Model(x, Names()(x)))
 
 
 def test_a_signature_without_names_leaves_those_of_a_functional_model():

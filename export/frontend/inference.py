@@ -75,11 +75,14 @@ class _ComputingIn(keras.DTypePolicy):
 
 @contextmanager
 def computing_in(model: Exportable, dtype: str) -> Iterator[None]:
-    """Let `model` and all its layers compute in `dtype` within the block, whatever their dtype policies are.
+    """Let `model` and all its layers that compute in floating point do so in `dtype` within the block, whatever their
+    dtype policies are.
 
     Other threads must not call the model at the same time.
     """
-    layers = [layer for layer in model._flatten_layers() if layer.compute_dtype != dtype]
+    layers = [
+        layer for layer in model._flatten_layers() if "float" in layer.compute_dtype and layer.compute_dtype != dtype
+    ]
     before = [layer.dtype_policy for layer in layers]
     with _lock:
         try:

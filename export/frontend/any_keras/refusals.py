@@ -6,7 +6,7 @@ from typing import Any
 
 from ..diagnostics import place
 
-TEXTS = ("StringLookup", "TextVectorization", "Hashing", "HashedCrossing")  # with lookup tables
+TEXTS = ("StringLookup", "TextVectorization")  # with lookup tables
 ELSEWHERE = ("TFSMLayer", "JaxLayer", "FlaxLayer", "TorchModuleWrapper")  # not made of Keras' layers
 RANDOM = ("RandomNormal", "RandomStandardNormal", "RandomUniform", "RandomGamma", "TruncatedNormal", "Multinomial")
 QUANTIZED = "accepted: the model before quantize"
@@ -20,6 +20,11 @@ def check_exportable(model: Any, layers: list[Any]) -> None:
             raise ValueError(
                 f"model: got layer {layer.name!r}, a {found.pop()}, which looks up texts or in tables that no runtime "
                 "has; accepted: a model that begins behind it. Put it in front of the data: dataset.map(layer)"
+            )
+        if getattr(layer, "sparse", False) is True:
+            raise ValueError(
+                f"model: got layer {layer.name!r} with sparse=True, and no runtime has sparse tensors; accepted: "
+                "sparse=False, which gives the same numbers"
             )
         if found := kinds.intersection(ELSEWHERE):
             raise ValueError(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from . import (
     arithmetic,
+    comparisons,
     complex_numbers,
     convolutions,
     counting,
     functions,
+    hashing,
     images,
     linear_algebra,
     loops,
@@ -17,10 +19,12 @@ from . import (
 
 __all__ = [
     "arithmetic",
+    "comparisons",
     "complex_numbers",
     "convolutions",
     "counting",
     "functions",
+    "hashing",
     "images",
     "linear_algebra",
     "loops",

@@ -5,6 +5,7 @@ from . import counting as counting
 from . import edges as edges
 from . import elementwise as elementwise
 from . import fourier as fourier
+from . import hashing as hashing
 from . import images as images
 from . import integers as integers
 from . import linear_algebra as linear_algebra

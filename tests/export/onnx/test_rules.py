@@ -102,3 +102,16 @@ def test_refusals_name_operator_and_layer(tmp_path: Path) -> None:
     x = keras.Input((3, 3), name="x")
     with pytest.raises(ExportError, match=r"^Svd has no ONNX operator: layer '.*spectral.*' \(.*test_rules\.py:\d+\)$"):
         export.to_onnx(keras.Model(x, Norm(name="spectral")(x)), tmp_path / "m.onnx")
+
+
+def test_comparisons_of_integers(tmp_path: Path) -> None:
+    """Compare integers that are equal as float32."""
+    ids, narrow = keras.Input((3,), dtype="int64", name="ids"), keras.Input((3,), dtype="uint8", name="narrow")
+    outputs = {"less": ids < 2**60, "greater": ids > 2**60, "below": narrow < 200, "above": narrow > 200}
+    given = np.array([[2**60 - 1, 2**60, 2**60 + 1]])
+    small = np.array([[199, 200, 201]], "uint8")
+    found = exported(keras.Model([ids, narrow], outputs), tmp_path / "m.onnx", ids=given, narrow=small)
+    for name in ("less", "below"):
+        assert found[name].tolist() == [[True, False, False]]
+    for name in ("greater", "above"):
+        assert found[name].tolist() == [[False, False, True]]

@@ -49,6 +49,10 @@ GROUPS: dict[str, dict[str, tuple[tuple[int, ...], Any]]] = {
     "category": {"ids": ((1,), (0, 7))},
     "weighted": {"ids": ((5,), (0, 7)), "weights": ((5,), "float32")},
     "numbers": {"ids": ((5,), (-40, 60))},
+    "int64": {"ids": ((40,), "int64")},
+    "int32": {"ids": ((20,), "int32")},
+    "int16": {"ids": ((12,), "int16")},
+    "uint8": {"ids": ((5,), "uint8")},
     "crossed": {"a": ((1,), (-40, 60)), "b": ((1,), (-40, 60))},
     "wave": {"x": ((64,), "float32")},
     "wave_channels": {"x": ((64, 1), "float32")},
@@ -388,9 +392,16 @@ for more in choices:
     table: Any = {"vocabulary": VOCABULARY, **more}
     layer("numbers", "IntegerLookup", fast=False, **table)
 layer("ids", "IntegerLookup", vocabulary=VOCABULARY, invert=True)
-for more in ({}, {"mask_value": 7}, {"salt": 133}, {"output_mode": "multi_hot"}):
+for more in ({}, {"mask_value": 7}, {"salt": 133}, {"output_mode": "multi_hot"}, {"output_mode": "count"}):
     layer("numbers", "Hashing", num_bins=9, fast=False, **more)
-layer("crossed", "HashedCrossing", num_bins=9)
+layer("numbers", "Hashing", num_bins=9, output_mode="count", sparse=True)
+layer("category", "Hashing", num_bins=9, output_mode="one_hot")
+for dtype in ("int64", "int32", "int16", "uint8"):
+    layer(dtype, "Hashing", num_bins=1000, fast=dtype == "int64")
+    layer(dtype, "Hashing", num_bins=1000, salt=[3, 2**63 - 1])
+layer("int64", "Hashing", num_bins=2**62 + 12345, mask_value=0)
+for mode in ("int", "one_hot"):
+    layer("crossed", "HashedCrossing", num_bins=9, output_mode=mode)
 for more in options(interpolation=["nearest", "bilinear", "bicubic", "lanczos3", "lanczos5"], antialias=[False, True]):
     layer("colors", "Resizing", 5, 12, **more)
 layer("colors", "Resizing", 6, 5, crop_to_aspect_ratio=True)
@@ -458,9 +469,5 @@ EXEMPT = {
     "StringLookup": "takes texts",
     "TextVectorization": "takes texts",
 }
-TABLES = "looks up texts or in tables"
 # Words in the refusal, by a pattern of the names of the cases.
-REFUSED: dict[str, dict[str, str]] = {
-    "tflite": {r"^Hash(ing|edCrossing)-": TABLES},
-    "onnx": {r"^Hash(ing|edCrossing)-": TABLES},
-}
+REFUSED: dict[str, dict[str, str]] = {form: {"sparse=True": "with sparse=True"} for form in ("tflite", "onnx")}

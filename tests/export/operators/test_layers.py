@@ -18,6 +18,7 @@ from attention_zoo.export.errors import ExportError
 TOLERANCE = 1e-4  # relative to the largest magnitude in a row
 SIZE = 16  # cases in one model
 EDGES = np.array([0, -0.0, 1, -1, 0.5, -0.5, 1.5, -2.5, 100, -100, 1e-30, 3, -1e4, 1e4, 120, -120, 89, 255], "float32")
+POWERS = [sign * (10**k - less) for k in range(19) for less in (0, 1) for sign in (1, -1)]
 EXPORTS = {"onnx": export.to_onnx, "tflite": export.to_tflite}
 
 
@@ -30,6 +31,10 @@ def drawn(cases: Iterable[Case]) -> dict[str, np.ndarray]:
             if isinstance(dtype, tuple):
                 values = rng.integers(dtype[0], dtype[1], (BATCH, *shape)).astype("int32")
                 values[1].flat[0], values[1].flat[-1] = dtype[0], dtype[1] - 1
+            elif "int" in dtype:  # all lengths of their texts
+                limits = np.iinfo(dtype)
+                kept = [value for value in (limits.min, limits.max, *POWERS) if limits.min <= value <= limits.max]
+                values = np.resize(np.array(kept, dtype), (BATCH, *shape))
             elif dtype == "bool":
                 values = rng.random((BATCH, *shape)) < 0.6
                 values[0], values[2].flat[0] = True, True

@@ -203,8 +203,8 @@ class Draws:
         """Return the range for an input: the one that is wanted, or a narrower one if that is not accepted."""
         steps, kind = ladder(spec), wanted(spec, draw)
         widest = {"mixed": steps[0]}.get(kind, ALIKE.get(kind, kind))
-        if steps == INTEGER_RANGES and widest == "whole" and self.reference.sizes_by(spec.name, self.signature):
-            kind = widest = "signed"  # a large number would be the size of a tensor
+        if steps == INTEGER_RANGES and widest == "whole" and self.reference.only_small(spec.name, self.signature):
+            kind = widest = "signed"
         limit = self.narrowed.get(spec.name)
         return limit if limit and steps.index(limit) > steps.index(widest) else kind
 

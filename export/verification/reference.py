@@ -35,7 +35,7 @@ class Reference:
         self.signature = signature if not few or _steps_in_python(model) else None
         self.traced: dict[frozenset[str], Function] = {}
         self.single = False  # whether the model can only be computed in float32
-        self.sized: set[str] | None = None  # inputs that determine sizes
+        self.small: set[str] | None = None  # see ``only_small``
         self.integers = None if isinstance(model, Foreign) else "int32"  # attention_zoo models accept any integer dtype
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -72,20 +72,21 @@ class Reference:
         with computing_in(self.model, "float32"), self._shaken(shaken > 1) if shaken else nullcontext():
             return _called(self.function, self._tensors(inputs))
 
-    def sizes_by(self, name: str, signature: Signature) -> bool:
-        """Return whether an input may determine the size of a tensor or the number of steps of a loop.
+    def only_small(self, name: str, signature: Signature) -> bool:
+        """Return whether an input must not be large: it may determine the size of a tensor or the number of steps of a
+        loop, or is an angle, such as a time step in sinusoidal positions, whose sine LiteRT computes with few digits.
 
         The model is traced to find it out. If it cannot be traced, the answer is True.
         """
-        if self.sized is None:
+        if self.small is None:
             names = [spec.name for spec in signature.inputs]
             try:
                 with computing_in(self.model, "float32"):
                     graph = self._function(signature, frozenset(names)).get_concrete_function()
-                self.sized = {one for one, tensor in zip(names, graph.inputs, strict=False) if _determines_size(tensor)}
+                self.small = {one for one, tensor in zip(names, graph.inputs, strict=False) if _is_size_or_angle(tensor)}
             except Exception:  # of any class: the sizes of this signature may not be open
-                self.sized = set(names)
-        return name in self.sized
+                self.small = set(names)
+        return name in self.small
 
     @contextmanager
     def _shaken(self, layers: bool) -> Iterator[None]:
@@ -177,16 +178,18 @@ _SIZES = {
     **{f"UnsortedSegment{name}": (2,) for name in ("Sum", "Prod", "Max", "Min")},
     **{f"Resize{name}": (1,) for name in ("Bilinear", "NearestNeighbor", "Bicubic", "Area")},
 }
+_ANGLES = ("Sin", "Cos", "Tan")
 _CALLS = ("While", "If", "Case", "Call", "Map", "Random")  # in names of operators with graphs of their own, or sizes
 
 
-def _determines_size(tensor: Any) -> bool:
+def _is_size_or_angle(tensor: Any) -> bool:
     waiting, seen = [tensor], set()
     while waiting:
         value = waiting.pop()
         for op in value.consumers():
             places = _SIZES.get(op.type, ())
-            if any(op.inputs[place] is value for place in places) or any(word in op.type for word in _CALLS):
+            called = any(word in op.type for word in _CALLS)
+            if called or op.type in _ANGLES or any(op.inputs[place] is value for place in places):
                 return True
             if op.name not in seen:
                 seen.add(op.name)

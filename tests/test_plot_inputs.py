@@ -145,6 +145,7 @@ def test_rollout_of_every_kind_of_vit(variant: str, front: int, tmp_path: Path, 
     assert maps.shape == (2, 4, 20 + front, 20 + front)
 
 
+@pytest.mark.slow
 def test_the_tokens_before_the_patches_are_named(told: dict[str, Any], tmp_path: Path) -> None:
     for variant, front in (("deit", ["class", "distillation"]), ("mae", ["class", "register0"]), ("images", ["class"])):
         plot.command("attention", shared("vit", variant), tmp_path / "a.png")

@@ -83,7 +83,9 @@ class Reference:
             try:
                 with computing_in(self.model, "float32"):
                     graph = self._function(signature, frozenset(names)).get_concrete_function()
-                self.small = {one for one, tensor in zip(names, graph.inputs, strict=False) if _is_size_or_angle(tensor)}
+                self.small = {
+                    one for one, tensor in zip(names, graph.inputs, strict=False) if _is_size_or_angle(tensor)
+                }
             except Exception:  # of any class: the sizes of this signature may not be open
                 self.small = set(names)
         return name in self.small

@@ -85,7 +85,7 @@ def test_keras_generates_what_transformers_generates(name: str, keys: Sequence[s
 
 
 @pytest.mark.parametrize(
-    "name", ["llama", "marian", *(pytest.param(n, marks=pytest.mark.slow) for n in ("gpt2", "t5"))]
+    "name", ["llama", *(pytest.param(n, marks=pytest.mark.slow) for n in ("marian", "gpt2", "t5"))]
 )
 @pytest.mark.parametrize("suffix", ["onnx", "tflite"])
 def test_files_generate_what_transformers_generates(name: str, suffix: str, tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ def test_a_chat_template_stands_in_both_places(tmp_path: Path) -> None:
     assert Tokenizer.load(tmp_path / "folder").to_files() == model.tokenizer.to_files()
 
 
+@pytest.mark.slow
 def test_several_precisions(tmp_path: Path) -> None:
     model = tiny("gpt", "llama", head_dim=8)
     options: dict[str, Any] = {"least_cosine": 0.8}

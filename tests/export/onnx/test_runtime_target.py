@@ -39,7 +39,7 @@ def exported(model: Any, folder: Path, **options: Any) -> Any:
     return export.load(folder / "m.onnx")
 
 
-FEW = ("window", "qwen, norms and biases")
+FEW = ("qwen, norms and biases",)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FEW else pytest.mark.slow) for n in MODELS])

@@ -105,6 +105,7 @@ def test_a_file_of_it(target: str, tmp_path: Path) -> None:
     assert again.bytes == result.bytes and other.read_bytes() == file.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_tflite_file_of_it(tmp_path: Path) -> None:
     """Check that GPTQ is more accurate than the nearest values with the same scales, and changes only 4-bit kernels."""
     sizes = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "hidden_dim": 64, "intermediate_dim": 96}

@@ -213,6 +213,7 @@ def test_the_same_bytes_again(tmp_path: Path) -> None:
     assert contents[0] == contents[1]
 
 
+@pytest.mark.slow
 def test_unequal_prompts_as_each_alone(tmp_path: Path) -> None:
     model = shared("gpt", "llama")
     prompts = [[5, 6, 7, 8, 9], [11, 12], [3]]

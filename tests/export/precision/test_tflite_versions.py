@@ -61,6 +61,7 @@ def test_as_tensorflow_writes_them(tmp_path: Path, rng: np.random.Generator) -> 
         assert {pair for pair in ours if pair[0] in layers} == {pair for pair in theirs if pair[0] in layers}
 
 
+@pytest.mark.slow
 def test_an_older_runtime_has_no_such_operator(tmp_path: Path) -> None:
     """Tables with a scale for each row, and int4 in blocks, have versions that runtimes without them do not know."""
     model = tiny("bert", "backbone", vocab_size=512)

@@ -119,6 +119,7 @@ def test_a_decoder_s_products_of_one_input_are_one(variant: str, tmp_path: Path)
     assert len(buffers) == model.config.num_layers, "once for all signatures"
 
 
+@pytest.mark.slow
 def test_what_is_in_other_numbers_stays_alone(tmp_path: Path) -> None:
     model = shared("gpt", "llama")
     options: dict[str, Any] = {"prefill": 4, "max_length": 8, "least_cosine": 0.3}

@@ -177,6 +177,7 @@ def test_files_without_a_task(files: Any, tmp_path: Path) -> None:
     assert task is not None and not task.labels, "names of other classes than the model's"
 
 
+@pytest.mark.slow
 def test_a_file_with_an_archive_is_as_good_as_another(tmp_path: Path) -> None:
     """Check that such a file passes ``verify`` and is reproducible, and that ``verify`` detects a changed label."""
     model = vit()
@@ -295,6 +296,7 @@ def model_metadata(file: Path) -> list[Read]:
     return [Read(data, int.from_bytes(data[:4], "little")) for data in found]
 
 
+@pytest.mark.slow
 def test_cards_of_files_with_a_task_and_without(tmp_path: Path) -> None:
     """Check that an image classifier has the card and its task metadata, and a decoder, which has no task, the card."""
     export.to_tflite(vit(), tmp_path / "vit.tflite", card=CARD)

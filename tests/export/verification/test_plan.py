@@ -40,6 +40,7 @@ def test_the_first_case_is_padded_where_there_is_a_mask(family: str, variant: st
     assert text_cases(model, fixed)[0] == Case(1, 7, 0, "left" if masked else "none")
 
 
+@pytest.mark.slow
 def test_the_cache_of_a_single_token(tmp_path: Any) -> None:
     """Export decoders with caches of one to three slots, in which all compared prompts and decode steps must fit."""
     import attention_zoo as az

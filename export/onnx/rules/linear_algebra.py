@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .base import Call, rule
 from .selection import select
 
@@ -99,6 +101,20 @@ def _log_determinant(call: Call) -> Any:
         return None
     _, sign, logarithm = _eliminated(a, a[..., :1], singular=True)
     return [sign, logarithm]
+
+
+@rule("MatrixDiagV3")
+def _diagonal(call: Call) -> Any:
+    """Write vectors on the diagonals of square matrices. tf2onnx drops a first dimension of 1."""
+    import tensorflow as tf
+
+    x, *options = call.inputs
+    place, rows, columns, filling = (tf.get_static_value(option) for option in options)
+    if place is None or np.any(place) or rows != -1 or columns != -1 or filling is None or filling != 0:
+        return None
+    size = x.shape[-1] or tf.shape(x)[-1]
+    inside = tf.equal(tf.range(size)[:, None], tf.range(size))
+    return select(inside, tf.broadcast_to(x[..., None], tf.concat([tf.shape(x), [size]], 0)), tf.zeros((), x.dtype))
 
 
 @rule("Cholesky")

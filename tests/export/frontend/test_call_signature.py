@@ -247,6 +247,20 @@ def test_what_a_call_assigns_is_dropped(tmp_path):
 # ---- shapes of a command line ----------------------------------------------------------------------------------------
 
 
+def test_loops_of_python_on_tensors_are_refused():
+    class Steps(L.Layer):
+        @tf.function
+        def call(self, x: Any) -> Any:
+            state = tf.zeros_like(x[:, 0])
+            for step in tf.range(4):
+                state = tf.tanh(state + x[:, step])
+            return state
+
+    x = keras.Input((4, 2))
+    with pytest.raises(ValueError, match=r"^model: got a call with .* accepted: keras\.ops\.while_loop, .*place$"):
+        exportable(keras.Model(x, Steps()(x)))
+
+
 def test_an_output_of_texts_is_refused():
     class Names(L.Layer):
         def call(self, x: Any) -> Any:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import onnx
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
 from attention_zoo import export
@@ -115,3 +116,14 @@ def test_comparisons_of_integers(tmp_path: Path) -> None:
         assert found[name].tolist() == [[True, False, False]]
     for name in ("greater", "above"):
         assert found[name].tolist() == [[False, False, True]]
+
+
+def test_diagonals_of_one_row(tmp_path: Path) -> None:
+    class Diagonals(layers.Layer):
+        def call(self, x: Any) -> Any:
+            return tf.linalg.diag(x)
+
+    x = keras.Input((3,), name="x")
+    values = np.array([[1, -2, 3]], "float32")
+    (found,) = exported(keras.Model(x, Diagonals()(x)), tmp_path / "m.onnx", x=values).values()
+    np.testing.assert_array_equal(found, np.diag(values[0])[None])

@@ -52,8 +52,8 @@ class Probe:
             except Exception as error:  # of any type: layers reject an input in different ways
                 if "OperatorNotAllowedInGraphError" in f"{type(error).__name__} {error}":
                     raise ValueError(
-                        "model: got a call with Python's loops or branches on tensors, which need AutoGraph or an eager "
-                        "call; accepted: keras.ops.while_loop, fori_loop, scan or cond in their place"
+                        "model: got a call with Python's loops or branches on tensors, which need AutoGraph or an "
+                        "eager call; accepted: keras.ops.while_loop, fori_loop, scan or cond in their place"
                     ) from error
                 given = ", ".join(f"{spec.name} {tuple(shape)}" for spec, shape in zip(inputs, shapes, strict=True))
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""Transposed convolutions of any padding, and grouped convolutions of volumes."""
+"""Transposed convolutions of any padding, grouped convolutions of volumes, and biases of the second dimension."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ def _first(rank: int) -> list[int]:
 
 def _last(rank: int) -> list[int]:
     return [0, *range(2, rank + 2), 1]
+
+
+@rule("BiasAdd")
+def _bias(call: Call) -> Any:
+    """Add the bias to the second dimension. tf2onnx adds it to the last one where it is no constant."""
+    import tensorflow as tf
+
+    x, bias = call.inputs
+    if call.attr("data_format") != "NCHW" or x.shape.rank is None:
+        return None
+    return x + tf.reshape(bias, [-1, *[1] * (x.shape.rank - 2)])
 
 
 @rule("Conv2DBackpropInput", "Conv3DBackpropInputV2")

@@ -34,21 +34,39 @@ def _bias(call: Call) -> Any:
 
 @rule("Conv2DBackpropInput", "Conv3DBackpropInputV2")
 def _transposed(call: Call) -> Any:
-    """Crop the complete result to the size that was asked for, or append zeros to it.
-
-    The padding of ONNX's ConvTranspose cannot be negative, and ONNX Runtime limits its output_padding.
-    """
     import tensorflow as tf
 
     sizes, kernel, x = call.inputs
-    rank, layout = kernel.shape.rank - 2, call.attr("data_format")
-    if layout not in ("NHWC", "NDHWC") or None in kernel.shape.as_list():
+    rank, layout, padding = kernel.shape.rank - 2, call.attr("data_format"), call.attr("padding")
+    if None in kernel.shape.as_list() or padding not in ("SAME", "VALID"):
         return None
-    inner = slice(1, rank + 1)
+    first = layout in ("NCHW", "NCDHW")
+    inner = slice(2, None) if first else slice(1, rank + 1)
     strides, dilations = list(call.attr("strides"))[inner], list(call.attr("dilations"))[inner]
-    padding = call.attr("padding")
-    if padding not in ("SAME", "VALID"):
-        return None
+    if not first:
+        return _convolved(x, kernel, sizes, strides, dilations, padding)
+    sizes = tf.gather(sizes, _last(rank))
+    return tf.transpose(
+        _convolved(tf.transpose(x, _last(rank)), kernel, sizes, strides, dilations, padding), _first(rank)
+    )
+
+
+def _convolved(x: Tensor, kernel: Tensor, sizes: Tensor, strides: list[int], dilations: list[int], padding: str) -> Any:
+    """Crop the complete result to the size that was asked for, or append zeros to it.
+
+    The padding of ONNX's ConvTranspose cannot be negative, and ONNX Runtime limits its output_padding.
+
+    Args:
+        x: (B, …, channels).
+        kernel: (…, out, in).
+        sizes: of the result, (B, …, out).
+        strides, dilations: one for each inner dimension.
+        padding: "SAME" or "VALID".
+    """
+    import tensorflow as tf
+
+    rank = kernel.shape.rank - 2
+    inner = slice(1, rank + 1)
     reach = [(size - 1) * dilation + 1 for size, dilation in zip(kernel.shape[:rank], dilations, strict=True)]
     known = tf.get_static_value(sizes)
     wanted = list(known[inner]) if known is not None else [None] * rank
@@ -97,17 +115,18 @@ def _grouped(call: Call) -> Any:
     import tensorflow as tf
 
     x, kernel = call.inputs
-    channels, depth = x.shape[-1], kernel.shape[3]
-    if call.attr("data_format") != "NDHWC" or channels is None or depth is None or channels == depth:
+    first = call.attr("data_format") == "NCDHW"
+    channels, depth = x.shape[1 if first else -1], kernel.shape[3]
+    if channels is None or depth is None or channels == depth:
         return None
-    dims = [x.shape[0], kernel.shape[4], *call.op.outputs[0].shape[1:4]]
+    inner = slice(2, None) if first else slice(1, 4)
     result = marker(
         "Conv",
-        [tf.transpose(x, _first(3)), tf.transpose(kernel, [4, 3, 0, 1, 2])],
-        dims,
+        [x if first else tf.transpose(x, _first(3)), tf.transpose(kernel, [4, 3, 0, 1, 2])],
+        [x.shape[0], kernel.shape[4], *call.op.outputs[0].shape[inner]],
         group=channels // depth,
-        strides=[int(s) for s in call.attr("strides")[1:4]],
-        dilations=[int(d) for d in call.attr("dilations")[1:4]],
+        strides=[int(s) for s in call.attr("strides")[inner]],
+        dilations=[int(d) for d in call.attr("dilations")[inner]],
         auto_pad="SAME_UPPER" if call.attr("padding") == "SAME" else "VALID",
     )
-    return tf.transpose(result, _last(3))
+    return result if first else tf.transpose(result, _last(3))

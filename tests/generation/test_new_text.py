@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from typing import Any
 
 import numpy as np
@@ -172,3 +173,6 @@ def test_a_second_start_token() -> None:
     source = Source(ids("▁a", "</s>"), bos_token="<s>", eos_token="</s>", add_bos_token=True)
     with pytest.warns(UserWarning, match=r"prompt: '<s>' begins the text, and the tokenizer adds another"):
         source.generate_text("<s>Once")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert source.generate_text("Once") == " a"

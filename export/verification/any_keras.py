@@ -264,7 +264,10 @@ def any_checks(
                     f"samples: got {case.name}, which Keras rejects: {one_line(error)}; accepted: inputs that it takes"
                 ) from error
             if not case.tried:
-                raise
+                raise ValueError(
+                    f"samples: got none, and Keras rejects all inputs that are drawn: {one_line(error)}; accepted: "
+                    "samples= of inputs that it takes"
+                ) from error
             yield Check(
                 prefix + case.name, True, None, f"not compared, since Keras rejects these sizes: {one_line(error, 80)}"
             )

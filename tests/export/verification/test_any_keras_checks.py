@@ -132,7 +132,7 @@ def test_a_fault_at_edge_values_is_found(name: str, format: str, tmp_path: Path)
     fault = FAULTS[name]
     right, wrong = (model_of(function, *fault.inputs) for function in (fault.right, fault.wrong))
     file = written(wrong, tmp_path / f"wrong.{format}")
-    with pytest.raises(export.ExportError, match=r"^the exported file differs from Keras"):
+    with pytest.raises(export.ExportError, match=r"^the exported file differs from Keras: .* samples= takes others$"):
         quick_check(exportable(right), export.load(file))
     report = export.verify(right, file)
     assert [check for check in report.checks if not check.passed and check.rule], report.to_markdown()
@@ -227,6 +227,16 @@ def test_a_model_without_any_finite_result_needs_samples(format: str, tmp_path: 
     report = export.verify(model, tmp_path / f"m.{format}", samples=samples)
     assert report.passed, report.to_markdown()
     assert sum(check.name.startswith("sample 0") for check in report.checks) == (1 if format == "onnx" else 3)
+
+
+def test_a_model_that_rejects_what_is_drawn_needs_samples(tmp_path: Path) -> None:
+    """A matrix that is drawn is not positive definite."""
+    model = model_of(ops.cholesky, ("float32", (3, 3)))
+    with pytest.raises(ValueError, match=r"^samples: got none, and Keras rejects .*Cholesky.*; accepted: samples= of"):
+        export.to_onnx(model, tmp_path / "m.onnx")
+    given = np.array([[[4, 2, 0], [2, 5, 1], [0, 1, 3]]], "float32")
+    file = export.to_onnx(model, tmp_path / "m.onnx", samples=[{"a": given}]).path
+    np.testing.assert_allclose(export.load(file).run(given)["y"], np.linalg.cholesky(given), rtol=1e-5, atol=1e-6)
 
 
 # ---- values that Keras rejects --------------------------------------------------------------------------------------

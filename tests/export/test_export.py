@@ -167,7 +167,11 @@ def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -
     expected_dims: dict[str, dict[str, Any]] = {
         "vit": {model.signature.inputs[0].name: ["batch", "height", "width", 3]},
         "gpt": text,
-        "bert": {**text, **({} if "distilbert" in variant else {"token_type_ids": "sequence"})},
+        "bert": {
+            **text,
+            **({} if "distilbert" in variant else {"token_type_ids": "sequence"}),
+            **({"pooling_mask": "sequence"} if "prompt" in variant else {}),
+        },
         "transformer": {**sides, "decoder_attention_mask": "target"},
         "seq2seq": sides,
     }

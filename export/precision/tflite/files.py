@@ -30,7 +30,7 @@ from ..onnx.orders import Orders
 from ..rotation import RoundingError, block_of, worth_rotating
 from .blocks import nearest_blocks
 from .rotation import rotate
-from .static import activations, every_operator, floats_outside, ranges
+from .static import activations, every_operator, floats_outside, name_outputs, ranges
 from .versions import write_versions
 from .weights import LOOKUP, PRODUCT, Weight, keras_names, weights_of
 
@@ -112,6 +112,7 @@ def round_file(
         numbers = {id(weight): kept[weight.names[0]] for weight in found}
         names = {id(weight): name for weight in found if (name := places[weight.names[0]]) is not None}
     model = unpacked(_quantized(content, found, numbers, precision, calls))
+    name_outputs(model)
     if precision.integer_only:
         floats_outside(model)
     if precision.method != "rtn":

@@ -115,6 +115,25 @@ def every_operator(made: Any, model: Any, rule: tuple[Any, Any]) -> None:
         )
 
 
+def name_outputs(model: Any) -> None:
+    """Let the signatures of a quantized ``ModelT`` name the outputs of their graphs.
+
+    Where an operator reads an output, the quantizer dequantizes it for both, and leaves the integers in the signature.
+    """
+    floats = {
+        (id(graph), int(node.inputs[0])): int(node.outputs[0])
+        for graph, node, operator in operators(model)
+        if operator == "DEQUANTIZE"
+    }
+    for signature in model.signatureDefs:
+        graph = model.subgraphs[signature.subgraphIndex]
+        returned = {int(index) for index in graph.outputs}
+        for entry in signature.outputs:
+            index = int(entry.tensorIndex)
+            if index not in returned:
+                entry.tensorIndex = floats.get((id(graph), index), index)
+
+
 def floats_outside(model: Any) -> None:
     """Give the signatures of a quantized ``ModelT`` float inputs and outputs, quantized after an input and dequantized
     before an output.

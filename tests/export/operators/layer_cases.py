@@ -196,7 +196,7 @@ for group, data_format in (("volume", "channels_last"), ("volume_first", "channe
     layer(group, "UpSampling3D", (2, 1, 3), data_format=data_format)
 add("series", "Lambda-mean", L.Lambda(lambda t: ops.mean(t, axis=1) * 2.0))
 add("series", "Masking-LSTM", lambda x: L.LSTM(3)(L.Masking(0.0)(x)))
-add("series", "Masking-values", L.Masking(0.5))
+layer("series", "Masking", 0.5)
 
 # ---- convolutions and pooling ----------------------------------------------------------------------------------------
 
@@ -286,7 +286,7 @@ class Decay(L.Layer):
         return ops.tanh(new), [new]
 
 
-add("series", "RNN-own-cell", L.RNN(Decay(), return_sequences=True, return_state=True))
+add("series", "RNN-own-cell", lambda x: list(L.RNN(Decay(), return_sequences=True, return_state=True)(x)))
 add("masked", "RNN-own-cell-mask", lambda x, m: L.RNN(Decay(), return_sequences=True)(x, mask=m))
 for rank, group in ((1, "sequence"), (2, "video"), (3, "film")):
     for more in options(return_sequences=[False, True], padding=["same", "valid"]):

@@ -205,7 +205,7 @@ def test_a_tied_table_is_stored_once(options: dict[str, Any], tmp_path: Path) ->
         each = sizes[result.precision]
         large = [b for b in stored(file).buffers if b.data is not None and len(b.data) >= table]
         assert [len(buffer.data) for buffer in large] == [each * table]
-        assert result.bytes < (each + 1.4) * table
+        assert result.bytes < (each + 1.5) * table  # the table, and graphs of several signatures
         assert export.verify(model, file).passed
 
 

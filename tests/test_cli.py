@@ -120,6 +120,7 @@ def test_generate_and_plot(tmp_path: Path) -> None:
         assert done.returncode == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_keras_files(tmp_path: Path) -> None:
     """Check that every command that takes a model reads what ``convert`` writes, including the tokenizer."""
     source = Path(__file__).parent / "goldens" / "llama-gguf" / "q8_0.gguf"

@@ -47,6 +47,7 @@ def answer_as_keras(printed: str, stem: str) -> None:
         assert same == rows >= 100, suffix
 
 
+@pytest.mark.slow
 def test_attention_by_hand() -> None:
     assert "1.9366 6.6831 1.5951" in example("attention_by_hand.py")
 

@@ -77,6 +77,7 @@ def test_kinds_of_an_encoder_decoder(kind: str | None, tmp_path: Path) -> None:
     close(drawn[0], scores[:, query, key], 1e-6)
 
 
+@pytest.mark.slow
 def test_a_large_model_is_drawn_in_part(tmp_path: Path) -> None:
     model = tiny("gpt", "gpt2", num_layers=13, num_heads=2)
     drawn = plot.attention_maps(model, IDS[:, :3], tmp_path / "map.png")

@@ -110,6 +110,7 @@ def test_a_loaded_model_is_not_shown_noise(tmp_path: Path, capsys: pytest.Captur
     assert command("positions", tmp_path / "model", tmp_path / "b.png") == (0, "")
 
 
+@pytest.mark.slow
 def test_what_is_left_out_is_told(told: dict[str, Any], tmp_path: Path) -> None:
     model = tiny("gpt", "gpt2", num_layers=13, num_heads=16)
     plot.attention_maps(model, np.array([[5, 6]]), tmp_path / "a.png")

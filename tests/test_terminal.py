@@ -125,6 +125,7 @@ def test_info_of_another_s_file(tmp_path: Path) -> None:
     assert "not of attention_zoo" in repr(export.load(tmp_path / "m.onnx"))
 
 
+@pytest.mark.slow
 def test_bench_takes_a_file_s_own_sizes(tmp_path: Path) -> None:
     made = export.to_tflite(tiny("bert", "backbone"), tmp_path / "m.tflite", batch_size=3, sequence_length=5)
     code, out, err = cli("bench", made.path, "--repeats", 2)

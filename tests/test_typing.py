@@ -18,6 +18,7 @@ from helpers import ROOT, python
 from type_checks import SCRIPTS, check_user_scripts
 
 
+@pytest.mark.slow
 def test_pyright_checks_user_scripts(tmp_path: Path) -> None:
     """Check scripts outside of the repository against the editable installation of this environment."""
     check_user_scripts(sys.executable, tmp_path)

@@ -238,6 +238,7 @@ def test_folders_and_exports_have_merged_weights(tmp_path: Path, rng: Any) -> No
     assert model.lora is not None
 
 
+@pytest.mark.slow
 def test_keras_file_goes_on_where_training_stopped(tmp_path: Path, rng: Any) -> None:
     """The file keeps adapters, frozen weights and the optimizer, so that training continues with equal results."""
     model = classifier()
@@ -380,6 +381,7 @@ def test_patterns() -> None:
             method()
 
 
+@pytest.mark.slow
 def test_frozen_weights_stay(tmp_path: Path, rng: Any) -> None:
     """Frozen weights stay unchanged by ``fit``, also after reloading; unfreezing requires compiling again."""
     model = classifier()

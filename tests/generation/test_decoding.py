@@ -381,6 +381,7 @@ THREE = [("gpt", "llama"), ("transformer", "t5"), ("seq2seq", "bahdanau")]
 
 
 @every_variant(THREE, slow=THREE[1:])
+@pytest.mark.slow
 def test_beams_seeds_weights_and_files_after_generate(family: str, variant: str, tmp_path: Path) -> None:
     model, other = (tiny(family, variant, num_layers=1, seed=seed) for seed in (0, 1))
     randomise(model, spread=1.0)

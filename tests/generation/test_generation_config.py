@@ -315,6 +315,7 @@ def loaded(folder: Path) -> tuple[Any, list[str]]:
 
 
 @pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+@pytest.mark.slow
 def test_saved_models_keep_the_config(file: str, tmp_path: Path) -> None:
     """Published Marian models forbid their padding token, which is their most likely one, and have beams.
 

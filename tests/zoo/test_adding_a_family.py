@@ -121,6 +121,7 @@ def test_its_files(opt: Any, model: Any, tmp_path: Path, rng: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["m.onnx", "m.tflite"])
+@pytest.mark.slow
 def test_its_exports(model: Any, name: str, tmp_path: Path, rng: Any) -> None:
     to: Any = export.to_onnx if name.endswith("onnx") else export.to_tflite
     to(model, tmp_path / name, cache=True)

@@ -387,6 +387,7 @@ def test_adapters_have_no_place_there() -> None:
         to_keras_hub(model)
 
 
+@pytest.mark.slow
 def test_tokenizer() -> None:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "fox", "##es", "run", "."]
     tokenizer = hub.BertTokenizer(vocabulary=words, lowercase=True)

@@ -383,6 +383,7 @@ def test_every_weight_has_its_gradient(family: str, variant: str, rng: Any) -> N
 
 
 @every_variant(JITTED, slow=JITTED[1:])
+@pytest.mark.slow
 def test_jit_compiled_or_not(family: str, variant: str, rng: Any) -> None:
     """Three training steps and a prediction give the same values with and without XLA."""
     weights, predictions = [], []
@@ -448,6 +449,7 @@ def test_training_in_mixed_precision(family: str, variant: str, policy: str, rng
     assert all(keras.backend.standardize_dtype(w.dtype) == "float32" for w in model.trainable_weights)
 
 
+@pytest.mark.slow
 def test_callbacks(tmp_path: Any, rng: Any) -> None:
     model = tiny("gpt", "gpt2", num_layers=1)
     x, y, loss = task(model, rng)
@@ -663,6 +665,7 @@ def test_wrong_inputs(family: str, inputs: Any, message: str, way: str) -> None:
     assert int(model.optimizer.iterations) == 0, "it was refused after it had run"
 
 
+@pytest.mark.slow
 def test_lists_are_arrays() -> None:
     """Lists are accepted by name or bare, in a call and in Keras' loops; other values raise the package's own error."""
     for family in ("gpt", "bert"):

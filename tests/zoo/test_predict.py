@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from attention_zoo.zoo.registry import families
 from helpers import VARIANTS, python
 
@@ -39,6 +41,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_without_masks_and_with_onednn() -> None:
     """The results are those of the same model in float64, and no product is fused with a mask that all rows share."""
     one_each = [next(pair for pair in VARIANTS if pair[0] == family) for family in families()]

@@ -223,6 +223,7 @@ def test_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [path.name for path in folder.parent.iterdir()] == ["folder"], "no temporary folder stays"
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Export to a folder, and generate from it with its tokenizer."""
     model = gpt()

@@ -341,6 +341,7 @@ def test_the_engine_says_what_keras_says(template: str, framed: bool, tmp_path: 
 
 
 @engine
+@pytest.mark.slow
 def test_generation_config_in_the_engine(tmp_path: Path) -> None:
     """Forbidden tokens, sampling and lengths are in the bundle; what the engine lacks is a warning, twice."""
     model = randomise(gpt(), spread=0.6)

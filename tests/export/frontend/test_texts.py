@@ -51,6 +51,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("suffix", ["onnx", "tflite"])
+@pytest.mark.slow
 def test_it_goes_with_the_file(moved: dict[str, Path], suffix: str) -> None:
     model, runner = shared(), export.load(moved[suffix])
     assert runner.tokenizer is not None and runner.tokenizer is runner.tokenizer

@@ -87,6 +87,7 @@ def test_the_fewest_rotations_are_chosen() -> None:
     assert worth_rotating(errors, products[1:3]) == [1]
 
 
+@pytest.mark.slow
 def test_large_features_are_rotated_by_default(tmp_path: Path) -> None:
     model, file = decoder(planted=True), tmp_path / "m.tflite"
     plain = divergence(model, file, 0)

@@ -27,6 +27,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     return model, file
 
 
+@pytest.mark.slow
 def test_the_shortest_that_fits_runs(bert: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Check that the outputs, cut to the length of the input, are those of Keras.
 

@@ -225,6 +225,7 @@ def test_constants_are_computed_from_constants_only() -> None:
         assert constant(x + 1.0) is None
 
 
+@pytest.mark.slow
 def test_rows_that_depend_on_each_other(tmp_path: Path) -> None:
     """Check that a file for one row does not run several, if an output is not made of them."""
     x = keras.Input((4,), name="x")

@@ -156,6 +156,7 @@ def test_texts(variant: str, name: str, output: str | None, tmp_path: Path) -> N
     assert ("labels.txt" in files) == (output is not None)
 
 
+@pytest.mark.slow
 def test_files_without_a_task(files: Any, tmp_path: Path) -> None:
     texts = bert("sequence_classification", tmp_path)
     rows = export.to_tflite(vit(), tmp_path / "rows.tflite", batch_size=2)

@@ -246,6 +246,7 @@ def test_what_no_config_says_is_not_saved_in_silence(change: Any, message: str, 
     assert not (tmp_path / "changed").exists()
 
 
+@pytest.mark.slow
 def test_every_variant_is_as_its_config_says() -> None:
     from attention_zoo.zoo.saving import changes
 

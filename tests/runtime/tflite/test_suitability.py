@@ -164,6 +164,7 @@ def test_operators_are_those_of_the_schema() -> None:
 
 
 @every_variant(slow=FURTHER)
+@pytest.mark.slow
 def test_files_of_every_family(family: str, variant: str, files: Any) -> None:
     """Check that XNNPACK runs most of each signature and GPUs nearly all, and that weights are stored once."""
     _, result = files(family, variant, "tflite")

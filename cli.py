@@ -108,11 +108,14 @@ def info(
         str, typer.Argument(help="Preset name, model folder, or .gguf, .keras, .onnx, .tflite or .litertlm file.")
     ],
     imports: Imports = None,
+    target: Annotated[
+        str | None, typer.Option(help="ONNX file: also check it for a runtime, such as openvino.")
+    ] = None,
     json_: Json = False,
 ):
     """Show config, inputs and outputs of a preset, a saved model or an exported file."""
-    if is_exported(name):
-        return _file_info(existing("name", name), json_)
+    if is_exported(name) or target is not None:
+        return _file_info(existing("name", name), target, json_)
     model, parameters = described(name, imports or ())
     signature = model.signature.to_dict()
     facts = {"name": name, "family": model.family, "parameters": parameters}
@@ -125,20 +128,23 @@ def info(
     _print_rows(name, f"{facts['family']}, {facts['parameters']:,} parameters", [*rows, *tensor_rows(facts)])
 
 
-def _file_info(file: str, json_: bool) -> None:
+def _file_info(file: str, target: str | None, json_: bool) -> None:
     from . import export as exporters
+    from .export.onnx.targets.check import accept, check_files
     from .runtime.description import rows
     from .runtime.quiet import quiet
 
+    accept(file, target)
     with quiet():  # LiteRT prints messages when it loads a file
         facts = exporters.describe(file)
+    reports = check_files(facts["files"], target)
     if json_:
-        return _print_json(facts)
+        return _print_json(facts | ({} if target is None else {"targets": [one.to_dict() for one in reports]}))
     _print_rows(
         file,
         f"{facts['family'] or 'not of attention_zoo'}, "
         f"{facts['task']}, " * bool(facts["task"]) + f"{facts['format']}, {facts['bytes'] / 1e6:.1f} MB",
-        rows(facts),
+        [*rows(facts), *(row for one in reports for row in one.rows())],
     )
 
 
@@ -226,7 +232,17 @@ def export(
     ] = None,
     method: Annotated[str | None, typer.Option(help="int4: rtn, search, or gptq (takes minutes).")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="Weights to keep in float32, as '*/down/kernel'.")] = None,
-    target: Annotated[str | None, typer.Option(help="ONNX operators: standard or onnxruntime.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="ONNX: the runtime that the file is for, such as onnxruntime or openvino.")
+    ] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX: 17 to 23; default: the lowest that suffices.")] = None,
+    static_shape: Annotated[
+        list[str] | None, typer.Option(help="ONNX: size of an open dimension, as batch=1; repeatable.")
+    ] = None,
+    index_dtype: Annotated[str | None, typer.Option(help="ONNX: int32 or int64 for ids and masks.")] = None,
+    data_format: Annotated[
+        str | None, typer.Option(help="ONNX, huggingface: channels_first or channels_last for images.")
+    ] = None,
     samples: Annotated[
         Path | None, typer.Option(help="Texts, one per line, or inputs as .npz, to compare and measure on.")
     ] = None,
@@ -234,12 +250,15 @@ def export(
     card: Annotated[
         list[str] | None, typer.Option(help="Model card entry, such as 'license=MIT' or 'author=Ada'; repeatable.")
     ] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(help="ONNX: text to store in the file, as 'name=text'; repeatable.")
+    ] = None,
     input_signature: InputSignature = None,
     imports: Imports = None,
     json_: Json = False,
 ):
     """Export a model to ONNX, TFLite, LiteRT-LM or a folder for other loaders, and compare it with Keras."""
-    from .export.command import export_as, lengths, shapes
+    from .export.command import export_as, lengths, shapes, sizes_of
 
     details: dict[str, Any] = {"activations": activations, "block_size": block_size, "method": method}
     details |= {"keep": tuple(keep or ()), "integer_only": integer_only}
@@ -250,7 +269,9 @@ def export(
         "card": fields_of("card", card or []) or None,
     }
     options |= {"samples": None if samples is None else samples_of("samples", samples), "batch_size": batch_size}
-    options |= {"sequence_length": lengths(sequence_length), "image_size": image_size}
+    options |= {"sequence_length": lengths(sequence_length), "image_size": image_size, "opset": opset}
+    options |= {"static_shapes": sizes_of(static_shape or []) or None, "index_dtype": index_dtype}
+    options |= {"data_format": data_format, "custom_metadata": fields_of("metadata", metadata or []) or None}
     options |= {"prefill": prefill or None, "max_length": max_length}
     options |= {"input_signature": shapes(input_signature or []) or None}
     with working(f"exporting {model} to {file}"):

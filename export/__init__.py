@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .bundles.litertlm import to_litertlm
     from .errors import AccuracyError, ExportError
     from .onnx.exporter import to_onnx
+    from .onnx.targets.check import check
     from .options import Precision
     from .precision.report import Accuracy
     from .tflite.exporter import to_tflite
@@ -27,6 +28,7 @@ _HOMES = {
     "ExportError": ".errors",
     "Precision": ".options",
     "benchmark": "..bench",
+    "check": ".onnx.targets.check",
     "compare": "..bench",
     "describe": "..runtime.description",
     "load": "..runtime.loading",
@@ -44,6 +46,7 @@ __all__ = [
     "ExportError",
     "Precision",
     "benchmark",
+    "check",
     "compare",
     "describe",
     "load",

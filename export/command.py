@@ -31,6 +31,21 @@ def lengths(words: str | None) -> Any:
     return [int(number) for number in numbers] if len(numbers) > 1 else int(words)
 
 
+def sizes_of(given: Iterable[str]) -> dict[str, int]:
+    """Parse the options ``--static-shape``, such as "batch=1", to the argument `static_shapes` of ``to_onnx``.
+
+    Raises:
+        ValueError: a text has another form, or a dimension occurs twice.
+    """
+    found: dict[str, int] = {}
+    for text in given:
+        name, _, size = (part.strip() for part in text.partition("="))
+        if not name or not size.isdecimal() or name in found:
+            raise ValueError(f"static_shape: got {text!r}; accepted: each dimension once, as batch=1")
+        found[name] = int(size)
+    return found
+
+
 def shapes(given: Iterable[str]) -> dict[str, tuple[tuple[int | None, ...], str | None]]:
     """Parse the options ``--input-signature``, such as "image=1,224,224,3:float32" or "ids=batch,sequence:int32".
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ..checks import choice, fraction, is_integer, shown
 from ..runtime.graph_names import FOREIGN
 from .frontend.card import as_card, own_metadata
+from .onnx.targets.table import TARGETS
+from .onnx_versions import FIRST, LAST
 from .options import LEAST_COSINE, NAMES, Precision, as_precision
 
 if TYPE_CHECKING:  # the command line checks a request before it imports Keras, which is slow
@@ -22,16 +24,18 @@ if TYPE_CHECKING:  # the command line checks a request before it imports Keras, 
     from .frontend.spec import Exportable
 
 SUFFIXES = {"onnx": ".onnx", "tflite": ".tflite", "litertlm": ".litertlm"}  # the other formats are folders
+OWN_METADATA = "attention_zoo."
 _ALL = ("precision", "samples", "metric", "least_cosine", "card")
 _VIEW = ("input_signature", "image_dtype", "image_processor")
+_ONNX = ("opset", "custom_metadata")
 _SIZES = ("batch_size", "sequence_length", "image_size")
 # All options of each format.
 ACCEPTED: Mapping[str, tuple[str, ...]] = {
-    "onnx": (*_ALL, *_VIEW, "cache", "data_format", "target"),
+    "onnx": (*_ALL, *_VIEW, *_ONNX, "cache", "data_format", "target", "static_shapes", "index_dtype"),
     "tflite": (*_ALL, *_VIEW, *_SIZES, "cache", "prefill", "max_length"),
     "litertlm": (*_ALL, "prefill", "max_length", "stop_tokens"),
     "genai": (*_ALL, "target", "max_length", "stop_tokens"),
-    "huggingface": (*_ALL, "data_format", "model_type"),
+    "huggingface": (*_ALL, *_ONNX, "data_format", "model_type"),
 }
 # Accepted values of the fields of ``Precision`` that a format restricts, mostly because it lacks the kernels.
 PRECISIONS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
@@ -68,6 +72,10 @@ class ExportRequest:
     data_format: str | None = None
     cache: bool | None = None
     target: str | None = None
+    opset: int | None = None
+    static_shapes: Mapping[str, int] | None = None
+    index_dtype: str | None = None
+    custom_metadata: Mapping[str, str] | None = None
     batch_size: int = 1
     sequence_length: Any = None
     image_size: Any = None
@@ -102,7 +110,8 @@ class ExportRequest:
 
     def __post_init__(self) -> None:
         self._check_precision()
-        choice("target", self.target, (None, "standard", "onnxruntime"))
+        choice("target", self.target, (None, *TARGETS))
+        self._check_onnx()
         formats = ("channels_first", "channels_last")
         choice("data_format", self.data_format, formats if self.format == "huggingface" else (None, *formats[::-1]))
         self._check_accuracy()
@@ -116,6 +125,37 @@ class ExportRequest:
         if kind == "tflite":
             blocks = (None, *TFLITE_BLOCKS) if numbers.name == "int4" else (None,)
             choice("precision.block_size", numbers.block_size, blocks)
+
+    def _check_onnx(self) -> None:
+        if self.opset is not None and not (is_integer(self.opset) and FIRST <= self.opset <= LAST):
+            raise ValueError(f"opset: got {self.opset!r}; accepted: an integer from {FIRST} to {LAST}, or None")
+        newest = TARGETS[self.target or "standard"].reads
+        if self.opset is not None and newest is not None and self.opset > newest:
+            raise ValueError(
+                f"opset: got {self.opset}, and {self.target} reads opsets up to {newest}; accepted: {FIRST} to "
+                f"{newest}, or None"
+            )
+        choice("index_dtype", self.index_dtype, (None, "int64", "int32"))
+        sizes = self.static_shapes
+        if sizes is not None and (
+            not isinstance(sizes, Mapping)
+            or not sizes
+            or not all(is_integer(size) and size > 0 for size in sizes.values())
+        ):
+            raise ValueError(
+                f"static_shapes: got {shown(sizes):.80}; accepted: positive sizes by the names of open dimensions, "
+                "such as {'batch': 1, 'sequence': 128}"
+            )
+        own = self.custom_metadata
+        if own is not None and (
+            not isinstance(own, Mapping)
+            or not all(isinstance(text, str) and text for entry in own.items() for text in entry)
+            or any(name.startswith(OWN_METADATA) for name in own)
+        ):
+            raise ValueError(
+                f"custom_metadata: got {shown(own):.80}; accepted: texts by names that do not begin with "
+                f"{OWN_METADATA!r}"
+            )
 
     def _check_accuracy(self) -> None:
         given = {"metric": self.metric, "least_cosine": self.least_cosine}
@@ -221,7 +261,10 @@ class ExportRequest:
     @property
     def blocks_for(self) -> str:
         """The operators that read block-wise quantized weights in ONNX: "onnxruntime" or "standard"."""
-        return self.target or "onnxruntime"
+        if self.target is None:
+            return "onnxruntime"
+        target = TARGETS[self.target]
+        return "onnxruntime" if target.fallback or "com.microsoft" in target.domains else "standard"
 
 
 DEFAULTS: Mapping[str, Any] = {

@@ -27,6 +27,9 @@ class ExportResult:
         files: all files that belong to the model, `path` first. Copy or move them together.
         fused: for an ONNX file, pairs of numbers by kind ("attention", "normalization", "gelu", "rotary", "recurrent"):
             how many of that kind are a single operator in the file, and how many the model has.
+        opset: for an ONNX file, the version of its standard operators; None for other formats.
+        ir_version: for an ONNX file, its IR version.
+        least_runtime: for an ONNX file, the first version of ONNX Runtime that reads it.
         warnings: what a user of the file should know, one sentence each.
         precision: "fp32", "fp16", "int8" or "int4".
         rounded: share of the weights' values that are in reduced precision, from 0 to 1; 0 for "fp32".
@@ -44,6 +47,9 @@ class ExportResult:
     greatest_difference: float
     files: tuple[Path, ...] = ()
     fused: dict[str, tuple[int, int]] = field(default_factory=dict)
+    opset: int | None = None
+    ir_version: int | None = None
+    least_runtime: str | None = None
     warnings: list[str] = field(default_factory=list)
     precision: str = "fp32"
     rounded: float = 0.0
@@ -71,6 +77,11 @@ class ExportResult:
             "|---|---|",
             f"| size | {self.bytes / 1e6:.1f} MB{ratio} |",
             f"| time | {self.seconds:.1f} s |",
+            *(
+                [f"| opset | {self.opset}, IR {self.ir_version}: ONNX Runtime {self.least_runtime} or later |"]
+                if self.opset
+                else []
+            ),
             f"| maximum difference from Keras | {self.greatest_difference:.1e}{in_float32} |",
             *(f"| {name} | {value} |" for name, value in self._accuracy_rows()),
             f"| operators | {sum(self.operators.values())}: {operators} |",
@@ -80,6 +91,11 @@ class ExportResult:
             *(f"| warning | {warning} |" for warning in self.warnings),
         ]
         return "\n".join(rows)
+
+    def _opset_rows(self) -> list[str]:
+        if self.opset is None:
+            return []
+        return [f"{self.opset}, IR {self.ir_version}: for ONNX Runtime {self.least_runtime} or later"]
 
     def _accuracy_rows(self) -> list[tuple[str, str]]:
         if self.accuracy is None:

@@ -43,6 +43,8 @@ class Orthogonal(keras.initializers.Orthogonal):
 class _Recurrent:
     """Behavior of both layers that differs from Keras."""
 
+    returns_cell = True
+
     @property
     def textbook(self) -> bool:
         """Whether activations and biases are those of the papers, for which runtimes have an operator."""

@@ -14,6 +14,7 @@ from .litertlm.description import describe_bundle, model_in
 from .litertlm.runner import LiteRTLMRunner
 from .loading import load
 from .metadata import CARD, CONFIG, FAMILY, FILES, STOP_TOKENS, TASK, TOKENIZER_FILES, stated
+from .onnx.versions import least_runtime as onnx_runtime
 from .runner import Runner
 from .tflite.flatbuffer import least_runtime, tflite_operators
 from .tflite.suitability import from_dict, suitability
@@ -31,9 +32,10 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         None), ``card`` (texts by field), ``config``, ``precision`` (None for a third-party file), ``tokenizer`` (names
         of the tokenizer files that it contains), ``stop_tokens`` (ids), ``graphs`` (``inputs`` and ``outputs`` of each
         graph by name, with their ``dims`` and the ``shape`` that they have in the file) and ``operators`` (the number
-        of nodes by operator; empty for an ONNX file if the package onnx is not installed). For a TFLite file also
-        ``suitability``, as in ``ExportResult``, and ``least_runtime``, the oldest runtime that knows all its operators
-        or None; for a LiteRT-LM bundle also the keys of ``describe_bundle``.
+        of nodes by operator; empty for an ONNX file if the package onnx is not installed). For an ONNX file also
+        ``opset``, ``ir_version`` and ``least_runtime``, the first version of ONNX Runtime that reads it. For a TFLite
+        file also ``suitability``, as in ``ExportResult``, and ``least_runtime``, the oldest runtime that knows all its
+        operators or None; for a LiteRT-LM bundle also the keys of ``describe_bundle``.
 
     Raises:
         ValueError: If the file does not exist, has another suffix or cannot be read by the runtime.
@@ -60,13 +62,16 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
     if isinstance(runner, LiteRTLMRunner):
         signatures, operators = model_in(runner)
+        opset = ir_version = None
         facts |= describe_bundle(runner)
     else:
         signatures = {name: graph.signature for name, graph in runner.graphs.items()}
-        operators = _operators(runner, files)
+        operators, opset, ir_version = _operators(runner, files)
     if runner.format == "tflite":
         facts["suitability"] = asdict(suitability(runner.path))
         facts["least_runtime"] = least_runtime(runner.path)
+    if opset is not None:
+        facts |= {"opset": opset, "ir_version": ir_version, "least_runtime": onnx_runtime(opset, operators)}
     graphs = {
         name: {"inputs": _tensors(s, s.inputs), "outputs": _tensors(s, s.outputs)} for name, s in signatures.items()
     }
@@ -77,15 +82,19 @@ def _tensors(signature: Signature, specs: Iterable[TensorSpec]) -> list[dict[str
     return [asdict(spec) | {"shape": list(signature.shape(spec))} for spec in specs]
 
 
-def _operators(runner: Runner, files: list[Path]) -> list[str]:
+def _operators(runner: Runner, files: list[Path]) -> tuple[list[str], int | None, int | None]:
+    """Return the operators of a file, and for an ONNX file its opset and its IR version, if the package onnx is
+    installed."""
     if runner.format == "tflite":
-        return tflite_operators(runner.path)
+        return tflite_operators(runner.path), None, None
     try:
         import onnx
     except ImportError:  # everything else can be read with the runtime alone
-        return []
+        return [], None, None
     models = [onnx.load(file, load_external_data=False) for file in files if file.suffix == ".onnx"]
-    return [f"{node.domain}.{node.op_type}".lstrip(".") for model in models for node in model.graph.node]
+    names = [f"{node.domain}.{node.op_type}".lstrip(".") for model in models for node in model.graph.node]
+    opsets = [entry.version for model in models for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    return names, max(opsets, default=None), max(model.ir_version for model in models)
 
 
 def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -97,6 +106,8 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     found += _bundle_rows(facts) if "sections" in facts else _text_rows(facts)
     for name, graph in facts["graphs"].items():
         found += tensor_rows(graph, f"{name}: ")
+    if facts.get("opset"):
+        found.append(("opset", f"{facts['opset']}, IR {facts['ir_version']}"))
     if facts.get("least_runtime"):
         found.append(("oldest runtime", facts["least_runtime"]))
     if "suitability" in facts:

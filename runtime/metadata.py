@@ -23,6 +23,7 @@ GENERATION = "attention_zoo.generation"  # defaults of ``generate``, with the na
 CARD = "attention_zoo.card"  # author, license and other fields of the model card
 TASK = "attention_zoo.task"  # a Hugging Face task name
 PADDING = "attention_zoo.padding"  # the padding side, if the file accepts only one
+FOLDED = "attention_zoo.folded"  # how initializers of an ONNX file are made of the weights; see ``export/folding.py``
 PRECISION = "attention_zoo.precision"  # details of the precision, if it is not float32
 OURS = "accepted: a file as attention_zoo.export writes it"
 

@@ -62,6 +62,8 @@ class _Options(TypedDict, total=False):
 
     model_type: str | None
     data_format: str
+    opset: int | None
+    custom_metadata: Mapping[str, str] | None
     samples: Any
     metric: Callable[[Runner], float] | None
     least_cosine: float | None
@@ -88,10 +90,12 @@ def to_huggingface_onnx(
     precision: str | Precision | Sequence[str | Precision] = "fp32",
     model_type: str | None = None,
     data_format: str = "channels_first",
+    opset: int | None = None,
     samples: Any = None,
     metric: Callable[[Runner], float] | None = None,
     least_cosine: float | None = None,
     card: Mapping[str, str] | None = None,
+    custom_metadata: Mapping[str, str] | None = None,
 ) -> ExportResult | list[ExportResult]:
     """Write `model`, a GPT, BERT or ViT, as a folder that Optimum and transformers.js open, with a file per precision.
 
@@ -110,7 +114,7 @@ def to_huggingface_onnx(
             as in Keras. Default: "channels_first".
         samples, metric, least_cosine: as in ``to_onnx``, for the precisions other than "fp32". Images in `samples` have
             the layout `data_format`.
-        card: as in ``to_onnx``.
+        opset, card, custom_metadata: as in ``to_onnx``.
 
     Returns:
         The ``ExportResult`` of the file, or a list of results if `precision` is a sequence. The `files` of a result are
@@ -121,7 +125,8 @@ def to_huggingface_onnx(
             cannot represent; the folder has other files; a precision occurs twice; or as in ``to_onnx``.
         ExportError: as in ``to_onnx``.
     """
-    options: dict[str, Any] = {"model_type": model_type, "data_format": data_format}
+    options: dict[str, Any] = {"model_type": model_type, "data_format": data_format, "opset": opset}
+    options["custom_metadata"] = custom_metadata
     options |= {"samples": samples, "metric": metric, "least_cosine": least_cosine, "card": card}
     results = export_huggingface_onnx(model, requests_for(folder, precision, **options))
     return results[0] if isinstance(precision, str | Precision) else results

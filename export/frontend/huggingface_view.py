@@ -10,6 +10,8 @@ from keras import ops
 
 from ...signature import Graph, Signature, TensorSpec
 from ...zoo.base import ZooModel
+from .any_keras.channels_first import ChannelsFirst, images_of
+from .any_keras.model import Foreign
 
 Tensor = Any
 MOVED = ("batch", "height", "width")  # dimensions of an image before its channels
@@ -83,17 +85,23 @@ def in_format(model: Any, data_format: str | None) -> Any:
     """Return the view of `model` for "channels_first", or else `model` itself.
 
     Raises:
-        ValueError: `data_format` is "channels_first", and `model` is not an image model of this package with
-            floating-point inputs.
+        ValueError: `data_format` is "channels_first", and `model` takes no images, or has their channels first already.
     """
     if data_format != "channels_first":
         return model
+    if isinstance(model, Foreign):
+        if not (names := images_of(model)):
+            raise ValueError(
+                f"data_format: got 'channels_first' for {model.name}, which takes no (batch, height, width, channels); "
+                "accepted: None"
+            )
+        return ChannelsFirst(model, names)
     images = isinstance(model, ZooModel) and any(spec.dims[:-1] == MOVED for spec in model.signature.inputs)
     if not images:
         kind = getattr(model, "family", type(model).__name__)
         raise ValueError(
-            f"data_format: got 'channels_first' for a {kind}; accepted: None, or an image model of attention_zoo "
-            "without image_dtype='uint8'"
+            f"data_format: got 'channels_first' for a {kind}; accepted: None, or an image model without "
+            "image_dtype='uint8'"
         )
     return HuggingFaceView(model)
 

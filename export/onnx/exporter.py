@@ -6,28 +6,34 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...needs import named_extras
+from ...runtime.onnx.versions import least_runtime
 from ...runtime.runner import Runner
-from ...signature import Graph
+from ...signature import Graph, Signature
 from ..digests import unsealed
 from ..frontend.any_keras.functions import AnyFunctions
 from ..frontend.any_keras.model import Foreign
 from ..frontend.card import set_onnx_card
 from ..frontend.inference import FileWeights, inference, one_at_a_time
 from ..frontend.spec import Exportable
+from ..onnx_versions import FIRST, IR_VERSIONS, LAST
 from ..options import Precision
+from ..precision.onnx.files import activations_of
 from ..request import ExportRequest
 from ..result import ExportResult
 from ..verification.quick import quick_check
-from .conversion import convert
+from .conversion import Form, convert
 from .files import Written, for_runtime, in_precision, write
 from .fused import fused
+from .targets.table import TARGETS
 
 # Parts of the names of operators that a graph must not contain: one of a third-party model, and one of attention_zoo.
 NOWHERE = ("Dropout", "Random", "PartitionedCall", "PyFunc")
+WITH_BLOCKS = 21  # the first opset whose DequantizeLinear reads blocks
 FORBIDDEN = ("Dropout", "Random", "Einsum", "PartitionedCall", "PyFunc", "Loop", "If")
 
 
@@ -43,12 +49,16 @@ def to_onnx(
     image_processor: Any = None,
     data_format: str | None = None,
     target: str | None = None,
+    opset: int | None = None,
+    static_shapes: Mapping[str, int] | None = None,
+    index_dtype: str | None = None,
     samples: Any = None,
     metric: Callable[[Runner], float] | None = None,
     least_cosine: float | None = None,
     card: Mapping[str, str] | None = None,
+    custom_metadata: Mapping[str, str] | None = None,
 ) -> ExportResult:
-    """Write `model` as ONNX (opset 23) with named dynamic dimensions, and compare the file with Keras.
+    """Write `model` as ONNX with named dynamic dimensions, and compare the file with Keras.
 
     The graphs depend on the model:
 
@@ -87,11 +97,20 @@ def to_onnx(
             preprocessing that the model was loaded with.
         data_format: "channels_first" for images as (batch, channels, height, width). Default: "channels_last", (batch,
             height, width, channels).
-        target: "standard" for standard ONNX operators only, in every precision. "onnxruntime" for ONNX Runtime's own
-            operators, which are faster: the cache of a GPT with rotary positions becomes one buffer that no step
-            copies, and rows may then be padded on the right only (``generate`` of ``export.load`` accepts either side).
-            Default: standard operators, but ONNX Runtime's ``MatMulNBits`` and ``GatherBlockQuantized`` for block-wise
-            quantized weights (int4, and int8 with "float" activations).
+        target: the runtime that the file is for: "standard", "onnxruntime", "onnxruntime-web", "openvino", "tensorrt",
+            "coreml", "qnn", "rknn", "mnn" or "tract". It determines the opset, operators that are not written, and the
+            dtype of ids. "standard" takes standard operators only, in every precision. "onnxruntime" takes ONNX
+            Runtime's own operators, which are faster: the cache of a GPT with rotary positions becomes one buffer that
+            no step copies, and rows may then be padded on the right only (``generate`` of ``export.load`` accepts
+            either side). Default: standard operators, but ONNX Runtime's ``MatMulNBits`` and ``GatherBlockQuantized``
+            for block-wise quantized weights (int4, and int8 with "float" activations).
+        opset: the version of the standard operators, 17 to 23. The IR version is the lowest that it allows. Default:
+            that of the `target`, or the lowest that has all operators of the graph, which is 17 for transformers. It is
+            read by ONNX Runtime from 1.12 on and by most other runtimes.
+        static_shapes: sizes of open dimensions by name, as {"batch": 1, "sequence": 128}, for runtimes that need fixed
+            ones. The names are those of the file's inputs. A model with a key/value cache needs ``cache=False``.
+        index_dtype: "int32" or "int64" for ids and masks. Default: that of the `target`, or int64 for models of
+            attention_zoo and the dtype of the model for others.
         samples: data on which the accuracy of another precision is measured: a text, inputs by name, or a list of
             either. Static ranges and the method "gptq" use one half of it for calibration and the other half for the
             measurement. Default: built-in prose for a model with a tokenizer, otherwise synthetic inputs. For any other
@@ -102,6 +121,7 @@ def to_onnx(
             file. Default: 0.999 for fp16, 0.97 for int8 and 0.9 for int4; and, if the outputs are classes, a KL
             divergence of at most 0.01, 0.2 and 0.6 nats.
         card: the model card: texts by "name", "description", "version", "author" and "license".
+        custom_metadata: texts by name, which are stored in the ``metadata_props`` of the file.
 
     Returns:
         The ``ExportResult``; its `files` are all files of the model.
@@ -109,7 +129,8 @@ def to_onnx(
     Raises:
         ValueError: the model cannot be exported or its inputs are not known, Keras uses another backend than
             TensorFlow, the tokenizer does not fit the model, or an argument is not accepted, such as a `path` with
-            another suffix or ``cache=True`` for a model that does not generate.
+            another suffix, ``cache=True`` for a model that does not generate, or an `opset` that lacks an operator of
+            the model.
         ExportError: the conversion failed, or the file does not compute what the model computes.
         AccuracyError: the file is too inaccurate in `precision`. It is an ``ExportError``.
         ModuleNotFoundError: a required package is not installed.
@@ -124,10 +145,14 @@ def to_onnx(
         image_processor=image_processor,
         data_format=data_format,
         target=target,
+        opset=opset,
+        static_shapes=static_shapes,
+        index_dtype=index_dtype,
         samples=samples,
         metric=metric,
         least_cosine=least_cosine,
         card=card,
+        custom_metadata=custom_metadata,
     )
     return export_onnx(model, request)
 
@@ -165,6 +190,9 @@ def export_onnx(model: Any, request: ExportRequest) -> ExportResult:
         seconds=time.perf_counter() - start,
         operators=dict(written.operators.most_common()),
         fused=fused(written.calls, written.operators),
+        opset=written.opset,
+        ir_version=IR_VERSIONS[written.opset],
+        least_runtime=least_runtime(written.opset, written.operators),
         greatest_difference=difference,
         files=tuple(target.parent / name for name in sorted(appeared, key=lambda n: n != target.name)),
         precision=request.precision.name,
@@ -178,8 +206,52 @@ def _graphs(model: Exportable, request: ExportRequest) -> dict[str, Graph]:
     """Return the graphs to write, by name. The last one goes to the requested file."""
     if request.cache and not model.generates:
         raise ValueError(f"cache: got True for a {model.family} that does not generate; accepted: None or False")
-    graphs = model.graphs("dynamic" if request.cache is not False and model.generates else "plain")
-    return dict(reversed(graphs.items())) if isinstance(model, AnyFunctions) else graphs
+    cached = request.cache is not False and model.generates
+    graphs = model.graphs("dynamic" if cached else "plain")
+    graphs = dict(reversed(graphs.items())) if isinstance(model, AnyFunctions) else graphs
+    if request.static_shapes is not None:
+        if cached:
+            raise ValueError(
+                f"static_shapes: got sizes for a {model.family} with a key/value cache, which grows; accepted: None, "
+                "or cache=False"
+            )
+        graphs = {name: replace(graph, signature=_fixed(graph, request)) for name, graph in graphs.items()}
+    needs_sizes = TARGETS[request.target or "standard"].shapes == "static"
+    specs = [(graph.signature, spec) for graph in graphs.values() for spec in graph.signature.inputs]
+    named = [dim for signature, spec in specs for dim in signature.shape(spec) if isinstance(dim, str)]
+    if needs_sizes and named:
+        raise ValueError(
+            f"target: got {request.target!r}, which needs fixed sizes, for open {', '.join(dict.fromkeys(named))}; "
+            "accepted: static_shapes with all of them"
+        )
+    return graphs
+
+
+def _fixed(graph: Graph, request: ExportRequest) -> Signature:
+    try:
+        return graph.signature.exported(request.static_shapes)
+    except ValueError as error:
+        raise ValueError(f"static_shapes: {error}") from error
+
+
+def _form(graphs: Mapping[str, Graph], request: ExportRequest) -> Form:
+    """Return the opset and the other choices about how the graphs are written."""
+    target, precision = TARGETS[request.target or "standard"], request.precision
+    blocks = precision.name == "int4" or (
+        precision.name == "int8"
+        and any(activations_of(precision, graph.signature) == "float" for graph in graphs.values())
+    )
+    least = WITH_BLOCKS if blocks and request.blocks_for == "standard" else FIRST
+    opset = request.opset if request.opset is not None else target.opset
+    if request.target == "onnxruntime" and any(graph.signature.state for graph in graphs.values()):
+        opset = LAST  # ``runtime_graph`` looks for its operators
+    if opset is not None and opset < least:
+        raise ValueError(
+            f"opset: got {opset} for {precision.name!r} in standard operators, which read blocks of weights from "
+            f"{least} on; accepted: {least} to {LAST}, None, or another target"
+        )
+    dtype = request.index_dtype or (target.index_dtype if target.index_dtype != "int64" else None)
+    return Form(opset, least, target.avoid, dtype)
 
 
 def _file_names(model: Exportable, graphs: Mapping[str, Graph], target: Path) -> dict[str, str]:
@@ -201,15 +273,16 @@ def _in_float32(
 ) -> Written:
     """Write the graphs in float32 with standard operators. The last file also holds `metadata`, that of the model."""
     *_, last = graphs
+    form = _form(graphs, request)
     beside = {name: file for name, file in names.items() if name != last}
 
     def converted() -> Iterator[tuple[str, Any]]:
         for name, graph in graphs.items():
             with inference(model) as weights:
-                part = convert(model, weights, name, graph, {} if name in beside else beside)
+                part = convert(model, weights, name, graph, {} if name in beside else beside, form)
                 part.metadata_props.update(unsealed(weights))
             if name == last:
-                part.metadata_props.update(metadata)
+                part.metadata_props.update({**metadata, **(request.custom_metadata or {})})
             set_onnx_card(part, request.card)
             yield name, part
 

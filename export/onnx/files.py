@@ -36,6 +36,7 @@ class Written:
         operators: number of nodes of each operator, in all files together.
         runner: runner of the main file, which is the last one.
         calls: how often the model calls each kind of primitive; see ``fused.py``.
+        opset: the highest opset of the files.
         share: share of the weights' values that are in reduced precision.
         accuracy: accuracy relative to the float32 files; None for these.
     """
@@ -44,6 +45,7 @@ class Written:
     operators: Counter[str]
     runner: OnnxRunner
     calls: Counter[str]
+    opset: int
     share: float = 0.0
     accuracy: Accuracy | None = None
 
@@ -70,18 +72,20 @@ def write(
     calls: Counter[str] = Counter()
     files: list[Path] = []
     digests: dict[str, str] = {}
+    opset = 0
     for name, part in parts:
         if digests and name == main:
             part.metadata_props[DIGESTS_BESIDE] = json.dumps(digests)
         operators.update(_operators(part, forbidden))
         calls.update(part.meta.get("calls", {}))
+        opset = max(opset, part.opset_imports[""])
         data, file = _write(part, folder / names[name])
         digests[name] = seal(file, data)
         files += [file] if data is None else [data, file]
         del part
     if sum(file.stat().st_size for file in files) > LARGE:
         gc.collect()  # nodes of a graph are in reference cycles; frees its weights before the runtime loads them again
-    return Written(files, operators, _opened(folder / names[main]), calls)
+    return Written(files, operators, _opened(folder / names[main]), calls, opset)
 
 
 def for_runtime(standard: Written, names: Mapping[str, str], folder: Path, request: ExportRequest) -> Written:
@@ -134,7 +138,7 @@ def in_precision(
 
     found = write(rounded(), main, names, folder)
     accuracy = measure(precise.runner, found.runner, request)
-    return Written(found.files, found.operators, found.runner, precise.calls, float(np.mean(shares)), accuracy)
+    return replace(found, calls=precise.calls, share=float(np.mean(shares)), accuracy=accuracy)
 
 
 def _opened(file: Path) -> OnnxRunner:

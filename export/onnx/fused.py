@@ -8,7 +8,7 @@ than the published ones, become several nodes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 # For each kind, the primitives, and the operators that compute one of them alone. ONNX Runtime's attention with a cache
@@ -30,9 +30,18 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def counted(table: Mapping[str, Callable[..., Any]], calls: Counter[str]) -> dict[str, Callable[..., Any]]:
-    """Return the lowerings of `table`, which count in `calls` how often each kind of primitive is called."""
-    kinds = {name: kind for kind, (names, _) in KINDS.items() for name in names}
+def counted(
+    table: Mapping[str, Callable[..., Any]], single: Collection[str], calls: Counter[str]
+) -> dict[str, Callable[..., Any]]:
+    """Return the lowerings of `table`, which count in `calls` how often each kind of primitive is called.
+
+    Args:
+        table: the lowerings.
+        single: the primitives that become one operator. In an opset without such an operator, a primitive is not
+            counted.
+        calls: the numbers by kind, which the lowerings increase.
+    """
+    kinds = {name: kind for kind, (names, _) in KINDS.items() for name in names if name in single}
 
     def noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*args: Any, **kwargs: Any) -> Any:

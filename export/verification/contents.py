@@ -17,6 +17,7 @@ import numpy as np
 from ...runtime.metadata import CONFIG, DIGEST, FAMILY, GENERATION, STOP_TOKENS, TOKENIZER_FILES
 from ...runtime.runner import Runner
 from ..digests import WEIGHTS, file_digest, weight_digests
+from ..folding import moved
 from ..frontend.inference import FileWeights
 from ..frontend.spec import Exportable, texts
 from ..precision.half import rounded
@@ -81,12 +82,12 @@ def _weights(model: Exportable, runner: Runner) -> Check:
     wrong = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
     named = 0
     if runner.format == "onnx":
-        for name, array in _initializers(runner.files):
-            if name in weights.variables:
+        values = {name: weights.value(name) for name in weights.variables}
+        for name, array, value in _initializers(runner.files, values):
+            if value is not None:
                 named += 1
-                value = weights.value(name)
-                value = rounded(value) if array.dtype == "float16" else value
-                wrong |= {name} if not np.array_equal(array, value) else set()
+                stored = rounded(value) if array.dtype == "float16" else value
+                wrong |= {name} if not np.array_equal(array, stored) else set()
     if wrong:
         names = ", ".join(sorted(wrong)[:SHOWN])
         return Check("weights", False, None, f"{len(wrong)} of {len(ours)} differ from the model: {names}")
@@ -95,10 +96,13 @@ def _weights(model: Exportable, runner: Runner) -> Check:
     )
 
 
-def _initializers(files: Mapping[Path, Any]) -> Any:
+def _initializers(files: Mapping[Path, Any], weights: Mapping[str, np.ndarray]) -> Any:
+    """Yield the name and the values of the initializers of ONNX files, and the values that the weights of the model
+    give, or None for an initializer that is not made of weights alone."""
     import onnx_ir as ir
 
-    for file in files:
-        for name, value in ir.load(os.fspath(file)).graph.initializers.items():
-            if value.const_value is not None:
-                yield name, value.const_value.numpy()
+    for file, metadata in files.items():
+        values = {**weights, **moved(metadata, weights)}
+        for name, initializer in ir.load(os.fspath(file)).graph.initializers.items():
+            if initializer.const_value is not None:
+                yield name, initializer.const_value.numpy(), values.get(name)

@@ -19,6 +19,7 @@ from ...runtime.inputs import example_inputs
 from ...runtime.loading import load
 from ...runtime.runner import Runner
 from ...signature import Graph, Signature, TensorSpec
+from ..frontend.any_keras.channels_first import layout_in_file
 from ..frontend.any_keras.model import Foreign
 from ..frontend.graphs import model_graphs
 from ..frontend.huggingface_view import DIMENSIONS, as_in_file
@@ -153,7 +154,7 @@ def verify(
             "of attention_zoo"
         )
     runner = load(path)
-    model = pixels_in_file(as_in_file(model, runner.signature), runner.metadata)
+    model = layout_in_file(pixels_in_file(as_in_file(model, runner.signature), runner.metadata), runner.metadata)
     limit = _limit(runner) if tolerance is None else tolerance
     graphs = model_graphs(model, runner.graphs)
     checks = [_names(model, runner, graphs)]

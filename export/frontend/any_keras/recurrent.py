@@ -23,6 +23,7 @@ class _Textbook:
     def __init__(self, layer: Any, kind: str, gates: int) -> None:
         self.cell_kind, self.cell_gates = kind, gates
         self.cell, self.units, self.go_backwards = layer.cell, layer.units, layer.go_backwards
+        self.returns_cell = layer.return_state
 
 
 def recurrent_call(

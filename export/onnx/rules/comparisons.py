@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..operators import marker
+from ..markers import marker
 from .arithmetic import WIDE, broadcast
 from .base import Call, rule
 

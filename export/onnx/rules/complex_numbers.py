@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ..operators import marker
+from ..markers import marker
 from .base import Call, Pair, UnsupportedError
 
 Tensor = Any

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..operators import marker
+from ..markers import marker
 from .base import Call, rule
 
 Tensor = Any

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ..operators import markers
+from ..markers import markers
 from .base import Call, rule
 from .selection import select
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..operators import marker, markers
+from ..markers import marker, markers
 from .base import Call, rule
 from .selection import select
 

@@ -17,6 +17,7 @@ EXACT = {
     "BatchNormalization",
     "Cos",
     "CumSum",
+    "Erf",
     "Exp",
     "GRU",
     "GlobalAveragePool",
@@ -44,6 +45,7 @@ EXACT = {
     "Sqrt",
     "TopK",
 }
+ELEMENTWISE = ("Add", "Div", "Mul", "Sub")
 STATISTICS = {"Attention": "softmax_precision", "LayerNormalization": "stash_type", "RMSNormalization": "stash_type"}
 
 
@@ -140,7 +142,11 @@ def _types(model: Any) -> None:
 
 
 def _exact_nodes(graph: Any, float32: Any) -> set[Any]:
-    """Return the nodes that compute in float32: statistics, and everything that an angle or an integer depends on."""
+    """Return the nodes that compute in float32: statistics, and everything that an angle or an integer depends on.
+
+    Sums and products that only such nodes read are computed in float32 too: the scores of attention with their mask,
+    the square of a norm with its epsilon, and what ``erf`` and ``tanh`` of a GELU read. So is the 1 that a GELU adds.
+    """
     exact, behind = set(), set()
     for node in reversed(list(graph)):
         floats = [value for value in node.inputs if value is not None and value.dtype == float32]
@@ -149,7 +155,9 @@ def _exact_nodes(graph: Any, float32: Any) -> set[Any]:
         integer = node.op_type in ("Cast", "ArgMax", "ArgMin", "Floor", "Ceil", "Round") and floats and not makes
         square = node.op_type == "Mul" and node.inputs[0] is node.inputs[1]
         made = makes and not floats and node.op_type != "Cast"  # creates floats, such as ConstantOfShape
-        if node.op_type in EXACT or node in behind or integer or square or made:
+        readers = [use.node for value in node.outputs for use in value.uses()]
+        inner = node.op_type in ELEMENTWISE and floats and readers and all(reader in exact for reader in readers)
+        if node.op_type in EXACT or node in behind or integer or square or made or inner or _of_gelu(node):
             exact.add(node)
         if angle or integer or node in behind:
             behind |= {value.producer() for value in floats if value.producer() is not None}
@@ -160,3 +168,17 @@ def _exact_nodes(graph: Any, float32: Any) -> set[Any]:
         if node.op_type in MOVES and floats and all(value.producer() in exact for value in floats):
             exact.add(node)
     return exact
+
+
+def _of_gelu(node: Any) -> bool:
+    """Return whether a node is the ``tanh`` of a GELU, or adds 1 to it or to ``erf``: the sum may be close to zero."""
+    if node.op_type == "Tanh":
+        return any(_of_gelu(use.node) for use in node.outputs[0].uses())
+    if node.op_type != "Add" or not any(value is not None and _is_one(value) for value in node.inputs):
+        return False
+    producers = [value.producer() for value in node.inputs if value is not None]
+    return any(producer is not None and producer.op_type in ("Erf", "Tanh") for producer in producers)
+
+
+def _is_one(value: Any) -> bool:
+    return value.is_initializer() and value.const_value.size == 1 and float(value.const_value.numpy().ravel()[0]) == 1.0

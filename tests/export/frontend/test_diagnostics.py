@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from attention_zoo.export.frontend import diagnostics
-from attention_zoo.export.onnx import operators as onnx_operators
+from attention_zoo.export.onnx import markers as onnx_operators
 from attention_zoo.export.precision.onnx import half
 from attention_zoo.export.tflite import operators as tflite_operators
 

@@ -9,13 +9,23 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 from .needs import named_extras
-from .sources import any_model, described, existing, fields_of, ids_of, is_exported, model_of, runnable, samples_of
+from .sources import (
+    any_model,
+    converted,
+    described,
+    existing,
+    fields_of,
+    ids_of,
+    is_exported,
+    model_of,
+    runnable,
+    samples_of,
+)
 from .terminal import accept_any_text, complain, working
 
 try:
@@ -130,7 +140,7 @@ def info(
 
 def _file_info(file: str, target: str | None, json_: bool) -> None:
     from . import export as exporters
-    from .export.onnx.targets.check import accept, check_files
+    from .export.targets.check import accept, check_files
     from .runtime.description import rows
     from .runtime.quiet import quiet
 
@@ -166,34 +176,12 @@ def convert(
     json_: Json = False,
 ):
     """Convert a model to the format of attention_zoo, Hugging Face or Keras."""
-    formats = ("zoo", "huggingface", "keras")
-    if to not in formats:
-        raise ValueError(f"to: got {to!r}; accepted: {list(formats)}")
-    if to == "keras" and target.suffix != ".keras":
-        raise ValueError(f"target: got {str(target)!r}; accepted for keras: a name that ends in .keras")
-    if dtype is not None and to != "huggingface":
-        raise ValueError(f"dtype: got {dtype!r} for {to}; accepted: none, but for huggingface")
-    from . import zoo
-    from .files import written
-    from .runtime.quiet import quiet
-
-    started = time.perf_counter()
-    with working(f"converting {source}"), quiet():
-        model = model_of(source)
-        if to == "zoo":
-            zoo.save(model, target)
-        elif to == "huggingface":
-            zoo.to_huggingface(model, target, dtype=dtype)
-        else:
-            with written(target) as temporary:
-                model.save(temporary)
-    size = sum(file.stat().st_size for file in ([target] if target.is_file() else target.rglob("*")) if file.is_file())
-    facts = {"source": source, "target": str(target), "format": to, "family": model.family}
-    facts |= {"parameters": model.count_params(), "bytes": size, "seconds": round(time.perf_counter() - started, 1)}
+    facts = converted(source, target, to, dtype)
     if json_:
         return _print_json(facts)
     console.print(
-        f"{target}: {facts['family']}, {facts['parameters']:,} parameters, {size / 1e6:.1f} MB, {facts['seconds']} s"
+        f"{target}: {facts['family']}, {facts['parameters']:,} parameters, {facts['bytes'] / 1e6:.1f} MB, "
+        f"{facts['seconds']} s"
     )
 
 
@@ -263,11 +251,8 @@ def export(
     details: dict[str, Any] = {"activations": activations, "block_size": block_size, "method": method}
     details |= {"keep": tuple(keep or ()), "integer_only": integer_only}
     options: dict[str, Any] = {"cache": cache, "target": target, "least_cosine": least_cosine}
-    options |= {
-        "image_dtype": image_dtype,
-        "stop_tokens": stop_token or None,
-        "card": fields_of("card", card or []) or None,
-    }
+    options |= {"image_dtype": image_dtype, "stop_tokens": stop_token or None}
+    options |= {"card": fields_of("card", card or []) or None}
     options |= {"samples": None if samples is None else samples_of("samples", samples), "batch_size": batch_size}
     options |= {"sequence_length": lengths(sequence_length), "image_size": image_size, "opset": opset}
     options |= {"static_shapes": sizes_of(static_shape or []) or None, "index_dtype": index_dtype}

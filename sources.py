@@ -9,10 +9,13 @@ import importlib
 import importlib.util
 import os
 import sys
+import time
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from .terminal import working
 
 
 def model_of(name: str) -> Any:
@@ -167,3 +170,45 @@ def fields_of(argument: str, given: Iterable[str]) -> dict[str, str]:
             raise ValueError(f"{argument}: got {text!r}; accepted: a name and a text, such as 'author=Ada'")
         found[name.strip()] = value.strip()
     return found
+
+
+def converted(source: str, target: Path, to: str, dtype: str | None) -> dict[str, Any]:
+    """Write a model in another format, and return facts about it.
+
+    Args:
+        source: folder, file or preset of the model.
+        target: folder or .keras file to write.
+        to: "zoo", "huggingface" or "keras".
+        dtype: for "huggingface": "float32", "float16" or "bfloat16".
+
+    Raises:
+        ValueError: an argument is not accepted.
+    """
+    formats = ("zoo", "huggingface", "keras")
+    if to not in formats:
+        raise ValueError(f"to: got {to!r}; accepted: {list(formats)}")
+    if to == "keras" and target.suffix != ".keras":
+        raise ValueError(f"target: got {str(target)!r}; accepted for keras: a name that ends in .keras")
+    if dtype is not None and to != "huggingface":
+        raise ValueError(f"dtype: got {dtype!r} for {to}; accepted: none, but for huggingface")
+    from . import zoo
+    from .files import written
+    from .runtime.quiet import quiet
+
+    started = time.perf_counter()
+    with working(f"converting {source}"), quiet():
+        model = model_of(source)
+        if to == "zoo":
+            zoo.save(model, target)
+        elif to == "huggingface":
+            zoo.to_huggingface(model, target, dtype=dtype)
+        else:
+            with written(target) as temporary:
+                model.save(temporary)
+    size = sum(file.stat().st_size for file in ([target] if target.is_file() else target.rglob("*")) if file.is_file())
+    facts = {"source": source, "target": str(target), "format": to, "family": model.family}
+    return facts | {
+        "parameters": model.count_params(),
+        "bytes": size,
+        "seconds": round(time.perf_counter() - started, 1),
+    }

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from .bundles.litertlm import to_litertlm
     from .errors import AccuracyError, ExportError
     from .onnx.exporter import to_onnx
-    from .onnx.targets.check import check
     from .options import Precision
     from .precision.report import Accuracy
+    from .targets.check import check
     from .tflite.exporter import to_tflite
     from .verification.verify import verify
 
@@ -28,7 +28,7 @@ _HOMES = {
     "ExportError": ".errors",
     "Precision": ".options",
     "benchmark": "..bench",
-    "check": ".onnx.targets.check",
+    "check": ".targets.check",
     "compare": "..bench",
     "describe": "..runtime.description",
     "load": "..runtime.loading",

@@ -37,14 +37,14 @@ def fold_weights(graph: Any, weights: set[str]) -> dict[str, str]:
 
     made = _made(graph, weights)
     kept: dict[Any, tuple[str, list[Any]]] = {}
-    for sources, results in _groups(graph, made):
+    for sources, results in _groups(made, weights):
+        if len(results) != 1:
+            continue  # parts of a weight, such as the positions of an image and of its class token
         used = [value for value in sources if _read_otherwise(value, made)]
         stored = sum(_bytes(value, weights) for value in (*results, *used)) - _zeros(results)
         if stored <= sum(value.const_value.nbytes for value in sources):
-            names = [value.name for value in sources]
-            for i, value in enumerate(results):
-                alone = len(results) == len(sources) == 1 and not used
-                kept[value] = (names[0] if alone else f"{names[0]}.{i + 1}", _nodes(value))
+            name = sources[0].name
+            kept[results[0]] = (name if len(sources) == 1 and not used else f"{name}.moved", _nodes(results[0]))
     if not kept:
         return {}
     recipe = _recipe(kept, weights)
@@ -104,7 +104,7 @@ def _made(graph: Any, weights: set[str]) -> dict[Any, None]:
     return made
 
 
-def _groups(graph: Any, made: Mapping[Any, None]) -> list[tuple[list[Any], list[Any]]]:
+def _groups(made: Mapping[Any, None], weights: set[str]) -> list[tuple[list[Any], list[Any]]]:
     """Return the weights and the results of each set of nodes that depend on each other."""
     parent: dict[Any, Any] = {}
 
@@ -116,7 +116,7 @@ def _groups(graph: Any, made: Mapping[Any, None]) -> list[tuple[list[Any], list[
     sources: dict[Any, None] = {}
     for node in made:
         values = [value for value in node.inputs if value is not None]
-        moving = [v for v in values if v.producer() in made or (v.is_initializer() and not _is_argument(node, v))]
+        moving = [v for v in values if v.producer() in made or (v.is_initializer() and v.name in weights)]
         for value in (*moving, *node.outputs):
             parent[root(value)] = root(node.outputs[0])
         sources.update({value: None for value in moving if value.is_initializer()})
@@ -128,11 +128,6 @@ def _groups(graph: Any, made: Mapping[Any, None]) -> list[tuple[list[Any], list[
             if _read_otherwise(value, made):
                 found[root(value)][1].append(value)
     return list(found.values())
-
-
-def _is_argument(node: Any, value: Any) -> bool:
-    """Return whether an input of a node is a shape, axes or sizes, and not moved itself."""
-    return node.op_type != "Concat" and value is not node.inputs[0]
 
 
 def _read_otherwise(value: Any, made: Mapping[Any, None]) -> bool:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ..checks import choice, fraction, is_integer, shown
 from ..runtime.graph_names import FOREIGN
 from .frontend.card import as_card, own_metadata
-from .onnx.targets.table import TARGETS
 from .onnx_versions import FIRST, LAST
 from .options import LEAST_COSINE, NAMES, Precision, as_precision
+from .targets.table import TARGETS
 
 if TYPE_CHECKING:  # the command line checks a request before it imports Keras, which is slow
     from ..runtime.runner import Runner

@@ -25,11 +25,11 @@ from ..options import Precision
 from ..precision.onnx.files import activations_of
 from ..request import ExportRequest
 from ..result import ExportResult
+from ..targets.table import TARGETS
 from ..verification.quick import quick_check
 from .conversion import Form, convert
 from .files import Written, for_runtime, in_precision, write
 from .fused import fused
-from .targets.table import TARGETS
 
 # Parts of the names of operators that a graph must not contain: one of a third-party model, and one of attention_zoo.
 NOWHERE = ("Dropout", "Random", "PartitionedCall", "PyFunc")

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .constants import fold_constants
+
 
 def tidied(model: Any) -> Any:
     """Merge equal nodes, such as those that compute the mask in every block, and remove unused ones."""
@@ -21,9 +23,10 @@ def tidied(model: Any) -> Any:
     for step in (
         common.IdentityEliminationPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        common.DeduplicateInitializersPass(size_limit=1024),
     ):
         model = step(model).model
+    fold_constants(model.graph, model.opset_imports[""])
+    model = common.DeduplicateInitializersPass(size_limit=1024)(model).model
     _own_outputs(model.graph)  # merging nodes fails where a graph returns a value that it captures
     for step in (
         common.CommonSubexpressionEliminationPass(),

@@ -42,7 +42,9 @@ def test_a_request_cannot_be_changed() -> None:
 
 WRONG: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("m.onnx", {"precision": "int3"}, ("--precision", "int3")),
-    ("m.onnx", {"target": "tensorrt"}, ("--target", "tensorrt")),
+    ("m.onnx", {"target": "tensorflow"}, ("--target", "tensorflow")),
+    ("m.onnx", {"opset": 16}, ("--opset", "16")),
+    ("m.onnx", {"index_dtype": "int16"}, ("--index-dtype", "int16")),
     ("m.onnx", {"image_dtype": "int8"}, ("--image-dtype", "int8")),
     ("m.tflite", {"image_dtype": "int8"}, ("--image-dtype", "int8")),
     ("m.onnx", {"least_cosine": 0.9}, ("--least-cosine", "0.9")),

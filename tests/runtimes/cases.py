@@ -8,7 +8,6 @@ for workers in JavaScript, and ``expected.npz``. The keys of both archives are t
 from __future__ import annotations
 
 import base64
-import inspect
 import json
 import os
 import shutil
@@ -193,8 +192,6 @@ def make(folder: Path, forms: tuple[str, ...] = FORMS, only: str = "", report: C
                 made = _export(subject, model, form, folder)
                 (folder / f"{subject.name}.{form}.done").write_text("".join(f"{name}\n" for name in made))
                 said.append(f"{form}: {len(made)}")
-            except NotOfferedError:
-                said.append(f"{form}: not offered")
             except Exception as error:  # whatever the exporter raises belongs into the table
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
                 case = folder / f"{subject.name}.{form}"
@@ -205,10 +202,6 @@ def make(folder: Path, forms: tuple[str, ...] = FORMS, only: str = "", report: C
                 (folder / f"{subject.name}.{form}.done").write_text("")
                 said.append(f"{form}: {reason:.80}")
         report(f"{subject.name:32} {', '.join(said)}")
-
-
-class NotOfferedError(Exception):
-    """The exporter has no such option."""
 
 
 def _export(subject: Subject, model: Any, form: str, folder: Path) -> list[str]:
@@ -222,11 +215,6 @@ def _export(subject: Subject, model: Any, form: str, folder: Path) -> list[str]:
         known = {**view.signature.examples, **view.signature.defaults, **STATIC}
         options = {"opset": 17, "static_shapes": {dim: known.get(dim, 16) for dim in sorted(open_sizes)}}
         options |= {"cache": False} if model is view else {}
-    offered = inspect.signature(export.to_onnx).parameters
-    if form == "23":
-        options = {name: value for name, value in options.items() if name in offered}
-    if not set(options) <= set(offered):
-        raise NotOfferedError
     made = []
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
         path = Path(temporary) / "model.onnx"

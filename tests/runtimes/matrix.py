@@ -14,22 +14,24 @@ import argparse
 import base64
 import hashlib
 import json
+import platform
 import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from environments import FOLDER, RUNTIMES, Runtime, named
+from environments import BY_NAME, FOLDER, RUNTIMES, Runtime, named
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("export", "generation", "layers", "runtime", "zoo", "tests/runtimes/cases.py", "tests/helpers.py")
-# The limits above which a result is wrong, as a share of the largest magnitude. Runtimes round the activations of an
-# int8 file at different places, and so choose other integers.
-WRONG = {"int8": 0.1}
-WRONG_IN_FLOAT32 = 1e-3
+SOURCES = ("export", "generation", "layers", "runtime", "zoo", "signature.py", "checks.py", "tests/helpers.py")
+# The difference above which an int8 result is wrong, as a share of the largest magnitude. Runtimes round activations at
+# different places, and so choose other integers.
+WRONG_IN_INT8 = 0.1
 FORMS = {
     "17": "Opset 17, float32",
     "20": "Opset 20, float32",
@@ -62,13 +64,14 @@ class Result:
     @property
     def wrong(self) -> bool:
         """Whether the runtime computed something else without an error."""
-        return self.difference is not None and not self.difference <= WRONG.get(self.form, WRONG_IN_FLOAT32)
+        limit = WRONG_IN_INT8 if self.form == "int8" else BY_NAME[self.runtime].limit
+        return self.difference is not None and not self.difference <= limit
 
 
 def digest() -> str:
     """Return the digest of all source that determines the cases."""
     found = hashlib.sha256()
-    for source in SOURCES:
+    for source in (*SOURCES, "tests/runtimes/cases.py"):
         path = ROOT / source
         for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
             found.update(f"{file.relative_to(ROOT)}\n".encode())
@@ -76,7 +79,9 @@ def digest() -> str:
     return found.hexdigest()[:12]
 
 
-def run(runtime: Runtime, cases: Path, results: Path, forms: Iterable[str], only: str = "") -> list[Result]:
+def run(
+    runtime: Runtime, cases: Path, results: Path, forms: Iterable[str], only: str = "", *, stored_only: bool = False
+) -> list[Result]:
     """Run the cases that a runtime has no results of yet, and return the results of all.
 
     Args:
@@ -85,6 +90,7 @@ def run(runtime: Runtime, cases: Path, results: Path, forms: Iterable[str], only
         results: the folder of the results of all runtimes.
         forms: which forms of the files to run; of a runtime that supports static shapes only, just that form.
         only: the beginning of the names of cases.
+        stored_only: whether to run nothing, and return the results that exist.
     """
     chosen, found = [], []
     accepted = [form for form in forms if form == "static" or not runtime.static]
@@ -102,7 +108,9 @@ def run(runtime: Runtime, cases: Path, results: Path, forms: Iterable[str], only
             chosen.append((case, about))
     out = results / runtime.name
     missing = [case.name for case, _ in chosen if not _is_newer(out, case)]
-    if missing:
+    if stored_only:
+        chosen = [(case, about) for case, about in chosen if case.name not in missing]
+    elif missing:
         subprocess.run(
             [*runtime.command, str(cases), str(out), *missing],
             env=runtime.environment,
@@ -233,7 +241,8 @@ def page(results: Sequence[Result], runtimes: Sequence[Runtime]) -> str:
         lines.append("")
     lines += ["## Reasons", ""]
     lines += [f"{number}. {text}" for number, text in enumerate(notes.texts.values(), start=1)] or ["There are none."]
-    lines += ["", "## Versions", "", "| runtime | packages |", "|---|---|"]
+    own = f"attention_zoo {version('attention-zoo')}, Python {platform.python_version()}, {platform.machine()}"
+    lines += ["", "## Versions", "", f"{own}, {date.today()}.", "", "| runtime | packages |", "|---|---|"]
     for runtime in runtimes:
         shown = [f"{name} {version}" for name, version in runtime.versions.items() if _is_named(name, runtime)]
         lines.append(f"| {runtime.name} | {', '.join(shown) or f'not installed: {runtime.reason}'} |")
@@ -261,10 +270,12 @@ python tests/runtimes/matrix.py --forms 17 -- openvino    # one runtime, one for
 ```
 
 A cell has the greatest difference over all files of its kind, divided by the largest magnitude of the output or by 1.
-**wrong** marks differences above 1e-3 (int8: 0.1), and is followed by the number of files that have them. "no" means
-that a file does not load or run; the number in brackets is that of a [reason](#reasons). The head of each table has the
-number of files of each kind. Padding does not count. onnxslim, onnxsim and onnx2torch rewrite a file, and ONNX Runtime
-or PyTorch runs the result. OpenVINO computes in float32 here; by default it uses bfloat16 on processors that have it.
+**wrong** marks differences above 1e-3 (int8: 0.1; RKNN, which computes in float16: 0.02), and is followed by the number
+of files that have them. "no" means that a file does not load or run; the number in brackets is that of a
+[reason](#reasons). The head of each table has the number of files of each kind. Padding does not count. onnxslim,
+onnxsim and onnx2torch rewrite a file, and ONNX Runtime or PyTorch runs the result. OpenVINO computes in float32 here;
+by default it uses bfloat16 on processors that have it. OpenCV and RKNN run files with static shapes only.
+The result of every file is written to `results.json` beside the exported files.
 """
 
 
@@ -276,12 +287,13 @@ def main() -> None:
         "--forms", nargs="+", choices=FORMS, default=list(FORMS), help="which forms of the files to run"
     )
     parser.add_argument("--only", default="", help="the beginning of the names of models")
+    parser.add_argument("--stored", action="store_true", help="run nothing, and report the results that exist")
     parser.add_argument("--cases", type=Path, help="a folder of cases to use as they are, with the results beside it")
     arguments = parser.parse_args()
     chosen = named(arguments.runtimes)
     folder = arguments.cases.resolve().parent if arguments.cases else FOLDER / digest()
     cases = arguments.cases.resolve() if arguments.cases else folder / "cases"
-    if arguments.cases is None:
+    if arguments.cases is None and not arguments.stored:
         from cases import make
 
         make(cases, tuple(arguments.forms), arguments.only, lambda line: print(line, file=sys.stderr, flush=True))
@@ -290,7 +302,7 @@ def main() -> None:
         if runtime.reason:
             print(f"{runtime.name:32} skipped: {runtime.reason}", file=sys.stderr)
             continue
-        found = run(runtime, cases, folder / "results", arguments.forms, arguments.only)
+        found = run(runtime, cases, folder / "results", arguments.forms, arguments.only, stored_only=arguments.stored)
         ran, wrong = (sum(getattr(r, what) not in (None, False) for r in found) for what in ("difference", "wrong"))
         print(f"{runtime.name:32} {ran} of {len(found)} ran, {wrong} wrong", file=sys.stderr, flush=True)
         results += found

@@ -146,7 +146,7 @@ def test_a_signature_where_the_model_does_not_tell(tmp_path):
 
 def test_a_plain_keras_transformer_gets_the_operators_of_ours(tmp_path):
     model = MODELS.build("Functional, Keras' own attention and masks").model
-    result = export.to_onnx(model, tmp_path / "m.onnx")
+    result = export.to_onnx(model, tmp_path / "m.onnx", opset=23)
     assert result.fused == {"attention": (3, 3), "normalization": (5, 5), "gelu": (2, 2)}
     operators = result.operators
     assert operators["Attention"] == 3 and operators["LayerNormalization"] == 4 and operators["Gelu"] == 2
@@ -156,7 +156,7 @@ def test_a_plain_keras_transformer_gets_the_operators_of_ours(tmp_path):
 def test_an_attention_that_is_spelled_out_is_counted_as_missing(tmp_path):
     x = keras.Input((5, 8), name="x")
     output, scores = MultiHeadAttention(2, 4)(x, return_attention_scores=True)
-    result = export.to_onnx(keras.Model(x, {"output": output, "scores": scores}), tmp_path / "m.onnx")
+    result = export.to_onnx(keras.Model(x, {"output": output, "scores": scores}), tmp_path / "m.onnx", opset=23)
     assert result.fused == {"attention": (0, 1)}
     assert "| fused attention | 0 of 1 |" in result.to_markdown()
 

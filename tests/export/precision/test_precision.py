@@ -360,7 +360,7 @@ def test_a_metric_and_samples_of_ones_own(tmp_path: Path) -> None:
     [
         ({"precision": "int7"}, "precision: got 'int7'; accepted: fp32, fp16, int8, int4"),
         ({"precision": 8}, "precision: got 8"),
-        ({"precision": "int8", "target": "tensorrt"}, "target: got 'tensorrt'"),
+        ({"precision": "int8", "target": "tensorflow"}, "target: got 'tensorflow'"),
         ({"precision": "int8", "least_cosine": 2}, "least_cosine: got 2"),
         ({"precision": "int8", "samples": ["a text"]}, "samples: got texts for a model without a tokenizer"),
         ({"precision": "int8", "samples": []}, "samples: got"),

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-SECONDS = 120  # of one case
+SECONDS = int(os.environ.get("RUNTIME_SECONDS", "120"))  # of one case
 # What an error says about the source of an engine: lines of OpenVINO, and places and functions of others.
 NOISE = ("Exception from ", "Check '")
 SOURCE = re.compile(r"(/[\w./+-]+|\b\w+)\.(cc|cpp|h|hpp):\d+:?( [\w:~<>]+\([^()]*\))? ?| ?Stack backtrace: .*")
@@ -78,7 +78,8 @@ def _run(load: Load, case: Path, out: Path) -> None:
         np.savez(out.with_name(f"{out.name}.part.npz"), **found)
         out.with_name(f"{out.name}.part.npz").rename(out.with_name(f"{out.name}.npz"))
     except BaseException as error:  # of any class: engines raise what they like, and rewriting tools may exit
-        lines = [line.strip() for line in str(error).replace(f"{case}/", "").splitlines()]
+        lines = [line.strip() for line in str(error).strip().replace(f"{case}/", "").splitlines()] or [""]
+        lines = lines[-1:] if lines[0].startswith("Traceback") else lines
         said = SOURCE.sub("", " ".join(line for line in lines if line and not line.startswith(NOISE)))
         out.with_name(f"{out.name}.txt").write_text(f"{stage}: {type(error).__name__}: {said}"[:200] + "\n")
         os._exit(1)

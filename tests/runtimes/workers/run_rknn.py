@@ -29,7 +29,8 @@ def load(path: Path, about: dict[str, Any]) -> harness.Model:
     must(tool.init_runtime(), "it builds, but init_runtime of the simulator")
 
     def run(inputs: harness.Inputs) -> dict[str, Any]:
-        found = tool.inference([inputs[name] for name in about["inputs"]], data_format=["nhwc"] * len(inputs))
+        given = [inputs[name] for name in about["inputs"]]
+        found = tool.inference(given, data_format=["nchw"] * len(given))  # as in the file; "nhwc" would transpose
         if found is None:
             raise RuntimeError("it builds, but inference in the simulator returned nothing")
         return dict(zip(about["outputs"], found, strict=True))

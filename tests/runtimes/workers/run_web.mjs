@@ -66,8 +66,8 @@ const server = http.createServer((request, response) => {
   const parts = decodeURIComponent(new URL(request.url, "http://localhost").pathname).split("/").slice(1);
   if (parts[0] === "") return response.writeHead(200, { "Content-Type": "text/html" }).end(PAGE);
   const roots = { ort: path.join(packages, "onnxruntime-web", "dist"), cases };
-  const file = path.join(roots[parts[0]] ?? roots.ort, ...parts.slice(1));
-  if (!fs.existsSync(file)) return response.writeHead(404).end();
+  const file = path.join(roots[parts[0]] ?? os.devNull, ...parts.slice(1));
+  if (!fs.statSync(file, { throwIfNoEntry: false })?.isFile()) return response.writeHead(404).end();
   response.writeHead(200, { "Content-Type": MIME[path.extname(file)] ?? "application/octet-stream" });
   fs.createReadStream(file).pipe(response);
 });

@@ -17,8 +17,8 @@ from onnx import TensorProto, helper
 
 from attention_zoo import export
 from attention_zoo.cli import main
-from attention_zoo.export.onnx.targets.table import IR_VERSIONS, TARGETS
-from attention_zoo.export.onnx.targets.tensorrt import DTYPES
+from attention_zoo.export.targets.table import IR_VERSIONS, TARGETS
+from attention_zoo.export.targets.tensorrt import DTYPES
 
 NAMES = [
     *("standard", "onnxruntime", "onnxruntime-web", "openvino", "tensorrt", "coreml", "qnn", "rknn", "mnn", "tract")
@@ -233,18 +233,28 @@ def test_a_boolean_mask_in_tract(file: Path) -> None:
 
 def test_inputs_that_must_be_constant(file: Path) -> None:
     axes = {"a": np.array([1])}
-    for name in ("tensorrt", "tract"):
+    computed = [node("Identity", "a", "b"), node("ReduceSum", "x,b")]
+    overridable = [value("x", F, 2, 3), value("a", I64, 1)]  # with a value in the file, it is a default
+    for name, kind in (("tensorrt", "a constant"), ("tract", "an initializer")):
         saved(file, [node("ReduceSum", "x,a")], [value("x", F, 2, 3)], constants=axes)
         assert export.check(file, name).passed
-        nodes = [node("Identity", "a", "b"), node("ReduceSum", "x,b")]  # what can be computed beforehand is a constant
-        assert export.check(saved(file, nodes, [value("x", F, 2, 3)], constants=axes), name).passed
-        saved(file, [node("ReduceSum", "x,a")], [value("x", F, 2, 3), value("a", I64, 1)])
-        assert "constant as input 1" in export.check(file, name).refused[0].reason
-        saved(file, [node("ReduceSum", "x,a")], [value("x", F, 2, 3), value("a", I64, 1)], constants=axes)
-        assert not export.check(file, name).passed  # a default value that callers can override
+        for given in ({}, axes):
+            saved(file, [node("ReduceSum", "x,a")], overridable, constants=given)
+            assert export.check(file, name).refused[0].reason.endswith(f"needs {kind} as input 1")
+        saved(file, computed, [value("x", F, 2, 3)], constants=axes)
+        assert export.check(file, name).passed == (name == "tensorrt")  # it computes constants when it loads the file
     saved(file, [node("Gemm", "x,w")], [value("x", F, 2, 3), value("w", F, 3, 2)])
     (found,) = export.check(file, "coreml").on_cpu
     assert found.operator == "Gemm" and "constant as input 1" in found.reason
+
+
+def test_shapes_in_int32_in_tract(file: Path) -> None:
+    nodes = [node("Shape", "x", "s"), node("Cast", "s", "i", to=I32), node("Cast", "i", "j", to=I64)]
+    saved(file, [*nodes, node("Expand", "z,j")], [value("x", F, "b", 4), value("z", F, 1, 4)])
+    assert "computed with int32" in export.check(file, "tract").refused[0].reason
+    assert export.check(file, "openvino").passed
+    saved(file, [nodes[0], node("Expand", "z,s")], [value("x", F, "b", 4), value("z", F, 1, 4)])
+    assert export.check(file, "tract").passed
 
 
 def test_nested_graphs_and_functions(file: Path) -> None:

@@ -27,4 +27,6 @@ OPERATORS = """
     com.microsoft.SkipLayerNormalization com.microsoft.SkipSimplifiedLayerNormalization
 """
 
-LIMITS: dict[str, str] = {}
+LIMITS: dict[str, str] = {
+    "RotaryEmbedding": "open dimensions of the caches must be known to equal those of the input",
+}

@@ -42,6 +42,8 @@ class Target:
         dtypes: The dtypes of the first input (for ``Where``, of the second) of operators that are limited to some.
         lacks: Dtypes with which the runtime does not compute by default.
         constant: Indices of inputs that must be constants, by operator.
+        stored: Indices of inputs that must be initializers or ``Constant`` nodes, by operator.
+        int32_shapes: Whether shapes that depend on inputs may be computed with int32 and then cast to int64.
         rejects: Dtypes that an input must not have, by operator and index of the input.
         ignores_lengths: Whether `sequence_lens` of LSTM, GRU and RNN is ignored without an error: "always", "open"
             (only if the length of the sequence is an open dimension) or "never".
@@ -64,6 +66,8 @@ class Target:
     dtypes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     lacks: tuple[str, ...] = ()
     constant: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    stored: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    int32_shapes: bool = True
     rejects: Mapping[str, Mapping[int, tuple[str, ...]]] = field(default_factory=dict)
     ignores_lengths: Literal["always", "open", "never"] = "never"
 
@@ -187,11 +191,13 @@ _ALL = (
         "tract",
         tract,
         17,
-        notes="Accepts every operator set and rejects unknown operators. It knows Attention since 0.23, but not with a "
-        "boolean mask.",
+        notes="Accepts every operator set and rejects unknown operators. It knows those of set 23 since 0.23, but "
+        "rejects Attention with a boolean mask. A shape that goes through int32 loses its open dimensions.",
         avoid=NEWEST,
         version="0.23",
-        constant=MappingProxyType({"ReduceSum": (1,)} | {name: (index,) for name, index in SEQUENCE_LENS.items()}),
+        constant=MappingProxyType({"Pad": (1,)} | {name: (index,) for name, index in SEQUENCE_LENS.items()}),
+        stored=MappingProxyType(dict.fromkeys((*_AXES, "ReduceSumSquare"), (1,))),
+        int32_shapes=False,
         rejects=MappingProxyType({"Attention": MappingProxyType({3: ("bool",)})}),
     ),
 )

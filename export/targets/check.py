@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ....checks import choice
-from ....needs import named_extras
+from ...checks import choice
+from ...needs import named_extras
 from .report import FILE, TargetReport, grouped
 from .table import SEQUENCE_LENS, TARGETS, Target
 
@@ -21,6 +21,7 @@ SMALL = 1024  # bytes; the values of larger initializers are not needed to infer
 # Operators that move or describe values, which ONNX Runtime does with any dtype.
 MOVING = {"Cast", "Constant", "ConstantOfShape", "Identity", "If", "Loop", "Reshape", "Scan", "Shape", "Size"}
 MOVING |= {"Concat", "Flatten", "Gather", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+SHAPED = {"Expand", "Reshape"}  # operators whose input 1 is a shape
 REMOVED = {"Dropout", "Identity"}
 Problem = tuple[str, str, str, str]  # kind ("refused", "wrong", "cpu" or "warning"), operator, name, reason
 
@@ -33,15 +34,19 @@ class Scope:
         dtypes: The dtypes by the name of the value, as far as they are known.
         shapes: The dimensions by the name of the value, None for an open one.
         constants: The names of the values that do not depend on inputs.
+        stored: The names of the constants that the file has, and that are not computed from others.
+        casts: The dtypes from which values were cast, by the name of the result.
     """
 
     dtypes: dict[str, str] = field(default_factory=dict)
     shapes: dict[str, list[int | None]] = field(default_factory=dict)
     constants: set[str] = field(default_factory=set)
+    stored: set[str] = field(default_factory=set)
+    casts: dict[str, str | None] = field(default_factory=dict)
 
     def within(self, graph: Any) -> Scope:
         """Return the scope of `graph`, which may be nested in this one."""
-        scope = Scope(dict(self.dtypes), dict(self.shapes), set(self.constants))
+        scope = Scope(dict(self.dtypes), dict(self.shapes), set(self.constants), set(self.stored), dict(self.casts))
         for value in (*graph.input, *graph.value_info, *graph.output):
             kind = value.type.tensor_type
             if kind.elem_type:
@@ -56,7 +61,18 @@ class Scope:
             if tensor.name not in inputs:  # else it is a default that a caller can override
                 scope.constants.add(tensor.name)
         scope.constants |= {tensor.values.name for tensor in graph.sparse_initializer}
+        scope.stored |= scope.constants - self.constants
         return scope
+
+    def follow(self, node: Any) -> None:
+        """Add what is known of the outputs of a node without nested graphs."""
+        if not node.op_type.startswith("Random") and self.constants.issuperset(filter(None, node.input)):
+            self.constants.update(node.output)
+        if node.op_type == "Constant":
+            self.stored.update(node.output)
+        if node.op_type == "Cast":
+            self.casts[node.output[0]] = self.dtypes.get(node.input[0])
+            self.dtypes[node.output[0]] = _dtype(next(one.i for one in node.attribute if one.name == "to"))
 
 
 def check(file: str | os.PathLike[str], target: str) -> TargetReport:
@@ -151,12 +167,8 @@ def _of_graph(graph: Any, scope: Scope) -> Iterator[tuple[Scope, Any]]:
     """Yield the nodes of a graph or function in order, with those of nested graphs."""
     for node in graph.node:
         nested = [graph for one in node.attribute for graph in ([one.g] if one.HasField("g") else one.graphs)]
-        if (
-            not nested
-            and not node.op_type.startswith("Random")
-            and scope.constants.issuperset(filter(None, node.input))
-        ):
-            scope.constants.update(node.output)
+        if not nested:
+            scope.follow(node)
         yield scope, node
         for inner in nested:
             yield from _of_graph(inner, scope.within(inner))
@@ -241,6 +253,12 @@ def _of_values(operator: str, node: Any, scope: Scope, target: Target) -> Iterat
     for index in target.constant.get(operator, ()):
         if _given(node, index) and node.input[index] not in scope.constants:
             yield f"{target.title} needs a constant as input {index}"
+    for index in target.stored.get(operator, ()):
+        if _given(node, index) and node.input[index] not in scope.stored:
+            yield f"{target.title} needs an initializer as input {index}"
+    shape = node.input[1] if operator in SHAPED and _given(node, 1) else ""
+    if not target.int32_shapes and scope.casts.get(shape) == "int32" and shape not in scope.constants:
+        yield f"{target.title} does not accept shapes that are computed with int32"
 
 
 def _ignores_lengths(node: Any, scope: Scope, target: Target) -> bool:

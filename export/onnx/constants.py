@@ -1,0 +1,67 @@
+"""Values of a graph that depend on constants alone, such as axes and sizes, computed at the export.
+
+Other tools than runtimes do not compute them, and find no axes where a node expects constant ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+MOST = 4096  # elements of a value; larger ones, such as masks of all positions, would enlarge the file
+# Operators whose results are exact: they move, copy or compare elements, or compute with integers.
+EXACT = {
+    *("Cast", "Concat", "ConstantOfShape", "Equal", "Expand", "Gather", "GatherND", "Identity", "Not", "Range"),
+    *("Reshape", "Shape", "Size", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze", "Where"),
+}
+OF_INTEGERS = {"Abs", "Add", "Div", "Max", "Min", "Mod", "Mul", "Neg", "ReduceProd", "ReduceSum", "Sub"}
+
+
+def fold_constants(graph: Any, opset: int) -> None:
+    """Replace small values that depend on constants alone by initializers, in place.
+
+    Args:
+        graph: an ``onnx_ir.Graph`` without weights among its initializers, whose nodes are sorted.
+        opset: of its nodes.
+    """
+    import onnx_ir as ir
+
+    for node in list(graph):
+        inputs = [value for value in node.inputs if value is not None]
+        if node.domain or not all(value.is_initializer() and value.const_value is not None for value in inputs):
+            continue
+        integers = all(value.const_value.numpy().dtype.kind in "iub" for value in inputs)
+        if node.op_type not in EXACT and not (node.op_type in OF_INTEGERS and integers):
+            continue
+        if any(value.const_value.size > MOST for value in inputs):
+            continue
+        arrays = _computed(node, inputs, opset)
+        if arrays is None or any(array.size > MOST for array in arrays):
+            continue
+        for value, array in zip(node.outputs, arrays, strict=True):
+            tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=value.name)
+            name, kind = f"{value.name}_constant", ir.TensorType(tensor.dtype)
+            constant = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=kind)
+            graph.register_initializer(constant)
+            ir.convenience.replace_all_uses_with(value, constant, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+
+
+def _computed(node: Any, inputs: list[Any], opset: int) -> list[np.ndarray] | None:
+    """Return the outputs of a node, or None if they cannot be computed."""
+    import onnx
+    import onnx_ir as ir
+    from onnx.reference import ReferenceEvaluator
+
+    feeds = {value.name: value.const_value.numpy() for value in inputs}
+    given = [onnx.helper.make_tensor_value_info(v.name, v.const_value.dtype.value, None) for v in dict.fromkeys(inputs)]
+    names = [value.name for value in node.outputs]
+    results = [onnx.helper.make_tensor_value_info(name, 0, None) for name in names]
+    graph = onnx.helper.make_graph([ir.to_proto(node)], "constant", given, results)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
+    try:
+        found: Any = ReferenceEvaluator(model).run(names, feeds)
+    except Exception:  # of any class: a node that the evaluator cannot compute stays as it is
+        return None
+    return [np.asarray(array) for array in found]

@@ -31,6 +31,7 @@ from .fused import counted
 from .markers import replace_marker
 from .primitives.table import lowerings
 from .rewriting import failed, rewritten, where
+from .shapes import infer_shapes, state_pads
 from .tidying import tidied
 
 Tensor = Any
@@ -147,6 +148,8 @@ def _in_opset(
             raise ExportError(f"the graph has {sorted(map(str, found))} where {[s.name for s in specs]} belong")
         for spec in specs:
             found[spec.name].shape = ir.Shape(signature.shape(spec))
+    infer_shapes(onnx_model)
+    state_pads(graph)
     for spec in signature.inputs:
         fixed = [dim for dim in spec.dims if isinstance(dim, int)]
         if spec.optional and len(fixed) == len(spec.dims):  # a default makes the input optional

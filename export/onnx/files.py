@@ -22,6 +22,7 @@ from ..precision.onnx.files import round_graphs
 from ..precision.report import Accuracy
 from ..request import ExportRequest
 from .runtime_graph import to_runtime_graph
+from .shapes import infer_shapes
 
 LARGE = 100_000_000  # bytes; below this size, freeing memory early makes no noticeable difference
 PROTOBUF_LIMIT = 1_900_000_000  # bytes; protobuf is limited to 2 GiB, so larger weights are stored as external data
@@ -77,6 +78,7 @@ def write(
         if digests and name == main:
             part.metadata_props[DIGESTS_BESIDE] = json.dumps(digests)
         operators.update(_operators(part, forbidden))
+        infer_shapes(part)
         calls.update(part.meta.get("calls", {}))
         opset = max(opset, part.opset_imports[""])
         data, file = _write(part, folder / names[name])

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from .constants import fold_constants
+from .sizes import keep_sizes_wide
+from .transposes import cancel_transposes
 
 
 def tidied(model: Any) -> Any:
@@ -34,6 +36,9 @@ def tidied(model: Any) -> Any:
         common.RemoveUnusedOpsetsPass(),
     ):
         model = step(model).model
+    keep_sizes_wide(model.graph)
+    cancel_transposes(model.graph)
+    model = common.RemoveUnusedNodesPass()(model).model
     _keep_padding(model.graph)
     _own_outputs(model.graph)
     _distinct_outputs(model.graph, outputs)

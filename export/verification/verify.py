@@ -217,8 +217,9 @@ def _names(model: Exportable, runner: Runner, graphs: dict[str, Graph]) -> Check
                 sizes = actual[tensor]
                 if side == "outputs" and isinstance(model, Foreign) and len(sizes) == len(dims):
                     continue  # the results are compared with `dims`; the sizes that a runtime infers may be wrong
-                same = [
-                    size in (dim, DIMENSIONS.get(dim)) or (static and isinstance(dim, str))
+                named = {dim for spec in signature.inputs for dim in spec.dims} if side == "outputs" else {*dims}
+                same = [  # a size that no input names may be a number
+                    size in (dim, DIMENSIONS.get(dim)) or ((static or dim not in named) and isinstance(dim, str))
                     for size, dim in zip(sizes, dims, strict=False)
                 ]
                 if len(sizes) != len(dims) or not all(same):

@@ -3,7 +3,8 @@
     python tests/runtimes/environments.py [NAME…]   # creates all environments that do not exist, or those named
 
 Environments are created in the folder ``ATTENTION_ZOO_RUNTIMES``, by default ``~/.cache/attention_zoo/runtimes``. All
-of them take about 8 GB. A runtime that cannot be installed is skipped, and the reason is stored in place of it.
+of them take about 16 GB, mostly for PyTorch. A runtime that cannot be installed is skipped, and the reason is stored in
+place of it.
 """
 
 from __future__ import annotations

@@ -264,7 +264,7 @@ a decoder with a key/value cache, a prompt with an empty cache and a step with t
 and the decoder of an encoder–decoder are two files.
 
 ```bash
-python tests/runtimes/environments.py                     # an environment for each runtime, about 8 GB
+python tests/runtimes/environments.py                     # an environment for each runtime, about 16 GB
 python tests/runtimes/matrix.py --write docs/runtimes.md  # all that are installed
 python tests/runtimes/matrix.py --forms 17 -- openvino    # one runtime, one form of the files; prints the page
 ```
@@ -303,7 +303,7 @@ def main() -> None:
             print(f"{runtime.name:32} skipped: {runtime.reason}", file=sys.stderr)
             continue
         found = run(runtime, cases, folder / "results", arguments.forms, arguments.only, stored_only=arguments.stored)
-        ran, wrong = (sum(getattr(r, what) not in (None, False) for r in found) for what in ("difference", "wrong"))
+        ran, wrong = sum(r.difference is not None for r in found), sum(r.wrong for r in found)
         print(f"{runtime.name:32} {ran} of {len(found)} ran, {wrong} wrong", file=sys.stderr, flush=True)
         results += found
     details = json.dumps([asdict(result) for result in results], indent=0)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,17 +16,22 @@ import numpy as np
 from MNN import expr, nn
 
 TYPES = {"float32": expr.float, "int32": expr.int, "int8": expr.int8, "uint8": expr.uint8}
+CONVERTER = "import sys, _tools; _tools.mnnconvert(sys.argv)"  # the program mnnconvert also installs packages
 NARROW = {"int64": "int32", "bool": "int32", "float64": "float32"}
 
 
 def load(path: Path, about: dict[str, Any]) -> harness.Model:
     with tempfile.TemporaryDirectory() as folder:
         converted = Path(folder) / "model.mnn"
-        program = Path(sys.executable).with_name("mnnconvert")
-        command = [program, "-f", "ONNX", "--modelFile", path, "--MNNModel", converted, "--bizCode", "none"]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+        arguments = ["-f", "ONNX", "--modelFile", path, "--MNNModel", converted, "--bizCode", "none"]
+        command = [sys.executable, "-c", CONVERTER, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if not converted.is_file():
-            said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+            if done.returncode < 0:
+                raise RuntimeError(f"the converter crashed: {signal.Signals(-done.returncode).name}")
+            said = [
+                line.partition("] ")[2] or line for line in (done.stdout + done.stderr).splitlines() if line.strip()
+            ]
             errors = [line for line in said if "error" in line.lower() or "not support" in line.lower()]
             reason = (errors or said or [f"exit code {done.returncode}"])[-1]
             raise RuntimeError(f"the converter wrote no file: {reason}")

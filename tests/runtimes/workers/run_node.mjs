@@ -38,7 +38,8 @@ async function runCase(folder, file) {
     }
     fs.writeFileSync(`${file}.json`, JSON.stringify(found));
   } catch (error) {
-    const line = String(error?.message ?? error).replaceAll(folder + "/", "").split("\n").find((text) => text.trim()) ?? "";
+    const lines = String(error?.message ?? error).replaceAll(folder + "/", "").split("\n");
+    const line = lines.find((text) => text.trim()) ?? "";
     fs.writeFileSync(`${file}.txt`, `${stage}: ${line}`.slice(0, 200) + "\n");
   }
   process.exit(0);
@@ -53,7 +54,8 @@ for (const name of names.length ? names : fs.readdirSync(cases).sort()) {
   const [folder, file] = [path.join(cases, name), path.join(out, name)];
   if (!fs.existsSync(path.join(folder, "case.json"))) continue;
   for (const ending of [".json", ".txt"]) fs.rmSync(file + ending, { force: true });
-  const done = spawnSync(process.execPath, [process.argv[1], "--one", folder, file], { timeout: 120000, stdio: "ignore" });
+  const command = [process.argv[1], "--one", folder, file];
+  const done = spawnSync(process.execPath, command, { timeout: 120000, stdio: "ignore" });
   if (!fs.existsSync(`${file}.json`) && !fs.existsSync(`${file}.txt`)) {
     const reason = done.error ? "it did not end within 120 s" : `the process crashed: ${done.signal ?? done.status}`;
     fs.writeFileSync(`${file}.txt`, reason + "\n");

@@ -36,7 +36,8 @@ async function runCase(name) {
     ort.env.wasm.wasmPaths = location.origin + "/ort/";
     ort.env.wasm.numThreads = 1;
     const model = new Uint8Array(await (await fetch("/cases/" + name + "/model.onnx")).arrayBuffer());
-    const session = await ort.InferenceSession.create(model, { executionProviders: ["${provider}"], logSeverityLevel: 4 });
+    const options = { executionProviders: ["${provider}"], logSeverityLevel: 4 };
+    const session = await ort.InferenceSession.create(model, options);
     stage = "run";
     const sets = {}, found = {};
     const stored = await (await fetch("/cases/" + name + "/inputs.json")).json();
@@ -79,7 +80,8 @@ const userDataDir = fs.mkdtempSync(path.join(os.tmpdir(), "onnxruntime-web-"));
 let browser, page;
 
 async function open() {
-  browser = await puppeteer.launch({ executablePath, headless: true, args: FLAGS, userDataDir, protocolTimeout: SECONDS * 1000 });
+  const options = { executablePath, headless: true, args: FLAGS, userDataDir, protocolTimeout: SECONDS * 1000 };
+  browser = await puppeteer.launch(options);
   page = await browser.newPage();
   await page.goto(`http://127.0.0.1:${server.address().port}/`);
 }

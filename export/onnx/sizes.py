@@ -1,0 +1,83 @@
+"""Sizes in int64, as ONNX has them, where TensorFlow computes with them in int32.
+
+TensorFlow's shapes are int32, and those of ONNX's operators int64, so every computed size is cast there and back.
+Runtimes that follow sizes symbolically, such as tract, lose them on the way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+MOVES = {"Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
+SIZES = MOVES | {"Add", "Div", "Max", "Min", "Mul", "ReduceProd", "Sub"}
+# Inputs that say where or how, and not what: they are int64 already.
+ARGUMENTS = {"Gather": 1, "ReduceProd": 1, "Reshape": 1, "Slice": 1, "Squeeze": 1, "Unsqueeze": 1}
+
+
+def keep_sizes_wide(graph: Any) -> None:
+    """Compute sizes in int64 from the shape to the operator that reads them, in place.
+
+    Args:
+        graph: an ``onnx_ir.Graph`` with sorted nodes.
+    """
+    import onnx_ir as ir
+
+    int32, int64 = ir.DataType.INT32.value, ir.DataType.INT64.value
+    sizes: dict[Any, None] = {}  # int64 values that depend on shapes alone
+    wide: dict[Any, Any] = {}  # for int32 values that do, the same in int64
+    for node in list(graph):
+        to = node.attributes["to"].as_int() if node.op_type == "Cast" and not node.domain else None
+        source = node.inputs[0] if node.inputs else None
+        if to == int32 and source in sizes:
+            wide[node.outputs[0]] = source
+        elif to == int64 and source in wide:
+            ir.convenience.replace_all_uses_with(node.outputs[0], wide[source], replace_graph_outputs=False)
+            sizes[wide[source]] = None
+        elif node.op_type == "Slice" and any(value in wide for value in node.inputs[1:]):
+            bounds = [value for value in node.inputs[1:] if value is not None]
+            if all(value in wide or _is_constant(value) for value in bounds):
+                for i, value in enumerate(node.inputs[1:], 1):
+                    if value is not None:
+                        node.replace_input_with(i, _in_int64(graph, value, wide))
+        elif node.op_type in ("Shape", "Size"):
+            sizes[node.outputs[0]] = None
+        elif node.op_type in SIZES and not node.domain and len(node.outputs) == 1:
+            read = [value for value in node.inputs[: ARGUMENTS.get(node.op_type)] if value is not None]
+            if all(value in sizes or _is_constant(value) for value in read) and any(value in sizes for value in read):
+                sizes[node.outputs[0]] = None
+            elif all(value in wide or _is_constant(value) for value in read) and any(value in wide for value in read):
+                wide[node.outputs[0]] = _widened(graph, node, read, wide)
+                sizes[wide[node.outputs[0]]] = None
+
+
+def _is_constant(value: Any) -> bool:
+    return value.is_initializer() and value.const_value is not None
+
+
+def _in_int64(graph: Any, value: Any, wide: dict[Any, Any]) -> Any:
+    """Return a size or a constant in int64."""
+    import onnx_ir as ir
+
+    if value in wide:
+        return wide[value]
+    name = f"{value.name}/int64"
+    if name not in graph.initializers:
+        tensor = ir.tensor(np.asarray(value.const_value.numpy(), "int64"), name=name)
+        kind = ir.TensorType(tensor.dtype)
+        constant = ir.Value(name=name, const_value=tensor, shape=ir.Shape(tensor.shape), type=kind)
+        graph.register_initializer(constant)
+    return graph.initializers[name]
+
+
+def _widened(graph: Any, node: Any, read: list[Any], wide: dict[Any, Any]) -> Any:
+    """Insert the node in int64, and return its output."""
+    import onnx_ir as ir
+
+    inputs = [_in_int64(graph, value, wide) if value in read else value for value in node.inputs]
+    copy = ir.node(node.op_type, inputs, dict(node.attributes), name=f"{node.name}/int64")
+    output = copy.outputs[0]
+    output.name, output.dtype, output.shape = f"{node.outputs[0].name}/int64", ir.DataType.INT64, node.outputs[0].shape
+    graph.insert_after(node, copy)
+    return output

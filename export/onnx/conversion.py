@@ -48,6 +48,7 @@ class Form:
         opset: the opset. None: the lowest that has all operators of the graph.
         least: the lowest opset where `opset` is None.
         avoid: operators that are not written where they can be composed of others.
+        half: whether the runtime computes in float16, whatever the dtypes in the file are.
         index_dtype: dtype of the ids and masks that the graph takes. None: int64 for models of this package, and that
             of the model for others.
     """
@@ -55,6 +56,7 @@ class Form:
     opset: int | None = None
     least: int = FIRST
     avoid: tuple[str, ...] = ()
+    half: bool = False
     index_dtype: str | None = None
 
 
@@ -105,7 +107,7 @@ def _in_opset(
     signature = function.signature
     ours = not isinstance(model, Foreign)
     inputs = input_specs(signature, form.index_dtype or ("int64" if ours else None))
-    table, single = lowerings(opset, form.avoid)
+    table, single = lowerings(opset, form.avoid, half=form.half)
     arguments = [
         tf.TensorSpec(v.shape, stored.dtype(n), name=f"weight_{i}") for i, (n, v) in enumerate(weights.items())
     ]
@@ -148,8 +150,6 @@ def _in_opset(
             raise ExportError(f"the graph has {sorted(map(str, found))} where {[s.name for s in specs]} belong")
         for spec in specs:
             found[spec.name].shape = ir.Shape(signature.shape(spec))
-    infer_shapes(onnx_model)
-    state_pads(graph)
     for spec in signature.inputs:
         fixed = [dim for dim in spec.dims if isinstance(dim, int)]
         if spec.optional and len(fixed) == len(spec.dims):  # a default makes the input optional
@@ -157,6 +157,8 @@ def _in_opset(
             value.const_value = ir.tensor(np.full(fixed, spec.fill, form.index_dtype or "int64"), name=spec.name)
             graph.register_initializer(value)
     onnx_model.metadata_props.update(metadata(model, {name: signature}, beside))
+    infer_shapes(onnx_model)
+    state_pads(graph)
     onnx_model.meta["calls"] = calls
     return onnx_model
 

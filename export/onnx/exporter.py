@@ -251,7 +251,7 @@ def _form(graphs: Mapping[str, Graph], request: ExportRequest) -> Form:
             f"{least} on; accepted: {least} to {LAST}, None, or another target"
         )
     dtype = request.index_dtype or (target.index_dtype if target.index_dtype != "int64" else None)
-    return Form(opset, least, target.avoid, dtype)
+    return Form(opset, least, target.avoid, target.half, dtype)
 
 
 def _file_names(model: Exportable, graphs: Mapping[str, Graph], target: Path) -> dict[str, str]:

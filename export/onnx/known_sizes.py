@@ -78,8 +78,6 @@ def _shape(node: Any, known: dict[Any, Sizes]) -> Sizes | None:
         value = node.inputs[index] if index < len(node.inputs) else None
         return known.get(value) if value in known else _constant(value)
 
-    if node.op_type == "Range" and read(0) == [0] and read(2) == [1] and node.inputs[1] in known:
-        return known[node.inputs[1]]
     if node.op_type == "ConstantOfShape" and node.inputs[0] in known:
         return known[node.inputs[0]]
     if node.op_type == "Reshape" and node.inputs[1] in known:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
+from ...runtime.metadata import SIGNATURES
 from .known_sizes import name_dimensions
 
 POOLS = ("AveragePool", "LpPool", "MaxPool")
@@ -32,7 +34,10 @@ def _without_numbered(model: Any) -> None:
     """Remove the names that the inference gave to unknown sizes."""
     import onnx_ir as ir
 
+    stated = json.loads(model.metadata_props.get(SIGNATURES, "{}")).values()
+    sums = {dim for signature in stated for dim in signature.get("sums", {})}  # tract computes these from the parts
     names = {dim.value for value in model.graph.inputs for dim in value.shape or () if not isinstance(dim, int)}
+    names -= sums
     for node in model.graph:
         for value in node.outputs:
             if value.shape is not None:

@@ -12,6 +12,8 @@ from .constants import fold_constants
 from .sizes import keep_sizes_wide
 from .transposes import cancel_transposes
 
+RECURRENT = {"GRU": 2, "LSTM": 3, "RNN": 2}  # numbers of outputs
+
 
 def tidied(model: Any) -> Any:
     """Merge equal nodes, such as those that compute the mask in every block, and remove unused ones."""
@@ -42,6 +44,7 @@ def tidied(model: Any) -> Any:
     _keep_padding(model.graph)
     _own_outputs(model.graph)
     _distinct_outputs(model.graph, outputs)
+    _all_outputs(model.graph)
     _rename(model.graph)
     return model
 
@@ -100,6 +103,13 @@ def _distinct_outputs(graph: Any, names: list[str]) -> None:
             graph.outputs[i] = value = copy.outputs[0]
         seen.add(value)
         value.name = name
+
+
+def _all_outputs(graph: Any) -> None:
+    """Name every output of recurrent nodes. MNN and RKNN do not read nodes without those that nothing reads."""
+    for node in graph:
+        if node.op_type in RECURRENT and not node.domain:
+            node.resize_outputs(RECURRENT[node.op_type])
 
 
 def _own_outputs(graph: Any) -> None:

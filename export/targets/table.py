@@ -45,6 +45,7 @@ class Target:
         stored: Indices of inputs that must be initializers or ``Constant`` nodes, by operator.
         int32_shapes: Whether shapes that depend on inputs may be computed with int32 and then cast to int64.
         rejects: Dtypes that an input must not have, by operator and index of the input.
+        half: Whether the runtime computes in float16, in which a mask of float32's lowest number is infinite.
         ignores_lengths: Whether `sequence_lens` of LSTM, GRU and RNN is ignored without an error: "always", "open"
             (only if the length of the sequence is an open dimension) or "never".
     """
@@ -69,6 +70,7 @@ class Target:
     stored: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     int32_shapes: bool = True
     rejects: Mapping[str, Mapping[int, tuple[str, ...]]] = field(default_factory=dict)
+    half: bool = False
     ignores_lengths: Literal["always", "open", "never"] = "never"
 
     @property
@@ -157,6 +159,7 @@ _ALL = (
         constant=MappingProxyType(
             {"Gemm": (1,), "Slice": (1, 2, 3, 4), "Split": (1,), "Conv": (2,), "ConvTranspose": (1, 2)}
         ),
+        half=True,
         **_PROVIDER,
     ),
     _target(
@@ -166,6 +169,7 @@ _ALL = (
         notes="ONNX Runtime's QNN execution provider. Its NPU backend, HTP, computes quantized models, and others in "
         "float16. If and Loop are not supported.",
         shapes="static",
+        half=True,
         **_PROVIDER,
     ),
     _target(
@@ -174,6 +178,7 @@ _ALL = (
         19,
         notes="RKNN-Toolkit2, which converts files for Rockchip's NPU. It rejects operator sets above 19.",
         shapes="static",
+        half=True,
         version="2.3.2",
         reads=19,
     ),
@@ -195,7 +200,9 @@ _ALL = (
         "rejects Attention with a boolean mask. A shape that goes through int32 loses its open dimensions.",
         avoid=NEWEST,
         version="0.23",
-        constant=MappingProxyType({"Pad": (1,)} | {name: (index,) for name, index in SEQUENCE_LENS.items()}),
+        constant=MappingProxyType(
+            {"Pad": (1,), "Range": (0, 1)} | {name: (index,) for name, index in SEQUENCE_LENS.items()}
+        ),
         stored=MappingProxyType(dict.fromkeys((*_AXES, "ReduceSumSquare"), (1,))),
         int32_shapes=False,
         rejects=MappingProxyType({"Attention": MappingProxyType({3: ("bool",)})}),

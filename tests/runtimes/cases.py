@@ -38,7 +38,7 @@ from helpers import VARIANTS, randomise, tiny  # pyright: ignore[reportMissingIm
 
 Arrays = dict[str, np.ndarray]
 OPSETS = (17, 20, 21, 23)
-FORMS = (*map(str, OPSETS), "int8", "static")  # of the files: an opset in float32 and open shapes, or else
+FORMS = (*map(str, OPSETS), "int8", "static", "rknn")  # of the files: an opset in float32 and open shapes, or else
 STATIC = {"batch": 1, "sequence": 16, "source": 16, "target": 16}
 BATCHES = ((1, 7, "none"), (3, 9, "right"), (3, 9, "left"), (1, 1, "none"))  # rows, tokens, padding
 FAMILIES = {"bert": "BERT", "gpt": "GPT", "vit": "ViT", "transformer": "Transformer", "seq2seq": "Seq2Seq"}
@@ -210,11 +210,12 @@ def _export(subject: Subject, model: Any, form: str, folder: Path) -> list[str]:
     options: dict[str, Any] = {"opset": int(form)} if form.isdigit() else {}
     if form == "int8":
         options = {"precision": "int8", "least_cosine": 0}
-    elif form == "static":
+    elif form in ("static", "rknn"):
         open_sizes = {dim for spec in view.signature.inputs for dim in spec.dims if isinstance(dim, str)}
         known = {**view.signature.examples, **view.signature.defaults, **STATIC}
         options = {"opset": 17, "static_shapes": {dim: known.get(dim, 16) for dim in sorted(open_sizes)}}
         options |= {"cache": False} if model is view else {}
+        options |= {"target": "rknn"} if form == "rknn" else {}
     made = []
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
         path = Path(temporary) / "model.onnx"
@@ -313,7 +314,8 @@ def _padded(values: np.ndarray, padding: str) -> np.ndarray:
     mask = padded_mask(values.shape[0], values.shape[1], padding)
     if values.dtype.kind in "iu":
         values = np.maximum(values, 1)
-    return values * mask.reshape(*mask.shape, *[1] * (values.ndim - 2)).astype(values.dtype)
+    kept = mask.reshape(*mask.shape, *[1] * (values.ndim - 2)).astype(bool)
+    return np.where(kept, values, np.zeros((), values.dtype))  # not -0.0, which MNN tells from 0.0
 
 
 def _next(signature: Signature, sizes: Mapping[str, int], inputs: Arrays, outputs: Mapping[str, np.ndarray]) -> Arrays:

@@ -35,7 +35,7 @@ class Runtime:
         packages: what pip or, for a worker in Node, npm installs.
         without_dependencies: packages that pip installs after these, without what they depend on.
         newest_python: the last minor version of Python 3 that `packages` support.
-        static: whether it supports files with fixed shapes only.
+        form: the form of the files, if it reads only one: "static", or "rknn" for its own target.
         limit: the difference above which a float32 result is wrong, as a share of the largest magnitude.
         options: environment variables of the worker.
         programs: programs of which one must be installed, such as a browser.
@@ -46,7 +46,7 @@ class Runtime:
     packages: tuple[str, ...]
     without_dependencies: tuple[str, ...] = ()
     newest_python: int = 14
-    static: bool = False
+    form: str = ""
     limit: float = 1e-3
     options: Mapping[str, str] = field(default_factory=dict)
     programs: tuple[str, ...] = ()
@@ -121,15 +121,15 @@ RUNTIMES = (
     Runtime("mnn-3.6.1", "run_mnn.py", ("MNN==3.6.1", "numpy")),
     # A file with open sizes either loads within seconds, or takes more time than anyone waits.
     Runtime("tract-0.23.9", "run_tract.py", ("tract==0.23.9", "numpy"), options={"RUNTIME_SECONDS": "20"}),
-    Runtime("opencv-4.12.0", "run_opencv.py", ("opencv-python-headless==4.12.0.88",), static=True),
-    Runtime("opencv-5.0.0", "run_opencv.py", ("opencv-python-headless==5.0.0.93",), static=True),
+    Runtime("opencv-4.12.0", "run_opencv.py", ("opencv-python-headless==4.12.0.88",), form="static"),
+    Runtime("opencv-5.0.0", "run_opencv.py", ("opencv-python-headless==5.0.0.93",), form="static"),
     Runtime(
         "rknn-2.5.0",
         "run_rknn.py",
         (*RKNN, "torch"),
         without_dependencies=("rknn-toolkit2==2.5.0",),
         newest_python=12,
-        static=True,
+        form="rknn",
         limit=2e-2,  # it computes in float16
     ),
     Runtime("onnx-reference-1.23.2", "run_reference.py", ("onnx==1.23.2",)),

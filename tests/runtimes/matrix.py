@@ -39,6 +39,7 @@ FORMS = {
     "23": "Opset 23, float32",
     "int8": "int8 (compared with ONNX Runtime and the same file)",
     "static": "Opset 17, float32, static shapes",
+    "rknn": 'Opset 17, target="rknn", static shapes',
 }
 MOST_BYTES = 200_000  # of a file with details beside the page
 
@@ -88,12 +89,12 @@ def run(
         runtime: an installed runtime.
         cases: the folder of the cases.
         results: the folder of the results of all runtimes.
-        forms: which forms of the files to run; of a runtime that supports static shapes only, just that form.
+        forms: which forms of the files to run; of a runtime that reads one form only, just that form.
         only: the beginning of the names of cases.
         stored_only: whether to run nothing, and return the results that exist.
     """
     chosen, found = [], []
-    accepted = [form for form in forms if form == "static" or not runtime.static]
+    accepted = [form for form in forms if form == runtime.form or (not runtime.form and form != "rknn")]
     for case in sorted(cases.glob(f"{only}*/")):
         stored = case / "refused.json" if (case / "refused.json").is_file() else case / "case.json"
         if not stored.is_file() or case.name.startswith("."):

@@ -14,6 +14,7 @@ from ..rules.base import final
 Tensor = Any
 
 HIDDEN = -1.7e38  # half of the lowest float32: hides a key whatever its score, and its sum with a bias is finite
+HIDDEN_IN_HALF = -3e4  # the same in float16, where scores have the rest of the range
 
 
 def split_heads(inputs: Tensor, heads: int) -> Tensor:
@@ -77,6 +78,7 @@ def attention(
     causal: bool = False,
     return_scores: bool = False,
     dropout: Any = None,
+    hidden: float = HIDDEN,
 ) -> Any:
     import tensorflow as tf
 
@@ -88,7 +90,7 @@ def attention(
     mask = F.combine_masks(F.causal_mask(length, source) if causal else None, mask)
     if mask is not None:
         any_key = _any_key(mask)  # (·, ·, T, 1)
-        added = tf.cast(tf.logical_not(mask), tf.float32) * HIDDEN
+        added = tf.cast(tf.logical_not(mask), tf.float32) * hidden
         bias = added if bias is None else added + bias
     # The projections before and after compute (batch, length, heads · head_dim), which the operator reads and writes.
     together = [_together(x) for x in (query, key, value)]
@@ -121,6 +123,7 @@ def composed_attention(
     causal: bool = False,
     return_scores: bool = False,
     dropout: Any = None,
+    hidden: float = HIDDEN,
 ) -> Any:
     """Emit two matrix multiplications and a softmax, in an order that ONNX Runtime's optimizer fuses.
 
@@ -137,7 +140,7 @@ def composed_attention(
     if causal:
         mask = F.combine_masks(F.causal_mask(tf.shape(query)[2], tf.shape(key)[2]), mask)
     if mask is not None:
-        added = tf.cast(tf.logical_not(mask), tf.float32) * HIDDEN
+        added = tf.cast(tf.logical_not(mask), tf.float32) * hidden
         bias = added if bias is None else added + bias
     query = query * tf.constant(float(scale or width**-0.5), query.dtype)
     if heads != kv_heads:

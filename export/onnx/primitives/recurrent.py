@@ -41,13 +41,15 @@ def recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, train
         inputs = tf.matmul(order, inputs)
         kept = tf.cast(mask, tf.int32)
         steps = tf.reduce_sum(kept, 1, keepdims=True)  # (B, 1)
-        mask = tf.range(tf.shape(kept)[1])[None] < steps
+        mask = tf.less(tf.expand_dims(tf.range(tf.shape(kept)[1]), 0), steps)
     if mask is not None and (kind == "gru" or (kind == "lstm" and layer.returns_cell)):
         column = np.concatenate([np.full((1, width, 1), HELD[kind].get(gate, 0.0)) for gate in GATES[kind]], axis=1)
         kernel = tf.concat([kernel, tf.constant(column, kernel.dtype)], axis=-1)
-        inputs = tf.concat([inputs, tf.cast(tf.logical_not(mask), inputs.dtype)[:, :, None]], axis=-1)
+        inputs = tf.concat([inputs, tf.expand_dims(tf.cast(tf.logical_not(mask), inputs.dtype), -1)], axis=-1)
     attributes: dict[str, Any] = {"linear_before_reset": 1} if kind == "gru" else {}
     states = [tf.expand_dims(part, 0) for part in state] if state is not None else []
+    if kind == "gru" and not states and inputs.shape[0] is not None:
+        states = [tf.zeros((1, inputs.shape[0], width), inputs.dtype)]  # OpenCV reads no GRU without it
     one = [1, inputs.shape[0], width]
     outputs, *last = markers(
         kind.upper(),
@@ -60,8 +62,8 @@ def recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, train
     last = [tf.reshape(part, tf.stack([batch, width])) for part in last]
     if order is not None:
         any_token = tf.cast(steps > 0, outputs.dtype)  # (B, 1)
-        newest = tf.cast(tf.equal(tf.range(tf.shape(outputs)[1])[None], steps - 1), outputs.dtype)  # (B, T)
-        read = tf.squeeze(tf.matmul(newest[:, None], outputs), 1)  # (B, units)
+        newest = tf.equal(tf.expand_dims(tf.range(tf.shape(outputs)[1]), 0), steps - 1)  # (B, T)
+        read = tf.squeeze(tf.matmul(tf.expand_dims(tf.cast(newest, outputs.dtype), 1), outputs), 1)  # (B, units)
         before = state[0] if state is not None else 0.0
         last[0] = read + (1.0 - any_token) * before
         outputs = tf.matmul(order, outputs, transpose_a=True)
@@ -93,5 +95,5 @@ def _kept_first(mask: Tensor) -> Tensor:
 
     kept = tf.cast(mask, tf.int32)
     place = tf.where(mask, tf.cumsum(kept, 1) - 1, tf.reduce_sum(kept, 1, keepdims=True) + tf.cumsum(1 - kept, 1) - 1)
-    rows = tf.range(tf.shape(mask)[1])[None, :, None]  # (1, T, 1)
-    return tf.cast(tf.equal(place[:, None, :], rows), tf.float32)
+    rows = tf.expand_dims(tf.range(tf.shape(mask)[1]), 1)  # (T, 1)
+    return tf.cast(tf.equal(tf.expand_dims(place, 1), rows), tf.float32)

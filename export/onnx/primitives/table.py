@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 from ...onnx_versions import FIRST
@@ -30,12 +31,13 @@ FORMS: Mapping[str, Mapping[int, tuple[str, Form]]] = {
 }
 
 
-def lowerings(opset: int, avoid: Collection[str] = ()) -> tuple[dict[str, Form], set[str]]:
+def lowerings(opset: int, avoid: Collection[str] = (), *, half: bool = False) -> tuple[dict[str, Form], set[str]]:
     """Return the lowering of every primitive for an opset, and the names of those that become one operator.
 
     Args:
         opset: the opset, 17 or later.
         avoid: operators that the target does not have, for which the composed form is written.
+        half: whether the target computes in float16, where a masked score must be finite too.
     """
     chosen, single = {}, set()
     for name, forms in FORMS.items():
@@ -44,4 +46,6 @@ def lowerings(opset: int, avoid: Collection[str] = ()) -> tuple[dict[str, Form],
             key=lambda entry: entry[0],
         )[1]
         single |= {name} if operator else set()
+    if half:
+        chosen["dot_product_attention"] = partial(chosen["dot_product_attention"], hidden=attention.HIDDEN_IN_HALF)
     return chosen, single

@@ -15,6 +15,7 @@ from . import (
     loops,
     scattering,
     selection,
+    slices,
 )
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "loops",
     "scattering",
     "selection",
+    "slices",
 ]

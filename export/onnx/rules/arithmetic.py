@@ -174,6 +174,16 @@ def _reduced_extreme(call: Call) -> Any:
     )
 
 
+@rule("Any", "All")
+def _any_or_all(call: Call) -> Any:
+    """Take the largest or the smallest. tf2onnx takes sums, with which MNN and tract compute something else or fail."""
+    import tensorflow as tf
+
+    x, axes = call.inputs
+    reduce = tf.reduce_max if call.op.type == "Any" else tf.reduce_min
+    return tf.greater(final(reduce(tf.cast(x, tf.float32), axis=axes, keepdims=call.attr("keep_dims"))), 0.0)
+
+
 @rule("Atan2")
 def _atan2(call: Call) -> Any:
     """Find the angle in its quadrant, with the signs of zeros."""

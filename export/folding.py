@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..runtime.metadata import FOLDED
+from .initializers import initializer
 
 MOVES = {"Concat", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 OPSET = 17  # of the stored graph; these operators have not changed since, except for an option of Split
@@ -49,23 +50,18 @@ def fold_weights(graph: Any, weights: set[str]) -> dict[str, str]:
         return {}
     recipe = _recipe(kept, weights)
     arrays = _computed(recipe, {value.name: value.const_value.numpy() for value in graph.initializers.values()})
-    initializers = []
     for value, (name, _) in kept.items():
-        array = np.ascontiguousarray(arrays[name])
-        tensor = ir.tensor(array, name=name)
-        initializer = ir.Value(
-            name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype)
-        )
-        ir.convenience.replace_all_uses_with(value, initializer)
-        initializers.append(initializer)
+        ir.convenience.replace_all_uses_with(value, initializer(graph, f"{name}:moved", arrays[name]))
     for node in reversed([node for node in graph if node in made]):
         if not any(output.uses() or output.is_graph_output() for output in node.outputs):
             graph.remove(node, safe=True)
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:
         if graph.initializers[name] not in graph.inputs and not graph.initializers[name].is_graph_output():
             del graph.initializers[name]
-    for initializer in initializers:
-        graph.register_initializer(initializer)
+    for name, _ in kept.values():
+        constant = graph.initializers.pop(f"{name}:moved")
+        constant.name = constant.const_value.name = name
+        graph.register_initializer(constant)
     return {FOLDED: base64.b64encode(recipe).decode()}
 
 

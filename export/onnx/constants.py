@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..initializers import initializer
+
 MOST = 4096  # elements of a value; larger ones, such as masks of all positions, would enlarge the file
 # Operators whose results are exact: they move, copy or compare elements, or compute with integers.
 EXACT = {
@@ -40,10 +42,7 @@ def fold_constants(graph: Any, opset: int) -> None:
         if arrays is None or any(array.size > MOST for array in arrays):
             continue
         for value, array in zip(node.outputs, arrays, strict=True):
-            tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=value.name)
-            name, kind = f"{value.name}_constant", ir.TensorType(tensor.dtype)
-            constant = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=kind)
-            graph.register_initializer(constant)
+            constant = initializer(graph, f"{value.name}_constant", array)
             ir.convenience.replace_all_uses_with(value, constant, replace_graph_outputs=True)
         graph.remove(node, safe=True)
 

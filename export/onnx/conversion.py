@@ -33,6 +33,7 @@ from .primitives.table import lowerings
 from .rewriting import failed, rewritten, where
 from .shapes import infer_shapes, state_pads
 from .tidying import tidied
+from .transposes import cancel_transposes
 
 Tensor = Any
 
@@ -157,6 +158,8 @@ def _in_opset(
             value.const_value = ir.tensor(np.full(fixed, spec.fill, form.index_dtype or "int64"), name=spec.name)
             graph.register_initializer(value)
     onnx_model.metadata_props.update(metadata(model, {name: signature}, beside))
+    infer_shapes(onnx_model)
+    cancel_transposes(graph)
     infer_shapes(onnx_model)
     state_pads(graph)
     onnx_model.meta["calls"] = calls

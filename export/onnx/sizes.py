@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ..initializers import initializer
+
 MOVES = {"Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
 SIZES = MOVES | {"Add", "Div", "Max", "Min", "Mul", "Range", "ReduceProd", "Sub"}
 # Operators that read sizes from this input on, and whose outputs have another dtype.
@@ -70,17 +72,9 @@ def _is_constant(value: Any) -> bool:
 
 def _in_int64(graph: Any, value: Any, wide: dict[Any, Any]) -> Any:
     """Return a size or a constant in int64."""
-    import onnx_ir as ir
-
     if value in wide:
         return wide[value]
-    name = f"{value.name}/int64"
-    if name not in graph.initializers:
-        tensor = ir.tensor(np.asarray(value.const_value.numpy(), "int64"), name=name)
-        kind = ir.TensorType(tensor.dtype)
-        constant = ir.Value(name=name, const_value=tensor, shape=ir.Shape(tensor.shape), type=kind)
-        graph.register_initializer(constant)
-    return graph.initializers[name]
+    return initializer(graph, f"{value.name}/int64", np.asarray(value.const_value.numpy(), "int64"))
 
 
 def _widened(graph: Any, node: Any, read: list[Any], wide: dict[Any, Any]) -> Any:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ..initializers import initializer
 from .constants import fold_constants
 from .sizes import keep_sizes_wide
-from .transposes import cancel_transposes
 
 RECURRENT = {"GRU": 2, "LSTM": 3, "RNN": 2}  # numbers of outputs
 
@@ -39,7 +39,6 @@ def tidied(model: Any) -> Any:
     ):
         model = step(model).model
     keep_sizes_wide(model.graph)
-    cancel_transposes(model.graph)
     model = common.RemoveUnusedNodesPass()(model).model
     _keep_padding(model.graph)
     _own_outputs(model.graph)
@@ -55,7 +54,6 @@ def _keep_padding(graph: Any) -> None:
     ONNX Runtime fuses padding with zeros into max pooling, where the padding does not count. That is wrong where all
     values are negative. Padding with any other value is not fused.
     """
-    import onnx_ir as ir
 
     def pools(node: Any) -> bool:
         behind = [use.node for output in node.outputs for use in output.uses()]
@@ -65,10 +63,7 @@ def _keep_padding(graph: Any) -> None:
         value = node.inputs[2] if node.op_type == "Pad" and len(node.inputs) > 2 else None
         zero = value is None or (value.const_value is not None and not value.const_value.numpy().any())
         if node.op_type == "Pad" and zero and pools(node):
-            tensor = ir.tensor(np.array(np.finfo("float32").tiny), name=f"{node.name}_almost_zero")
-            almost = ir.Value(name=tensor.name, const_value=tensor)
-            almost.shape, almost.dtype = ir.Shape(()), tensor.dtype
-            graph.register_initializer(almost)
+            almost = initializer(graph, f"{node.name}_almost_zero", np.array(np.finfo("float32").tiny))
             node.resize_inputs(3)
             node.replace_input_with(2, almost)
 

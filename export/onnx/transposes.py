@@ -6,10 +6,13 @@ them when it loads a file; many other runtimes compute them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
+
+from ..initializers import initializer
 
 UNARY = {
     *("Abs", "Cast", "Ceil", "Clip", "Elu", "Erf", "Exp", "Floor", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu"),
@@ -25,13 +28,14 @@ def cancel_transposes(graph: Any) -> None:
     """Move transposes down, in place, where that lets two of them cancel or merges them into one.
 
     Args:
-        graph: an ``onnx_ir.Graph`` with sorted nodes; weights are inputs of known shapes.
+        graph: an ``onnx_ir.Graph`` with sorted nodes, whose shapes are known.
     """
+    names = count(1)
     for _ in range(len(graph)):  # each round moves every transpose past one node at the most
         changed = False
         for node in list(graph):
             if node.graph is graph and not node.domain:
-                changed |= _joined(graph, node) or _with_bias(graph, node) or _moved(graph, node)
+                changed |= _joined(graph, node) or _with_bias(graph, node) or _moved(graph, node, names)
         if not changed:
             break
 
@@ -79,8 +83,7 @@ def _with_bias(graph: Any, node: Any) -> bool:
         conv = transpose.inputs[0].producer()
         if conv is None or conv.op_type not in ("Conv", "ConvTranspose") or len(transpose.inputs[0].uses()) != 1:
             continue
-        channels = conv.inputs[1].shape
-        if order[-1] != 1 or len(conv.inputs) > 2 or channels is None or not _fits(bias, conv):
+        if order[-1] != 1 or len(conv.inputs) > 2 or not _fits(bias, conv):
             continue
         conv.resize_inputs(3)
         conv.replace_input_with(2, bias)
@@ -96,15 +99,16 @@ def _is_vector(value: Any) -> bool:
 
 def _fits(bias: Any, conv: Any) -> bool:
     """Return whether a vector has one element for each channel that a convolution computes."""
-    kernel = conv.inputs[1]
-    shape = kernel.shape
-    if shape is None or not isinstance(shape[0], int) or not isinstance(shape[1], int):
-        return False
+    kernel, result = conv.inputs[1].shape, conv.outputs[0].shape
     group = conv.attributes["group"].as_int() if "group" in conv.attributes else 1
-    return bias.shape[0] == (shape[0] if conv.op_type == "Conv" else shape[1] * group)
+    channels = None if result is None or len(result) < 2 else result[1]
+    if kernel is not None and len(kernel) > 2:
+        channels = kernel[0] if conv.op_type == "Conv" else kernel[1]
+        channels = channels * group if conv.op_type == "ConvTranspose" and isinstance(channels, int) else channels
+    return isinstance(channels, int) and bias.shape[0] == channels
 
 
-def _moved(graph: Any, node: Any) -> bool:
+def _moved(graph: Any, node: Any, names: Iterator[int]) -> bool:
     """Move the transposes in front of a node behind it."""
     import onnx_ir as ir
 
@@ -114,20 +118,22 @@ def _moved(graph: Any, node: Any) -> bool:
     if order is None or order not in IMAGES or any(_rank(node.inputs[i]) not in (None, len(order)) for i in places):
         return False
     transposes = [node.inputs[i].producer() for i in places]
-    if any(len(transpose.outputs[0].uses()) > 1 for transpose in transposes):
-        return False  # it stays in front of the other readers
+    readers = [use.node for transpose in transposes for use in transpose.outputs[0].uses()]
+    if not all(reader is node or reader.op_type == "Transpose" or _places(reader) for reader in readers):
+        return False  # it would stay in front of the other readers
     if not _adapted(graph, node, order):
         return False
     for i, transpose in zip(places, transposes, strict=True):
         node.replace_input_with(i, transpose.inputs[0])
     old = node.outputs[0]
-    behind = ir.node("Transpose", [old], {"perm": list(order)}, name=f"{node.name}/Transpose")
+    name = f"{node.name}/Transpose.{next(names)}"
+    behind = ir.node("Transpose", [old], {"perm": list(order)}, name=name)
     uses = list(old.uses())
     graph.insert_after(node, behind)
     result = behind.outputs[0]
-    result.name, result.shape = f"{old.name}/transposed", old.shape
+    result.name = f"{name}:0"
     if old.dtype is not None:
-        result.dtype = old.dtype
+        result.dtype, result.shape = old.dtype, old.shape
     old.shape = None
     for use in uses:
         if use.node is not behind:
@@ -166,11 +172,7 @@ def _adapted(graph: Any, node: Any, order: Sequence[int]) -> bool:
     moved = np.empty_like(ends)
     for place, axis in enumerate(order):  # output axis `place` of the transpose is its input axis `axis`
         moved[:, axis] = ends[:, place]
-    name = f"{node.name}/pads"
-    tensor = ir.tensor(moved.ravel(), name=name)
-    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype))
-    graph.register_initializer(value)
-    node.replace_input_with(1, value)
+    node.replace_input_with(1, initializer(graph, f"{node.name}/pads.{len(graph.initializers)}", moved.ravel()))
     return True
 
 

@@ -274,6 +274,7 @@ EXPORT_FLOORS = (
         "onnx_versions",
         "frontend",
         "digests",
+        "initializers",
         "folding",
         "options",
         "targets",

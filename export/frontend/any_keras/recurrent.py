@@ -48,6 +48,9 @@ def recurrent_call(
     result = last[0]
     if layer.return_sequences:
         result = outputs if mask is None else _carried(layer, outputs, mask)
+    elif mask is not None and layer.zero_output_for_mask:  # Keras returns the output of the last step, if masked zeros
+        newest = mask[:, :1] if layer.go_backwards else mask[:, -1:]
+        result = last[0] * ops.cast(newest, last[0].dtype)
     elif mask is not None and states is not None:  # Keras returns zeros for a row without any token
         result = last[0] * ops.cast(ops.any(mask, axis=1, keepdims=True), last[0].dtype)
     return (result, *last) if layer.return_state else result

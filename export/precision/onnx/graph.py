@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ...initializers import initializer
+
 Array = np.ndarray
 # Operators whose outputs are elements of their inputs, in another order or shape.
 MOVES = {"Concat", "Expand", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
@@ -80,16 +82,7 @@ class Editor:
 
     def constant(self, name: str, array: Array) -> Any:
         """Return the initializer of this name, which is created from `array` if it does not exist."""
-        import onnx_ir as ir
-
-        if name in self.graph.initializers:
-            return self.graph.initializers[name]
-        tensor: Any = ir.tensor(array)
-        tensor.name = name
-        value = ir.Value(name=name, const_value=tensor)
-        value.shape, value.dtype = ir.Shape(tensor.shape), tensor.dtype
-        self.graph.register_initializer(value)
-        return value
+        return initializer(self.graph, name, array)
 
     def before(
         self,

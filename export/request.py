@@ -149,7 +149,7 @@ class ExportRequest:
         own = self.custom_metadata
         if own is not None and (
             not isinstance(own, Mapping)
-            or not all(isinstance(text, str) and text for entry in own.items() for text in entry)
+            or not all(is_text(text) for entry in own.items() for text in entry)
             or any(name.startswith(OWN_METADATA) for name in own)
         ):
             raise ValueError(
@@ -347,6 +347,17 @@ def apart(samples: Any) -> tuple[Any, Any]:
         "samples: got one to round by; accepted: several texts, mappings or rows, one half to round by and the other "
         "to measure with, or None"
     )
+
+
+def is_text(value: Any) -> bool:
+    """Return whether a value is a text that is not empty and has an encoding."""
+    if not isinstance(value, str) or not value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
 
 
 def _rows(sample: Mapping[str, Any]) -> int:

@@ -30,6 +30,10 @@ def fold_constants(graph: Any, opset: int) -> None:
     import onnx_ir as ir
 
     for node in list(graph):
+        if (source := _times_one(node)) is not None:
+            ir.convenience.replace_all_uses_with(node.outputs[0], source)
+            graph.remove(node, safe=True)
+            continue
         inputs = [value for value in node.inputs if value is not None]
         if node.domain or not all(value.is_initializer() and value.const_value is not None for value in inputs):
             continue
@@ -45,6 +49,17 @@ def fold_constants(graph: Any, opset: int) -> None:
             constant = initializer(graph, f"{value.name}_constant", array)
             ir.convenience.replace_all_uses_with(value, constant, replace_graph_outputs=True)
         graph.remove(node, safe=True)
+
+
+def _times_one(node: Any) -> Any:
+    """Return the value that a node multiplies by 1, as Keras' SiLU does, or None."""
+    if node.op_type != "Mul" or node.domain or node.outputs[0].is_graph_output():
+        return None
+    for one, other in (node.inputs, node.inputs[::-1]):
+        constant = one.is_initializer() and one.const_value is not None and not one.const_value.shape
+        if constant and not other.is_initializer() and one.const_value.numpy() == 1:
+            return other
+    return None
 
 
 def _computed(node: Any, inputs: list[Any], opset: int) -> list[np.ndarray] | None:

@@ -18,6 +18,7 @@ from ..digests import unsealed
 from ..frontend.any_keras.functions import AnyFunctions
 from ..frontend.any_keras.model import Foreign
 from ..frontend.card import set_onnx_card
+from ..frontend.diagnostics import one_line
 from ..frontend.inference import FileWeights, inference, one_at_a_time
 from ..frontend.spec import Exportable
 from ..onnx_versions import FIRST, IR_VERSIONS, LAST
@@ -231,7 +232,7 @@ def _fixed(graph: Graph, request: ExportRequest) -> Signature:
     try:
         return graph.signature.exported(request.static_shapes)
     except ValueError as error:
-        raise ValueError(f"static_shapes: {error}") from error
+        raise ValueError(f"static_shapes: {one_line(error)}") from error
 
 
 def _form(graphs: Mapping[str, Graph], request: ExportRequest) -> Form:

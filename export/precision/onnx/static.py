@@ -44,6 +44,9 @@ def to_static(file: Path, graph: OnnxGraph, samples: Iterable[Mapping[str, Any]]
         if any(value is not None and value.name and precision.kept(value.name) for value in node.inputs)
     ]
     heads = heads_of(original) if precision.head == "fp32" else set()
+    # The scores of attention and what they weigh: a range that was measured on some lengths does not hold for others.
+    weighted = {product.node for product in products(original)}
+    kept += [node.name for node in original if node.op_type == "MatMul" and node not in weighted]
     kept += [p.node.name for p in products(original) if precision.kept(p.weight.name) or p.weight.name in heads]
     with quiet(), tempfile.TemporaryDirectory(dir=file.parent) as folder:
         target = Path(folder) / file.name

@@ -22,23 +22,24 @@ from onnxruntime.tools.onnx_model_utils import fix_output_shapes, make_dim_param
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.optimizer import optimize_model
-from tool_cases import CONVOLUTIONS, Case, Tool, case_of, cosine, opened, with_statistics
 
 from attention_zoo import export
 from helpers import numpy
+from tool_cases import CONVOLUTIONS, Case, Tool, case_of, cosine, opened, with_statistics
 
 TEXT = ("bert-backbone", "bert-sequence_classification", "gpt-gpt2", "gpt-llama")
 TRANSFORMERS = (*TEXT, "vit-classifier", "transformer-original")
 FILES = (*TRANSFORMERS, "seq2seq-luong")
+FURTHER = ("bert-sequence_classification", "transformer-original")  # run only with make test-all
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
 def over_opsets(names: tuple[str, ...], *, quick: tuple[str, ...] = (), opsets: tuple[int, ...] = (17, 21, 23)) -> Any:
-    """Parametrize a test over ``name, opset``; beyond opset 17 only the models in `quick` run in the fast suite."""
+    """Parametrize a test over ``name, opset``; beyond opset 17 only the models in `quick` run with make test."""
     cases = []
     for name in names:
         for opset in opsets:
-            marks = [] if opset == 17 or name in quick else [pytest.mark.slow]
+            marks = [] if name in quick or (opset == 17 and name not in FURTHER) else [pytest.mark.slow]
             cases.append(pytest.param(name, opset, marks=marks, id=f"{name}-{opset}"))
     return pytest.mark.parametrize(("name", "opset"), cases)
 
@@ -254,9 +255,9 @@ def check_shapes(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             assert maker == "Slice" or all(new == old for new, old in numbers), (name, maker, before, after)
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_symbolic_shapes(name: str, cases: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_shapes(cases(name), tmp_path, monkeypatch)
+@over_opsets(FILES, opsets=(17,))
+def test_symbolic_shapes(name: str, opset: int, cases: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_shapes(cases(name, opset), tmp_path, monkeypatch)
 
 
 @each_convolution

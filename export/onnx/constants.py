@@ -56,8 +56,10 @@ def _times_one(node: Any) -> Any:
     if node.op_type != "Mul" or node.domain or node.outputs[0].is_graph_output():
         return None
     for one, other in (node.inputs, node.inputs[::-1]):
-        constant = one.is_initializer() and one.const_value is not None and not one.const_value.shape
-        if constant and not other.is_initializer() and one.const_value.numpy() == 1:
+        constant: Any = None if one is None else one.const_value
+        if constant is None or constant.shape or other is None or other.is_initializer():
+            continue
+        if constant.numpy() == 1:
             return other
     return None
 

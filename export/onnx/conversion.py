@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...layers import functional as F
-from ...signature import Graph
+from ...signature import Graph, Signature
 from ..errors import ExportError
 from ..folding import fold_weights
 from ..frontend.any_keras.layers import keras_lowered
@@ -145,6 +145,20 @@ def _in_opset(
             value.shape = ir.Shape(array.shape)
             graph.register_initializer(value)
     onnx_model.metadata_props.update(fold_weights(graph, set(weights)))
+    onnx_model.metadata_props.update(metadata(model, {name: signature}, beside))
+    _sign(graph, signature, form)
+    infer_shapes(onnx_model)
+    cancel_transposes(graph)
+    infer_shapes(onnx_model)
+    state_pads(graph)
+    onnx_model.meta["calls"] = calls
+    return onnx_model
+
+
+def _sign(graph: Any, signature: Signature, form: Form) -> None:
+    """Give the inputs and outputs of a graph the shapes and the defaults of its signature."""
+    import onnx_ir as ir
+
     for side, specs in ((graph.inputs, signature.inputs), (graph.outputs, signature.outputs)):
         found = {value.name: value for value in side}
         if set(found) != {spec.name for spec in specs}:
@@ -157,13 +171,6 @@ def _in_opset(
             value = next(value for value in graph.inputs if value.name == spec.name)
             value.const_value = ir.tensor(np.full(fixed, spec.fill, form.index_dtype or "int64"), name=spec.name)
             graph.register_initializer(value)
-    onnx_model.metadata_props.update(metadata(model, {name: signature}, beside))
-    infer_shapes(onnx_model)
-    cancel_transposes(graph)
-    infer_shapes(onnx_model)
-    state_pads(graph)
-    onnx_model.meta["calls"] = calls
-    return onnx_model
 
 
 @contextmanager

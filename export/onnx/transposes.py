@@ -81,14 +81,20 @@ def _with_bias(graph: Any, node: Any) -> bool:
             continue
         transpose = value.producer()
         conv = transpose.inputs[0].producer()
-        if conv is None or conv.op_type not in ("Conv", "ConvTranspose") or len(transpose.inputs[0].uses()) != 1:
+        if conv is None or conv.op_type not in ("Conv", "ConvTranspose"):
+            continue
+        if len(transpose.inputs[0].uses()) != 1 or transpose.inputs[0].is_graph_output():
             continue
         if order[-1] != 1 or len(conv.inputs) > 2 or not _fits(bias, conv):
             continue
         conv.resize_inputs(3)
         conv.replace_input_with(2, bias)
-        ir.convenience.replace_all_uses_with(node.outputs[0], value, replace_graph_outputs=True)
+        old = node.outputs[0]
+        name, is_output = old.name, old.is_graph_output()
+        ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
         graph.remove(node, safe=True)
+        if is_output:
+            value.name, value.dtype, value.shape = name, old.dtype, old.shape
         return True
     return False
 

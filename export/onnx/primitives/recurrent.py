@@ -8,6 +8,7 @@ import numpy as np
 
 from ....layers import functional as F
 from ..markers import markers
+from ..rules.selection import select
 
 Tensor = Any
 
@@ -32,6 +33,8 @@ def recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, train
     if layer.go_backwards:
         inputs = tf.reverse(inputs, [1])
         mask = None if mask is None else tf.reverse(mask, [1])
+    if mask is not None:  # what stands in masked steps, such as NaN, must not reach others through a product with 0
+        inputs = select(tf.expand_dims(mask, -1), inputs, tf.zeros((), inputs.dtype))
     batch = tf.shape(inputs)[0]
     kernel, bias, recurrent_kernel = _weights(layer)
     order: Any = None

@@ -288,6 +288,45 @@ def test_transposes_cancel(tmp_path: Path) -> None:
     close(ours, model(values), atol=2e-5)
 
 
+def test_a_bias_behind_the_last_convolution(tmp_path: Path) -> None:
+    """The sum is an output; and a convolution that is an output itself does not get the bias."""
+    image = keras.Input((9, 7, 3), name="image")
+    for name, result in (
+        ("alone", layers.DepthwiseConv2D(3)(image)),
+        ("transposed", layers.Conv2DTranspose(2, 3, strides=2, padding="same")(image)),
+    ):
+        model = randomise(keras.Model(image, result))
+        export.to_onnx(model, tmp_path / f"{name}.onnx", static_shapes={"batch": 2})
+        assert export.verify(model, tmp_path / f"{name}.onnx").passed
+
+    class Added(layers.Layer):
+        def build(self, _: Any) -> None:
+            self.bias = self.add_weight(shape=(4,), initializer="ones")
+
+        def call(self, x: Any) -> Any:
+            return x + self.bias
+
+    first = layers.Permute((3, 1, 2))(image)
+    plain = layers.Conv2D(4, 3, use_bias=False, data_format="channels_first")(first)
+    model = randomise(keras.Model(image, [plain, Added()(layers.Permute((2, 3, 1))(plain))]))
+    export.to_onnx(model, tmp_path / "both.onnx")
+    assert export.verify(model, tmp_path / "both.onnx").passed
+
+
+def test_masked_steps_of_any_value(tmp_path: Path) -> None:
+    x, keep = keras.Input((6, 3), name="x"), keras.Input((6,), dtype="bool", name="keep")
+    for layer in (layers.LSTM(4, return_sequences=True), layers.GRU(4), layers.SimpleRNN(4)):
+        model = randomise(keras.Model([x, keep], layer(x, mask=keep)))
+        export.to_onnx(model, tmp_path / "m.onnx")
+        values = np.random.default_rng(0).normal(size=(2, 6, 3)).astype("float32")
+        kept = np.array([[1, 1, 1, 0, 1, 0], [0, 0, 1, 1, 1, 1]], bool)
+        (expected,) = export.load(tmp_path / "m.onnx").run({"x": values, "keep": kept}).values()
+        values[~kept] = [np.nan, np.inf, -np.inf]
+        (found,) = export.load(tmp_path / "m.onnx").run({"x": values, "keep": kept}).values()
+        np.testing.assert_array_equal(found, expected)
+        close(found, model([values, kept]))
+
+
 def test_a_padding_between_two_layouts(tmp_path: Path) -> None:
     image = keras.Input((8, 6, 3), name="image")
     y = layers.Conv2D(4, 3, padding="same")(image)

@@ -144,7 +144,7 @@ def _moved(graph: Any, node: Any, names: Iterator[int]) -> bool:
     for use in uses:
         if use.node is not behind:
             use.node.replace_input_with(use.idx, result)
-    for transpose in transposes:
+    for transpose in dict.fromkeys(transposes):
         _drop(graph, transpose)
     return True
 

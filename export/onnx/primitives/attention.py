@@ -142,21 +142,32 @@ def composed_attention(
     if mask is not None:
         added = tf.cast(tf.logical_not(mask), tf.float32) * hidden
         bias = added if bias is None else added + bias
-    query = query * tf.constant(float(scale or width**-0.5), query.dtype)
+    scale = float(scale or width**-0.5)
     if heads != kv_heads:
+        bias = None if bias is None else _grouped(bias, query, kv_heads)
         query = _reshaped(query, [0, kv_heads, -1, width], [batch, kv_heads, None, width])
+    query = query * tf.constant(scale, query.dtype)
     scores = marker("MatMul", [query, _turned(key)], [batch, kv_heads, query.shape[2], source])
-    if heads != kv_heads:
-        scores = _reshaped(scores, [0, heads, -1, 0], [batch, heads, length, source])
     if bias is not None:
         scores = scores + bias
-    weights = marker("Softmax", [scores], [batch, heads, length, source], axis=-1)
-    if heads != kv_heads:
-        weights = _reshaped(weights, [0, kv_heads, -1, 0], [batch, kv_heads, None, source])
+    weights = marker("Softmax", [scores], scores.shape.as_list(), axis=-1)
     output = marker("MatMul", [weights, value], [*weights.shape[:3], value.shape[3]])
     if heads != kv_heads:
         output = _reshaped(output, [0, heads, -1, value.shape[3]], [batch, heads, length, value.shape[3]])
     return output if mask is None else output * _any_key(mask)
+
+
+def _grouped(bias: Tensor, query: Tensor, kv_heads: int) -> Tensor:
+    """Return a bias on scores (·, heads or 1, T or 1, ·) for those of ``composed_attention``, whose rows are the
+    queries of all heads that share keys, (·, kv_heads or 1, heads // kv_heads · T or 1, ·)."""
+    import tensorflow as tf
+
+    heads = query.shape[1]
+    if bias.shape[1] == heads:
+        if bias.shape[2] == 1 and query.shape[2] != 1:  # a row for each head, for every query
+            bias = bias + tf.zeros(tf.stack([1, 1, tf.shape(query)[2], 1]), bias.dtype)
+        return _reshaped(bias, [0, kv_heads, -1, 0], [bias.shape[0], kv_heads, None, bias.shape[3]])
+    return bias if bias.shape[2] == 1 else tf.concat([bias] * (heads // kv_heads), axis=2)
 
 
 def _any_key(mask: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ import onnx
 from attention_zoo import export
 from attention_zoo.export import digests
 from attention_zoo.export.onnx import exporter as onnx_exporter
-from attention_zoo.export.onnx import operators as onnx_export
+from attention_zoo.export.onnx.primitives import table as onnx_table
 from attention_zoo.export.tflite import exporter as tflite_exporter
 from attention_zoo.export.tflite import operators as tflite_export
 from attention_zoo.layers import functional as F
@@ -186,10 +186,11 @@ def lowered(name: str, wrap: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     @contextmanager
     def exporting(_: Any) -> Iterator[None]:
-        tables = [module.LOWERINGS for module in (onnx_export, tflite_export)]
-        with mock.patch.dict(tables[0]), mock.patch.dict(tables[1]):
-            for table in tables:
-                table[name] = wrap(table.get(name, F.PRIMITIVES[name]))
+        forms: Any = onnx_table.FORMS
+        with mock.patch.dict(forms), mock.patch.dict(tflite_export.LOWERINGS):
+            known = forms.get(name, {17: ("", F.PRIMITIVES[name])})
+            forms[name] = {opset: (operator, wrap(form)) for opset, (operator, form) in known.items()}
+            tflite_export.LOWERINGS[name] = wrap(tflite_export.LOWERINGS.get(name, F.PRIMITIVES[name]))
             yield
 
     return exporting

@@ -36,6 +36,7 @@ class Scope:
         constants: The names of the values that do not depend on inputs.
         stored: The names of the constants that the file has, and that are not computed from others.
         casts: The dtypes from which values were cast, by the name of the result.
+        results: The names of the outputs of the graph.
     """
 
     dtypes: dict[str, str] = field(default_factory=dict)
@@ -43,6 +44,7 @@ class Scope:
     constants: set[str] = field(default_factory=set)
     stored: set[str] = field(default_factory=set)
     casts: dict[str, str | None] = field(default_factory=dict)
+    results: set[str] = field(default_factory=set)
 
     def within(self, graph: Any) -> Scope:
         """Return the scope of `graph`, which may be nested in this one."""
@@ -54,6 +56,7 @@ class Scope:
             if kind.HasField("shape"):
                 scope.shapes[value.name] = [_size(dim) for dim in kind.shape.dim]
         inputs = {value.name for value in graph.input}
+        scope.results = {value.name for value in graph.output}
         scope.constants -= inputs
         for tensor in graph.initializer:
             scope.dtypes[tensor.name] = _dtype(tensor.data_type)
@@ -216,6 +219,8 @@ def _of_node(node: Any, scope: Scope, target: Target, functions: Any) -> Iterato
     index = SEQUENCE_LENS.get(operator)
     if index is not None and _given(node, index) and _ignores_lengths(node, scope, target):
         yield "wrong", operator, name, f"{target.title} ignores the input sequence_lens"
+    if operator in target.overwrites and scope.results.intersection(node.input):
+        yield "wrong", operator, name, f"{target.title} writes the result over {node.input[0]}, which is an output"
     if reason := next(_of_values(operator, node, scope, target), None):
         yield outside, operator, name, reason
     elif limit := target.operators.get(operator):

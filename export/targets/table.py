@@ -46,6 +46,7 @@ class Target:
         int32_shapes: Whether shapes that depend on inputs may be computed with int32 and then cast to int64.
         rejects: Dtypes that an input must not have, by operator and index of the input.
         half: Whether the runtime computes in float16, in which a mask of float32's lowest number is infinite.
+        overwrites: Operators whose result takes the place of their input, also where that is an output of the graph.
         ignores_lengths: Whether `sequence_lens` of LSTM, GRU and RNN is ignored without an error: "always", "open"
             (only if the length of the sequence is an open dimension) or "never".
     """
@@ -71,6 +72,7 @@ class Target:
     int32_shapes: bool = True
     rejects: Mapping[str, Mapping[int, tuple[str, ...]]] = field(default_factory=dict)
     half: bool = False
+    overwrites: tuple[str, ...] = ()
     ignores_lengths: Literal["always", "open", "never"] = "never"
 
     @property
@@ -121,7 +123,7 @@ _ALL = (
     _target(
         "onnxruntime-web",
         onnxruntime_web,
-        _OPSET,
+        17,  # released files of it read no later one
         notes="The list is that of WebGPU. WebAssembly computes the rest on the CPU, as ONNX Runtime does. WebGPU "
         "computes with int64 only if the option enableInt64 is set.",
         index_dtype="int32",
@@ -153,7 +155,7 @@ _ALL = (
     _target(
         "coreml",
         coreml,
-        _OPSET,
+        17,
         notes="ONNX Runtime's CoreML execution provider with the option ModelFormat=MLProgram. Open dimensions are "
         "allowed, but slower.",
         constant=MappingProxyType(
@@ -165,7 +167,7 @@ _ALL = (
     _target(
         "qnn",
         qnn,
-        _OPSET,
+        20,  # it has Gelu, and no Erf
         notes="ONNX Runtime's QNN execution provider. Its NPU backend, HTP, computes quantized models, and others in "
         "float16. If and Loop are not supported.",
         shapes="static",
@@ -186,11 +188,12 @@ _ALL = (
         "mnn",
         mnn,
         17,
-        notes="The converter of MNN. It accepts every operator set, rejects unknown operators, and ignores "
-        "sequence_lens.",
+        notes="The converter of MNN. It accepts every operator set, rejects unknown operators, ignores sequence_lens, "
+        "writes the result of a sigmoid over its input, also where that is an output, and tells -0.0 from 0.0.",
         index_dtype="int32",
         version="3.6",
         ignores_lengths="always",
+        overwrites=("Sigmoid",),
     ),
     _target(
         "tract",

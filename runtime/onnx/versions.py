@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 # The first ONNX Runtime that reads an opset (docs/Versioning.md of ONNX Runtime), and the first whose CPU has one of
-# its own operators.
+# its own operators as this package writes it: with 8 bits too.
 OPSETS = {17: "1.12", 18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.23"}
-OPERATORS = {"MatMulNBits": "1.17", "GroupQueryAttention": "1.18", "GatherBlockQuantized": "1.20"}
+OPERATORS = {"MatMulNBits": "1.22", "GroupQueryAttention": "1.18", "GatherBlockQuantized": "1.23"}
 
 
 def least_runtime(opset: int, operators: Iterable[str]) -> str | None:

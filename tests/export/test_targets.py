@@ -194,6 +194,18 @@ def test_sequence_lens(steps: Any, file: Path) -> None:
     assert all(export.check(file, name).passed for name in ("mnn", "openvino", "tract"))
 
 
+def test_an_output_that_another_node_overwrites(file: Path) -> None:
+    saved(
+        file,
+        [node("Relu", "x", "y"), node("Sigmoid", "y", "z")],
+        [value("x", F, 4)],
+        outputs=[value("y", F, 4), value("z", F, 4)],
+    )
+    (found,) = export.check(file, "mnn").wrong
+    assert found.operator == "Sigmoid" and "writes the result over y, which is an output" in found.reason
+    assert export.check(file, "openvino").passed
+
+
 def test_dtypes(file: Path) -> None:
     """The dtype of the second node's input is inferred, past a large initializer whose values are not read."""
     nodes = [node("Gather", "table,x", "h"), node("Relu", "h", "g"), node("MatMul", "g,g")]

@@ -39,13 +39,12 @@ def fold_weights(graph: Any, weights: set[str]) -> dict[str, str]:
     made = _made(graph, weights)
     kept: dict[Any, tuple[str, list[Any]]] = {}
     for sources, results in _groups(made, weights):
-        if len(results) != 1:
-            continue  # parts of a weight, such as the positions of an image and of its class token
+        if len(sources) != 1 or len(results) != 1:
+            continue  # joined weights, or parts of one, such as the positions of an image and of its class token
         used = [value for value in sources if _read_otherwise(value, made)]
         stored = sum(_bytes(value, weights) for value in (*results, *used)) - _zeros(results)
         if stored <= sum(value.const_value.nbytes for value in sources):
-            name = sources[0].name
-            kept[results[0]] = (name if len(sources) == 1 and not used else f"{name}.moved", _nodes(results[0]))
+            kept[results[0]] = (sources[0].name, _nodes(results[0]))
     if not kept:
         return {}
     recipe = _recipe(kept, weights)

@@ -45,6 +45,7 @@ EXACT = {
     "Sqrt",
     "TopK",
 }
+RECURRENT = ("GRU", "LSTM", "RNN")
 ELEMENTWISE = ("Add", "Div", "Mul", "Sub")
 STATISTICS = {"Attention": "softmax_precision", "LayerNormalization": "stash_type", "RMSNormalization": "stash_type"}
 
@@ -72,7 +73,9 @@ def to_half(model: Any, state: Collection[str]) -> list[str]:
             value.dtype = float16
     weights = []
     for value in list(graph.initializers.values()):
-        if value.dtype == float32 and any(use.node not in exact for use in value.uses()):
+        # The weights of recurrent operators are stored in float16, and cast when the file is loaded.
+        read = any(use.node not in exact or use.node.op_type in RECURRENT for use in value.uses())
+        if value.dtype == float32 and read:
             value.const_value = ir.tensor(rounded(value.const_value.numpy()), name=value.name)
             value.dtype = float16
             weights.append(value.name)

@@ -14,11 +14,15 @@ Tensor = Any
 
 # Keras' gates (i f c o of an LSTM, z r h of a GRU) in ONNX's order: i o f c and z r h.
 GATES = {"lstm": (0, 3, 1, 2), "gru": (0, 1, 2), "rnn": (0,)}
-# What the input for masked steps adds to gates, by Keras' number of the gate: far more than any other input does.
-HELD = {"gru": {0: 1e9}, "lstm": {0: -1e9, 1: 1e9}}
+# The sign of what the input for masked steps adds to gates, by Keras' number of the gate, and its size: far more than
+# any other input adds.
+HELD = {"gru": {0: 1.0}, "lstm": {0: -1.0, 1: 1.0}}
+MOST, MOST_IN_HALF = 1e9, 1e4
 
 
-def recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, training: Any) -> tuple[Tensor, ...]:
+def recurrent(
+    layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, training: Any, *, held: float = MOST
+) -> tuple[Tensor, ...]:
     """Emit ONNX's LSTM, GRU or RNN without its lengths, which several runtimes ignore without a word.
 
     Where the mask is False, one more input holds a GRU's state: it drives the update gate to 1. The output of an LSTM
@@ -46,7 +50,9 @@ def recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, train
         steps = tf.reduce_sum(kept, 1, keepdims=True)  # (B, 1)
         mask = tf.less(tf.expand_dims(tf.range(tf.shape(kept)[1]), 0), steps)
     if mask is not None and (kind == "gru" or (kind == "lstm" and layer.returns_cell)):
-        column = np.concatenate([np.full((1, width, 1), HELD[kind].get(gate, 0.0)) for gate in GATES[kind]], axis=1)
+        column = np.concatenate(
+            [np.full((1, width, 1), held * HELD[kind].get(gate, 0.0)) for gate in GATES[kind]], axis=1
+        )
         kernel = tf.concat([kernel, tf.constant(column, kernel.dtype)], axis=-1)
         inputs = tf.concat([inputs, tf.expand_dims(tf.cast(tf.logical_not(mask), inputs.dtype), -1)], axis=-1)
     attributes: dict[str, Any] = {"linear_before_reset": 1} if kind == "gru" else {}

@@ -48,4 +48,5 @@ def lowerings(opset: int, avoid: Collection[str] = (), *, half: bool = False) ->
         single |= {name} if operator else set()
     if half:
         chosen["dot_product_attention"] = partial(chosen["dot_product_attention"], hidden=attention.HIDDEN_IN_HALF)
+        chosen["recurrent"] = partial(chosen["recurrent"], held=recurrent.MOST_IN_HALF)
     return chosen, single

@@ -58,6 +58,7 @@ def export_inputs(signature: Any) -> dict[str, np.ndarray]:
     return example_inputs(signature, {**lengths, **sizes}, padding="left")
 
 
+@pytest.mark.slow
 def test_the_newest_operators_in_the_newest_opset(tmp_path: Path) -> None:
     model = shared("gpt", "llama")
     for opset, expected in ((17, set()), (20, set()), (23, {"Attention", "RMSNormalization", "RotaryEmbedding"})):
@@ -81,6 +82,7 @@ def fused(path: Path, tmp_path: Path) -> list[str]:
     return kinds(tmp_path / "optimized.onnx")
 
 
+@pytest.mark.slow
 def test_onnxruntime_recognizes_composed_forms(tmp_path: Path) -> None:
     """GELU of both kinds, RMS normalization, and the scale and the transpose of attention become ONNX Runtime's own."""
     path = tmp_path / "m.onnx"

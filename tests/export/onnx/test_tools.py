@@ -30,17 +30,14 @@ from tool_cases import CONVOLUTIONS, Case, Tool, case_of, cosine, opened, with_s
 TEXT = ("bert-backbone", "bert-sequence_classification", "gpt-gpt2", "gpt-llama")
 TRANSFORMERS = (*TEXT, "vit-classifier", "transformer-original")
 FILES = (*TRANSFORMERS, "seq2seq-luong")
-FURTHER = ("bert-sequence_classification", "transformer-original")  # run only with make test-all
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 
+pytestmark = pytest.mark.slow  # the tools are ONNX Runtime's, and change with it
 
-def over_opsets(names: tuple[str, ...], *, quick: tuple[str, ...] = (), opsets: tuple[int, ...] = (17, 21, 23)) -> Any:
-    """Parametrize a test over ``name, opset``; beyond opset 17 only the models in `quick` run with make test."""
-    cases = []
-    for name in names:
-        for opset in opsets:
-            marks = [] if name in quick or (opset == 17 and name not in FURTHER) else [pytest.mark.slow]
-            cases.append(pytest.param(name, opset, marks=marks, id=f"{name}-{opset}"))
+
+def over_opsets(names: tuple[str, ...], opsets: tuple[int, ...] = (17, 21, 23)) -> Any:
+    """Parametrize a test over ``name, opset``."""
+    cases = [pytest.param(name, opset, id=f"{name}-{opset}") for name in names for opset in opsets]
     return pytest.mark.parametrize(("name", "opset"), cases)
 
 
@@ -137,7 +134,7 @@ def test_dynamic_quantization_of_recurrent_layers(tmp_path: Path) -> None:
     assert cosine(np.asarray(found), numpy(model(given))) > of_8_bits(2 * 12)  # two products per step
 
 
-@over_opsets(TRANSFORMERS, quick=("bert-backbone",), opsets=(23,))
+@over_opsets(TRANSFORMERS, opsets=(23,))
 def test_dynamic_quantization_of_attention(name: str, opset: int, cases: Any) -> None:
     """Leave ``Attention`` of opset 23 alone: the tool takes it for ONNX Runtime's own operator of that name."""
     case = cases(name, opset)
@@ -174,7 +171,7 @@ def statically(case: Case, *, prepare: Any = None, **kwargs: Any) -> Tool:
     return tool
 
 
-@over_opsets(FILES, quick=("bert-backbone",))
+@over_opsets(FILES)
 def test_static_quantization(name: str, opset: int, cases: Any) -> None:
     """Quantize the products with ranges from samples, after the tool's own preparation.
 
@@ -218,7 +215,6 @@ def test_static_ranges_of_masks(cases: Any) -> None:
     assert everything < 0.95 and products > 0.99
 
 
-@pytest.mark.slow
 def test_static_ranges_of_attention(cases: Any) -> None:
     case = cases("gpt-gpt2", 23)
     assert case.cosine(case.through(statically(case))) > 0.99
@@ -267,7 +263,6 @@ def test_symbolic_shapes_of_convolutions(
     check_shapes(cases(name), tmp_path, monkeypatch)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_symbolic_shapes_of_attention(name: str, cases: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Show that the tool takes ``Attention`` of opset 23 for an operator of ONNX Runtime with other inputs."""
@@ -277,7 +272,7 @@ def test_symbolic_shapes_of_attention(name: str, cases: Any, tmp_path: Path, mon
             SymbolicShapeInference.infer_shapes(onnx.load(file), auto_merge=True)
 
 
-@over_opsets(FILES, quick=("bert-backbone",))
+@over_opsets(FILES)
 def test_fixed_shapes(name: str, opset: int, cases: Any) -> None:
     """Replace the names of open sizes by numbers: outputs then have fixed sizes, and the values stay the same.
 
@@ -340,7 +335,6 @@ def test_the_optimizer_on_a_decoder(cases: Any) -> None:
     case.equal(made, 1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("opset", [21, 23])
 def test_the_optimizer_on_the_tanh_form(opset: int, cases: Any) -> None:
     """Show that the tool loses the attribute `approximate` of ``Gelu``, an operator since opset 20.
@@ -354,7 +348,7 @@ def test_the_optimizer_on_the_tanh_form(opset: int, cases: Any) -> None:
     assert 1e-4 < np.abs(found - expected).max() < 1e-2
 
 
-@over_opsets(FILES, quick=("bert-backbone",))
+@over_opsets(FILES)
 def test_float16(name: str, opset: int, cases: Any) -> None:
     """Convert to float16: half the weights' bytes, and the accuracy of 11 bits.
 

@@ -198,6 +198,23 @@ class Builders:
         self.session.run_with_iobinding(self.binding)
 
 
+def prompt(one: Any, ids: np.ndarray) -> float:
+    """Return the seconds in which a decoder reads `ids` (1, length)."""
+    start = time.perf_counter()
+    one.prompt(ids, np.ones(ids.shape, "int64"), 64)
+    return time.perf_counter() - start
+
+
+def step(one: Any) -> float:
+    """Return the least seconds of several decode steps."""
+    times = []
+    for _ in range(STEPS):
+        start = time.perf_counter()
+        one.step(np.array([7]))
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
 def decoders(folder: Path, rounds: int, peers: Path | None) -> None:
     """Print the speed of prefill, and of decode steps after several lengths."""
     made: dict[str, Callable[[], Any]] = {
@@ -212,26 +229,14 @@ def decoders(folder: Path, rounds: int, peers: Path | None) -> None:
             made[f"builder {name}"] = functools.partial(Builders, file)
     ids = np.random.default_rng(0).integers(5, 40_000, (1, max(BEHIND)))
     found: dict[str, dict[str, float]] = {}
-
-    def prompt(one: Any, length: int) -> float:
-        start = time.perf_counter()
-        one.prompt(ids[:, :length], np.ones((1, length), "int64"), 64)
-        return time.perf_counter() - start
-
-    def step(one: Any) -> float:
-        times = []
-        for _ in range(STEPS):
-            start = time.perf_counter()
-            one.step(np.array([7]))
-            times.append(time.perf_counter() - start)
-        return min(times)
-
     decoders = {name: make() for name, make in made.items()}
-    best = in_turn({name: lambda one=one: prompt(one, PROMPT) for name, one in decoders.items()}, max(3, rounds // 2))
+    best = in_turn(
+        {name: lambda one=one: prompt(one, ids[:, :PROMPT]) for name, one in decoders.items()}, max(3, rounds // 2)
+    )
     found[f"prefill {PROMPT}"] = {name: PROMPT / value for name, value in best.items()}
     for length in BEHIND:
         for one in decoders.values():
-            prompt(one, length)
+            prompt(one, ids[:, :length])
         best = in_turn({name: lambda one=one: step(one) for name, one in decoders.items()}, min(rounds, 64 // STEPS))
         found[f"decode {length}"] = {name: 1 / value for name, value in best.items()}
     if peers is not None:

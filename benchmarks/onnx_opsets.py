@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import onnxruntime
-from onnx_files import in_turn, package, session, table
+from onnx_files import PROMPT, in_turn, package, prompt, session, step, table
 
 import attention_zoo as az
 from attention_zoo import export
@@ -30,7 +30,7 @@ from attention_zoo.bench.machine import machine, processor
 from attention_zoo.runtime.runner import usable_cores
 
 OPSETS = (17, 20, 23)
-PROMPT, BEHIND, STEPS = 512, (16, 512), 6
+BEHIND = (16, 512)
 
 
 def main() -> None:
@@ -96,25 +96,11 @@ def plain(files: dict[int, Path], feeds: dict[str, Any], times: int) -> dict[int
 def decoders(files: dict[int, Path], rounds: int) -> list[list[str]]:
     ids = np.random.default_rng(0).integers(5, 40_000, (1, PROMPT))
     runners = {opset: export.load(file, threads=usable_cores()).decoder() for opset, file in files.items()}
-
-    def prompt(one: Any, length: int) -> float:
-        start = time.perf_counter()
-        one.prompt(ids[:, :length], np.ones((1, length), "int64"), 64)
-        return time.perf_counter() - start
-
-    def step(one: Any) -> float:
-        times = []
-        for _ in range(STEPS):
-            start = time.perf_counter()
-            one.step(np.array([7]))
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    prompts = {opset: lambda one=one: prompt(one, PROMPT) for opset, one in runners.items()}
+    prompts = {opset: lambda one=one: prompt(one, ids) for opset, one in runners.items()}
     rows = [row(f"SmolLM2, prompt of {PROMPT}", prompts, max(3, rounds // 2))]
     for length in BEHIND:
         for one in runners.values():
-            prompt(one, length)
+            prompt(one, ids[:, :length])
         steps = {opset: lambda one=one: step(one) for opset, one in runners.items()}
         rows.append(row(f"SmolLM2, step behind {length}", steps, rounds))
     return rows

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -67,31 +69,50 @@ def merge_heads(inputs: Tensor) -> Tensor:
     return marker("Reshape", [merged, np.array([0, 0, heads * width], "int64")], [batch, length, heads * width])
 
 
-def attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    mask: Tensor | None = None,
-    bias: Any = None,
-    scale: float | None = None,
-    causal: bool = False,
-    return_scores: bool = False,
-    dropout: Any = None,
-    hidden: float = HIDDEN,
-) -> Any:
+def _lowering(emit: Callable[..., Tensor]) -> Callable[..., Any]:
+    """Return the lowering of ``dot_product_attention`` whose operators `emit` writes.
+
+    `emit` takes queries, keys, values, the bias on the scores that includes the mask (or None), 1.0 for queries that
+    have a key and 0.0 for others (or None without a mask), and the factor on the scores.
+    """
+
+    @functools.wraps(emit)
+    def lowering(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        mask: Tensor | None = None,
+        bias: Any = None,
+        scale: float | None = None,
+        causal: bool = False,
+        return_scores: bool = False,
+        dropout: Any = None,
+        hidden: float = HIDDEN,
+    ) -> Any:
+        import tensorflow as tf
+
+        if return_scores:
+            reference = F.PRIMITIVES["dot_product_attention"]
+            return reference(query, key, value, mask=mask, bias=bias, scale=scale, causal=causal, return_scores=True)
+        if causal:
+            mask = F.combine_masks(F.causal_mask(tf.shape(query)[2], tf.shape(key)[2]), mask)
+        any_key: Any = None
+        if mask is not None:
+            any_key = _any_key(mask)  # (·, ·, T, 1)
+            added = tf.cast(tf.logical_not(mask), tf.float32) * hidden
+            bias = added if bias is None else added + bias
+        return emit(query, key, value, bias, any_key, float(query.shape[-1] ** -0.5 if scale is None else scale))
+
+    return lowering
+
+
+@_lowering
+def attention(query: Tensor, key: Tensor, value: Tensor, bias: Any, any_key: Any, scale: float) -> Tensor:
+    """Emit ``Attention``."""
     import tensorflow as tf
 
-    if return_scores:
-        reference = F.PRIMITIVES["dot_product_attention"]
-        return reference(query, key, value, mask=mask, bias=bias, scale=scale, causal=causal, return_scores=True)
     length, source = tf.shape(query)[2], tf.shape(key)[2]
-    any_key: Any = None
-    mask = F.combine_masks(F.causal_mask(length, source) if causal else None, mask)
-    if mask is not None:
-        any_key = _any_key(mask)  # (·, ·, T, 1)
-        added = tf.cast(tf.logical_not(mask), tf.float32) * hidden
-        bias = added if bias is None else added + bias
     # The projections before and after compute (batch, length, heads · head_dim), which the operator reads and writes.
     together = [_together(x) for x in (query, key, value)]
     side_by_side = all(x is not None for x in together) and (any_key is None or any_key.shape[1] == 1)
@@ -103,7 +124,7 @@ def attention(
         # queries as keys, their number is read from the mask: it is the same for all layers, which share the result.
         rows = tf.shape(bias)[3] if bias.shape[3] != 1 and _of_one_length(query, key) else length
         inputs.append(bias * tf.ones((1, 1, rows, 1), bias.dtype) if bias.shape[2] == 1 else bias)
-    heads, scale = query.shape[1], float(scale or query.shape[-1] ** -0.5)
+    heads = query.shape[1]
     if not side_by_side:
         output = marker("Attention", inputs, [*query.shape[:3], value.shape[3]], scale=scale)
         return output if any_key is None else output * any_key
@@ -112,19 +133,8 @@ def attention(
     return split_heads(output if any_key is None else output * tf.squeeze(any_key, 1), heads)
 
 
-def composed_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    mask: Tensor | None = None,
-    bias: Any = None,
-    scale: float | None = None,
-    causal: bool = False,
-    return_scores: bool = False,
-    dropout: Any = None,
-    hidden: float = HIDDEN,
-) -> Any:
+@_lowering
+def composed_attention(query: Tensor, key: Tensor, value: Tensor, bias: Any, any_key: Any, scale: float) -> Tensor:
     """Emit two matrix multiplications and a softmax, in an order that ONNX Runtime's optimizer fuses.
 
     It merges the scale and the transpose of the keys into the first multiplication. Heads that share keys are rows of
@@ -132,17 +142,8 @@ def composed_attention(
     """
     import tensorflow as tf
 
-    if return_scores:
-        reference = F.PRIMITIVES["dot_product_attention"]
-        return reference(query, key, value, mask=mask, bias=bias, scale=scale, causal=causal, return_scores=True)
     batch, heads, length, width = query.shape
     kv_heads, source = key.shape[1], key.shape[2]
-    if causal:
-        mask = F.combine_masks(F.causal_mask(tf.shape(query)[2], tf.shape(key)[2]), mask)
-    if mask is not None:
-        added = tf.cast(tf.logical_not(mask), tf.float32) * hidden
-        bias = added if bias is None else added + bias
-    scale = float(scale or width**-0.5)
     if heads != kv_heads:
         bias = None if bias is None else _grouped(bias, query, kv_heads)
         query = _reshaped(query, [0, kv_heads, -1, width], [batch, kv_heads, None, width])
@@ -154,7 +155,7 @@ def composed_attention(
     output = marker("MatMul", [weights, value], [*weights.shape[:3], value.shape[3]])
     if heads != kv_heads:
         output = _reshaped(output, [0, heads, -1, value.shape[3]], [batch, heads, length, value.shape[3]])
-    return output if mask is None else output * _any_key(mask)
+    return output if any_key is None else output * any_key
 
 
 def _grouped(bias: Tensor, query: Tensor, kv_heads: int) -> Tensor:

@@ -246,6 +246,11 @@ def _form(graphs: Mapping[str, Graph], request: ExportRequest) -> Form:
     opset = request.opset if request.opset is not None else target.opset
     if request.target == "onnxruntime" and any(graph.signature.state for graph in graphs.values()):
         opset = LAST  # ``runtime_graph`` looks for its operators
+        if request.opset not in (None, LAST):
+            raise ValueError(
+                f"opset: got {request.opset} for a decoder with target='onnxruntime', which is written in {LAST}; "
+                f"accepted: {LAST}, None, or another target"
+            )
     if opset is not None and opset < least:
         raise ValueError(
             f"opset: got {opset} for {precision.name!r} in standard operators, which read blocks of weights from "

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 ALL = 2**31 - 1  # an end beyond the last element
 Sizes = list[Any]  # of a vector, or of a scalar as a list of one: numbers, names, or None where unknown
 
 
-def name_dimensions(graph: Any) -> bool:
+def name_dimensions(graph: Any, limits: Mapping[str, int]) -> bool:
     """Set the sizes of values that are made of the shapes of others, in place, and return whether any was set.
 
     Args:
         graph: an ``onnx_ir.Graph`` with sorted nodes and the shapes that are known.
+        limits: the largest size of named dimensions that have one.
     """
     known: dict[Any, Sizes] = {}
     changed = False
@@ -21,7 +23,7 @@ def name_dimensions(graph: Any) -> bool:
             continue
         if (found := _sizes(node, known)) is not None:
             known[node.outputs[0]] = found
-        shape = _shape(node, known)
+        shape = _shape(node, known, limits)
         value = node.outputs[0] if node.outputs else None
         if shape is not None and value is not None:
             changed |= _merged(value, shape)
@@ -71,7 +73,7 @@ def _sizes(node: Any, known: dict[Any, Sizes]) -> Sizes | None:
     return None
 
 
-def _shape(node: Any, known: dict[Any, Sizes]) -> Sizes | None:
+def _shape(node: Any, known: dict[Any, Sizes], limits: Mapping[str, int]) -> Sizes | None:
     """Return the shape of the output of a node that computed sizes determine, or None."""
 
     def read(index: int) -> Sizes | None:
@@ -83,19 +85,19 @@ def _shape(node: Any, known: dict[Any, Sizes]) -> Sizes | None:
     if node.op_type == "Reshape" and node.inputs[1] in known:
         return [None if size in (0, -1) else size for size in known[node.inputs[1]]]
     if node.op_type == "Slice" and len(node.inputs) >= 4 and node.inputs[0].shape is not None:
-        return _sliced(node, [read(i) for i in range(1, 5)])
+        return _sliced(node, [read(i) for i in range(1, 5)], limits)
     return None
 
 
-def _sliced(node: Any, bounds: list[Sizes | None]) -> Sizes | None:
+def _sliced(node: Any, bounds: list[Sizes | None], limits: Mapping[str, int]) -> Sizes | None:
     """Return the shape of the beginning of a table, such as the positions of as many tokens as there are."""
     starts, ends, axes, steps = bounds
     if not starts or not ends or axes is None or set(starts) != {0} or (steps is not None and set(steps) != {1}):
         return None
     shape = [dim if isinstance(dim, int) else dim.value for dim in node.inputs[0].shape]
     for end, axis in zip(ends, axes, strict=True):
-        if isinstance(end, str) and isinstance(shape[axis], int):  # a table is as long as its longest text
-            shape[axis] = end
+        if isinstance(end, str) and isinstance(shape[axis], int) and limits.get(end, ALL) <= shape[axis]:
+            shape[axis] = end  # the table has a row for each, such as the positions of the longest text
         elif not isinstance(end, int) or end < (shape[axis] if isinstance(shape[axis], int) else ALL):
             return None
     return shape

@@ -23,7 +23,7 @@ def infer_shapes(model: Any) -> None:
     infer = common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
     infer(model)
     _without_numbered(model)
-    if name_dimensions(model.graph):
+    if name_dimensions(model.graph, _of_signatures(model, "limits")):
         infer(model)
         _without_numbered(model)
     for value, shape in stated.items():
@@ -34,15 +34,20 @@ def _without_numbered(model: Any) -> None:
     """Remove the names that the inference gave to unknown sizes."""
     import onnx_ir as ir
 
-    stated = json.loads(model.metadata_props.get(SIGNATURES, "{}")).values()
-    sums = {dim for signature in stated for dim in signature.get("sums", {})}  # tract computes these from the parts
+    sums = _of_signatures(model, "sums")  # tract computes these from the parts
     names = {dim.value for value in model.graph.inputs for dim in value.shape or () if not isinstance(dim, int)}
-    names -= sums
+    names -= {*sums}
     for node in model.graph:
         for value in node.outputs:
             if value.shape is not None:
                 known = (dim if isinstance(dim, int) or dim.value in names else None for dim in value.shape)
                 value.shape = ir.Shape(known)
+
+
+def _of_signatures(model: Any, entry: str) -> dict[str, Any]:
+    """Return an entry of the signatures in the metadata of a model, by dimension."""
+    stated = json.loads(model.metadata_props.get(SIGNATURES, "{}")).values()
+    return {dim: value for signature in stated for dim, value in signature.get(entry, {}).items()}
 
 
 def state_pads(graph: Any) -> None:

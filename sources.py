@@ -166,8 +166,8 @@ def fields_of(argument: str, given: Iterable[str]) -> dict[str, str]:
     found = {}
     for text in given:
         name, sign, value = text.partition("=")
-        if not sign:
-            raise ValueError(f"{argument}: got {text!r}; accepted: a name and a text, such as 'author=Ada'")
+        if not sign or name.strip() in found:
+            raise ValueError(f"{argument}: got {text!r}; accepted: each name once with a text, such as 'author=Ada'")
         found[name.strip()] = value.strip()
     return found
 

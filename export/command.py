@@ -40,8 +40,10 @@ def sizes_of(given: Iterable[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for text in given:
         name, _, size = (part.strip() for part in text.partition("="))
-        if not name or not size.isdecimal() or name in found:
-            raise ValueError(f"static_shape: got {text!r}; accepted: each dimension once, as batch=1")
+        if not name or not size.isdecimal() or not int(size) or name in found:
+            raise ValueError(
+                f"static_shape: got {text!r}; accepted: each dimension once with a positive size, as batch=1"
+            )
         found[name] = int(size)
     return found
 

@@ -100,7 +100,7 @@ def _lowering(emit: Callable[..., Tensor]) -> Callable[..., Any]:
         any_key: Any = None
         if mask is not None:
             any_key = _any_key(mask)  # (·, ·, T, 1)
-            added = tf.cast(tf.logical_not(mask), tf.float32) * hidden
+            added = (tf.cast(mask, tf.float32) - 1.0) * -hidden  # RKNN has no Not
             bias = added if bias is None else added + bias
         return emit(query, key, value, bias, any_key, float(query.shape[-1] ** -0.5 if scale is None else scale))
 

@@ -44,7 +44,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
             main(arguments)
         assert ended.value.code == 0
     assert "Ada = Grace" in capsys.readouterr().out
-    for card, said in (("Ada", "card: got 'Ada'; accepted: a name and a text"), ("licence=MIT", "did you mean")):
+    for card, said in (("Ada", "card: got 'Ada'; accepted: each name once"), ("licence=MIT", "did you mean")):
         with pytest.raises(SystemExit) as ended:
             main(["export", str(tmp_path / "model"), str(tmp_path / "n.onnx"), "--card", card])
         out = capsys.readouterr()

@@ -122,6 +122,39 @@ def test_blocks_of_weights_in_standard_operators(tmp_path: Path) -> None:
     assert export.to_onnx(model, tmp_path / "m.onnx", precision="int4", least_cosine=0).opset == 17
 
 
+def test_the_opset_of_the_runtime_s_own_decoder(tmp_path: Path) -> None:
+    model = tiny("gpt", "llama", head_dim=16)
+    assert export.to_onnx(model, tmp_path / "m.onnx", target="onnxruntime").opset == 23
+    message = "opset: got 17 for a decoder with target='onnxruntime', which is written in 23; accepted: 23, None"
+    with pytest.raises(ValueError, match=message):
+        export.to_onnx(model, tmp_path / "n.onnx", target="onnxruntime", opset=17)
+
+
+def test_a_table_that_is_shorter_than_its_cut(tmp_path: Path) -> None:
+    """The first rows of a table are as many as the tokens only if the table has a row for each of them."""
+
+    class Rows(layers.Layer):
+        def build(self, _: Any) -> None:
+            self.table = self.add_weight(shape=(4, 3))
+
+        def call(self, x: Any) -> Any:
+            return ops.sum(x, axis=(1, 2), keepdims=True) + self.table[: ops.shape(x)[1]]
+
+    x = keras.Input((None, 2), name="x")
+    model = randomise(keras.Model(x, ops.sum(Rows()(x), axis=1)))
+    path = tmp_path / "m.onnx"
+    export.to_onnx(model, path)
+    shapes = [value.type.tensor_type.shape.dim for value in onnx.load(path).graph.value_info]
+    cut = [
+        shape[0] for shape in shapes if len(shape) == 2 and shape[1].dim_value == 3 and shape[0].dim_param != "batch"
+    ]
+    assert cut and not any(dim.dim_param for dim in cut)
+    for length in (2, 4, 7):
+        values = np.random.default_rng(length).normal(size=(2, length, 2)).astype("float32")
+        (found,) = export.load(path).run({"x": values}).values()
+        close(found, model(values))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -134,7 +134,8 @@ class LoadedGraph:
                 part = part[start : start + rows] if spec.dims[:1] == ("batch",) else part
                 pairs = zip(self.signature.shape(spec), part.shape, strict=True)
                 widths = [(0, 0 if isinstance(n, str) else n - m) for n, m in pairs]
-                piece[spec.name] = np.pad(part, widths)  # with zeros, which mark padding in a mask
+                # The padding is zeros, which mark it in a mask.
+                piece[spec.name] = np.pad(part, widths) if part.ndim else part
             yield piece
 
 

@@ -17,15 +17,17 @@ EXACT = {
     *("Cast", "Concat", "ConstantOfShape", "Equal", "Expand", "Gather", "GatherND", "Identity", "Not", "Range"),
     *("Reshape", "Shape", "Size", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze", "Where"),
 }
+INTEGERS = {"BOOL", "INT32", "INT64"}
 OF_INTEGERS = {"Abs", "Add", "Div", "Max", "Min", "Mod", "Mul", "Neg", "ReduceProd", "ReduceSum", "Sub"}
 
 
-def fold_constants(graph: Any, opset: int) -> None:
+def fold_constants(graph: Any, opset: int, *, of_integers: bool = False) -> None:
     """Replace small values that depend on constants alone by initializers, in place.
 
     Args:
-        graph: an ``onnx_ir.Graph`` without weights among its initializers, whose nodes are sorted.
+        graph: an ``onnx_ir.Graph`` with sorted nodes, without weights among its initializers unless `of_integers`.
         opset: of its nodes.
+        of_integers: whether only integers are computed, so that weights stay as they are.
     """
     import onnx_ir as ir
 
@@ -37,7 +39,9 @@ def fold_constants(graph: Any, opset: int) -> None:
         inputs = [value for value in node.inputs if value is not None]
         if node.domain or not all(value.is_initializer() and value.const_value is not None for value in inputs):
             continue
-        integers = all(value.const_value.numpy().dtype.kind in "iub" for value in inputs)
+        integers = all(value.const_value.dtype.name in INTEGERS for value in inputs)
+        if of_integers and not (integers and inputs):
+            continue
         if node.op_type not in EXACT and not (node.op_type in OF_INTEGERS and integers):
             continue
         if any(value.const_value.size > MOST for value in inputs):

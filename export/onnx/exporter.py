@@ -30,10 +30,12 @@ from ..targets.table import TARGETS
 from ..verification.quick import quick_check
 from .conversion import Form, convert
 from .files import Written, for_runtime, in_precision, write
+from .fixed_sizes import with_fixed_sizes
 from .fused import fused
 
 # Parts of the names of operators that a graph must not contain: one of a third-party model, and one of attention_zoo.
 NOWHERE = ("Dropout", "Random", "PartitionedCall", "PyFunc")
+CACHED = ("batch", "sequence", "past_sequence")  # open dimensions of a causal decoder, from which the others follow
 WITH_BLOCKS = 21  # the first opset whose DequantizeLinear reads blocks
 FORBIDDEN = ("Dropout", "Random", "Einsum", "PartitionedCall", "PyFunc", "Loop", "If")
 
@@ -109,7 +111,9 @@ def to_onnx(
             that of the `target`, or the lowest that has all operators of the graph, which is 17 for transformers. It is
             read by ONNX Runtime from 1.12 on and by most other runtimes.
         static_shapes: sizes of open dimensions by name, as {"batch": 1, "sequence": 128}, for runtimes that need fixed
-            ones. The names are those of the file's inputs. A model with a key/value cache needs ``cache=False``.
+            ones. The names are those of the file's inputs. A decoder with a key/value cache takes "batch", "sequence"
+            (new tokens in a call) and "past_sequence" (cached tokens): the caller passes the newest slots of
+            ``present.{i}`` as the next ``past_key_values.{i}``, and hides slots that hold no token yet by the mask.
         index_dtype: "int32" or "int64" for ids and masks. Default: that of the `target`, or int64 for models of
             attention_zoo and the dtype of the model for others.
         samples: data on which the accuracy of another precision is measured: a text, inputs by name, or a list of
@@ -175,8 +179,16 @@ def export_onnx(model: Any, request: ExportRequest) -> ExportResult:
             standard, written = written, for_runtime(written, names, Path(folder) / "runtime", request)
             if written is not standard:
                 difference = max(difference, quick_check(model, written.runner, samples))
+        precise = written
         if request.precision.name != "fp32":
             written = in_precision(written, list(graphs), names, Path(folder) / request.precision.name, request)
+        if fixed := _fixed_cache(graphs, request) if "decoder" in graphs and request.static_shapes else {}:
+            final = with_fixed_sizes(written, "decoder", target.name, Path(folder) / "fixed", fixed)
+            checked = final
+            if written is not precise:  # the same change of the float32 file is compared with Keras
+                checked = with_fixed_sizes(precise, "decoder", target.name, Path(folder) / "fixed_fp32", fixed)
+            difference = max(difference, quick_check(model, checked.runner))
+            written = final
         size = sum(file.stat().st_size for file in written.files)
         appeared = [file.name for file in written.files]
         for file in written.files:  # external data comes first, so that no graph appears without its weights
@@ -210,13 +222,46 @@ def _graphs(model: Exportable, request: ExportRequest) -> dict[str, Graph]:
     cached = request.cache is not False and model.generates
     graphs = model.graphs("dynamic" if cached else "plain")
     graphs = dict(reversed(graphs.items())) if isinstance(model, AnyFunctions) else graphs
-    if request.static_shapes is not None:
-        if cached:
-            raise ValueError(
-                f"static_shapes: got sizes for a {model.family} with a key/value cache, which grows; accepted: None, "
-                "or cache=False"
-            )
-        graphs = {name: replace(graph, signature=_fixed(graph, request)) for name, graph in graphs.items()}
+    if request.static_shapes is not None and not cached:
+        graphs = {
+            name: replace(graph, signature=_exported(graph.signature, request.static_shapes))
+            for name, graph in graphs.items()
+        }
+    if cached:
+        _fixed_cache(graphs, request)
+        return graphs
+    _check_sizes(graphs, request)
+    return graphs
+
+
+def _fixed_cache(graphs: Mapping[str, Graph], request: ExportRequest) -> dict[str, int]:
+    """Return the sizes of a decoder with a key/value cache; none if they stay open.
+
+    Raises:
+        ValueError: the model has several graphs, a size is missing or not accepted, or the target has its own cache.
+    """
+    given = request.static_shapes
+    if given is None:
+        _check_sizes(graphs, request)
+        return {}
+    if set(graphs) != {"decoder"} or request.target == "onnxruntime":
+        raise ValueError(
+            "static_shapes: got sizes for a key/value cache that has an encoder or is ONNX Runtime's own; accepted: "
+            "None, or cache=False"
+        )
+    signature = graphs["decoder"].signature
+    asked = [dim for dim in CACHED if dim not in given]
+    if asked or set(given) - {*CACHED}:
+        raise ValueError(
+            f"static_shapes: got {sorted(map(str, given))} for a decoder with a key/value cache; accepted: all of "
+            f"{list(CACHED)}, where past_sequence is the number of cached tokens, or cache=False"
+        )
+    sizes = {**given, "total_sequence": given["past_sequence"] + given["sequence"]}
+    return dict(_exported(signature, sizes).sizes)
+
+
+def _check_sizes(graphs: Mapping[str, Graph], request: ExportRequest) -> None:
+    """Raise an error if the target needs fixed sizes, and some are open."""
     needs_sizes = TARGETS[request.target or "standard"].shapes == "static"
     specs = [(graph.signature, spec) for graph in graphs.values() for spec in graph.signature.inputs]
     named = [dim for signature, spec in specs for dim in signature.shape(spec) if isinstance(dim, str)]
@@ -225,12 +270,11 @@ def _graphs(model: Exportable, request: ExportRequest) -> dict[str, Graph]:
             f"target: got {request.target!r}, which needs fixed sizes, for open {', '.join(dict.fromkeys(named))}; "
             "accepted: static_shapes with all of them"
         )
-    return graphs
 
 
-def _fixed(graph: Graph, request: ExportRequest) -> Signature:
+def _exported(signature: Signature, sizes: Mapping[str, int] | None) -> Signature:
     try:
-        return graph.signature.exported(request.static_shapes)
+        return signature.exported(sizes)
     except ValueError as error:
         raise ValueError(f"static_shapes: {one_line(error)}") from error
 

@@ -152,6 +152,12 @@ class Chain:
         return f"batch {self.rows}, prompt {self.prompt}, {self.steps} decode steps"
 
 
+def rows_of(runner: Runner) -> int:
+    """Return the number of rows of a batch of prompts: 3, or fewer if the file has a cache of fixed size for fewer."""
+    sizes = [graph.signature.sizes for graph in runner.graphs.values()]
+    return min([3, *(size["batch"] for size in sizes if "past_sequence" in size)])
+
+
 def chains(model: Exportable, runner: Runner) -> list[Chain]:
     """Return chains with prompts around each length that the file has a graph for, and up to the last cache slot.
 
@@ -171,5 +177,6 @@ def chains(model: Exportable, runner: Runner) -> list[Chain]:
     alone = {(1, 2), (last - min(3, last - 1), min(3, last - 1))}
     alone |= {(size + more, 2) for size in prefills for more in (0, 1, 2)}
     found = [Chain(1, prompt, min(steps, room - prompt), quick=True) for prompt, steps in sorted(alone)]
-    found += [Chain(3, min(SHORT, room - 1), min(2, room - min(SHORT, room - 1)))] if room > 1 else []
+    rows = rows_of(runner)
+    found += [Chain(rows, min(SHORT, room - 1), min(2, room - min(SHORT, room - 1)))] if room > 1 else []
     return list(dict.fromkeys(found))

@@ -18,7 +18,7 @@ from ...runtime.inputs import example_inputs, padded_mask
 from ...runtime.runner import LoadedGraph, Runner
 from ...signature import Signature
 from ..frontend.spec import Exportable
-from .cases import Case, Chain, example
+from .cases import Case, Chain, example, rows_of
 from .comparison import Check, Closeness, compare
 from .reference import Reference
 
@@ -208,7 +208,7 @@ class _Logits:
 
 
 def greedy_check(model: Any, whole: Reference, runner: Runner, tolerance: float | Closeness) -> Check:
-    """Check greedy decoding by the file, for three prompts of different lengths.
+    """Check greedy decoding by the file, for a batch of prompts of different lengths.
 
     Keras gets the tokens that the file generated. Each of them must have the largest logit in Keras too, or the same
     logit within rounding errors. Greedy decoding in Keras then gives the same tokens.
@@ -227,8 +227,9 @@ def greedy_check(model: Any, whole: Reference, runner: Runner, tolerance: float 
     name = f"greedy decoding, {new} tokens"
     if new < 1:
         return Check(name, True, None, "not compared: there is no room for a new token")
-    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (3, length))
-    mask = padded_mask(3, length, "left")
+    rows = rows_of(runner)
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (rows, length))
+    mask = padded_mask(rows, length, "left")
     decoder: Any = runner.decoder()
     decoder.defaults = {}  # greedy decoding, whatever the model's generation config
     written = generate(decoder, ids, mask, max_new_tokens=new, stop_tokens=[])
@@ -237,7 +238,7 @@ def greedy_check(model: Any, whole: Reference, runner: Runner, tolerance: float 
     else:
         inputs = {
             "input_ids": written[:, :-1],
-            "attention_mask": np.concatenate([mask, np.ones((3, new - 1), mask.dtype)], axis=1),
+            "attention_mask": np.concatenate([mask, np.ones((rows, new - 1), mask.dtype)], axis=1),
         }
     chosen = written[:, -new:, None]
 

@@ -108,7 +108,7 @@ def _of_text(model: Exportable, runner: Runner, main: LoadedGraph, quick: bool) 
         reference = Reference(model, own[name].function, own[name].signature, few=quick or bool(loaded.signature.sizes))
         cases = text_cases(model, loaded.signature)
         yield Part(cases, 1, partial(plain_checks, reference, loaded, prefix=f"{name}: "))
-    if not encoders and layout.kind == "dynamic":
+    if not encoders and layout.kind == "dynamic" and not main.signature.sizes:
         cases = text_cases(model, main.signature, past=True, padding=main.padding)
         yield Part(cases, 0, partial(cached_checks, model, whole, main))
     if layout.generates:

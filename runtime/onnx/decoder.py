@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...generation.decoder import KEPT, TOKENS, GraphDecoder, GraphRunner
+from ...generation.decoder import KEPT, TOKENS, GraphDecoder, GraphRunner, align
 from ...signature import Signature
 
 Array = np.ndarray
@@ -35,6 +35,56 @@ class OnnxDecoder(GraphDecoder):
         outputs = graph.run_values(values | self.state)
         self.state = {old: outputs[new] for old, new in signature.state.items()}
         return outputs["logits"].numpy()[:, -1]
+
+
+class FixedCacheDecoder(GraphDecoder):
+    """A decoder whose sizes are all fixed. Every call moves the cache on: the newest slots are the next past.
+
+    Slots before the first token are hidden by the mask. If a call takes several tokens, those of a prompt are padded on
+    the left, and so is the one of a step, and the padding takes slots too.
+    """
+
+    def __init__(
+        self, graphs: Mapping[str, GraphRunner], config: Mapping[str, Any], defaults: Mapping[str, Any]
+    ) -> None:
+        super().__init__(graphs, config, defaults)
+        sizes = self.graphs["decoder"].signature.sizes
+        self.rows, self.new, self.slots = (sizes[dim] for dim in ("batch", "sequence", "past_sequence"))
+        self.max_length = min(self.max_length, (self.slots + self.new) // self.new)
+
+    def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
+        if len(input_ids) > self.rows:
+            raise ValueError(f"input_ids: got {len(input_ids)} rows; accepted: at most {self.rows}, as exported")
+        ids, mask = align(input_ids, attention_mask)
+        before = -ids.shape[1] % self.new
+        ids, mask = (np.pad(np.asarray(array, "int64"), ((0, 0), (before, 0))) for array in (ids, mask))
+        self.count, self.fixed = 0, {}
+        self.start_state(self.rows, self.slots, {})
+        self.kept = np.zeros((self.rows, self.slots), "int64")
+        logits = np.zeros(0)
+        for start in range(0, ids.shape[1], self.new):
+            logits = self._call(ids[:, start : start + self.new], mask[:, start : start + self.new])
+        return logits
+
+    def step(self, tokens: Array) -> Array:
+        before = ((0, 0), (self.new - 1, 0))
+        return self._call(np.pad(tokens[:, None], before), np.pad(np.ones((len(tokens), 1), "int64"), before))
+
+    def select(self, rows: Array) -> None:
+        if len(rows) > self.rows:
+            raise ValueError(f"rows: got {len(rows)}; accepted: at most {self.rows}, as exported")
+        every = np.concatenate([rows, np.zeros(self.rows - len(rows), "int64")]).astype("int64")
+        self.kept = self.kept[every]
+        self.state = {name: value[every] for name, value in self.state.items()}
+
+    def _call(self, tokens: Array, mask: Array) -> Array:
+        rows = len(tokens)
+        tokens, mask = (np.pad(array, ((0, self.rows - rows), (0, 0))) for array in (tokens, mask))
+        self.mask = np.concatenate([self.kept, mask], axis=1)
+        logits = self.run(self._inputs(tokens))
+        self.kept = self.mask[:, self.new :]
+        self.state = {name: value[:, :, self.new :] for name, value in self.state.items()}
+        return logits[:rows]
 
 
 class SharedCacheDecoder(GraphDecoder):

@@ -15,7 +15,7 @@ from ...needs import named_extras
 from ...signature import Signature, TensorSpec
 from ..metadata import DIGEST, DIGESTS_BESIDE, FILES, OURS, SIGNATURES, stated
 from ..runner import LoadedGraph, Runner, usable_cores
-from .decoder import OnnxDecoder, SharedCacheDecoder
+from .decoder import FixedCacheDecoder, OnnxDecoder, SharedCacheDecoder
 
 
 class OnnxGraph(LoadedGraph):
@@ -107,6 +107,7 @@ class OnnxRunner(Runner):
             return super().decoder()
         graphs = {self.layout.roles[name]: graph for name, graph in self.graphs.items()}
         kind = OnnxDecoder if self._main.padding is None else SharedCacheDecoder
+        kind = FixedCacheDecoder if "past_sequence" in self._main.signature.sizes else kind
         return kind(graphs, self._config, self.generation_defaults)
 
 

@@ -190,10 +190,38 @@ def test_static_shapes(tmp_path: Path) -> None:
     assert {value.type.tensor_type.elem_type for value in graph.input} == {onnx.TensorProto.INT32}
     assert "Shape" not in kinds(path), "sizes are numbers"
     assert export.verify(model, path).passed
-    with pytest.raises(ValueError, match="static_shapes: got sizes for a gpt with a key/value cache"):
+    message = r"static_shapes: got \['batch'\] for a decoder with a key/value cache; accepted: all of .*'past_sequence'"
+    with pytest.raises(ValueError, match=message):
         export.to_onnx(shared("gpt", "llama"), path, static_shapes={"batch": 1})
+    with pytest.raises(ValueError, match="static_shapes: got sizes for a key/value cache that has an encoder"):
+        export.to_onnx(shared("transformer", "original"), path, static_shapes={"batch": 1})
     export.to_onnx(shared("gpt", "llama"), path, cache=False, static_shapes={"batch": 1, "sequence": 8})
     assert export.verify(shared("gpt", "llama"), path).passed
+
+
+@pytest.mark.parametrize(("variant", "precision"), [("llama", "fp32"), ("alibi", "int8"), ("gpt2", "fp16")])
+def test_a_cache_of_fixed_size(variant: str, precision: str, tmp_path: Path) -> None:
+    """Prompts of unequal lengths, padded on either side, and beams give what Keras gives, up to the last slot."""
+    model, path = shared("gpt", variant), tmp_path / "m.onnx"
+    rng = np.random.default_rng(0)
+    for new in (1, 3):
+        sizes = {"batch": 4, "sequence": new, "past_sequence": 12 * new}
+        export.to_onnx(
+            model, path, static_shapes=sizes, precision=precision, least_cosine=None if precision == "fp32" else 0
+        )
+        graph = onnx.load(path).graph
+        assert all(d.dim_value for v in (*graph.input, *graph.output) for d in v.type.tensor_type.shape.dim)
+        assert "Shape" not in kinds(path)
+        assert export.verify(model, path).passed
+        runner = export.load(path)
+        ids = rng.integers(1, model.config.vocab_size, (2, 6))
+        for mask in ([[1] * 6, [0, 0, 1, 1, 1, 1]], [[1] * 6, [1, 1, 1, 1, 0, 0]]):
+            for options in ({}, {"num_beams": 2}) if precision == "fp32" else ():
+                given = {"max_new_tokens": 7, "stop_tokens": [], **options}
+                expected = model.generate(ids, np.array(mask), **given)
+                np.testing.assert_array_equal(runner.generate(ids, np.array(mask), **given), expected)
+        with pytest.raises(ValueError, match="input_ids: got 5 rows; accepted: at most 4, as exported"):
+            runner.generate(np.ones((5, 2), int), max_new_tokens=2)
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ from ..options import Precision
 from ..precision.onnx.files import activations_of
 from ..request import ExportRequest
 from ..result import ExportResult
+from ..targets.check import check
 from ..targets.table import TARGETS
 from ..verification.quick import quick_check
 from .conversion import Form, convert
@@ -105,8 +106,9 @@ def to_onnx(
             dtype of ids. "standard" takes standard operators only, in every precision. "onnxruntime" takes ONNX
             Runtime's own operators, which are faster: the cache of a GPT with rotary positions becomes one buffer that
             no step copies, and rows may then be padded on the right only (``generate`` of ``export.load`` accepts
-            either side). Default: standard operators, but ONNX Runtime's ``MatMulNBits`` and ``GatherBlockQuantized``
-            for block-wise quantized weights (int4, and int8 with "float" activations).
+            either side). What the runtime would reject is a warning of the result. Default: standard operators, but
+            ONNX Runtime's ``MatMulNBits`` and ``GatherBlockQuantized`` for block-wise quantized weights (int4, and int8
+            with "float" activations).
         opset: the version of the standard operators, 17 to 23. The IR version is the lowest that it allows. Default:
             that of the `target`, or the lowest that has all operators of the graph, which is 17 for transformers. It is
             read by ONNX Runtime from 1.12 on and by most other runtimes.
@@ -189,6 +191,7 @@ def export_onnx(model: Any, request: ExportRequest) -> ExportResult:
                 checked = with_fixed_sizes(precise, "decoder", target.name, Path(folder) / "fixed_fp32", fixed)
             difference = max(difference, quick_check(model, checked.runner))
             written = final
+        refusals = _refusals(written, request)
         size = sum(file.stat().st_size for file in written.files)
         appeared = [file.name for file in written.files]
         for file in written.files:  # external data comes first, so that no graph appears without its weights
@@ -211,8 +214,20 @@ def export_onnx(model: Any, request: ExportRequest) -> ExportResult:
         precision=request.precision.name,
         rounded=written.share,
         accuracy=written.accuracy,
-        warnings=[] if written.accuracy is None else written.accuracy.warnings,
+        warnings=[*([] if written.accuracy is None else written.accuracy.warnings), *refusals],
     )
+
+
+def _refusals(written: Written, request: ExportRequest) -> list[str]:
+    """Return what the target would reject or compute wrongly, by the list of its operators, a sentence each."""
+    if request.target is None:
+        return []
+    reports = [check(file, request.target) for file in written.files if file.suffix == ".onnx"]
+    return [
+        f"{report.target} {'rejects' if finding in report.refused else 'computes wrongly'}: {finding}"
+        for report in reports
+        for finding in (*report.refused, *report.wrong)
+    ]
 
 
 def _graphs(model: Exportable, request: ExportRequest) -> dict[str, Graph]:

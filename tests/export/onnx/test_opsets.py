@@ -130,6 +130,15 @@ def test_the_opset_of_the_runtime_s_own_decoder(tmp_path: Path) -> None:
         export.to_onnx(model, tmp_path / "n.onnx", target="onnxruntime", opset=17)
 
 
+def test_what_the_target_rejects_is_a_warning(tmp_path: Path) -> None:
+    sizes = {"batch": 1, "sequence": 8}
+    found = export.to_onnx(shared("bert", "backbone"), tmp_path / "m.onnx", target="rknn", static_shapes=sizes)
+    assert not found.warnings and export.check(tmp_path / "m.onnx", "rknn").passed
+    model = shared("bert", "sentence_max")
+    (warning,) = export.to_onnx(model, tmp_path / "m.onnx", target="mnn").warnings
+    assert warning.startswith("mnn rejects: IsNaN 1: ") and "does not know" in warning
+
+
 def test_a_table_that_is_shorter_than_its_cut(tmp_path: Path) -> None:
     """The first rows of a table are as many as the tokens only if the table has a row for each of them."""
 

@@ -178,6 +178,11 @@ def _of_graph(graph: Any, scope: Scope) -> Iterator[tuple[Scope, Any]]:
 
 
 def _of_file(model: Any, opset: int, target: Target) -> Iterator[Problem]:
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    if not 1 <= opset <= newest and any(node.domain in ("", "ai.onnx") for node in model.graph.node):
+        yield "refused", FILE, "", f"the file has operator set {opset}, and sets 1 to {newest} are known"
     for what, value, limit in (
         ("operator set", opset, target.reads),
         ("IR version", model.ir_version, target.reads_ir),

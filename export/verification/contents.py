@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ...runtime.metadata import CONFIG, DIGEST, FAMILY, GENERATION, STOP_TOKENS, TOKENIZER_FILES
+from ...runtime.metadata import CONFIG, DIGEST, FAMILY, GENERATION, STOP_TOKENS, TOKENIZER_FILES, stated
 from ...runtime.runner import Runner
 from ..digests import WEIGHTS, file_digest, weight_digests
 from ..folding import moved
+from ..frontend.diagnostics import one_line
 from ..frontend.inference import FileWeights
 from ..frontend.spec import Exportable, texts
 from ..precision.half import rounded
@@ -35,8 +34,8 @@ def content_checks(model: Exportable, runner: Runner) -> list[Check]:
 def _bytes(runner: Runner) -> Check:
     bad, known = [], 0
     for file, metadata in runner.files.items():
-        digest, data = metadata.get(DIGEST, ""), file.with_name(f"{file.name}.data")
-        if digest:
+        digest, data = metadata.get(DIGEST), file.with_name(f"{file.name}.data")
+        if digest is not None:
             known += 1
             actual = file_digest(file, data if data.is_file() else None, digest)
             bad += [file.name] if f"sha256:{actual}" != digest else []
@@ -76,33 +75,41 @@ def _weights(model: Exportable, runner: Runner) -> Check:
     """Check the weights by the digests that the export stored and, in a format that keeps names, bit by bit."""
     weights = FileWeights(model)
     ours = weight_digests(weights)
-    theirs = json.loads(runner.metadata.get(WEIGHTS, "null"))
-    if theirs is None:
+    if WEIGHTS not in runner.metadata:
         return Check("weights", True, None, "no weight digests in the file")
+    try:
+        theirs = stated(runner.path, runner.metadata, WEIGHTS, dict)
+        stored = _stored(runner, {name: weights.value(name) for name in weights.variables})
+    except ValueError as error:
+        return Check("weights", False, None, one_line(error))
     wrong = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
-    named = 0
-    if runner.format == "onnx":
-        values = {name: weights.value(name) for name in weights.variables}
-        for name, array, value in _initializers(runner.files, values):
-            if value is not None:
-                named += 1
-                stored = rounded(value) if array.dtype == "float16" else value
-                wrong |= {name} if not np.array_equal(array, stored) else set()
+    for name, array, value in stored:
+        expected = rounded(value) if array.dtype == "float16" else value
+        wrong |= {name} if not np.array_equal(array, expected) else set()
     if wrong:
         names = ", ".join(sorted(wrong)[:SHOWN])
         return Check("weights", False, None, f"{len(wrong)} of {len(ours)} differ from the model: {names}")
     return Check(
-        "weights", True, None, f"{len(ours)} match the model" + (f", {named} of them bit by bit" if named else "")
+        "weights",
+        True,
+        None,
+        f"{len(ours)} match the model" + (f", {len(stored)} of them bit by bit" if stored else ""),
     )
 
 
-def _initializers(files: Mapping[Path, Any], weights: Mapping[str, np.ndarray]) -> Any:
-    """Yield the name and the values of the initializers of ONNX files, and the values that the weights of the model
-    give, or None for an initializer that is not made of weights alone."""
+def _stored(runner: Runner, weights: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Return the initializers of ONNX files that are made of weights alone: the name, the values in the file, and those
+    that the weights of the model give. Other formats do not keep names.
+
+    Raises:
+        ValueError: the metadata that says how the initializers are made cannot be read.
+    """
     import onnx_ir as ir
 
-    for file, metadata in files.items():
+    found = []
+    for file, metadata in runner.files.items() if runner.format == "onnx" else ():
         values = {**weights, **moved(metadata, weights)}
         for name, initializer in ir.load(os.fspath(file)).graph.initializers.items():
-            if initializer.const_value is not None:
-                yield name, initializer.const_value.numpy(), values.get(name)
+            if initializer.const_value is not None and name in values:
+                found.append((name, initializer.const_value.numpy(), values[name]))
+    return found

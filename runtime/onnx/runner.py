@@ -39,7 +39,10 @@ class OnnxGraph(LoadedGraph):
         except Exception as error:  # ONNX Runtime raises different classes for different defects of a file
             raise ValueError(f"path: ONNX Runtime cannot read {path}: {error}; accepted: an ONNX model") from error
         self.names = [node.name for node in self.session.get_outputs()]
-        self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+        try:
+            self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"path: the metadata in {path} cannot be read: {error}; {OURS}") from error
         self.inputs = list(self.session.get_inputs())
         if SIGNATURES in self.metadata:  # in third-party files, all weights may be overridable initializers
             self.inputs += self.session.get_overridable_initializers()

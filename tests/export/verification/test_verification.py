@@ -261,3 +261,19 @@ def test_cases_are_padded_as_they_say(family: str, variant: str) -> None:
     for padding in ("none", "left", "right", "interior", "all"):
         inputs = example(signature, Case(3, 9, 0, padding))
         assert np.array_equal(inputs["attention_mask"], padded_mask(3, 9, padding))
+
+
+@pytest.mark.parametrize("key", ["attention_zoo.weights", "attention_zoo.folded", "attention_zoo.digest"])
+def test_metadata_that_cannot_be_read(key: str, tmp_path: Path) -> None:
+    """A damaged entry fails the check that reads it."""
+    import onnx
+
+    file = tmp_path / "m.onnx"
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(2)])
+    export.to_onnx(model, file)
+    damaged = onnx.load(file)
+    entries = {entry.key: entry for entry in damaged.metadata_props}
+    entry = entries[key] if key in entries else damaged.metadata_props.add(key=key)
+    entry.value = "" if key.endswith("digest") else "[1"
+    onnx.save(damaged, file)
+    assert not export.verify(model, file).passed

@@ -1,0 +1,1 @@
+"""The writers of the reference checkpoints, each registered in ``GOLDENS`` by ``golden``."""

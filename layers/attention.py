@@ -36,6 +36,7 @@ class MultiHeadAttention(keras.layers.Layer):
             attention, with 1 multi-query attention, and grouped-query attention in between.
         output_dim: width of the output. Default: the query's width.
         use_bias: whether the query, key and value projections have biases.
+        use_key_bias: whether the key projection has a bias. Default: `use_bias`.
         use_output_bias: whether the output projection has a bias. Default: `use_bias`.
         scale: factor on the scores. Default: ``key_dim ** -0.5``.
         qk_norm_epsilon: if not None, normalize every query and key head by its root mean square with this epsilon and
@@ -58,6 +59,7 @@ class MultiHeadAttention(keras.layers.Layer):
         num_kv_heads: int | None = None,
         output_dim: int | None = None,
         use_bias: bool = True,
+        use_key_bias: bool | None = None,
         use_output_bias: bool | None = None,
         scale: float | None = None,
         qk_norm_epsilon: float | None = None,
@@ -77,6 +79,7 @@ class MultiHeadAttention(keras.layers.Layer):
         self.num_kv_heads = self.num_heads if num_kv_heads is None else positive_integer("num_kv_heads", num_kv_heads)
         self.output_dim = size("output_dim", output_dim)
         self.use_bias = use_bias
+        self.use_key_bias = use_bias if use_key_bias is None else use_key_bias
         self.use_output_bias = use_bias if use_output_bias is None else use_output_bias
         self.scale = scale
         self.qk_norm_epsilon = qk_norm_epsilon
@@ -100,7 +103,7 @@ class MultiHeadAttention(keras.layers.Layer):
         if self.value_dim is None:
             self.value_dim = self.key_dim
         self.query_dense = self._project("query", self.num_heads * self.key_dim, query_shape)
-        self.key_dense = self._project("key", self.num_kv_heads * self.key_dim, key_shape)
+        self.key_dense = self._project("key", self.num_kv_heads * self.key_dim, key_shape, self.use_key_bias)
         self.value_dense = self._project("value", self.num_kv_heads * self.value_dim, value_shape)
         self.query_norm = self.key_norm = None
         if self.qk_norm_epsilon is not None:
@@ -134,7 +137,7 @@ class MultiHeadAttention(keras.layers.Layer):
         key_mask: Tensor | None = None,
         attention_mask: Tensor | None = None,
         use_causal_mask: bool = False,
-        bias: Tensor | None = None,
+        bias: Tensor | Callable[[Tensor, Tensor], Tensor] | None = None,
         rotary: tuple[Tensor, Tensor] | None = None,
         key_value: tuple[Tensor, Tensor] | None = None,
         cache: Cache | None = None,
@@ -151,7 +154,8 @@ class MultiHeadAttention(keras.layers.Layer):
             attention_mask: (batch, T, S) or (batch, num_heads or 1, T, S), bool or integer: True or 1 = attend.
             use_causal_mask: query i attends to keys up to i; if S > T, the last query is aligned with the last key.
             bias: values added to the scores, broadcastable to (batch, num_heads, T, S), such as the output of
-                ``ALiBi`` or ``RelativePositionBias``.
+                ``ALiBi`` or ``RelativePositionBias``; or a function of the projected queries (batch, num_heads, T,
+                key_dim) and keys (batch, num_kv_heads, S, key_dim) that returns such values.
             rotary: (cos, sin) from ``RotaryEmbedding``, applied to queries and keys.
             key_value: result of ``keys_and_values``, used instead of `value` and `key`. With it a decoder projects the
                 encoder's output once, not at every step.
@@ -179,7 +183,7 @@ class MultiHeadAttention(keras.layers.Layer):
             k,
             v,
             mask=_combine(key_mask, attention_mask),
-            bias=bias,
+            bias=bias(q, k) if callable(bias) else bias,
             scale=self.scale,
             causal=use_causal_mask,
             return_scores=return_attention_scores,
@@ -206,10 +210,11 @@ class MultiHeadAttention(keras.layers.Layer):
         return (*query_shape[:-1], self.output_dim or query_shape[-1])
 
     def get_config(self) -> dict[str, Any]:
-        own = ("num_heads", "key_dim", "value_dim", "num_kv_heads", "output_dim", "use_bias", "use_output_bias")
+        own = ("num_heads", "key_dim", "value_dim", "num_kv_heads", "output_dim")
+        biases = ("use_bias", "use_key_bias", "use_output_bias")
         return {
             **super().get_config(),
-            **{name: getattr(self, name) for name in own},
+            **{name: getattr(self, name) for name in (*own, *biases)},
             "scale": self.scale,
             "qk_norm_epsilon": self.qk_norm_epsilon,
             "rotary_interleaved": self.rotary_interleaved,

@@ -59,10 +59,13 @@ class TransformerBlock(keras.layers.Layer):
         use_bias: whether the projections of the attention and of the feed-forward network have biases.
         use_qkv_bias, use_output_bias, use_feedforward_bias: override `use_bias` for queries, keys and values, for the
             attention's output and for the feed-forward network. Default: `use_bias`.
+        use_key_bias: overrides `use_qkv_bias` for the keys. Default: the same.
         qk_norm: normalize query and key heads with `norm_epsilon`; see ``MultiHeadAttention``.
         norm: "layer_norm" or "rms_norm".
         norm_epsilon: epsilon of the normalizations.
+        norm_bias: whether layer normalizations have an offset.
         norm_first: pre-norm if True, post-norm if False.
+        use_attention_norm: whether self-attention has a normalization; ModernBERT's first block has none.
         layer_scale: initial value of a ``LayerScale`` on self-attention and feed-forward, or None for no such layer.
         cross_attention: whether the block has a branch that attends to an encoder.
         dropout: dropout rate on the output of every branch; `attention_dropout` is the one on the attention weights.
@@ -85,12 +88,15 @@ class TransformerBlock(keras.layers.Layer):
         activation: str = "gelu",
         use_bias: bool = True,
         use_qkv_bias: bool | None = None,
+        use_key_bias: bool | None = None,
         use_output_bias: bool | None = None,
         use_feedforward_bias: bool | None = None,
         qk_norm: bool = False,
         norm: str = "layer_norm",
         norm_epsilon: float = 1e-6,
+        norm_bias: bool = True,
         norm_first: bool = True,
+        use_attention_norm: bool = True,
         layer_scale: float | None = None,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
@@ -113,12 +119,15 @@ class TransformerBlock(keras.layers.Layer):
             "activation": activation,
             "use_bias": use_bias,
             "use_qkv_bias": use_qkv_bias,
+            "use_key_bias": use_key_bias,
             "use_output_bias": use_output_bias,
             "use_feedforward_bias": use_feedforward_bias,
             "qk_norm": qk_norm,
             "norm": norm,
             "norm_epsilon": norm_epsilon,
+            "norm_bias": norm_bias,
             "norm_first": norm_first,
+            "use_attention_norm": use_attention_norm,
             "layer_scale": layer_scale,
             "dropout": dropout,
             "attention_dropout": attention_dropout,
@@ -132,6 +141,7 @@ class TransformerBlock(keras.layers.Layer):
                 head_dim,
                 num_kv_heads=num_kv_heads,
                 use_bias=use_bias if use_qkv_bias is None else use_qkv_bias,
+                use_key_bias=use_key_bias,
                 use_output_bias=use_bias if use_output_bias is None else use_output_bias,
                 scale=attention_scale,
                 qk_norm_epsilon=norm_epsilon if qk_norm else None,
@@ -153,12 +163,14 @@ class TransformerBlock(keras.layers.Layer):
             name="feedforward",
             **shared,
         )
-        normalization = NORMALIZATIONS[norm]
-        self.attention_norm = normalization(epsilon=norm_epsilon, name="attention_norm", **shared)
-        self.cross_attention_norm: Any = None
-        if cross_attention:
-            self.cross_attention_norm = normalization(epsilon=norm_epsilon, name="cross_attention_norm", **shared)
-        self.feedforward_norm = normalization(epsilon=norm_epsilon, name="feedforward_norm", **shared)
+        options: dict[str, Any] = {} if norm_bias or norm != "layer_norm" else {"center": False}
+
+        def normalization(name: str) -> Any:
+            return NORMALIZATIONS[norm](epsilon=norm_epsilon, name=name, **options, **shared)
+
+        self.attention_norm: Any = normalization("attention_norm") if use_attention_norm else None
+        self.cross_attention_norm: Any = normalization("cross_attention_norm") if cross_attention else None
+        self.feedforward_norm = normalization("feedforward_norm")
         self.attention_scale = self.feedforward_scale = None
         if layer_scale is not None:
             self.attention_scale = LayerScale(layer_scale, name="attention_scale", **shared)
@@ -221,7 +233,7 @@ class TransformerBlock(keras.layers.Layer):
             wanted = "encoder_states or encoder_key_value" if self.cross_attention else "none, without cross_attention"
             raise ValueError(f"encoder_states: got {'none' if self.cross_attention else 'one'}; accepted: {wanted}")
         attended = self.attention(
-            self.attention_norm(inputs) if self.norm_first else inputs,
+            self.attention_norm(inputs) if self.norm_first and self.attention_norm is not None else inputs,
             key_mask=key_mask,
             attention_mask=attention_mask,
             use_causal_mask=use_causal_mask,
@@ -254,7 +266,7 @@ class TransformerBlock(keras.layers.Layer):
     def _join(self, x: Tensor, branch: Tensor, scale: Any, norm: Any) -> Tensor:
         """Add `branch` to `x`, scaled if there is a `scale`, and normalize the sum in a post-norm block."""
         x = x + (branch if scale is None else scale(branch))
-        return x if self.norm_first else norm(x)
+        return x if self.norm_first or norm is None else norm(x)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         # Trace the call: compute_output_shape cannot know whether the attention scores are returned too.

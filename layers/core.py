@@ -64,14 +64,16 @@ class Dense(KeepsAdapters, keras.layers.Dense):
 class LayerNormalization(keras.layers.LayerNormalization):
     """Layer normalization over the last axis, with scale and offset (Ba et al. 2016, arXiv:1607.06450).
 
-    The output has the shape and dtype of the input. `epsilon` has no default, as model families differ in it.
+    The output has the shape and dtype of the input. `epsilon` has no default, as model families differ in it. With
+    ``center=False``, an argument of Keras' layer, there is no offset.
     """
 
     def __init__(self, *, epsilon: float, **kwargs: Any) -> None:
         super().__init__(epsilon=epsilon, **kwargs)
 
     def call(self, inputs: Tensor) -> Tensor:
-        return F.layer_norm(inputs, self.gamma, self.beta, epsilon=self.epsilon)
+        beta = keras.ops.zeros_like(self.gamma) if self.beta is None else self.beta
+        return F.layer_norm(inputs, self.gamma, beta, epsilon=self.epsilon)
 
 
 @keras.saving.register_keras_serializable(package="attention_zoo")

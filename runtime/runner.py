@@ -22,6 +22,7 @@ from ..generation.defaults import obeyed
 from ..generation.search import GenerateOptions, generate
 from ..generation.text_generation import TextGenerating, end_tokens
 from ..signature import Signature, TensorSpec, as_array
+from ..text.pairs import PairScoring
 from ..text.tokenizer import Tokenizer
 from .buckets import main_graph
 from .graph_names import layout_of
@@ -147,7 +148,7 @@ def _check_padding(mask: np.ndarray | None) -> None:
         )
 
 
-class Runner(TextGenerating):
+class Runner(TextGenerating, PairScoring):
     """A loaded model file, ready to run: a single graph, or a decoder with its encoder or its prefill graphs.
 
     ``load`` returns the runner for a file. Several threads may use one runner: ONNX Runtime executes their calls
@@ -212,6 +213,13 @@ class Runner(TextGenerating):
             ValueError: If a name, dtype, rank, size or value is not accepted. This is checked before anything runs.
         """
         return self._main.run(inputs)
+
+    def _outputs_of(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self.run(inputs)
+
+    def _most_tokens(self) -> int | None:
+        sizes = [graph.signature.sizes.get("sequence") for graph in self.graphs.values()]
+        return None if None in sizes else max(map(int, sizes))  # pyright: ignore[reportArgumentType]
 
     def generate(self, input_ids: Any, attention_mask: Any = None, **options: Unpack[GenerateOptions]) -> np.ndarray:
         """Generate a continuation of each row, with the same tokens as ``generate`` of the Keras model.

@@ -15,6 +15,7 @@ from keras.backend import standardize_dtype
 from ..finetuning.checkpointing import checkpointed
 from ..finetuning.model import FineTuning
 from ..signature import Graph, Signature, plain_inputs
+from ..text.pairs import PairScoring
 from ..weights.rules import Dialect, by_name, weight_name
 from .companions import load_companions, save_companions
 from .config import Config
@@ -58,7 +59,7 @@ def build_each(input_shape: tuple[int | None, ...], *layers: Any) -> None:
             layer.build(input_shape)
 
 
-class ZooModel(Served, keras.Model, FineTuning):
+class ZooModel(Served, keras.Model, FineTuning, PairScoring):
     """A Keras model with a config. It is built on construction: ``fit``, ``save`` and ``count_params`` work at once.
 
     A call takes a dict of inputs by their names in :attr:`signature`, or the first input alone. With
@@ -250,6 +251,16 @@ class ZooModel(Served, keras.Model, FineTuning):
         if not isinstance(result, Mapping):
             return {outputs[0].name: result}
         return {spec.name: result[spec.name] for spec in outputs}
+
+    def _outputs_of(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        if getattr(self.config, "head", None) != "sequence_classification":  # before anything is computed
+            raise ValueError(
+                f"model: got head={getattr(self.config, 'head', None)!r}; accepted: sequence_classification"
+            )
+        return {name: np.asarray(ops.convert_to_numpy(value)) for name, value in self.by_name(inputs).items()}
+
+    def _most_tokens(self) -> int | None:
+        return getattr(self.config, "max_length", None)
 
     @classmethod
     def of_head(cls, name: str) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import checks
 from ..files import read_json, write_json
-from ..weights.rules import Rule, linear
+from ..weights.rules import Rule, layer_norm, linear
 from ..weights.tensors import SafetensorsFiles, Shape, Tensors, save_tensors
 from ..weights.transforms import TRANSPOSED
 from .sentences import HEAD
@@ -51,8 +51,10 @@ FUNCTIONS = {
     **{name.lower(): f"torch.nn.modules.activation.{name}" for name in ("Tanh", "ReLU", "GELU", "SiLU", "Sigmoid")},
 }  # by the names of this package
 CLASS = "sentence_transformers.models."
+NORM = {"norm": "layer_norm"}  # LayerNorm among the `projections`
 PROJECTION_RULES = (
     *linear("projection.{i}.linear", "projection/dense_{i}", outside=True),
+    *layer_norm("projection.{i}.norm", "projection/norm_{i}", outside=True),
     Rule("projection.{i}.residual.weight", "projection/residual_{i}/kernel", TRANSPOSED, outside=True),
 )
 PROJECTION = re.compile(r"projection\.(\d+)\.")
@@ -64,7 +66,7 @@ class SentenceFiles:
 
     Attributes:
         fields: config fields of the model, the head among them for a sentence encoder.
-        dense: the folders of the dense layers.
+        dense: the folders of the dense layers and layer normalizations.
         sentences: the content of sentence_bert_config.json.
         options: the content of config_sentence_transformers.json.
         tokenizer: options of the tokenizer; see ``Tokenizer.load``.
@@ -114,16 +116,17 @@ def read_sentence_files(folder: Path) -> SentenceFiles:
         labels = len(raw.get("id2label") or ()) or raw.get("num_labels", 2)
         fields = _scores(function or (FUNCTIONS["sigmoid"] if labels == 1 else None), folder / OPTIONS_FILE)
         return SentenceFiles(fields, (), sentences, options, tokenizer, lowercase)
-    known = re.fullmatch(r"Transformer Pooling( Dropout| Dense)*( Normalize)?", " ".join(kinds))
+    known = re.fullmatch(r"Transformer Pooling( Dropout| Dense| LayerNorm)*( Normalize)?", " ".join(kinds))
     if not known or task != "feature-extraction":
         got = kinds if task == "feature-extraction" else f"{kinds} for {task!r}"
-        accepted = "Transformer and Pooling, then any Dense and Normalize; or the Transformer of a CrossEncoder"
+        accepted = "Transformer and Pooling, then any Dense, LayerNorm and Normalize; or a CrossEncoder of Transformer"
         raise ValueError(f"path: {where}: got {got}; accepted: {accepted}")
     fields: dict[str, Any] = {"head": HEAD, **_read_pooling(folder / modules[1][1])}
     if not fields["pool_prompt"]:
         tokenizer["include_prompt"] = False
-    dense = tuple(folder / path for kind, path in modules if kind == "Dense")
-    fields["projections"] = tuple(map(_read_dense, dense))
+    after = [(kind, folder / path) for kind, path in modules if kind in ("Dense", "LayerNorm")]
+    dense = tuple(path for _, path in after)
+    fields["projections"] = tuple(_read_dense(path) if kind == "Dense" else NORM for kind, path in after)
     fields["normalize"] = kinds[-1] == "Normalize"
     if fields["normalize"]:
         _check_place(folder / modules[-1][1])
@@ -240,7 +243,7 @@ class SentenceTensors:
     Args:
         body: the tensors of the Transformer.
         prefix: prefix of the names in `body` if it has a head.
-        dense: the folders of the dense layers.
+        dense: the folders of the dense layers and layer normalizations.
 
     Raises:
         ValueError: a folder has no model.safetensors, or a damaged one.
@@ -292,7 +295,8 @@ def write_sentence_modules(model: Any, folder: Path, projections: Mapping[str, n
         kinds["1_Pooling"] = "Pooling"
         _write_pooling(config, folder / "1_Pooling" / CONFIG)
         for i, one in enumerate(config.projections):
-            kinds[path := f"{len(kinds)}_Dense"] = "Dense"
+            kind = "LayerNorm" if one == NORM else "Dense"
+            kinds[path := f"{len(kinds)}_{kind}"] = kind
             _write_dense(one, {name: value for name, value in projections.items() if _index(name) == i}, folder / path)
         if config.normalize:
             kinds[f"{len(kinds)}_Normalize"] = "Normalize"
@@ -345,8 +349,11 @@ def _write_pooling(config: Any, file: Path) -> None:
 
 def _write_dense(one: Mapping[str, Any], tensors: Mapping[str, np.ndarray], folder: Path) -> None:
     named = {PROJECTION.sub("", name): value for name, value in tensors.items()}
+    if one == NORM:
+        write_json({"dimension": len(named["norm.weight"])}, folder / CONFIG)
+        return save_tensors(named, folder / WEIGHTS, {"format": "pt"})
     kernel = named["linear.weight"]
-    config = {
+    config: dict[str, Any] = {
         "in_features": kernel.shape[1],
         "out_features": kernel.shape[0],
         "bias": one["use_bias"],

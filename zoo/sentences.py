@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from .. import checks
-from ..layers.core import Dense
+from ..layers.core import Dense, LayerNormalization
 from ..layers.feedforward import ACTIVATIONS
 from ..signature import TensorSpec
 from .config import Config, field, flag, size
@@ -35,11 +35,15 @@ def _poolings(_: Any, name: str, value: Any) -> str | tuple[str, ...]:
 
 
 def _projections(_: Any, name: str, value: Any) -> tuple[dict[str, Any], ...]:
-    accepted = "accepted: a list of objects with units, and optionally activation, use_bias and residual"
+    accepted = "accepted: a list of objects with units, and optionally activation, use_bias and residual; or with norm"
     if not isinstance(value, list | tuple):
         raise ValueError(f"{name}: got {value!r}; {accepted}")
     found = []
     for one in value:
+        if isinstance(one, Mapping) and set(one) == {"norm"}:
+            checks.choice(f"{name}: norm", one["norm"], ("layer_norm",))
+            found.append(dict(one))
+            continue
         if not isinstance(one, Mapping) or "units" not in one or set(one) - set(PROJECTION):
             raise ValueError(f"{name}: got {one!r}; {accepted}")
         full = {**PROJECTION, **one}
@@ -61,7 +65,8 @@ class SentenceConfig(Config):
             positions 1, 2, … as weights), "max", "first" or "last" (token).
         pool_prompt: whether the tokens of a prompt are pooled too. If not, the model has an input `pooling_mask`.
         projections: dense layers after the pooling, each a dict with `units`, and optionally `activation` (one of
-            ``FUNCTIONS``; default "linear"), `use_bias` (default True) and `residual` (default False).
+            ``FUNCTIONS``; default "linear"), `use_bias` (default True) and `residual` (default False); or
+            ``{"norm": "layer_norm"}`` for a layer normalization in their place.
         normalize: whether to scale the embedding to unit length.
         truncate_dim: number of leading features that are kept, after the normalization; None for all of them.
     """
@@ -75,7 +80,7 @@ class SentenceConfig(Config):
     @property
     def embedding_dim(self) -> int:
         """The number of features of a sentence embedding."""
-        width = self.projections[-1]["units"] if self.projections else pooled_width(self)
+        width = projected_width(pooled_width(self), self.projections)
         return min(width, self.truncate_dim or width)
 
 
@@ -88,23 +93,32 @@ def pooled_width(config: Any) -> int:
     return config.hidden_dim * (1 if isinstance(config.pooling, str) else len(config.pooling))
 
 
+def projected_width(width: int, projections: Any) -> int:
+    """Return the number of features after `projections`, of which the first gets `width`."""
+    return next((one["units"] for one in reversed(projections) if "units" in one), width)
+
+
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class Projections(keras.layers.Layer):
-    """The dense layers after the pooling: (batch, pooled width) becomes (batch, units of the last one)."""
+    """The layers after the pooling: (batch, pooled width) becomes (batch, units of the last dense one)."""
 
     def __init__(self, projections: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.projections = tuple(dict(one) for one in projections)
         shared: dict[str, Any] = {"dtype": self.dtype_policy}
-        self.dense_layers = [
-            Dense(one["units"], use_bias=one["use_bias"], name=f"dense_{i}", **shared)
+        self.steps = [
+            LayerNormalization(epsilon=1e-5, name=f"norm_{i}", **shared)
+            if "norm" in one
+            else Dense(one["units"], use_bias=one["use_bias"], name=f"dense_{i}", **shared)
             for i, one in enumerate(self.projections)
         ]
 
     def build(self, input_shape: Any) -> None:
         width = input_shape[-1]
-        for i, (one, layer) in enumerate(zip(self.projections, self.dense_layers, strict=True)):
+        for i, (one, layer) in enumerate(zip(self.projections, self.steps, strict=True)):
             layer.build((None, width))
+            if "norm" in one:
+                continue
             if one["residual"] and one["units"] != width:  # the residual connection has a projection of its own
                 residual = Dense(one["units"], use_bias=False, name=f"residual_{i}", dtype=self.dtype_policy)
                 residual.build((None, width))
@@ -113,7 +127,10 @@ class Projections(keras.layers.Layer):
         self.built = True
 
     def call(self, x: Tensor) -> Tensor:
-        for i, (one, layer) in enumerate(zip(self.projections, self.dense_layers, strict=True)):
+        for i, (one, layer) in enumerate(zip(self.projections, self.steps, strict=True)):
+            if "norm" in one:
+                x = layer(x)
+                continue
             result = FUNCTIONS[one["activation"]](layer(x))
             if one["residual"]:
                 residual = getattr(self, f"residual_{i}", None)
@@ -122,7 +139,7 @@ class Projections(keras.layers.Layer):
         return x
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        return (*input_shape[:-1], self.projections[-1]["units"])
+        return (*input_shape[:-1], projected_width(input_shape[-1], self.projections))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "projections": self.projections}

@@ -17,7 +17,15 @@ from importlib.metadata import version
 
 import torch
 import transformers as hf
-from writers import decoders, encoders, gguf_files, images, searches, translators  # noqa: F401 (they register themselves)
+from writers import (  # noqa: F401 (they register themselves)
+    decoders,
+    encoders,
+    gguf_files,
+    images,
+    searches,
+    sentence_modules,
+    translators,
+)
 from writers.common import GOLDENS, HERE, write_json
 
 

@@ -7,6 +7,7 @@ from .blocks import LayerScale, TransformerBlock
 from .cache import DynamicCache, StaticCache
 from .core import Dense, LayerNormalization, RMSNormalization
 from .embedding import PatchEmbedding, TokenEmbedding
+from .experts import MixtureOfExperts
 from .feedforward import FeedForward
 from .images import ImageProcessor
 from .position import ALiBi, LearnedPositions, RelativePositionBias, SinusoidalPositions, SinusoidalPositions2D
@@ -26,6 +27,7 @@ __all__ = [
     "LayerNormalization",
     "LayerScale",
     "LearnedPositions",
+    "MixtureOfExperts",
     "MultiHeadAttention",
     "MultiplicativeAttention",
     "PatchEmbedding",

@@ -12,6 +12,7 @@ from keras import ops
 
 from .attention import Cache, MultiHeadAttention
 from .core import NORMALIZATIONS, fields_for
+from .experts import MixtureOfExperts
 from .feedforward import FeedForward
 
 Tensor = Any
@@ -56,6 +57,8 @@ class TransformerBlock(keras.layers.Layer):
         num_heads, num_kv_heads, rotary_interleaved: see ``MultiHeadAttention``; `head_dim` is its `key_dim` and
             `attention_scale` its `scale`.
         intermediate_dim, activation: see ``FeedForward``.
+        experts: the further arguments of a ``MixtureOfExperts`` in place of the ``FeedForward``, as a dict; an
+            `intermediate_dim` in it overrides that of the block. None for a ``FeedForward``.
         use_bias: whether the projections of the attention and of the feed-forward network have biases.
         use_qkv_bias, use_output_bias, use_feedforward_bias: override `use_bias` for queries, keys and values, for the
             attention's output and for the feed-forward network. Default: `use_bias`.
@@ -86,6 +89,7 @@ class TransformerBlock(keras.layers.Layer):
         rotary_interleaved: bool = False,
         cross_attention: bool = False,
         activation: str = "gelu",
+        experts: dict[str, Any] | None = None,
         use_bias: bool = True,
         use_qkv_bias: bool | None = None,
         use_key_bias: bool | None = None,
@@ -117,6 +121,7 @@ class TransformerBlock(keras.layers.Layer):
             "rotary_interleaved": rotary_interleaved,
             "cross_attention": cross_attention,
             "activation": activation,
+            "experts": experts,
             "use_bias": use_bias,
             "use_qkv_bias": use_qkv_bias,
             "use_key_bias": use_key_bias,
@@ -154,9 +159,10 @@ class TransformerBlock(keras.layers.Layer):
 
         self.attention = attention("attention")
         self.cross_attention: Any = attention("cross_attention") if cross_attention else None
-        self.feedforward = FeedForward(
-            intermediate_dim,
-            activation,
+        feedforward: Any = FeedForward if experts is None else MixtureOfExperts
+        self.feedforward = feedforward(
+            **{"intermediate_dim": intermediate_dim, **(experts or {})},
+            activation=activation,
             use_bias=use_bias if use_feedforward_bias is None else use_feedforward_bias,
             dropout=dropout,
             kernel_initializer=kernel_initializer,
@@ -259,7 +265,9 @@ class TransformerBlock(keras.layers.Layer):
             crossed = self.dropout_layer(crossed, training=training)
             x = self._join(x, crossed, None, self.cross_attention_norm)
             scores += cross_scores
-        fed = self.feedforward(self.feedforward_norm(x) if self.norm_first else x, training=training)
+        # Padding has no part in the loss of a router. With a cache, the mask has columns for other tokens.
+        more = {"key_mask": key_mask} if isinstance(self.feedforward, MixtureOfExperts) and cache is None else {}
+        fed = self.feedforward(self.feedforward_norm(x) if self.norm_first else x, training=training, **more)
         x = self._join(x, fed, self.feedforward_scale, self.feedforward_norm)
         return (x, *scores) if return_attention_scores else x
 

@@ -36,6 +36,14 @@ class GPTFields(TypedDict, total=False):
     norm: str
     norm_epsilon: float
     activation: str
+    num_experts: int | None
+    experts_per_token: int
+    expert_intermediate_dim: int | None
+    shared_expert_dim: int | None
+    normalize_experts: bool
+    router_bias: bool
+    router_loss: float
+    dense_layers: tuple[int, ...]
     use_bias: bool
     use_qkv_bias: bool | None
     use_feedforward_bias: bool | None
@@ -206,6 +214,14 @@ class AnyFields(TypedDict, total=False):
     norm: str
     norm_epsilon: float
     activation: str
+    num_experts: int | None
+    experts_per_token: int
+    expert_intermediate_dim: int | None
+    shared_expert_dim: int | None
+    normalize_experts: bool
+    router_bias: bool
+    router_loss: float
+    dense_layers: tuple[int, ...]
     use_bias: bool
     use_qkv_bias: bool | None
     use_feedforward_bias: bool | None

@@ -35,12 +35,13 @@ from ...layers.blocks import TransformerBlock
 from ...layers.cache import CausalContext, DynamicCache, StaticCache, causal_context
 from ...layers.core import NORMALIZATIONS, Dense, fields_for
 from ...layers.embedding import TokenEmbedding
+from ...layers.experts import CLAMPED
 from ...layers.feedforward import ACTIVATIONS, GATED
 from ...layers.position import check_position, encode_positions, position_layer
 from ...layers.rotary import check_scaling
 from ...signature import Graph, Signature, TensorSpec
 from ..base import Intermediates, Tensor, ZooModel, build_each
-from ..config import Config, choice, flag, number, rate, size, token
+from ..config import Config, choice, field, flag, number, rate, size, token
 from ..registry import register
 from ..sentences import (
     FUNCTIONS,
@@ -53,6 +54,7 @@ from ..sentences import (
     sentence_inputs,
     sentence_outputs,
 )
+from .expert_fields import check_experts, checked_layers, experts_of, has_experts
 
 HEADS = ("causal_lm", "sequence_classification", "token_classification", "sentence_embedding", None)
 
@@ -77,6 +79,15 @@ class GPTConfig(SentenceConfig):
         sliding_window: number of tokens, including itself, that a token attends to; None for all preceding tokens.
         norm, norm_epsilon: the normalization layer, "layer_norm" or "rms_norm", and its epsilon.
         activation: activation of the feed-forward network. Gated ones, such as "swiglu", add a gate projection.
+        num_experts: number of experts of a ``layers.MixtureOfExperts`` in place of every feed-forward network, as in
+            Mixtral; None for none.
+        experts_per_token: number of experts that are computed for each token.
+        expert_intermediate_dim: `intermediate_dim` of an expert. Default: `intermediate_dim`.
+        shared_expert_dim: width of a further expert that all tokens use, as in Qwen2-MoE; None for no such expert.
+        normalize_experts: whether the weights of the selected experts sum to 1.
+        router_bias: whether the routers have biases.
+        router_loss: factor on the load-balancing loss, averaged over the routers, which training adds to its loss.
+        dense_layers: numbers of the blocks that have a plain feed-forward network although others have experts.
         use_bias: whether the linear projections have biases.
         use_qkv_bias, use_feedforward_bias: the same for the query, key and value projections, and for the feed-forward
             network. Default: `use_bias`.
@@ -107,7 +118,15 @@ class GPTConfig(SentenceConfig):
     sliding_window: int | None = size(None)
     norm: str = choice("layer_norm", NORMALIZATIONS)
     norm_epsilon: float = 1e-5
-    activation: str = choice("gelu_tanh", (*ACTIVATIONS, *GATED))
+    activation: str = choice("gelu_tanh", (*ACTIVATIONS, *GATED, CLAMPED))
+    num_experts: int | None = size(None)
+    experts_per_token: int = size(2, used=has_experts)
+    expert_intermediate_dim: int | None = size(None, derived=lambda c: c.intermediate_dim, used=has_experts)
+    shared_expert_dim: int | None = size(None, used=has_experts)
+    normalize_experts: bool = flag(True, used=has_experts)
+    router_bias: bool = flag(False, used=has_experts)
+    router_loss: float = number(0.0, training=True)
+    dense_layers: tuple[int, ...] = field((), checked_layers, used=has_experts)
     use_bias: bool = True
     use_qkv_bias: bool | None = None
     use_feedforward_bias: bool | None = None
@@ -128,6 +147,7 @@ class GPTConfig(SentenceConfig):
             if getattr(self, name) is None:
                 self.set(name, self.use_bias)
         self.quotient("num_heads", "num_kv_heads")
+        check_experts(self)
         check_position(self.position, hidden_dim=self.hidden_dim, head_dim=self.head_dim or 0)
         self.set("rope_scaling", check_scaling(self.rope_scaling))
         scaling = self.rope_scaling or {"rope_type": None}
@@ -179,7 +199,12 @@ class GPT(Generating, ZooModel):
         self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **shared)
         self.blocks = [
             TransformerBlock.from_fields(
-                c, attention_scale=self._attention_scale(i), kernel_initializer=normal, name=f"block_{i}", **shared
+                c,
+                attention_scale=self._attention_scale(i),
+                experts=experts_of(c, i),
+                kernel_initializer=normal,
+                name=f"block_{i}",
+                **shared,
             )
             for i in range(c.num_layers)
         ]
@@ -360,6 +385,15 @@ class GPT(Generating, ZooModel):
             "gptj": {**small, "position": "rotary_interleaved", "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
             "grid": {**small, "position": "sinusoidal_2d"},
             "qwen": {**small, **llama, "num_kv_heads": 2, "head_dim": 6, "use_qkv_bias": True, "qk_norm": True},
+            "experts": {**small, **llama, "intermediate_dim": 44, "num_experts": 6, "expert_intermediate_dim": 20},
+            "shared_expert": {
+                **{**small, **llama, "dense_layers": (1,), "num_experts": 4, "experts_per_token": 3},
+                **{"normalize_experts": False, "shared_expert_dim": 12, "router_loss": 0.01},
+            },
+            "clamped_experts": {
+                **{**small, **llama, "use_bias": True, "activation": "clamped_swiglu", "num_experts": 5},
+                **{"router_bias": True, "num_kv_heads": 2},
+            },
             "backbone": {**small, "position": "none", "head": None},
             "classifier": {**small, **llama, "head": "sequence_classification", "pad_token_id": 0, "num_classes": 7},
             "sentence": {**small, **llama, "head": "sentence_embedding", "pooling": "last", "normalize": True},

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from ...onnx_versions import FIRST
-from . import attention, basic, recurrent
+from . import attention, basic, experts, recurrent
 
 Form = Callable[..., Any]
 
@@ -27,6 +27,8 @@ FORMS: Mapping[str, Mapping[int, tuple[str, Form]]] = {
     "batch_norm": {FIRST: ("BatchNormalization", basic.batch_norm)},
     "image_mean": {FIRST: ("GlobalAveragePool", basic.image_mean)},
     "recurrent": {FIRST: ("LSTM", recurrent.recurrent)},
+    "group_by_expert": {FIRST: ("", experts.group_by_expert)},
+    "grouped_dense": {FIRST: ("", experts.grouped_dense)},
     "unrolled": {FIRST: ("", lambda: None)},
 }
 

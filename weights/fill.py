@@ -17,14 +17,13 @@ import numpy as np
 from .. import checks
 from .rules import Dialect, Rule, weight_name
 from .tensors import PORTION, SHOWN, Shape, Tensors
-from .transforms import Transform
 
 
 @dataclass(frozen=True)
 class _Match:
     """The assignment of tensors to weights."""
 
-    plan: list[tuple[str, Rule, list[Any]]]  # name of the tensor in the file, its rule, the model's variables
+    plan: list[tuple[list[str], Rule, list[Any]]]  # names of tensors in the file, their rule, the model's variables
     copies: list[tuple[str, str]]  # names of tensors that must be equal
     unused: dict[str, str]  # name in the dialect -> name in the file, for weights that the model does not use
     fresh: list[str]  # names of weights that keep their initial values
@@ -116,24 +115,28 @@ def _zeros(shape: Shape, dtype: Any = None) -> Any:
 
 
 class _Values:
-    """The values of one or more variables from one tensor of a file.
+    """The values of one or more variables from one tensor of a file, or from one tensor for each slice.
 
-    The tensor is read when the first value is taken, and its parts are kept until they are taken.
+    The tensors are read when the first value is taken, and their parts are kept until they are taken.
     """
 
     def __init__(
-        self, tensors: Tensors, name: str, transform: Transform, shapes: Sequence[Shape], strange: list[str]
+        self, tensors: Tensors, names: Sequence[str], rule: Rule, shapes: Sequence[Shape], strange: list[str]
     ) -> None:
-        self.tensors, self.name, self.transform, self.shapes, self.strange = tensors, name, transform, shapes, strange
+        self.tensors, self.names, self.rule, self.shapes, self.strange = tensors, names, rule, shapes, strange
         self.parts: dict[int, np.ndarray] = {}
 
     def take(self, index: int) -> np.ndarray:
         if index not in self.parts:
-            array = self.tensors.read(self.name)
-            if not _finite(array):
-                self.strange.append(self.name)
-            self.parts = dict(enumerate(self.transform.load(array, self.shapes)))
+            self.parts = dict(enumerate(self.rule.load(self._arrays(), self.shapes)))
         return self.parts.pop(index)
+
+    def _arrays(self) -> Iterator[np.ndarray]:
+        for name in self.names:
+            array = self.tensors.read(name)
+            if not _finite(array):
+                self.strange.append(name)
+            yield array
 
 
 def _tensor(array: np.ndarray, dtype: Any) -> Any:
@@ -193,6 +196,7 @@ def fill(
     """
     if later is not None:
         later.refused = list(model.weights)
+    dialect = dialect.of(tensors.shapes)
     match = _match(model, dialect, tensors, new_head)
     for name, other in match.copies:
         if not np.array_equal(tensors.read(name), tensors.read(other)):
@@ -207,8 +211,8 @@ def fill(
         )
     model.unused = {short: tensors.read(name) for short, name in match.unused.items()}
     strange: list[str] = []
-    for name, rule, variables in match.plan:
-        values = _Values(tensors, name, rule.transform, [tuple(v.shape) for v in variables], strange)
+    for names, rule, variables in match.plan:
+        values = _Values(tensors, names, rule, [tuple(v.shape) for v in variables], strange)
         for index, variable in enumerate(variables):
             if later is None:
                 assign(variable, values.take(index))
@@ -276,19 +280,21 @@ def _match(model: Any, dialect: Dialect, tensors: Tensors, new_head: bool) -> _M
         theirs[short] = name
     left = dict(theirs)
     for short, rule, variables in dialect.plan(model):
-        expected = rule.transform.shape([tuple(v.shape) for v in variables])
-        name = left.pop(short, None)
-        if name is None:  # the file may have a copy under the name of a tied tensor only
-            name = left.pop(next((copy for copy, of in dialect.tied.items() if of == short and copy in left), ""), None)
-        if name is not None and tensors.shapes[name] == expected:
-            plan.append((name, rule, variables))
-        elif new_head and all(model.of_head(weight_name(v)) for v in variables):
-            fresh += [weight_name(v) for v in variables]
-        elif name is not None:
-            problems.append(f"{name} has shape {tensors.shapes[name]} for {expected}")
-        elif not rule.optional:
-            tie = f", which the config does not tie to {dialect.tied[short]}" if short == dialect.output else ""
-            problems.append(f"missing {short}{tie}")
+        shapes: list[Shape] = [tuple(v.shape) for v in variables]
+        expected, found = rule.shape(shapes), list[str]()
+        for one in rule.tensors(short, shapes):
+            name = _taken(left, dialect, one)
+            if name is not None and tensors.shapes[name] == expected:
+                found.append(name)
+            elif new_head and all(model.of_head(weight_name(v)) for v in variables):
+                fresh += [weight_name(v) for v in variables]
+            elif name is not None:
+                problems.append(f"{name} has shape {tensors.shapes[name]} for {expected}")
+            elif not rule.optional:
+                tie = f", which the config does not tie to {dialect.tied[one]}" if one == dialect.output else ""
+                problems.append(f"missing {one}{tie}")
+        if len(found) == len(rule.tensors(short, shapes)):
+            plan.append((found, rule, variables))
     spare = [name for short, name in left.items() if _is_spare(model, dialect, short)]
     own_head = {name for name in left.values() if new_head and not name.startswith(dialect.prefix or name)}
     not_tied = own_head if "tie_embeddings" in model.config.unused_fields() else set[str]()
@@ -308,6 +314,12 @@ def _match(model: Any, dialect: Dialect, tensors: Tensors, new_head: bool) -> _M
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ValueError(f"path: {tensors.where} does not fit its config: {'; '.join(problems[:SHOWN])}{more}")
     return _Match(plan, copies, unused, fresh, spare)
+
+
+def _taken(left: dict[str, str], dialect: Dialect, short: str) -> str | None:
+    """Remove a tensor from `left`, or its copy if the file has it under the name of a tied tensor only."""
+    copies = (copy for copy, of in dialect.tied.items() if of == short and copy in left)
+    return left.pop(short if short in left else next(copies, ""), None)
 
 
 def assign(variable: Any, array: np.ndarray) -> None:
@@ -336,7 +348,8 @@ def collect(model: Any, dialect: Dialect) -> Iterator[tuple[str, np.ndarray]]:
     for short, rule, variables in dialect.plan(model):
         arrays = [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables]
         name = short if rule.outside or alone else dialect.prefix + short
-        yield name, np.ascontiguousarray(rule.transform.save(arrays))
+        for one, array in zip(rule.tensors(name, [a.shape for a in arrays]), rule.save(arrays), strict=True):
+            yield one, np.ascontiguousarray(array)
     for short, array in model.unused.items():
         outside = next((outside for pattern, outside in dialect.unused.items() if re.search(pattern, short)), None)
         if outside is not None:  # None: it comes from another kind of checkpoint

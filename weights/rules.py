@@ -14,12 +14,14 @@ Nothing is ever unpickled or executed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from .. import checks
-from .tensors import SHOWN
+from .tensors import SHOWN, Shape
 from .transforms import SAME, TRANSPOSED, Transform
 
 
@@ -28,7 +30,9 @@ class Rule:
     """The rule for one tensor of a checkpoint. It is skipped for models that do not have its weights.
 
     Attributes:
-        theirs: name of the tensor in the checkpoint, without the prefix of the body. ``{i}`` is the layer index.
+        theirs: name of the tensor in the checkpoint, without the prefix of the body. ``{i}`` is the layer index. With
+            ``{j}``, the tensors for j = 0, 1, … are the slices of one weight along its first axis, such as the kernels
+            of experts; `transform` applies to each slice.
         ours: name, or names, of the model's weights, with the same ``{i}``.
         transform: conversion between the two.
         outside: whether the tensor is outside of the body, so that its name never has the prefix.
@@ -44,6 +48,37 @@ class Rule:
     @property
     def names(self) -> tuple[str, ...]:
         return (self.ours,) if isinstance(self.ours, str) else self.ours
+
+    def tensors(self, name: str, shapes: Sequence[Shape]) -> list[str]:
+        """Return the names of the tensors for weights of these shapes: `name`, or with ``{j}`` one for each slice."""
+        return [name.replace("{j}", str(j)) for j in range(shapes[0][0])] if self.sliced else [name]
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        """Return the shape of each of these tensors."""
+        return self.transform.shape([shape[1:] for shape in shapes] if self.sliced else shapes)
+
+    @property
+    def sliced(self) -> bool:
+        return "{j}" in self.theirs
+
+    def load(self, arrays: Iterator[np.ndarray], shapes: Sequence[Shape]) -> list[np.ndarray]:
+        """Return the values of the weights from those of the tensors, which are taken one at a time."""
+        if not self.sliced:
+            return self.transform.load(next(arrays), shapes)
+        parts = [shape[1:] for shape in shapes]
+        found: list[np.ndarray] = []
+        for j in range(shapes[0][0]):
+            slices = self.transform.load(next(arrays), parts)
+            found = found or [np.empty(shape, part.dtype) for shape, part in zip(shapes, slices, strict=True)]
+            for whole, part in zip(found, slices, strict=True):
+                whole[j] = part
+        return found
+
+    def save(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return the values of the tensors from those of the weights."""
+        if not self.sliced:
+            return [self.transform.save(arrays)]
+        return [self.transform.save(slices) for slices in zip(*arrays, strict=True)]
 
 
 def linear(theirs: str, ours: str, *, outside: bool = False) -> tuple[Rule, Rule]:
@@ -110,6 +145,8 @@ class Dialect:
         tied: names of optional copies of a tensor, and the name of the tensor that each must equal.
         output: the name in `tied` of the output projection, if the model can also have one of its own.
         silent: fields that no entry stores and that may have any value.
+        layouts: regular expressions for names of tensors, and functions that return the rules of files with such a
+            tensor, for another layout of the same weights. Files are written by `rules`.
     """
 
     fields: tuple[Field, ...]
@@ -128,6 +165,14 @@ class Dialect:
     tied: Mapping[str, str] = field(default_factory=dict)
     output: str | None = None
     silent: tuple[str, ...] = ()
+    layouts: Mapping[str, Callable[[Any], tuple[Rule, ...]]] = field(default_factory=dict)
+
+    def of(self, names: Collection[str]) -> Dialect:
+        """Return the dialect with the rules of a file with these tensors."""
+        for pattern, rules in self.layouts.items():
+            if any(re.search(pattern, name) for name in names):
+                return replace(self, rules=rules)
+        return self
 
     def head(self, raw: Mapping[str, Any]) -> str | None:
         """Return the ``head`` for the class that the third-party config `raw` names.
@@ -197,6 +242,8 @@ class Dialect:
 
     def plan(self, model: Any) -> list[tuple[str, Rule, list[Any]]]:
         """Return (name without prefix, rule, variables of `model`) for every tensor of a checkpoint of `model`.
+
+        A name with ``{j}`` stands for several tensors, see ``Rule.tensors``.
 
         Raises:
             ValueError: there is no rule for some weights of `model`.

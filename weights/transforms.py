@@ -36,17 +36,23 @@ def permuted(*axes: int) -> Transform:
 
 
 def joined(axis: int, *, transposed: bool = False) -> Transform:
-    """Return a transform that concatenates weights, each transposed if `transposed`, along `axis` in the checkpoint."""
+    """Return a transform that concatenates weights along `axis` in the checkpoint.
+
+    With `transposed`, the last two axes of each weight are exchanged first.
+    """
 
     def turn(array: np.ndarray) -> np.ndarray:
-        return array.T if transposed else array
+        return array.swapaxes(-1, -2) if transposed else array
+
+    def turned_shape(shape: Shape) -> Shape:
+        return (*shape[:-2], shape[-1], shape[-2]) if transposed else shape
 
     def load(theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
-        sizes = [(shape[::-1] if transposed else shape)[axis] for shape in shapes]
+        sizes = [turned_shape(shape)[axis] for shape in shapes]
         return [turn(part) for part in np.split(theirs, np.cumsum(sizes)[:-1], axis=axis)]
 
     def shape(shapes: Sequence[Shape]) -> Shape:
-        turned = [list(shape[::-1] if transposed else shape) for shape in shapes]
+        turned = [list(turned_shape(shape)) for shape in shapes]
         turned[0][axis] = sum(part[axis] for part in turned)
         return tuple(turned[0])
 
@@ -69,6 +75,14 @@ def paired_rows(heads: int) -> Transform:
         return ours[0].T.reshape(heads, 2, rows // heads // 2, *columns).swapaxes(1, 2).reshape(rows, *columns)
 
     return Transform(load, save, lambda shapes: shapes[0][::-1])
+
+
+# Two weights whose last axes alternate in the checkpoint: 0 of the first, 0 of the second, 1 of the first, …
+ALTERNATING = Transform(
+    lambda theirs, _: [theirs[..., ::2], theirs[..., 1::2]],
+    lambda ours: np.stack(ours, axis=-1).reshape(*ours[0].shape[:-1], -1),
+    lambda shapes: (*shapes[0][:-1], 2 * shapes[0][-1]),
+)
 
 
 SAME = Transform(lambda theirs, _: [theirs], lambda ours: ours[0], lambda shapes: shapes[0])

@@ -20,6 +20,7 @@ import transformers as hf
 from writers import (  # noqa: F401 (they register themselves)
     decoders,
     encoders,
+    experts,
     gguf_files,
     images,
     searches,

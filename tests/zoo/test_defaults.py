@@ -22,12 +22,17 @@ CONTEXTS: dict[str, list[dict[str, Any]]] = {
     "mistral": [YARN],
     "qwen2": [YARN, *({"use_sliding_window": True, "num_hidden_layers": layers} for layers in (20, 28))],
     "qwen3": [YARN, *({"use_sliding_window": True, "num_hidden_layers": layers} for layers in (20, 28))],
+    "mixtral": [YARN],
+    "qwen2_moe": [YARN],
+    "qwen3_moe": [YARN, {"use_sliding_window": True}],
     "t5": [{"feed_forward_proj": "gated-gelu"}],
     "gpt2": [{"vocab_size": 50257}],
 }
 # Entries that are read from older or extended configs, and that these config classes do not declare.
 UNDECLARED = {
     "qwen2": {"head_dim"},
+    "qwen2_moe": {"head_dim"},
+    "qwen3_moe": {"head_dim"},
     "t5": {"n_positions", "decoder_start_token_id"},
     "mt5": {"n_positions"},
 }

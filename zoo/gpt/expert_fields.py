@@ -6,7 +6,7 @@ from typing import Any
 
 from ... import checks
 from ...layers.experts import CLAMPED
-from ...layers.feedforward import ACTIVATIONS, GATED
+from ...layers.feedforward import GATED
 
 
 def has_experts(config: Any) -> bool:

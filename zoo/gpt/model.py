@@ -163,7 +163,8 @@ class GPTConfig(SentenceConfig):
         return self.position == "rotary_interleaved"
 
     def least_parameters(self) -> int:
-        block = (self.intermediate_dim or 0) + self.num_heads * (self.head_dim or 0)
+        experts = (self.num_experts or 0) * (self.expert_intermediate_dim or 0)
+        block = min(self.intermediate_dim or 0, experts or 2**62) + self.num_heads * (self.head_dim or 0)
         rows = self.max_length if self.position == "learned" else 0
         return self.hidden_dim * (self.vocab_size + rows + self.num_layers * block)
 

@@ -1,0 +1,187 @@
+"""Dialects of Hugging Face checkpoints for GPT with a mixture of experts: Mixtral, Qwen2-MoE and Qwen3-MoE.
+
+A file has three tensors for every expert, as published and as ``save_pretrained`` writes them, or two that stack those
+of all experts, as transformers 5 has them in memory. Both are read; the former are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...weights.rules import Field, Rule, linear
+from ...weights.transforms import TRANSPOSED, joined, permuted
+from ..huggingface import flag, integer, qwen_layers, qwen_window, read_rope
+from .checkpoints import _LLAMA, _fields, _heads, _read_llama_of, _special_ids
+from .model import GPT, GPTConfig
+
+OURS = "block_{i}/feedforward"
+DENSE: Any = _LLAMA.rules  # of everything but the experts
+ROUTING = (
+    Field("num_experts_per_tok", "experts_per_token", 2),
+    Field("router_aux_loss_coef", "router_loss", 0.001),
+)
+
+
+def _each(layer: str, gate: str, up: str, down: str) -> tuple[Rule, ...]:
+    """Return the rules for a router and for the three linear layers, by these names, of every expert in `layer`."""
+    names = {"gate": gate, "up": up, "down": down}
+    return (
+        Rule(f"{layer}.gate.weight", f"{OURS}/router/kernel", TRANSPOSED),
+        *(
+            Rule(f"{layer}.experts.{{j}}.{theirs}.weight", f"{OURS}/{ours}_kernel", TRANSPOSED)
+            for ours, theirs in names.items()
+        ),
+    )
+
+
+def _stacked(layer: str) -> tuple[Rule, ...]:
+    """Return the rules for a router and for the stacked weights of all experts in `layer`."""
+    both = (f"{OURS}/gate_kernel", f"{OURS}/up_kernel")
+    return (
+        Rule(f"{layer}.gate.weight", f"{OURS}/router/kernel", TRANSPOSED),
+        Rule(f"{layer}.experts.gate_up_proj", both, joined(1, transposed=True)),
+        Rule(f"{layer}.experts.down_proj", f"{OURS}/down_kernel", permuted(0, 2, 1)),
+    )
+
+
+STACKED = r"\.experts\.gate_up_proj$"
+
+
+def _read_mixtral(raw: Mapping[str, Any], names: Any) -> dict[str, Any]:
+    return {**_read_llama_of(131_072)(raw, names), **read_rope(raw, 131_072, 1_000_000.0)}
+
+
+_MIXTRAL = replace(
+    _LLAMA,
+    fields=_fields(
+        *ROUTING,
+        Field("num_local_experts", "num_experts", 8, synonym="num_experts"),
+        Field("num_key_value_heads", "num_kv_heads", 8, nullable=True),
+        Field("max_position_embeddings", "max_length", 131_072),
+        Field("rms_norm_eps", "norm_epsilon", 1e-5),
+        Field("sliding_window", "sliding_window", None),
+        without=("use_bias", "use_feedforward_bias"),
+    ),
+    fixed={**_LLAMA.fixed, "use_bias": False},
+    demanded={"router_jitter_noise": 0.0},
+    read=_read_mixtral,
+    rules=(*DENSE, *_each("layers.{i}.block_sparse_moe", "w1", "w3", "w2")),
+    layouts={STACKED: lambda _: (*DENSE, *_stacked("layers.{i}.block_sparse_moe"))},
+    aliases={r"^(layers\.\d+)\.mlp\.": r"\1.block_sparse_moe."},
+    heads=_heads("Mixtral"),
+    other_classes={"MixtralModel": None},
+)
+
+
+def _read_dense_layers(raw: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the numbers of the layers without experts."""
+    layers, step = integer(raw, "num_hidden_layers", 24), integer(raw, "decoder_sparse_step", 1)
+    named = raw.get("mlp_only_layers") or []
+    if step < 1:
+        raise ValueError(f"decoder_sparse_step: got {step}; accepted: a positive integer")
+    if not isinstance(named, list) or not all(isinstance(number, int) for number in named):
+        raise ValueError(f"mlp_only_layers: got {named!r}; accepted: a list of numbers of layers")
+    return tuple(i for i in range(layers) if i in named or (i + 1) % step)
+
+
+def _write_qwen(c: GPTConfig) -> dict[str, Any]:
+    layers = {"num_hidden_layers": c.num_layers}
+    steps = range(1, c.num_layers + 1)
+    step = next((s for s in steps if _read_dense_layers({**layers, "decoder_sparse_step": s}) == c.dense_layers), None)
+    named = list(c.dense_layers) if step is None else []
+    return {**_LLAMA.write(c), "decoder_sparse_step": step or 1, "mlp_only_layers": named}
+
+
+def _read_qwen2(raw: Mapping[str, Any], names: Any) -> dict[str, Any]:
+    layers = integer(raw, "num_hidden_layers", 24)
+    kinds, most = raw.get("layer_types"), integer(raw, "max_window_layers", 28)
+    if kinds is None and raw.get("use_sliding_window"):
+        kinds = ["full_attention" if i % 2 or i >= most else "sliding_attention" for i in range(layers)]
+    return {
+        **_read_llama_of(32_768)(raw, names),
+        "sliding_window": qwen_window({**raw, "layer_types": kinds}),
+        "dense_layers": _read_dense_layers(raw),
+        "use_qkv_bias": flag(raw, "qkv_bias", True),
+    }
+
+
+def _read_qwen3(raw: Mapping[str, Any], names: Any) -> dict[str, Any]:
+    return {
+        **_read_llama_of(32_768)(raw, names),
+        "sliding_window": qwen_window({**raw, "layer_types": None, "max_window_layers": 0}),
+        "dense_layers": _read_dense_layers(raw),
+    }
+
+
+_MLP = ("layers.{i}.mlp", "gate_proj", "up_proj", "down_proj")
+_SHARED = (
+    *(
+        rule
+        for part in ("gate", "up", "down")
+        for rule in linear(f"layers.{{i}}.mlp.shared_expert.{part}_proj", f"{OURS}/shared/{part}")
+    ),
+    *linear("layers.{i}.mlp.shared_expert_gate", f"{OURS}/shared_gate"),
+)
+
+
+def _qwen(*changed: Field, without: tuple[str, ...], experts: int, width: int, chosen: int) -> tuple[Field, ...]:
+    return _fields(
+        Field("num_experts_per_tok", "experts_per_token", chosen),
+        Field("router_aux_loss_coef", "router_loss", 0.001),
+        Field("num_experts", "num_experts", experts, synonym="num_local_experts"),
+        Field("moe_intermediate_size", "expert_intermediate_dim", width),
+        Field("norm_topk_prob", "normalize_experts", False),
+        Field("max_position_embeddings", "max_length", 32_768),
+        *_special_ids(None, None),
+        *changed,
+        without=without,
+    )
+
+
+_QWEN2 = replace(
+    _LLAMA,
+    fields=_qwen(
+        Field("num_key_value_heads", "num_kv_heads", 16, nullable=True),
+        Field("intermediate_size", "intermediate_dim", 5632),
+        Field("shared_expert_intermediate_size", "shared_expert_dim", 5632),
+        without=("use_bias", "use_feedforward_bias"),
+        **{"experts": 60, "width": 1408, "chosen": 4},
+    ),
+    fixed={**_LLAMA.fixed, "use_bias": False},
+    read=_read_qwen2,
+    write=lambda c: {
+        **_write_qwen(c),
+        "qkv_bias": c.use_qkv_bias,
+        **qwen_layers(c),
+        "sliding_window": c.sliding_window or 0,
+    },
+    rules=(*DENSE, *_each(*_MLP), *_SHARED),
+    layouts={STACKED: lambda _: (*DENSE, *_stacked(_MLP[0]), *_SHARED)},
+    heads=_heads("Qwen2Moe"),
+    other_classes={"Qwen2MoeModel": None},
+)
+_QWEN3 = replace(
+    _LLAMA,
+    fields=_qwen(
+        Field("num_key_value_heads", "num_kv_heads", 4),
+        Field("intermediate_size", "intermediate_dim", 6144),
+        without=("use_feedforward_bias",),
+        **{"experts": 128, "width": 768, "chosen": 8},
+    ),
+    fixed={**_LLAMA.fixed, "use_feedforward_bias": False, "qk_norm": True},
+    read=_read_qwen3,
+    write=lambda c: {
+        **_write_qwen(c),
+        "num_local_experts": c.num_experts,  # transformers 5; transformers 4 reads num_experts
+        "sliding_window": c.sliding_window,
+        "use_sliding_window": c.sliding_window is not None,
+    },
+    rules=(*DENSE, *_each(*_MLP)),
+    layouts={STACKED: lambda _: (*DENSE, *_stacked(_MLP[0]))},
+    heads=_heads("Qwen3Moe"),
+    other_classes={"Qwen3MoeModel": None},
+)
+
+GPT.dialects = {**GPT.dialects, "mixtral": _MIXTRAL, "qwen2_moe": _QWEN2, "qwen3_moe": _QWEN3}

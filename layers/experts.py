@@ -244,7 +244,8 @@ class MixtureOfExperts(keras.layers.Layer):
         if self.normalize:
             weights = F.softmax(best, None)
         else:
-            weights = ops.exp(best - ops.logsumexp(logits, axis=-1, keepdims=True))
+            top = best[:, :1]  # the first is the largest
+            weights = ops.exp(best - top) / ops.sum(ops.exp(logits - top), axis=-1, keepdims=True)
         if training and self.router_loss > 0:
             mask = None if key_mask is None else ops.reshape(key_mask, (-1,))
             self.add_loss(self.router_loss * load_balancing_loss(ops.softmax(logits), chosen, mask))

@@ -9,6 +9,7 @@ from .core import Dense, LayerNormalization, RMSNormalization
 from .embedding import PatchEmbedding, TokenEmbedding
 from .experts import MixtureOfExperts
 from .feedforward import FeedForward
+from .grid import RotaryEmbedding2D, WindowPositionBias
 from .images import ImageProcessor
 from .position import ALiBi, LearnedPositions, RelativePositionBias, SinusoidalPositions, SinusoidalPositions2D
 from .recurrent import GRU, LSTM
@@ -34,9 +35,11 @@ __all__ = [
     "RMSNormalization",
     "RelativePositionBias",
     "RotaryEmbedding",
+    "RotaryEmbedding2D",
     "SinusoidalPositions",
     "SinusoidalPositions2D",
     "StaticCache",
     "TokenEmbedding",
     "TransformerBlock",
+    "WindowPositionBias",
 ]

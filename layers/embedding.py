@@ -13,6 +13,7 @@ from .core import KeepsAdapters
 from .position import SinusoidalPositions2D
 
 Tensor = Any
+PATCH_POSITIONS = ("learned", "sinusoidal_2d", "none")
 
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
@@ -47,7 +48,7 @@ class PatchEmbedding(keras.layers.Layer):
     """Embedding of image patches, with class and register tokens in front and position embeddings.
 
     It follows Dosovitskiy et al. 2021 (arXiv:2010.11929). Float images (batch, height, width, num_channels) become
-    (batch, tokens, hidden_dim) in the compute dtype: the class token, the distillation token if there is one, the
+    (batch, tokens, hidden_dim) in the compute dtype: the class token and the distillation token if there are any, the
     register tokens, then (height / patch_size) · (width / patch_size) patches in raster order. Height and width are
     multiples of `patch_size`.
 
@@ -61,7 +62,10 @@ class PatchEmbedding(keras.layers.Layer):
         patch_size: side of a patch in pixels.
         image_size: side, in pixels, of the square images the positions were trained for; a multiple of `patch_size`.
         hidden_dim: width of a token.
-        position: "learned", or "sinusoidal_2d" for fixed positions; see ``SinusoidalPositions2D``.
+        position: "learned", "sinusoidal_2d" for fixed positions (see ``SinusoidalPositions2D``), or "none" for models
+            that have their positions in the attention.
+        use_bias: whether the patch projection has a bias.
+        class_token: whether there is a class token.
         num_registers: number of register tokens.
         distillation_token: whether to insert a second class token directly after the first.
         antialias: interpolate the positions with the wider kernel of PyTorch's ``antialias=True``, as DINOv2 with
@@ -84,6 +88,8 @@ class PatchEmbedding(keras.layers.Layer):
         hidden_dim: int,
         *,
         position: str = "learned",
+        use_bias: bool = True,
+        class_token: bool = True,
         num_registers: int = 0,
         distillation_token: bool = False,
         antialias: bool = False,
@@ -99,9 +105,13 @@ class PatchEmbedding(keras.layers.Layer):
         self.patch_size = patch_size
         self.image_size = image_size
         self.hidden_dim = hidden_dim
-        if position not in ("learned", "sinusoidal_2d"):
-            raise ValueError(f"position: got {position!r}; accepted: 'learned' or 'sinusoidal_2d'")
+        if position not in PATCH_POSITIONS:
+            raise ValueError(f"position: got {position!r}; accepted: {', '.join(map(repr, PATCH_POSITIONS))}")
+        if distillation_token and not class_token:
+            raise ValueError("distillation_token: got True without class_token; accepted: with it")
         self.position = position
+        self.use_bias = use_bias
+        self.has_class_token = class_token
         self.num_registers = num_registers
         self.distillation_token = distillation_token
         self.antialias = antialias
@@ -117,13 +127,15 @@ class PatchEmbedding(keras.layers.Layer):
 
         self.grid = self.image_size // self.patch_size
         self.kernel = weight("kernel", self.patch_size, self.patch_size, self.num_channels, self.hidden_dim)
-        self.bias = self.add_weight(name="bias", shape=(self.hidden_dim,), initializer="zeros")
-        self.class_token = weight("class_token", 1, 1, self.hidden_dim)
+        self.bias: Any = None
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(self.hidden_dim,), initializer="zeros")
+        self.class_token: Any = weight("class_token", 1, 1, self.hidden_dim) if self.has_class_token else None
         self.distilled: Any = weight("distillation_token", 1, 1, self.hidden_dim) if self.distillation_token else None
         self.positions: Any = None
         if self.position == "learned":
             self.positions = weight("positions", 1, self._classes + self.grid**2, self.hidden_dim)
-        else:
+        elif self.position == "sinusoidal_2d":
             self.fixed_positions = SinusoidalPositions2D(
                 self.hidden_dim, self.grid, dtype=self.dtype_policy, name="fixed_positions"
             )
@@ -133,7 +145,7 @@ class PatchEmbedding(keras.layers.Layer):
     @property
     def _classes(self) -> int:
         """Number of leading tokens that have learned positions."""
-        return 2 if self.distillation_token else 1
+        return self.has_class_token + self.distillation_token
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         for axis, argument in ((1, "height"), (2, "width")):
@@ -149,23 +161,25 @@ class PatchEmbedding(keras.layers.Layer):
             padding="valid",
             data_format="channels_last",
         )  # (B, h, w, D)
-        x = ops.add(x, ops.cast(self.bias, x.dtype))
+        if self.bias is not None:
+            x = ops.add(x, ops.cast(self.bias, x.dtype))
         batch, rows, columns, width = ops.shape(x)
         x = ops.reshape(x, (batch, rows * columns, width))  # (B, h·w, D)
 
-        tokens = [self.class_token] if self.distilled is None else [self.class_token, self.distilled]
-        front = [ops.concatenate([ops.cast(token, x.dtype) for token in tokens], axis=1)]  # (1, 1 or 2, D)
-        if self.positions is None:
-            places = ops.expand_dims(ops.arange(rows * columns, dtype="int32"), 0)  # (1, h·w)
-            x = x + self.fixed_positions(places, columns=columns)
-        else:
+        tokens = [ops.cast(token, x.dtype) for token in (self.class_token, self.distilled) if token is not None]
+        front = [ops.concatenate(tokens, axis=1)] if len(tokens) > 1 else tokens  # (1, 1 or 2, D)
+        if self.positions is not None:
             positions = ops.cast(self.positions, x.dtype)
             x = x + self._patch_positions(positions[:, self._classes :], rows, columns)
-            front[0] = front[0] + positions[:, : self._classes]
+            front = [token + positions[:, : self._classes] for token in front]
+        elif self.position == "sinusoidal_2d":
+            places = ops.expand_dims(ops.arange(rows * columns, dtype="int32"), 0)  # (1, h·w)
+            x = x + self.fixed_positions(places, columns=columns)
         if self.registers is not None:
             front.append(ops.cast(self.registers, x.dtype))
         front = [ops.broadcast_to(token, (batch, token.shape[1], width)) for token in front]
-        return self.dropout_layer(ops.concatenate([*front, x], axis=1), training=training)
+        x = ops.concatenate([*front, x], axis=1) if front else x
+        return self.dropout_layer(x, training=training)
 
     def _patch_positions(self, table: Tensor, rows: Any, columns: Any) -> Tensor:
         """Interpolate the positions `table` (1, grid², D) to a grid of (1, rows·columns, D)."""
@@ -193,6 +207,7 @@ class PatchEmbedding(keras.layers.Layer):
             "image_size",
             "hidden_dim",
             "position",
+            "use_bias",
             "num_registers",
             "distillation_token",
             "antialias",
@@ -203,6 +218,7 @@ class PatchEmbedding(keras.layers.Layer):
         return {
             **super().get_config(),
             **{name: getattr(self, name) for name in own},
+            "class_token": self.has_class_token,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
 

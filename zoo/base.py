@@ -172,6 +172,7 @@ class ZooModel(Served, keras.Model, FineTuning, PairScoring):
         *,
         cache: Any = None,
         encoder_key_values: Sequence[tuple[Tensor, Tensor]] | None = None,
+        biases: Sequence[Tensor] | None = None,
         **arguments: Any,
     ) -> Tensor:
         """Apply `blocks` in turn and collect the intermediates.
@@ -182,6 +183,7 @@ class ZooModel(Served, keras.Model, FineTuning, PairScoring):
             intermediates: receives the hidden states and, if requested, the attention weights.
             cache: the key/value cache of all blocks; see ``layers/cache.py``. Each block gets its own part.
             encoder_key_values: one (keys, values) pair for the cross-attention of each block.
+            biases: values added to the attention scores of each block, if the blocks have different ones.
             arguments: passed to every block.
 
         Returns:
@@ -196,6 +198,8 @@ class ZooModel(Served, keras.Model, FineTuning, PairScoring):
                 own["cache"] = functools.partial(cache.update, i)
             if encoder_key_values is not None:
                 own["encoder_key_value"] = encoder_key_values[i]
+            if biases is not None:
+                own["bias"] = biases[i]
             if recompute:
                 x = checkpointed(block, x, own)
             elif scores_wanted:

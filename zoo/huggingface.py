@@ -259,12 +259,12 @@ def number_of_labels(raw: Mapping[str, Any]) -> int:
     """Return the number of entries in `id2label`, or else `num_labels`.
 
     Raises:
-        ValueError: `id2label` is not a non-empty object, or `num_labels` is not an integer.
+        ValueError: `id2label` is not an object, or `num_labels` is not an integer.
     """
     labels = raw.get("id2label")
     if labels is None:
         return integer(raw, "num_labels", 2)
-    if not isinstance(labels, Mapping) or not labels:
+    if not isinstance(labels, Mapping):
         raise ValueError(f"id2label: got {labels!r}; accepted: an object with a name for each class")
     return len(labels)
 

@@ -109,12 +109,19 @@ class ViTFields(TypedDict, total=False):
     hidden_dim: int
     intermediate_dim: int | None
     position: str
+    rope_theta: float
+    position_bias: str | None
+    class_token: bool
     num_registers: int
     layer_scale: float | None
     use_mask_token: bool
     distillation_token: bool
     interpolate_antialias: bool
     use_qkv_bias: bool
+    use_key_bias: bool | None
+    use_output_bias: bool
+    use_feedforward_bias: bool
+    pooling: str
     pooler: bool
     pooler_activation: str
     pooler_dim: int | None
@@ -245,11 +252,15 @@ class AnyFields(TypedDict, total=False):
     image_size: int
     patch_size: int
     num_channels: int
+    position_bias: str | None
+    class_token: bool
     num_registers: int
     layer_scale: float | None
     use_mask_token: bool
     distillation_token: bool
     interpolate_antialias: bool
+    use_key_bias: bool | None
+    use_output_bias: bool
     pooler_dim: int | None
     classifier: str
     preprocessing: dict[str, Any] | bool | None

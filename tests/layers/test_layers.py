@@ -381,6 +381,8 @@ SAVED: dict[str, tuple[dict[str, Any], Any]] = {
             "patch_size": 3,
             "image_size": 12,
             "hidden_dim": 8,
+            "class_token": False,
+            "use_bias": False,
             "num_registers": 2,
             "num_channels": 2,
             "use_mask_token": True,
@@ -391,6 +393,7 @@ SAVED: dict[str, tuple[dict[str, Any], Any]] = {
     "RMSNormalization": ({"epsilon": 0.3}, STATES),
     "RelativePositionBias": ({"num_heads": 3, "num_buckets": 8, "max_distance": 9, "bidirectional": False}, (IDS, IDS)),
     "RotaryEmbedding": ({"head_dim": 6, "theta": 50.0, "scaling": {"rope_type": "linear", "factor": 3.0}}, IDS),
+    "RotaryEmbedding2D": ({"head_dim": 8, "theta": 50.0}, STATES[..., :2]),
     "SinusoidalPositions": ({"hidden_dim": 6, "theta": 50.0, "interleaved": False}, IDS),
     "SinusoidalPositions2D": ({"hidden_dim": 8, "columns": 3, "theta": 50.0}, IDS),
     "TokenEmbedding": ({"input_dim": 6, "output_dim": 4}, IDS),
@@ -412,6 +415,7 @@ SAVED: dict[str, tuple[dict[str, Any], Any]] = {
         },
         STATES,
     ),
+    "WindowPositionBias": ({"num_heads": 3, "grid": 2}, {"rows": 2, "columns": 3}),
 }
 
 
@@ -422,12 +426,13 @@ def test_every_public_layer_is_here() -> None:
 @pytest.mark.parametrize("name", SAVED)
 def test_config_round_trip(name: str) -> None:
     """A layer restored from a config computes the same result with the same weights."""
-    arguments, inputs = SAVED[name]
+    arguments, given = SAVED[name]
     layer = getattr(layers, name)(**arguments, name="own", dtype="float32")
-    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-    layer(*inputs)
+    inputs = given if isinstance(given, tuple) else () if isinstance(given, dict) else (given,)
+    named = given if isinstance(given, dict) else {}
+    layer(*inputs, **named)
     randomise(layer)
-    expected = keras.tree.flatten(layer(*inputs))
+    expected = keras.tree.flatten(layer(*inputs, **named))
 
     serialised = keras.saving.serialize_keras_object(layer)
     assert serialised["registered_name"] == f"attention_zoo>{name}"
@@ -435,10 +440,10 @@ def test_config_round_trip(name: str) -> None:
     assert type(copy) is type(layer) and copy.name == "own"
     config = copy.get_config()
     assert {argument: config[argument] for argument in arguments} == arguments
-    copy(*inputs)
+    copy(*inputs, **named)
     assert [w.path for w in copy.weights] == [w.path for w in layer.weights]
     copy.set_weights(layer.get_weights())
-    for ours, theirs in zip(keras.tree.flatten(copy(*inputs)), expected, strict=True):
+    for ours, theirs in zip(keras.tree.flatten(copy(*inputs, **named)), expected, strict=True):
         close(numpy(ours), numpy(theirs), atol=0)
 
 

@@ -227,7 +227,7 @@ def test_vit_is_equivariant_without_positions_only(family: str, variant: str, rn
     cut = cut.reshape(2, grid**2, c.patch_size, c.patch_size, -1)[:, order]
     cut = cut.reshape(2, grid, grid, c.patch_size, c.patch_size, -1).transpose(0, 1, 3, 2, 4, 5)
     moved = cut.reshape(image.shape)
-    front = 1 + c.distillation_token + c.num_registers
+    front = c.num_prefix_tokens
     tokens = np.concatenate([np.arange(front), front + order])
     fixed = c.position != "learned"
     for positions in (True,) if fixed else (True, False):
@@ -270,12 +270,19 @@ def test_intermediates(family: str, variant: str, rng: Any) -> None:
         options |= encode_positions(model.position_layer, context.query_positions, context.key_positions).in_attention
         if "attention_mask" in context.masks:
             options |= {**context.masks, "use_causal_mask": False, "key_mask": None}
+    biases: Any = None
+    if family == "vit":
+        grid = model.config.image_size // model.config.patch_size
+        options = model.attention_positions(grid, grid)
+        biases = options.pop("biases", None)
     for i, block in enumerate(model.blocks):
-        expected, scores = block(states[i], return_attention_scores=True, **options)
+        own = {} if biases is None else {"bias": biases[i]}
+        expected, scores = block(states[i], return_attention_scores=True, **options, **own)
         scaled(states[i + 1], numpy(expected))
         close(attentions[i], numpy(scores), atol=1e-6)
     if "last_hidden_state" in plain:
-        last = states[-1] if family == "bert" else numpy(model.final_norm(states[-1]))
+        normalized = family != "bert" and getattr(model.config, "pooling", None) != "normalized_mean"
+        last = numpy(model.final_norm(states[-1])) if normalized else states[-1]
         scaled(plain["last_hidden_state"], last)
 
     tokens = states[0].shape[1]
@@ -363,7 +370,7 @@ def test_every_weight_has_its_gradient(family: str, variant: str, rng: Any) -> N
             value = loss(y, results)
     gradients = tape.gradient(value, model.trainable_variables)
     absent = {w.path for w, gradient in zip(model.trainable_weights, gradients, strict=True) if gradient is None}
-    assert absent == ({"vit/embedding/mask_token"} if variant.startswith("dino") else set())
+    assert absent == ({"vit/embedding/mask_token"} if getattr(model.config, "use_mask_token", False) else set())
     pairs = [
         (w, float64(tf.convert_to_tensor(g)))
         for w, g in zip(model.trainable_weights, gradients, strict=True)

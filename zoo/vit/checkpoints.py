@@ -1,7 +1,7 @@
 """Dialects of third-party checkpoints for ViT.
 
-These are Hugging Face's ViT, DeiT and DINOv2, and KerasHub's ViT. Each dialect maps the entries of a config and the
-names of the tensors to those of this package.
+These are Hugging Face's ViT, DeiT, ViT-MSN, ViT-MAE, I-JEPA, BEiT, DINOv2 and DINOv3, and KerasHub's ViT. Each dialect
+maps the entries of a config and the names of the tensors to those of this package.
 """
 
 from __future__ import annotations
@@ -12,9 +12,19 @@ from typing import Any
 
 from ...layers.feedforward import GATED
 from ...weights.rules import Dialect, Field, Rule, layer_norm, linear
-from ...weights.transforms import joined, permuted
+from ...weights.transforms import ROW, joined, permuted
 from .. import keras_hub_rules as hub
-from ..huggingface import HF_ACTIVATIONS, activation, integer, labels, number, number_of_labels, one_size
+from ..huggingface import (
+    HF_ACTIVATIONS,
+    activation,
+    flag,
+    gated_activation,
+    integer,
+    labels,
+    number,
+    number_of_labels,
+    one_size,
+)
 from .model import ViT, ViTConfig
 
 _VIT_BODY = (
@@ -23,7 +33,6 @@ _VIT_BODY = (
     Rule("embeddings.cls_token", "embedding/class_token"),
     Rule("embeddings.distillation_token", "embedding/distillation_token"),
     Rule("embeddings.register_tokens", "embedding/registers"),
-    Rule("embeddings.mask_token", "embedding/mask_token"),
     Rule("embeddings.position_embeddings", "embedding/positions"),
     *linear("encoder.layer.{i}.attention.attention.query", "block_{i}/attention/query"),
     *linear("encoder.layer.{i}.attention.attention.key", "block_{i}/attention/key"),
@@ -111,6 +120,103 @@ _DEIT = replace(
 )
 
 
+# MSN and I-JEPA have ViT's tensors without a pooler; of MAE, the encoder has them. transformers adds one to I-JEPA on
+# request only.
+
+
+def _without_pooler(fields: tuple[Field, ...], model_class: str, prefix: str, **changes: Any) -> Dialect:
+    base = replace(_VIT, fields=fields, prefix=prefix, **changes)
+    return replace(
+        base,
+        read=lambda raw, names: {**_read_images(raw), "activation": activation(raw, "hidden_act", "gelu")},
+        write=lambda c: {**_write_images(c), "hidden_act": HF_ACTIVATIONS[c.activation]},
+        heads={None: f"{model_class}Model", **base.heads},
+    )
+
+
+_MSN = _without_pooler(
+    (*(entry for entry in _VIT.fields if entry.ours != "norm_epsilon"), Field("layer_norm_eps", "norm_epsilon", 1e-6)),
+    "ViTMSN",
+    "vit.",
+    heads={"image_classification": "ViTMSNForImageClassification"},
+)
+_MAE = _without_pooler(
+    _VIT.fields,
+    "ViTMAE",
+    "vit.",
+    heads={},
+    other_classes={"ViTMAEForPreTraining": None},
+    ignored=(r"^decoder\.",),
+)
+_IJEPA = _without_pooler(
+    _VIT.fields,
+    "IJepa",
+    "ijepa.",
+    heads={"image_classification": "IJepaForImageClassification"},
+    fixed={"class_token": False, "pooling": "mean"},
+)
+
+
+# BEiT.
+
+
+def _read_beit(raw: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    per_layer, shared = (flag(raw, f"use_{kind}relative_position_bias", False) for kind in ("", "shared_"))
+    if per_layer and shared:
+        raise ValueError("use_shared_relative_position_bias: got true with use_relative_position_bias; accepted: one")
+    return {
+        **_read_images(raw),
+        "activation": activation(raw, "hidden_act", "gelu"),
+        "position": "learned" if flag(raw, "use_absolute_position_embeddings", False) else "none",
+        "position_bias": "per_layer" if per_layer else "shared" if shared else None,
+        "layer_scale": number(raw, "layer_scale_init_value", 0.1) or None,
+        "pooling": "normalized_mean" if flag(raw, "use_mean_pooling", True) else "class_token",
+        "use_mask_token": any(name.endswith("embeddings.mask_token") for name in names),
+    }
+
+
+def _write_beit(c: ViTConfig) -> dict[str, Any]:
+    return {
+        **_write_images(c),
+        "hidden_act": HF_ACTIVATIONS[c.activation],
+        "use_absolute_position_embeddings": c.position == "learned",
+        "use_relative_position_bias": c.position_bias == "per_layer",
+        "use_shared_relative_position_bias": c.position_bias == "shared",
+        "layer_scale_init_value": c.layer_scale or 0,
+        "use_mean_pooling": c.pooling == "normalized_mean",
+        "use_mask_token": c.use_mask_token,
+    }
+
+
+def _beit_rules(c: ViTConfig) -> tuple[Rule, ...]:
+    table = "relative_position_bias.relative_position_bias_table"
+    return (
+        *(rule for rule in _VIT_BODY if rule.theirs.split(".")[0] not in ("layernorm", "pooler")),
+        *_VIT_BLOCK,
+        Rule("embeddings.mask_token", "embedding/mask_token", ROW),
+        Rule("encoder.layer.{i}.lambda_1", "block_{i}/attention_scale/scale"),
+        Rule("encoder.layer.{i}.lambda_2", "block_{i}/feedforward_scale/scale"),
+        Rule(f"encoder.layer.{{i}}.attention.attention.{table}", "position_bias_{i}/embeddings"),
+        Rule(f"encoder.{table}", "position_bias/embeddings"),
+        *layer_norm("pooler.layernorm" if c.pooling == "normalized_mean" else "layernorm", "final_norm"),
+        *linear("classifier", "classifier", outside=True),
+    )
+
+
+_BEIT = Dialect(
+    fields=tuple(entry for entry in _VIT.fields if entry.ours != "use_qkv_bias"),
+    fixed={"use_key_bias": False},
+    silent=_VIT.silent,
+    read=_read_beit,
+    write=_write_beit,
+    rules=_beit_rules,
+    prefix="beit.",
+    headless=(None,),
+    heads={None: "BeitModel", "image_classification": "BeitForImageClassification"},
+    ignored=(r"relative_position_index$",),  # constants, in files from before transformers 5
+)
+
+
 # As DINOv2's SwiGLU: two thirds of the width without a gate, rounded up to a multiple of 8.
 def _gated_width(width: int, ratio: float) -> int:
     return (int(int(width * ratio) * 2 / 3) + 7) // 8 * 8
@@ -145,6 +251,7 @@ def _write_dinov2(c: ViTConfig) -> dict[str, Any]:
 
 _DINOV2_BODY = (
     *_VIT_BODY,
+    Rule("embeddings.mask_token", "embedding/mask_token"),
     *layer_norm("encoder.layer.{i}.norm1", "block_{i}/attention_norm"),
     Rule("encoder.layer.{i}.layer_scale1.lambda1", "block_{i}/attention_scale/scale"),
     *layer_norm("encoder.layer.{i}.norm2", "block_{i}/feedforward_norm"),
@@ -195,7 +302,98 @@ _DINOV2_REGISTERS = replace(
     },
 )
 
-ViT.dialects = {"vit": _VIT, "deit": _DEIT, "dinov2": _DINOV2, "dinov2_with_registers": _DINOV2_REGISTERS}
+
+# DINOv3.
+
+
+def _read_dinov3(raw: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    biases = {f"{part}_bias": flag(raw, f"{part}_bias", part != "key") for part in ("query", "key", "value")}
+    if biases["query_bias"] != biases["value_bias"]:
+        given = f"{biases['value_bias']} with query_bias {biases['query_bias']}"
+        raise ValueError(f"value_bias: got {given}; accepted: the same for both")
+    registers = integer(raw, "num_register_tokens", 0)
+    shapes: Mapping[str, Any] = names if isinstance(names, Mapping) else {}
+    for name, shape in shapes.items():
+        if name.endswith("embeddings.register_tokens") and not registers and shape[1]:  # a tensor even for none
+            raise ValueError(f"num_register_tokens: got 0; accepted: {shape[1]}, as {name} has")
+    gated = flag(raw, "use_gated_mlp", False)
+    return {
+        **_read_images(raw),
+        "activation": (gated_activation if gated else activation)(raw, "hidden_act", "gelu"),
+        "use_qkv_bias": biases["query_bias"],
+        "use_key_bias": biases["key_bias"],
+        "use_mask_token": any(name.endswith("embeddings.mask_token") for name in names),
+    }
+
+
+def _write_dinov3(c: ViTConfig) -> dict[str, Any]:
+    gated = c.activation in GATED
+    return {
+        **_write_images(c),
+        "hidden_act": HF_ACTIVATIONS[GATED.get(c.activation, c.activation)],
+        "use_gated_mlp": gated,
+        "query_bias": c.use_qkv_bias,
+        "key_bias": c.use_key_bias,
+        "value_bias": c.use_qkv_bias,
+    }
+
+
+_DINOV3 = Dialect(
+    fields=(
+        Field("num_channels", "num_channels", 3),
+        Field("num_hidden_layers", "num_layers", 12),
+        Field("num_attention_heads", "num_heads", 6),
+        Field("hidden_size", "hidden_dim", 384),
+        Field("intermediate_size", "intermediate_dim", 1536),
+        Field("layer_norm_eps", "norm_epsilon", 1e-5),
+        Field("attention_dropout", "attention_dropout", 0.0),
+        Field("initializer_range", "initializer_range", 0.02),
+        Field("rope_theta", "rope_theta", 100.0),
+        Field("proj_bias", "use_output_bias", True),
+        Field("mlp_bias", "use_feedforward_bias", True),
+        Field("layerscale_value", "layer_scale", 1.0),
+        Field("num_register_tokens", "num_registers", 0),
+    ),
+    fixed={"position": "rotary_2d"},
+    silent=_VIT.silent,
+    read=_read_dinov3,
+    write=_write_dinov3,
+    rules=(
+        Rule("embeddings.patch_embeddings.weight", "embedding/kernel", permuted(2, 3, 1, 0)),
+        Rule("embeddings.patch_embeddings.bias", "embedding/bias"),
+        Rule("embeddings.cls_token", "embedding/class_token"),
+        Rule("embeddings.register_tokens", "embedding/registers"),
+        Rule("embeddings.mask_token", "embedding/mask_token", ROW),
+        *layer_norm("layer.{i}.norm1", "block_{i}/attention_norm"),
+        *linear("layer.{i}.attention.q_proj", "block_{i}/attention/query"),
+        *linear("layer.{i}.attention.k_proj", "block_{i}/attention/key"),
+        *linear("layer.{i}.attention.v_proj", "block_{i}/attention/value"),
+        *linear("layer.{i}.attention.o_proj", "block_{i}/attention/output"),
+        Rule("layer.{i}.layer_scale1.lambda1", "block_{i}/attention_scale/scale"),
+        *layer_norm("layer.{i}.norm2", "block_{i}/feedforward_norm"),
+        *linear("layer.{i}.mlp.gate_proj", "block_{i}/feedforward/gate"),
+        *linear("layer.{i}.mlp.up_proj", "block_{i}/feedforward/up"),
+        *linear("layer.{i}.mlp.down_proj", "block_{i}/feedforward/down"),
+        Rule("layer.{i}.layer_scale2.lambda1", "block_{i}/feedforward_scale/scale"),
+        *layer_norm("norm", "final_norm"),
+    ),
+    prefix="model.",
+    headless=(None,),
+    heads={None: "DINOv3ViTModel"},
+    unused={r"^embeddings\.register_tokens$": False},  # written even if there are none
+)
+
+ViT.dialects = {
+    "vit": _VIT,
+    "deit": _DEIT,
+    "dinov2": _DINOV2,
+    "dinov2_with_registers": _DINOV2_REGISTERS,
+    "vit_msn": _MSN,
+    "vit_mae": _MAE,
+    "ijepa": _IJEPA,
+    "beit": _BEIT,
+    "dinov3_vit": _DINOV3,
+}
 
 
 # KerasHub.

@@ -1,15 +1,21 @@
-"""ViT: the Transformer encoder on image patches, with the additions of DeiT and DINOv2.
+"""ViT: the Transformer encoder on image patches, with the additions of DeiT, BEiT, DINOv2 and others.
 
 The model is that of Dosovitskiy et al. 2021 (arXiv:2010.11929): a linear projection of the patches, a class token,
 learned positions, pre-norm blocks and GELU with erf. The options are additions to the paper: DINOv2 (Oquab et al. 2023,
 arXiv:2304.07193) has layer scale and later register tokens (arXiv:2309.16588). DeiT (Touvron et al. 2021,
 arXiv:2012.12877) has a distillation token after the class token. Learned positions are interpolated for images of
-another size.
+another size. Other models differ in config fields:
+
+    MSN (arXiv:2204.07141), MAE (arXiv:2111.06377)  none; of MAE this is the encoder, which reads all patches in order
+    I-JEPA (arXiv:2301.08243)  class_token=False, pooling="mean"
+    BEiT (arXiv:2106.08254)    position="none", position_bias="per_layer", use_key_bias=False, layer_scale=0.1,
+                               pooling="normalized_mean"
+    DINOv3 (arXiv:2508.10104)  position="rotary_2d", num_registers=4, use_key_bias=False, layer_scale=1.0
 
     pixel_values (batch, height, width, num_channels) float, or with `preprocessing`
     images (batch, any height, any width, num_channels) float, 0 to 255
     head None                    last_hidden_state (batch, 1 + num_registers + patches, hidden_dim), normalized,
-                                 pooler_output (batch, pooler_dim or hidden_dim), of the class token
+                                 pooler_output (batch, pooler_dim or hidden_dim), of the class token or the patches
          "image_classification"  logits (batch, num_classes)
 """
 
@@ -22,18 +28,21 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
+from ...checks import multiple, positive_number
 from ...layers.blocks import TransformerBlock
 from ...layers.core import Dense, LayerNormalization
 from ...layers.embedding import PatchEmbedding
 from ...layers.feedforward import ACTIVATIONS, GATED
+from ...layers.grid import RotaryEmbedding2D, WindowPositionBias, patch_coordinates
 from ...layers.images import ImageProcessor
-from ...layers.position import check_position
 from ...signature import Signature, TensorSpec
 from ..base import Intermediates, ZooModel, build_each
-from ..config import Config, choice, flag, number, rate, size
+from ..config import Config, choice, field, flag, number, rate, size
 from ..registry import register
 
 CLASSIFIERS = ("class_token", "class_and_mean", "distilled")
+POSITIONS = ("learned", "sinusoidal_2d", "rotary_2d", "none")
+POOLINGS = ("class_token", "mean", "normalized_mean")
 
 
 @dataclass(frozen=True)
@@ -45,25 +54,37 @@ class ViTConfig(Config):
             are interpolated.
         patch_size: side of a patch in pixels, a divisor of `image_size`.
         num_channels: number of color channels.
-        position: "learned", or "sinusoidal_2d" for the fixed positions of MoCo v3 and MAE.
+        position: "learned"; "sinusoidal_2d" for fixed positions, as in MoCo v3; "rotary_2d" for rotations by row and
+            column, as in DINOv3 (see ``RotaryEmbedding2D``); or "none".
+        rope_theta: base of the wavelengths of "rotary_2d".
+        position_bias: the biases of BEiT on the attention scores (see ``WindowPositionBias``): "per_layer", "shared" by
+            all blocks, or None.
+        class_token: whether there is a class token.
         num_registers: number of register tokens, which follow the class token.
         layer_scale: initial value of the learned factors on the output of each branch (attention and feed-forward);
             None for no such factors.
-        use_mask_token: whether to keep the mask token of DINOv2, so that checkpoints are complete; it is unused here.
+        use_mask_token: whether to keep the mask token of a pretraining, so that checkpoints are complete; it is unused.
         distillation_token: whether there is the distillation token of DeiT.
         interpolate_antialias: how learned positions are interpolated; see ``PatchEmbedding``.
-        use_qkv_bias: whether query, key and value projections have biases; all other projections have them.
+        use_qkv_bias: whether query, key and value projections have biases.
+        use_key_bias: whether the key projections have them. Default: `use_qkv_bias`.
+        use_output_bias, use_feedforward_bias: whether the output projections of the attention and the projections of
+            the feed-forward networks have biases.
+        pooling: what `pooler_output` and the classification head are computed from: "class_token"; "mean" of the
+            normalized patches (I-JEPA); or "normalized_mean", where the final normalization is that of the patches'
+            mean and `last_hidden_state` is not normalized (BEiT).
         pooler: whether `pooler_output` is computed by a dense layer, as in Hugging Face's ``ViTModel``.
         pooler_activation: activation of that layer: one of ``ACTIVATIONS``.
         pooler_dim: width of that layer. Default: `hidden_dim`.
-        classifier: the input of the classification head: "class_token"; "class_and_mean" for the class token and the
-            mean of the patches, concatenated (DINOv2); or "distilled" for the mean of the logits of two heads, one on
-            the class token and one on the distillation token.
+        classifier: the input of the classification head: "class_token" for the class token, or what else `pooling` is;
+            "class_and_mean" for the class token and the mean of the patches, concatenated (DINOv2); or "distilled" for
+            the mean of the logits of two heads, one on the class token and one on the distillation token.
         preprocessing: the content of a preprocessor_config.json. The model, and also an exported file, then resizes,
             crops and normalizes images itself; see ``layers.ImageProcessor``. Resized values are not rounded to
             integers, because runtimes round differently.
         head: "image_classification", or None for hidden states.
-        num_classes: number of classes of the classification head.
+        num_classes: number of classes of the classification head; 0 for a head without weights, whose `logits` are its
+            input, as in Hugging Face's classes.
     """
 
     image_size: int = size(224)
@@ -73,13 +94,20 @@ class ViTConfig(Config):
     num_heads: int = size(12)
     hidden_dim: int = size(768)
     intermediate_dim: int | None = size(None, derived=lambda c: 4 * c.hidden_dim)
-    position: str = choice("learned", ("learned", "sinusoidal_2d"))
+    position: str = choice("learned", POSITIONS)
+    rope_theta: float = number(100.0, used=lambda c: c.position == "rotary_2d")
+    position_bias: str | None = choice(None, ("per_layer", "shared", None))
+    class_token: bool = True
     num_registers: int = size(0, least=0)
     layer_scale: float | None = None
     use_mask_token: bool = False
     distillation_token: bool = False
     interpolate_antialias: bool = False
     use_qkv_bias: bool = True
+    use_key_bias: bool | None = field(None, None, derived=lambda c: c.use_qkv_bias)
+    use_output_bias: bool = True
+    use_feedforward_bias: bool = True
+    pooling: str = choice("class_token", POOLINGS)
     pooler: bool = flag(False, heads=(None,))
     pooler_activation: str = choice("tanh", ACTIVATIONS, used=lambda c: c.pooled)
     pooler_dim: int | None = size(None, derived=lambda c: c.hidden_dim, used=lambda c: c.pooled)
@@ -91,7 +119,7 @@ class ViTConfig(Config):
     attention_dropout: float = rate(0.0)
     initializer_range: float = number(0.02, training=True)
     head: str | None = choice(None, ("image_classification", None))
-    num_classes: int = size(1000, heads=("image_classification",))
+    num_classes: int = size(1000, least=0, heads=("image_classification",))
 
     def check(self) -> None:
         self.quotient("hidden_dim", "num_heads")
@@ -102,7 +130,20 @@ class ViTConfig(Config):
             ImageProcessor.from_huggingface(self.preprocessing)  # raises ValueError for unsupported options
         if self.classifier == "distilled" and not self.distillation_token:
             raise ValueError("classifier: got 'distilled' without distillation_token; accepted: with it")
-        check_position(self.position, hidden_dim=self.hidden_dim, head_dim=0)
+        if self.distillation_token and not self.class_token:
+            raise ValueError("distillation_token: got True without class_token; accepted: with it")
+        wants_class = {"pooling": "class_token", "classifier": "class_and_mean"}
+        if not self.class_token:
+            for name, value in wants_class.items():
+                if getattr(self, name) == value:
+                    raise ValueError(f"{name}: got {value!r} without class_token; accepted: another")
+        if self.position_bias and self.num_prefix_tokens != 1:
+            raise ValueError(f"position_bias: got {self.position_bias!r}; accepted: None, or a class token alone")
+        if self.position == "sinusoidal_2d":
+            multiple("hidden_dim", self.hidden_dim, 4)
+        if self.position == "rotary_2d":
+            multiple("head_dim", self.hidden_dim // self.num_heads, 4)
+            positive_number("rope_theta", self.rope_theta)
 
     @property
     def pooled(self) -> bool:
@@ -112,7 +153,12 @@ class ViTConfig(Config):
     @property
     def num_prefix_tokens(self) -> int:
         """The number of class, distillation and register tokens, which precede the patches."""
-        return 1 + self.distillation_token + self.num_registers
+        return self.class_token + self.distillation_token + self.num_registers
+
+    @property
+    def classified_dim(self) -> int:
+        """The width of the input of the classification head."""
+        return self.hidden_dim * (2 if self.classifier == "class_and_mean" else 1)
 
     def least_parameters(self) -> int:
         rows = self.num_channels * self.patch_size**2 + self.num_registers
@@ -150,7 +196,8 @@ class ViT(ZooModel):
             c.patch_size,
             c.image_size,
             c.hidden_dim,
-            position=c.position,
+            position="none" if c.position == "rotary_2d" else c.position,
+            class_token=c.class_token,
             num_registers=c.num_registers,
             num_channels=c.num_channels,
             distillation_token=c.distillation_token,
@@ -161,6 +208,20 @@ class ViT(ZooModel):
             name="embedding",
             **shared,
         )
+        self.rotary = None
+        if c.position == "rotary_2d":
+            self.rotary = RotaryEmbedding2D(c.hidden_dim // c.num_heads, c.rope_theta, name="rotary", **shared)
+        names = {"per_layer": [f"position_bias_{i}" for i in range(c.num_layers)], "shared": ["position_bias"]}
+        self.position_biases = [
+            WindowPositionBias(
+                c.num_heads,
+                c.image_size // c.patch_size,
+                embeddings_initializer=initializer.clone(),
+                name=name,
+                **shared,
+            )
+            for name in names.get(c.position_bias, [])
+        ]
         self.blocks = [
             TransformerBlock.from_fields(c, kernel_initializer=initializer, name=f"block_{i}", **shared)
             for i in range(c.num_layers)
@@ -172,7 +233,7 @@ class ViT(ZooModel):
 
         self.pooler = dense("pooler", c.pooler_dim) if c.pooled else None
         self.classifier = self.distillation_classifier = None
-        if c.head == "image_classification":
+        if c.head == "image_classification" and c.num_classes:
             self.classifier = dense("classifier", c.num_classes)
             if c.classifier == "distilled":
                 self.distillation_classifier = dense("distillation_classifier", c.num_classes)
@@ -180,9 +241,9 @@ class ViT(ZooModel):
     def build(self, input_shape: Any = None) -> None:
         c = self.config
         build_each((None, None, None, c.num_channels), self.embedding)
+        build_each((None, None, 2), self.rotary, *self.position_biases)
         build_each((None, None, c.hidden_dim), *self.blocks, self.final_norm)
-        read = c.hidden_dim * (2 if c.classifier == "class_and_mean" else 1)
-        build_each((None, read), self.classifier, self.distillation_classifier)
+        build_each((None, c.classified_dim), self.classifier, self.distillation_classifier)
         build_each((None, c.hidden_dim), self.pooler)
 
     def call(
@@ -195,33 +256,55 @@ class ViT(ZooModel):
         (pixels,) = self.named_inputs(inputs).values()
         pixels = pixels if self.processor is None else self.processor(pixels)
         intermediates = Intermediates(output_hidden_states, output_attentions)
+        rows, columns = (size // self.config.patch_size for size in ops.shape(pixels)[1:3])
         x = self.embedding(pixels, training=training)  # (B, T, D), with positions
-        x = self.run_blocks(self.blocks, x, intermediates, training=training)
-        return self.finish(self._head(self.final_norm(x)), intermediates.named())
+        positions = self.attention_positions(rows, columns)
+        x = self.run_blocks(self.blocks, x, intermediates, training=training, **positions)
+        return self.finish(self._head(x), intermediates.named())
+
+    def attention_positions(self, rows: Any, columns: Any) -> dict[str, Any]:
+        """Return the arguments of ``run_blocks`` for positions inside the attention."""
+        found: dict[str, Any] = {}
+        if self.rotary is not None:
+            found["rotary"] = self.rotary(patch_coordinates(rows, columns, self.config.num_prefix_tokens))
+        if self.position_biases:
+            biases = [layer(rows=rows, columns=columns) for layer in self.position_biases]  # (1, H, T, T) each
+            found["biases"] = biases if len(biases) > 1 else biases * len(self.blocks)
+        return found
 
     def _head(self, x: Any) -> Any:
-        if self.classifier is not None:
-            return ops.cast(self._classify(x), "float32")
-        pooled = x[:, 0]  # (B, D)
+        c = self.config
+        if c.pooling == "normalized_mean":
+            pooled = self.final_norm(ops.mean(x[:, c.num_prefix_tokens :], axis=1))  # (B, D)
+        else:
+            x = self.final_norm(x)  # (B, T, D)
+            pooled = x[:, 0] if c.pooling == "class_token" else ops.mean(x[:, c.num_prefix_tokens :], axis=1)  # (B, D)
+        if c.head == "image_classification":
+            return ops.cast(self._classify(x, pooled), "float32")
         if self.pooler is not None:
-            pooled = ACTIVATIONS[self.config.pooler_activation](self.pooler(pooled))  # (B, pooler_dim)
+            pooled = ACTIVATIONS[c.pooler_activation](self.pooler(pooled))  # (B, pooler_dim)
         return {"last_hidden_state": ops.cast(x, "float32"), "pooler_output": ops.cast(pooled, "float32")}
 
-    def _classify(self, x: Any) -> Any:
+    def _classify(self, x: Any, pooled: Any) -> Any:
         """Return the logits, (batch, num_classes), for hidden states (batch, tokens, hidden_dim)."""
-        assert self.classifier is not None
-        if self.distillation_classifier is not None:
-            return (self.classifier(x[:, 0]) + self.distillation_classifier(x[:, 1])) / 2
-        if self.config.classifier == "class_token":
-            return self.classifier(x[:, 0])
-        patches = x[:, self.config.num_prefix_tokens :]  # (B, patches, D)
-        return self.classifier(ops.concatenate([x[:, 0], ops.mean(patches, axis=1)], axis=-1))
+        c = self.config
+        if c.classifier == "class_and_mean":
+            mean = ops.mean(x[:, c.num_prefix_tokens :], axis=1)  # (B, D)
+            pooled = ops.concatenate([x[:, 0], mean], axis=-1)  # (B, 2·D)
+        logits = pooled if self.classifier is None else self.classifier(pooled)
+        if c.classifier == "distilled":
+            distilled = x[:, 1]
+            second = distilled if self.distillation_classifier is None else self.distillation_classifier(distilled)
+            return (logits + second) / 2
+        return logits
 
     @property
     def signature(self) -> Signature:
         c = self.config
         sides = ("height", "width")
-        outputs: tuple[TensorSpec, ...] = (TensorSpec("logits", "float32", ("batch", c.num_classes)),)
+        outputs: tuple[TensorSpec, ...] = (
+            TensorSpec("logits", "float32", ("batch", c.num_classes or c.classified_dim)),
+        )
         if c.head is None:
             outputs = (
                 TensorSpec("last_hidden_state", "float32", ("batch", "tokens", c.hidden_dim)),
@@ -248,6 +331,7 @@ class ViT(ZooModel):
             "num_classes": 7,
         }
         dino = {"num_registers": 3, "layer_scale": 0.5, "use_mask_token": True, "activation": "swiglu"}
+        beit = {"position": "none", "use_key_bias": False, "layer_scale": 0.5, "pooling": "normalized_mean"}
         return {
             "classifier": {**small, "head": "image_classification"},
             "features": small,
@@ -258,4 +342,9 @@ class ViT(ZooModel):
             "pooled_relu": {**small, "pooler": True, "pooler_activation": "relu", "pooler_dim": 24},
             "images": {**small, "preprocessing": {"size": {"height": 25, "width": 20}, "resample": 3}},
             "mae": {**small, "position": "sinusoidal_2d", "num_registers": 1},
+            "ijepa": {**small, "class_token": False, "pooling": "mean"},
+            "beit": {**small, **beit, "position_bias": "per_layer", "head": "image_classification"},
+            "beit_shared": {**small, **beit, "position_bias": "shared", "use_mask_token": True},
+            "dinov3": {**small, **dino, "position": "rotary_2d", "use_key_bias": False},
+            "without_classes": {**small, "head": "image_classification", "num_classes": 0},
         }

@@ -10,7 +10,23 @@ import numpy as np
 import torch
 import transformers as hf
 
-from .common import LABELS, SEQUENCE, STATES, TAGS, case, golden, labels, new, reread, results, seed_of, write_golden
+from .common import (
+    LABELS,
+    SEQUENCE,
+    STATES,
+    TAGS,
+    case,
+    edit_json,
+    golden,
+    labels,
+    new,
+    reread,
+    results,
+    seed_of,
+    stored,
+    write_golden,
+    write_tensors,
+)
 
 SHAPES = {"square": (12, 12), "wide": (12, 20), "tall": (20, 8)}
 
@@ -34,7 +50,7 @@ def write_vision(
 
 def vit_config(cls: Any = hf.ViTConfig, **changes: Any) -> Any:
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    inner = {"intermediate_size": 36} if cls in (hf.ViTConfig, hf.DeiTConfig) else {}
+    inner = {} if cls in (hf.Dinov2Config, hf.Dinov2WithRegistersConfig) else {"intermediate_size": 36}
     return cls(**{**sizes, **inner, "image_size": 12, "patch_size": 4, **changes})
 
 
@@ -101,3 +117,91 @@ def dinov2_registers(folder: Path) -> None:
     """Use three register tokens after the class token, without positions."""
     config = vit_config(hf.Dinov2WithRegistersConfig, mlp_ratio=2, num_register_tokens=3)
     write_vision(folder, hf.Dinov2WithRegistersModel, config, STATES, tuple(SHAPES))
+
+
+@golden
+def vit_no_classes(folder: Path) -> None:
+    """Use a head without classes, which returns its input."""
+    write_vision(folder, hf.ViTForImageClassification, vit_config(num_labels=0), SEQUENCE)
+
+
+@golden
+def vit_msn(folder: Path) -> None:
+    """Write the names of the hub: transformers 5 saves the encoder of this class without its prefix, which is odd."""
+    write_vision(folder, hf.ViTMSNForImageClassification, vit_config(hf.ViTMSNConfig, **labels(LABELS)), SEQUENCE)
+    tensors = {("vit." if name.startswith("encoder.") else "") + name: each for name, each in stored(folder).items()}
+    write_tensors(folder / "model.safetensors", tensors)
+    reread(folder, hf.ViTMSNForImageClassification)
+
+
+@golden
+def vit_msn_backbone(folder: Path) -> None:
+    options = {"interpolate_pos_encoding": True}
+    write_vision(folder, hf.ViTMSNModel, vit_config(hf.ViTMSNConfig), STATES[:1], tuple(SHAPES), **options)
+
+
+@golden
+def vit_mae(folder: Path) -> None:
+    """Compute the encoder on all patches in their order: nothing is masked, and the noise that sorts them ascends."""
+    sizes = {"decoder_hidden_size": 8, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
+    config = vit_config(hf.ViTMAEConfig, mask_ratio=0.0, decoder_intermediate_size=12, **sizes)
+    model = new(folder, hf.ViTMAEModel, config)
+    model.save_pretrained(folder)
+    rng = np.random.default_rng(seed_of(folder))
+    cases = []
+    for name, (height, width) in SHAPES.items():
+        pixels = torch.tensor(rng.normal(0, 1, (1, 3, height, width)), dtype=torch.float32)
+        noise = torch.arange(height * width // config.patch_size**2, dtype=torch.float32)[None]
+        options = {"noise": noise, "interpolate_pos_encoding": name != "square"}
+        given = {"pixel_values": pixels}
+        cases.append(case(name, given, results(model, given, STATES[:1], **options)))
+    write_golden(folder, *cases)
+    edit_json(folder / "config.json", mask_ratio=0.75)  # that of the pretraining, as in every file
+
+
+@golden
+def ijepa(folder: Path) -> None:
+    """Use no class token; the head reads the mean of all patches."""
+    write_vision(folder, hf.IJepaForImageClassification, vit_config(hf.IJepaConfig, **labels(LABELS)), SEQUENCE)
+
+
+@golden
+def ijepa_backbone(folder: Path) -> None:
+    options = {"interpolate_pos_encoding": True}
+    write_vision(folder, hf.IJepaModel, vit_config(hf.IJepaConfig), STATES[:1], tuple(SHAPES), **options)
+
+
+@golden
+def beit(folder: Path) -> None:
+    """Use biases of each layer, absolute positions and the mean of the patches."""
+    changes = {"use_relative_position_bias": True, "use_absolute_position_embeddings": True, **labels(LABELS)}
+    write_vision(folder, hf.BeitForImageClassification, vit_config(hf.BeitConfig, **changes), SEQUENCE, tuple(SHAPES))
+
+
+@golden
+def beit_backbone(folder: Path) -> None:
+    """Use biases of each layer, whose table is interpolated for other shapes, and a mask token."""
+    changes = {"use_relative_position_bias": True, "use_mask_token": True}
+    write_vision(folder, hf.BeitModel, vit_config(hf.BeitConfig, **changes), STATES, tuple(SHAPES))
+
+
+@golden
+def beit_shared(folder: Path) -> None:
+    """Use biases shared by all layers, no layer scale, and the class token instead of the mean."""
+    changes = {"use_shared_relative_position_bias": True, "use_mean_pooling": False, "layer_scale_init_value": 0.0}
+    write_vision(folder, hf.BeitModel, vit_config(hf.BeitConfig, **changes), STATES, tuple(SHAPES))
+
+
+@golden
+def dinov3(folder: Path) -> None:
+    """Rotate the patches by row and column, but not the class token and the three register tokens."""
+    write_vision(
+        folder, hf.DINOv3ViTModel, vit_config(hf.DINOv3ViTConfig, num_register_tokens=3), STATES, tuple(SHAPES)
+    )
+
+
+@golden
+def dinov3_gated(folder: Path) -> None:
+    """Use SwiGLU, biases on the keys but not on the outputs, another base, and no register tokens."""
+    changes = {"use_gated_mlp": True, "hidden_act": "silu", "key_bias": True, "proj_bias": False, "rope_theta": 20.0}
+    write_vision(folder, hf.DINOv3ViTModel, vit_config(hf.DINOv3ViTConfig, **changes), STATES, ("square", "wide"))

@@ -157,8 +157,9 @@ class _Request:
             raise ValueError(f"prompts: got nothing in number {empty[0]}; accepted: at least one token")
         width = max(map(len, rows))
         self.ids, self.mask = np.zeros((2, len(rows), width), "int64")
-        for i, row in enumerate(rows):
-            self.ids[i, width - len(row) :], self.mask[i, width - len(row) :] = row, 1
+        for i, row in enumerate(rows):  # an encoder gets its padding behind the text, as in training
+            place = slice(width - len(row), None) if self.decoder.start_token is None else slice(0, len(row))
+            self.ids[i, place], self.mask[i, place] = row, 1
         self.behind = width if self.decoder.start_token is None else 1
         room = self.decoder.max_length - self.behind
         defaults = getattr(self.decoder, "defaults", {})

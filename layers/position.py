@@ -48,24 +48,42 @@ class SinusoidalPositions(keras.layers.Layer):
         theta: upper limit of the wavelengths / 2π; 10000 in the paper.
         interleaved: alternate sines and cosines, as in the paper; False puts all sines first, as in Hugging Face's
             Marian.
+        endpoint: let the greatest wavelength / 2π be `theta` itself, that is ``theta^(i/(d/2 - 1))``, as in
+            tensor2tensor, fairseq and Whisper.
 
     Raises:
-        ValueError: `hidden_dim` is not a positive even integer, or `theta` is not a positive number.
+        ValueError: `hidden_dim` is not a positive even integer, or is 2 with `endpoint`, or `theta` is not a positive
+            number.
     """
 
     kind: ClassVar[str] = "added"
 
-    def __init__(self, hidden_dim: int, theta: float = 10000.0, *, interleaved: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        hidden_dim: int,
+        theta: float = 10000.0,
+        *,
+        interleaved: bool = True,
+        endpoint: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.hidden_dim = multiple("hidden_dim", hidden_dim, 2)
         self.theta = positive_number("theta", theta)
         self.interleaved = interleaved
+        self.endpoint = endpoint
+        if endpoint and hidden_dim < 4:
+            raise ValueError(f"hidden_dim: got {hidden_dim} with endpoint; accepted: an even number of at least 4")
 
     def build(self, input_shape: Any = None) -> None:
         self.built = True
 
     def call(self, position_ids: Tensor) -> Tensor:
-        angles = angles_of(position_ids, inverse_frequencies(self.hidden_dim, self.theta))  # (B, T, d/2)
+        frequencies = inverse_frequencies(self.hidden_dim, self.theta)  # (d/2,)
+        if self.endpoint:
+            half = self.hidden_dim // 2
+            frequencies = np.exp(np.arange(half, dtype="float32") * np.float32(-math.log(self.theta) / (half - 1)))
+        angles = angles_of(position_ids, frequencies)  # (B, T, d/2)
         both = [ops.sin(angles), ops.cos(angles)]
         if self.interleaved:
             batch, length = ops.shape(angles)[:2]
@@ -78,8 +96,8 @@ class SinusoidalPositions(keras.layers.Layer):
         return (*input_shape, self.hidden_dim)
 
     def get_config(self) -> dict[str, Any]:
-        own = {"hidden_dim": self.hidden_dim, "theta": self.theta, "interleaved": self.interleaved}
-        return {**super().get_config(), **own}
+        own = ("hidden_dim", "theta", "interleaved", "endpoint")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
@@ -327,6 +345,7 @@ POSITIONS = (
     "learned",
     "sinusoidal",
     "sinusoidal_halves",
+    "sinusoidal_fairseq",
     "sinusoidal_2d",
     "rotary",
     "rotary_interleaved",
@@ -359,7 +378,8 @@ def position_layer(
     if position.startswith("sinusoidal"):
         if position == "sinusoidal_2d":  # the smallest square grid with max_length positions
             return SinusoidalPositions2D(hidden_dim, math.ceil(math.sqrt(max_length)), **shared)
-        return SinusoidalPositions(hidden_dim, interleaved=position == "sinusoidal", **shared)
+        endpoint = position == "sinusoidal_fairseq"
+        return SinusoidalPositions(hidden_dim, interleaved=position == "sinusoidal", endpoint=endpoint, **shared)
     if position.startswith("rotary"):
         return RotaryEmbedding(head_dim, rope_theta, scaling=rope_scaling, **shared)
     trained = {"embeddings_initializer": initializer, **shared}

@@ -286,7 +286,7 @@ class Runner(TextGenerating, PairScoring):
 
     @property
     def _vocab_size(self) -> int | None:
-        return self._config.get("vocab_size")
+        return self._config.get("decoder_vocab_size") or self._config.get("vocab_size")
 
     @property
     def _config(self) -> dict[str, Any]:

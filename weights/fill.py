@@ -248,8 +248,15 @@ def _is_spare(model: Any, dialect: Dialect, short: str) -> bool:
         number = re.match(r"\d+(?=\.)", short.removeprefix(theirs)) if short.startswith(theirs) else None
         ours = rule.names[0].partition("{i}")[0]
         if number and not any(re.match(f"{re.escape(ours)}{int(number[0])}/", name) for name in weights):
-            return any(name.startswith(ours) for name in weights)
+            return any(name.startswith(ours) for name in weights) or (headless and rule.outside)
     return False
+
+
+def _originals(dialect: Dialect, short: str) -> Iterator[str]:
+    """Yield the name of the tensor that `short` is a copy of, and that of which this is a copy, and so on."""
+    while short in dialect.tied:
+        short = dialect.tied[short]
+        yield short
 
 
 WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel", "base_model.model.": "PEFT"}
@@ -299,9 +306,10 @@ def _match(model: Any, dialect: Dialect, tensors: Tensors, new_head: bool) -> _M
     own_head = {name for name in left.values() if new_head and not name.startswith(dialect.prefix or name)}
     not_tied = own_head if "tie_embeddings" in model.config.unused_fields() else set[str]()
     copies = [
-        (name, theirs[dialect.tied[s]])
-        for s, name in left.items()
-        if dialect.tied.get(s) in theirs and name not in (*spare, *not_tied)
+        (name, theirs[original])
+        for short, name in left.items()
+        if (original := next((one for one in _originals(dialect, short) if one in theirs), None)) is not None
+        and name not in (*spare, *not_tied)
     ]
     may_stay = {*spare, *own_head, *(name for name, _ in copies)}
     unused = {} if new_head else {s: n for s, n in left.items() if any(re.search(p, s) for p in dialect.unused)}
@@ -318,7 +326,7 @@ def _match(model: Any, dialect: Dialect, tensors: Tensors, new_head: bool) -> _M
 
 def _taken(left: dict[str, str], dialect: Dialect, short: str) -> str | None:
     """Remove a tensor from `left`, or its copy if the file has it under the name of a tied tensor only."""
-    copies = (copy for copy, of in dialect.tied.items() if of == short and copy in left)
+    copies = (copy for copy in dialect.tied if copy in left and short in _originals(dialect, copy))
     return left.pop(short if short in left else next(copies, ""), None)
 
 

@@ -88,11 +88,11 @@ def choice(default: Any, accepted: Collection[Any], **options: Any) -> Any:
     return field(default, lambda _, name, value: checks.choice(name, value, accepted), **options)
 
 
-def token(default: int | None, *, several: bool = False, **options: Any) -> Any:
-    """Declare a token id from 0 to ``vocab_size`` - 1, or with `several` an id or a tuple of ids."""
+def token(default: int | None, *, several: bool = False, of: str = "vocab_size", **options: Any) -> Any:
+    """Declare a token id below the vocabulary size in field `of`, or with `several` an id or a tuple of ids."""
 
     def check(config: Any, name: str, value: Any) -> Any:
-        below = config.vocab_size
+        below = getattr(config, of)
         many = several and isinstance(value, list | tuple) and len(value) > 0
         ids: tuple[Any, ...] = tuple(map(checks.plain, value if many else (value,)))
         if not all(checks.is_integer(number) and 0 <= number < below for number in ids):

@@ -39,7 +39,6 @@ def warn_of_generation_config(model: Any, where: object) -> None:
     """
     if not model.generates or not model.generation_config:
         return
-    vocab_size = model.config.to_dict().get("vocab_size")
-    _, problems = obeyed(model.generation_config, vocab_size, texts=model.tokenizer is not None)
+    _, problems = obeyed(model.generation_config, model._vocab_size, texts=model.tokenizer is not None)
     if problems:
         checks.warn(f"{where}: generate does not obey of the generation config: {'; '.join(problems)}")

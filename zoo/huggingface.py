@@ -255,15 +255,15 @@ def one_size(raw: Mapping[str, Any], name: str, default: int) -> int:
     return sides[0]
 
 
-def number_of_labels(raw: Mapping[str, Any]) -> int:
-    """Return the number of entries in `id2label`, or else `num_labels`.
+def number_of_labels(raw: Mapping[str, Any], default: int = 2) -> int:
+    """Return the number of entries in `id2label`, or else `num_labels`, or else `default`.
 
     Raises:
         ValueError: `id2label` is not an object, or `num_labels` is not an integer.
     """
     labels = raw.get("id2label")
     if labels is None:
-        return integer(raw, "num_labels", 2)
+        return integer(raw, "num_labels", default)
     if not isinstance(labels, Mapping):
         raise ValueError(f"id2label: got {labels!r}; accepted: an object with a name for each class")
     return len(labels)

@@ -23,7 +23,7 @@ def without_outside_ids(cls: type[Config], values: Mapping[str, Any], where: obj
         where: the file or object that the config comes from, for the warning.
     """
     kept, strange = dict(values), {}
-    rows: Any = values.get("vocab_size")
+    rows: Any = values.get("decoder_vocab_size") or values.get("vocab_size")
     optional = [entry.name for entry in fields(cls) if entry.metadata.get("token")]
     for name in optional if checks.is_integer(rows) and rows > 0 and not values.get("position_offset") else ():
         given = values.get(name)

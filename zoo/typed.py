@@ -143,6 +143,7 @@ class TransformerFields(TypedDict, total=False):
     """Config fields of ``Transformer``."""
 
     vocab_size: int
+    decoder_vocab_size: int | None
     num_layers: int
     num_decoder_layers: int | None
     num_heads: int
@@ -156,12 +157,17 @@ class TransformerFields(TypedDict, total=False):
     decoder_intermediate_dim: int | None
     max_length: int
     position: str
+    position_offset: int
+    numbering: str
     num_buckets: int
     max_distance: int
+    share_position_bias: bool
     activation: str
     norm: str
     norm_epsilon: float
     norm_first: bool
+    embedding_norm: bool
+    norm_before_positions: bool
     use_bias: bool
     attention_scale: float | None
     scale_embeddings: bool
@@ -171,6 +177,8 @@ class TransformerFields(TypedDict, total=False):
     use_logits_bias: bool
     dropout: float
     attention_dropout: float
+    head: str | None
+    num_classes: int
     decoder_start_token_id: int
     eos_token_id: int | None
     pad_token_id: int | None
@@ -264,14 +272,19 @@ class AnyFields(TypedDict, total=False):
     pooler_dim: int | None
     classifier: str
     preprocessing: dict[str, Any] | bool | None
+    decoder_vocab_size: int | None
     num_decoder_layers: int | None
     num_decoder_heads: int | None
     num_decoder_kv_heads: int | None
     decoder_head_dim: int | None
     decoder_intermediate_dim: int | None
+    numbering: str
     num_buckets: int
     max_distance: int
+    share_position_bias: bool
     norm_first: bool
+    embedding_norm: bool
+    norm_before_positions: bool
     scale_embeddings: bool
     share_embeddings: bool
     scale_outputs: bool

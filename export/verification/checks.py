@@ -155,7 +155,7 @@ def chain_checks(
         chains: prompts and numbers of decode steps.
         tolerance: the largest accepted relative difference, or a limit of the cosine.
     """
-    vocab = model.config.vocab_size
+    vocab = min(spec.below for spec in model.signature.inputs if spec.name in TOKENS and isinstance(spec.below, int))
     encodes = any(spec.name == "decoder_input_ids" for spec in model.signature.inputs)
     longest = max((chain.prompt + chain.steps for chain in chains if chain.rows == 1), default=0)
     text = np.random.default_rng(0).integers(0, vocab, (1, longest))

@@ -35,6 +35,7 @@ UNDECLARED = {
     "qwen3_moe": {"head_dim"},
     "t5": {"n_positions", "decoder_start_token_id"},
     "mt5": {"n_positions"},
+    "umt5": {"n_positions"},
 }
 
 

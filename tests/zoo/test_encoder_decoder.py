@@ -22,7 +22,8 @@ TOLERANCE = 2e-5
 SOURCES, TARGETS = 9, 7
 KEPT = ((9, 4, 1), (7, 3, 1))  # tokens without padding in three sources and in their targets
 SIDES = ("none", "right", "left", "interior")
-BOTH = [pair for pair in VARIANTS if pair[0] in ("transformer", "seq2seq")]
+OTHERS = ("umt5", "encoder", "classifier")  # another vocabulary for the target, or no target
+BOTH = [pair for pair in VARIANTS if pair[0] in ("transformer", "seq2seq") and pair[1] not in OTHERS]
 # There is no tiny variant with pre-norm, or with a decoder deeper than its encoder: this one changes the original.
 PRE_NORM: dict[str, Any] = {"norm_first": True, "activation": "gelu", "num_layers": 1, "num_decoder_layers": 2}
 TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {

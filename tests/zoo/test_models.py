@@ -45,13 +45,21 @@ ROWS = [slots for side in SLOTS.values() for slots in side]  # the rows of all k
 SIDES = {side: range(3 * i, 3 * i + 3) for i, side in enumerate(SLOTS)}
 
 
-def comparable(family: str, name: str) -> list[int]:
-    """Return the rows whose per-row results do not depend on padding.
+def comparable(model: Any, name: str, *, moved: bool = False) -> list[int]:
+    """Return the rows whose per-row results do not depend on padding, or with `moved`, on the columns of the tokens.
 
-    BERT's pooler, and the heads on it, read column 0 even if it is padding, as the original does.
+    BERT's pooler, and the heads on it, read column 0 even if it is padding, as the original does. So does the decoder
+    of BART's classifier with all padding before the last end token. Some positions number columns.
     """
-    reads_first_slot = family == "bert" and name in ("pooler_output", "logits", "scores")
-    return [row for row in range(len(ROWS)) if not reads_first_slot or row not in SIDES["left"]]
+    fields = model.config.to_dict()
+    sides = set(SIDES)
+    if model.family == "bert" and name in ("pooler_output", "logits", "scores"):
+        sides -= {"left"}
+    if model.family == "transformer" and (
+        fields["head"] == "sequence_classification" or (moved and fields["numbering"] == "columns")
+    ):
+        sides = {"right"}
+    return [row for side in sorted(sides) for row in SIDES[side]]
 
 
 def mask_of(slots: Any) -> np.ndarray:
@@ -72,6 +80,14 @@ def test_padding_is_never_read(family: str, variant: str, rng: Any) -> None:
     model, mask = shared(family, variant), mask_of(ROWS)
     one, other = (inputs_for(model, rng, batch=len(ROWS)) for _ in range(2))
     valid = mask.astype(bool)
+    if family == "transformer" and variant == "classifier":  # which reads one state, at the last end token
+        for inputs in (one, other):
+            inputs["input_ids"] = np.where(valid, inputs["input_ids"], 5).astype("int32")
+            inputs["input_ids"][range(len(ROWS)), [slots[-1] for slots in ROWS]] = model.config.eos_token_id
+        other["input_ids"][~valid] = 7
+    if model.config.to_dict().get("numbering") == "tokens":  # which tells padding by its id
+        for inputs in (one, other):
+            inputs["input_ids"] = np.maximum(inputs["input_ids"], model.config.pad_token_id + 1)
     for name, values in other.items():
         values[...] = np.where(valid, one[name], values) if name in beside_mask(model) else one[name]
     assert (one["input_ids"] != other["input_ids"]).any()
@@ -82,7 +98,7 @@ def test_padding_is_never_read(family: str, variant: str, rng: Any) -> None:
             for changed, kept in zip(np.abs(first[name] - second[name]), valid, strict=True):
                 assert changed[~kept].max() > 1e-3, "the padding itself was not changed"
         else:
-            rows = comparable(family, name)
+            rows = comparable(model, name)
             scaled(first[name][rows], second[name][rows])
 
 
@@ -96,7 +112,8 @@ def test_batch_of_unequal_lengths_against_rows_without_padding(family: str, vari
     """
     model, mask = shared(family, variant, "float64"), mask_of(ROWS)
     inputs = inputs_for(model, rng, batch=len(ROWS))
-    if family == "bert" and model.config.position_offset:  # RoBERTa finds its padding by the id alone
+    by_id = family == "bert" and model.config.position_offset
+    if by_id or model.config.to_dict().get("numbering") == "tokens":  # these find their padding by the id alone
         inputs["input_ids"] = np.where(mask, inputs["input_ids"], model.config.pad_token_id).astype("int32")
     given = {**inputs, "attention_mask": mask}
     if family == "bert" and not model.config.position_offset:  # position ids number columns, but tokens in RoBERTa
@@ -117,7 +134,7 @@ def test_batch_of_unequal_lengths_against_rows_without_padding(family: str, vari
             if name in per_token(model):
                 scaled(together[name][rows[:, None], kept], expected)
             else:
-                some = np.isin(rows, comparable(family, name))
+                some = np.isin(rows, comparable(model, name, moved=True))
                 scaled(together[name][rows[some]], expected[some])
 
 

@@ -1,6 +1,7 @@
 """Transformer: the model is in ``model.py``, the dialects of third-party checkpoints are in ``checkpoints.py``."""
 
 from . import checkpoints
-from .model import Transformer, TransformerConfig
+from .config import TransformerConfig
+from .model import Transformer
 
 __all__ = ["Transformer", "TransformerConfig", "checkpoints"]

@@ -9,18 +9,27 @@ not change them. Other models differ in config fields:
     T5 v1.1   position="relative", norm="rms_norm", norm_first=True, activation="geglu", use_bias=False,
               attention_scale=1.0, scale_embeddings=False, tie_embeddings=False
     T5 v1.0   the same with activation="relu", scale_outputs=True, tie_embeddings=True
+    UMT5      as T5 v1.1 with share_position_bias=False
+    BART      position="learned", position_offset=2, activation="gelu", embedding_norm=True, use_logits_bias=True
+    mBART     as BART with norm_first=True
+    Pegasus   position="sinusoidal_halves", norm_first=True, use_logits_bias=True
+    M2M-100   position="sinusoidal_fairseq", position_offset=2, numbering="tokens", norm_first=True
 
 Inputs and outputs:
 
     input_ids, attention_mask (1 = keep): (batch, source)
     decoder_input_ids, decoder_attention_mask: (batch, target), the target shifted right, after a start token
-    -> logits (batch, target, vocab_size)
+    head "seq2seq_lm"               logits (batch, target, decoder_vocab_size)
+         "sequence_classification"  logits (batch, num_classes), without the inputs of the decoder: it reads the source
+                                    shifted right, and the classifier reads its state at the last end token, as in BART
+                                    (arXiv:1910.13461, section 3.1)
+         None                       last_hidden_state (batch, sequence, hidden_dim) of the encoder, without a decoder
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import keras
@@ -32,100 +41,12 @@ from ...layers.blocks import TransformerBlock
 from ...layers.cache import CausalContext, DynamicCache, StaticCache, causal_context
 from ...layers.core import NORMALIZATIONS, Dense, fields_for
 from ...layers.embedding import TokenEmbedding
-from ...layers.feedforward import ACTIVATIONS, GATED
-from ...layers.position import EncodedPositions, check_position, encode_positions, position_layer, positions_from_mask
+from ...layers.position import encode_positions, position_layer, positions_from_mask
 from ...signature import Graph, Signature, TensorSpec
 from ..base import Intermediates, Tensor, ZooModel, build_each
-from ..config import Config, choice, rate, size, token
+from ..config import Config
 from ..registry import register
-
-
-@dataclass(frozen=True)
-class TransformerConfig(Config):
-    """Config of ``Transformer``. The defaults are the paper's base model. ``GPTConfig`` documents the other fields.
-
-    Attributes:
-        vocab_size: vocabulary size of both source and target.
-        num_layers, num_decoder_layers: number of blocks of the encoder and of the decoder. Default of the latter:
-            `num_layers`.
-        num_decoder_heads, decoder_intermediate_dim: sizes of the decoder. Default: those of the encoder.
-        num_decoder_kv_heads, decoder_head_dim: sizes of the decoder. Default: those of the encoder if both have the
-            same number of heads; otherwise `num_decoder_heads`, and `hidden_dim` / `num_decoder_heads`.
-        max_length: maximum length of the source and of the target.
-        num_buckets, max_distance: options of relative positions; see ``RelativePositionBias``.
-        norm_first: whether blocks normalize the input of each branch (pre-norm) instead of the sum with the residual;
-            each stack then has a final normalization.
-        attention_scale: factor on the attention scores. Default: head_dim^-1/2.
-        scale_embeddings: whether to multiply the embeddings by sqrt(hidden_dim).
-        share_embeddings: whether source and target have the same embedding table.
-        tie_embeddings: whether the target's embedding table is also the output projection.
-        scale_outputs: whether to multiply the decoder's hidden states by hidden_dim^-1/2 before the output projection,
-            as in T5 1.0.
-        use_logits_bias: whether the logits have a bias, as in Marian.
-        decoder_start_token_id, eos_token_id, pad_token_id: the tokens that begin and end a target, and pad it.
-    """
-
-    vocab_size: int = size(37_000)
-    num_layers: int = size(6)
-    num_decoder_layers: int | None = size(None, derived=lambda c: c.num_layers)
-    num_heads: int = size(8)
-    num_decoder_heads: int | None = size(None, derived=lambda c: c.num_heads)
-    num_kv_heads: int | None = size(None, derived=lambda c: c.num_heads)
-    num_decoder_kv_heads: int | None = size(
-        None, derived=lambda c: c.num_kv_heads if c.num_decoder_heads == c.num_heads else c.num_decoder_heads
-    )
-    head_dim: int | None = size(None, derived=lambda c: c.quotient("hidden_dim", "num_heads"))
-    decoder_head_dim: int | None = size(
-        None,
-        derived=lambda c: (
-            c.head_dim if c.num_decoder_heads == c.num_heads else c.quotient("hidden_dim", "num_decoder_heads")
-        ),
-    )
-    hidden_dim: int = size(512)
-    intermediate_dim: int | None = size(None, derived=lambda c: 4 * c.hidden_dim)
-    decoder_intermediate_dim: int | None = size(None, derived=lambda c: c.intermediate_dim)
-    max_length: int = size(512)
-    position: str = "sinusoidal"
-    num_buckets: int = size(32)
-    max_distance: int = size(128)
-    activation: str = choice("relu", (*ACTIVATIONS, *GATED))
-    norm: str = choice("layer_norm", NORMALIZATIONS)
-    norm_epsilon: float = 1e-6
-    norm_first: bool = False
-    use_bias: bool = True
-    attention_scale: float | None = None
-    scale_embeddings: bool = True
-    share_embeddings: bool = True
-    tie_embeddings: bool = True
-    scale_outputs: bool = False
-    use_logits_bias: bool = False
-    dropout: float = rate(0.1)
-    attention_dropout: float = rate(0.0)
-    decoder_start_token_id: int = token(1)
-    eos_token_id: int | None = token(2)
-    pad_token_id: int | None = token(0)
-
-    def check(self) -> None:
-        self.quotient("num_heads", "num_kv_heads")
-        self.quotient("num_decoder_heads", "num_decoder_kv_heads")
-        for head_dim in (self.head_dim, self.decoder_head_dim):
-            check_position(self.position, hidden_dim=self.hidden_dim, head_dim=head_dim or 0)
-
-    @property
-    def rotary_interleaved(self) -> bool:
-        return self.position == "rotary_interleaved"
-
-    @property
-    def depth(self) -> int:
-        return self.num_layers + (self.num_decoder_layers or 0)
-
-    def least_parameters(self) -> int:
-        heads = self.num_heads * (self.head_dim or 0), (self.num_decoder_heads or 0) * (self.decoder_head_dim or 0)
-        blocks = self.num_layers * ((self.intermediate_dim or 0) + heads[0])
-        blocks += (self.num_decoder_layers or 0) * ((self.decoder_intermediate_dim or 0) + heads[1])
-        rows = self.max_length if self.position == "learned" else 0
-        buckets = self.num_heads * self.num_buckets if self.position == "relative" else 0
-        return self.hidden_dim * (self.vocab_size + rows + blocks) + buckets
+from .config import BIASED, TransformerConfig
 
 
 @register
@@ -138,7 +59,13 @@ class Transformer(Generating, ZooModel):
     """
 
     family: ClassVar[str] = "transformer"
-    tasks: ClassVar[Mapping[str | None, str]] = {None: "text2text-generation"}
+    tasks: ClassVar[Mapping[str | None, str]] = {
+        "seq2seq_lm": "text2text-generation",
+        "sequence_classification": "text-classification",
+        None: "feature-extraction",
+    }
+    head_parts: ClassVar[tuple[str, ...]] = ("lm_head", "logits_bias", "pooler", "classifier")
+    task_layers: ClassVar[tuple[str, ...]] = ("pooler", "classifier")
     config_class: ClassVar[type[Config]] = TransformerConfig
 
     def build_layers(self) -> None:
@@ -147,45 +74,69 @@ class Transformer(Generating, ZooModel):
         # As in tensor2tensor: embeddings scaled by sqrt(hidden_dim) have unit variance.
         normal = keras.initializers.RandomNormal(stddev=c.hidden_dim**-0.5)
 
-        def embedding(name: str) -> TokenEmbedding:
-            return TokenEmbedding(
-                c.vocab_size, c.hidden_dim, embeddings_initializer=normal.clone(), name=name, **shared
-            )
-
-        def positions(name: str, **options: Any) -> Any:
-            return position_layer(**{**fields_for(position_layer, c), **options}, name=name, **shared)
+        def embedding(name: str, rows: int) -> TokenEmbedding:
+            return TokenEmbedding(rows, c.hidden_dim, embeddings_initializer=normal.clone(), name=name, **shared)
 
         def block(name: str, **options: Any) -> TransformerBlock:
             return TransformerBlock.from_fields(c, **options, name=name, **shared)
 
-        def last_norm(name: str) -> Any:
-            return NORMALIZATIONS[c.norm](epsilon=c.norm_epsilon, name=name, **shared) if c.norm_first else None
+        def norm(name: str, wanted: bool) -> Any:
+            return NORMALIZATIONS[c.norm](epsilon=c.norm_epsilon, name=name, **shared) if wanted else None
 
         decoder = {"num_heads": c.num_decoder_heads, "head_dim": c.decoder_head_dim}
         inside = {"num_kv_heads": c.num_decoder_kv_heads, "intermediate_dim": c.decoder_intermediate_dim}
-        self.embedding = embedding("embedding")
-        self.decoder_embedding = self.embedding if c.share_embeddings else embedding("decoder_embedding")
-        self.encoder_positions = positions("encoder_positions", bidirectional=True)
-        self.decoder_positions = positions("decoder_positions", bidirectional=False, **decoder)
+        self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **shared)
+        self.embedding = embedding("embedding", c.vocab_size)
+        self.encoder_positions, self.encoder_biases = self._position_layers("encoder", c.num_layers, bidirectional=True)
+        self.encoder_embedding_norm = norm("encoder_embedding_norm", c.embedding_norm)
         self.encoder_blocks = [block(f"encoder_block_{i}") for i in range(c.num_layers)]
+        self.encoder_norm = norm("encoder_norm", c.norm_first)
+        self.decoder_embedding = self.decoder_embedding_norm = self.decoder_norm = None
+        self.decoder_positions, self.decoder_biases, self.decoder_blocks = None, [], []
+        self.lm_head = self.pooler = self.classifier = None
+        if c.head is None:
+            return
+        self.decoder_embedding = self.embedding
+        if not c.share_embeddings:
+            self.decoder_embedding = embedding("decoder_embedding", c.decoder_vocab_size)
+        own = {"bidirectional": False, **decoder}
+        self.decoder_positions, self.decoder_biases = self._position_layers("decoder", c.num_decoder_layers, **own)
+        self.decoder_embedding_norm = norm("decoder_embedding_norm", c.embedding_norm)
         self.decoder_blocks = [
             block(f"decoder_block_{i}", cross_attention=True, **decoder, **inside) for i in range(c.num_decoder_layers)
         ]
-        self.encoder_norm, self.decoder_norm = last_norm("encoder_norm"), last_norm("decoder_norm")
-        self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **shared)
-        self.lm_head = None if c.tie_embeddings else Dense(c.vocab_size, use_bias=False, name="lm_head", **shared)
+        self.decoder_norm = norm("decoder_norm", c.norm_first)
+        if c.head == "sequence_classification":
+            self.pooler = Dense(c.hidden_dim, activation="tanh", name="pooler", **shared)
+            self.classifier = Dense(c.num_classes, name="classifier", **shared)
+        elif not c.tie_embeddings:
+            self.lm_head = Dense(c.decoder_vocab_size, use_bias=False, name="lm_head", **shared)
+
+    def _position_layers(self, stack: str, blocks: int, **options: Any) -> tuple[Any, list[Any]]:
+        """Return the position layer of a stack, or None, and the layers of the blocks if each has its own bias."""
+        c = self.config
+        own = {**fields_for(position_layer, c), "max_length": c.max_length + c.position_offset, **options}
+        own["dtype"] = self.dtype_policy
+        if c.position not in BIASED or c.share_position_bias:
+            return position_layer(**own, name=f"{stack}_positions"), []
+        return None, [position_layer(**own, name=f"{stack}_positions_{i}") for i in range(blocks)]
 
     def build(self, input_shape: Any = None) -> None:
+        c = self.config
         own = None if self.decoder_embedding is self.embedding else self.decoder_embedding
-        build_each((None, None), self.embedding, own, self.encoder_positions, self.decoder_positions)
+        positions = (self.encoder_positions, self.decoder_positions, *self.encoder_biases, *self.decoder_biases)
+        build_each((None, None), self.embedding, own, *positions)
         blocks = (self.dropout, *self.encoder_blocks, *self.decoder_blocks)
-        build_each((None, None, self.config.hidden_dim), *blocks, self.encoder_norm, self.decoder_norm, self.lm_head)
+        norms = (self.encoder_embedding_norm, self.decoder_embedding_norm, self.encoder_norm, self.decoder_norm)
+        build_each((None, None, c.hidden_dim), *blocks, *norms, self.lm_head)
+        build_each((None, c.hidden_dim), self.pooler, self.classifier)
         self.logits_bias = None
-        if self.config.use_logits_bias:
-            self.logits_bias = self.add_weight(name="logits_bias", shape=(self.config.vocab_size,), initializer="zeros")
+        if c.use_logits_bias and self.generates:
+            shape = (c.decoder_vocab_size,)
+            self.logits_bias = self.add_weight(name="logits_bias", shape=shape, initializer="zeros")
 
     def block_stacks(self) -> list[Sequence[Any]]:
-        return [self.encoder_blocks, self.decoder_blocks]
+        return [stack for stack in (self.encoder_blocks, self.decoder_blocks) if stack]
 
     def call(
         self,
@@ -195,12 +146,45 @@ class Transformer(Generating, ZooModel):
         training: bool | None = None,
     ) -> Any:
         named = self.named_inputs(inputs)
-        ids, mask = named["decoder_input_ids"], named.get("attention_mask")
+        source, mask = named["input_ids"], named.get("attention_mask")
         encoder_seen, decoder_seen = (Intermediates(output_hidden_states, output_attentions) for _ in range(2))
-        encoded = self.encode(named["input_ids"], mask, encoder_seen, training)
-        context = causal_context(ops.shape(ids)[1], named.get("decoder_attention_mask"))
+        encoded = self.encode(source, mask, encoder_seen, training)
+        if self.config.head is None:
+            return self.finish({"last_hidden_state": ops.cast(encoded, "float32")}, encoder_seen.named())
+        ids = self._shifted(source) if self.classifier is not None else named["decoder_input_ids"]
+        context = self._context(ids, named.get("decoder_attention_mask"))
         x = self.decode(ids, context, self.project_encoded(encoded), mask, None, decoder_seen, training)
-        return self.finish(self.head(x), encoder_seen.named("encoder_"), decoder_seen.named("decoder_"))
+        x = self._at_last_end(x, source) if self.classifier is not None else x
+        return self.finish(self.head(x, training), encoder_seen.named("encoder_"), decoder_seen.named("decoder_"))
+
+    def _shifted(self, ids: Tensor) -> Tensor:
+        """Return `ids` (B, T) after a start token, without the last one."""
+        start = ops.full_like(ids[:, :1], self.config.decoder_start_token_id)
+        return ops.concatenate([start, ids[:, :-1]], axis=1)
+
+    def _at_last_end(self, x: Tensor, ids: Tensor) -> Tensor:
+        """Return `x` (B, T, D) at the last end token of `ids` (B, T), or else at the first token: (B, D)."""
+        number = ops.cumsum(ops.ones_like(ids), axis=1)  # 1, 2, …
+        ends = number * ops.cast(ops.equal(ids, self.config.eos_token_id), number.dtype)
+        last = ops.maximum(ops.max(ends, axis=1, keepdims=True), 1)  # (B, 1)
+        return ops.sum(x * ops.expand_dims(ops.cast(ops.equal(number, last), x.dtype), -1), axis=1)
+
+    def _numbers(self, ids: Tensor, index: Any = 0) -> Tensor | None:
+        """Return the positions of `ids` (B, T) behind `index` others; None if they are counted along the mask."""
+        if self.config.numbering == "mask":
+            return None
+        if self.config.numbering == "columns":
+            return ops.expand_dims(ops.arange(ops.shape(ids)[1], dtype="int32") + index, 0)  # (1, T)
+        kept = self._kept(ids)
+        return (ops.cumsum(kept, axis=-1) + index) * kept - 1  # (B, T); -1 for padding
+
+    def _kept(self, ids: Tensor) -> Tensor:
+        return ops.cast(ops.not_equal(ids, self.config.pad_token_id), "int32")
+
+    def _context(self, ids: Tensor, mask: Tensor | None = None, cache: Any = None) -> CausalContext:
+        """Return the positions and the causal mask of the decoder for `ids` (batch, target) behind those in `cache`."""
+        numbers = self._numbers(ids, 0 if cache is None else cache.index)
+        return causal_context(ops.shape(ids)[1], mask, numbers, cache)
 
     def encode(
         self,
@@ -210,14 +194,19 @@ class Transformer(Generating, ZooModel):
         training: bool | None = None,
     ) -> Tensor:
         """Return the encoder's hidden states, (batch, source, hidden_dim), for `ids` (batch, source)."""
-        if mask is None:
+        numbers = self._numbers(ids)
+        if numbers is None and mask is None:
             numbers = ops.expand_dims(ops.arange(ops.shape(ids)[1], dtype="int32"), 0)  # (1, S)
-        else:
+        elif numbers is None:
             numbers = positions_from_mask(mask)  # (B, S)
-        positions = encode_positions(self.encoder_positions, numbers, numbers)
-        x = self._embed(self.embedding, ids, positions, training)  # (B, S, D)
+        layers = self.encoder_positions, self.encoder_biases
+        added, positions = self._positions(*layers, ids, numbers, numbers)
+        x = self._embed(self.embedding, ids)  # (B, S, D)
+        x = x if added is None else x + added
+        x = x if self.encoder_embedding_norm is None else self.encoder_embedding_norm(x)
+        x = self.dropout(x, training=training)
         seen = intermediates or Intermediates()
-        x = self.run_blocks(self.encoder_blocks, x, seen, key_mask=mask, **positions.in_attention, training=training)
+        x = self.run_blocks(self.encoder_blocks, x, seen, key_mask=mask, **positions, training=training)
         return x if self.encoder_norm is None else self.encoder_norm(x)
 
     def project_encoded(self, encoded: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -241,29 +230,48 @@ class Transformer(Generating, ZooModel):
 
         With a `cache`, `ids` follow the tokens in it. `encoder_key_values` is the result of ``project_encoded``.
         """
-        positions = encode_positions(self.decoder_positions, context.query_positions, context.key_positions)
-        x = self._embed(self.decoder_embedding, ids, positions, training)  # (B, T, D)
+        queries, keys = context.query_positions, context.key_positions
+        added, positions = self._positions(self.decoder_positions, self.decoder_biases, ids, queries, keys)
+        x = self._embed(self.decoder_embedding, ids)  # (B, T, D)
+        before = self.config.norm_before_positions
+        x = self.decoder_embedding_norm(x) if self.decoder_embedding_norm is not None and before else x
+        x = x if added is None else x + added
+        x = self.decoder_embedding_norm(x) if self.decoder_embedding_norm is not None and not before else x
         x = self.run_blocks(
             self.decoder_blocks,
-            x,
+            self.dropout(x, training=training),
             intermediates or Intermediates(),
             cache=cache,
             encoder_key_values=encoder_key_values,
             encoder_mask=encoder_mask,
             **context.masks,
-            **positions.in_attention,
+            **positions,
             training=training,
         )
         return x if self.decoder_norm is None else self.decoder_norm(x)
 
-    def _embed(self, table: TokenEmbedding, ids: Tensor, positions: EncodedPositions, training: bool | None) -> Tensor:
-        x = table(ids)  # (B, T, D)
-        if self.config.scale_embeddings:
-            x = x * ops.cast(self.config.hidden_dim**0.5, x.dtype)
-        return self.dropout(positions.add_to(x), training=training)
+    def _positions(
+        self, layer: Any, biases: Sequence[Any], ids: Tensor, queries: Tensor, keys: Tensor
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """Return what is added to the embeddings of `ids`, and what the attention of the blocks gets."""
+        queries, keys = (numbers + self.config.position_offset for numbers in (queries, keys))
+        if biases:
+            return None, {"biases": [bias(queries, keys) for bias in biases]}
+        found = encode_positions(layer, queries, keys)
+        added = found.added
+        if added is not None and self.config.numbering == "tokens":  # padding has no position
+            added = added * ops.expand_dims(ops.cast(self._kept(ids), added.dtype), -1)
+        return added, found.in_attention
 
-    def head(self, x: Tensor) -> Tensor:
-        """Return the logits (..., vocab_size) for hidden states (..., hidden_dim), in float32."""
+    def _embed(self, table: Any, ids: Tensor) -> Tensor:
+        x = table(ids)
+        return x * ops.cast(self.config.hidden_dim**0.5, x.dtype) if self.config.scale_embeddings else x
+
+    def head(self, x: Tensor, training: bool | None = None) -> Tensor:
+        """Return the logits (..., decoder_vocab_size or num_classes) for states (..., hidden_dim), in float32."""
+        if self.classifier is not None:
+            pooled = self.pooler(self.dropout(x, training=training))
+            return ops.cast(self.classifier(self.dropout(pooled, training=training)), "float32")
         if self.config.scale_outputs:
             x = x * ops.cast(self.config.hidden_dim**-0.5, x.dtype)
         if self.lm_head is None:
@@ -272,24 +280,45 @@ class Transformer(Generating, ZooModel):
         return logits if self.logits_bias is None else logits + ops.cast(self.logits_bias, "float32")
 
     @property
+    def generates(self) -> bool:
+        return self.config.head == "seq2seq_lm"
+
+    @property
+    def _vocab_size(self) -> int:
+        return self.config.decoder_vocab_size
+
+    @property
     def signature(self) -> Signature:
         c = self.config
-        source, target = ("batch", "source"), ("batch", "target")
         ids, mask = {"below": c.vocab_size}, {"below": 2, "optional": True, "fill": 1}
+        if not self.generates:
+            dims = ("batch", "sequence")
+            logits = TensorSpec("logits", "float32", ("batch", c.num_classes))
+            states = TensorSpec("last_hidden_state", "float32", (*dims, c.hidden_dim))
+            return Signature(
+                inputs=(
+                    TensorSpec("input_ids", "int32", dims, **ids),
+                    TensorSpec("attention_mask", "int32", dims, **mask),
+                ),
+                outputs=(states if c.head is None else logits,),
+                limits={"sequence": c.max_length},
+                defaults={"sequence": min(128, c.max_length)},
+            )
+        source, target = ("batch", "source"), ("batch", "target")
         return Signature(
             inputs=(
                 TensorSpec("input_ids", "int32", source, **ids),
                 TensorSpec("attention_mask", "int32", source, **mask),
-                TensorSpec("decoder_input_ids", "int32", target, **ids),
+                TensorSpec("decoder_input_ids", "int32", target, below=c.decoder_vocab_size),
                 TensorSpec("decoder_attention_mask", "int32", target, **mask),
             ),
-            outputs=(TensorSpec("logits", "float32", (*target, c.vocab_size)),),
+            outputs=(TensorSpec("logits", "float32", (*target, c.decoder_vocab_size)),),
             limits={"source": c.max_length, "target": c.max_length},
             defaults=dict.fromkeys(("source", "target"), min(128, c.max_length)),
         )
 
     def graphs(self, kind: str = "dynamic") -> dict[str, Graph]:
-        if kind not in ("dynamic", "static"):
+        if not self.generates or kind not in ("dynamic", "static"):
             return super().graphs(kind)
         return {"encoder": self._encoder_graph(), "decoder": self._decoder_graph(static=kind == "static")}
 
@@ -319,17 +348,16 @@ class Transformer(Generating, ZooModel):
 
         def step(inputs: Mapping[str, Tensor], cache: DynamicCache | StaticCache) -> Tensor:
             ids = inputs["decoder_input_ids"]
-            context = causal_context(ops.shape(ids)[1], cache=cache)
             encoded = cache_pairs(inputs[spec.name] for spec in projected)
-            mask = inputs["encoder_attention_mask"]
+            mask, context = inputs["encoder_attention_mask"], self._context(ids, cache=cache)
             return self.head(self.decode(ids, context, encoded, mask, cache, training=False))
 
-        tokens = TensorSpec("decoder_input_ids", "int32", ("batch", "sequence"), below=c.vocab_size)
+        tokens = TensorSpec("decoder_input_ids", "int32", ("batch", "sequence"), below=c.decoder_vocab_size)
         return decoder_graph(
             step,
             self.decoder_blocks,
             (tokens, replace(spec.inputs[1], name="encoder_attention_mask"), *projected),
-            TensorSpec("logits", "float32", ("batch", "sequence", c.vocab_size)),
+            TensorSpec("logits", "float32", ("batch", "sequence", c.decoder_vocab_size)),
             static=static,
             limits=dict.fromkeys(("source", "sequence", "total_sequence"), c.max_length),
             defaults={"source": spec.defaults["source"], "sequence": 1},
@@ -351,4 +379,29 @@ class Transformer(Generating, ZooModel):
                 "decoder_intermediate_dim": 20,
                 "scale_outputs": True,
             },
+            "bart": {
+                **small,
+                "position": "learned",
+                "position_offset": 2,
+                "numbering": "columns",
+                "embedding_norm": True,
+                "norm_before_positions": True,
+            },
+            "m2m": {
+                **small,
+                "position": "sinusoidal_fairseq",
+                "position_offset": 1,
+                "numbering": "tokens",
+                "norm_first": True,
+            },
+            "umt5": {
+                **small,
+                **t5,
+                "num_decoder_layers": 1,
+                "share_position_bias": False,
+                "share_embeddings": False,
+                "decoder_vocab_size": 53,
+            },
+            "encoder": {**small, **t5, "head": None},
+            "classifier": {**small, "head": "sequence_classification", "num_classes": 7},
         }

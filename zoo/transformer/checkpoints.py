@@ -17,6 +17,7 @@ from .model import Transformer
 from .t5 import T5_DIALECTS
 
 SIDES = ("encoder", "decoder")
+SINUSOIDS = r"^(en|de)coder\.embed_positions\.weights?$"
 
 
 def _stack(side: str) -> tuple[Rule, ...]:
@@ -138,8 +139,9 @@ def _dialect(
         headless=(),
         heads=heads | ({"sequence_classification": f"{name}ForSequenceClassification"} if classifies else {}),
         other_classes={f"{name}Model": "seq2seq_lm"},  # the body, to which transformers ties the output
-        # Sinusoids, which the model computes, and fairseq's version.
-        ignored=(r"^(en|de)coder\.version$", *((r"^(en|de)coder\.embed_positions\.weights?$",) if computed else ())),
+        # Sinusoids, which the model computes, and fairseq's version. Only Pegasus saves its sinusoids.
+        ignored=(r"^(en|de)coder\.version$", *((SINUSOIDS,) if computed else ())),
+        unused={SINUSOIDS: False} if name == "Pegasus" else {},
         tied={
             "lm_head.weight": "decoder.embed_tokens.weight",
             **{f"{side}.embed_tokens.weight": "shared.weight" for side in SIDES},

@@ -140,8 +140,10 @@ class Precision:
         return "method" if self.method == "gptq" else "activations" if self.static else ""
 
     def kept(self, weight: str) -> bool:
-        """Return whether the weight with this name stays float32."""
-        return any(fnmatchcase(weight, pattern) for pattern in self.keep)
+        """Return whether the weight with this name stays float32, as the kernels of routers do: they are small, and a
+        rounded one selects other experts."""
+        router = weight.endswith(ROUTER) and not self.integer_only
+        return router or any(fnmatchcase(weight, pattern) for pattern in self.keep)
 
     def numbers_of(self, weight: str) -> str:
         """Return "int8" or "int4" for a quantized weight that is neither the output head nor an embedding table."""
@@ -152,6 +154,8 @@ class Precision:
         """Return whether all of these weights have the same precision."""
         return len({(self.kept(name), self.numbers_of(name)) for name in weights}) == 1
 
+
+ROUTER = "/router/kernel"  # the end of the names of routers' kernels
 
 # Limits of the mean cosine and of the KL divergence in nats, beyond which a file is rejected. Pretrained models have a
 # cosine of at least 0.98 and a divergence of 0.01 to 0.05 in int8; of at least 0.95, and of up to 0.3, in int4.

@@ -7,6 +7,7 @@ after it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,7 +93,7 @@ class _Weights:
             made.name = ";".join([joint_name(names), *more])
             made.type, made.hasRank = schema.TensorType.FLOAT32, True
             shapes = [[int(n) for n in self.stored.variables[name].shape] for name in names]
-            shape = [shapes[0][0], sum(columns for _, columns in shapes)]
+            shape = [math.prod(shapes[0][:-1]), sum(columns for *_, columns in shapes)]
             made.shape = np.array(shape[::-1] if turned else shape, "int32")
             made.buffer = self._buffer(names, turned, 4 * shape[0] * shape[1])
             self.tensors[key] = len(graph.tensors)
@@ -103,7 +104,9 @@ class _Weights:
         if (names, turned) not in self.buffers:
 
             def fetched() -> np.ndarray:
-                values = [self.stored.value(name).T if turned else self.stored.value(name) for name in names]
+                values = [self.stored.value(name) for name in names]
+                values = [value.reshape(-1, value.shape[-1]) for value in values]  # stacked kernels become rows
+                values = [value.T if turned else value for value in values]
                 value = values[0] if len(values) == 1 else np.concatenate(values)
                 return np.ascontiguousarray(value).reshape(-1).view("uint8")
 

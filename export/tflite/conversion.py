@@ -8,6 +8,7 @@ may fold.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
@@ -48,7 +49,8 @@ def convert(stored: FileWeights, graphs: Mapping[str, Graph], alike: Alike) -> t
     Raises:
         ExportError: the converter failed, or the model reads a variable that is not one of its weights.
     """
-    matrices = [n for n, v in stored.variables.items() if len(v.shape) == 2 and stored.dtype(n) == "float32"]
+    ranks = (2,) if isinstance(stored.model, Foreign) else (2, 3)  # the kernels of experts are stacked
+    matrices = [n for n, v in stored.variables.items() if len(v.shape) in ranks and stored.dtype(n) == "float32"]
     kept = FUSED
     traced, variables = _traced(stored, graphs, matrices, kept)
     zeros = {id(v.handle) for v in variables if v.shape.rank == 1 and not v.numpy().any()}
@@ -79,14 +81,18 @@ def _traced(
 
     others = {name: variable for name, variable in stored.variables.items() if name not in set(matrices)}
     changed = {n: tf.Variable(tf.constant(stored.value(n)), trainable=False) for n in stored.changed if n in others}
-    arguments = [tf.TensorSpec(stored.variables[n].shape, name=ARGUMENT.format(i)) for i, n in enumerate(matrices)]
+    shapes = {name: tuple(stored.variables[name].shape) for name in matrices}
+    flat = [(math.prod(shape[:-1]), shape[-1]) for shape in shapes.values()]
+    arguments = [tf.TensorSpec(shape, name=ARGUMENT.format(i)) for i, shape in enumerate(flat)]
     ours = not isinstance(stored.model, Foreign)
 
     def traced(graph: Graph) -> Any:
         names = [spec.name for spec in graph.signature.inputs]
 
         def function(*tensors: Tensor) -> dict[str, Tensor]:
-            values = {**changed, **dict(zip(matrices, tensors[len(names) :], strict=True))}
+            given = dict(zip(matrices, tensors[len(names) :], strict=True))
+            given = {n: x if len(shapes[n]) == 2 else tf.reshape(x, shapes[n]) for n, x in given.items()}
+            values = {**changed, **given}
             foreign = nullcontext() if ours else keras_lowered(stored.model._flatten_layers())
             with replaced(kept), F.lowering(LOWERINGS), reading(values, stored), foreign:
                 return graph.function(dict(zip(names, tensors[: len(names)], strict=True)))
@@ -125,6 +131,8 @@ def _others(graph: Any, zeros: Collection[int]) -> set[int]:
         return False
 
     def fits(reader: Any, tensor: Any) -> bool:
+        if reader.type == "Reshape" and not reader.outputs[0].consumers():  # lookups read the rows of stacked kernels
+            return True
         if reader.type in PRODUCTS:
             right = reader.inputs[1] is tensor and reader.inputs[0] is not tensor
             return right and not loses(reader.outputs[0])

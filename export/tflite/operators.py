@@ -113,6 +113,19 @@ def _recurrent(layer: Any, inputs: Tensor, state: Any, mask: Tensor | None, trai
     return outputs, *last
 
 
+def _grouped_dense(inputs: Tensor, experts: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Look up the rows of the kernels that are used: only such a table can be quantized."""
+    import tensorflow as tf
+
+    kernel = tf.convert_to_tensor(kernel)
+    _, width, outputs = kernel.shape
+    stacked = kernel.op.type == "Reshape" and kernel.op.inputs[0].shape.rank == 2  # see ``conversion``
+    table = kernel.op.inputs[0] if stacked else tf.reshape(kernel, (-1, outputs))  # (E·in, out)
+    rows = tf.expand_dims(experts * width, 1) + tf.range(width, dtype=experts.dtype)  # (G, in)
+    output = tf.matmul(inputs, _embedding_lookup(table, rows))
+    return output if bias is None else output + tf.expand_dims(tf.gather(tf.convert_to_tensor(bias), experts), 1)
+
+
 def _write_step(outputs: Tensor, step: Tensor, t: Tensor) -> Tensor:
     from keras import ops
 
@@ -122,6 +135,7 @@ def _write_step(outputs: Tensor, step: Tensor, t: Tensor) -> Tensor:
 LOWERINGS = {
     "dense": _dense,
     "embedding_lookup": _embedding_lookup,
+    "grouped_dense": _grouped_dense,
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
     "recurrent": _recurrent,

@@ -386,7 +386,7 @@ class GPT(Generating, ZooModel):
             "gptj": {**small, "position": "rotary_interleaved", "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
             "grid": {**small, "position": "sinusoidal_2d"},
             "qwen": {**small, **llama, "num_kv_heads": 2, "head_dim": 6, "use_qkv_bias": True, "qk_norm": True},
-            "experts": {**small, **llama, "intermediate_dim": 44, "num_experts": 6, "expert_intermediate_dim": 20},
+            "experts": {**small, **llama, "intermediate_dim": 44, "num_experts": 6, "expert_intermediate_dim": 24},
             "shared_expert": {
                 **{**small, **llama, "dense_layers": (1,), "num_experts": 4, "experts_per_token": 3},
                 **{"normalize_experts": False, "shared_expert_dim": 12, "router_loss": 0.01},

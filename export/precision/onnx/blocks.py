@@ -14,7 +14,7 @@ import numpy as np
 from ...options import Precision
 from ..blocks import Blocks, to_blocks
 from ..gptq import with_feedback
-from .graph import Editor, heads_of, lookups, products
+from .graph import Editor, heads_of, lookups, products, stacks
 from .moments import Moments
 
 MICROSOFT = "com.microsoft"
@@ -67,6 +67,14 @@ def to_block_weights(model: Any, precision: Precision, target: str, moments: Mom
         if large and numbers != "fp32" and not precision.kept(table.name):
             found = blocks(table.name, table.const_value.numpy(), numbers)
             editor.replace(node, writer.lookup(node, table.name, found, table.const_value.shape[1]))
+    for node, kernels in stacks(model.graph):
+        if not precision.kept(kernels.name):
+            shape = tuple(map(int, kernels.const_value.shape))  # (experts, in, out), with blocks along the outputs
+            rows = kernels.const_value.numpy().reshape(-1, shape[2])
+            # The standard Gather reads no 4-bit integers.
+            numbers = precision.numbers_of(kernels.name) if target == "onnxruntime" else "int8"
+            found = blocks(kernels.name, rows, numbers)
+            editor.replace(node, writer.matrices(node, kernels.name, found, shape))
     editor.finish()
     return list(made)
 
@@ -136,6 +144,30 @@ class _Runtime:
         )
         return _cut(editor, node, output, count * size, width)
 
+    def matrices(self, node: Any, name: str, blocks: Blocks, shape: tuple[int, ...]) -> Any:
+        """Return the matrices that a Gather reads from weights of `shape` (matrices, in, out)."""
+        import onnx_ir as ir
+
+        editor, (_, count, size) = self.editor, blocks.values.shape
+        parts = {"quantized": blocks.packed(), "scales": blocks.scales, "zero_points": blocks.packed_zeros()}
+        values, scales, *zeros = (
+            editor.constant(f"{name}_{part}", array.reshape(*shape[:2], -1))
+            for part, array in parts.items()
+            if array is not None
+        )
+        (output,) = editor.before(
+            node,
+            "GatherBlockQuantized",
+            [values, node.inputs[1], scales, *zeros],
+            (ir.DataType.FLOAT,),
+            domain=MICROSOFT,
+            bits=blocks.bits,
+            block_size=size,
+            gather_axis=0,
+            quantize_axis=2,
+        )
+        return _cut(editor, node, output, count * size, shape[2])
+
 
 class _Standard:
     """Writer of standard ONNX operators, for which ONNX Runtime has fast kernels with 4 bits only."""
@@ -157,24 +189,34 @@ class _Standard:
         (output,) = editor.before(node, "MatMul", [node.inputs[0], weight], (float32,))
         return output
 
-    def _stored(self, name: str, blocks: Blocks, width: int, *, as_rows: bool) -> list[Any]:
-        """Return integers, scales and zero points as (out, in) or (in, out), with the blocks along `in`."""
+    def _stored(
+        self, name: str, blocks: Blocks, width: int, *, as_rows: bool, matrices: tuple[int, ...] = ()
+    ) -> list[Any]:
+        """Return integers, scales and zero points as (out, in) or (in, out), with the blocks along `in`; or, with the
+        first two sizes of `matrices`, as (matrices, in, out) with the blocks along `out`."""
         import ml_dtypes
 
         dtype = ml_dtypes.uint4 if blocks.bits == 4 else np.uint8
         values = blocks.values.reshape(len(blocks.values), -1)[:, :width]
         zeros = np.full(blocks.scales.shape, 2 ** (blocks.bits - 1)) if blocks.zeros is None else blocks.zeros
         arrays = {"quantized": values.astype(dtype), "scales": blocks.scales, "zero_points": zeros.astype(dtype)}
+        if matrices:
+            arrays = {part: array.reshape(*matrices, -1) for part, array in arrays.items()}
         return [
             self.editor.constant(f"{name}_{part}", array if as_rows else np.ascontiguousarray(array.T))
             for part, array in arrays.items()
         ]
 
+    def matrices(self, node: Any, name: str, blocks: Blocks, shape: tuple[int, ...]) -> Any:
+        return self._gathered(node, blocks, self._stored(name, blocks, shape[2], as_rows=True, matrices=shape[:2]))
+
     def lookup(self, node: Any, name: str, blocks: Blocks, width: int) -> Any:
+        return self._gathered(node, blocks, self._stored(name, blocks, width, as_rows=True))
+
+    def _gathered(self, node: Any, blocks: Blocks, stored: list[Any]) -> Any:
         import onnx_ir as ir
 
         editor = self.editor
-        stored = self._stored(name, blocks, width, as_rows=True)
         integer = ir.DataType.UINT4 if blocks.bits == 4 else ir.DataType.UINT8
         found = [
             editor.before(node, "Gather", [part, node.inputs[1]], (dtype,), axis=0)[0]

@@ -19,7 +19,7 @@ from ...request import ExportRequest
 from ..samples import PADDINGS, calibration_of
 from .blocks import to_block_weights
 from .half import to_half
-from .integers import to_integer_tables, to_integers
+from .integers import to_integer_stacks, to_integer_tables, to_integers
 from .moments import Moments
 from .recurrent import to_integer_kernels
 from .static import to_static
@@ -83,9 +83,9 @@ def _rounded(precise: Runner, name: str, request: ExportRequest, samples: Iterab
         assert isinstance(graph, OnnxGraph)
         model = to_static(file, graph, samples, precision)
         weights = [name for name in numbers if name not in model.graph.initializers]
-        weights += to_integer_tables(model, precision)
+        weights += to_integer_tables(model, precision) + to_integer_stacks(model, precision)
     else:
-        weights = to_integers(model, precision)
+        weights = to_integers(model, precision) + to_integer_stacks(model, precision)
     if precision.name != "fp16":
         weights += to_integer_kernels(model, precision)
     model.metadata_props[DIGEST] = UNSEALED

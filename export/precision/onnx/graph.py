@@ -51,6 +51,21 @@ def lookups(graph: Any) -> Iterator[tuple[Any, Any]]:
                 yield node, node.inputs[0]
 
 
+def stacks(graph: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield every Gather of matrices of a three-dimensional float32 weight, such as the kernels of experts, and the
+    weight."""
+    import onnx_ir as ir
+
+    for node in list(graph):
+        weight = node.inputs[0] if node.op_type == "Gather" and not node.domain else None
+        if weight is None or not weight.is_initializer() or weight.const_value is None:
+            continue
+        matrices = weight.const_value.dtype == ir.DataType.FLOAT and len(weight.const_value.shape) == 3
+        axis = node.attributes.get("axis")
+        if matrices and (axis is None or axis.as_int() == 0):
+            yield node, weight
+
+
 def heads_of(graph: Any) -> set[str]:
     """Return the names of the weights whose MatMul gives the logits, with or without a bias after it."""
     ends = {output for output in graph.outputs if output.name == "logits"}

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...options import Precision
 from ..blocks import to_rows
-from .graph import Editor, heads_of, lookups, products
+from .graph import Editor, heads_of, lookups, products, stacks
 
 LEAST_TABLE = 4096  # elements; a smaller table of positions or segments is not worth quantizing
 
@@ -34,6 +34,36 @@ def to_integer_tables(model: Any, precision: Precision) -> list[str]:
     writer = _Writer(model, precision)
     writer.tables()
     return writer.finished()
+
+
+def to_integer_stacks(model: Any, precision: Precision) -> list[str]:
+    """Quantize weights of `model` of which the graph looks matrices up, such as the kernels of experts, with a scale
+    for each output of each matrix. The matrices that are read become float32 again before they are multiplied."""
+    import onnx_ir as ir
+
+    float32, int8 = ir.DataType.FLOAT, ir.DataType.INT8
+    editor, made = Editor(model), []
+    for node, kernels in stacks(model.graph):
+        if precision.kept(kernels.name):
+            continue
+        name, array = kernels.name, kernels.const_value.numpy()
+        number, width, outputs = array.shape
+        values, scales = to_rows(array.swapaxes(1, 2).reshape(-1, width), reduce_range=False)
+        stored = np.ascontiguousarray(values.reshape(number, outputs, width).swapaxes(1, 2))
+        parts = [
+            editor.constant(f"{name}_quantized", stored),
+            editor.constant(f"{name}_scale", scales.reshape(number, 1, outputs)),
+        ]
+        (rows,), (scale,) = (
+            editor.before(node, "Gather", [part, node.inputs[1]], (dtype,), axis=0)
+            for part, dtype in zip(parts, (int8, float32), strict=True)
+        )
+        (rows,) = editor.before(node, "Cast", [rows], (float32,), to=float32.value)
+        (output,) = editor.before(node, "Mul", [rows, scale], (float32,))
+        editor.replace(node, output)
+        made.append(name)
+    editor.finish()
+    return made
 
 
 class _Writer:

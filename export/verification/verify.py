@@ -98,7 +98,7 @@ class VerifyReport:
         return "\n".join(head + rows)
 
 
-# Where two experts are almost equally likely, rounding selects the other one, and a row of a few tokens differs by more.
+# Where two experts are almost equally likely, rounding selects the other one, and a short row differs by more.
 ROUTED = 0.1
 SLACK = 3.0  # the cosine of a row of a few tokens varies more than that of the samples measured at export
 

@@ -26,7 +26,18 @@ DIALECTS = sorted(folder.name for folder in GOLDENS.iterdir() if (folder / "conf
 GGUF = sorted(file.stem for file in (GOLDENS / "llama-gguf").glob("*.gguf") if file.stem != "blocks")
 TOLERANCE = 1e-4
 # One checkpoint of each architecture; the others differ in names and sizes, but not in operators.
-EXPORTED = ("bert", "deit-teacher", "dinov2-registers", "gpt2", "llama-llama3", "marian", "m2m-100", "qwen3", "roberta", "umt5")
+EXPORTED = (
+    "bert",
+    "deit-teacher",
+    "dinov2-registers",
+    "gpt2",
+    "llama-llama3",
+    "marian",
+    "m2m-100",
+    "qwen3",
+    "roberta",
+    "umt5",
+)
 QUICKLY = ("dinov2-registers", "qwen3")  # exported in the fast tests too
 
 

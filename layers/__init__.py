@@ -6,6 +6,7 @@ from .attention import MultiHeadAttention
 from .blocks import LayerScale, TransformerBlock
 from .cache import DynamicCache, StaticCache
 from .core import Dense, LayerNormalization, RMSNormalization
+from .disentangled import DisentangledAttention, RelativeEmbeddings
 from .embedding import PatchEmbedding, TokenEmbedding
 from .experts import MixtureOfExperts
 from .feedforward import FeedForward
@@ -22,6 +23,7 @@ __all__ = [
     "ALiBi",
     "AdditiveAttention",
     "Dense",
+    "DisentangledAttention",
     "DynamicCache",
     "FeedForward",
     "ImageProcessor",
@@ -33,6 +35,7 @@ __all__ = [
     "MultiplicativeAttention",
     "PatchEmbedding",
     "RMSNormalization",
+    "RelativeEmbeddings",
     "RelativePositionBias",
     "RotaryEmbedding",
     "RotaryEmbedding2D",

@@ -5,6 +5,7 @@ Each of these branches has a residual connection and a normalization.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import keras
@@ -12,6 +13,7 @@ from keras import ops
 
 from .attention import Cache, MultiHeadAttention
 from .core import NORMALIZATIONS, fields_for
+from .disentangled import DisentangledAttention
 from .experts import MixtureOfExperts
 from .feedforward import FeedForward
 
@@ -63,6 +65,8 @@ class TransformerBlock(keras.layers.Layer):
         use_qkv_bias, use_output_bias, use_feedforward_bias: override `use_bias` for queries, keys and values, for the
             attention's output and for the feed-forward network. Default: `use_bias`.
         use_key_bias: overrides `use_qkv_bias` for the keys. Default: the same.
+        position_terms, share_position_projections: for ``DisentangledAttention``, which self-attention is unless
+            `position_terms` is None.
         qk_norm: normalize query and key heads with `norm_epsilon`; see ``MultiHeadAttention``.
         norm: "layer_norm" or "rms_norm".
         norm_epsilon: epsilon of the normalizations.
@@ -95,6 +99,8 @@ class TransformerBlock(keras.layers.Layer):
         use_key_bias: bool | None = None,
         use_output_bias: bool | None = None,
         use_feedforward_bias: bool | None = None,
+        position_terms: Sequence[str] | None = None,
+        share_position_projections: bool = False,
         qk_norm: bool = False,
         norm: str = "layer_norm",
         norm_epsilon: float = 1e-6,
@@ -127,6 +133,8 @@ class TransformerBlock(keras.layers.Layer):
             "use_key_bias": use_key_bias,
             "use_output_bias": use_output_bias,
             "use_feedforward_bias": use_feedforward_bias,
+            "position_terms": None if position_terms is None else tuple(position_terms),
+            "share_position_projections": share_position_projections,
             "qk_norm": qk_norm,
             "norm": norm,
             "norm_epsilon": norm_epsilon,
@@ -140,8 +148,8 @@ class TransformerBlock(keras.layers.Layer):
         }
         shared = {"dtype": self.dtype_policy}
 
-        def attention(name: str) -> MultiHeadAttention:
-            return MultiHeadAttention(
+        def attention(name: str, of: Any = MultiHeadAttention, **options: Any) -> Any:
+            return of(
                 num_heads,
                 head_dim,
                 num_kv_heads=num_kv_heads,
@@ -154,10 +162,15 @@ class TransformerBlock(keras.layers.Layer):
                 dropout=attention_dropout,
                 kernel_initializer=kernel_initializer,
                 name=name,
+                **options,
                 **shared,
             )
 
-        self.attention = attention("attention")
+        if position_terms is None:
+            self.attention = attention("attention")
+        else:
+            options = {"position_terms": position_terms, "share_position_projections": share_position_projections}
+            self.attention = attention("attention", DisentangledAttention, **options)
         self.cross_attention: Any = attention("cross_attention") if cross_attention else None
         feedforward: Any = FeedForward if experts is None else MixtureOfExperts
         self.feedforward = feedforward(
@@ -169,10 +182,10 @@ class TransformerBlock(keras.layers.Layer):
             name="feedforward",
             **shared,
         )
-        options: dict[str, Any] = {} if norm_bias or norm != "layer_norm" else {"center": False}
+        centre: dict[str, Any] = {} if norm_bias or norm != "layer_norm" else {"center": False}
 
         def normalization(name: str) -> Any:
-            return NORMALIZATIONS[norm](epsilon=norm_epsilon, name=name, **options, **shared)
+            return NORMALIZATIONS[norm](epsilon=norm_epsilon, name=name, **centre, **shared)
 
         self.attention_norm: Any = normalization("attention_norm") if use_attention_norm else None
         self.cross_attention_norm: Any = normalization("cross_attention_norm") if cross_attention else None
@@ -211,6 +224,7 @@ class TransformerBlock(keras.layers.Layer):
         use_causal_mask: bool = False,
         bias: Tensor | None = None,
         rotary: tuple[Tensor, Tensor] | None = None,
+        relative: tuple[Tensor, Tensor, Tensor] | None = None,
         cache: Cache | None = None,
         encoder_states: Tensor | None = None,
         encoder_key_value: tuple[Tensor, Tensor] | None = None,
@@ -223,6 +237,7 @@ class TransformerBlock(keras.layers.Layer):
         The arguments not listed here apply to self-attention and are documented in ``MultiHeadAttention.call``.
 
         Args:
+            relative: what ``RelativeEmbeddings`` returns, for a block with ``DisentangledAttention``.
             encoder_states: (batch, source, width), the encoder's output for cross-attention.
             encoder_key_value: the encoder's output projected by ``cross_attention.keys_and_values``, used instead of
                 `encoder_states`.
@@ -244,8 +259,7 @@ class TransformerBlock(keras.layers.Layer):
             attention_mask=attention_mask,
             use_causal_mask=use_causal_mask,
             bias=bias,
-            rotary=rotary,
-            cache=cache,
+            **({"rotary": rotary, "cache": cache} if relative is None else {"relative": relative}),
             return_attention_scores=return_attention_scores,
             training=training,
         )

@@ -59,6 +59,23 @@ def joined(axis: int, *, transposed: bool = False) -> Transform:
     return Transform(load, lambda ours: np.concatenate([turn(array) for array in ours], axis=axis), shape)
 
 
+def joined_by_head(heads: int, parts: int = 3) -> Transform:
+    """Return a transform that joins kernels, transposed, head by head: the first head of each, then the second, ….
+
+    The checkpoint's tensor is (heads · parts · D, in), each of the weights (in, heads · D).
+    """
+
+    def load(theirs: np.ndarray, _: Sequence[Shape]) -> list[np.ndarray]:
+        split = theirs.reshape(heads, parts, -1, theirs.shape[1])
+        return [split[:, part].reshape(-1, theirs.shape[1]).T for part in range(parts)]
+
+    def save(ours: Sequence[np.ndarray]) -> np.ndarray:
+        split = [array.T.reshape(heads, -1, array.shape[0]) for array in ours]
+        return np.stack(split, axis=1).reshape(-1, ours[0].shape[0])
+
+    return Transform(load, save, lambda shapes: (sum(shape[1] for shape in shapes), shapes[0][0]))
+
+
 def paired_rows(heads: int) -> Transform:
     """Return a transform for the kernel (transposed) or the bias of a query or key projection in GGUF files of Llama.
 

@@ -68,7 +68,7 @@ def size(default: int | None, *, least: int = 1, **options: Any) -> Any:
     return field(default, check, size=True, **options)
 
 
-def flag(default: bool, **options: Any) -> Any:
+def flag(default: bool | None, **options: Any) -> Any:
     """Declare a boolean."""
     return field(default, None, **options)
 

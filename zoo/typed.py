@@ -75,8 +75,26 @@ class BERTFields(TypedDict, total=False):
     num_layers: int
     num_heads: int
     hidden_dim: int
+    head_dim: int | None
     intermediate_dim: int | None
     max_length: int
+    position: str | tuple[str, str]
+    rope_theta: float
+    rope_scaling: dict[str, Any] | None
+    num_buckets: int
+    max_distance: int
+    position_terms: tuple[str, ...]
+    share_position_projections: bool
+    norm_positions: bool
+    norm_first: bool
+    embedding_norm: bool
+    use_bias: bool
+    use_qkv_bias: bool | None
+    use_key_bias: bool | None
+    token_dim: int | None
+    project_embeddings: bool | None
+    num_layer_groups: int | None
+    layers_per_group: int
     type_vocab_size: int
     norm_epsilon: float
     activation: str
@@ -89,6 +107,7 @@ class BERTFields(TypedDict, total=False):
     transform_norm_epsilon: float | None
     pooler: bool
     pooler_activation: str
+    classifier_activation: str | None
     head: str | None
     tie_embeddings: bool
     num_classes: int
@@ -220,7 +239,7 @@ class AnyFields(TypedDict, total=False):
     hidden_dim: int
     intermediate_dim: int | None
     max_length: int
-    position: str
+    position: str | tuple[str, str]
     rope_theta: float
     rope_scaling: dict[str, Any] | None
     attention_scale: float | None
@@ -251,12 +270,25 @@ class AnyFields(TypedDict, total=False):
     bos_token_id: int | None
     eos_token_id: int | tuple[int, ...] | None
     pad_token_id: int | None
+    num_buckets: int
+    max_distance: int
+    position_terms: tuple[str, ...]
+    share_position_projections: bool
+    norm_positions: bool
+    norm_first: bool
+    embedding_norm: bool
+    use_key_bias: bool | None
+    token_dim: int | None
+    project_embeddings: bool | None
+    num_layer_groups: int | None
+    layers_per_group: int
     type_vocab_size: int
     position_offset: int
     transform_activation: str | None
     transform_norm_epsilon: float | None
     pooler: bool
     pooler_activation: str
+    classifier_activation: str | None
     image_size: int
     patch_size: int
     num_channels: int
@@ -267,7 +299,6 @@ class AnyFields(TypedDict, total=False):
     use_mask_token: bool
     distillation_token: bool
     interpolate_antialias: bool
-    use_key_bias: bool | None
     use_output_bias: bool
     pooler_dim: int | None
     classifier: str
@@ -279,11 +310,7 @@ class AnyFields(TypedDict, total=False):
     decoder_head_dim: int | None
     decoder_intermediate_dim: int | None
     numbering: str
-    num_buckets: int
-    max_distance: int
     share_position_bias: bool
-    norm_first: bool
-    embedding_norm: bool
     norm_before_positions: bool
     scale_embeddings: bool
     share_embeddings: bool

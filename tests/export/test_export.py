@@ -169,7 +169,7 @@ def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -
         "gpt": text,
         "bert": {
             **text,
-            **({} if "distilbert" in variant else {"token_type_ids": "sequence"}),
+            **({"token_type_ids": "sequence"} if getattr(model.config, "type_vocab_size", 0) else {}),
             **({"pooling_mask": "sequence"} if "prompt" in variant else {}),
         },
         "transformer": {**sides, "decoder_attention_mask": "target"},
@@ -190,7 +190,8 @@ def test_names_dimensions_and_operators(family: str, variant: str, files: Any) -
         assert node.domain == "", f"{node.op_type} is of {node.domain}"
         for word in ("Dropout", "Random", "Einsum", "PartitionedCall", "PyFunc"):
             assert word not in node.op_type
-    if family in ("bert", "vit") and variant != "dinov3":  # heads are not transposed, unless they are rotated
+    plain = variant != "dinov3" if family == "vit" else family == "bert" and model.config.attention_position == "none"
+    if plain:  # heads are not transposed, unless they are rotated
         newest = export.to_onnx(model, onnx_result.path.with_name(f"{variant}.newest.onnx"), opset=23).path
         graph = onnx.load(newest).graph
         each = [node for node in graph.node if node.op_type == "Attention"]

@@ -21,6 +21,7 @@ from writers import (  # noqa: F401 (they register themselves)
     decoders,
     encoders,
     experts,
+    further_encoders,
     gguf_files,
     images,
     searches,

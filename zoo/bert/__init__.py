@@ -1,6 +1,7 @@
 """BERT: the model is in ``model.py``, the dialects of third-party checkpoints are in ``checkpoints.py``."""
 
 from . import checkpoints
-from .model import BERT, BERTConfig
+from .config import BERTConfig
+from .model import BERT
 
 __all__ = ["BERT", "BERTConfig", "checkpoints"]

@@ -7,6 +7,12 @@ is the masked mean of Reimers & Gurevych 2019 (arXiv:1908.10084). Other models d
 
     RoBERTa (arXiv:1907.11692)     position_offset=2, pad_token_id=1, type_vocab_size=1, norm_epsilon=1e-5
     DistilBERT (arXiv:1910.01108)  type_vocab_size=0, pooler_activation="relu", and no pooler without a head
+    Megatron (arXiv:1909.08053)    norm_first=True, embedding_norm=False
+    ALBERT (arXiv:1909.11942)      token_dim=128, num_layer_groups=1: one set of weights for all layers
+    ELECTRA (arXiv:2003.10555)     token_dim=128, and the discriminator's head
+    MPNet (arXiv:2004.09297)       position=("learned", "relative"), position_offset=2
+    Nomic (arXiv:2402.01613)       position="rotary", activation="swiglu", use_bias=False
+    DeBERTa (arXiv:2006.03654)     position="disentangled" or ("learned", "disentangled"), type_vocab_size=0
 
 Inputs and outputs:
 
@@ -18,31 +24,30 @@ Inputs and outputs:
                                     scores (batch, num_classes)
          "token_classification"     logits (batch, sequence, num_classes)
          "question_answering"       start_logits, end_logits (batch, sequence)
+         "replaced_tokens"          logits (batch, sequence), whether each token was replaced (ELECTRA)
          "sentence_embedding"       sentence_embedding (batch, embedding_dim), and an input pooling_mask
                                     (batch, sequence) with ``pool_prompt=False``; see ``zoo/sentences.py``
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
 from ...layers.blocks import TransformerBlock
-from ...layers.core import Dense, LayerNormalization
+from ...layers.core import Dense, LayerNormalization, fields_for
+from ...layers.disentangled import RelativeEmbeddings
 from ...layers.embedding import TokenEmbedding
 from ...layers.feedforward import ACTIVATIONS
-from ...layers.position import LearnedPositions
+from ...layers.position import encode_positions, position_layer
 from ...signature import Signature, TensorSpec
 from ..base import Intermediates, Tensor, ZooModel, build_each
-from ..config import Config, choice, flag, number, rate, size, token
+from ..config import Config
 from ..registry import register
 from ..sentences import (
-    FUNCTIONS,
-    SentenceConfig,
     pooled_width,
     projections_of,
     scored,
@@ -51,76 +56,7 @@ from ..sentences import (
     sentence_inputs,
     sentence_outputs,
 )
-
-HEADS = (
-    None,
-    "masked_lm",
-    "sequence_classification",
-    "token_classification",
-    "question_answering",
-    "sentence_embedding",
-)
-POOLERS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": ops.tanh, "relu": ops.relu}
-
-
-@dataclass(frozen=True)
-class BERTConfig(SentenceConfig):
-    """Config of ``BERT``. The defaults are those of bert-base-uncased. ``GPTConfig`` documents the other fields.
-
-    Attributes:
-        type_vocab_size: number of token types; 0 for a model without them.
-        position_offset: 0: the token in column i has position i. Otherwise, as in RoBERTa, the i-th token that is not
-            `pad_token_id` has row `position_offset` + i of the position table, and padding has the row before those.
-            `position_ids` in a call start at 0 in both cases.
-        pad_token_id: the token used for padding; required if `position_offset` is not 0.
-        transform_activation, transform_norm_epsilon: activation and normalization epsilon of the masked LM head's
-            transform. Default: those of the body.
-        pooler: whether a model without a head has the dense layer on the first token.
-        pooler_activation: "tanh", or "relu" as in DistilBERT.
-        head: one of ``HEADS``; see the module docstring.
-        tie_embeddings: whether the embedding table is also the masked LM head's output projection.
-        num_classes: number of classes of the two classification heads.
-        score_activation: function of the logits of ``head="sequence_classification"`` that gives the scores of a
-            cross-encoder, one of ``FUNCTIONS``; the output is then a dict of `logits` and `scores`. None for no scores.
-    """
-
-    vocab_size: int = size(30522)
-    num_layers: int = size(12)
-    num_heads: int = size(12)
-    hidden_dim: int = size(768)
-    intermediate_dim: int | None = size(None, derived=lambda c: 4 * c.hidden_dim)
-    max_length: int = size(512)
-    type_vocab_size: int = size(2, least=0)
-    norm_epsilon: float = 1e-12
-    activation: str = choice("gelu", ACTIVATIONS)
-    dropout: float = rate(0.1)
-    attention_dropout: float = rate(0.1)
-    initializer_range: float = number(0.02, training=True)
-    position_offset: int = size(0, least=0)
-    pad_token_id: int | None = token(None, used=lambda c: c.position_offset > 0)
-    transform_activation: str | None = choice(None, ACTIVATIONS, derived=lambda c: c.activation, heads=("masked_lm",))
-    transform_norm_epsilon: float | None = number(None, derived=lambda c: c.norm_epsilon, heads=("masked_lm",))
-    pooler: bool = flag(True, heads=(None,))
-    pooler_activation: str = choice("tanh", POOLERS, used=lambda c: c.pooled)
-    head: str | None = choice(None, HEADS)
-    tie_embeddings: bool = flag(True, heads=("masked_lm",))
-    num_classes: int = size(2, heads=("sequence_classification", "token_classification"))
-    score_activation: str | None = choice(None, FUNCTIONS, heads=("sequence_classification",))
-
-    def check(self) -> None:
-        self.quotient("hidden_dim", "num_heads")
-        if self.position_offset and self.pad_token_id is None:
-            raise ValueError(f"pad_token_id: got None; accepted: a token from 0 to {self.vocab_size - 1}")
-
-    @property
-    def pooled(self) -> bool:
-        """Whether the model has a pooler. As in the published checkpoints, only heads on the first token have one."""
-        return self.head == "sequence_classification" or (self.head is None and self.pooler)
-
-    def least_parameters(self) -> int:
-        rows = self.vocab_size + self.type_vocab_size + self.position_offset + self.max_length
-        rows += self.num_classes if "num_classes" not in self.unused_fields() else 0
-        return self.hidden_dim * (rows + self.num_layers * (self.hidden_dim + (self.intermediate_dim or 0)))
+from .config import HEADS, BERTConfig
 
 
 @register
@@ -137,6 +73,7 @@ class BERT(ZooModel):
         "sequence_classification": "text-classification",
         "token_classification": "token-classification",
         "question_answering": "question-answering",
+        "replaced_tokens": "token-classification",
         "sentence_embedding": "sentence-similarity",
     }
     config_class: ClassVar[type[Config]] = BERTConfig
@@ -164,29 +101,47 @@ class BERT(ZooModel):
         def dense(name: str, units: int) -> Dense:
             return Dense(units, kernel_initializer=initializer.clone(), name=name, **shared)
 
-        self.embedding = TokenEmbedding(
-            c.vocab_size, c.hidden_dim, embeddings_initializer=initializer.clone(), name="embedding", **shared
-        )
+        width = c.token_dim
+        table: dict[str, Any] = {"embeddings_initializer": initializer.clone(), **shared}
+        self.embedding = TokenEmbedding(c.vocab_size, width, name="embedding", **table)
         self.token_types = None
         if c.type_vocab_size:
-            types = {"embeddings_initializer": initializer.clone(), "name": "token_types", **shared}
-            self.token_types = TokenEmbedding(c.type_vocab_size, c.hidden_dim, **types)
-        rows = c.position_offset + c.max_length
-        self.positions = LearnedPositions(
-            rows, c.hidden_dim, embeddings_initializer=initializer.clone(), name="positions", **shared
-        )
-        self.embedding_norm = norm("embedding_norm")
+            self.token_types = TokenEmbedding(c.type_vocab_size, width, name="token_types", **table)
+        options = {**fields_for(position_layer, c), "hidden_dim": width, "initializer": initializer.clone(), **shared}
+        added = {**options, "position": c.added_position, "max_length": c.position_offset + c.max_length}
+        self.positions = position_layer(**added, name="positions")
+        self.attention_positions: Any = None
+        if c.disentangled:
+            epsilon = c.norm_epsilon if c.norm_positions else None
+            options = {
+                "max_distance": c.max_distance or None,
+                "norm_epsilon": epsilon,
+                "name": "attention_positions",
+                **table,
+            }
+            self.attention_positions = RelativeEmbeddings(c.num_buckets, c.max_length, c.hidden_dim, **options)
+        else:
+            inside = {**options, "position": c.attention_position, "bidirectional": True}
+            self.attention_positions = position_layer(**inside, name="attention_positions")
+        self.embedding_norm = norm("embedding_norm") if c.embedding_norm else None
+        self.embedding_projection = dense("embedding_projection", c.hidden_dim) if c.project_embeddings else None
         self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **shared)
+        own = {} if c.disentangled else {"position_terms": None}
         self.blocks = [
-            TransformerBlock.from_fields(
-                c, norm_first=False, kernel_initializer=initializer, name=f"block_{i}", **shared
-            )
-            for i in range(c.num_layers)
+            TransformerBlock.from_fields(c, **own, kernel_initializer=initializer, name=f"block_{i}", **shared)
+            for i in range(max(c.schedule) + 1)
         ]
+        self.final_norm = norm("final_norm") if c.norm_first else None
         self.pooler = dense("pooler", c.hidden_dim) if c.pooled else None
-        self.transform = self.transform_norm = self.lm_head = self.classifier = self.span = None
-        if c.head == "masked_lm":
-            self.transform = dense("transform", c.hidden_dim)
+        self.transform: Any = None
+        self.transform_norm: Any = None
+        self.lm_head: Any = None
+        self.classifier: Any = None
+        self.span: Any = None
+        if c.head == "replaced_tokens":
+            self.transform, self.classifier = dense("transform", c.hidden_dim), dense("classifier", 1)
+        elif c.head == "masked_lm":
+            self.transform = dense("transform", c.token_dim)
             self.transform_norm = norm("transform_norm", c.transform_norm_epsilon)
             if not c.tie_embeddings:
                 kernel: dict[str, Any] = {"kernel_initializer": initializer.clone(), "use_bias": False}
@@ -199,13 +154,15 @@ class BERT(ZooModel):
 
     def build(self, input_shape: Any = None) -> None:
         c = self.config
-        of_all, of_first = (self.transform, self.transform_norm, self.lm_head, self.span), (self.pooler,)
+        of_all, of_first = (self.final_norm, self.transform, self.span), (self.pooler,)
         if c.head == "sequence_classification":
             of_first = (self.pooler, self.classifier)
         else:
             of_all = (*of_all, self.classifier)
-        build_each((None, None), self.embedding, self.token_types, self.positions)
-        build_each((None, None, c.hidden_dim), self.embedding_norm, self.dropout, *self.blocks, *of_all)
+        build_each((None, None), self.embedding, self.token_types, self.positions, self.attention_positions)
+        build_each((None, None, c.token_dim), self.embedding_norm, self.embedding_projection)
+        build_each((None, None, c.hidden_dim), self.dropout, *self.blocks, *of_all)
+        build_each((None, None, c.token_dim), self.transform_norm, self.lm_head)
         build_each((None, c.hidden_dim), *of_first)
         build_each((None, pooled_width(c)), self.projection)
         self.output_bias = None
@@ -222,12 +179,17 @@ class BERT(ZooModel):
         c, named = self.config, self.named_inputs(inputs)
         ids, mask = named["input_ids"], named.get("attention_mask")
         intermediates = Intermediates(output_hidden_states, output_attentions)
-        x = self.embedding(ids)  # (B, T, D)
+        x = self.embedding(ids)  # (B, T, token_dim)
         if self.token_types is not None:
             x = x + self._token_types(self.token_types, named.get("token_type_ids"))
         x = x + self._positions(ids, named.get("position_ids"), x.dtype)
-        x = self.dropout(self.embedding_norm(x), training=training)
-        x = self.run_blocks(self.blocks, x, intermediates, key_mask=mask, training=training)
+        x = x if self.embedding_norm is None else self.embedding_norm(x)
+        x = self.dropout(x, training=training)
+        x = x if self.embedding_projection is None else self.embedding_projection(x)  # (B, T, D), as in the following
+        positions = self.in_attention(ids, named.get("position_ids"))
+        blocks = [self.blocks[i] for i in c.schedule]
+        x = self.run_blocks(blocks, x, intermediates, key_mask=mask, **positions, training=training)
+        x = x if self.final_norm is None else self.final_norm(x)
         if c.head == "sentence_embedding":
             embedding = sentence_embedding(c, x, mask, named.get("pooling_mask"), self.projection)
             return self.finish({"sentence_embedding": embedding}, intermediates.named())
@@ -239,19 +201,37 @@ class BERT(ZooModel):
         # The default token type is 0 for all tokens, so the first row of the table is added to each of them.
         return ops.cast(ops.convert_to_tensor(table.embeddings)[:1], self.compute_dtype)  # (1, D)
 
-    def _positions(self, ids: Tensor, position_ids: Tensor | None, dtype: Any) -> Tensor:
-        """Return the position embeddings, (batch or 1, sequence, hidden_dim)."""
+    def _positions(self, ids: Tensor, position_ids: Tensor | None, dtype: Any) -> Tensor | float:
+        """Return the position embeddings, (batch or 1, sequence, token_dim), or 0 if none are added."""
         offset = self.config.position_offset
-        if position_ids is None and not offset:
+        if self.positions is None:
+            return 0.0
+        if position_ids is None and not offset and self.config.added_position == "learned":
             return ops.cast(self.positions.first(ops.shape(ids)[1]), dtype)
-        if position_ids is None:
+        if position_ids is None and offset:
             kept = ops.cast(ops.not_equal(ids, self.config.pad_token_id), "int32")  # (B, T); as there, without the mask
             position_ids = ops.cumsum(kept, axis=-1) * kept - 1  # (B, T); -1 for padding: the row before the first
+        elif position_ids is None:
+            position_ids = ops.expand_dims(ops.arange(ops.shape(ids)[1]), 0)  # (1, T)
         return self.positions(position_ids + offset)
 
+    def in_attention(self, ids: Tensor, position_ids: Tensor | None = None) -> dict[str, Any]:
+        """Return the positions as arguments of every block, for `ids` (batch, sequence).
+
+        They number the columns, or are `position_ids` (batch, sequence), except for "disentangled" positions.
+        """
+        if self.config.disentangled:
+            return {"relative": self.attention_positions(ids)}
+        places = ops.expand_dims(ops.arange(ops.shape(ids)[1]), 0) if position_ids is None else position_ids
+        return encode_positions(self.attention_positions, places, places).in_attention
+
     def _head(self, x: Tensor, training: bool | None) -> Any:
-        if self.transform is not None and self.transform_norm is not None:
-            x = self.transform_norm(ACTIVATIONS[self.config.transform_activation](self.transform(x)))
+        c = self.config
+        if c.head == "replaced_tokens":
+            x = ACTIVATIONS[c.inner_activation](self.transform(x))
+            return ops.cast(ops.squeeze(self.classifier(x), -1), "float32")  # (B, T)
+        if c.head == "masked_lm":
+            x = self.transform_norm(ACTIVATIONS[c.transform_activation](self.transform(x)))  # (B, T, token_dim)
             if self.lm_head is None:
                 return self.embedding.project(x, self.output_bias)  # (B, T, V)
             return ops.cast(self.lm_head(x), "float32") + ops.cast(self.output_bias, "float32")
@@ -260,11 +240,12 @@ class BERT(ZooModel):
             return {"start_logits": ops.squeeze(start, -1), "end_logits": ops.squeeze(end, -1)}
         pooled = None
         if self.pooler is not None:
-            pooled = POOLERS[self.config.pooler_activation](self.pooler(x[:, 0]))  # (B, D)
+            activation = c.pooler_activation if self.classifier is None else c.classifier_activation
+            pooled = ACTIVATIONS[activation](self.pooler(x[:, 0]))  # (B, D)
         if self.classifier is not None:
             x = self.dropout(x if pooled is None else pooled, training=training)
             logits = ops.cast(self.classifier(x), "float32")  # (B, T, classes) or (B, classes)
-            return logits if pooled is None else scored(self.config, logits)
+            return logits if pooled is None else scored(c, logits)
         result = {"last_hidden_state": ops.cast(x, "float32")}
         return result if pooled is None else {**result, "pooler_output": ops.cast(pooled, "float32")}
 
@@ -282,8 +263,10 @@ class BERT(ZooModel):
             "sequence_classification": scored_outputs(c),
             "token_classification": (TensorSpec("logits", "float32", (*ids, c.num_classes)),),
             "question_answering": tuple(TensorSpec(f"{end}_logits", "float32", ids) for end in ("start", "end")),
+            "replaced_tokens": (TensorSpec("logits", "float32", ids),),
             "sentence_embedding": sentence_outputs(c),
         }
+        places = (TensorSpec("position_ids", "int32", ids, below=c.max_length, optional=True),)
         types = (TensorSpec("token_type_ids", "int32", ids, below=c.type_vocab_size, optional=True),)
         return Signature(
             inputs=(
@@ -291,7 +274,7 @@ class BERT(ZooModel):
                 TensorSpec("attention_mask", "int32", ids, below=2, optional=True, fill=1),
                 *(types if c.type_vocab_size else ()),
                 *sentence_inputs(c),
-                TensorSpec("position_ids", "int32", ids, below=c.max_length, optional=True),
+                *(() if c.position == "disentangled" else places),
             ),
             outputs=outputs[c.head],
             limits={"sequence": c.max_length},
@@ -312,11 +295,24 @@ class BERT(ZooModel):
         heads = {head or "backbone": {**small, "head": head} for head in HEADS}
         roberta = {"position_offset": 2, "pad_token_id": 1, "type_vocab_size": 1}
         distilled = {"type_vocab_size": 0, "pooler_activation": "relu"}
+        deberta = {"position": "disentangled", "type_vocab_size": 0, "num_buckets": 16, "max_distance": 0}
         sentence = {"head": "sentence_embedding", "normalize": True}
         dense = [{"units": 24, "activation": "tanh", "residual": True}, {"units": 12, "use_bias": False}]
         several = {"pooling": ("max", "mean_sqrt_length"), "projections": dense}
         return {
             **heads,
+            "megatron": {**small, "norm_first": True, "embedding_norm": False, "head": None},
+            "albert": {**small, "token_dim": 12, "num_layers": 3, "num_layer_groups": 2, "head": "masked_lm"},
+            "mpnet": {**small, **roberta, "type_vocab_size": 0, "position": ("learned", "relative"), "pooler": False},
+            "nomic": {**small, "position": "rotary", "activation": "swiglu", "use_bias": False, "head_dim": 6},
+            "deberta": {**small, **deberta, "position": ("learned", "disentangled"), "use_key_bias": False},
+            "deberta_v3": {
+                **small,
+                **deberta,
+                "max_distance": 24,
+                "share_position_projections": True,
+                "norm_positions": True,
+            },
             "tanh": {**small, "activation": "gelu_tanh", "type_vocab_size": 3},
             "roberta": {**small, **roberta, "head": "masked_lm"},
             "distilbert": {**small, **distilled, "pooler": False},

@@ -42,7 +42,7 @@ def write_encoder(folder: Path, cls: Any, config: Any, outputs: Sequence[str], l
     model.save_pretrained(folder)
     rng = np.random.default_rng(seed_of(folder))
     rows = ids(rng, (len(LENGTHS), max(LENGTHS)), config.vocab_size)
-    types = torch.tensor(rng.integers(0, getattr(config, "type_vocab_size", 1), tuple(rows.shape)))
+    types = torch.tensor(rng.integers(0, max(getattr(config, "type_vocab_size", 1), 1), tuple(rows.shape)))
     cases = []
     for name in ("right", "left")[: 2 if left else 1]:
         mask = mask_of(LENGTHS, name == "left")

@@ -1,0 +1,138 @@
+"""Reference checkpoints of encoders that differ from BERT in more than names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transformers as hf
+
+from .common import LABELS, SEQUENCE, STATES, golden, labels
+from .encoders import write_encoder
+
+STATE = STATES[:1]
+
+
+def small(cls: Any, **changes: Any) -> Any:
+    sizes = {"vocab_size": 67, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2}
+    return cls(**{**sizes, "num_attention_heads": 2, "max_position_embeddings": 40, **changes})
+
+
+def counted(cls: Any, **changes: Any) -> Any:
+    """Return a config of a model whose positions begin at pad_token_id + 1 = 2."""
+    tokens = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    return small(cls, **{"max_position_embeddings": 42, **tokens, **changes})
+
+
+@golden
+def megatron_bert(folder: Path) -> None:
+    """Pre-norm, with a normalization after the last layer and none of the embeddings."""
+    write_encoder(folder, hf.MegatronBertForMaskedLM, small(hf.MegatronBertConfig), SEQUENCE)
+
+
+@golden
+def xlm_roberta_xl(folder: Path) -> None:
+    """Pre-norm; the head has two layers."""
+    config = counted(hf.XLMRobertaXLConfig, **labels(LABELS))
+    write_encoder(folder, hf.XLMRobertaXLForSequenceClassification, config, SEQUENCE, left=True)
+
+
+@golden
+def roberta_prelayernorm(folder: Path) -> None:
+    """Pre-norm, with normalized embeddings."""
+    config = counted(hf.RobertaPreLayerNormConfig, hidden_act="relu")
+    write_encoder(folder, hf.RobertaPreLayerNormForMaskedLM, config, SEQUENCE, left=True)
+
+
+@golden
+def big_bird(folder: Path) -> None:
+    """Full attention without biases of queries, keys and values; the activation of the head is that of the body."""
+    config = small(hf.BigBirdConfig, attention_type="original_full", use_bias=False, **labels(LABELS))
+    write_encoder(folder, hf.BigBirdForSequenceClassification, config, SEQUENCE)
+
+
+@golden
+def electra(folder: Path) -> None:
+    """The generator: tables narrower than the hidden states, and exact GELU in the head."""
+    config = small(hf.ElectraConfig, embedding_size=12, hidden_act="relu")
+    write_encoder(folder, hf.ElectraForMaskedLM, config, SEQUENCE)
+
+
+@golden
+def electra_discriminator(folder: Path) -> None:
+    """One logit for each token; tables as wide as the hidden states have no projection."""
+    write_encoder(folder, hf.ElectraForPreTraining, small(hf.ElectraConfig, embedding_size=16), SEQUENCE)
+
+
+@golden
+def electra_sequence(folder: Path) -> None:
+    """The dense layer of the head has exact GELU."""
+    config = small(hf.ElectraConfig, embedding_size=12, hidden_act="relu", **labels(LABELS))
+    write_encoder(folder, hf.ElectraForSequenceClassification, config, SEQUENCE)
+
+
+@golden
+def albert(folder: Path) -> None:
+    """Five layers share the weights of two groups."""
+    config = small(hf.AlbertConfig, embedding_size=12, num_hidden_layers=5, num_hidden_groups=2)
+    write_encoder(folder, hf.AlbertForMaskedLM, config, SEQUENCE)
+
+
+@golden
+def albert_backbone(folder: Path) -> None:
+    """Three layers of the same two blocks; the pooler is named without a part."""
+    config = small(hf.AlbertConfig, embedding_size=12, num_hidden_layers=3, inner_group_num=2)
+    write_encoder(folder, hf.AlbertModel, config, STATES)
+
+
+@golden
+def mpnet(folder: Path) -> None:
+    """Relative position biases, shared by all layers, beside learned positions."""
+    write_encoder(folder, hf.MPNetModel, counted(hf.MPNetConfig), STATES, left=True)
+
+
+@golden
+def nomic_bert(folder: Path) -> None:
+    """Rotary positions, SwiGLU and no biases; heads of another size than their share of the width."""
+    write_encoder(folder, hf.NomicBertForMaskedLM, small(hf.NomicBertConfig, head_dim=6), SEQUENCE)
+
+
+@golden
+def nomic_bert_backbone(folder: Path) -> None:
+    """Scaled rotary positions, and no pooler."""
+    rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0}
+    write_encoder(folder, hf.NomicBertModel, small(hf.NomicBertConfig, rope_parameters=rope), STATE)
+
+
+def disentangled(cls: Any, *terms: str, **changes: Any) -> Any:
+    return small(cls, relative_attention=True, pos_att_type=list(terms), **changes)
+
+
+@golden
+def deberta(folder: Path) -> None:
+    """Joined projections without a bias of the keys; a row of the table for each of seven distances."""
+    config = disentangled(hf.DebertaConfig, "c2p", "p2c", max_relative_positions=7)
+    write_encoder(folder, hf.DebertaForMaskedLM, config, SEQUENCE)
+
+
+@golden
+def deberta_backbone(folder: Path) -> None:
+    """One term, token types, and no positions in the embeddings."""
+    config = disentangled(hf.DebertaConfig, "c2p", position_biased_input=False, type_vocab_size=2)
+    write_encoder(folder, hf.DebertaModel, config, STATE)
+
+
+@golden
+def deberta_v2(folder: Path) -> None:
+    """As in the third version: logarithmic buckets of distances, shared projections and a normalized table."""
+    buckets = {"position_buckets": 4, "position_biased_input": False}
+    shared = {"share_att_key": True, "norm_rel_ebd": "layer_norm"}
+    config = disentangled(hf.DebertaV2Config, "p2c", "c2p", **buckets, **shared)
+    write_encoder(folder, hf.DebertaV2ForMaskedLM, config, SEQUENCE)
+
+
+@golden
+def deberta_v2_sequence(folder: Path) -> None:
+    """Projections of the distances of their own; another activation of the pooler."""
+    config = disentangled(hf.DebertaV2Config, "p2c", position_buckets=6, pooler_hidden_act="tanh", **labels(LABELS))
+    write_encoder(folder, hf.DebertaV2ForSequenceClassification, config, SEQUENCE)

@@ -45,6 +45,7 @@ TASKS = {
     "ForMaskedLM": "fill-mask",
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
+    "ElectraForPreTraining": "token-classification",
     "ForQuestionAnswering": "question-answering",
     "ForImageClassification": "image-classification",
     "ForImageClassificationWithTeacher": "image-classification",

@@ -1,12 +1,13 @@
 """Tokenizers of SentencePiece models (Kudo & Richardson 2018, arXiv:1808.06226) as `tokenizers` backends.
 
-These are Llama's ``tokenizer.model`` (BPE), T5's ``spiece.model`` and Marian's ``source.spm`` (both unigram), in
-folders without a tokenizer.json. A model is a protocol buffer (``sentencepiece_model.proto`` of SentencePiece 0.2), of
-which the few entries needed are read here.
+These are Llama's ``tokenizer.model`` (BPE), T5's ``spiece.model`` and Marian's ``source.spm`` (both unigram), and
+``sentencepiece.bpe.model`` of M2M-100, in folders without a tokenizer.json. A model is a protocol buffer
+(``sentencepiece_model.proto`` of SentencePiece 0.2), of which the few entries needed are read here.
 """
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 from ..checks import is_integer
 from .gguf_vocabularies import sentencepiece_bpe
+from .languages import M2M_LANGUAGES, language_token
 from .vocabularies import LARGEST, backend_class, checked, json_of
 
 UNIGRAM, BPE = 1, 2
@@ -107,7 +109,7 @@ def sentencepiece_tokenizer(file: Path, kind: str, config: Mapping[str, Any]) ->
 
     Args:
         file: the model.
-        kind: "llama", "mistral" or "" for Llama's, "t5", "mt5" or "marian".
+        kind: "llama", "mistral" or "" for Llama's, "t5", "mt5", "marian" or "m2m100".
         config: the entries of tokenizer_config.json.
 
     Raises:
@@ -116,12 +118,14 @@ def sentencepiece_tokenizer(file: Path, kind: str, config: Mapping[str, Any]) ->
     model = read_model(file)
     if kind in ("", "llama", "mistral") and model.kind == BPE:
         backend, defaults = _llama(model, file)
+    elif kind in ("m2m100", "m2m_100"):
+        backend, defaults = _m2m(model, file, config)
     elif kind in ("t5", "mt5", "marian") and model.kind == UNIGRAM:
         backend, defaults = _marian(model, file) if kind == "marian" else _t5(model, file, config)
     else:
         raise ValueError(
             f"path: {file}: got a SentencePiece model of type {model.kind} for a tokenizer of kind {kind!r}; accepted: "
-            "a BPE model for Llama, a unigram model for T5 or Marian, or a folder with tokenizer.json"
+            "a BPE model for Llama, a unigram model for T5 or Marian, any for M2M-100, or a folder with tokenizer.json"
         )
     from tokenizers import AddedToken
 
@@ -157,8 +161,8 @@ def _t5(model: Model, file: Path, config: Mapping[str, Any]) -> tuple[Any, dict[
     return backend, {**defaults, "model_input_names": ["input_ids", "attention_mask"]}
 
 
-def _marian(model: Model, file: Path) -> tuple[Any, dict[str, Any]]:
-    """Return the backend for Marian, whose ids are those of vocab.json and whose pieces are those of source.spm."""
+def _vocabulary(model: Model, file: Path) -> tuple[dict[str, int], dict[str, float]]:
+    """Return the ids of vocab.json beside `file`, and the scores of the pieces of the model, which have such ids."""
     ids = json_of(file.with_name("vocab.json"), LARGEST)
     by_id = {number: token for token, number in ids.items() if isinstance(number, int)}
     if sorted(by_id) != list(range(len(ids))) or "<unk>" not in ids:
@@ -168,11 +172,46 @@ def _marian(model: Model, file: Path) -> tuple[Any, dict[str, Any]]:
     scores = {p: s for p, s, kind in zip(model.pieces, model.scores, model.types, strict=True) if kind == NORMAL}
     if missing := sorted(set(scores) - set(ids)):
         raise ValueError(f"path: {file}: got pieces {missing[:4]} that vocab.json does not have; accepted: its tokens")
+    return ids, scores
+
+
+def _with_ids(model: Model, ids: Mapping[str, int], scores: Mapping[str, float], file: Path) -> Any:
+    """Return a unigram backend with the pieces of a model and the ids of a vocab.json."""
+    by_id = {number: token for token, number in ids.items()}
     never = min(scores.values(), default=0.0) - 1e4  # tokens of the other language are never found in a text
     vocabulary = [(by_id[i], scores.get(by_id[i], never)) for i in range(len(ids))]
-    backend = _unigram(model, vocabulary, "<unk>", file)
+    return _unigram(model, vocabulary, "<unk>", file)
+
+
+def _m2m(model: Model, file: Path, config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the backend for M2M-100, whose ids are those of vocab.json, followed by those of the languages."""
+    from tokenizers import AddedToken, models
+
+    ids, scores = _vocabulary(model, file)
+    if model.kind == BPE:
+        own = sentencepiece_bpe(model.pieces, model.scores, model.types, None, str(file))
+        merges = [tuple(pair) for pair in json.loads(own.to_str())["model"]["merges"]]
+        backend = backend_class()(models.BPE(vocab=ids, merges=merges, unk_token="<unk>", fuse_unk=True))
+        _split_at_spaces(backend, model, file)
+    else:
+        backend = _with_ids(model, ids, scores, file)
+    which = config.get("language_codes", "m2m100")
+    if which not in M2M_LANGUAGES:
+        raise ValueError(f"language_codes: got {which!r}; accepted: {list(M2M_LANGUAGES)}")
+    tokens = [language_token("m2m100", code) for code in M2M_LANGUAGES[which].split()]
+    backend.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
+    _end_with(backend, "</s>", file)
+    names = {"bos": "<s>", "eos": "</s>", "sep": "</s>", "unk": "<unk>", "pad": "<pad>"}
+    defaults: dict[str, Any] = {f"{name}_token": token for name, token in names.items()}
+    return backend, {**defaults, "model_input_names": ["input_ids", "attention_mask"]}
+
+
+def _marian(model: Model, file: Path) -> tuple[Any, dict[str, Any]]:
+    """Return the backend for Marian, whose ids are those of vocab.json and whose pieces are those of source.spm."""
     from tokenizers import AddedToken
 
+    ids, scores = _vocabulary(model, file)
+    backend = _with_ids(model, ids, scores, file)
     codes = [token for token in ids if token.startswith(">>") and token.endswith("<<")]  # of target languages
     backend.add_tokens([AddedToken(code, special=False, normalized=False) for code in codes])
     _end_with(backend, "</s>", file)
@@ -182,12 +221,20 @@ def _marian(model: Model, file: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def _unigram(model: Model, vocabulary: list[tuple[str, float]], unk: str, file: Path) -> Any:
-    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import models
 
     place = next((i for i, (piece, _) in enumerate(vocabulary) if piece == unk), None)
     backend = backend_class()(
         checked(f"path: {file}", lambda: models.Unigram(vocabulary, unk_id=place, byte_fallback=BYTE in model.types))
     )
+    _split_at_spaces(backend, model, file)
+    return backend
+
+
+def _split_at_spaces(backend: Any, model: Model, file: Path) -> None:
+    """Set the normalizer of a model and the handling of spaces of SentencePiece."""
+    from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+
     steps: list[Any] = []
     if model.charsmap:
         steps.append(checked(f"path: {file}", lambda: normalizers.Precompiled(model.charsmap)))
@@ -197,7 +244,6 @@ def _unigram(model: Model, vocabulary: list[tuple[str, float]], unk: str, file: 
     space = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always" if model.space else "never")
     backend.pre_tokenizer = space
     backend.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always" if model.space else "never")
-    return backend
 
 
 def _end_with(backend: Any, end: str, file: Path) -> None:

@@ -16,6 +16,7 @@ from .chat import chat_text, check_messages, chosen_template, named_templates
 from .encoding import behind_prompt, encoded_rows, id_list, input_arrays, prompt_length, row_width, with_prompt
 from .gguf_vocabularies import gguf_tokenizer
 from .keras_hub_vocabularies import keras_hub_tokenizer
+from .languages import Languages
 from .lengths import padded, row_limit, side
 from .plain_tokens import NONCHARACTERS, PlainTokens
 from .special_tokens import check_frame, register_special_tokens, set_frame
@@ -30,7 +31,7 @@ from .tokenizer_config import (
     with_backend_settings,
 )
 from .tokenizer_files import file_texts, parse_tokenizer, read_tokenizer, write_files
-from .vocabularies import SPECIAL, checked
+from .vocabularies import SPECIAL, checked, kind_of
 
 Array = np.ndarray
 # Arguments of transformers' ``apply_chat_template`` that are not variables of a template.
@@ -42,7 +43,7 @@ UNKNOWN_HERE = {
 }
 
 
-class Tokenizer:
+class Tokenizer(Languages):
     """A tokenizer with its special tokens, length limit, padding and chat templates.
 
     ``tokenizer(texts)`` returns a model's inputs. ``encode`` and ``decode`` convert a single text to ids and back.
@@ -60,6 +61,7 @@ class Tokenizer:
         default_prompt_name: the prompt that ``tokenizer(texts)`` prepends, or None.
         include_prompt: whether a sentence embedding pools the tokens of the prompt too. If not, ``tokenizer(texts)``
             also returns "pooling_mask".
+        src_lang, tgt_lang: codes of the languages of a translation model; see ``Languages``.
 
     Args:
         backend: a ``tokenizers.Tokenizer``. It is not copied. Its truncation and padding settings become defaults of
@@ -100,6 +102,7 @@ class Tokenizer:
             set_lowercase(backend)
         set_prefix_space(backend, config.get("add_prefix_space"))
         set_frame(backend, self.special_tokens, bos=config.get("add_bos_token"), eos=config.get("add_eos_token"))
+        self._set_languages(config.get("languages") or kind_of(config, None), config)
         check_frame(backend, vocabulary)
         self.chat_templates = named_templates(config.get("chat_template"))
 

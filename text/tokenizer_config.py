@@ -26,6 +26,10 @@ OPTIONS = (
     "prompts",
     "default_prompt_name",
     "include_prompt",
+    "src_lang",
+    "tgt_lang",
+    "legacy_behaviour",
+    "languages",
 )
 BERT_KINDS = ("bert", "distilbert", "electra", "mobilebert", "mpnet")
 # Kinds of BERT's vocabulary whose models have no token types, and classes for any vocabulary, which return none.

@@ -31,7 +31,8 @@ from .vocabularies import (
 CONFIG_FILE, SPECIAL_FILE = "tokenizer_config.json", "special_tokens_map.json"
 TEMPLATE_FILE, TEMPLATES_FOLDER = "chat_template.jinja", "additional_chat_templates"
 MODEL_FILE = "config.json"
-SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "source.spm")
+SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "source.spm", "sentencepiece.bpe.model")
+WITH_VOCABULARY = ("marian", "m2m100", "m2m_100")  # the ids of these are those of a vocab.json
 
 
 def read_tokenizer(path: Path, config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -69,7 +70,7 @@ def _other_vocabulary(path: Path, folder: Path, config: Mapping[str, Any]) -> tu
     """Return the backend and the default config of a folder without tokenizer.json."""
     kind = kind_of(config, json_of(folder / MODEL_FILE, LARGEST_JSON).get("model_type"))
     model = next((folder / name for name in SENTENCEPIECE_FILES if (folder / name).is_file()), None)
-    if not path.is_dir() or model is None or (kind != "marian" and (folder / "vocab.json").is_file()):
+    if not path.is_dir() or model is None or (kind not in WITH_VOCABULARY and (folder / "vocab.json").is_file()):
         return vocabulary_tokenizer(path, folder, config)
     return sentencepiece_tokenizer(model, kind, config)
 
@@ -121,6 +122,7 @@ def file_texts(tokenizer: Any, *, indent: bool) -> dict[str, str]:
         "truncation_side": tokenizer.truncation_side,
         "model_input_names": names,
         "clean_up_tokenization_spaces": False,
+        **tokenizer._language_config(),
     }
     if tokenizer.prompts:
         config |= {"prompts": tokenizer.prompts, "default_prompt_name": tokenizer.default_prompt_name}

@@ -46,6 +46,7 @@ ENDS = ("eos", "eot", "eom")  # GGUF's names for the end of a text, of a turn an
 UNUSED = "unused/"  # name prefix of the weights that no head uses
 LONGEST = 900  # characters; longer error messages are shortened
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "source.spm")
+TOKENIZER_FILES += ("sentencepiece.bpe.model",)
 
 
 @overload

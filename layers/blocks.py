@@ -68,9 +68,8 @@ class TransformerBlock(keras.layers.Layer):
         position_terms, share_position_projections: for ``DisentangledAttention``, which self-attention is unless
             `position_terms` is None.
         qk_norm: normalize query and key heads with `norm_epsilon`; see ``MultiHeadAttention``.
-        norm: "layer_norm" or "rms_norm".
+        norm: "layer_norm", "rms_norm" or another name in ``NORMALIZATIONS``.
         norm_epsilon: epsilon of the normalizations.
-        norm_bias: whether layer normalizations have an offset.
         norm_first: pre-norm if True, post-norm if False.
         use_attention_norm: whether self-attention has a normalization; ModernBERT's first block has none.
         layer_scale: initial value of a ``LayerScale`` on self-attention and feed-forward, or None for no such layer.
@@ -104,7 +103,6 @@ class TransformerBlock(keras.layers.Layer):
         qk_norm: bool = False,
         norm: str = "layer_norm",
         norm_epsilon: float = 1e-6,
-        norm_bias: bool = True,
         norm_first: bool = True,
         use_attention_norm: bool = True,
         layer_scale: float | None = None,
@@ -138,7 +136,6 @@ class TransformerBlock(keras.layers.Layer):
             "qk_norm": qk_norm,
             "norm": norm,
             "norm_epsilon": norm_epsilon,
-            "norm_bias": norm_bias,
             "norm_first": norm_first,
             "use_attention_norm": use_attention_norm,
             "layer_scale": layer_scale,
@@ -182,10 +179,9 @@ class TransformerBlock(keras.layers.Layer):
             name="feedforward",
             **shared,
         )
-        centre: dict[str, Any] = {} if norm_bias or norm != "layer_norm" else {"center": False}
 
         def normalization(name: str) -> Any:
-            return NORMALIZATIONS[norm](epsilon=norm_epsilon, name=name, **centre, **shared)
+            return NORMALIZATIONS[norm](epsilon=norm_epsilon, name=name, **shared)
 
         self.attention_norm: Any = normalization("attention_norm") if use_attention_norm else None
         self.cross_attention_norm: Any = normalization("cross_attention_norm") if cross_attention else None

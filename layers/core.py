@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
@@ -90,7 +91,11 @@ class RMSNormalization(keras.layers.RMSNormalization):
         return F.rms_norm(inputs, self.scale, epsilon=self.epsilon)
 
 
-NORMALIZATIONS = {"layer_norm": LayerNormalization, "rms_norm": RMSNormalization}
+NORMALIZATIONS: dict[str, Callable[..., Any]] = {
+    "layer_norm": LayerNormalization,
+    "layer_norm_without_bias": partial(LayerNormalization, center=False),
+    "rms_norm": RMSNormalization,
+}
 
 
 def fields_for(function: Callable[..., Any], config: Any) -> dict[str, Any]:

@@ -173,6 +173,7 @@ class ZooModel(Served, keras.Model, FineTuning, PairScoring):
         cache: Any = None,
         encoder_key_values: Sequence[tuple[Tensor, Tensor]] | None = None,
         biases: Sequence[Tensor] | None = None,
+        of_blocks: Sequence[Mapping[str, Any]] | None = None,
         **arguments: Any,
     ) -> Tensor:
         """Apply `blocks` in turn and collect the intermediates.
@@ -184,6 +185,7 @@ class ZooModel(Served, keras.Model, FineTuning, PairScoring):
             cache: the key/value cache of all blocks; see ``layers/cache.py``. Each block gets its own part.
             encoder_key_values: one (keys, values) pair for the cross-attention of each block.
             biases: values added to the attention scores of each block, if the blocks have different ones.
+            of_blocks: further arguments for each block, where blocks differ in masks or positions.
             arguments: passed to every block.
 
         Returns:
@@ -193,7 +195,7 @@ class ZooModel(Served, keras.Model, FineTuning, PairScoring):
         recompute = self.gradient_checkpointing and arguments.get("training") and cache is None and not scores_wanted
         intermediates.hidden_states.append(x)
         for i, block in enumerate(blocks):
-            own = dict(arguments)
+            own = {**arguments, **(of_blocks[i] if of_blocks is not None else {})}
             if cache is not None:
                 own["cache"] = functools.partial(cache.update, i)
             if encoder_key_values is not None:

@@ -86,10 +86,16 @@ class BERTFields(TypedDict, total=False):
     position_terms: tuple[str, ...]
     share_position_projections: bool
     norm_positions: bool
+    sliding_window: int | None
+    sliding_rope_theta: float | None
+    layer_types: tuple[str, ...] | None
+    norm: str
     norm_first: bool
+    first_norm: bool
     embedding_norm: bool
     use_bias: bool
     use_qkv_bias: bool | None
+    use_feedforward_bias: bool | None
     use_key_bias: bool | None
     token_dim: int | None
     project_embeddings: bool | None
@@ -105,6 +111,10 @@ class BERTFields(TypedDict, total=False):
     pad_token_id: int | None
     transform_activation: str | None
     transform_norm_epsilon: float | None
+    use_transform_bias: bool
+    use_logits_bias: bool
+    classifier_transform: bool
+    classifier_pooling: str
     pooler: bool
     pooler_activation: str
     classifier_activation: str | None
@@ -275,7 +285,10 @@ class AnyFields(TypedDict, total=False):
     position_terms: tuple[str, ...]
     share_position_projections: bool
     norm_positions: bool
+    sliding_rope_theta: float | None
+    layer_types: tuple[str, ...] | None
     norm_first: bool
+    first_norm: bool
     embedding_norm: bool
     use_key_bias: bool | None
     token_dim: int | None
@@ -286,6 +299,10 @@ class AnyFields(TypedDict, total=False):
     position_offset: int
     transform_activation: str | None
     transform_norm_epsilon: float | None
+    use_transform_bias: bool
+    use_logits_bias: bool
+    classifier_transform: bool
+    classifier_pooling: str
     pooler: bool
     pooler_activation: str
     classifier_activation: str | None
@@ -315,7 +332,6 @@ class AnyFields(TypedDict, total=False):
     scale_embeddings: bool
     share_embeddings: bool
     scale_outputs: bool
-    use_logits_bias: bool
     decoder_start_token_id: int
     embedding_dim: int | None
     cell: str

@@ -121,7 +121,8 @@ def test_batch_of_unequal_lengths_against_rows_without_padding(family: str, vari
     if by_id or model.config.to_dict().get("numbering") == "tokens":  # these find their padding by the id alone
         inputs["input_ids"] = np.where(mask, np.maximum(inputs["input_ids"], 2), model.config.pad_token_id)
     given = {**inputs, "attention_mask": mask}
-    by_columns = family == "bert" and model.config.disentangled  # between two tokens, padding counts as a distance
+    # Between two tokens, padding counts as a distance there.
+    by_columns = family == "bert" and (model.config.disentangled or model.config.sliding_window is not None)
     counts_tokens = family == "bert" and model.config.position_offset and model.config.attention_position == "none"
     if takes_positions(model) and not counts_tokens:  # position ids number columns, but tokens in RoBERTa
         right = np.isin(range(len(ROWS)), SIDES["right"])[:, None]
@@ -214,7 +215,7 @@ def test_attention_without_positions_is_permutation_equivariant(rng: Any) -> Non
     assert np.abs(numpy(layer(x)) - numpy(layer(x))[:, order]).max() > 1e-2
 
 
-@every_variant([pair for pair in TEXT if pair[0] == "bert" and "deberta" not in pair[1]])
+@every_variant([pair for pair in TEXT if pair[0] == "bert" and "deberta" not in pair[1] and pair[1] != "modernbert"])
 def test_bert_is_equivariant_without_positions_only(family: str, variant: str, rng: Any) -> None:
     model = shared(family, variant)
     inputs = inputs_for(model, rng)
@@ -276,7 +277,7 @@ def arguments_of_blocks(model: Any, inputs: dict[str, np.ndarray]) -> list[dict[
         biases = options.pop("biases", None)
         return [{**options, **({} if biases is None else {"bias": biases[i]})} for i in blocks]
     if model.family == "bert":
-        return [{"key_mask": mask, **model.in_attention(inputs["input_ids"])} for _ in blocks]
+        return model.of_blocks(inputs["input_ids"], mask)
     context = causal_context(LENGTH, mask, window=model.config.sliding_window)
     options = encode_positions(model.position_layer, context.query_positions, context.key_positions).in_attention
     if "attention_mask" in context.masks:
@@ -307,7 +308,7 @@ def test_intermediates(family: str, variant: str, rng: Any) -> None:
     assert len(states) == len(schedule) + 1 and len(attentions) == len(schedule)
     arguments = arguments_of_blocks(model, inputs)
     for i, step in enumerate(schedule):
-        expected, scores = model.blocks[step](states[i], return_attention_scores=True, **arguments[step])
+        expected, scores = model.blocks[step](states[i], return_attention_scores=True, **arguments[i])
         scaled(states[i + 1], numpy(expected))
         close(attentions[i], numpy(scores), atol=1e-6)
     if "last_hidden_state" in plain:
@@ -319,6 +320,12 @@ def test_intermediates(family: str, variant: str, rng: Any) -> None:
     keep = np.ones((3, 1, tokens, tokens), bool)
     if family in ("gpt", "bert"):
         keep &= mask.astype(bool)[:, None, None]
+    if family == "bert" and model.config.sliding_window is not None:
+        near = np.abs(np.subtract.outer(range(tokens), range(tokens))) <= model.config.sliding_window // 2
+        local = [np.broadcast_to(keep & near, attentions[0].shape), np.broadcast_to(keep, attentions[0].shape)]
+        for kind, weights in zip(model.config.layer_types, attentions, strict=True):
+            assert ((weights > 0) == local[kind == "full_attention"]).all()
+        return
     if family == "gpt":
         keep &= np.tri(tokens, dtype=bool)
         window = model.config.sliding_window

@@ -9,6 +9,7 @@ from .bert_types import BERT_LIKE, DISTILBERT, classes, roberta
 from .deberta_types import DEBERTA, DEBERTA_V2
 from .keras_hub import KERAS_BERT
 from .model import BERT
+from .modernbert_types import MODERNBERT
 
 BERT.dialects = {
     "bert": BERT_LIKE,
@@ -34,5 +35,6 @@ BERT.dialects = {
     "nomic_bert": further.NOMIC,
     "deberta": DEBERTA,
     "deberta-v2": DEBERTA_V2,
+    "modernbert": MODERNBERT,
 }
 BERT.keras_hub_dialects = {"Bert": KERAS_BERT}

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ...layers.core import NORMALIZATIONS
 from ...layers.disentangled import TERMS
 from ...layers.feedforward import ACTIVATIONS, GATED
 from ...layers.position import POSITIONS, check_position
 from ...layers.rotary import check_scaling
 from ..config import choice, field, flag, number, rate, size, token
+from ..layer_kinds import SLIDING, layer_types
 from ..sentences import FUNCTIONS, SentenceConfig
 
 HEADS = (
@@ -21,6 +23,7 @@ HEADS = (
     "replaced_tokens",
     "sentence_embedding",
 )
+TRANSFORMED = ("sequence_classification", "token_classification", "question_answering")
 IN_ATTENTION = ("rotary", "rotary_interleaved", "alibi", "relative", "disentangled")
 ADDED = tuple(word for word in POSITIONS if word not in (*IN_ATTENTION, "none"))
 WORDS = (*POSITIONS, "disentangled")
@@ -59,6 +62,12 @@ class BERTConfig(SentenceConfig):
         position_terms, share_position_projections: options of "disentangled" positions; see
             ``layers.DisentangledAttention``.
         norm_positions: whether the table of "disentangled" positions is normalized.
+        sliding_window: a token attends to those at most `sliding_window` // 2 away, in all layers or in those of the
+            kind "sliding_attention" of `layer_types`; None for all tokens.
+        sliding_rope_theta: `rope_theta` of these layers. Default: the same.
+        layer_types: the kind of each layer, "full_attention" or "sliding_attention"; None if all are of one kind.
+        norm, norm_epsilon: the normalization layer, a name in ``layers.core.NORMALIZATIONS``, and its epsilon.
+        first_norm: whether the first block of a pre-norm model normalizes before attention.
         norm_first: normalize before attention and feed-forward network, and once after the last block.
         embedding_norm: whether the embeddings are normalized.
         token_dim: width of the embedding tables. Default: `hidden_dim`.
@@ -78,6 +87,11 @@ class BERTConfig(SentenceConfig):
         pooler_activation: "tanh", "relu" as in DistilBERT, or another.
         classifier_activation: the same for the dense layer on the first token of ``head="sequence_classification"``.
             Default: `pooler_activation`.
+        use_transform_bias: whether the dense layer of the transform has a bias.
+        use_logits_bias: whether the logits of the masked LM head have a bias.
+        classifier_transform: whether the heads for classification and for question answering begin with a transform
+            like that of the masked LM head, as in ModernBERT, instead of the dense layer on the first token.
+        classifier_pooling: what such a head for sequence classification reads: the "first" token or the "mean".
         head: one of ``HEADS``; see the module docstring.
         tie_embeddings: whether the embedding table is also the masked LM head's output projection.
         num_classes: number of classes of the two classification heads.
@@ -100,10 +114,16 @@ class BERTConfig(SentenceConfig):
     position_terms: tuple[str, ...] = field(TERMS, _terms, used=lambda c: c.disentangled)
     share_position_projections: bool = flag(False, used=lambda c: c.disentangled)
     norm_positions: bool = flag(False, used=lambda c: c.disentangled)
+    sliding_window: int | None = size(None)
+    sliding_rope_theta: float | None = number(None, used=lambda c: c.rotary and c.sliding_window is not None)
+    layer_types: tuple[str, ...] | None = layer_types()
+    norm: str = choice("layer_norm", NORMALIZATIONS)
     norm_first: bool = False
+    first_norm: bool = flag(True, used=lambda c: c.norm_first)
     embedding_norm: bool = True
     use_bias: bool = True
     use_qkv_bias: bool | None = flag(None, derived=lambda c: c.use_bias)
+    use_feedforward_bias: bool | None = flag(None, derived=lambda c: c.use_bias)
     use_key_bias: bool | None = flag(None, derived=lambda c: c.use_bias if c.use_qkv_bias is None else c.use_qkv_bias)
     token_dim: int | None = size(None, derived=lambda c: c.hidden_dim)
     project_embeddings: bool | None = flag(None, derived=lambda c: c.token_dim not in (None, c.hidden_dim))
@@ -120,10 +140,16 @@ class BERTConfig(SentenceConfig):
     transform_activation: str | None = choice(
         None,
         ACTIVATIONS,
-        derived=lambda c: GATED.get(c.activation, c.activation),
-        heads=("masked_lm", "replaced_tokens"),
+        derived=lambda c: c.inner_activation,
+        used=lambda c: c.transformed,
     )
-    transform_norm_epsilon: float | None = number(None, derived=lambda c: c.norm_epsilon, heads=("masked_lm",))
+    transform_norm_epsilon: float | None = number(None, derived=lambda c: c.norm_epsilon, used=lambda c: c.transformed)
+    use_transform_bias: bool = flag(True, used=lambda c: c.transformed)
+    use_logits_bias: bool = flag(True, heads=("masked_lm",))
+    classifier_transform: bool = flag(False, heads=TRANSFORMED)
+    classifier_pooling: str = choice(
+        "first", ("first", "mean"), used=lambda c: c.classifier_transform and c.head == "sequence_classification"
+    )
     pooler: bool = flag(True, heads=(None,))
     pooler_activation: str = choice("tanh", ACTIVATIONS, used=lambda c: c.head is None and c.pooler)
     classifier_activation: str | None = choice(
@@ -139,6 +165,10 @@ class BERTConfig(SentenceConfig):
         for position in (self.added_position, self.attention_position):
             if position != "disentangled":
                 check_position(position, hidden_dim=self.token_dim or 0, head_dim=self.head_dim or 0)
+        if self.layer_types is not None and SLIDING in self.layer_types and self.sliding_window is None:
+            raise ValueError("sliding_window: got None with layer_types of sliding_attention; accepted: an integer")
+        if self.num_layer_groups is not None and self.layer_types is not None:
+            raise ValueError("num_layer_groups: got a number with layer_types; accepted: None")
         if (groups := self.num_layer_groups or 1) > self.num_layers:
             raise ValueError(f"num_layer_groups: got {groups}; accepted: at most num_layers={self.num_layers}")
         if not self.project_embeddings and self.token_dim != self.hidden_dim:
@@ -186,7 +216,18 @@ class BERTConfig(SentenceConfig):
     @property
     def pooled(self) -> bool:
         """Whether the model has a pooler. As in the published checkpoints, only heads on the first token have one."""
-        return self.head == "sequence_classification" or (self.head is None and self.pooler)
+        classifies = self.head == "sequence_classification" and not self.classifier_transform
+        return classifies or (self.head is None and self.pooler)
+
+    @property
+    def transformed(self) -> bool:
+        """Whether the head begins with a dense layer and a normalization."""
+        return self.head == "masked_lm" or (self.classifier_transform and self.head in TRANSFORMED)
+
+    @property
+    def transform_dim(self) -> int:
+        """The width of this dense layer."""
+        return (self.token_dim or 0) if self.head == "masked_lm" else self.hidden_dim
 
     def least_parameters(self) -> int:
         rows = self.vocab_size + self.type_vocab_size

@@ -13,6 +13,7 @@ is the masked mean of Reimers & Gurevych 2019 (arXiv:1908.10084). Other models d
     MPNet (arXiv:2004.09297)       position=("learned", "relative"), position_offset=2
     Nomic (arXiv:2402.01613)       position="rotary", activation="swiglu", use_bias=False
     DeBERTa (arXiv:2006.03654)     position="disentangled" or ("learned", "disentangled"), type_vocab_size=0
+    ModernBERT (arXiv:2412.13663)  norm_first=True, position="rotary", activation="geglu_erf", layer_types=(…)
 
 Inputs and outputs:
 
@@ -31,21 +32,24 @@ Inputs and outputs:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
+from ...layers import functional as F
 from ...layers.blocks import TransformerBlock
-from ...layers.core import Dense, LayerNormalization, fields_for
+from ...layers.core import NORMALIZATIONS, Dense, fields_for
 from ...layers.disentangled import RelativeEmbeddings
 from ...layers.embedding import TokenEmbedding
 from ...layers.feedforward import ACTIVATIONS
 from ...layers.position import encode_positions, position_layer
+from ...layers.rotary import RotaryEmbedding
 from ...signature import Signature, TensorSpec
 from ..base import Intermediates, Tensor, ZooModel, build_each
 from ..config import Config
+from ..layer_kinds import SLIDING
 from ..registry import register
 from ..sentences import (
     pooled_width,
@@ -95,11 +99,11 @@ class BERT(ZooModel):
         shared: dict[str, Any] = {"dtype": self.dtype_policy}
         initializer = keras.initializers.TruncatedNormal(stddev=c.initializer_range)
 
-        def norm(name: str, epsilon: float = c.norm_epsilon) -> LayerNormalization:
-            return LayerNormalization(epsilon=epsilon, name=name, **shared)
+        def norm(name: str, epsilon: float = c.norm_epsilon) -> Any:
+            return NORMALIZATIONS[c.norm](epsilon=epsilon, name=name, **shared)
 
-        def dense(name: str, units: int) -> Dense:
-            return Dense(units, kernel_initializer=initializer.clone(), name=name, **shared)
+        def dense(name: str, units: int, use_bias: bool = True) -> Dense:
+            return Dense(units, use_bias=use_bias, kernel_initializer=initializer.clone(), name=name, **shared)
 
         width = c.token_dim
         table: dict[str, Any] = {"embeddings_initializer": initializer.clone(), **shared}
@@ -123,38 +127,48 @@ class BERT(ZooModel):
         else:
             inside = {**options, "position": c.attention_position, "bidirectional": True}
             self.attention_positions = position_layer(**inside, name="attention_positions")
+        self.sliding_positions: Any = None
+        if c.rotary and c.sliding_rope_theta is not None:
+            self.sliding_positions = RotaryEmbedding(c.head_dim, c.sliding_rope_theta, name="sliding", **shared)
         self.embedding_norm = norm("embedding_norm") if c.embedding_norm else None
         self.embedding_projection = dense("embedding_projection", c.hidden_dim) if c.project_embeddings else None
         self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **shared)
-        own = {} if c.disentangled else {"position_terms": None}
+        own: dict[str, Any] = {"kernel_initializer": initializer, **shared}
+        own |= {} if c.disentangled else {"position_terms": None}
         self.blocks = [
-            TransformerBlock.from_fields(c, **own, kernel_initializer=initializer, name=f"block_{i}", **shared)
+            TransformerBlock.from_fields(c, use_attention_norm=i > 0 or c.first_norm, name=f"block_{i}", **own)
             for i in range(max(c.schedule) + 1)
         ]
         self.final_norm = norm("final_norm") if c.norm_first else None
+        self._build_head(dense, norm)
+
+    def _build_head(self, dense: Callable[..., Dense], norm: Callable[..., Any]) -> None:
+        """Create the layers of the head."""
+        c = self.config
         self.pooler = dense("pooler", c.hidden_dim) if c.pooled else None
         self.transform: Any = None
         self.transform_norm: Any = None
         self.lm_head: Any = None
         self.classifier: Any = None
         self.span: Any = None
+        if c.transformed:
+            self.transform = dense("transform", c.transform_dim, c.use_transform_bias)
+            self.transform_norm = norm("transform_norm", c.transform_norm_epsilon)
         if c.head == "replaced_tokens":
             self.transform, self.classifier = dense("transform", c.hidden_dim), dense("classifier", 1)
         elif c.head == "masked_lm":
-            self.transform = dense("transform", c.token_dim)
-            self.transform_norm = norm("transform_norm", c.transform_norm_epsilon)
             if not c.tie_embeddings:
-                kernel: dict[str, Any] = {"kernel_initializer": initializer.clone(), "use_bias": False}
-                self.lm_head = Dense(c.vocab_size, name="lm_head", **kernel, **shared)
+                self.lm_head = dense("lm_head", c.vocab_size, use_bias=False)
         elif c.head in ("sequence_classification", "token_classification"):
             self.classifier = dense("classifier", c.num_classes)
         elif c.head == "question_answering":
             self.span = dense("span", 2)
-        self.projection = projections_of(c, **shared)
+        self.projection = projections_of(c, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any = None) -> None:
         c = self.config
         of_all, of_first = (self.final_norm, self.transform, self.span), (self.pooler,)
+        build_each((None, None, c.transform_dim), self.transform_norm)
         if c.head == "sequence_classification":
             of_first = (self.pooler, self.classifier)
         else:
@@ -162,11 +176,11 @@ class BERT(ZooModel):
         build_each((None, None), self.embedding, self.token_types, self.positions, self.attention_positions)
         build_each((None, None, c.token_dim), self.embedding_norm, self.embedding_projection)
         build_each((None, None, c.hidden_dim), self.dropout, *self.blocks, *of_all)
-        build_each((None, None, c.token_dim), self.transform_norm, self.lm_head)
+        build_each((None, None, c.token_dim), self.lm_head)
         build_each((None, c.hidden_dim), *of_first)
         build_each((None, pooled_width(c)), self.projection)
         self.output_bias = None
-        if c.head == "masked_lm":
+        if c.head == "masked_lm" and c.use_logits_bias:
             self.output_bias = self.add_weight(name="output_bias", shape=(c.vocab_size,), initializer="zeros")
 
     def call(
@@ -186,14 +200,13 @@ class BERT(ZooModel):
         x = x if self.embedding_norm is None else self.embedding_norm(x)
         x = self.dropout(x, training=training)
         x = x if self.embedding_projection is None else self.embedding_projection(x)  # (B, T, D), as in the following
-        positions = self.in_attention(ids, named.get("position_ids"))
-        blocks = [self.blocks[i] for i in c.schedule]
-        x = self.run_blocks(blocks, x, intermediates, key_mask=mask, **positions, training=training)
+        blocks, of_blocks = [self.blocks[i] for i in c.schedule], self.of_blocks(ids, mask, named.get("position_ids"))
+        x = self.run_blocks(blocks, x, intermediates, of_blocks=of_blocks, training=training)
         x = x if self.final_norm is None else self.final_norm(x)
         if c.head == "sentence_embedding":
             embedding = sentence_embedding(c, x, mask, named.get("pooling_mask"), self.projection)
             return self.finish({"sentence_embedding": embedding}, intermediates.named())
-        return self.finish(self._head(x, training), intermediates.named())
+        return self.finish(self._head(x, mask, training), intermediates.named())
 
     def _token_types(self, table: TokenEmbedding, token_type_ids: Tensor | None) -> Tensor:
         if token_type_ids is not None:
@@ -215,26 +228,43 @@ class BERT(ZooModel):
             position_ids = ops.expand_dims(ops.arange(ops.shape(ids)[1]), 0)  # (1, T)
         return self.positions(position_ids + offset)
 
-    def in_attention(self, ids: Tensor, position_ids: Tensor | None = None) -> dict[str, Any]:
-        """Return the positions as arguments of every block, for `ids` (batch, sequence).
+    def of_blocks(
+        self, ids: Tensor, mask: Tensor | None = None, position_ids: Tensor | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the masks and positions for each step of the encoder, for `ids` (batch, sequence).
 
-        They number the columns, or are `position_ids` (batch, sequence), except for "disentangled" positions.
+        Positions number the columns, or are `position_ids` (batch, sequence), except for "disentangled" ones.
         """
-        if self.config.disentangled:
-            return {"relative": self.attention_positions(ids)}
-        places = ops.expand_dims(ops.arange(ops.shape(ids)[1]), 0) if position_ids is None else position_ids
-        return encode_positions(self.attention_positions, places, places).in_attention
+        c, columns = self.config, ops.expand_dims(ops.arange(ops.shape(ids)[1]), 0)  # (1, T)
+        if c.disentangled:
+            return [{"key_mask": mask, "relative": self.attention_positions(ids)}] * len(c.schedule)
+        places = columns if position_ids is None else position_ids
+        everywhere = {"key_mask": mask, **encode_positions(self.attention_positions, places, places).in_attention}
+        if c.sliding_window is None:
+            return [everywhere] * len(c.schedule)
+        near = ops.abs(ops.expand_dims(columns, 1) - ops.expand_dims(columns, 2)) <= c.sliding_window // 2  # (1, T, T)
+        if mask is not None:
+            near = ops.logical_and(near, ops.expand_dims(F.boolean_mask(mask, "attention_mask"), 1))  # (B, T, T)
+        nearby = {**everywhere, "key_mask": None, "attention_mask": near}
+        if self.sliding_positions is not None:
+            nearby["rotary"] = self.sliding_positions(places)
+        kinds = c.layer_types or (SLIDING,) * c.num_layers
+        return [nearby if kind == SLIDING else everywhere for kind in kinds]
 
-    def _head(self, x: Tensor, training: bool | None) -> Any:
+    def _head(self, x: Tensor, mask: Tensor | None, training: bool | None) -> Any:
         c = self.config
         if c.head == "replaced_tokens":
             x = ACTIVATIONS[c.inner_activation](self.transform(x))
             return ops.cast(ops.squeeze(self.classifier(x), -1), "float32")  # (B, T)
+        if c.head == "sequence_classification" and self.pooler is None:
+            x = self._pooled(x, mask)  # (B, D)
+        if c.transformed:
+            x = self.transform_norm(ACTIVATIONS[c.transform_activation](self.transform(x)))  # (…, transform_dim)
         if c.head == "masked_lm":
-            x = self.transform_norm(ACTIVATIONS[c.transform_activation](self.transform(x)))  # (B, T, token_dim)
             if self.lm_head is None:
                 return self.embedding.project(x, self.output_bias)  # (B, T, V)
-            return ops.cast(self.lm_head(x), "float32") + ops.cast(self.output_bias, "float32")
+            logits = ops.cast(self.lm_head(x), "float32")
+            return logits if self.output_bias is None else logits + ops.cast(self.output_bias, "float32")
         if self.span is not None:
             start, end = ops.split(ops.cast(self.span(x), "float32"), 2, axis=-1)  # (B, T, 1) each
             return {"start_logits": ops.squeeze(start, -1), "end_logits": ops.squeeze(end, -1)}
@@ -245,9 +275,16 @@ class BERT(ZooModel):
         if self.classifier is not None:
             x = self.dropout(x if pooled is None else pooled, training=training)
             logits = ops.cast(self.classifier(x), "float32")  # (B, T, classes) or (B, classes)
-            return logits if pooled is None else scored(c, logits)
+            return scored(c, logits) if c.head == "sequence_classification" else logits
         result = {"last_hidden_state": ops.cast(x, "float32")}
         return result if pooled is None else {**result, "pooler_output": ops.cast(pooled, "float32")}
+
+    def _pooled(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the first of the hidden states `x` (B, T, D), or the mean of those that `mask` keeps: (B, D)."""
+        if self.config.classifier_pooling == "first":
+            return x[:, 0]
+        kept = ops.ones_like(x[..., :1]) if mask is None else ops.expand_dims(ops.cast(mask, x.dtype), -1)  # (B, T, 1)
+        return ops.sum(x * kept, axis=1) / ops.maximum(ops.sum(kept, axis=1), 1.0)
 
     @property
     def signature(self) -> Signature:
@@ -312,6 +349,18 @@ class BERT(ZooModel):
                 "max_distance": 24,
                 "share_position_projections": True,
                 "norm_positions": True,
+            },
+            "modernbert": {
+                **{**small, "num_layers": 3, "norm_first": True, "first_norm": False, "position": "rotary"},
+                **{
+                    "norm": "layer_norm_without_bias",
+                    "use_bias": False,
+                    "activation": "geglu_erf",
+                    "type_vocab_size": 0,
+                },
+                **{"sliding_window": 4, "sliding_rope_theta": 500.0, "use_transform_bias": False},
+                **{"head": "sequence_classification", "classifier_transform": True, "classifier_pooling": "mean"},
+                "layer_types": ("full_attention", "sliding_attention", "sliding_attention"),
             },
             "tanh": {**small, "activation": "gelu_tanh", "type_vocab_size": 3},
             "roberta": {**small, **roberta, "head": "masked_lm"},

@@ -7,7 +7,7 @@ from typing import Any
 
 import transformers as hf
 
-from .common import LABELS, SEQUENCE, STATES, golden, labels
+from .common import LABELS, SEQUENCE, STATES, TAGS, golden, labels
 from .encoders import write_encoder
 
 STATE = STATES[:1]
@@ -136,3 +136,30 @@ def deberta_v2_sequence(folder: Path) -> None:
     """Projections of the distances of their own; another activation of the pooler."""
     config = disentangled(hf.DebertaV2Config, "p2c", position_buckets=6, pooler_hidden_act="tanh", **labels(LABELS))
     write_encoder(folder, hf.DebertaV2ForSequenceClassification, config, SEQUENCE)
+
+
+def modern(**changes: Any) -> Any:
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+    return small(hf.ModernBertConfig, num_hidden_layers=3, local_attention=6, **tokens, **changes)
+
+
+@golden
+def modernbert(folder: Path) -> None:
+    """Local attention in two of three layers, two bases of rotary positions, no biases; no norm in front of all."""
+    write_encoder(folder, hf.ModernBertForMaskedLM, modern(), SEQUENCE)
+
+
+@golden
+def modernbert_sequence(folder: Path) -> None:
+    """The mean of the tokens; all the biases that the config can ask for; the second layer alone is local."""
+    biases = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True)
+    kinds = ["full_attention", "sliding_attention", "full_attention"]
+    config = modern(classifier_pooling="mean", layer_types=kinds, **biases, **labels(LABELS))
+    write_encoder(folder, hf.ModernBertForSequenceClassification, config, SEQUENCE)
+
+
+@golden
+def modernbert_token(folder: Path) -> None:
+    """The classifier follows the transform of the masked LM head; the activation is another."""
+    config = modern(classifier_activation="relu", global_attn_every_n_layers=2, **labels(TAGS))
+    write_encoder(folder, hf.ModernBertForTokenClassification, config, SEQUENCE)

@@ -23,7 +23,6 @@ Tensor = Any
 
 CLAMPED = "clamped_swiglu"
 ALPHA, LIMIT = 1.702, 7.0  # of the clamped activation
-UNROLLED = 8  # blocks that are multiplied one by one, without a copy of the kernels
 
 
 class Groups(NamedTuple):
@@ -98,11 +97,8 @@ def grouped_dense(inputs: Tensor, experts: Tensor, kernel: Tensor, bias: Tensor 
         bias: (experts, out) or None.
     """
     kernel = ops.convert_to_tensor(kernel)
-    if inputs.shape[0] is not None and inputs.shape[0] <= UNROLLED:  # a slice, unlike a lookup, is not copied
-        parts = [ops.matmul(inputs[g], kernel[experts[g]]) for g in range(inputs.shape[0])]
-        x = ops.stack(parts)  # (G, rows, out)
-    else:
-        x = ops.matmul(inputs, ops.take(kernel, experts, axis=0))
+    # A slice of each kernel would not be copied, but XLA rearranges the whole weight before it slices.
+    x = ops.matmul(inputs, ops.take(kernel, experts, axis=0))  # (G, rows, out)
     return x if bias is None else x + ops.expand_dims(ops.take(bias, experts, axis=0), 1)
 
 

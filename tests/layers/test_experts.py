@@ -70,7 +70,7 @@ def expected(layer: layers.MixtureOfExperts, x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("experts", "chosen"), [(4, 2), (16, 3), (3, 3), (1, 1)])
 def test_outputs(kind: str, experts: int, chosen: int, rng: Any) -> None:
-    """Cover one token, blocks that are multiplied one by one, lookups of kernels, and blocks of several rows."""
+    """Cover one token, blocks of one row, and blocks of several rows."""
     layer = built(rng, experts, chosen, **KINDS[kind])
     for shape in [(1, 1), (2, 1), (1, 5), (2, 40)]:
         x = rng.normal(size=(*shape, WIDTH)).astype("float32")

@@ -41,9 +41,10 @@ class Groups(NamedTuple):
 
 @F.primitive
 def group_by_expert(chosen: Tensor, num_experts: int) -> Groups:
-    """Group pairs by expert into blocks of ``ceil(pairs / num_experts)`` rows.
+    """Group pairs by expert into blocks of ``ceil(2 · pairs / num_experts)`` rows: twice the mean number of an expert.
 
-    There are at most as many blocks as pairs, and at most 2 `num_experts`: one of every expert may be partly filled.
+    There are at most as many blocks as pairs, and at most 3/2 `num_experts`: half as many full blocks, and one that is
+    partly filled for every expert. Where the choice is about even, one block for each expert is enough.
 
     Args:
         chosen: (tokens, k) int32, the experts of every token, all different in a row.
@@ -52,9 +53,9 @@ def group_by_expert(chosen: Tensor, num_experts: int) -> Groups:
     if chosen.shape[0] is not None and chosen.shape[0] * chosen.shape[1] <= num_experts:  # blocks of one row
         return _pairs(chosen)
     count = ops.shape(chosen)[0] * chosen.shape[1]  # P
-    rows = (count + num_experts - 1) // num_experts
-    blocks = ops.minimum(count, 2 * num_experts) if chosen.shape[0] is None else min(count, 2 * num_experts)
-    return grouped(chosen, num_experts, rows, lambda _: blocks)
+    most = num_experts + num_experts // 2
+    blocks = ops.minimum(count, most) if chosen.shape[0] is None else min(count, most)
+    return grouped(chosen, num_experts, lambda _: blocks)
 
 
 def _pairs(chosen: Tensor) -> Groups:
@@ -65,9 +66,10 @@ def _pairs(chosen: Tensor) -> Groups:
     return Groups(rows, ops.reshape(chosen, (-1,)), places)
 
 
-def grouped(chosen: Tensor, num_experts: int, rows: Any, blocks: Callable[[Tensor], Any]) -> Groups:
-    """Group pairs into blocks of `rows` rows; `blocks` returns the number of blocks from the number of those in use."""
+def grouped(chosen: Tensor, num_experts: int, blocks: Callable[[Tensor], Any]) -> Groups:
+    """Do the same as ``group_by_expert``. `blocks` returns the number of blocks from the number of those in use."""
     k = chosen.shape[1]
+    rows = (2 * ops.shape(chosen)[0] * k + num_experts - 1) // num_experts
     experts = ops.expand_dims(ops.arange(num_experts, dtype="int32"), 0)  # (1, E)
     pairs = ops.reshape(chosen, (-1, 1))  # (P, 1)
     hot = ops.cast(ops.equal(pairs, experts), "int32")  # (P, E)

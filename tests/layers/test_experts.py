@@ -103,7 +103,7 @@ def test_groups(tokens: int, rng: Any) -> None:
     chosen = np.stack([rng.permutation(experts)[:k] for _ in range(tokens)]).astype("int32")
     groups = [numpy(part) for part in group_by_expert(keras.ops.convert_to_tensor(chosen), experts)]
     rows = groups[0].shape[1]
-    assert groups[0].shape[0] <= min(2 * experts, tokens * k)
+    assert groups[0].shape[0] <= min(experts * 3 // 2, tokens * k)
     assert len(set(groups[2].ravel().tolist())) == tokens * k
     for n, p in np.ndindex(chosen.shape):
         place = int(groups[2][n, p])

@@ -13,12 +13,9 @@ Tensor = Any
 
 def group_by_expert(chosen: Tensor, num_experts: int) -> experts.Groups:
     """Group pairs by expert into as many blocks as are in use, where the number of tokens is open."""
-    import tensorflow as tf
-
     if chosen.shape[0] is not None:
         return F.PRIMITIVES["group_by_expert"](chosen, num_experts)
-    count = tf.shape(chosen)[0] * chosen.shape[1]
-    return experts.grouped(chosen, num_experts, (count + num_experts - 1) // num_experts, lambda used: used)
+    return experts.grouped(chosen, num_experts, lambda used: used)
 
 
 def grouped_dense(inputs: Tensor, chosen: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -63,12 +63,12 @@ Seed = Annotated[int | None, typer.Option(help="Random seed for sampling.")]
 Model = Annotated[
     str,
     typer.Argument(
-        help="Model folder (attention_zoo or Hugging Face), .gguf or .keras file, or preset (random weights)."
+        help="Model folder (attention_zoo or Hugging Face), .gguf or .keras file, org/name of the hub, or preset."
     ),
 ]
 AnyModel = Annotated[
     str,
-    typer.Argument(help="Model folder (attention_zoo or Hugging Face), .gguf file, any .keras file, or preset."),
+    typer.Argument(help="Model folder (attention_zoo or Hugging Face), .gguf, any .keras, org/name, or preset."),
 ]
 Imports = Annotated[
     list[str] | None,

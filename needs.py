@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 # Top-level module -> the extra that installs it; "" for required dependencies of attention-zoo.
 EXTRAS = {
-    **dict.fromkeys(("jinja2", "keras", "numpy", "rich", "safetensors", "tokenizers", "typer"), ""),
+    **dict.fromkeys(("huggingface_hub", "jinja2", "keras", "numpy", "rich", "safetensors", "tokenizers", "typer"), ""),
     **dict.fromkeys(("onnx", "onnx_ir", "onnxruntime", "tf2onnx"), "onnx"),
     **dict.fromkeys(("keras_hub", "keras_nlp"), "hub"),
     **dict.fromkeys(("matplotlib", "PIL", "sklearn"), "demo"),

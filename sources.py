@@ -21,14 +21,16 @@ from .terminal import working
 def model_of(name: str) -> Any:
     from . import zoo
     from .runtime.quiet import quiet
+    from .zoo.hub import hub_name
     from .zoo.registry import preset
 
-    if Path(name).exists():
+    if Path(name).exists() or hub_name(name) is not None:
         with quiet():
             return zoo.load(name)
     if os.sep in name or name.endswith((".gguf", ".keras", ".safetensors", ".onnx", ".tflite", ".litertlm")):
         raise ValueError(
-            f"model: got {name}, which is not there; accepted: a folder, a .gguf or .keras file, or a preset"
+            f"model: got {name}, which is not there; accepted: a folder, a .gguf or .keras file, org/name of the hub, "
+            "or a preset"
         )
     preset(name)  # rejects an unknown name before importing Keras
     with quiet():

@@ -50,16 +50,20 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 class SafetensorsFiles:
     """The tensors of ``model.safetensors``, or of the shards listed in ``model.safetensors.index.json``.
 
+    Args:
+        folder: the folder of the files.
+        weights: the file name that replaces ``model.safetensors``.
+
     Raises:
         ValueError: a file is missing or damaged, or the index names a file outside of `folder` or does not agree with
             the shards.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, weights: str = "model.safetensors") -> None:
         self.shapes: dict[str, Shape] = {}
         self.homes: dict[str, Path] = {}
         self.dtypes: dict[str, str] = {}
-        single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+        single, index = folder / weights, folder / f"{weights}.index.json"
         self.where = str(single if single.exists() or not index.is_file() else index)
         listed = None if self.where == str(single) else _read_index(index)
         for file in [single] if listed is None else sorted({folder / shard for shard in listed.values()}):

@@ -18,6 +18,7 @@ from importlib.metadata import version
 import torch
 import transformers as hf
 from writers import (  # noqa: F401 (they register themselves)
+    adapters,
     decoders,
     encoders,
     experts,

@@ -1,0 +1,41 @@
+"""Loading of GGUF files: the model with dequantized weights, its tokenizer and the tokens that end a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import checks
+from ..text.tokenizer import Tokenizer
+from ..weights.gguf_file import GGUFFile
+from ..weights.rules import Dialect
+from .base import ZooModel
+from .building import build_model
+from .config import Config
+from .model_tokenizer import readable_tokenizer
+from .registry import family, own_dialects
+
+ENDS = ("eos", "eot", "eom")  # GGUF's names for the end of a text, of a turn and of a message
+
+
+def _with_special_ids_of(config: Config, dialect: Dialect, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `raw` without the special token ids that lie outside the vocabulary, which the config does not have."""
+    ids = {entry.theirs: entry.ours for entry in dialect.fields if entry.ours.endswith("_token_id")}
+    rows = config.to_dict()["vocab_size"]
+    return {k: v for k, v in raw.items() if k not in ids or not checks.is_integer(v) or 0 <= v < rows}
+
+
+def load_gguf(file: Path, dtype: Any, overrides: dict[str, Any], tokenizer: Tokenizer | None) -> ZooModel:
+    tensors = GGUFFile(file)
+    raw = dict(tensors.fields)
+    if "rope_freqs.weight" in tensors.shapes:
+        raw["rope_freqs"] = tensors.read("rope_freqs.weight")
+    name, dialect = own_dialects("dialects")["gguf"]
+    model = build_model(family(name), dialect, raw, tensors, dtype, {}, overrides, file)
+    ends = [raw[key] for name in ENDS if checks.is_integer(raw.get(key := f"tokenizer.ggml.{name}_token_id"))]
+    model.generation_config = {"eos_token_id": sorted(set(map(int, ends)))} if ends else {}
+    if tokenizer is None and "tokenizer.ggml.model" in raw:
+        fields = _with_special_ids_of(model.config, dialect, raw)
+        model.tokenizer = readable_tokenizer(file, lambda: Tokenizer.from_gguf(fields))
+    return model

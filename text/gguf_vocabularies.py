@@ -1,20 +1,23 @@
-"""The tokenizer in a GGUF file's metadata: byte-level BPE, or SentencePiece BPE with merges recovered from scores."""
+"""The tokenizer in a GGUF file's metadata: byte-level or SentencePiece BPE, BERT's WordPiece, or T5's unigram model."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from .vocabularies import LLAMA3, SPLITS, backend_class, byte_level, checked
+from .. import checks
+from .splits import FRAMED, SPLITS, WITH_BOS
+from .vocabularies import backend_class, byte_level, checked, roberta_frame, unigram, wordpiece
 
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # GGUF's token types
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6  # GGUF's token types
 
 
 def gguf_tokenizer(fields: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return the backend and the config, as the keys of a tokenizer_config.json; see ``Tokenizer.from_gguf``."""
-    kinds = {"gpt2": _gguf_byte_level, "llama": _gguf_sentencepiece}
+    kinds = {"gpt2": _gguf_byte_level, "llama": _gguf_sentencepiece, "bert": _gguf_wordpiece, "t5": _gguf_unigram}
     kind = str(fields.get("tokenizer.ggml.model"))
     if kind not in kinds:
         raise ValueError(f"tokenizer.ggml.model: got {kind!r}; accepted: {sorted(kinds)}")
@@ -24,8 +27,9 @@ def gguf_tokenizer(fields: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     types = _field(fields, "token_type", int, [_NORMAL] * len(tokens))
     if len(types) != len(tokens):
         raise ValueError(f"tokenizer.ggml.token_type: got {len(types)}; accepted: one for each of {len(tokens)}")
-    found: dict[str, Any] = {"padding_side": "left"}
+    found: dict[str, Any] = {"padding_side": "left" if kind in ("gpt2", "llama") else "right"}
     named = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
+    named |= {"sep_token": "seperator", "mask_token": "mask", "cls_token": "cls"}  # the second as llama.cpp spells it
     for name, key in named.items():
         number = fields.get(f"tokenizer.ggml.{key}_token_id")
         if number is None:
@@ -34,9 +38,11 @@ def gguf_tokenizer(fields: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
             accepted = f"accepted: an integer below {len(tokens)}"
             raise ValueError(f"tokenizer.ggml.{key}_token_id: got {number!r}; {accepted}")
         found[name] = tokens[number]
-    backend, adds_bos = kinds[kind](fields, tokens, types, found.get("unk_token"))
-    found["add_bos_token"] = bool(fields.get("tokenizer.ggml.add_bos_token", adds_bos)) and "bos_token" in found
-    found["add_eos_token"] = bool(fields.get("tokenizer.ggml.add_eos_token", False)) and "eos_token" in found
+    backend, adds_bos = kinds[kind](fields, tokens, types, found)
+    if adds_bos is not None:
+        found["add_bos_token"] = bool(fields.get("tokenizer.ggml.add_bos_token", adds_bos)) and "bos_token" in found
+        adds_eos = bool(fields.get("tokenizer.ggml.add_eos_token", kind == "t5"))
+        found["add_eos_token"] = adds_eos and "eos_token" in found
     from tokenizers import AddedToken
 
     for number, special in ((_CONTROL, True), (_USER_DEFINED, False)):
@@ -67,19 +73,77 @@ def _field(fields: Mapping[str, Any], name: str, kind: type, default: list[Any] 
 
 
 def _gguf_byte_level(
-    fields: Mapping[str, Any], tokens: list[str], types: list[int], unk: str | None
-) -> tuple[Any, bool]:
-    """Return the backend, and whether bos is added to texts if the file does not specify it."""
-    pre = str(fields.get("tokenizer.ggml.pre"))
+    fields: Mapping[str, Any], tokens: list[str], types: list[int], found: dict[str, Any]
+) -> tuple[Any, bool | None]:
+    """Return the backend, and whether bos is added to texts if the file does not specify it; None for neither."""
+    pre = fields.get("tokenizer.ggml.pre")
+    if pre is None:
+        checks.warn("tokenizer.ggml.pre: not in the file; texts are split as llama.cpp does by default")
+        pre = "default"
     if pre not in SPLITS:
         raise ValueError(f"tokenizer.ggml.pre: got {pre!r}; accepted: {sorted(SPLITS)}")
     merges = [tuple(merge.split(" ")) for merge in _field(fields, "merges", str)]
-    return byte_level({token: n for n, token in enumerate(tokens)}, merges, pre), SPLITS[pre] == LLAMA3
+    backend = byte_level({token: n for n, token in enumerate(tokens)}, merges, pre)
+    begin, end = found.get("bos_token"), found.get("sep_token") or found.get("eos_token")
+    if pre in FRAMED and begin is not None and end is not None:
+        roberta_frame(backend, {"cls_token": begin, "sep_token": end}, False)
+        found |= {"cls_token": begin, "sep_token": end, "padding_side": "right"}
+        return backend, None
+    return backend, pre in WITH_BOS
+
+
+def _gguf_wordpiece(
+    fields: Mapping[str, Any], tokens: list[str], types: list[int], found: dict[str, Any]
+) -> tuple[Any, bool | None]:
+    """Return the backend for BERT. llama.cpp marks the tokens that begin a word, and BERT those that continue one."""
+    if "cls_token" not in found and "bos_token" in found:
+        found["cls_token"] = found["bos_token"]
+    for name, usual in (("cls_token", "[CLS]"), ("sep_token", "[SEP]"), ("unk_token", "[UNK]"), ("pad_token", "[PAD]")):
+        if name not in found and usual in tokens:
+            found[name] = usual
+    for name in ("bos_token", "eos_token"):
+        found.pop(name, None)
+    special = {token for name, token in found.items() if name.endswith("_token")}
+    own: dict[str, int] = {}
+    for number, (token, kind) in enumerate(zip(tokens, types, strict=True)):
+        plain = kind in (_CONTROL, _UNKNOWN, _USER_DEFINED) or token in special or re.fullmatch(r"\[unused\d+\]", token)
+        own[token if plain else token[1:] if token.startswith("▁") else f"##{token}"] = number
+    if len(own) != len(tokens):
+        raise ValueError(f"tokenizer.ggml.tokens: got {len(tokens) - len(own)} words twice; accepted: each once")
+    lower = bool(fields.get("tokenizer.ggml.normalizer.lowercase", True))
+    accents = fields.get("tokenizer.ggml.normalizer.strip_accents")
+    return wordpiece(own, found, lowercase=lower, strip_accents=accents, chinese=True), None
+
+
+def _gguf_unigram(
+    fields: Mapping[str, Any], tokens: list[str], types: list[int], found: dict[str, Any]
+) -> tuple[Any, bool | None]:
+    """Return the backend for T5, and False: eos is added behind a text, and no bos before it."""
+    scores = _field(fields, "scores", float)
+    if len(scores) != len(tokens):
+        raise ValueError(f"tokenizer.ggml.scores: got {len(scores)}; accepted: one for each of {len(tokens)} tokens")
+    unk = next((token for token, kind in zip(tokens, types, strict=True) if kind == _UNKNOWN), None)
+    unk = found.setdefault("unk_token", unk) if unk is not None else found.get("unk_token")
+    charsmap = fields.get("tokenizer.ggml.precompiled_charsmap")
+    try:
+        data = b"" if charsmap is None else bytes(bytearray(int(value) & 255 for value in charsmap))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"tokenizer.ggml.precompiled_charsmap: got {error}; accepted: a list of bytes") from error
+    backend = unigram(
+        list(zip(tokens, scores, strict=True)),
+        unk,
+        "tokenizer.ggml.tokens",
+        charsmap=data,
+        trimmed=bool(fields.get("tokenizer.ggml.remove_extra_whitespaces", True)),
+        space=bool(fields.get("tokenizer.ggml.add_space_prefix", True)),
+        byte_fallback=_BYTE in types,
+    )
+    return backend, False
 
 
 def _gguf_sentencepiece(
-    fields: Mapping[str, Any], tokens: list[str], types: list[int], unk: str | None
-) -> tuple[Any, bool]:
+    fields: Mapping[str, Any], tokens: list[str], types: list[int], found: dict[str, Any]
+) -> tuple[Any, bool | None]:
     """Return the backend for Llama's SentencePiece BPE, and True: bos is added by default.
 
     A space is added before every text, also after a special token, as in SentencePiece and llama.cpp, unless the field
@@ -90,7 +154,7 @@ def _gguf_sentencepiece(
     scores = _field(fields, "scores", float)
     if len(scores) != len(tokens):
         raise ValueError(f"tokenizer.ggml.scores: got {len(scores)}; accepted: one for each of {len(tokens)} tokens")
-    backend = sentencepiece_bpe(tokens, scores, types, unk, "tokenizer.ggml.tokens")
+    backend = sentencepiece_bpe(tokens, scores, types, found.get("unk_token"), "tokenizer.ggml.tokens")
     space = bool(fields.get("tokenizer.ggml.add_space_prefix", True))
     steps = [normalizers.Prepend("▁")] * space + [normalizers.Replace(" ", "▁")]
     backend.normalizer = normalizers.Sequence(steps)

@@ -17,7 +17,7 @@ from typing import Any
 from ..checks import is_integer
 from .gguf_vocabularies import sentencepiece_bpe
 from .languages import M2M_LANGUAGES, language_token
-from .vocabularies import LARGEST, backend_class, checked, json_of
+from .vocabularies import LARGEST, backend_class, json_of, split_at_spaces, unigram
 
 UNIGRAM, BPE = 1, 2
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
@@ -221,29 +221,13 @@ def _marian(model: Model, file: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def _unigram(model: Model, vocabulary: list[tuple[str, float]], unk: str, file: Path) -> Any:
-    from tokenizers import models
-
-    place = next((i for i, (piece, _) in enumerate(vocabulary) if piece == unk), None)
-    backend = backend_class()(
-        checked(f"path: {file}", lambda: models.Unigram(vocabulary, unk_id=place, byte_fallback=BYTE in model.types))
-    )
-    _split_at_spaces(backend, model, file)
-    return backend
+    options = {"charsmap": model.charsmap, "trimmed": model.trimmed, "space": model.space}
+    return unigram(vocabulary, unk, f"path: {file}", **options, byte_fallback=BYTE in model.types)
 
 
 def _split_at_spaces(backend: Any, model: Model, file: Path) -> None:
     """Set the normalizer of a model and the handling of spaces of SentencePiece."""
-    from tokenizers import Regex, decoders, normalizers, pre_tokenizers
-
-    steps: list[Any] = []
-    if model.charsmap:
-        steps.append(checked(f"path: {file}", lambda: normalizers.Precompiled(model.charsmap)))
-    if model.trimmed:
-        steps += [normalizers.Strip(left=True, right=True), normalizers.Replace(Regex(" {2,}"), " ")]
-    backend.normalizer = normalizers.Sequence(steps)
-    space = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always" if model.space else "never")
-    backend.pre_tokenizer = space
-    backend.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always" if model.space else "never")
+    split_at_spaces(backend, f"path: {file}", charsmap=model.charsmap, trimmed=model.trimmed, space=model.space)
 
 
 def _end_with(backend: Any, end: str, file: Path) -> None:

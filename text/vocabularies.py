@@ -8,24 +8,12 @@ from typing import Any
 
 from ..files import LARGEST_JSON, read_json, read_text
 from ..needs import named_extras
+from .splits import DIGIT, GPT2, SPLITS, WHOLE
 
 FILE = "tokenizer.json"
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 LARGEST = 2**27  # bytes of a vocabulary file, about four times those of the largest multilingual models
-
-# How texts are split before byte-pair encoding, by the name that GGUF files use (``llama-vocab.cpp`` of llama.cpp):
-# "" for GPT-2's rules, "digits" for single digits and then GPT-2's rules, or a regular expression. The regular
-# expressions are copied from the published tokenizer.json of Llama 3 and Qwen2.
-LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
-SPLITS: dict[str, str] = {
-    **dict.fromkeys(("gpt-2", "phi-2"), ""),
-    **dict.fromkeys(("smollm", "starcoder", "refact"), "digits"),
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), LLAMA3),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), LLAMA3.replace("{1,3}", "")),
-}
+NORMALIZED = {"qwen2", "qwen35", "deepseek-r1-qwen", "megrez", "f2llmv2"}  # splits of models whose texts are in NFC
 
 
 def backend_class() -> Any:
@@ -267,23 +255,23 @@ def byte_level(vocabulary: Mapping[str, Any], merges: Sequence[Any], pre: str, *
     """
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
-    split = SPLITS[pre]
-    whole = split == LLAMA3  # Llama 3 keeps a piece that is itself a token, and does not apply the merges to it
+    splits = SPLITS[pre]
 
     def make() -> Any:
-        return models.BPE(vocab=dict(vocabulary), merges=list(merges), fuse_unk=False, ignore_merges=whole)
+        return models.BPE(vocab=dict(vocabulary), merges=list(merges), fuse_unk=False, ignore_merges=pre in WHOLE)
 
     backend = backend_class()(checked("vocabulary and merges", make))
-    if split in ("", "digits"):
+    if splits[-1] == GPT2 and set(splits[:-1]) <= {DIGIT}:  # as the tokenizers library has them
         cutter: Any = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=True)
-        if split:
+        if splits[:-1]:
             cutter = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), cutter])
     else:
         bytewise = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=False)
-        cutter = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), behavior="isolated"), bytewise])
+        steps = [pre_tokenizers.Split(Regex(split), behavior="isolated") for split in splits]
+        cutter = pre_tokenizers.Sequence([*steps, bytewise])
     backend.pre_tokenizer = cutter
-    if split == SPLITS["qwen2"]:
-        backend.normalizer = normalizers.NFC()  # Qwen2 was trained on normalized text
+    if pre in NORMALIZED:
+        backend.normalizer = normalizers.NFC()
     backend.decoder = decoders.ByteLevel()
     return backend
 
@@ -317,3 +305,49 @@ def _known(vocabulary: Mapping[str, Any], **tokens: str | None) -> None:
     for name, token in tokens.items():
         if token not in vocabulary:
             raise ValueError(f"{name}: got {token!r}, which is not in the vocabulary; accepted: one of its tokens")
+
+
+def unigram(
+    vocabulary: list[tuple[str, float]],
+    unk: str | None,
+    what: str,
+    *,
+    charsmap: bytes,
+    trimmed: bool,
+    space: bool,
+    byte_fallback: bool,
+) -> Any:
+    """Return a backend for SentencePiece's unigram model (Kudo 2018).
+
+    Args:
+        vocabulary: (piece, score) by id.
+        unk: the piece for unknown characters, or None.
+        what: the file or field, for messages.
+        charsmap: SentencePiece's table of normalized characters, or nothing.
+        trimmed: whether spaces around a text are removed, and several spaces become one.
+        space: whether a space is added before a text.
+        byte_fallback: whether unknown characters are encoded as bytes.
+    """
+    from tokenizers import models
+
+    place = next((i for i, (piece, _) in enumerate(vocabulary) if piece == unk), None)
+    backend = backend_class()(
+        checked(what, lambda: models.Unigram(vocabulary, unk_id=place, byte_fallback=byte_fallback))
+    )
+    split_at_spaces(backend, what, charsmap=charsmap, trimmed=trimmed, space=space)
+    return backend
+
+
+def split_at_spaces(backend: Any, what: str, *, charsmap: bytes, trimmed: bool, space: bool) -> None:
+    """Set the normalizer and the handling of spaces of SentencePiece; see ``unigram`` for the arguments."""
+    from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+
+    steps: list[Any] = []
+    if charsmap:
+        steps.append(checked(what, lambda: normalizers.Precompiled(charsmap)))
+    if trimmed:
+        steps += [normalizers.Strip(left=True, right=True), normalizers.Replace(Regex(" {2,}"), " ")]
+    backend.normalizer = normalizers.Sequence(steps)
+    scheme = "always" if space else "never"
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)
+    backend.decoder = decoders.Metaspace(replacement="▁", prepend_scheme=scheme)

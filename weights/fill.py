@@ -239,7 +239,7 @@ def _is_spare(model: Any, dialect: Dialect, short: str) -> bool:
     """Return whether a tensor belongs to a layer beyond those of `model`, or to a head while `model` has none."""
     headless = model.config.to_dict().get("head", "none") is None
     weights = [weight_name(v) for v in model.weights]
-    for rule in dialect.rules(model.config) if callable(dialect.rules) else dialect.rules:
+    for rule in dialect.all_rules(model.config):
         theirs, several, _ = rule.theirs.partition("{i}")
         if not several:
             if headless and rule.outside and short == theirs:
@@ -303,7 +303,7 @@ def _match(model: Any, dialect: Dialect, tensors: Tensors, new_head: bool) -> _M
         if len(found) == len(rule.tensors(short, shapes)):
             plan.append((found, rule, variables))
     spare = [name for short, name in left.items() if _is_spare(model, dialect, short)]
-    own_head = {name for name in left.values() if new_head and not name.startswith(dialect.prefix or name)}
+    own_head = {name for s, name in left.items() if new_head and _outside(model, dialect, s, name)}
     not_tied = own_head if "tie_embeddings" in model.config.unused_fields() else set[str]()
     copies = [
         (name, theirs[original])
@@ -328,6 +328,13 @@ def _taken(left: dict[str, str], dialect: Dialect, short: str) -> str | None:
     """Remove a tensor from `left`, or its copy if the file has it under the name of a tied tensor only."""
     copies = (copy for copy in dialect.tied if copy in left and short in _originals(dialect, copy))
     return left.pop(short if short in left else next(copies, ""), None)
+
+
+def _outside(model: Any, dialect: Dialect, short: str, name: str) -> bool:
+    """Return whether a tensor is outside of the body: it has no prefix or, without any prefixes, its rule says so."""
+    if dialect.prefix:
+        return not name.startswith(dialect.prefix)
+    return any(rule.outside and rule.theirs == short for rule in dialect.all_rules(model.config))
 
 
 def assign(variable: Any, array: np.ndarray) -> None:

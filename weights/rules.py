@@ -250,7 +250,7 @@ class Dialect:
         """
         variables = by_name(model)
         found = []
-        for rule in self.rules(model.config) if callable(self.rules) else self.rules:
+        for rule in self.all_rules(model.config):
             for number in _layers(rule.names[0], variables):
                 wanted = [name.replace("{i}", number) for name in rule.names]
                 if wanted[0] in variables:
@@ -260,6 +260,10 @@ class Dialect:
         if unruled:
             raise ValueError(f"model: got weights {sorted(unruled)[:SHOWN]}, for which this kind of file has no name")
         return found
+
+    def all_rules(self, config: Any) -> tuple[Rule, ...]:
+        """Return the rules for models of an attention_zoo `config`."""
+        return self.rules(config) if callable(self.rules) else self.rules
 
     def normalise(self, name: str) -> str:
         """Return a tensor name without the prefix and with aliases replaced."""

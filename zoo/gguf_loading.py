@@ -13,6 +13,7 @@ from ..weights.rules import Dialect
 from .base import ZooModel
 from .building import build_model
 from .config import Config
+from .gguf_architectures import ARCHITECTURES
 from .model_tokenizer import readable_tokenizer
 from .registry import family, own_dialects
 
@@ -26,15 +27,37 @@ def _with_special_ids_of(config: Config, dialect: Dialect, raw: Mapping[str, Any
     return {k: v for k, v in raw.items() if k not in ids or not checks.is_integer(v) or 0 <= v < rows}
 
 
+def architectures() -> list[str]:
+    """Return the architectures of GGUF files that can be loaded."""
+    known = own_dialects("dialects")
+    return sorted(name for name, one in ARCHITECTURES.items() if one.model_type in known)
+
+
 def load_gguf(file: Path, dtype: Any, overrides: dict[str, Any], tokenizer: Tokenizer | None) -> ZooModel:
     tensors = GGUFFile(file)
     raw = dict(tensors.fields)
     if "rope_freqs.weight" in tensors.shapes:
         raw["rope_freqs"] = tensors.read("rope_freqs.weight")
-    name, dialect = own_dialects("dialects")["gguf"]
-    model = build_model(family(name), dialect, raw, tensors, dtype, {}, overrides, file)
+    kind, dialects = raw.get("general.architecture"), own_dialects("dialects")
+    if kind not in architectures():
+        raise ValueError(f"path: {file}: general.architecture: got {kind!r}; accepted: {architectures()}")
+    head: dict[str, Any] = {}
+    if kind == "llama":
+        name, dialect = dialects["gguf"]
+    else:
+        architecture = ARCHITECTURES[kind]
+        name, theirs = dialects[architecture.model_type]
+        dialect = architecture.dialect(theirs, raw)
+        try:
+            raw = architecture.raw(raw, tensors.shapes)
+            found = architecture.head(raw)
+            raw["architectures"] = [theirs.heads[found.get("head", architecture.heads[0])]]
+        except ValueError as error:
+            raise ValueError(f"path: {file}: {error}") from error
+        head = {} if "head" in overrides else found
+    model = build_model(family(name), dialect, raw, tensors, dtype, head, overrides, file)
     ends = [raw[key] for name in ENDS if checks.is_integer(raw.get(key := f"tokenizer.ggml.{name}_token_id"))]
-    model.generation_config = {"eos_token_id": sorted(set(map(int, ends)))} if ends else {}
+    model.generation_config = {"eos_token_id": sorted(set(map(int, ends)))} if ends and model.generates else {}
     if tokenizer is None and "tokenizer.ggml.model" in raw:
         fields = _with_special_ids_of(model.config, dialect, raw)
         model.tokenizer = readable_tokenizer(file, lambda: Tokenizer.from_gguf(fields))

@@ -23,6 +23,7 @@ from writers import (  # noqa: F401 (they register themselves)
     encoders,
     experts,
     further_encoders,
+    gguf_architectures,
     gguf_files,
     images,
     searches,

@@ -737,7 +737,8 @@ def test_a_frame_of_ids_that_are_nowhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"ggml.model": "t5"}, "model"),
+        ({"ggml.model": "plamo2"}, "model"),
+        ({"ggml.model": "t5"}, "scores"),
         ({"ggml.pre": "unheard-of"}, "pre: got 'unheard-of'; "),
         ({"ggml.tokens": None}, "tokens"),
         ({"ggml.tokens": ["a", "a"]}, "tokens"),

@@ -49,20 +49,26 @@ def read_gguf(raw: Mapping[str, Any], shapes: Collection[str]) -> dict[str, Any]
         "use_bias": has_bias["attn_output"],
         "use_qkv_bias": has_bias["attn_q"],
         "use_feedforward_bias": has_bias["ffn_up"],
-        "rope_scaling": _scaling(raw, head_dim, theta),
+        "rope_scaling": read_scaling(raw, head_dim, theta),
     }
 
 
-def _scaling(raw: Mapping[str, Any], head_dim: int, theta: float) -> dict[str, Any] | None:
+def read_scaling(raw: Mapping[str, Any], head_dim: int, theta: float, prefix: str = "llama.") -> dict[str, Any] | None:
     """Return the scaling of the positions as llama.cpp computes it (llama-model.cpp, llama-context.cpp, ``rope_yarn``).
 
     A factor without a type is linear, and `attn_factor` multiplies cosines and sines with every type.
+
+    Args:
+        raw: the metadata.
+        head_dim: number of features of a head.
+        theta: base of the frequencies.
+        prefix: beginning of the names of `raw`: the architecture and a dot.
     """
-    name = "llama.rope.scaling."
+    name = f"{prefix}rope.scaling."
     kind = raw.get(name + "type", "linear")
     if kind not in ("none", "linear", "yarn"):
         raise ValueError(f"{name}type: got {kind!r}; accepted: 'none', 'linear', 'yarn'")
-    factor = number(raw, name + "factor", number(raw, "llama.rope.scale_linear", 0.0)) or 1.0  # the latter is older
+    factor = number(raw, name + "factor", number(raw, f"{prefix}rope.scale_linear", 0.0)) or 1.0  # the latter is older
     factor = 1.0 if kind == "none" else factor
     sharper = number(raw, name + "attn_factor", 1.0)
     for entry, value in ((name + "factor", factor), (name + "attn_factor", sharper)):
@@ -74,7 +80,7 @@ def _scaling(raw: Mapping[str, Any], head_dim: int, theta: float) -> dict[str, A
     if kind == "yarn":
         if factors is not None:
             raise ValueError(f"{name}type: got 'yarn' beside rope_freqs.weight; accepted: one of them")
-        original = integer(raw, name + "original_context_length", 0) or raw["llama.context_length"]
+        original = integer(raw, name + "original_context_length", 0) or raw[f"{prefix}context_length"]
         scaling = {"rope_type": kind, "factor": factor, "original_max_position_embeddings": original}
         usual = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
         return scaling if sharper == 1.0 else {**scaling, "attention_factor": sharper * usual}

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         list_models,
         load,
         save,
+        to_gguf,
         to_huggingface,
         to_keras_hub,
     )
@@ -68,6 +69,7 @@ __all__ = [
     "load",
     "plot",
     "save",
+    "to_gguf",
     "to_huggingface",
     "to_keras_hub",
     "zoo",

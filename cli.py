@@ -170,12 +170,12 @@ def _print_rows(name: str, summary: str, rows: Iterable[tuple[str, str]]) -> Non
 @app.command()
 def convert(
     source: Model,
-    target: Annotated[Path, typer.Argument(help="Folder or .keras file to write.")],
-    to: Annotated[str, typer.Option(help="Format: zoo, huggingface or keras.")] = "huggingface",
-    dtype: Annotated[str | None, typer.Option(help="huggingface: float32, float16 or bfloat16.")] = None,
+    target: Annotated[Path, typer.Argument(help="Folder, .keras or .gguf file to write.")],
+    to: Annotated[str | None, typer.Option(help="zoo, huggingface (default), keras or gguf (for .gguf).")] = None,
+    dtype: Annotated[str | None, typer.Option(help="huggingface: float32, …; gguf: f32, f16, bf16, q8_0, ….")] = None,
     json_: Json = False,
 ):
-    """Convert a model to the format of attention_zoo, Hugging Face or Keras."""
+    """Convert a model to the format of attention_zoo, Hugging Face, Keras or llama.cpp."""
     facts = converted(source, target, to, dtype)
     if json_:
         return _print_json(facts)

@@ -174,25 +174,28 @@ def fields_of(argument: str, given: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def converted(source: str, target: Path, to: str, dtype: str | None) -> dict[str, Any]:
+def converted(source: str, target: Path, to: str | None, dtype: str | None) -> dict[str, Any]:
     """Write a model in another format, and return facts about it.
 
     Args:
         source: folder, file or preset of the model.
-        target: folder or .keras file to write.
-        to: "zoo", "huggingface" or "keras".
-        dtype: for "huggingface": "float32", "float16" or "bfloat16".
+        target: folder, .keras or .gguf file to write.
+        to: "zoo", "huggingface", "keras" or "gguf". Default: "gguf" for a .gguf file, or else "huggingface".
+        dtype: for "huggingface": "float32", "float16" or "bfloat16"; for "gguf": "f32", "f16", "q8_0", ….
 
     Raises:
         ValueError: an argument is not accepted.
     """
-    formats = ("zoo", "huggingface", "keras")
+    formats = ("zoo", "huggingface", "keras", "gguf")
+    to = to if to is not None else "gguf" if target.suffix == ".gguf" else "huggingface"
     if to not in formats:
         raise ValueError(f"to: got {to!r}; accepted: {list(formats)}")
     if to == "keras" and target.suffix != ".keras":
         raise ValueError(f"target: got {str(target)!r}; accepted for keras: a name that ends in .keras")
-    if dtype is not None and to != "huggingface":
-        raise ValueError(f"dtype: got {dtype!r} for {to}; accepted: none, but for huggingface")
+    if dtype is not None and to not in ("huggingface", "gguf"):
+        raise ValueError(f"dtype: got {dtype!r} for {to}; accepted: none, but for huggingface and gguf")
+    if to == "gguf" and target.suffix != ".gguf":
+        raise ValueError(f"target: got {str(target)!r}; accepted for gguf: a name that ends in .gguf")
     from . import zoo
     from .files import written
     from .runtime.quiet import quiet
@@ -204,6 +207,8 @@ def converted(source: str, target: Path, to: str, dtype: str | None) -> dict[str
             zoo.save(model, target)
         elif to == "huggingface":
             zoo.to_huggingface(model, target, dtype=dtype)
+        elif to == "gguf":
+            zoo.to_gguf(model, target, "f32" if dtype is None else dtype)
         else:
             with written(target) as temporary:
                 model.save(temporary)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..generation.chat import Conversation
     from ..text.tokenizer import Tokenizer
     from .bert import BERT, BERTConfig
+    from .gguf_writing import to_gguf
     from .gpt import GPT, GPTConfig
     from .keras_hub import from_keras_hub, to_keras_hub
     from .loading import load
@@ -32,6 +33,7 @@ _HOMES = {
     "save": ".saving",
     "to_huggingface": ".saving",
     "from_keras_hub": ".keras_hub",
+    "to_gguf": ".gguf_writing",
     "to_keras_hub": ".keras_hub",
     "LayerwiseDecay": "..finetuning.optimizers",
     "WarmupLinearDecay": "..finetuning.optimizers",
@@ -59,6 +61,7 @@ __all__ = [
     "list_models",
     "load",
     "save",
+    "to_gguf",
     "to_huggingface",
     "to_keras_hub",
 ]

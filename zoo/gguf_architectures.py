@@ -49,6 +49,7 @@ BLOCK = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+NORMALIZE = "attention_zoo.normalize"  # our own entry: whether sentence embeddings are scaled to unit length
 POOLINGS = {1: "mean", 2: "first", 3: "last"}  # llama.cpp's numbers; 0 is none and 4 a classifier
 
 
@@ -71,7 +72,7 @@ class Architecture:
         heads: the heads of models that are read and written.
         more: function of (metadata, shapes of the tensors) that returns further entries of the Hugging Face config.
         fields: function of the same that returns fields of our config, which replace those of the entries.
-        written: function of the Hugging Face config that returns further metadata, without the architecture's name.
+        written: function of the Hugging Face config that returns further metadata.
         demanded: keys of the metadata that must have this value or be missing.
         paired: whether the rows of queries and keys are stored in the order of ``paired_rows``.
         turned: keys of `names` whose matrices are stored transposed.
@@ -107,7 +108,8 @@ class Architecture:
                 raise ValueError(f"{key}: got {given!r}; accepted: {value!r}")
         if len(shapes.get("token_embd.weight", ())) != 2:
             raise ValueError("token_embd.weight: not in the file; accepted: a table of tokens")
-        entries = {entry: fields[key] for entry in (*self.keys, *IDS) if (key := self.key(entry)) in fields}
+        named = [(entry, str(self.key(entry))) for entry in (*self.keys, *IDS)]
+        entries = {entry: fields[key] for entry, key in named if key in fields}
         own = {name.removeprefix(f"{self.name}."): value for name, value in fields.items()}
         entries |= {"vocab_size": shapes["token_embd.weight"][0], **dict.fromkeys(set(IDS) - set(entries))}
         entries["tie_word_embeddings"] = "output.weight" not in shapes
@@ -124,7 +126,7 @@ class Architecture:
             return {}
         if kind not in POOLINGS:
             raise ValueError(f"{self.name}.pooling_type: got {kind!r}; accepted: one of {[0, *POOLINGS]}")
-        return {"head": "sentence_embedding", "pooling": POOLINGS[kind]}
+        return {"head": "sentence_embedding", "pooling": POOLINGS[kind], "normalize": fields.get(NORMALIZE) is True}
 
     def dialect(self, theirs: Dialect, fields: Fields | None = None) -> Dialect:
         """Return the dialect of GGUF files for `theirs`, the dialect of Hugging Face checkpoints.
@@ -222,7 +224,7 @@ def _bert(raw: Fields, shapes: Shapes) -> dict[str, Any]:
 
 
 def _bert_written(config: Fields) -> dict[str, Any]:
-    return {"attention.causal": False}
+    return {"bert.attention.causal": False, "tokenizer.ggml.token_type_count": config["type_vocab_size"]}
 
 
 def _t5(raw: Fields, shapes: Shapes) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def load_gguf(file: Path, dtype: Any, overrides: dict[str, Any], tokenizer: Toke
     model = build_model(family(name), dialect, raw, tensors, dtype, head, overrides, file)
     ends = [raw[key] for name in ENDS if checks.is_integer(raw.get(key := f"tokenizer.ggml.{name}_token_id"))]
     model.generation_config = {"eos_token_id": sorted(set(map(int, ends)))} if ends and model.generates else {}
-    if tokenizer is None and "tokenizer.ggml.model" in raw:
+    if tokenizer is None and raw.get("tokenizer.ggml.model", "none") not in ("none", "no_vocab"):
         fields = _with_special_ids_of(model.config, dialect, raw)
         model.tokenizer = readable_tokenizer(file, lambda: Tokenizer.from_gguf(fields))
     return model

@@ -223,8 +223,14 @@ def _bert(raw: Fields, shapes: Shapes) -> dict[str, Any]:
     return {"type_vocab_size": types, "max_position_embeddings": rows, "hidden_act": "gelu", "architectures": None}
 
 
-def _bert_written(config: Fields) -> dict[str, Any]:
-    return {"bert.attention.causal": False, "tokenizer.ggml.token_type_count": config["type_vocab_size"]}
+def _nomic(raw: Fields, shapes: Shapes) -> dict[str, Any]:
+    rows = raw.get("context_length")
+    theta = raw.get("rope.freq_base", 10_000.0)
+    return {**_bert(raw, shapes), "max_position_embeddings": rows, "hidden_act": "silu", "rope_theta": theta}
+
+
+def _bert_written(config: Fields, name: str = "bert") -> dict[str, Any]:
+    return {f"{name}.attention.causal": False, "tokenizer.ggml.token_type_count": config["type_vocab_size"]}
 
 
 def _t5(raw: Fields, shapes: Shapes) -> dict[str, Any]:
@@ -252,6 +258,28 @@ def _t5_names() -> dict[str, str]:
     return found
 
 
+_BERT_KEYS = {
+    **{entry: SIZES[entry] for entry in ("num_hidden_layers", "num_attention_heads", "hidden_size")},
+    **{entry: SIZES[entry] for entry in ("intermediate_size", "max_position_embeddings")},
+    "layer_norm_eps": "attention.layer_norm_epsilon",
+}
+_BERT_TABLES = {
+    "embeddings.word_embeddings": "token_embd",
+    "embeddings.position_embeddings": "position_embd",
+    "embeddings.token_type_embeddings": "token_types",
+}
+_T5_KEYS = {
+    "num_layers": "block_count",
+    "num_decoder_layers": "decoder_block_count",
+    "num_heads": "attention.head_count",
+    "d_kv": "attention.key_length",
+    "d_model": "embedding_length",
+    "d_ff": "feed_forward_length",
+    "n_positions": "context_length",
+    "relative_attention_num_buckets": "attention.relative_buckets_count",
+    "layer_norm_epsilon": "attention.layer_norm_rms_epsilon",
+    "decoder_start_token_id": "decoder_start_token_id",
+}
 _DECODER: dict[str, Any] = {
     "keys": SIZES,
     "names": DECODER,
@@ -300,15 +328,9 @@ ARCHITECTURES = {
         Architecture(
             "bert",
             "bert",
-            keys={
-                **{entry: SIZES[entry] for entry in ("num_hidden_layers", "num_attention_heads", "hidden_size")},
-                **{entry: SIZES[entry] for entry in ("intermediate_size", "max_position_embeddings")},
-                "layer_norm_eps": "attention.layer_norm_epsilon",
-            },
+            keys=_BERT_KEYS,
             names={
-                "embeddings.word_embeddings": "token_embd",
-                "embeddings.position_embeddings": "position_embd",
-                "embeddings.token_type_embeddings": "token_types",
+                **_BERT_TABLES,
                 "embeddings.LayerNorm": "token_embd_norm",
                 **blocks(
                     {
@@ -330,25 +352,48 @@ ARCHITECTURES = {
             demanded={"general.type": "model", "attention.causal": False},
         ),
         Architecture(
-            "t5",
-            "t5",
-            keys={
-                "num_layers": "block_count",
-                "num_decoder_layers": "decoder_block_count",
-                "num_heads": "attention.head_count",
-                "d_kv": "attention.key_length",
-                "d_model": "embedding_length",
-                "d_ff": "feed_forward_length",
-                "n_positions": "context_length",
-                "relative_attention_num_buckets": "attention.relative_buckets_count",
-                "layer_norm_epsilon": "attention.layer_norm_rms_epsilon",
-                "decoder_start_token_id": "decoder_start_token_id",
+            "nomic-bert",
+            "nomic_bert",
+            keys={**_BERT_KEYS, "rope_theta": "rope.freq_base"},
+            names={
+                **_BERT_TABLES,
+                "emb_ln": "token_embd_norm",
+                **blocks(
+                    {
+                        "attn.Wqkv": "attn_qkv",
+                        "attn.out_proj": "attn_output",
+                        "norm1": "attn_output_norm",
+                        "mlp.fc11": "ffn_up",
+                        "mlp.fc12": "ffn_gate",
+                        "mlp.fc2": "ffn_down",
+                        "norm2": "layer_output_norm",
+                    },
+                    "encoder.layers.{i}.",
+                ),
             },
+            heads=(None, "sentence_embedding"),
+            more=_nomic,
+            written=lambda config: _bert_written(config, "nomic-bert"),
+            demanded={"general.type": "model", "attention.causal": False},
+        ),
+        Architecture(
+            "t5",
+            "t5",
+            keys=_T5_KEYS,
+            names=_t5_names(),
+            heads=("seq2seq_lm",),
+            more=_t5,
+            demanded={"general.type": "model"},
+            ignored=(r"^dec\.blk\.\d+\.cross_attn_rel_b\.",),
+        ),
+        Architecture(
+            "t5encoder",
+            "t5",
+            keys={entry: key for entry, key in _T5_KEYS.items() if not entry.startswith(("num_decoder", "decoder"))},
             names=_t5_names(),
             heads=(None,),
             more=_t5,
             demanded={"general.type": "model"},
-            ignored=(r"^dec\.blk\.\d+\.cross_attn_rel_b\.",),
         ),
     )
 }

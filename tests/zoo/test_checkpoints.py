@@ -211,7 +211,7 @@ def test_exports_compute_what_they_compute(name: str, tmp_path: Path, record_pro
         sizes: dict[str, Any] = {"batch_size": len(next(iter(given.values())))}
         if "input_ids" in given:
             sizes |= {"cache": False} if model.generates else {}
-            sizes |= {"sequence_length": given["input_ids"].shape[1]}
+            sizes |= {"sequence_length": given["input_ids"].shape[-1]}
         export.to_tflite(model, tmp_path / "m.tflite", **sizes)
         worst["tflite"] = difference(export.load(tmp_path / "m.tflite").run(given), arrays)
     for kind, value in worst.items():

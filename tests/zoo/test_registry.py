@@ -46,6 +46,8 @@ TASKS = {
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
     "ElectraForPreTraining": "token-classification",
+    "ForMultipleChoice": "multiple-choice",
+    "ForNextSentencePrediction": "text-classification",
     "ForQuestionAnswering": "question-answering",
     "ForImageClassification": "image-classification",
     "ForImageClassificationWithTeacher": "image-classification",

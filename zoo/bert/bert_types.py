@@ -74,7 +74,7 @@ def bert_rules(c: BERTConfig, body: tuple[Rule, ...] = (*EMBEDDINGS, *BLOCK)) ->
     return (
         *body,
         *POOLER,
-        *linear("classifier", "classifier", outside=True),
+        *linear("cls.seq_relationship" if c.head == "next_sentence" else "classifier", "classifier", outside=True),
         *linear("qa_outputs", "span", outside=True),
         *PROJECTION_RULES,
         *linear("cls.predictions.transform.dense", "transform", outside=True),
@@ -126,6 +126,8 @@ BERT_LIKE = Dialect(
         "sequence_classification": "BertForSequenceClassification",
         "token_classification": "BertForTokenClassification",
         "question_answering": "BertForQuestionAnswering",
+        "multiple_choice": "BertForMultipleChoice",
+        "next_sentence": "BertForNextSentencePrediction",
         "sentence_embedding": "BertModel",
     },
     other_classes={"BertModel": None, "BertForPreTraining": "masked_lm"},
@@ -143,8 +145,12 @@ def pooler_of(names: Collection[str]) -> bool:
 
 
 def classes(name: str, *heads: str | None) -> dict[str | None, str]:
-    """Return the classes of BERT, by head, for the model `name`; those of `heads` alone if some are given."""
-    return {head: cls.replace("Bert", name) for head, cls in BERT_LIKE.heads.items() if not heads or head in heads}
+    """Return the classes of BERT, by head, for the model `name`: those of `heads`, or all but the next sentence's."""
+    return {
+        head: cls.replace("Bert", name)
+        for head, cls in BERT_LIKE.heads.items()
+        if (head in heads if heads else head != "next_sentence")
+    }
 
 
 def read_roberta(raw: Mapping[str, Any], names: Collection[str], rows: int = 512) -> dict[str, Any]:
@@ -248,7 +254,7 @@ DISTILBERT = Dialect(
         *output_rules(c, "vocab_projector", "vocab_projector.bias"),
     ),
     prefix="distilbert.",
-    heads={head: f"Distil{cls}" for head, cls in BERT_LIKE.heads.items()},
+    heads=classes("DistilBert"),
     other_classes={"DistilBertModel": None},
     aliases=BERT_LIKE.aliases,
     ignored=BERT_LIKE.ignored,

@@ -21,7 +21,7 @@ BERT.dialects = {
         BERT_LIKE,
         demanded={**BERT_LIKE.demanded, "use_task_id": False},
         prefix="ernie.",
-        heads=classes("Ernie"),
+        heads=classes("Ernie", *BERT_LIKE.heads),
         other_classes={"ErnieModel": None, "ErnieForPreTraining": "masked_lm"},
     ),
     "distilbert": DISTILBERT,

@@ -20,10 +20,13 @@ HEADS = (
     "sequence_classification",
     "token_classification",
     "question_answering",
+    "multiple_choice",
+    "next_sentence",
     "replaced_tokens",
     "sentence_embedding",
 )
-TRANSFORMED = ("sequence_classification", "token_classification", "question_answering")
+OF_FIRST = ("sequence_classification", "multiple_choice", "next_sentence")  # heads on the first token
+TRANSFORMED = ("sequence_classification", "token_classification", "question_answering", "multiple_choice")
 IN_ATTENTION = ("rotary", "rotary_interleaved", "alibi", "relative", "disentangled")
 ADDED = tuple(word for word in POSITIONS if word not in (*IN_ATTENTION, "none"))
 WORDS = (*POSITIONS, "disentangled")
@@ -85,13 +88,13 @@ class BERTConfig(SentenceConfig):
             transform. Default: those of the body.
         pooler: whether a model without a head has the dense layer on the first token.
         pooler_activation: "tanh", "relu" as in DistilBERT, or another.
-        classifier_activation: the same for the dense layer on the first token of ``head="sequence_classification"``.
-            Default: `pooler_activation`.
+        classifier_activation: the same for the dense layer on the first token of the heads in ``OF_FIRST``. Default:
+            `pooler_activation`.
         use_transform_bias: whether the dense layer of the transform has a bias.
         use_logits_bias: whether the logits of the masked LM head have a bias.
         classifier_transform: whether the heads for classification and for question answering begin with a transform
             like that of the masked LM head, as in ModernBERT, instead of the dense layer on the first token.
-        classifier_pooling: what such a head for sequence classification reads: the "first" token or the "mean".
+        classifier_pooling: what such a head reads if it is in ``OF_FIRST``: the "first" token or the "mean".
         head: one of ``HEADS``; see the module docstring.
         tie_embeddings: whether the embedding table is also the masked LM head's output projection.
         num_classes: number of classes of the two classification heads.
@@ -147,14 +150,10 @@ class BERTConfig(SentenceConfig):
     use_transform_bias: bool = flag(True, used=lambda c: c.transformed)
     use_logits_bias: bool = flag(True, heads=("masked_lm",))
     classifier_transform: bool = flag(False, heads=TRANSFORMED)
-    classifier_pooling: str = choice(
-        "first", ("first", "mean"), used=lambda c: c.classifier_transform and c.head == "sequence_classification"
-    )
+    classifier_pooling: str = choice("first", ("first", "mean"), used=lambda c: c.transformed and c.head in OF_FIRST)
     pooler: bool = flag(True, heads=(None,))
     pooler_activation: str = choice("tanh", ACTIVATIONS, used=lambda c: c.head is None and c.pooler)
-    classifier_activation: str | None = choice(
-        None, ACTIVATIONS, derived=lambda c: c.pooler_activation, heads=("sequence_classification",)
-    )
+    classifier_activation: str | None = choice(None, ACTIVATIONS, derived=lambda c: c.pooler_activation, heads=OF_FIRST)
     head: str | None = choice(None, HEADS)
     tie_embeddings: bool = flag(True, heads=("masked_lm",))
     num_classes: int = size(2, heads=("sequence_classification", "token_classification"))
@@ -216,8 +215,7 @@ class BERTConfig(SentenceConfig):
     @property
     def pooled(self) -> bool:
         """Whether the model has a pooler. As in the published checkpoints, only heads on the first token have one."""
-        classifies = self.head == "sequence_classification" and not self.classifier_transform
-        return classifies or (self.head is None and self.pooler)
+        return (self.head in OF_FIRST and not self.transformed) or (self.head is None and self.pooler)
 
     @property
     def transformed(self) -> bool:

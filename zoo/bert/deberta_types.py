@@ -142,7 +142,7 @@ DEBERTA = Dialect(
     write=lambda c: _write(c, c.num_buckets // 2),
     rules=_first_rules,
     prefix="deberta.",
-    heads=classes("Deberta"),
+    heads=classes("Deberta", *(head for head in BERT_LIKE.heads if head not in ("multiple_choice", "next_sentence"))),
     other_classes={"DebertaModel": None},
     aliases={
         **BERT_LIKE.aliases,

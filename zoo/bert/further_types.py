@@ -61,7 +61,7 @@ MEGATRON = replace(
             *layer_norm("encoder.ln", "final_norm"),
         ),
     ),
-    heads=classes("MegatronBert"),
+    heads=classes("MegatronBert", *BERT_LIKE.heads),
     other_classes={"MegatronBertModel": None, "MegatronBertForPreTraining": "masked_lm"},
 )
 
@@ -135,6 +135,16 @@ BIG_BIRD = replace(
     unused={**BERT_LIKE.unused, r"^pooler\.": False},
 )
 
+
+def _read_electra(raw: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    if "ElectraForMultipleChoice" in (raw.get("architectures") or ()):  # the others do not read these entries
+        wanted = {"summary_type": "first", "summary_use_proj": True, "summary_activation": "gelu"}
+        for name, value in wanted.items():
+            if raw.get(name, value) != value:
+                raise ValueError(f"{name}: got {raw[name]!r}; accepted: {value!r}")
+    return {**BERT_LIKE.read(raw, names), "pooler": False}
+
+
 ELECTRA = replace(
     BERT_LIKE,
     fields=(
@@ -142,7 +152,7 @@ ELECTRA = replace(
         Field("embedding_size", "token_dim", 128),
     ),
     fixed={"transform_activation": "gelu", "classifier_activation": "gelu"},  # independent of the body's activation
-    read=lambda raw, names: {**BERT_LIKE.read(raw, names), "pooler": False},
+    read=_read_electra,
     rules=lambda c: (
         *EMBEDDINGS,
         *linear("embeddings_project", "embedding_projection"),
@@ -165,7 +175,7 @@ def _electra_heads(c: BERTConfig) -> tuple[Rule, ...]:
             *linear("discriminator_predictions.dense_prediction", "classifier", outside=True),
         )
     return (
-        *classifier_rules(c),
+        *classifier_rules(c, linear("sequence_summary.summary", "pooler", outside=True)),
         *linear("generator_predictions.dense", "transform", outside=True),
         *layer_norm("generator_predictions.LayerNorm", "transform_norm", outside=True),
         *output_rules(c, "generator_lm_head", "generator_lm_head.bias"),

@@ -25,6 +25,8 @@ Inputs and outputs:
                                     scores (batch, num_classes)
          "token_classification"     logits (batch, sequence, num_classes)
          "question_answering"       start_logits, end_logits (batch, sequence)
+         "multiple_choice"          logits (batch, choices), for inputs (batch, choices, sequence)
+         "next_sentence"            logits (batch, 2): the second text follows the first one, or not
          "replaced_tokens"          logits (batch, sequence), whether each token was replaced (ELECTRA)
          "sentence_embedding"       sentence_embedding (batch, embedding_dim), and an input pooling_mask
                                     (batch, sequence) with ``pool_prompt=False``; see ``zoo/sentences.py``
@@ -60,7 +62,7 @@ from ..sentences import (
     sentence_inputs,
     sentence_outputs,
 )
-from .config import HEADS, BERTConfig
+from .config import HEADS, OF_FIRST, BERTConfig
 
 
 @register
@@ -77,6 +79,8 @@ class BERT(ZooModel):
         "sequence_classification": "text-classification",
         "token_classification": "token-classification",
         "question_answering": "question-answering",
+        "multiple_choice": "multiple-choice",
+        "next_sentence": "text-classification",
         "replaced_tokens": "token-classification",
         "sentence_embedding": "sentence-similarity",
     }
@@ -161,6 +165,8 @@ class BERT(ZooModel):
                 self.lm_head = dense("lm_head", c.vocab_size, use_bias=False)
         elif c.head in ("sequence_classification", "token_classification"):
             self.classifier = dense("classifier", c.num_classes)
+        elif c.head in OF_FIRST:
+            self.classifier = dense("classifier", 1 if c.head == "multiple_choice" else 2)
         elif c.head == "question_answering":
             self.span = dense("span", 2)
         self.projection = projections_of(c, dtype=self.dtype_policy)
@@ -169,7 +175,7 @@ class BERT(ZooModel):
         c = self.config
         of_all, of_first = (self.final_norm, self.transform, self.span), (self.pooler,)
         build_each((None, None, c.transform_dim), self.transform_norm)
-        if c.head == "sequence_classification":
+        if c.head in OF_FIRST:
             of_first = (self.pooler, self.classifier)
         else:
             of_all = (*of_all, self.classifier)
@@ -191,6 +197,9 @@ class BERT(ZooModel):
         training: bool | None = None,
     ) -> Any:
         c, named = self.config, self.named_inputs(inputs)
+        choices = ops.shape(named["input_ids"])[1]
+        if c.head == "multiple_choice":
+            named = {name: ops.reshape(value, (-1, ops.shape(value)[2])) for name, value in named.items()}
         ids, mask = named["input_ids"], named.get("attention_mask")
         intermediates = Intermediates(output_hidden_states, output_attentions)
         x = self.embedding(ids)  # (B, T, token_dim)
@@ -206,7 +215,10 @@ class BERT(ZooModel):
         if c.head == "sentence_embedding":
             embedding = sentence_embedding(c, x, mask, named.get("pooling_mask"), self.projection)
             return self.finish({"sentence_embedding": embedding}, intermediates.named())
-        return self.finish(self._head(x, mask, training), intermediates.named())
+        result = self._head(x, mask, training)
+        if c.head == "multiple_choice":
+            result = ops.reshape(result, (-1, choices))  # from (B · choices, 1)
+        return self.finish(result, intermediates.named())
 
     def _token_types(self, table: TokenEmbedding, token_type_ids: Tensor | None) -> Tensor:
         if token_type_ids is not None:
@@ -256,7 +268,7 @@ class BERT(ZooModel):
         if c.head == "replaced_tokens":
             x = ACTIVATIONS[c.inner_activation](self.transform(x))
             return ops.cast(ops.squeeze(self.classifier(x), -1), "float32")  # (B, T)
-        if c.head == "sequence_classification" and self.pooler is None:
+        if c.head in OF_FIRST and self.pooler is None:
             x = self._pooled(x, mask)  # (B, D)
         if c.transformed:
             x = self.transform_norm(ACTIVATIONS[c.transform_activation](self.transform(x)))  # (…, transform_dim)
@@ -281,15 +293,18 @@ class BERT(ZooModel):
 
     def _pooled(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Return the first of the hidden states `x` (B, T, D), or the mean of those that `mask` keeps: (B, D)."""
-        if self.config.classifier_pooling == "first":
+        if self.config.classifier_pooling == "first" and (mask is None or self.config.head != "multiple_choice"):
             return x[:, 0]
+        if self.config.classifier_pooling == "first":  # of the tokens that the mask keeps, as there
+            mask = ops.cast(ops.equal(ops.cumsum(ops.cast(mask, "int32"), axis=1), 1), "int32") * mask
         kept = ops.ones_like(x[..., :1]) if mask is None else ops.expand_dims(ops.cast(mask, x.dtype), -1)  # (B, T, 1)
         return ops.sum(x * kept, axis=1) / ops.maximum(ops.sum(kept, axis=1), 1.0)
 
     @property
     def signature(self) -> Signature:
         c = self.config
-        ids = ("batch", "sequence")
+        several = c.head == "multiple_choice"
+        ids = ("batch", "choices", "sequence") if several else ("batch", "sequence")
         pooled = (TensorSpec("pooler_output", "float32", ("batch", c.hidden_dim)),)
         outputs = {
             None: (
@@ -300,6 +315,8 @@ class BERT(ZooModel):
             "sequence_classification": scored_outputs(c),
             "token_classification": (TensorSpec("logits", "float32", (*ids, c.num_classes)),),
             "question_answering": tuple(TensorSpec(f"{end}_logits", "float32", ids) for end in ("start", "end")),
+            "multiple_choice": (TensorSpec("logits", "float32", ids[:2]),),
+            "next_sentence": (TensorSpec("logits", "float32", ("batch", 2)),),
             "replaced_tokens": (TensorSpec("logits", "float32", ids),),
             "sentence_embedding": sentence_outputs(c),
         }
@@ -311,11 +328,11 @@ class BERT(ZooModel):
                 TensorSpec("attention_mask", "int32", ids, below=2, optional=True, fill=1),
                 *(types if c.type_vocab_size else ()),
                 *sentence_inputs(c),
-                *(() if c.position == "disentangled" else places),
+                *(() if several or c.position == "disentangled" else places),
             ),
             outputs=outputs[c.head],
             limits={"sequence": c.max_length},
-            defaults={"sequence": min(128, c.max_length)},
+            defaults={"sequence": min(128, c.max_length), **({"choices": 2} if several else {})},
         )
 
     @classmethod
@@ -329,7 +346,7 @@ class BERT(ZooModel):
             "max_length": 40,
             "num_classes": 5,
         }
-        heads = {head or "backbone": {**small, "head": head} for head in HEADS}
+        heads = {head or "backbone": {**small, "head": head} for head in HEADS if head != "multiple_choice"}
         roberta = {"position_offset": 2, "pad_token_id": 1, "type_vocab_size": 1}
         distilled = {"type_vocab_size": 0, "pooler_activation": "relu"}
         deberta = {"position": "disentangled", "type_vocab_size": 0, "num_buckets": 16, "max_distance": 0}

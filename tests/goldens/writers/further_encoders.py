@@ -5,9 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import transformers as hf
 
-from .common import LABELS, SEQUENCE, STATES, TAGS, golden, labels
+from .common import (
+    LABELS,
+    SEQUENCE,
+    STATES,
+    TAGS,
+    case,
+    golden,
+    ids,
+    labels,
+    mask_of,
+    new,
+    pad,
+    reread,
+    results,
+    seed_of,
+    write_golden,
+)
 from .encoders import write_encoder
 
 STATE = STATES[:1]
@@ -163,3 +181,34 @@ def modernbert_token(folder: Path) -> None:
     """The classifier follows the transform of the masked LM head; the activation is another."""
     config = modern(classifier_activation="relu", global_attn_every_n_layers=2, **labels(TAGS))
     write_encoder(folder, hf.ModernBertForTokenClassification, config, SEQUENCE)
+
+
+def write_choices(folder: Path, cls: Any, config: Any) -> None:
+    """Write cases of two choices in each row, which differ in their lengths."""
+    model = new(folder, cls, config)
+    model.save_pretrained(folder)
+    rng, lengths = np.random.default_rng(seed_of(folder)), (11, 4, 7, 1, 9, 11)
+    mask = mask_of(lengths)
+    flat = {"input_ids": pad(ids(rng, tuple(mask.shape), config.vocab_size), mask, 0), "attention_mask": mask}
+    flat["token_type_ids"] = torch.tensor(rng.integers(0, 2, tuple(mask.shape))) * mask
+    inputs = {name: value.reshape(3, 2, -1) for name, value in flat.items()}
+    write_golden(folder, case("right", inputs, results(model, inputs, SEQUENCE)))
+    reread(folder, cls)
+
+
+@golden
+def bert_choice(folder: Path) -> None:
+    """One logit for each of two choices, from the pooler."""
+    write_choices(folder, hf.BertForMultipleChoice, small(hf.BertConfig))
+
+
+@golden
+def electra_choice(folder: Path) -> None:
+    """The dense layer on the first token is named as a summary, and has exact GELU."""
+    write_choices(folder, hf.ElectraForMultipleChoice, small(hf.ElectraConfig, embedding_size=12, hidden_act="relu"))
+
+
+@golden
+def bert_next(folder: Path) -> None:
+    """Whether the second text follows the first one."""
+    write_encoder(folder, hf.BertForNextSentencePrediction, small(hf.BertConfig), SEQUENCE)

@@ -32,7 +32,7 @@ from ..precision.onnx.orders import Orders
 from ..precision.rotation import rounding_errors
 from ..precision.samples import PADDINGS, calibration_of
 from ..precision.tflite.files import DEFAULT_ROTATION, by_inputs, import_packages, rotates_by_default, round_file
-from ..precision.tflite.static import bound_masks, calls_of, check_loops
+from ..precision.tflite.static import bound_masks, calls_of, check_loops, check_products
 from ..request import ExportRequest
 from ..result import ExportResult
 from ..verification.quick import quick_check
@@ -222,6 +222,7 @@ def _in_float32(
         converted, joint = convert(stored, graphs, precision.alike)
         if precision.static:
             check_loops(converted, precision)
+            check_products(converted, precision)
         if precision.integer_only:
             bound_masks(converted, precision)
         signatures = {name: graph.signature for name, graph in graphs.items()}

@@ -18,7 +18,7 @@ import numpy as np
 from ....runtime.runner import Runner
 from ....runtime.tflite.flatbuffer import opcode, operators
 from ...options import Precision
-from .weights import FLOAT32
+from .weights import FLOAT32, multiplies_weights
 
 DIVISORS = ("MAXIMUM", "ADD", "SQRT", "RESHAPE", "BROADCAST_TO", "SUM", "SQUARE")  # of a norm or a count
 MASKED = -1e8  # float32; lower values mark keys that are masked
@@ -52,6 +52,19 @@ def check_loops(model: Any, precision: Precision) -> None:
     if any(operator == "WHILE" for _, _, operator in operators(model)):
         said = f"precision.activations: got {precision.activations!r} for a model with a loop of a recurrent layer"
         raise ValueError(f"{said}, inside which no range can be measured; accepted: 'dynamic', 'float'")
+
+
+def check_products(model: Any, precision: Precision) -> None:
+    """Check that all operators of a ``ModelT`` can be integers, if the precision asks for that.
+
+    Raises:
+        ValueError: an operator multiplies two weights, which the quantizer cannot round.
+    """
+    if precision.integer_only and any(multiplies_weights(model, *each) for each in operators(model)):
+        raise ValueError(
+            "precision.integer_only: got True for a model that multiplies weights by weights, as disentangled "
+            "attention does; accepted: False"
+        )
 
 
 def calls_of(runner: Runner, samples: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, np.ndarray]]]:

@@ -55,7 +55,8 @@ def weights_of(model: Any) -> list[Weight]:
             tensor = graph.tensors[index] if index >= 0 else None
             if tensor is None or tensor.type != FLOAT32 or (data := model.buffers[tensor.buffer].data) is None:
                 continue
-            if operator not in READERS or place != 1 or tensor.buffer == 0 or not len(tensor.shape):
+            read = operator in READERS and place == 1 and not multiplies_weights(model, graph, node, operator)
+            if not read or tensor.buffer == 0 or not len(tensor.shape):
                 others.add(tensor.buffer)
                 continue
             array = np.asarray(data, "uint8").view("float32").reshape(tensor.shape)
@@ -64,6 +65,14 @@ def weights_of(model: Any) -> list[Weight]:
             weight.names.append(tensor.name.decode())
             weight.head |= (id(graph), int(node.outputs[0])) in heads
     return [weight for buffer, weight in found.items() if buffer not in others]
+
+
+def multiplies_weights(model: Any, graph: Any, node: Any, operator: str) -> bool:
+    """Return whether an operator multiplies two constants, as for the table of disentangled attention.
+
+    LiteRT has no kernel for a product of integers with such an input, so that both stay in float32.
+    """
+    return operator == PRODUCT and model.buffers[graph.tensors[node.inputs[0]].buffer].data is not None
 
 
 def _heads(model: Any) -> set[tuple[int, int]]:

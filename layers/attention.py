@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from ..checks import positive_integer
+from ..checks import positive_integer, positive_number
 from . import functional as F
 from .core import Dense, RMSNormalization
 
@@ -39,8 +39,12 @@ class MultiHeadAttention(keras.layers.Layer):
         use_key_bias: whether the key projection has a bias. Default: `use_bias`.
         use_output_bias: whether the output projection has a bias. Default: `use_bias`.
         scale: factor on the scores. Default: ``key_dim ** -0.5``.
+        softcap: if given, limit the scores s to ``softcap · tanh(s / softcap)`` (Gemma 2, arXiv:2408.00118).
+        use_sinks: add one trained score per head to every softmax, to which no value belongs (gpt-oss).
         qk_norm_epsilon: if not None, normalize every query and key head by its root mean square with this epsilon and
             a trained scale, before the rotation (Qwen3; Henry et al. 2020, arXiv:2010.04245).
+        qk_norm_joined: normalize all query heads together, and all key heads, as in OLMo 2 (arXiv:2501.00656).
+        qk_norm_unit_offset: the scales of these norms are 1 + the trained ones; see ``RMSNormalization``.
         rotary_interleaved: rotate feature 2i with 2i + 1, as in the RoPE paper, instead of i with i + key_dim / 2.
         dropout: dropout rate on the attention weights, in training only.
         kernel_initializer: initializer of the kernels of all four projections.
@@ -62,7 +66,11 @@ class MultiHeadAttention(keras.layers.Layer):
         use_key_bias: bool | None = None,
         use_output_bias: bool | None = None,
         scale: float | None = None,
+        softcap: float | None = None,
+        use_sinks: bool = False,
         qk_norm_epsilon: float | None = None,
+        qk_norm_joined: bool = False,
+        qk_norm_unit_offset: bool = False,
         rotary_interleaved: bool = False,
         dropout: float = 0.0,
         kernel_initializer: Any = "glorot_uniform",
@@ -82,7 +90,11 @@ class MultiHeadAttention(keras.layers.Layer):
         self.use_key_bias = use_bias if use_key_bias is None else use_key_bias
         self.use_output_bias = use_bias if use_output_bias is None else use_output_bias
         self.scale = scale
+        self.softcap = None if softcap is None else positive_number("softcap", softcap)
+        self.use_sinks = use_sinks
         self.qk_norm_epsilon = qk_norm_epsilon
+        self.qk_norm_joined = qk_norm_joined
+        self.qk_norm_unit_offset = qk_norm_unit_offset
         self.rotary_interleaved = rotary_interleaved
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -107,14 +119,22 @@ class MultiHeadAttention(keras.layers.Layer):
         self.value_dense = self._project("value", self.num_kv_heads * self.value_dim, value_shape)
         self.query_norm = self.key_norm = None
         if self.qk_norm_epsilon is not None:
-            self.query_norm, self.key_norm = (self._normalise(name) for name in ("query_norm", "key_norm"))
+            heads = (self.num_heads, self.num_kv_heads) if self.qk_norm_joined else (1, 1)
+            names = ("query_norm", "key_norm")
+            self.query_norm, self.key_norm = (
+                self._normalise(name, number * self.key_dim) for name, number in zip(names, heads, strict=True)
+            )
+        self.sinks = None
+        if self.use_sinks:
+            self.sinks = self.add_weight(name="sinks", shape=(self.num_heads,), initializer="zeros", autocast=False)
         output_dim = self.output_dim or query_shape[-1]
         joined_shape = (*query_shape[:-1], self.num_heads * self.value_dim)
         self.output_dense = self._project("output", output_dim, joined_shape, use_bias=self.use_output_bias)
 
-    def _normalise(self, name: str) -> RMSNormalization:
-        norm = RMSNormalization(epsilon=self.qk_norm_epsilon or 0.0, dtype=self.dtype_policy, name=name)
-        norm.build((None, None, None, self.key_dim))
+    def _normalise(self, name: str, width: int) -> RMSNormalization:
+        options = {"unit_offset": self.qk_norm_unit_offset, "dtype": self.dtype_policy, "name": name}
+        norm = RMSNormalization(epsilon=self.qk_norm_epsilon or 0.0, **options)
+        norm.build((None, None, None, width))
         return norm
 
     def _project(self, name: str, units: int, input_shape: Any, use_bias: bool | None = None) -> Dense:
@@ -170,12 +190,11 @@ class MultiHeadAttention(keras.layers.Layer):
         Raises:
             ValueError: a mask has a floating-point dtype or another rank.
         """
-        q = F.split_heads(self.query_dense(query), self.num_heads)  # (B, H, T, D)
-        q = q if self.query_norm is None else self.query_norm(q)
+        q = self._heads(self.query_dense(query), self.num_heads, self.query_norm)  # (B, H, T, D)
         k, v = key_value or self.keys_and_values(query if value is None else value, key)
         if rotary is not None:
             cos, sin = (ops.cast(part, q.dtype) for part in rotary)
-            q, k = (F.rotary(x, cos, sin, interleaved=self.rotary_interleaved) for x in (q, k))
+            q, k = (self._rotated(x, cos, sin) for x in (q, k))
         if cache is not None:
             k, v = cache(k, v)  # (B, KV, S, D), (B, KV, S, V)
         attended = F.dot_product_attention(
@@ -186,6 +205,8 @@ class MultiHeadAttention(keras.layers.Layer):
             bias=bias(q, k) if callable(bias) else bias,
             scale=self.scale,
             causal=use_causal_mask,
+            softcap=self.softcap,
+            sinks=self.sinks,
             return_scores=return_attention_scores,
             dropout=(lambda weights: self.dropout_layer(weights, training=training)) if self.dropout else None,
         )
@@ -198,9 +219,22 @@ class MultiHeadAttention(keras.layers.Layer):
 
         Their shapes are (batch, num_kv_heads, S, key_dim) and (batch, num_kv_heads, S, value_dim).
         """
-        k = F.split_heads(self.key_dense(value if key is None else key), self.num_kv_heads)
-        k = k if self.key_norm is None else self.key_norm(k)
+        k = self._heads(self.key_dense(value if key is None else key), self.num_kv_heads, self.key_norm)
         return k, F.split_heads(self.value_dense(value), self.num_kv_heads)
+
+    def _heads(self, x: Tensor, heads: int, norm: RMSNormalization | None) -> Tensor:
+        """Split a projection `x` (batch, length, heads · dim) into (batch, heads, length, dim), and normalize it."""
+        if norm is None:
+            return F.split_heads(x, heads)
+        return F.split_heads(norm(x), heads) if self.qk_norm_joined else norm(F.split_heads(x, heads))
+
+    def _rotated(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rotate the first features of `x` (batch, heads, length, dim), twice as many as `cos` has."""
+        width = 2 * cos.shape[-1]
+        if width == x.shape[-1]:
+            return F.rotary(x, cos, sin, interleaved=self.rotary_interleaved)
+        turned = F.rotary(x[..., :width], cos, sin, interleaved=self.rotary_interleaved)
+        return ops.concatenate([turned, x[..., width:]], axis=-1)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         # Trace the call: compute_output_shape cannot know whether the attention scores are returned too.
@@ -216,7 +250,11 @@ class MultiHeadAttention(keras.layers.Layer):
             **super().get_config(),
             **{name: getattr(self, name) for name in (*own, *biases)},
             "scale": self.scale,
+            "softcap": self.softcap,
+            "use_sinks": self.use_sinks,
             "qk_norm_epsilon": self.qk_norm_epsilon,
+            "qk_norm_joined": self.qk_norm_joined,
+            "qk_norm_unit_offset": self.qk_norm_unit_offset,
             "rotary_interleaved": self.rotary_interleaved,
             "dropout": self.dropout,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),

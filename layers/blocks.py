@@ -55,6 +55,10 @@ class TransformerBlock(keras.layers.Layer):
     (arXiv:2002.04745). With `cross_attention`, a branch that attends to the encoder comes between the two (Vaswani et
     al. 2017, arXiv:1706.03762, section 3.1). The output has the compute dtype. ``call`` documents the masks.
 
+    With `norm_branches`, the output of each branch is normalized before it is added: ``x + norm(attend(x))`` (OLMo 2,
+    arXiv:2501.00656) or, with `norm_first`, ``x + norm(attend(norm(x)))`` (Gemma 2, arXiv:2408.00118). With `parallel`,
+    both branches read the block's input: ``x + attend(norm(x)) + feed(norm(x))`` (GPT-J; PaLM, arXiv:2204.02311).
+
     Args:
         num_heads, num_kv_heads, rotary_interleaved: see ``MultiHeadAttention``; `head_dim` is its `key_dim` and
             `attention_scale` its `scale`.
@@ -67,18 +71,26 @@ class TransformerBlock(keras.layers.Layer):
         use_key_bias: overrides `use_qkv_bias` for the keys. Default: the same.
         position_terms, share_position_projections: for ``DisentangledAttention``, which self-attention is unless
             `position_terms` is None.
-        qk_norm: normalize query and key heads with `norm_epsilon`; see ``MultiHeadAttention``.
+        qk_norm, qk_norm_joined: normalize query and key heads, each or all together, with `norm_epsilon`; see
+            ``MultiHeadAttention``. With ``norm="rms_norm_unit_offset"`` these norms have a unit offset too.
+        attention_softcap, attention_sinks: `softcap` and `use_sinks` of ``MultiHeadAttention``, in self-attention.
         norm: "layer_norm", "rms_norm" or another name in ``NORMALIZATIONS``.
         norm_epsilon: epsilon of the normalizations.
-        norm_first: pre-norm if True, post-norm if False.
+        norm_first: normalize the input of each branch.
         use_attention_norm: whether self-attention has a normalization; ModernBERT's first block has none.
+        norm_branches: normalize the output of each branch. Without either, the sum is normalized (post-norm).
+        parallel: let the feed-forward network read the block's input instead of the attention's result.
+        shared_norm: with `parallel`, whether both branches read the same normalized input.
+        residual_scale: factor on the output of each branch (Granite).
         layer_scale: initial value of a ``LayerScale`` on self-attention and feed-forward, or None for no such layer.
         cross_attention: whether the block has a branch that attends to an encoder.
         dropout: dropout rate on the output of every branch; `attention_dropout` is the one on the attention weights.
         kernel_initializer: initializer of all kernels.
 
     Raises:
-        ValueError: `norm` is not one of these, or ``MultiHeadAttention`` or ``FeedForward`` rejects an argument.
+        ValueError: `norm` is not one of these, `parallel` is combined with `cross_attention` or `norm_branches` or is
+            without `norm_first`, `shared_norm` is without `parallel`, or ``MultiHeadAttention`` or ``FeedForward``
+            rejects an argument.
     """
 
     def __init__(
@@ -101,10 +113,17 @@ class TransformerBlock(keras.layers.Layer):
         position_terms: Sequence[str] | None = None,
         share_position_projections: bool = False,
         qk_norm: bool = False,
+        qk_norm_joined: bool = False,
+        attention_softcap: float | None = None,
+        attention_sinks: bool = False,
         norm: str = "layer_norm",
         norm_epsilon: float = 1e-6,
         norm_first: bool = True,
         use_attention_norm: bool = True,
+        norm_branches: bool = False,
+        parallel: bool = False,
+        shared_norm: bool = False,
+        residual_scale: float = 1.0,
         layer_scale: float | None = None,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
@@ -114,8 +133,13 @@ class TransformerBlock(keras.layers.Layer):
         super().__init__(**kwargs)
         if norm not in NORMALIZATIONS:
             raise ValueError(f"norm: got {norm!r}; accepted: {sorted(NORMALIZATIONS)}")
+        if parallel and (cross_attention or norm_branches or not norm_first):
+            raise ValueError("parallel: got True; accepted: False with cross_attention, norm_branches or post-norm")
+        if shared_norm and not parallel:
+            raise ValueError("shared_norm: got True; accepted: False, or parallel=True")
         kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.norm_first = norm_first
+        self.norm_first, self.norm_branches, self.parallel = norm_first, norm_branches, parallel
+        self.residual_scale = residual_scale
         self._config = {
             "num_heads": num_heads,
             "intermediate_dim": intermediate_dim,
@@ -134,10 +158,17 @@ class TransformerBlock(keras.layers.Layer):
             "position_terms": None if position_terms is None else tuple(position_terms),
             "share_position_projections": share_position_projections,
             "qk_norm": qk_norm,
+            "qk_norm_joined": qk_norm_joined,
+            "attention_softcap": attention_softcap,
+            "attention_sinks": attention_sinks,
             "norm": norm,
             "norm_epsilon": norm_epsilon,
             "norm_first": norm_first,
             "use_attention_norm": use_attention_norm,
+            "norm_branches": norm_branches,
+            "parallel": parallel,
+            "shared_norm": shared_norm,
+            "residual_scale": residual_scale,
             "layer_scale": layer_scale,
             "dropout": dropout,
             "attention_dropout": attention_dropout,
@@ -155,6 +186,8 @@ class TransformerBlock(keras.layers.Layer):
                 use_output_bias=use_bias if use_output_bias is None else use_output_bias,
                 scale=attention_scale,
                 qk_norm_epsilon=norm_epsilon if qk_norm else None,
+                qk_norm_joined=qk_norm_joined,
+                qk_norm_unit_offset=norm == "rms_norm_unit_offset",
                 rotary_interleaved=rotary_interleaved,
                 dropout=attention_dropout,
                 kernel_initializer=kernel_initializer,
@@ -163,11 +196,12 @@ class TransformerBlock(keras.layers.Layer):
                 **shared,
             )
 
-        if position_terms is None:
-            self.attention = attention("attention")
-        else:
+        options: dict[str, Any] = {"softcap": attention_softcap, "use_sinks": attention_sinks}
+        kind: Any = MultiHeadAttention
+        if position_terms is not None:
+            kind = DisentangledAttention
             options = {"position_terms": position_terms, "share_position_projections": share_position_projections}
-            self.attention = attention("attention", DisentangledAttention, **options)
+        self.attention = attention("attention", kind, **options)
         self.cross_attention: Any = attention("cross_attention") if cross_attention else None
         feedforward: Any = FeedForward if experts is None else MixtureOfExperts
         self.feedforward = feedforward(
@@ -180,12 +214,16 @@ class TransformerBlock(keras.layers.Layer):
             **shared,
         )
 
-        def normalization(name: str) -> Any:
-            return NORMALIZATIONS[norm](epsilon=norm_epsilon, name=name, **shared)
+        def normalization(name: str, *wanted: bool) -> Any:
+            return NORMALIZATIONS[norm](epsilon=norm_epsilon, name=name, **shared) if all(wanted) else None
 
-        self.attention_norm: Any = normalization("attention_norm") if use_attention_norm else None
-        self.cross_attention_norm: Any = normalization("cross_attention_norm") if cross_attention else None
-        self.feedforward_norm = normalization("feedforward_norm")
+        plain = norm_first or not norm_branches  # norms of the branches' inputs, or of the sums
+        self.attention_norm = normalization("attention_norm", plain, use_attention_norm)
+        self.cross_attention_norm = normalization("cross_attention_norm", plain, cross_attention)
+        self.feedforward_norm = normalization("feedforward_norm", plain, not shared_norm)
+        self.attention_output_norm = normalization("attention_output_norm", norm_branches)
+        self.cross_attention_output_norm = normalization("cross_attention_output_norm", norm_branches, cross_attention)
+        self.feedforward_output_norm = normalization("feedforward_output_norm", norm_branches)
         self.attention_scale = self.feedforward_scale = None
         if layer_scale is not None:
             self.attention_scale = LayerScale(layer_scale, name="attention_scale", **shared)
@@ -205,6 +243,9 @@ class TransformerBlock(keras.layers.Layer):
             self.attention_norm,
             self.cross_attention_norm,
             self.feedforward_norm,
+            self.attention_output_norm,
+            self.cross_attention_output_norm,
+            self.feedforward_output_norm,
             self.attention_scale,
             self.feedforward_scale,
         ):
@@ -249,8 +290,11 @@ class TransformerBlock(keras.layers.Layer):
         if (self.cross_attention is not None) != (encoder_states is not None or encoder_key_value is not None):
             wanted = "encoder_states or encoder_key_value" if self.cross_attention else "none, without cross_attention"
             raise ValueError(f"encoder_states: got {'none' if self.cross_attention else 'one'}; accepted: {wanted}")
+        # Padding has no part in the loss of a router. With a cache, the mask has columns for other tokens.
+        more = {"key_mask": key_mask} if isinstance(self.feedforward, MixtureOfExperts) and cache is None else {}
+        normed = self.attention_norm(inputs) if self.norm_first and self.attention_norm is not None else inputs
         attended = self.attention(
-            self.attention_norm(inputs) if self.norm_first and self.attention_norm is not None else inputs,
+            normed,
             key_mask=key_mask,
             attention_mask=attention_mask,
             use_causal_mask=use_causal_mask,
@@ -261,7 +305,12 @@ class TransformerBlock(keras.layers.Layer):
         )
         x, *scores = attended if return_attention_scores else (attended,)
         x = self.dropout_layer(x, training=training)
-        x = self._join(inputs, x, self.attention_scale, self.attention_norm)
+        x = self._join(inputs, x, self.attention_scale, self.attention_norm, self.attention_output_norm)
+        if self.parallel:
+            normed = normed if self.feedforward_norm is None else self.feedforward_norm(inputs)
+            fed = self.feedforward(normed, training=training, **more)
+            x = self._join(x, fed, self.feedforward_scale, None, None)
+            return (x, *scores) if return_attention_scores else x
         if self.cross_attention is not None:
             attended = self.cross_attention(
                 self.cross_attention_norm(x) if self.norm_first else x,
@@ -273,17 +322,17 @@ class TransformerBlock(keras.layers.Layer):
             )
             crossed, *cross_scores = attended if return_attention_scores else (attended,)
             crossed = self.dropout_layer(crossed, training=training)
-            x = self._join(x, crossed, None, self.cross_attention_norm)
+            x = self._join(x, crossed, None, self.cross_attention_norm, self.cross_attention_output_norm)
             scores += cross_scores
-        # Padding has no part in the loss of a router. With a cache, the mask has columns for other tokens.
-        more = {"key_mask": key_mask} if isinstance(self.feedforward, MixtureOfExperts) and cache is None else {}
         fed = self.feedforward(self.feedforward_norm(x) if self.norm_first else x, training=training, **more)
-        x = self._join(x, fed, self.feedforward_scale, self.feedforward_norm)
+        x = self._join(x, fed, self.feedforward_scale, self.feedforward_norm, self.feedforward_output_norm)
         return (x, *scores) if return_attention_scores else x
 
-    def _join(self, x: Tensor, branch: Tensor, scale: Any, norm: Any) -> Tensor:
-        """Add `branch` to `x`, scaled if there is a `scale`, and normalize the sum in a post-norm block."""
-        x = x + (branch if scale is None else scale(branch))
+    def _join(self, x: Tensor, branch: Tensor, scale: Any, norm: Any, output_norm: Any) -> Tensor:
+        """Add `branch` to `x`, normalized and scaled as far as the block does, and normalize the sum in post-norm."""
+        branch = branch if output_norm is None else output_norm(branch)
+        branch = branch if scale is None else scale(branch)
+        x = x + (branch if self.residual_scale == 1.0 else branch * self.residual_scale)
         return x if self.norm_first or norm is None else norm(x)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:

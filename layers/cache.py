@@ -91,12 +91,14 @@ class CausalContext(NamedTuple):
     Attributes:
         query_positions: (batch or 1, T), positions of the new tokens.
         key_positions: (batch or 1, S), positions of all keys.
-        masks: mask arguments for the attention of every block.
+        masks: mask arguments for the attention of blocks that attend to all preceding tokens.
+        sliding_masks: the same for blocks that attend to the tokens in the sliding window, if there is one.
     """
 
     query_positions: Tensor
     key_positions: Tensor
     masks: dict[str, Any]
+    sliding_masks: dict[str, Any]
 
 
 def causal_context(
@@ -136,17 +138,30 @@ def causal_context(
         queries = keys
     else:
         queries = ops.take(keys, ops.arange(length, dtype="int32") + index, axis=1)  # (B, T)
-    if cache is None and window is None:  # the plain causal mask is enough
-        return CausalContext(queries, keys, {"key_mask": mask, "use_causal_mask": True})
+    plain = {"key_mask": mask, "use_causal_mask": True}
+    if cache is None and window is None:
+        return CausalContext(queries, keys, plain, plain)
 
     columns = ops.expand_dims(ops.arange(slots, dtype="int32"), 0)  # (1, S)
     rows = ops.expand_dims(ops.arange(length, dtype="int32"), 1) + index  # (T, 1)
     visible = ops.expand_dims(columns <= rows, 0)  # (1, T, S)
-    if window is not None:
-        visible = ops.logical_and(visible, within_window(queries, keys, window))
     if mask is not None:
         visible = ops.logical_and(visible, ops.expand_dims(F.boolean_mask(mask, "attention_mask"), 1))
-    return CausalContext(queries, keys, {"attention_mask": visible})
+    context = masked_context(queries, keys, visible, window)
+    return context if cache is not None else context._replace(masks=plain)
+
+
+def masked_context(queries: Tensor, keys: Tensor, visible: Tensor, window: int | None) -> CausalContext:
+    """Return the context in which queries attend to the keys that `visible` (batch or 1, T, S) allows.
+
+    Args:
+        queries, keys: their positions, (batch or 1, T) and (batch or 1, S).
+        window: the sliding window; None if no block has one.
+    """
+    sliding = visible
+    if window is not None:
+        sliding = ops.logical_and(visible, within_window(queries, keys, window))
+    return CausalContext(queries, keys, {"attention_mask": visible}, {"attention_mask": sliding})
 
 
 def within_window(query_positions: Tensor, key_positions: Tensor, window: int) -> Tensor:

@@ -65,36 +65,73 @@ class Dense(KeepsAdapters, keras.layers.Dense):
 class LayerNormalization(keras.layers.LayerNormalization):
     """Layer normalization over the last axis, with scale and offset (Ba et al. 2016, arXiv:1607.06450).
 
-    The output has the shape and dtype of the input. `epsilon` has no default, as model families differ in it. With
-    ``center=False``, an argument of Keras' layer, there is no offset.
+    The output has the shape and dtype of the input.
+
+    Args:
+        epsilon: added to the variance. It has no default, as model families differ in it.
+        center: whether there is an offset.
+        unit_offset: whether the scale is 1 + `gamma`, as in Nemotron, so that `gamma` starts at 0.
     """
 
-    def __init__(self, *, epsilon: float, **kwargs: Any) -> None:
-        super().__init__(epsilon=epsilon, **kwargs)
+    def __init__(self, *, epsilon: float, unit_offset: bool = False, **kwargs: Any) -> None:
+        super().__init__(epsilon=epsilon, **({"gamma_initializer": "zeros"} if unit_offset else {}), **kwargs)
+        self.unit_offset = unit_offset
 
     def call(self, inputs: Tensor) -> Tensor:
-        beta = keras.ops.zeros_like(self.gamma) if self.beta is None else self.beta
-        return F.layer_norm(inputs, self.gamma, beta, epsilon=self.epsilon)
+        gamma = _one_more(self.gamma, inputs) if self.unit_offset else self.gamma
+        return F.layer_norm(inputs, gamma, self.beta, epsilon=self.epsilon)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        return {**_without(config, "gamma_initializer"), "unit_offset": True} if self.unit_offset else config
 
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class RMSNormalization(keras.layers.RMSNormalization):
     """Root-mean-square normalization over the last axis, with scale only (Zhang & Sennrich 2019, arXiv:1910.07467).
 
-    The output has the input's shape and the compute dtype. `epsilon` has no default, as model families differ in it.
+    The output has the input's shape and the compute dtype.
+
+    Args:
+        epsilon: added to the mean square. It has no default, as model families differ in it.
+        unit_offset: whether the factor is 1 + `scale`, as in Gemma, so that `scale` starts at 0.
     """
 
-    def __init__(self, *, epsilon: float, **kwargs: Any) -> None:
+    def __init__(self, *, epsilon: float, unit_offset: bool = False, **kwargs: Any) -> None:
         super().__init__(epsilon=epsilon, **kwargs)
+        self.unit_offset = unit_offset
+
+    def build(self, input_shape: Any) -> None:
+        initializer = "zeros" if self.unit_offset else "ones"
+        self.scale = self.add_weight(name="scale", shape=(input_shape[-1],), initializer=initializer)
+        self.built = True
 
     def call(self, inputs: Tensor) -> Tensor:
-        return F.rms_norm(inputs, self.scale, epsilon=self.epsilon)
+        return F.rms_norm(
+            inputs, _one_more(self.scale, inputs) if self.unit_offset else self.scale, epsilon=self.epsilon
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        return {**config, "unit_offset": True} if self.unit_offset else config
+
+
+def _one_more(weight: Tensor, inputs: Tensor) -> Tensor:
+    """Return 1 + `weight` in float32, or in float64 for such `inputs`: half precision would round the sum."""
+    dtype = "float64" if keras.backend.standardize_dtype(inputs.dtype) == "float64" else "float32"
+    return 1.0 + keras.ops.cast(weight, dtype)
+
+
+def _without(config: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in names}
 
 
 NORMALIZATIONS: dict[str, Callable[..., Any]] = {
     "layer_norm": LayerNormalization,
     "layer_norm_without_bias": partial(LayerNormalization, center=False),
+    "layer_norm_unit_offset": partial(LayerNormalization, unit_offset=True),
     "rms_norm": RMSNormalization,
+    "rms_norm_unit_offset": partial(RMSNormalization, unit_offset=True),
 }
 
 

@@ -17,6 +17,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": lambda x: F.gelu(x, approximate=False),
     "gelu_tanh": lambda x: F.gelu(x, approximate=True),
     "relu": ops.relu,
+    "relu_squared": lambda x: ops.square(ops.relu(x)),
     "silu": ops.silu,
     "tanh": ops.tanh,
 }
@@ -32,8 +33,8 @@ class FeedForward(keras.layers.Layer):
 
     Args:
         intermediate_dim: width between the projections.
-        activation: "gelu" (exact, with erf), "gelu_tanh", "relu", "silu" or "tanh"; gated: "swiglu" (SiLU), "geglu"
-            (the tanh approximation of GELU), "geglu_erf" (exact GELU) or "reglu" (ReLU).
+        activation: "gelu" (exact, with erf), "gelu_tanh", "relu", "relu_squared", "silu" or "tanh"; gated: "swiglu"
+            (SiLU), "geglu" (the tanh approximation of GELU), "geglu_erf" (exact GELU) or "reglu" (ReLU).
         use_bias: whether all projections have biases.
         dropout: dropout rate on the output, in training only.
         kernel_initializer: initializer of the kernels of all projections.

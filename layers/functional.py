@@ -96,8 +96,11 @@ def embedding_lookup(table: Tensor, ids: Tensor) -> Tensor:
 
 
 @primitive
-def layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor, *, epsilon: float) -> Tensor:
-    """Apply layer normalization over the last axis, statistics in float32 (Ba et al. 2016, arXiv:1607.06450)."""
+def layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor | None, *, epsilon: float) -> Tensor:
+    """Apply layer normalization over the last axis, statistics in float32 (Ba et al. 2016, arXiv:1607.06450).
+
+    The output has the shape and dtype of `inputs`. There is no offset if `beta` is None.
+    """
     return ops.layer_normalization(inputs, gamma, beta, axis=-1, epsilon=epsilon)
 
 
@@ -191,13 +194,27 @@ def combine_masks(*masks: Tensor | None) -> Tensor | None:
     return functools.reduce(ops.logical_and, given) if given else None
 
 
-def softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
+def softcapped(scores: Tensor, softcap: float | None) -> Tensor:
+    """Return ``softcap · tanh(scores / softcap)``, whose magnitude is below `softcap`; `scores` if it is None."""
+    return scores if softcap is None else ops.tanh(scores / softcap) * softcap
+
+
+def softmax(scores: Tensor, mask: Tensor | None, sinks: Tensor | None = None) -> Tensor:
     """Apply softmax over the last axis, restricted to where `mask` is True.
 
     A row of `mask` without any True does not give zeros: multiply the result by :func:`any_true`.
+
+    Args:
+        scores: (batch, heads, T, S).
+        mask: boolean, broadcastable to `scores`, or None.
+        sinks: (heads,), the score of one more key in every row, whose weight is not returned. The weights of a row
+            then add up to less than 1. None for no such key.
     """
     if mask is not None:
         scores = scores + _addend(ops.cast(ops.logical_not(mask), scores.dtype) * MASKED)
+    if sinks is not None:
+        sink = ops.reshape(ops.cast(sinks, scores.dtype), (1, -1, 1, 1)) + ops.zeros_like(scores[..., :1])
+        return ops.softmax(ops.concatenate([scores, sink], axis=-1), axis=-1)[..., :-1]
     # The weight of a single key is 1. Keras would warn about a softmax over one element.
     return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)
 
@@ -229,6 +246,8 @@ def dot_product_attention(
     bias: Tensor | None = None,
     scale: float | None = None,
     causal: bool = False,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
     return_scores: bool = False,
     dropout: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -245,6 +264,10 @@ def dot_product_attention(
         bias: values added to the scores, broadcastable to (batch, heads, T, S).
         scale: factor on the scores. Default: D^-1/2.
         causal: query i attends to keys up to i; the last query is aligned with the last key.
+        softcap: if given, replace the scaled scores s by ``softcap · tanh(s / softcap)`` before `bias` is added
+            (Gemma 2, arXiv:2408.00118, section 2).
+        sinks: (heads,), a score for each head that takes part in the softmax and that no value belongs to (gpt-oss;
+            compare Xiao et al. 2023, arXiv:2309.17453). None for no sinks.
         return_scores: also return the attention weights, (batch, heads, T, S).
         dropout: function applied to the weights before the multiplication with the values.
 
@@ -269,11 +292,11 @@ def dot_product_attention(
     if grouped:
         scores = ops.reshape(scores, (batch, heads, length, source))  # (B, H, T, S)
 
-    scores = at_least_float32(scores)
+    scores = softcapped(at_least_float32(scores), softcap)
     if bias is not None:
         scores = scores + _addend(ops.cast(bias, scores.dtype))
     any_key = None if complete else any_true(mask)
-    weights = ops.cast(softmax(scores, mask), value.dtype)  # (B, H, T, S)
+    weights = ops.cast(softmax(scores, mask, sinks), value.dtype)  # (B, H, T, S)
     if return_scores and any_key is not None:
         weights = weights * ops.cast(any_key, weights.dtype)
     dropped = weights if dropout is None else dropout(weights)

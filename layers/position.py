@@ -163,7 +163,12 @@ class LearnedPositions(keras.layers.Layer):
     kind: ClassVar[str] = "added"
 
     def __init__(
-        self, max_length: int, hidden_dim: int, *, embeddings_initializer: Any = "uniform", **kwargs: Any
+        self,
+        max_length: int,
+        hidden_dim: int,
+        *,
+        embeddings_initializer: Any = "uniform",
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.max_length = max_length
@@ -223,29 +228,34 @@ class ALiBi(keras.layers.Layer):
     keys (batch, S). The layer has no weights and no maximum length. Pass its output as `bias` when calling
     ``MultiHeadAttention``.
 
+    Args:
+        num_heads: number of heads of the attention.
+        scale: factor on all slopes; 1 in the paper. Falcon adds its biases before it scales the scores.
+
     Raises:
-        ValueError: `num_heads` is not a positive integer.
+        ValueError: `num_heads` is not a positive integer, or `scale` is not positive.
     """
 
     kind: ClassVar[str] = "biased"
 
-    def __init__(self, num_heads: int, **kwargs: Any) -> None:
+    def __init__(self, num_heads: int, *, scale: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.num_heads = multiple("num_heads", num_heads, 1)
+        self.scale = positive_number("scale", scale)
 
     def build(self, query_positions_shape: Any = None, key_positions_shape: Any = None) -> None:
         self.built = True
 
     def call(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
         distance = ops.cast(ops.abs(_distances(query_positions, key_positions)), "float32")  # (B, T, S)
-        slopes = ops.convert_to_tensor(-alibi_slopes(self.num_heads).reshape(1, -1, 1, 1))
+        slopes = ops.convert_to_tensor(np.float32(-self.scale) * alibi_slopes(self.num_heads).reshape(1, -1, 1, 1))
         return ops.expand_dims(distance, 1) * slopes  # (B, H, T, S)
 
     def compute_output_shape(self, query_positions_shape: Any, key_positions_shape: Any) -> Any:
         return query_positions_shape[0], self.num_heads, query_positions_shape[1], key_positions_shape[1]
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "num_heads": self.num_heads}
+        return {**super().get_config(), "num_heads": self.num_heads, "scale": self.scale}
 
 
 def relative_buckets(max_distance: int, num_buckets: int, bidirectional: bool) -> np.ndarray:
@@ -362,6 +372,8 @@ def position_layer(
     head_dim: int,
     num_heads: int,
     max_length: int,
+    rotary_dim: int | None = None,
+    alibi_scale: float = 1.0,
     rope_theta: float = 10000.0,
     rope_scaling: Mapping[str, Any] | None = None,
     bidirectional: bool = False,
@@ -381,11 +393,12 @@ def position_layer(
         endpoint = position == "sinusoidal_fairseq"
         return SinusoidalPositions(hidden_dim, interleaved=position == "sinusoidal", endpoint=endpoint, **shared)
     if position.startswith("rotary"):
-        return RotaryEmbedding(head_dim, rope_theta, scaling=rope_scaling, **shared)
+        options = {"scaling": rope_scaling, "max_length": max_length}
+        return RotaryEmbedding(rotary_dim or head_dim, rope_theta, **options, **shared)
     trained = {"embeddings_initializer": initializer, **shared}
     makers = {
         "learned": lambda: LearnedPositions(max_length, hidden_dim, **trained),
-        "alibi": lambda: ALiBi(num_heads, **shared),
+        "alibi": lambda: ALiBi(num_heads, scale=alibi_scale, **shared),
         "relative": lambda: RelativePositionBias(
             num_heads, num_buckets=num_buckets, max_distance=max_distance, bidirectional=bidirectional, **trained
         ),
@@ -394,17 +407,20 @@ def position_layer(
     return makers[position]()
 
 
-def check_position(position: str, *, hidden_dim: int, head_dim: int) -> None:
+def check_position(position: str, *, hidden_dim: int, head_dim: int, rotary_dim: int | None = None) -> None:
     """Check that `position` is one of ``POSITIONS`` and can be used with these widths.
 
     Raises:
-        ValueError: `position` is unknown, or `hidden_dim` or `head_dim` is not a multiple of 2 or 4 as it requires.
+        ValueError: `position` is unknown, `hidden_dim`, `head_dim` or `rotary_dim` is not a multiple of 2 or 4 as it
+            requires, or `rotary_dim` is above `head_dim`.
     """
     choice("position", position, POSITIONS)
     if position.startswith("sinusoidal"):
         multiple("hidden_dim", hidden_dim, 4 if position == "sinusoidal_2d" else 2)
     if position.startswith("rotary"):
-        multiple("head_dim", head_dim, 2)
+        multiple("head_dim" if rotary_dim in (None, head_dim) else "rotary_dim", rotary_dim or head_dim, 2)
+        if (rotary_dim or 0) > head_dim:
+            raise ValueError(f"rotary_dim: got {rotary_dim}; accepted: at most head_dim={head_dim}")
 
 
 class EncodedPositions(NamedTuple):

@@ -30,6 +30,13 @@ SCALINGS: dict[str, dict[str, float | None]] = {  # fields and their defaults; N
     "ntk": {"factor": None},
     "dynamic": {"factor": None, "original_max_position_embeddings": None},
     "factors": {"factors": None, "attention_factor": 1.0},
+    "longrope": {
+        "short_factor": None,
+        "long_factor": None,
+        "original_max_position_embeddings": None,
+        "max_position_embeddings": None,
+        "attention_factor": 0.0,  # stands for the published formula
+    },
     "llama3": {
         "factor": None,
         "low_freq_factor": None,
@@ -44,6 +51,9 @@ SCALINGS: dict[str, dict[str, float | None]] = {  # fields and their defaults; N
         "attention_factor": 0.0,  # stands for 0.1 ln(factor) + 1
     },
 }
+
+
+LISTS = frozenset(("factors", "short_factor", "long_factor"))  # fields with one number for each pair of features
 
 
 def check_scaling(scaling: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -69,14 +79,17 @@ def check_scaling(scaling: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if bad := {
         name: value
         for name, value in filled.items()
-        if name != "factors" and (not is_number(value) or value < 0 or (value == 0 and name not in zero_means_default))
+        if name not in LISTS and (not is_number(value) or value < 0 or (value == 0 and name not in zero_means_default))
     }:
         raise ValueError(f"rope_scaling: got {bad}; accepted: positive numbers")
-    if kind == "factors":
-        factors = np.asarray(filled["factors"], np.float64)
+    for name in filled.keys() & LISTS:
+        try:
+            factors = np.asarray(filled[name], np.float64)
+        except (TypeError, ValueError):
+            factors = np.zeros(())
         if factors.ndim != 1 or not (np.isfinite(factors) & (factors > 0)).all():
-            raise ValueError(f"rope_scaling: got factors {filled['factors']!r}; accepted: positive numbers")
-        filled["factors"] = factors.tolist()
+            raise ValueError(f"rope_scaling: got {name} {filled[name]!r}; accepted: positive numbers")
+        filled[name] = factors.tolist()
     if kind == "llama3" and filled["low_freq_factor"] >= filled["high_freq_factor"]:
         raise ValueError(
             f"rope_scaling: got low_freq_factor {filled['low_freq_factor']}; accepted: less than high_freq_factor "
@@ -86,7 +99,7 @@ def check_scaling(scaling: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def rotary_frequencies(
-    head_dim: int, theta: float, scaling: Mapping[str, Any] | None = None
+    head_dim: int, theta: float, scaling: Mapping[str, Any] | None = None, max_length: int | None = None
 ) -> tuple[np.ndarray, float]:
     """Return the rotation in radians per position, (head_dim / 2,) float32, and the factor on cosines and sines.
 
@@ -100,6 +113,9 @@ def rotary_frequencies(
     - yarn: the same with a ramp over the feature index, and cosines and sines are multiplied by a factor, which
       sharpens the attention (Peng et al. 2023, arXiv:2309.00071).
     - factors: every frequency has its own divisor, and cosines and sines a factor, as stored in GGUF files.
+    - longrope: the same with `short_factor` for texts of up to `original_max_position_embeddings` tokens, and with
+      `long_factor` for longer ones (Ding et al. 2024, arXiv:2402.13753; Phi-3). `max_length`, the length of the longest
+      text, chooses between them, so that one model computes the same with and without a cache.
 
     Raises:
         ValueError: ``check_scaling`` rejects `scaling`, or there are not head_dim / 2 factors.
@@ -111,11 +127,13 @@ def rotary_frequencies(
     if kind == "ntk":
         return inverse_frequencies(head_dim, theta * factor ** (head_dim / (head_dim - 2))), 1.0
     plain = inverse_frequencies(head_dim, theta).astype(np.float64)
-    if kind == "factors":
-        factors = np.array(scaling["factors"], np.float64)
+    if kind in ("factors", "longrope"):
+        trained = scaling.get("original_max_position_embeddings", 0)
+        name = kind if kind == "factors" else "long_factor" if (max_length or 0) > trained else "short_factor"
+        factors = np.array(scaling[name], np.float64)
         if len(factors) != head_dim // 2:
             raise ValueError(f"rope_scaling: got {len(factors)} factors; accepted: {head_dim // 2}")
-        return (plain / factors).astype(np.float32), scaling["attention_factor"]
+        return (plain / factors).astype(np.float32), scaling["attention_factor"] or _of_longrope(scaling)
     if kind in ("linear", "dynamic"):
         return (plain / (factor if kind == "linear" else 1.0)).astype(np.float32), 1.0
     trained = scaling["original_max_position_embeddings"]
@@ -135,6 +153,13 @@ def rotary_frequencies(
     return (plain * (keep + (1 - keep) / factor)).astype(np.float32), sharper
 
 
+def _of_longrope(scaling: Mapping[str, Any]) -> float:
+    """Return the factor on cosines and sines: sqrt(1 + ln(extension) / ln(trained length)) for an extended model."""
+    trained = scaling["original_max_position_embeddings"]
+    extension = scaling["max_position_embeddings"] / trained
+    return math.sqrt(1 + math.log(extension) / math.log(trained)) if extension > 1 else 1.0
+
+
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class RotaryEmbedding(keras.layers.Layer):
     """Rotary position embedding: cosines and sines that rotate queries and keys (Su et al. 2021, arXiv:2104.09864).
@@ -144,11 +169,13 @@ class RotaryEmbedding(keras.layers.Layer):
     when calling ``MultiHeadAttention``. The layer has no weights.
 
     Args:
-        head_dim: dimension of one head, an even number.
+        head_dim: number of features of a head that are rotated, an even number: all of them, or fewer for a partial
+            rotation (``MultiHeadAttention`` then leaves the others as they are).
         theta: base of the wavelengths, 10000 in the paper.
         scaling: for sequences longer than those seen in training, a dict like Hugging Face's ``rope_scaling``:
-            "rope_type" ("linear", "ntk", "dynamic", "llama3", "yarn", "factors"), "factor", and the other fields of
-            that type; see ``rotary_frequencies``. None for no scaling.
+            "rope_type" ("linear", "ntk", "dynamic", "llama3", "yarn", "factors", "longrope"), "factor", and the other
+            fields of that type; see ``rotary_frequencies``. None for no scaling.
+        max_length: length of the longest text, by which "longrope" chooses its factors.
 
     Raises:
         ValueError: `head_dim` is odd, `theta` is not positive, or `scaling` is not one of these. A wrong number of
@@ -158,12 +185,19 @@ class RotaryEmbedding(keras.layers.Layer):
     kind: ClassVar[str] = "rotated"
 
     def __init__(
-        self, head_dim: int, theta: float = 10000.0, *, scaling: Mapping[str, Any] | None = None, **kwargs: Any
+        self,
+        head_dim: int,
+        theta: float = 10000.0,
+        *,
+        scaling: Mapping[str, Any] | None = None,
+        max_length: int | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.head_dim = multiple("head_dim", head_dim, 2)
         self.theta = positive_number("theta", theta)
         self.scaling = check_scaling(scaling)
+        self.max_length = max_length
         if head_dim == 2 and self.scaling and self.scaling["rope_type"] == "ntk":
             raise ValueError("head_dim: got 2 with ntk scaling; accepted: at least 4, one wave having nothing to scale")
 
@@ -171,7 +205,7 @@ class RotaryEmbedding(keras.layers.Layer):
         self.built = True
 
     def call(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        frequencies, factor = rotary_frequencies(self.head_dim, self.theta, self.scaling)
+        frequencies, factor = rotary_frequencies(self.head_dim, self.theta, self.scaling, self.max_length)
         angles = ops.expand_dims(angles_of(position_ids, frequencies), 1)  # (B, 1, T, D/2)
         cos, sin = ops.cos(angles), ops.sin(angles)
         return (cos, sin) if factor == 1.0 else (cos * factor, sin * factor)
@@ -181,5 +215,5 @@ class RotaryEmbedding(keras.layers.Layer):
         return shape, shape
 
     def get_config(self) -> dict[str, Any]:
-        own = {"head_dim": self.head_dim, "theta": self.theta, "scaling": self.scaling}
+        own = {"head_dim": self.head_dim, "theta": self.theta, "scaling": self.scaling, "max_length": self.max_length}
         return {**super().get_config(), **own}

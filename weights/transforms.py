@@ -59,21 +59,30 @@ def joined(axis: int, *, transposed: bool = False) -> Transform:
     return Transform(load, lambda ours: np.concatenate([turn(array) for array in ours], axis=axis), shape)
 
 
-def joined_by_head(heads: int, parts: int = 3) -> Transform:
-    """Return a transform that joins kernels, transposed, head by head: the first head of each, then the second, ….
+def grouped_heads(heads: int, kv_heads: int) -> Transform:
+    """Return a transform for the kernels (transposed) or the biases of queries, keys and values in one tensor.
 
-    The checkpoint's tensor is (heads · parts · D, in), each of the weights (in, heads · D).
+    The tensor has, for each key/value head, its query heads, then the head of keys, then the head of values, as in
+    GPT-NeoX, BLOOM, Falcon and DeBERTa.
     """
+    queries = heads // kv_heads
 
     def load(theirs: np.ndarray, _: Sequence[Shape]) -> list[np.ndarray]:
-        split = theirs.reshape(heads, parts, -1, theirs.shape[1])
-        return [split[:, part].reshape(-1, theirs.shape[1]).T for part in range(parts)]
+        grouped = theirs.reshape(kv_heads, queries + 2, -1, *theirs.shape[1:])
+        parts = (grouped[:, :queries], grouped[:, queries], grouped[:, queries + 1])
+        return [part.reshape(-1, *theirs.shape[1:]).T for part in parts]
 
     def save(ours: Sequence[np.ndarray]) -> np.ndarray:
-        split = [array.T.reshape(heads, -1, array.shape[0]) for array in ours]
-        return np.stack(split, axis=1).reshape(-1, ours[0].shape[0])
+        columns = ours[0].T.shape[1:]
+        query, key, value = (
+            array.T.reshape(kv_heads, number, -1, *columns) for array, number in zip(ours, (queries, 1, 1), strict=True)
+        )
+        return np.concatenate([query, key, value], axis=1).reshape(-1, *columns)
 
-    return Transform(load, save, lambda shapes: (sum(shape[1] for shape in shapes), shapes[0][0]))
+    def shape(shapes: Sequence[Shape]) -> Shape:
+        return (sum(each[-1] for each in shapes), *shapes[0][:-1])
+
+    return Transform(load, save, shape)
 
 
 def paired_rows(heads: int) -> Transform:

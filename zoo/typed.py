@@ -28,13 +28,30 @@ class GPTFields(TypedDict, total=False):
     intermediate_dim: int | None
     max_length: int
     position: str
+    position_offset: int
     rope_theta: float
     rope_scaling: dict[str, Any] | None
+    rotary_dim: int | None
+    sliding_rope_theta: float | None
+    unrotated_layers: tuple[int, ...]
+    alibi_scale: float
     attention_scale: float | None
+    attention_softcap: float | None
+    attention_sinks: bool
     scale_by_layer: bool
     sliding_window: int | None
+    layer_types: tuple[str, ...] | None
     norm: str
     norm_epsilon: float
+    norm_first: bool
+    norm_branches: bool
+    parallel: bool
+    shared_norm: bool
+    embedding_norm: bool
+    embedding_scale: float
+    residual_scale: float
+    logits_scale: float
+    logits_softcap: float | None
     activation: str
     num_experts: int | None
     experts_per_token: int
@@ -46,8 +63,11 @@ class GPTFields(TypedDict, total=False):
     dense_layers: tuple[int, ...]
     use_bias: bool
     use_qkv_bias: bool | None
+    use_output_bias: bool | None
     use_feedforward_bias: bool | None
+    use_head_bias: bool
     qk_norm: bool
+    qk_norm_joined: bool
     tie_embeddings: bool
     dropout: float
     attention_dropout: float
@@ -250,13 +270,30 @@ class AnyFields(TypedDict, total=False):
     intermediate_dim: int | None
     max_length: int
     position: str | tuple[str, str]
+    position_offset: int
     rope_theta: float
     rope_scaling: dict[str, Any] | None
+    rotary_dim: int | None
+    sliding_rope_theta: float | None
+    unrotated_layers: tuple[int, ...]
+    alibi_scale: float
     attention_scale: float | None
+    attention_softcap: float | None
+    attention_sinks: bool
     scale_by_layer: bool
     sliding_window: int | None
+    layer_types: tuple[str, ...] | None
     norm: str
     norm_epsilon: float
+    norm_first: bool
+    norm_branches: bool
+    parallel: bool
+    shared_norm: bool
+    embedding_norm: bool
+    embedding_scale: float
+    residual_scale: float
+    logits_scale: float
+    logits_softcap: float | None
     activation: str
     num_experts: int | None
     experts_per_token: int
@@ -268,8 +305,11 @@ class AnyFields(TypedDict, total=False):
     dense_layers: tuple[int, ...]
     use_bias: bool
     use_qkv_bias: bool | None
+    use_output_bias: bool | None
     use_feedforward_bias: bool | None
+    use_head_bias: bool
     qk_norm: bool
+    qk_norm_joined: bool
     tie_embeddings: bool
     dropout: float
     attention_dropout: float
@@ -296,7 +336,6 @@ class AnyFields(TypedDict, total=False):
     num_layer_groups: int | None
     layers_per_group: int
     type_vocab_size: int
-    position_offset: int
     transform_activation: str | None
     transform_norm_epsilon: float | None
     use_transform_bias: bool
@@ -316,7 +355,6 @@ class AnyFields(TypedDict, total=False):
     use_mask_token: bool
     distillation_token: bool
     interpolate_antialias: bool
-    use_output_bias: bool
     pooler_dim: int | None
     classifier: str
     preprocessing: dict[str, Any] | bool | None

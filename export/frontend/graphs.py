@@ -39,7 +39,7 @@ def litert_graph(model: Any) -> Graph:
     from keras import ops
 
     from ...generation.cached_graphs import cache_pairs, cache_specs, cache_tensors
-    from ...layers.cache import CausalContext, StaticCache, within_window
+    from ...layers.cache import StaticCache, masked_context
 
     c = model.config
     window = c.to_dict().get("sliding_window")
@@ -64,9 +64,7 @@ def litert_graph(model: Any) -> Graph:
         queries = ops.expand_dims(positions, 0)  # (1, T)
         keys = ops.expand_dims(ops.arange(cache.length_after(0), dtype="int32"), 0)  # (1, S)
         visible = inputs["mask"][:, 0] > -1.0  # (1, T, S)
-        if window is not None:
-            visible = ops.logical_and(visible, within_window(queries, keys, window))
-        context = CausalContext(queries, keys, {"attention_mask": visible})
+        context = masked_context(queries, keys, visible, window)
         x = model.hidden_states(inputs["tokens"], context, cache, training=False)
         return {"logits": model.head(x), **cache_tensors(names, cache)}
 

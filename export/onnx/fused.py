@@ -2,7 +2,7 @@
 
 The expected number is how often the model calls a primitive of ``layers.functional``; the number found is how many
 nodes of the file compute such a primitive alone. Attention that also returns its scores, and a recurrent layer other
-than the published ones, become several nodes.
+than the published ones, become several nodes. Attention with a soft cap or sinks always does, and is not counted.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def counted(
 
     def noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*args: Any, **kwargs: Any) -> Any:
-            calls[kinds[name]] += 1
+            composed = any(kwargs.get(option) is not None for option in ("softcap", "sinks"))  # no operator has them
+            calls[kinds[name]] += not composed
             return function(*args, **kwargs)
 
         return noted

@@ -48,7 +48,7 @@ def _sizes(x: Tensor) -> list[Any]:
     return [tf.shape(x)[i] if size is None else size for i, size in enumerate(x.shape)]
 
 
-def _layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor, *, epsilon: float) -> Tensor:
+def _layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor | None, *, epsilon: float) -> Tensor:
     import tensorflow as tf
 
     centred = inputs - tf.reduce_mean(inputs, axis=-1, keepdims=True)
@@ -56,7 +56,8 @@ def _layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor, *, epsilon: float) 
     # `gamma` comes first: the converter would multiply a last factor into the kernel of the dense layer that follows,
     # and an embedding table that is also the head would be stored twice.
     scaled = centred * tf.convert_to_tensor(gamma)
-    return scaled * tf.math.rsqrt(variance + epsilon) + tf.convert_to_tensor(beta)
+    scaled = scaled * tf.math.rsqrt(variance + epsilon)
+    return scaled if beta is None else scaled + tf.convert_to_tensor(beta)
 
 
 def _rms_norm(inputs: Tensor, scale: Tensor, *, epsilon: float) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 import transformers as hf
 from writers import (  # noqa: F401 (they register themselves)
     adapters,
+    decoder_dialects,
     decoders,
     encoders,
     experts,

@@ -180,6 +180,8 @@ def test_round_trip_is_byte_equal(name: str, tmp_path: Path) -> None:
     changed = {key for key in before if after.get(key) != before[key]} - set(derived)
     if name == "llama-yarn":  # extended to the length that the scaling is for
         changed -= {"max_position_embeddings"}
+    if name == "mpt":  # whose object has entries without any effect
+        changed -= {"attn_config"}
     assert not changed - {"rope_parameters", "activation", "activation_function", "eos_token_id"}, changed
 
 

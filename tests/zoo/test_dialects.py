@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 import attention_zoo as az
 from attention_zoo.layers.rotary import rotary_frequencies
 from attention_zoo.zoo.gpt.gguf import read_gguf
-from attention_zoo.zoo.huggingface import read_rope
+from attention_zoo.zoo.huggingface_layers import read_rope
 from helpers import ROOT, close, numpy, run, tiny
 
 GOLDENS = ROOT / "tests" / "goldens"

@@ -279,10 +279,8 @@ def arguments_of_blocks(model: Any, inputs: dict[str, np.ndarray]) -> list[dict[
     if model.family == "bert":
         return model.of_blocks(inputs["input_ids"], mask)
     context = causal_context(LENGTH, mask, window=model.config.sliding_window)
-    options = encode_positions(model.position_layer, context.query_positions, context.key_positions).in_attention
-    if "attention_mask" in context.masks:
-        return [{**options, **context.masks} for _ in blocks]
-    return [{**options, "key_mask": mask, "use_causal_mask": True} for _ in blocks]
+    positions = encode_positions(model.position_layer, context.query_positions, context.key_positions)
+    return model.of_blocks(context, positions)
 
 
 @every_variant([pair for pair in VARIANTS if pair[0] in ("gpt", "bert", "vit")], slow=FURTHER)
@@ -328,16 +326,18 @@ def test_intermediates(family: str, variant: str, rng: Any) -> None:
         return
     if family == "gpt":
         keep &= np.tri(tokens, dtype=bool)
-        window = model.config.sliding_window
-        if window is not None:
-            counted = mask.cumsum(1) - 1
-            keep &= (counted[:, :, None] - counted[:, None] < window)[:, None]
-    keep = np.broadcast_to(keep, attentions[0].shape)
-    for weights in attentions:
+        counted = mask.cumsum(1) - 1
+        near = (counted[:, :, None] - counted[:, None] < (model.config.sliding_window or tokens))[:, None]
+    for i, weights in enumerate(attentions):
         assert weights.shape == (3, model.config.num_heads, tokens, tokens)
-        close(weights[~keep], np.zeros((~keep).sum()), atol=0)
-        assert (weights[keep] > 0).all()
-        close(weights.sum(-1), keep.any(-1).astype("float64"), atol=1e-5)
+        sliding = family == "gpt" and model.config.sliding_layers[i]
+        seen = np.broadcast_to(keep & near if sliding else keep, weights.shape)
+        close(weights[~seen], np.zeros((~seen).sum()), atol=0)
+        assert (weights[seen] > 0).all()
+        if family == "gpt" and model.config.attention_sinks:  # the sinks have the rest
+            assert (weights.sum(-1) < 1).all()
+        else:
+            close(weights.sum(-1), seen.any(-1).astype("float64"), atol=1e-5)
 
 
 def task(model: Any, rng: np.random.Generator, size: int = 8) -> tuple[dict[str, np.ndarray], Any, Any]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...weights.rules import Dialect, Rule, layer_norm, linear
-from ...weights.transforms import TRANSPOSED, joined_by_head
+from ...weights.transforms import TRANSPOSED, grouped_heads
 from ..huggingface import HF_ACTIVATIONS, activation, flag, integer
 from ..sentence_transformers import PROJECTION_RULES
 from .bert_types import BERT_LIKE, EMBEDDINGS, QKV, block_rules, classes, output_rules, with_defaults
@@ -87,7 +87,9 @@ def _first_rules(c: BERTConfig) -> tuple[Rule, ...]:
         c,
         (
             Rule(
-                f"{_INSIDE}in_proj.weight", tuple(f"{_OURS}{part}/kernel" for part in QKV), joined_by_head(c.num_heads)
+                f"{_INSIDE}in_proj.weight",
+                tuple(f"{_OURS}{part}/kernel" for part in QKV),
+                grouped_heads(c.num_heads, c.num_heads),
             ),
             Rule(f"{_INSIDE}q_bias", f"{_OURS}query/bias"),
             Rule(f"{_INSIDE}v_bias", f"{_OURS}value/bias"),

@@ -18,9 +18,8 @@ from ..huggingface import (
     gated_activation,
     labels,
     number_of_labels,
-    read_rope,
-    write_rope,
 )
+from ..huggingface_layers import read_rope, write_rope
 from ..sentence_transformers import PROJECTION_RULES
 from .bert_types import (
     BERT_LIKE,

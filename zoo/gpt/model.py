@@ -23,7 +23,7 @@ former reads the last token that the attention mask keeps and that is not `pad_t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import keras
@@ -31,21 +31,18 @@ from keras import ops
 
 from ...generation.cached_graphs import KEPT, decoder_graph, kept_logits
 from ...generation.keras_decoder import Generating
+from ...layers import functional as F
 from ...layers.blocks import TransformerBlock
 from ...layers.cache import CausalContext, DynamicCache, StaticCache, causal_context
 from ...layers.core import NORMALIZATIONS, Dense, fields_for
 from ...layers.embedding import TokenEmbedding
-from ...layers.experts import CLAMPED
-from ...layers.feedforward import ACTIVATIONS, GATED
-from ...layers.position import check_position, encode_positions, position_layer
-from ...layers.rotary import check_scaling
+from ...layers.position import EncodedPositions, encode_positions, position_layer
+from ...layers.rotary import RotaryEmbedding
 from ...signature import Graph, Signature, TensorSpec
 from ..base import Intermediates, Tensor, ZooModel, build_each
-from ..config import Config, choice, field, flag, number, rate, size, token
+from ..config import Config
 from ..registry import register
 from ..sentences import (
-    FUNCTIONS,
-    SentenceConfig,
     pooled_width,
     projections_of,
     scored,
@@ -54,119 +51,8 @@ from ..sentences import (
     sentence_inputs,
     sentence_outputs,
 )
-from .expert_fields import check_experts, checked_layers, experts_of, has_experts
-
-HEADS = ("causal_lm", "sequence_classification", "token_classification", "sentence_embedding", None)
-
-
-@dataclass(frozen=True)
-class GPTConfig(SentenceConfig):
-    """Config of ``GPT``. The defaults are those of the smallest GPT-2.
-
-    Attributes:
-        vocab_size: number of rows of the embedding table, and of logits per token.
-        num_layers: number of Transformer blocks.
-        num_heads: number of query heads.
-        num_kv_heads: number of key/value heads, a divisor of `num_heads`. Default: `num_heads`.
-        head_dim: size of one head. Default: `hidden_dim` / `num_heads`.
-        hidden_dim: size of the hidden states.
-        intermediate_dim: size of the hidden layer of the feed-forward network. Default: 4 `hidden_dim`.
-        max_length: maximum sequence length.
-        position: a position encoding of ``layers.position.POSITIONS``: "learned", "rotary", "alibi", "none" or others.
-        rope_theta, rope_scaling: options of rotary positions; see ``layers.RotaryEmbedding``.
-        attention_scale: factor on the attention scores. Default: head_dim^-1/2.
-        scale_by_layer: whether to divide the scores of block i by i + 1, as an option of GPT-2 does.
-        sliding_window: number of tokens, including itself, that a token attends to; None for all preceding tokens.
-        norm, norm_epsilon: the normalization layer, "layer_norm" or "rms_norm", and its epsilon.
-        activation: activation of the feed-forward network. Gated ones, such as "swiglu", add a gate projection.
-        num_experts: number of experts of a ``layers.MixtureOfExperts`` in place of every feed-forward network, as in
-            Mixtral; None for none.
-        experts_per_token: number of experts that are computed for each token.
-        expert_intermediate_dim: `intermediate_dim` of an expert. Default: `intermediate_dim`.
-        shared_expert_dim: width of a further expert that all tokens use, as in Qwen2-MoE; None for no such expert.
-        normalize_experts: whether the weights of the selected experts sum to 1.
-        router_bias: whether the routers have biases.
-        router_loss: factor on the load-balancing loss, averaged over the routers, which training adds to its loss.
-        dense_layers: numbers of the blocks that have a plain feed-forward network although others have experts.
-        use_bias: whether the linear projections have biases.
-        use_qkv_bias, use_feedforward_bias: the same for the query, key and value projections, and for the feed-forward
-            network. Default: `use_bias`.
-        qk_norm: whether to normalize every query and key head, as in Qwen3.
-        tie_embeddings: whether the embedding table is also the output projection.
-        dropout, attention_dropout: dropout rates, of the hidden states and of the attention weights.
-        initializer_range: standard deviation of the initial weights.
-        head: one of ``HEADS``; see the module docstring.
-        num_classes: number of classes of the two classification heads.
-        score_activation: function of the logits of ``head="sequence_classification"``; see ``BERTConfig``.
-        bos_token_id, eos_token_id, pad_token_id: the token that begins a text, the token or tokens that end generation,
-            and the token that pads rows to one length. None if there is no such token.
-    """
-
-    vocab_size: int = size(50257)
-    num_layers: int = size(12)
-    num_heads: int = size(12)
-    num_kv_heads: int | None = size(None, derived=lambda c: c.num_heads)
-    head_dim: int | None = size(None, derived=lambda c: c.quotient("hidden_dim", "num_heads"))
-    hidden_dim: int = size(768)
-    intermediate_dim: int | None = size(None, derived=lambda c: 4 * c.hidden_dim)
-    max_length: int = size(1024)
-    position: str = "learned"
-    rope_theta: float = 10_000.0
-    rope_scaling: dict[str, Any] | None = None
-    attention_scale: float | None = None
-    scale_by_layer: bool = False
-    sliding_window: int | None = size(None)
-    norm: str = choice("layer_norm", NORMALIZATIONS)
-    norm_epsilon: float = 1e-5
-    activation: str = choice("gelu_tanh", (*ACTIVATIONS, *GATED, CLAMPED))
-    num_experts: int | None = size(None)
-    experts_per_token: int = size(2, used=has_experts)
-    expert_intermediate_dim: int | None = size(None, derived=lambda c: c.intermediate_dim, used=has_experts)
-    shared_expert_dim: int | None = size(None, used=has_experts)
-    normalize_experts: bool = flag(True, used=has_experts)
-    router_bias: bool = flag(False, used=has_experts)
-    router_loss: float = number(0.0, training=True)
-    dense_layers: tuple[int, ...] = field((), checked_layers, used=has_experts)
-    use_bias: bool = True
-    use_qkv_bias: bool | None = None
-    use_feedforward_bias: bool | None = None
-    qk_norm: bool = False
-    tie_embeddings: bool = flag(True, heads=("causal_lm",))
-    dropout: float = rate(0.0)
-    attention_dropout: float = rate(0.0)
-    initializer_range: float = number(0.02, training=True)
-    head: str | None = choice("causal_lm", HEADS)
-    num_classes: int = size(2, heads=("sequence_classification", "token_classification"))
-    score_activation: str | None = choice(None, FUNCTIONS, heads=("sequence_classification",))
-    bos_token_id: int | None = token(None)
-    eos_token_id: int | tuple[int, ...] | None = token(None, several=True)
-    pad_token_id: int | None = token(None)
-
-    def check(self) -> None:
-        for name in ("use_qkv_bias", "use_feedforward_bias"):
-            if getattr(self, name) is None:
-                self.set(name, self.use_bias)
-        self.quotient("num_heads", "num_kv_heads")
-        check_experts(self)
-        check_position(self.position, hidden_dim=self.hidden_dim, head_dim=self.head_dim or 0)
-        self.set("rope_scaling", check_scaling(self.rope_scaling))
-        scaling = self.rope_scaling or {"rope_type": None}
-        if scaling["rope_type"] == "dynamic" and self.max_length > scaling["original_max_position_embeddings"]:
-            most = scaling["original_max_position_embeddings"]
-            raise ValueError(
-                f"max_length: got {self.max_length} with dynamic scaling of the positions, which depends on the length "
-                f"beyond {most}; accepted: at most {most}"
-            )
-
-    @property
-    def rotary_interleaved(self) -> bool:
-        return self.position == "rotary_interleaved"
-
-    def least_parameters(self) -> int:
-        experts = (self.num_experts or 0) * (self.expert_intermediate_dim or 0)
-        block = min(self.intermediate_dim or 0, experts or 2**62) + self.num_heads * (self.head_dim or 0)
-        rows = self.max_length if self.position == "learned" else 0
-        return self.hidden_dim * (self.vocab_size + rows + self.num_layers * block)
+from .config import GPTConfig
+from .expert_fields import experts_of
 
 
 @register
@@ -195,9 +81,18 @@ class GPT(Generating, ZooModel):
         table = {"embeddings_initializer": normal.clone(), **shared}
         self.embedding = TokenEmbedding(c.vocab_size, c.hidden_dim, name="embedding", **table)
         self.position_layer = position_layer(
-            **fields_for(position_layer, c), initializer=normal.clone(), name="positions", **shared
+            **{**fields_for(position_layer, c), "max_length": c.max_length + c.position_offset},
+            **{"initializer": normal.clone(), "name": "positions", **shared},
         )
         self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **shared)
+        self.sliding_positions: Any = None
+        if c.sliding_rope_theta is not None and c.position.startswith("rotary"):
+            width = c.rotary_dim or c.head_dim
+            self.sliding_positions = RotaryEmbedding(width, c.sliding_rope_theta, name="sliding", **shared)
+        normalization = NORMALIZATIONS[c.norm]
+        self.embedding_norm: Any = None
+        if c.embedding_norm:
+            self.embedding_norm = normalization(epsilon=c.norm_epsilon, name="embedding_norm", **shared)
         self.blocks = [
             TransformerBlock.from_fields(
                 c,
@@ -209,13 +104,13 @@ class GPT(Generating, ZooModel):
             )
             for i in range(c.num_layers)
         ]
-        self.final_norm = NORMALIZATIONS[c.norm](epsilon=c.norm_epsilon, name="final_norm", **shared)
+        self.final_norm = normalization(epsilon=c.norm_epsilon, name="final_norm", **shared)
         self.projection = projections_of(c, **shared)
         self.lm_head: Any = None
         self.classifier: Any = None
         kernel: dict[str, Any] = {"kernel_initializer": normal.clone(), **shared}
         if c.head == "causal_lm" and not c.tie_embeddings:
-            self.lm_head = Dense(c.vocab_size, use_bias=False, name="lm_head", **kernel)
+            self.lm_head = Dense(c.vocab_size, use_bias=c.use_head_bias, name="lm_head", **kernel)
         elif c.head in ("sequence_classification", "token_classification"):
             of_tokens = c.head == "token_classification"
             self.classifier = Dense(c.num_classes, use_bias=of_tokens, name="classifier", **kernel)
@@ -230,7 +125,8 @@ class GPT(Generating, ZooModel):
     def build(self, input_shape: Any = None) -> None:
         build_each((None, None), self.embedding, self.position_layer)
         build_each((None, pooled_width(self.config)), self.projection)
-        build_each((None, None, self.config.hidden_dim), self.dropout, *self.blocks, self.final_norm, self.lm_head)
+        wide = (None, None, self.config.hidden_dim)
+        build_each(wide, self.dropout, self.embedding_norm, *self.blocks, self.final_norm, self.lm_head)
         build_each((None, self.config.hidden_dim), self.classifier)
 
     def call(
@@ -283,19 +179,26 @@ class GPT(Generating, ZooModel):
 
         With a `cache`, `ids` follow the tokens in it.
         """
-        positions = encode_positions(self.position_layer, context.query_positions, context.key_positions)
-        x = positions.add_to(self.embedding(ids))  # (B, T, D), as in all of the following
+        queries, keys = (numbers + self.config.position_offset for numbers in context[:2])
+        positions = encode_positions(self.position_layer, queries, keys)
+        x = self.embedding(ids)  # (B, T, D), as in all of the following
+        x = positions.add_to(x if self.config.embedding_scale == 1.0 else x * self.config.embedding_scale)
+        x = x if self.embedding_norm is None else self.embedding_norm(x)
         x = self.dropout(x, training=training)
-        x = self.run_blocks(
-            self.blocks,
-            x,
-            intermediates or Intermediates(),
-            cache=cache,
-            **context.masks,
-            **positions.in_attention,
-            training=training,
-        )
+        of_blocks, intermediates = self.of_blocks(context, positions), intermediates or Intermediates()
+        x = self.run_blocks(self.blocks, x, intermediates, cache=cache, of_blocks=of_blocks, training=training)
         return self.final_norm(x)
+
+    def of_blocks(self, context: CausalContext, positions: EncodedPositions) -> list[dict[str, Any]]:
+        """Return the masks and the positions in the attention of every block."""
+        near = positions
+        if self.sliding_positions is not None:
+            near = encode_positions(self.sliding_positions, context.query_positions, context.key_positions)
+        kinds = {False: (context.masks, positions), True: (context.sliding_masks, near)}
+        found = [{**masks, **places.in_attention} for masks, places in map(kinds.get, self.config.sliding_layers)]
+        for i in self.config.unrotated_layers:
+            found[i]["rotary"] = None
+        return found
 
     def head(self, x: Tensor) -> Any:
         """Return the logits (…, vocab_size or num_classes) for the hidden states `x` (…, hidden_dim), in float32.
@@ -306,9 +209,9 @@ class GPT(Generating, ZooModel):
             return ops.cast(self.classifier(x), "float32")
         if self.config.head is None:
             return {"last_hidden_state": ops.cast(x, "float32")}
-        if self.lm_head is not None:
-            return ops.cast(self.lm_head(x), "float32")
-        return self.embedding.project(x)
+        logits = self.embedding.project(x) if self.lm_head is None else ops.cast(self.lm_head(x), "float32")
+        logits = logits if self.config.logits_scale == 1.0 else logits * self.config.logits_scale
+        return F.softcapped(logits, self.config.logits_softcap)
 
     @property
     def signature(self) -> Signature:
@@ -397,5 +300,28 @@ class GPT(Generating, ZooModel):
             },
             "backbone": {**small, "position": "none", "head": None},
             "classifier": {**small, **llama, "head": "sequence_classification", "pad_token_id": 0, "num_classes": 7},
+            "gemma": {
+                **{**small, **llama, "num_layers": 3, "num_kv_heads": 2, "head_dim": 12, "activation": "geglu"},
+                **{"norm": "rms_norm_unit_offset", "norm_branches": True, "embedding_scale": 5.5, "qk_norm": True},
+                **{"attention_softcap": 3.0, "logits_softcap": 4.0, "sliding_window": 4, "sliding_rope_theta": 500.0},
+                "layer_types": ("sliding_attention", "full_attention", "sliding_attention"),
+            },
+            "neox": {
+                **{**small, "position": "rotary", "rotary_dim": 4, "parallel": True, "activation": "gelu"},
+                **{"tie_embeddings": False, "use_head_bias": True, "use_output_bias": False},
+            },
+            "cohere": {
+                **{**small, **llama, "position": "rotary_interleaved", "norm": "layer_norm_without_bias"},
+                **{"parallel": True, "shared_norm": True, "logits_scale": 0.3, "unrotated_layers": (1,)},
+            },
+            "olmo": {
+                **{**small, **llama, "num_kv_heads": 2, "norm_first": False, "norm_branches": True, "qk_norm": True},
+                **{"qk_norm_joined": True, "attention_sinks": True, "residual_scale": 0.7},
+            },
+            "bloom": {
+                **{**small, "position": "alibi", "alibi_scale": 0.5, "embedding_norm": True},
+                **{"activation": "relu_squared", "norm": "layer_norm_unit_offset", "num_heads": 3, "hidden_dim": 24},
+            },
+            "opt": {**small, "position_offset": 2, "activation": "relu"},
             "sentence": {**small, **llama, "head": "sentence_embedding", "pooling": "last", "normalize": True},
         }

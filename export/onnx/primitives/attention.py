@@ -73,7 +73,8 @@ def _lowering(emit: Callable[..., Tensor]) -> Callable[..., Any]:
     """Return the lowering of ``dot_product_attention`` whose operators `emit` writes.
 
     `emit` takes queries, keys, values, the bias on the scores that includes the mask (or None), 1.0 for queries that
-    have a key and 0.0 for others (or None without a mask), and the factor on the scores.
+    have a key and 0.0 for others (or None without a mask), the factor on the scores, the limit of the scores (or None)
+    and the score of a key without a value, by head (or None).
     """
 
     @functools.wraps(emit)
@@ -86,6 +87,8 @@ def _lowering(emit: Callable[..., Tensor]) -> Callable[..., Any]:
         bias: Any = None,
         scale: float | None = None,
         causal: bool = False,
+        softcap: float | None = None,
+        sinks: Any = None,
         return_scores: bool = False,
         dropout: Any = None,
         hidden: float = HIDDEN,
@@ -94,7 +97,8 @@ def _lowering(emit: Callable[..., Tensor]) -> Callable[..., Any]:
 
         if return_scores:
             reference = F.PRIMITIVES["dot_product_attention"]
-            return reference(query, key, value, mask=mask, bias=bias, scale=scale, causal=causal, return_scores=True)
+            options = {"mask": mask, "bias": bias, "scale": scale, "causal": causal, "softcap": softcap, "sinks": sinks}
+            return reference(query, key, value, **options, return_scores=True)
         if causal:
             mask = F.combine_masks(F.causal_mask(tf.shape(query)[2], tf.shape(key)[2]), mask)
         any_key: Any = None
@@ -102,16 +106,24 @@ def _lowering(emit: Callable[..., Tensor]) -> Callable[..., Any]:
             any_key = _any_key(mask)  # (·, ·, T, 1)
             added = (tf.cast(mask, tf.float32) - 1.0) * -hidden  # RKNN has no Not
             bias = added if bias is None else added + bias
-        return emit(query, key, value, bias, any_key, float(query.shape[-1] ** -0.5 if scale is None else scale))
+        factor = float(query.shape[-1] ** -0.5 if scale is None else scale)
+        return emit(query, key, value, bias, any_key, factor, softcap, sinks)
 
     return lowering
 
 
-@_lowering
-def attention(query: Tensor, key: Tensor, value: Tensor, bias: Any, any_key: Any, scale: float) -> Tensor:
-    """Emit ``Attention``."""
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Any, any_key: Any, scale: float, softcap: Any, sinks: Any
+) -> Tensor:
+    """Emit ``Attention``.
+
+    The operator has no sinks, and it limits the scores after the bias that includes the mask is added, which would make
+    hidden keys visible. Such attention is composed of several operators.
+    """
     import tensorflow as tf
 
+    if softcap is not None or sinks is not None:
+        return _composed_attention(query, key, value, bias, any_key, scale, softcap, sinks)
     length, source = tf.shape(query)[2], tf.shape(key)[2]
     # The projections before and after compute (batch, length, heads · head_dim), which the operator reads and writes.
     together = [_together(x) for x in (query, key, value)]
@@ -133,8 +145,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Any, any_key: Any
     return split_heads(output if any_key is None else output * tf.squeeze(any_key, 1), heads)
 
 
-@_lowering
-def composed_attention(query: Tensor, key: Tensor, value: Tensor, bias: Any, any_key: Any, scale: float) -> Tensor:
+def _composed_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Any, any_key: Any, scale: float, softcap: Any, sinks: Any
+) -> Tensor:
     """Emit two matrix multiplications and a softmax, in an order that ONNX Runtime's optimizer fuses.
 
     It merges the scale and the transpose of the keys into the first multiplication. Heads that share keys are rows of
@@ -143,19 +156,31 @@ def composed_attention(query: Tensor, key: Tensor, value: Tensor, bias: Any, any
     import tensorflow as tf
 
     batch, heads, length, width = query.shape
-    kv_heads, source = key.shape[1], key.shape[2]
+    kv_heads, source, rows = key.shape[1], key.shape[2], tf.shape(query)[2]
     if heads != kv_heads:
         bias = None if bias is None else _grouped(bias, query, kv_heads)
         query = _reshaped(query, [0, kv_heads, -1, width], [batch, kv_heads, None, width])
     query = query * tf.constant(scale, query.dtype)
     scores = marker("MatMul", [query, _turned(key)], [batch, kv_heads, query.shape[2], source])
+    if softcap is not None:
+        scores = tf.tanh(scores / softcap) * softcap
     if bias is not None:
         scores = scores + bias
+    if sinks is not None:
+        sink = tf.reshape(tf.cast(sinks, scores.dtype), (1, kv_heads, heads // kv_heads, 1))
+        if heads != kv_heads:
+            columns = tf.zeros(tf.stack([1, 1, 1, rows]), scores.dtype)
+            sink = _reshaped(sink + columns, [0, kv_heads, -1, 1], [1, kv_heads, None, 1])
+        scores = tf.concat([scores, sink + tf.zeros_like(scores[..., :1])], axis=-1)
     weights = marker("Softmax", [scores], scores.shape.as_list(), axis=-1)
+    weights = weights if sinks is None else weights[..., :-1]
     output = marker("MatMul", [weights, value], [*weights.shape[:3], value.shape[3]])
     if heads != kv_heads:
         output = _reshaped(output, [0, heads, -1, value.shape[3]], [batch, heads, length, value.shape[3]])
     return output if any_key is None else output * any_key
+
+
+attention, composed_attention = _lowering(_attention), _lowering(_composed_attention)
 
 
 def _grouped(bias: Tensor, query: Tensor, kv_heads: int) -> Tensor:

@@ -27,8 +27,9 @@ def embedding_lookup(table: Tensor, ids: Tensor) -> Tensor:
     return marker("Gather", [table, ids], [*ids.shape, table.shape[-1]], axis=0)
 
 
-def layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor, *, epsilon: float) -> Tensor:
-    return marker("LayerNormalization", [inputs, gamma, beta], inputs.shape.as_list(), axis=-1, epsilon=epsilon)
+def layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor | None, *, epsilon: float) -> Tensor:
+    weights = [gamma] if beta is None else [gamma, beta]
+    return marker("LayerNormalization", [inputs, *weights], inputs.shape.as_list(), axis=-1, epsilon=epsilon)
 
 
 def rms_norm(inputs: Tensor, scale: Tensor, *, epsilon: float) -> Tensor:

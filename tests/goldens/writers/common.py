@@ -46,9 +46,9 @@ def randomise(model: Any, seed: int, dtype: torch.dtype = torch.float32) -> Any:
     return model.eval()
 
 
-def new(folder: Path, cls: Any, config: Any) -> Any:
-    """Return a model of `cls` with random weights that computes in float32 with eager attention."""
-    config._attn_implementation = "eager"
+def new(folder: Path, cls: Any, config: Any, attention: str = "eager") -> Any:
+    """Return a model of `cls` with random weights that computes in float32 with this implementation of attention."""
+    config._attn_implementation = attention
     return randomise(cls(config), seed_of(folder))
 
 
@@ -106,9 +106,9 @@ def write_golden(folder: Path, *cases: Mapping[str, np.ndarray]) -> None:
     np.savez_compressed(folder / "golden.npz", **{key: value for part in cases for key, value in part.items()})
 
 
-def reread(folder: Path, cls: Any, **options: Any) -> None:
+def reread(folder: Path, cls: Any, attn_implementation: str = "eager", **options: Any) -> None:
     """Check that transformers computes the outputs in golden.npz from the folder alone."""
-    model = cls.from_pretrained(folder, dtype=torch.float32, **EAGER).eval()
+    model = cls.from_pretrained(folder, dtype=torch.float32, attn_implementation=attn_implementation).eval()
     arrays = dict(np.load(folder / "golden.npz"))
     for name in sorted({key.partition("/")[0] for key in arrays} - {"generate"}):
         parts = {

@@ -93,17 +93,23 @@ def generating(
 
 
 def write_causal(
-    folder: Path, cls: Any, config: Any, long: int | None = None, dtype: torch.dtype = torch.float32, shard: str = "1GB"
+    folder: Path,
+    cls: Any,
+    config: Any,
+    long: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    shard: str = "1GB",
+    attention: str = "eager",
 ) -> Any:
     """Write one decoder: its folder, its outputs, and eight greedy tokens after left-padded prompts."""
-    model = new(folder, cls, config)
+    model = new(folder, cls, config, attention)
     rows = ids(np.random.default_rng(seed_of(folder)), (len(LENGTHS), max(LENGTHS)), config.vocab_size)
     mask = mask_of(LENGTHS, left=True)
     prompt = {"input_ids": pad(rows, mask, 0), "attention_mask": mask}
     continuation = generating(model, prompt, seed_of(folder), dtype)
     write_golden(folder, *causal_cases(folder, model, long), continuation)
     model.to(dtype).save_pretrained(folder, max_shard_size=shard)
-    reread(folder, cls)
+    reread(folder, cls, attn_implementation=attention)
     return model
 
 

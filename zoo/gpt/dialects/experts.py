@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...weights.rules import Field, Rule, linear
-from ...weights.transforms import TRANSPOSED, joined, permuted
-from ..huggingface import flag, integer, qwen_layers, qwen_window, read_rope
-from .checkpoints import _LLAMA, _fields, _heads, _read_llama_of, _special_ids
-from .model import GPT, GPTConfig
+from ....weights.rules import Field, Rule, linear
+from ....weights.transforms import TRANSPOSED, joined, permuted
+from ...huggingface import flag, integer
+from ...huggingface_layers import read_qwen, write_qwen
+from ..config import GPTConfig
+from .common import heads_of, reading, special_ids
+from .llama import LLAMA, NO_BIAS, fields_with, rope
 
 OURS = "block_{i}/feedforward"
-DENSE: Any = _LLAMA.rules  # of everything but the experts
+DENSE: Any = LLAMA.rules  # of everything but the experts
 ROUTING = (
     Field("num_experts_per_tok", "experts_per_token", 2),
     Field("router_aux_loss_coef", "router_loss", 0.001),
@@ -49,29 +51,24 @@ def _stacked(layer: str) -> tuple[Rule, ...]:
 STACKED = r"\.experts\.gate_up_proj$"
 
 
-def _read_mixtral(raw: Mapping[str, Any], names: Any) -> dict[str, Any]:
-    return {**_read_llama_of(131_072)(raw, names), **read_rope(raw, 131_072, 1_000_000.0)}
-
-
-_MIXTRAL = replace(
-    _LLAMA,
-    fields=_fields(
+MIXTRAL = replace(
+    LLAMA,
+    fields=fields_with(
         *ROUTING,
         Field("num_local_experts", "num_experts", 8, synonym="num_experts"),
         Field("num_key_value_heads", "num_kv_heads", 8, nullable=True),
         Field("max_position_embeddings", "max_length", 131_072),
         Field("rms_norm_eps", "norm_epsilon", 1e-5),
         Field("sliding_window", "sliding_window", None),
-        without=("use_bias", "use_feedforward_bias"),
+        without=NO_BIAS,
     ),
-    fixed={**_LLAMA.fixed, "use_bias": False},
+    fixed={**LLAMA.fixed, "use_bias": False},
     demanded={"router_jitter_noise": 0.0},
-    read=_read_mixtral,
+    read=reading("silu", gated=True, more=rope(131_072, 1_000_000.0)),
     rules=(*DENSE, *_each("layers.{i}.block_sparse_moe", "w1", "w3", "w2")),
     layouts={STACKED: lambda _: (*DENSE, *_stacked("layers.{i}.block_sparse_moe"))},
     aliases={r"^(layers\.\d+)\.mlp\.": r"\1.block_sparse_moe."},
-    heads=_heads("Mixtral"),
-    other_classes={"MixtralModel": None},
+    **heads_of("Mixtral"),
 )
 
 
@@ -91,26 +88,26 @@ def _write_qwen(c: GPTConfig) -> dict[str, Any]:
     steps = range(1, c.num_layers + 1)
     step = next((s for s in steps if _read_dense_layers({**layers, "decoder_sparse_step": s}) == c.dense_layers), None)
     named = list(c.dense_layers) if step is None else []
-    return {**_LLAMA.write(c), "decoder_sparse_step": step or 1, "mlp_only_layers": named}
+    return {**LLAMA.write(c), "decoder_sparse_step": step or 1, "mlp_only_layers": named}
 
 
-def _read_qwen2(raw: Mapping[str, Any], names: Any) -> dict[str, Any]:
+def _read_qwen2(raw: Mapping[str, Any]) -> dict[str, Any]:
     layers = integer(raw, "num_hidden_layers", 24)
     kinds, most = raw.get("layer_types"), integer(raw, "max_window_layers", 28)
     if kinds is None and raw.get("use_sliding_window"):
         kinds = ["full_attention" if i % 2 or i >= most else "sliding_attention" for i in range(layers)]
     return {
-        **_read_llama_of(32_768)(raw, names),
-        "sliding_window": qwen_window({**raw, "layer_types": kinds}),
+        **rope(32_768)(raw),
+        **read_qwen({**raw, "layer_types": kinds}),
         "dense_layers": _read_dense_layers(raw),
         "use_qkv_bias": flag(raw, "qkv_bias", True),
     }
 
 
-def _read_qwen3(raw: Mapping[str, Any], names: Any) -> dict[str, Any]:
+def _read_qwen3(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        **_read_llama_of(32_768)(raw, names),
-        "sliding_window": qwen_window({**raw, "layer_types": None, "max_window_layers": 0}),
+        **rope(32_768)(raw),
+        **read_qwen({**raw, "layer_types": None, "max_window_layers": 0}),
         "dense_layers": _read_dense_layers(raw),
     }
 
@@ -127,51 +124,50 @@ _SHARED = (
 
 
 def _qwen(*changed: Field, without: tuple[str, ...], experts: int, width: int, chosen: int) -> tuple[Field, ...]:
-    return _fields(
+    return fields_with(
         Field("num_experts_per_tok", "experts_per_token", chosen),
         Field("router_aux_loss_coef", "router_loss", 0.001),
         Field("num_experts", "num_experts", experts, synonym="num_local_experts"),
         Field("moe_intermediate_size", "expert_intermediate_dim", width),
         Field("norm_topk_prob", "normalize_experts", False),
         Field("max_position_embeddings", "max_length", 32_768),
-        *_special_ids(None, None),
+        *special_ids(None, None),
         *changed,
         without=without,
     )
 
 
-_QWEN2 = replace(
-    _LLAMA,
+QWEN2_MOE = replace(
+    LLAMA,
     fields=_qwen(
         Field("num_key_value_heads", "num_kv_heads", 16, nullable=True),
         Field("intermediate_size", "intermediate_dim", 5632),
         Field("shared_expert_intermediate_size", "shared_expert_dim", 5632),
-        without=("use_bias", "use_feedforward_bias"),
+        without=NO_BIAS,
         **{"experts": 60, "width": 1408, "chosen": 4},
     ),
-    fixed={**_LLAMA.fixed, "use_bias": False},
-    read=_read_qwen2,
+    fixed={**LLAMA.fixed, "use_bias": False},
+    read=reading("silu", gated=True, more=_read_qwen2),
     write=lambda c: {
         **_write_qwen(c),
         "qkv_bias": c.use_qkv_bias,
-        **qwen_layers(c),
+        **write_qwen(c),
         "sliding_window": c.sliding_window or 0,
     },
     rules=(*DENSE, *_each(*_MLP), *_SHARED),
     layouts={STACKED: lambda _: (*DENSE, *_stacked(_MLP[0]), *_SHARED)},
-    heads=_heads("Qwen2Moe"),
-    other_classes={"Qwen2MoeModel": None},
+    **heads_of("Qwen2Moe"),
 )
-_QWEN3 = replace(
-    _LLAMA,
+QWEN3_MOE = replace(
+    LLAMA,
     fields=_qwen(
         Field("num_key_value_heads", "num_kv_heads", 4),
         Field("intermediate_size", "intermediate_dim", 6144),
         without=("use_feedforward_bias",),
         **{"experts": 128, "width": 768, "chosen": 8},
     ),
-    fixed={**_LLAMA.fixed, "use_feedforward_bias": False, "qk_norm": True},
-    read=_read_qwen3,
+    fixed={**LLAMA.fixed, "use_feedforward_bias": False, "qk_norm": True},
+    read=reading("silu", gated=True, more=_read_qwen3),
     write=lambda c: {
         **_write_qwen(c),
         "num_local_experts": c.num_experts,  # transformers 5; transformers 4 reads num_experts
@@ -180,8 +176,5 @@ _QWEN3 = replace(
     },
     rules=(*DENSE, *_each(*_MLP)),
     layouts={STACKED: lambda _: (*DENSE, *_stacked(_MLP[0]))},
-    heads=_heads("Qwen3Moe"),
-    other_classes={"Qwen3MoeModel": None},
+    **heads_of("Qwen3Moe"),
 )
-
-GPT.dialects = {**GPT.dialects, "mixtral": _MIXTRAL, "qwen2_moe": _QWEN2, "qwen3_moe": _QWEN3}

@@ -1,0 +1,1 @@
+"""Tables of Hugging Face checkpoints for GPT, a file for each group of similar models."""

@@ -325,11 +325,7 @@ class AnyFields(TypedDict, total=False):
     position_terms: tuple[str, ...]
     share_position_projections: bool
     norm_positions: bool
-    sliding_rope_theta: float | None
-    layer_types: tuple[str, ...] | None
-    norm_first: bool
     first_norm: bool
-    embedding_norm: bool
     use_key_bias: bool | None
     token_dim: int | None
     project_embeddings: bool | None

@@ -16,9 +16,8 @@ from ..huggingface import (
     integer,
     labels,
     number_of_labels,
-    read_rope,
-    write_rope,
 )
+from ..huggingface_layers import read_rope, write_rope
 from ..layer_kinds import FULL, KINDS, SLIDING
 from ..sentence_transformers import PROJECTION_RULES
 from .bert_types import BERT_LIKE, QKV, classes

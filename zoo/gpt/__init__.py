@@ -3,6 +3,8 @@
 Importing ``checkpoints`` and ``keras_hub`` sets ``GPT.dialects`` and ``GPT.keras_hub_dialects``.
 """
 
+import keras
+
 from . import checkpoints, keras_hub  # isort: skip
 from .model import GPT, GPTConfig
 

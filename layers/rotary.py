@@ -71,6 +71,9 @@ def check_scaling(scaling: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if not isinstance(kind, str) or kind not in SCALINGS:
         raise ValueError(f"rope_scaling: got rope_type {kind!r}; accepted: {sorted(SCALINGS)}")
     accepted = SCALINGS[kind]
+    whole = fields.pop("truncate", True) if kind == "yarn" else True
+    if not isinstance(whole, bool):
+        raise ValueError(f"rope_scaling: got truncate {whole!r}; accepted: True or False")
     missing = [name for name, default in accepted.items() if default is None and name not in fields]
     if missing or not set(fields) <= set(accepted):
         raise ValueError(f"rope_scaling: got fields {sorted(fields)} for {kind!r}; accepted: {list(accepted)}")
@@ -95,7 +98,8 @@ def check_scaling(scaling: Mapping[str, Any] | None) -> dict[str, Any] | None:
             f"rope_scaling: got low_freq_factor {filled['low_freq_factor']}; accepted: less than high_freq_factor "
             f"{filled['high_freq_factor']}"
         )
-    return {"rope_type": kind, **{name: plain(value) for name, value in filled.items()}}
+    exact = {} if whole else {"truncate": False}
+    return {"rope_type": kind, **{name: plain(value) for name, value in filled.items()}, **exact}
 
 
 def rotary_frequencies(
@@ -111,7 +115,8 @@ def rotary_frequencies(
       of at most that length are supported; their frequencies are unchanged.
     - llama3: low frequencies are divided by `factor`, high ones are kept, with a ramp in between (Llama 3.1).
     - yarn: the same with a ramp over the feature index, and cosines and sines are multiplied by a factor, which
-      sharpens the attention (Peng et al. 2023, arXiv:2309.00071).
+      sharpens the attention (Peng et al. 2023, arXiv:2309.00071). The ramp begins and ends at whole indices, unless
+      "truncate" is False.
     - factors: every frequency has its own divisor, and cosines and sines a factor, as stored in GGUF files.
     - longrope: the same with `short_factor` for texts of up to `original_max_position_embeddings` tokens, and with
       `long_factor` for longer ones (Ding et al. 2024, arXiv:2402.13753; Phi-3). `max_length`, the length of the longest
@@ -146,8 +151,10 @@ def rotary_frequencies(
     def feature(turns: float) -> float:  # index of the pair that makes `turns` turns within it
         return head_dim * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
-    first = max(math.floor(feature(scaling["beta_fast"])), 0)
-    last = min(math.ceil(feature(scaling["beta_slow"])), head_dim - 1)
+    first, last = feature(scaling["beta_fast"]), feature(scaling["beta_slow"])
+    if scaling.get("truncate", True):
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, head_dim - 1)
     keep = 1 - np.clip((np.arange(head_dim // 2) - first) / max(last - first, 0.001), 0, 1)
     sharper = scaling["attention_factor"] or (0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0)
     return (plain * (keep + (1 - keep) / factor)).astype(np.float32), sharper

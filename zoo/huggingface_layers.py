@@ -73,6 +73,7 @@ def read_rope(
         found["original_max_position_embeddings"] = original or found.get("original_max_position_embeddings", length)
     if kind == "yarn":
         found |= _yarn(scaling, found, length, name)
+        found |= {} if scaling.get("truncate", True) is True else {"truncate": scaling["truncate"]}
     fields = {"rope_theta": float(theta), "rope_scaling": {"rope_type": kind, **found}, **part}
     if kind == "yarn" and "original_max_position_embeddings" in scaling:
         # Published configs often keep the original length, such as Qwen's: "factor" times that can be read.
@@ -128,8 +129,6 @@ def _check_rope(raw: Mapping[str, Any], name: str, kind: str, scaling: Mapping[s
         raise ValueError(f"{where} {part!r}; accepted: 1.0")
     if kind == "yarn" and "factor" not in raw[name]:  # null is accepted
         raise ValueError(f"{name}: got no factor for 'yarn'; accepted: a number, or null")
-    if kind == "yarn" and scaling.get("truncate", True) is not True:
-        raise ValueError(f"{name}: got truncate {scaling['truncate']!r}; accepted: true")
     known = {*_ROPE_ENTRIES, *_ROPE_USED[kind], "type", "rope_type", "rope_theta", "partial_rotary_factor"}
     if unknown := sorted(set(scaling) - known):
         raise ValueError(f"{name}: got {unknown} for {kind!r}; accepted: {list(_ROPE_USED[kind])}")

@@ -23,6 +23,8 @@ CONTEXTS: dict[str, list[dict[str, Any]]] = {
     "qwen2": [YARN, *({"use_sliding_window": True, "num_hidden_layers": layers} for layers in (20, 28))],
     "qwen3": [YARN, *({"use_sliding_window": True, "num_hidden_layers": layers} for layers in (20, 28))],
     "mixtral": [YARN],
+    "olmoe": [YARN],
+    "gpt_oss": [YARN],
     "qwen2_moe": [YARN],
     "qwen3_moe": [YARN, {"use_sliding_window": True}],
     "t5": [{"feed_forward_proj": "gated-gelu"}],
@@ -33,6 +35,7 @@ NEEDED = {"big_bird": {"attention_type": "original_full"}}
 # Entries that are read from older or extended configs, and that these config classes do not declare.
 UNDECLARED = {
     "qwen2": {"head_dim"},
+    "olmoe": {"head_dim"},
     "qwen2_moe": {"head_dim"},
     "qwen3_moe": {"head_dim"},
     "t5": {"n_positions", "decoder_start_token_id"},

@@ -47,5 +47,7 @@ GPT.dialects = {
     "mixtral": experts.MIXTRAL,
     "qwen2_moe": experts.QWEN2_MOE,
     "qwen3_moe": experts.QWEN3_MOE,
+    "olmoe": experts.OLMOE,
+    "gpt_oss": experts.GPT_OSS,
     "gguf": GGUF,
 }

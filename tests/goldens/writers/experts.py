@@ -59,3 +59,20 @@ def qwen3_moe(folder: Path) -> None:
     write_causal(folder, hf.Qwen3MoeForCausalLM, sizes(hf.Qwen3MoeConfig, **changes, **layers))
     edit_json(folder / "config.json", ("num_local_experts",), num_experts=6)
     reread(folder, hf.Qwen3MoeForCausalLM)
+
+
+@golden
+def olmoe(folder: Path) -> None:
+    """Normalize all query heads together, and all key heads; the probabilities of the experts do not sum to 1."""
+    changes = {"num_experts": 4, "num_experts_per_tok": 3, "intermediate_size": 8, "num_key_value_heads": 2}
+    write_causal(folder, hf.OlmoeForCausalLM, sizes(hf.OlmoeConfig, **changes, pad_token_id=0))
+
+
+@golden
+def gpt_oss(folder: Path) -> None:
+    """Use sinks, a window in one of two layers, YaRN whose ramp is between indices, and biases of all layers."""
+    rope = {"rope_type": "yarn", "rope_theta": 50.0, "factor": 2.0, "original_max_position_embeddings": 20}
+    more = {"beta_fast": 1.5, "beta_slow": 0.3, "truncate": False}
+    changes = {"num_local_experts": 3, "num_experts_per_tok": 2, "intermediate_size": 8, "head_dim": 8}
+    config = sizes(hf.GptOssConfig, **changes, sliding_window=4, vocab_size=53, rope_parameters={**rope, **more})
+    write_causal(folder, hf.GptOssForCausalLM, config, long=27)

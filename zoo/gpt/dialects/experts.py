@@ -1,7 +1,8 @@
-"""Dialects of Hugging Face checkpoints for GPT with a mixture of experts: Mixtral, Qwen2-MoE and Qwen3-MoE.
+"""Dialects of Hugging Face checkpoints for GPT with a mixture of experts: Mixtral, Qwen-MoE, OLMoE and gpt-oss.
 
 A file has three tensors for every expert, as published and as ``save_pretrained`` writes them, or two that stack those
-of all experts, as transformers 5 has them in memory. Both are read; the former are written.
+of all experts, as transformers 5 has them in memory. Both are read; the former are written. Files of gpt-oss have
+stacked tensors only.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ....layers.experts import ALPHA, CLAMPED, LIMIT
 from ....weights.rules import Field, Rule, linear
-from ....weights.transforms import TRANSPOSED, joined, permuted
-from ...huggingface import flag, integer
-from ...huggingface_layers import read_qwen, write_qwen
+from ....weights.transforms import ALTERNATING, TRANSPOSED, joined, permuted
+from ...huggingface import flag, integer, labels, number_of_labels
+from ...huggingface_layers import layers_of, read_kinds, read_qwen, read_rope, write_kinds, write_qwen, write_rope
 from ..config import GPTConfig
 from .common import heads_of, reading, special_ids
-from .llama import LLAMA, NO_BIAS, fields_with, rope
+from .llama import LLAMA, NO_BIAS, NO_CLASSES, fields_with, kv_heads, like, longest, rope
 
 OURS = "block_{i}/feedforward"
 DENSE: Any = LLAMA.rules  # of everything but the experts
@@ -177,4 +179,72 @@ QWEN3_MOE = replace(
     rules=(*DENSE, *_each(*_MLP)),
     layouts={STACKED: lambda _: (*DENSE, *_stacked(_MLP[0]))},
     **heads_of("Qwen3Moe"),
+)
+OLMOE = like(
+    LLAMA,
+    "Olmoe",
+    *NO_CLASSES,
+    fields=fields_with(
+        Field("num_experts_per_tok", "experts_per_token", 8),
+        Field("router_aux_loss_coef", "router_loss", 0.01),
+        Field("num_experts", "num_experts", 64, synonym="num_local_experts"),
+        Field("norm_topk_prob", "normalize_experts", False),
+        Field("rms_norm_eps", "norm_epsilon", 1e-5),
+        *(longest(4096), *special_ids(None, 50_279, 1)),
+        without=("use_feedforward_bias",),
+    ),
+    fixed={"use_feedforward_bias": False, "qk_norm": True, "qk_norm_joined": True},
+    demanded={"clip_qkv": None},
+    read=reading("silu", gated=True, more=rope(4096)),
+    rules=(*DENSE, *_each(*_MLP)),
+    layouts={STACKED: lambda _: (*DENSE, *_stacked(_MLP[0]))},
+)
+
+
+def _read_gpt_oss(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
+    if method := (raw.get("quantization_config") or {}).get("quant_method"):
+        raise ValueError(
+            f"quantization_config: got quant_method {method!r}; accepted: none, as save_pretrained of transformers "
+            "writes it for a model that was loaded with Mxfp4Config(dequantize=True)"
+        )
+    yarn = {"rope_type": "yarn", "factor": 32.0, "truncate": False, "original_max_position_embeddings": 4096}
+    scaled = raw.get("rope_parameters") or raw.get("rope_scaling")
+    sliding = [i % 2 == 0 for i in layers_of(raw)]
+    return {
+        "num_classes": number_of_labels(raw),
+        **read_rope(raw if scaled else {**raw, "rope_parameters": yarn}, 131_072, 150_000.0),
+        **read_kinds(raw, sliding, window=128),
+    }
+
+
+_BOTH = (f"{OURS}/gate", f"{OURS}/up")
+GPT_OSS = like(
+    LLAMA,
+    "GptOss",
+    fields=fields_with(
+        Field("num_experts_per_tok", "experts_per_token", 4),
+        Field("router_aux_loss_coef", "router_loss", 0.001),
+        Field("num_local_experts", "num_experts", 128, synonym="num_experts"),
+        Field("head_dim", "head_dim", 64, nullable=True),
+        Field("attention_bias", "use_bias", True),
+        Field("rms_norm_eps", "norm_epsilon", 1e-5),
+        *(kv_heads(8), longest(131_072), *special_ids(None, None)),
+        without=("use_feedforward_bias",),
+    ),
+    fixed={
+        **{"activation": CLAMPED, "router_bias": True, "use_feedforward_bias": True},
+        **{"attention_sinks": True},
+    },
+    demanded={"swiglu_alpha": ALPHA, "swiglu_limit": LIMIT, "hidden_act": "silu"},
+    read=_read_gpt_oss,
+    write=lambda c: {**write_rope(c), **labels(c), **write_kinds(c)},
+    rules=(
+        *DENSE,
+        Rule("layers.{i}.self_attn.sinks", "block_{i}/attention/sinks"),
+        *linear("layers.{i}.mlp.router", f"{OURS}/router"),
+        Rule("layers.{i}.mlp.experts.gate_up_proj", tuple(f"{name}_kernel" for name in _BOTH), ALTERNATING),
+        Rule("layers.{i}.mlp.experts.gate_up_proj_bias", tuple(f"{name}_bias" for name in _BOTH), ALTERNATING),
+        Rule("layers.{i}.mlp.experts.down_proj", f"{OURS}/down_kernel"),
+        Rule("layers.{i}.mlp.experts.down_proj_bias", f"{OURS}/down_bias"),
+    ),
 )

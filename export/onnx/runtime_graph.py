@@ -41,6 +41,8 @@ def to_runtime_graph(
     """
     editor = Editor(model)
     attentions = [node for node in model.graph if node.op_type == "Attention"]
+    if not attentions:
+        raise _refused("whose attention is no single operator, such as one with sinks or a soft cap")
     found = [_Attention(node, signature) for node in attentions]
     cos, sin = _tables(file, found[0].angles, signature.limits["total_sequence"])
     tables = [editor.constant(name, table) for name, table in (("cos_cache", cos), ("sin_cache", sin))]

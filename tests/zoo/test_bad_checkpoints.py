@@ -318,7 +318,7 @@ BAD: dict[str, list[Any]] = {
     + [{"rope_type": "linear", "factor": factor} for factor in ("2", -1, 0, [2], {}, math.nan, math.inf)]
     + [{"rope_type": "linear"}, {"rope_type": "linear", "factor": 2.0, "colour": 3}, {"full_attention": {}}]
     + [{"rope_type": "yarn"}, {"rope_type": "default", "rope_theta": "10"}, {"rope_type": "default", "rope_theta": -1}]
-    + [{"rope_type": "dynamic"}, {"rope_type": "yarn", "factor": 2.0, "truncate": False}]
+    + [{"rope_type": "dynamic"}, {"rope_type": "yarn", "factor": 2.0, "truncate": "no"}]
     + [{"rope_type": "yarn", "factor": 2.0, "mscale": "1"}, {"rope_type": "linear", "partial_rotary_factor": 0.5}]
     + [{"rope_type": "longrope", "short_factor": [1.0] * 5}],
     "classes": ["LlamaForCausalLM", 3, {"a": 1}, [3], [["LlamaForCausalLM"]], True],

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from . import export, layers, plot, zoo
     from .zoo import (
         BERT,
+        CLIP,
         GPT,
         BERTConfig,
+        CLIPConfig,
         Conversation,
         GPTConfig,
         LayerwiseDecay,
@@ -48,8 +50,10 @@ _SUBPACKAGES = ("export", "layers", "plot", "zoo")
 # Literal, because type checkers read it; a test compares it with that of ``zoo``.
 __all__ = [
     "BERT",
+    "CLIP",
     "GPT",
     "BERTConfig",
+    "CLIPConfig",
     "Conversation",
     "GPTConfig",
     "LayerwiseDecay",

@@ -15,6 +15,7 @@ import numpy as np
 from .checks import is_integer, meant
 
 Dim = int | str  # a fixed size, or the name of a dynamic dimension
+BATCHES = ("batch", "text_batch", "image_batch")  # numbers of rows; the latter two in a model that compares both
 
 
 @dataclass(frozen=True)

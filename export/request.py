@@ -76,7 +76,7 @@ class ExportRequest:
     static_shapes: Mapping[str, int] | None = None
     index_dtype: str | None = None
     custom_metadata: Mapping[str, str] | None = None
-    batch_size: int = 1
+    batch_size: int | Mapping[str, int] = 1
     sequence_length: Any = None
     image_size: Any = None
     prefill: int | Sequence[int] | None = None

@@ -12,6 +12,7 @@ from .experts import MixtureOfExperts
 from .feedforward import FeedForward
 from .grid import RotaryEmbedding2D, WindowPositionBias
 from .images import ImageProcessor
+from .pooling import AttentionPooling
 from .position import ALiBi, LearnedPositions, RelativePositionBias, SinusoidalPositions, SinusoidalPositions2D
 from .recurrent import GRU, LSTM
 from .recurrent_attention import AdditiveAttention, MultiplicativeAttention
@@ -22,6 +23,7 @@ __all__ = [
     "LSTM",
     "ALiBi",
     "AdditiveAttention",
+    "AttentionPooling",
     "Dense",
     "DisentangledAttention",
     "DynamicCache",

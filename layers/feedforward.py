@@ -16,6 +16,7 @@ Tensor = Any
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": lambda x: F.gelu(x, approximate=False),
     "gelu_tanh": lambda x: F.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * ops.sigmoid(1.702 * x),
     "relu": ops.relu,
     "relu_squared": lambda x: ops.square(ops.relu(x)),
     "silu": ops.silu,
@@ -33,8 +34,9 @@ class FeedForward(keras.layers.Layer):
 
     Args:
         intermediate_dim: width between the projections.
-        activation: "gelu" (exact, with erf), "gelu_tanh", "relu", "relu_squared", "silu" or "tanh"; gated: "swiglu"
-            (SiLU), "geglu" (the tanh approximation of GELU), "geglu_erf" (exact GELU) or "reglu" (ReLU).
+        activation: "gelu" (exact, with erf), "gelu_tanh", "quick_gelu" (x · sigmoid(1.702 x), as in CLIP), "relu",
+            "relu_squared", "silu" or "tanh"; gated: "swiglu" (SiLU), "geglu" (the tanh approximation of GELU),
+            "geglu_erf" (exact GELU) or "reglu" (ReLU).
         use_bias: whether all projections have biases.
         dropout: dropout rate on the output, in training only.
         kernel_initializer: initializer of the kernels of all projections.

@@ -68,7 +68,7 @@ class LoadedGraph:
         given = self._sizes(arrays)
         self._check_rows(given.get("batch"))
         found = [self._call(piece) for piece in self._pieces(arrays)]
-        if not self.signature.sizes or "batch" not in given:
+        if not self.signature.sizes:
             return found[0]
         outputs = {}
         for spec in self.signature.outputs:
@@ -124,11 +124,12 @@ class LoadedGraph:
                 raise ValueError(f"inputs: got {dim} of {given[dim]}; accepted: at most {size}, as exported")
             if dim not in ("batch", *padded) and given.get(dim, size) != size:
                 raise ValueError(f"inputs: got {dim} of {given[dim]}; accepted: {size}, as exported")
-        if not sizes or "batch" not in given:
+        if not sizes:
             yield arrays
             return
-        rows = sizes.get("batch", given["batch"])
-        for start in range(0, given["batch"], rows):
+        total = given.get("batch", 1)
+        rows = sizes.get("batch", total)
+        for start in range(0, total, rows):
             piece = {}
             for spec in self.signature.inputs:
                 part = arrays[spec.name]

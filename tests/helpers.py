@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 
+from attention_zoo.signature import BATCHES
 from attention_zoo.zoo.registry import families
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +23,7 @@ VARIANTS = [(family, variant) for family, cls in families().items() for variant 
 FURTHER = {(family, variant) for family, cls in families().items() for variant in list(cls.tiny())[2:]}
 ALL_BUT_ONE = FURTHER | {(family, next(iter(cls.tiny()))) for family, cls in families().items()}  # all but the second
 FURTHER_BUT_GPT = {pair for pair in FURTHER if pair[0] != "gpt"}  # GPT's variants differ in position encodings
-TEXT = [pair for pair in VARIANTS if pair[0] != "vit"]
+TEXT = [pair for pair in VARIANTS if pair[0] not in ("vit", "clip")]
 
 
 def every_variant(pairs: list[tuple[str, str]] = VARIANTS, slow: Collection[tuple[str, str]] = ()) -> Any:
@@ -76,7 +77,7 @@ def shared(family: str, variant: str, dtype: Any = None) -> Any:
 def inputs_for(model: Any, rng: np.random.Generator, batch: int = 2, length: int = 9) -> dict[str, np.ndarray]:
     """Return random values for the required inputs, and for the token types where the model has them."""
     made: dict[str, np.ndarray] = {}
-    sizes = {**model.signature.defaults, "batch": batch}
+    sizes = {**model.signature.defaults, **dict.fromkeys(BATCHES, batch)}
     sizes |= dict.fromkeys(("sequence", "source", "target"), length)
     for spec in model.signature.inputs:
         shape = [sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.dims]

@@ -159,7 +159,7 @@ def value_for(node: Any, known: Mapping[str, Any], batch: int) -> np.ndarray:
 def padded(model: Any, family: str, seed: int) -> dict[str, np.ndarray]:
     """Return inputs of which the second row is padded on the left."""
     given = inputs_for(model, np.random.default_rng(seed))
-    if family != "vit":
+    if "input_ids" in given and family != "clip":
         mask = np.ones_like(given["input_ids"])
         mask[1, :PADDED] = 0
         given["attention_mask"] = mask

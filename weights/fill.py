@@ -349,7 +349,7 @@ def _fitting(array: np.ndarray, dtype: Any) -> np.ndarray:
     wanted = keras.backend.standardize_dtype(dtype)
     if str(array.dtype) != wanted:
         array = array.astype("float32" if wanted == "bfloat16" else wanted)  # the backend casts to bfloat16
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")  # unlike ascontiguousarray, keeps 0-D
 
 
 def collect(model: Any, dialect: Dialect) -> Iterator[tuple[str, np.ndarray]]:
@@ -364,7 +364,7 @@ def collect(model: Any, dialect: Dialect) -> Iterator[tuple[str, np.ndarray]]:
         arrays = [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables]
         name = short if rule.outside or alone else dialect.prefix + short
         for one, array in zip(rule.tensors(name, [a.shape for a in arrays]), rule.save(arrays), strict=True):
-            yield one, np.ascontiguousarray(array)
+            yield one, np.asarray(array, order="C")
     for short, array in model.unused.items():
         outside = next((outside for pattern, outside in dialect.unused.items() if re.search(pattern, short)), None)
         if outside is not None:  # None: it comes from another kind of checkpoint

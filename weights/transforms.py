@@ -118,3 +118,6 @@ TRANSPOSED = permuted(1, 0)
 
 
 ROW = Transform(lambda theirs, _: [theirs[0]], lambda ours: ours[0][None], lambda shapes: (1, *shapes[0]))
+
+
+BATCHED = Transform(lambda theirs, _: [theirs[None]], lambda ours: ours[0][0], lambda shapes: shapes[0][1:])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..generation.chat import Conversation
     from ..text.tokenizer import Tokenizer
     from .bert import BERT, BERTConfig
+    from .clip import CLIP, CLIPConfig
     from .gguf_writing import to_gguf
     from .gpt import GPT, GPTConfig
     from .keras_hub import from_keras_hub, to_keras_hub
@@ -43,8 +44,10 @@ _HOMES = {
 # Literal, because type checkers read it; a test compares it with ``_HOMES``.
 __all__ = [
     "BERT",
+    "CLIP",
     "GPT",
     "BERTConfig",
+    "CLIPConfig",
     "Conversation",
     "GPTConfig",
     "LayerwiseDecay",

@@ -250,6 +250,11 @@ class ZooModel(Served, keras.Model, FineTuning, PairScoring):
         """Whether the model has a ``generate`` method and graphs with a cache."""
         return False
 
+    @property
+    def static_ranges(self) -> bool:
+        """Whether an exported file may have static ranges of its activations; see ``export.Precision``."""
+        return True
+
     def by_name(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Call the model for inference and return its outputs by their names in ``signature.outputs``."""
         result = self(dict(inputs), training=False)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from . import typed
     from .base import ZooModel
     from .bert import BERT
+    from .clip import CLIP
     from .gpt import GPT
     from .seq2seq import Seq2Seq
     from .transformer import Transformer
@@ -23,6 +24,8 @@ def create(name: typed.GPTName, *, dtype: Any = None, **overrides: Unpack[typed.
 def create(name: typed.BERTName, *, dtype: Any = None, **overrides: Unpack[typed.BERTFields]) -> BERT: ...
 @overload
 def create(name: typed.ViTName, *, dtype: Any = None, **overrides: Unpack[typed.ViTFields]) -> ViT: ...
+@overload
+def create(name: typed.CLIPName, *, dtype: Any = None, **overrides: Unpack[typed.CLIPFields]) -> CLIP: ...
 @overload
 def create(
     name: typed.TransformerName, *, dtype: Any = None, **overrides: Unpack[typed.TransformerFields]
@@ -38,8 +41,8 @@ def create(name: str, *, dtype: Any = None, **overrides: Any) -> ZooModel:
     """Create a model with randomly initialized weights from a preset or a family's default config.
 
     Args:
-        name: the name of a preset (see ``list_models()``), or of a family, such as "gpt", "bert", "vit", "transformer"
-            or "seq2seq", for the default config of that family.
+        name: the name of a preset (see ``list_models()``), or of a family, such as "gpt", "bert", "vit", "clip",
+            "transformer" or "seq2seq", for the default config of that family.
         dtype: a Keras dtype policy, such as "mixed_bfloat16". Default: Keras' global dtype policy.
         overrides: config fields that replace those of the preset, such as ``num_layers=4`` or ``head="masked_lm"``.
             Type checkers know the fields of this package's families; pass those of others as ``**mapping``.

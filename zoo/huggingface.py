@@ -16,6 +16,7 @@ ACTIVATION_NAMES = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
     "relu": "relu",
     "silu": "silu",
     "swish": "silu",
@@ -24,7 +25,7 @@ ACTIVATION_NAMES = {
 }
 HF_ACTIVATIONS = {
     **{"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "relu_squared": "relu2"},
-    **{"silu": "silu", "tanh": "tanh"},
+    **{"quick_gelu": "quick_gelu", "silu": "silu", "tanh": "tanh"},
 }
 GATED_BY = {inner: name for name, inner in GATED.items()}  # "silu" -> "swiglu"
 

@@ -49,9 +49,6 @@ def split_heads(axis: int, heads: int) -> Transform:
     )
 
 
-BATCHED = Transform(lambda theirs, _: [theirs[None]], lambda ours: ours[0][0], lambda shapes: shapes[0][1:])
-
-
 def dense(theirs: str, ours: str, *, outside: bool = False) -> tuple[Rule, Rule]:
     return tuple(Rule(f"{theirs}.{part}", f"{ours}/{part}", SAME, outside) for part in ("kernel", "bias"))  # pyright: ignore[reportReturnType]
 

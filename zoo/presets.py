@@ -11,7 +11,14 @@ from typing import Any
 
 # The class of each family by the family's name, which is also the name of its subpackage. The config class is named
 # after the class, such as GPTConfig, and lies in the same subpackage.
-FAMILIES = {"gpt": "GPT", "bert": "BERT", "vit": "ViT", "transformer": "Transformer", "seq2seq": "Seq2Seq"}
+FAMILIES = {
+    "gpt": "GPT",
+    "bert": "BERT",
+    "vit": "ViT",
+    "clip": "CLIP",
+    "transformer": "Transformer",
+    "seq2seq": "Seq2Seq",
+}
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,50 @@ PRESETS: dict[str, Preset] = {
             "norm_epsilon": 1e-6,
             "layer_scale": 1.0,
             "use_mask_token": True,
+        },
+    ),
+    "dinov3-small-16": Preset(
+        "vit",
+        21_596_544,
+        "Siméoni et al. 2025, arXiv:2508.10104, facebook/dinov3-vits16-pretrain-lvd1689m",
+        "DINOv3 License",
+        {
+            "num_layers": 12,
+            "num_heads": 6,
+            "hidden_dim": 384,
+            "position": "rotary_2d",
+            "num_registers": 4,
+            "use_key_bias": False,
+            "norm_epsilon": 1e-5,
+            "layer_scale": 1.0,
+            "use_mask_token": True,
+        },
+    ),
+    "clip-vit-base-32": Preset(
+        "clip", 151_277_313, "Radford et al. 2021, arXiv:2103.00020, openai/clip-vit-base-patch32", "MIT"
+    ),
+    "siglip-base-16": Preset(
+        "clip",
+        203_155_970,
+        "Zhai et al. 2023, arXiv:2303.15343, google/siglip-base-patch16-224",
+        "Apache-2.0",
+        {
+            "vocab_size": 32000,
+            "num_heads": 12,
+            "hidden_dim": 768,
+            "max_length": 64,
+            "activation": "gelu_tanh",
+            "norm_epsilon": 1e-6,
+            "causal": False,
+            "text_pooling": "last",
+            "patch_size": 16,
+            "image_activation": "gelu_tanh",
+            "image_norm_epsilon": 1e-6,
+            "image_pooling": "attention",
+            "projection": "text",
+            "projection_dim": 768,
+            "logit_scale": 2.302585092994046,
+            "use_logit_bias": True,
         },
     ),
     "transformer-base": Preset("transformer", 63_082_496, _TRANSFORMER, "Apache-2.0"),

@@ -50,7 +50,7 @@ def save(model: ZooModel, folder: str | os.PathLike[str]) -> Path:
         "config": model.config.to_dict(),
         **{name: value for name in DICTS if (value := getattr(model, name))},
     }
-    tensors = {name: np.ascontiguousarray(keras.ops.convert_to_numpy(value)) for name, value in model.merged_weights()}
+    tensors = {name: np.asarray(keras.ops.convert_to_numpy(value), order="C") for name, value in model.merged_weights()}
     tensors |= {UNUSED + name: value for name, value in model.unused.items()}
     save_tensors(tensors, folder / WEIGHTS_FILE, {"format": FORMAT})
     write_json(config, folder / CONFIG_FILE)
@@ -115,6 +115,9 @@ def huggingface_config(
     dtype = dtype or raw.get("dtype") or raw.get("torch_dtype") or "float32"
     if dtype not in DTYPES:
         raise ValueError(f"dtype: got {dtype!r}; accepted: {list(DTYPES)}")
+    for name in values:  # configs inside the config keep their other entries too
+        if name.endswith("_config") and isinstance(values[name], dict) and isinstance(raw.get(name), dict):
+            values[name] = {**raw[name], **values[name]}
     # transformers 5 reads "dtype" and ignores "torch_dtype" beside it; versions before 4.56 know "torch_dtype" only.
     return {**raw, "model_type": kind, "dtype": dtype, "torch_dtype": dtype, **values}
 

@@ -144,7 +144,15 @@ class BERTFields(TypedDict, total=False):
     score_activation: str | None
 
 
-ViTName = Literal["vit", "vit-tiny-16", "vit-small-16", "vit-base-16", "vit-large-16", "dinov2-small-14"]
+ViTName = Literal[
+    "vit",
+    "vit-tiny-16",
+    "vit-small-16",
+    "vit-base-16",
+    "vit-large-16",
+    "dinov2-small-14",
+    "dinov3-small-16",
+]
 
 
 class ViTFields(TypedDict, total=False):
@@ -183,6 +191,44 @@ class ViTFields(TypedDict, total=False):
     initializer_range: float
     head: str | None
     num_classes: int
+
+
+CLIPName = Literal["clip", "clip-vit-base-32", "siglip-base-16"]
+
+
+class CLIPFields(TypedDict, total=False):
+    """Config fields of ``CLIP``."""
+
+    tower: str
+    vocab_size: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int | None
+    max_length: int
+    activation: str
+    norm_epsilon: float
+    causal: bool
+    text_pooling: str
+    eos_token_id: int
+    image_size: int
+    patch_size: int
+    num_channels: int
+    image_num_layers: int
+    image_num_heads: int
+    image_hidden_dim: int
+    image_intermediate_dim: int | None
+    image_activation: str
+    image_norm_epsilon: float
+    image_pooling: str
+    preprocessing: dict[str, Any] | None
+    projection: str
+    projection_dim: int
+    logit_scale: float
+    use_logit_bias: bool
+    attention_dropout: float
+    initializer_range: float
+    head: str | None
 
 
 TransformerName = Literal["transformer", "transformer-base", "transformer-big"]
@@ -354,6 +400,20 @@ class AnyFields(TypedDict, total=False):
     pooler_dim: int | None
     classifier: str
     preprocessing: dict[str, Any] | bool | None
+    tower: str
+    causal: bool
+    text_pooling: str
+    image_num_layers: int
+    image_num_heads: int
+    image_hidden_dim: int
+    image_intermediate_dim: int | None
+    image_activation: str
+    image_norm_epsilon: float
+    image_pooling: str
+    projection: str
+    projection_dim: int
+    logit_scale: float
+    use_logit_bias: bool
     decoder_vocab_size: int | None
     num_decoder_layers: int | None
     num_decoder_heads: int | None

@@ -8,15 +8,15 @@ from typing import Any
 
 from keras import ops
 
-from ...signature import Graph, Signature, TensorSpec
+from ...signature import BATCHES, Graph, Signature, TensorSpec
 from ...zoo.base import ZooModel
 from .any_keras.channels_first import ChannelsFirst, images_of
 from .any_keras.model import Foreign
 
 Tensor = Any
-MOVED = ("batch", "height", "width")  # dimensions of an image before its channels
+MOVED = ("height", "width")  # dimensions of an image between its batch and its channels
 # Names of dynamic dimensions in a file, by their names in the signatures of this package.
-DIMENSIONS: Mapping[Any, str] = {"batch": "batch_size"}
+DIMENSIONS: Mapping[Any, str] = {dim: f"{dim}_size" for dim in BATCHES}
 SENTENCE, STATES = "sentence_embedding", "last_hidden_state"
 
 
@@ -74,7 +74,7 @@ class HuggingFaceView:
         return [spec.name for spec in self.model.signature.outputs] == [SENTENCE]
 
     def _moves(self, spec: TensorSpec) -> bool:
-        return self.channels_first and spec.dims[:-1] == MOVED
+        return self.channels_first and spec.dims[1:-1] == MOVED
 
 
 def _first(dims: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -96,7 +96,7 @@ def in_format(model: Any, data_format: str | None) -> Any:
                 "accepted: None"
             )
         return ChannelsFirst(model, names)
-    images = isinstance(model, ZooModel) and any(spec.dims[:-1] == MOVED for spec in model.signature.inputs)
+    images = isinstance(model, ZooModel) and any(spec.dims[1:-1] == MOVED for spec in model.signature.inputs)
     if not images:
         kind = getattr(model, "family", type(model).__name__)
         raise ValueError(

@@ -129,7 +129,7 @@ class FileWeights:
 
     def value(self, name: str) -> np.ndarray:
         value = self.changed.get(name, self.variables[name])
-        return np.ascontiguousarray(keras.ops.convert_to_numpy(keras.ops.cast(value, self.dtype(name))))
+        return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(value, self.dtype(name))), order="C")
 
     @property
     def bytes(self) -> int:

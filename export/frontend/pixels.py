@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...layers.images import ImageProcessor
-from ...signature import Graph, Signature
+from ...signature import Graph, Signature, TensorSpec
 from ...zoo.base import ZooModel
 
 Tensor = Any
@@ -18,12 +18,12 @@ STEPS = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_st
 
 
 class PixelView:
-    """A view of a model whose first input, an image, is uint8 (0 to 255) instead of float32.
+    """A view of a model whose image input is uint8 (0 to 255) instead of float32.
 
     All other attributes are those of the model.
 
     Args:
-        model: a model whose first input is an image.
+        model: a model of which one input is an image.
         steps: the arguments `STEPS` of ``ImageProcessor``; empty for a model that normalizes its input itself.
 
     Raises:
@@ -34,7 +34,8 @@ class PixelView:
         self.model, self.steps = model, dict(steps)
         processor = ImageProcessor(do_resize=False, **self.steps) if steps else None
         self.processor = processor
-        image = model.signature.inputs[0]
+        image = _image(model)
+        assert image is not None
         if processor is not None:
             processor.compute_output_shape((None, None, None, image.dims[-1]))  # checks the number of channels
 
@@ -43,9 +44,11 @@ class PixelView:
 
     @property
     def signature(self) -> Signature:
-        image, *others = self.model.signature.inputs
-        pixels = replace(image, dtype="uint8", below=256, spread=None)
-        return replace(self.model.signature, inputs=(pixels, *others))
+        image, inputs = _image(self.model), self.model.signature.inputs
+        pixels = {"dtype": "uint8", "below": 256, "spread": None}
+        return replace(
+            self.model.signature, inputs=tuple(replace(one, **pixels) if one == image else one for one in inputs)
+        )
 
     def graphs(self, kind: str = "plain") -> dict[str, Graph]:
         """Return the one graph of the view, without a key/value cache, for any `kind`; see ``ZooModel.graphs``."""
@@ -55,7 +58,9 @@ class PixelView:
         """Convert and normalize the pixels, call the model and return its outputs by name; see ``ZooModel.by_name``."""
         from keras import ops
 
-        name = self.model.signature.inputs[0].name
+        found = _image(self.model)
+        assert found is not None
+        name = found.name
         image = ops.cast(inputs[name], "float32")
         return self.model.by_name({**inputs, name: image if self.processor is None else self.processor(image)})
 
@@ -105,5 +110,10 @@ def pixels_in_file(model: Any, metadata: Mapping[str, str]) -> Any:
 
 
 def _takes_images(model: ZooModel) -> bool:
-    dims = model.signature.inputs[0].dims
-    return len(dims) == 4 and {"height", "width"} <= {*dims}
+    return _image(model) is not None
+
+
+def _image(model: ZooModel) -> TensorSpec | None:
+    """Return the specification of the input that is an image; None if there is none."""
+    images = (spec for spec in model.signature.inputs if len(spec.dims) == 4 and {"height", "width"} <= {*spec.dims})
+    return next(images, None)

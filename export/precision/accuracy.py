@@ -13,7 +13,7 @@ import numpy as np
 
 from ...generation.search import generate
 from ...runtime.runner import LoadedGraph, Runner
-from ...signature import Signature, TensorSpec
+from ...signature import BATCHES, Signature, TensorSpec
 from ..errors import AccuracyError
 from ..options import MOST_DIVERGENCE, MOST_MARGIN_ERROR
 from ..request import ExportRequest
@@ -139,6 +139,8 @@ def _outputs(precise: Runner, rounded: Runner, sample: Arrays) -> Outputs:
     found = {}
     for spec in graph.signature.outputs:
         if spec.name in kept or one[spec.name].dtype.kind != "f":
+            continue
+        if spec.dims[-1] in BATCHES and len(spec.dims) > 1:  # products of embeddings, which are outputs too
             continue
         per_token = mask is not None and one[spec.name].ndim >= 3 and one[spec.name].shape[:2] == mask.shape
         found[spec.name] = one[spec.name], two[spec.name], mask == 1 if per_token else None

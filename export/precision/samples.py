@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...runtime.inputs import example_inputs
-from ...signature import Signature
+from ...signature import BATCHES, Signature
 from ..request import check_samples
 
 Arrays = dict[str, np.ndarray]
@@ -80,7 +80,7 @@ def calibration_of(
     """
     if given is not None:
         return _given(given, signature, tokenizer)
-    if tokenizer is None or all(spec.name != "input_ids" for spec in signature.inputs):
+    if tokenizer is None or not _takes_texts(signature):
         return _default(signature, None, paddings, first=DRAWS)
     topics = importlib.import_module("pydoc_data.topics").topics
     return islice(_texts(signature, tokenizer, [topics[name] for name in sorted(topics)]), CALIBRATION_ROWS)
@@ -89,8 +89,7 @@ def calibration_of(
 def _default(signature: Signature, tokenizer: Any, paddings: Sequence[str], first: int = 0) -> Iterator[Arrays]:
     """Yield prose if there is a tokenizer and the graph takes ids; otherwise images with a natural spectrum and random
     inputs, with `paddings` in turn and seeds from `first` on."""
-    names = {spec.name for spec in signature.inputs}
-    if tokenizer is not None and "input_ids" in names:
+    if tokenizer is not None and _takes_texts(signature):
         yield from _texts(signature, tokenizer, PROSE)
         return
     sizes: dict[str, Any] = {"batch": 2, **signature.examples, **signature.defaults, **signature.sizes}
@@ -98,7 +97,7 @@ def _default(signature: Signature, tokenizer: Any, paddings: Sequence[str], firs
     for spec in signature.inputs:
         for dim in spec.dims:
             if isinstance(dim, str) and dim not in signature.sums:
-                sizes.setdefault(dim, limit)
+                sizes.setdefault(dim, 2 if dim in BATCHES else limit)
     for dim in {"sequence", "source", "target"} - {*signature.sizes}:
         sizes[dim] = limit if dim in sizes else sizes.get(dim, limit)
     images = any(len(spec.dims) == 4 and spec.name not in signature.state for spec in signature.inputs)
@@ -113,6 +112,12 @@ def _default(signature: Signature, tokenizer: Any, paddings: Sequence[str], firs
                 picture = picture if spread is None else np.clip(picture / 4 + 0.5, 0, 1) * spread
                 inputs[spec.name] = picture.astype(spec.dtype)
         yield inputs
+
+
+def _takes_texts(signature: Signature) -> bool:
+    """Return whether a graph takes the ids of texts and no images beside them."""
+    names = {spec.name for spec in signature.inputs}
+    return "input_ids" in names and all(spec.dims[1:-1] != ("height", "width") for spec in signature.inputs)
 
 
 def _texts(signature: Signature, tokenizer: Any, texts: Sequence[str]) -> Iterator[Arrays]:

@@ -53,7 +53,7 @@ def to_tflite(
     *,
     precision: str | Precision = "fp32",
     input_signature: Any = None,
-    batch_size: int = 1,
+    batch_size: int | Mapping[str, int] = 1,
     sequence_length: int | str | Sequence[int] | Mapping[str, Any] | None = None,
     image_size: int | tuple[int, int] | None = None,
     image_dtype: str | None = None,
@@ -98,7 +98,8 @@ def to_tflite(
         input_signature: the inputs with which the model is called: ``keras.InputSpec(shape, dtype)``, nested like the
             inputs, with None for an open size. With it, a model of attention_zoo is exported like any other Keras
             model. Default: the inputs that the model was built with.
-        batch_size: rows per call. Default: 1, which is required for a GPT with a cache.
+        batch_size: rows per call. Default: 1, which is required for a GPT with a cache. A model that compares texts and
+            images also takes numbers of both, as {"text_batch": 5, "image_batch": 1}.
         sequence_length: tokens per row; with an encoder, tokens of the source. A mapping by name of the dimension, for
             example "source" and "target", gives each its own length. Several lengths make one signature each, named
             ``serving_default_{n}``, or ``encode_{n}`` and ``decode_{n}``, if a mask lets the inputs be padded.
@@ -218,6 +219,11 @@ def _in_float32(
 ) -> tuple[FileWeights, Joint, TFLiteRunner]:
     """Write the float32 file. Return its weights, the names of weights that were joined into one, and its runner."""
     precision = request.precision
+    if precision.static and not getattr(model, "static_ranges", True):
+        raise ValueError(
+            f"precision.activations: got {precision.activations!r} for this {model.family}, which is not computed well "
+            "in integers; accepted: 'dynamic', 'float'"
+        )
     with inference(model) as stored:
         converted, joint = convert(stored, graphs, precision.alike)
         if precision.static:

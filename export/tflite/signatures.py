@@ -11,7 +11,7 @@ import numpy as np
 from ...checks import is_integer
 from ...runtime.buckets import bucket_name
 from ...runtime.graph_names import SINGLE, STATIC, prefill_name
-from ...signature import Graph, Signature
+from ...signature import BATCHES, Graph, Signature
 from ..frontend.graphs import litert_graph
 from ..frontend.spec import Exportable
 from ..request import ExportRequest
@@ -40,11 +40,26 @@ def static_graphs(model: Exportable, request: ExportRequest) -> dict[str, Graph]
     found = {}
     for name, graph in graphs.items():
         spec = graph.signature
-        batch = {"batch": request.batch_size} if any("batch" in given.dims for given in spec.inputs) else {}
+        batch = _batches(spec, request.batch_size)
         for length in lengths:
             sizes = {**batch, **_sizes(spec, length, request.image_size)}
             found[_named(name, length) if len(lengths) > 1 else name] = Graph(spec.exported(sizes), graph.function)
     return found
+
+
+def _batches(signature: Signature, batch_size: Any) -> dict[str, int]:
+    """Return the sizes of the batches of a graph: one number for all, or numbers by name.
+
+    Raises:
+        ValueError: the graph has another number of batches, or they have other names.
+    """
+    open_dims = {dim for spec in signature.inputs for dim in spec.dims}
+    names = [dim for dim in BATCHES if dim in open_dims]
+    if not isinstance(batch_size, Mapping):
+        return dict.fromkeys(names, batch_size)
+    if {*batch_size} != {*names}:
+        raise ValueError(f"batch_size: got {dict(batch_size)}; accepted: an integer, or one each for {names}")
+    return dict(batch_size)
 
 
 def _lengths(sequence_length: Any) -> list[Any]:
@@ -180,7 +195,7 @@ def _sizes(signature: Signature, sequence_length: Any, image_size: int | tuple[i
             raise ValueError(f"image_size: got {image_size!r}; accepted: a side or (height, width) in pixels")
         sizes.update({dim: side for dim, side in zip(("height", "width"), sides, strict=True) if dim in open_dims})
     for dim, name in open_dims.items():
-        if dim != "batch" and dim not in sizes:
+        if dim not in BATCHES and dim not in sizes:
             argument = "image_size" if dim in ("height", "width") else "sequence_length"
             if not dim.endswith("sequence") and argument == "sequence_length":
                 argument = "input_signature"

@@ -77,12 +77,17 @@ def text_cases(
     paddings = (*PADDINGS, "all") if masked else ("none",)
     paddings = paddings if padding is None else ("none", padding)
     batches = [fixed["batch"]] if "batch" in fixed else [1, 3]
-    few = min(SHORT, whole)
+    exact = any(dim in fixed and dim not in signature.padded for dim in names)  # no input may be shorter
+    few = whole if exact else min(SHORT, whole)
     side = (padding or "left") if masked and few > 1 else "none"
     cases = [Case(batches[-1], few, 0, side)]
     if all(dim in fixed for dim in names):  # static shapes, to which the runner pads shorter inputs
         cases += [Case(batches[0], whole, 0, padding) for padding in paddings]
-        cases += [Case(batches[0], n, 0, "left" if masked and n > 1 else "none") for n in (1, SHORT) if n < whole]
+        cases += [
+            Case(batches[0], n, 0, "left" if masked and n > 1 else "none")
+            for n in (1, SHORT)
+            if n < whole and not exact
+        ]
         return list(dict.fromkeys(cases))
     for batch, length, before in itertools.product(batches, sorted({1, few, min(MIDDLE, whole)}), (0, 5)):
         if before and not (past and length + before <= whole):
@@ -120,6 +125,22 @@ def image_cases(signature: Signature) -> list[dict[str, int]]:
     return [
         {"batch": batch, "height": height, "width": width}
         for batch, (height, width) in itertools.product(batches, images)
+    ]
+
+
+def pair_cases(signature: Signature) -> list[dict[str, int]]:
+    """Return sizes of batches of texts and images that a model compares: the two batches need not be equal."""
+    texts, images = (signature.sizes.get(f"{kind}_batch") for kind in ("text", "image"))
+    length = signature.sizes.get("sequence", min(SHORT, signature.limits["sequence"]))
+    batches = [(texts or 3, images or 2), (texts or 1, images or 3), (texts or 2, images or 1)]
+    native, *others = [{k: size[k] for k in ("height", "width")} for size in image_cases(signature)]
+    whole = signature.sizes.get("sequence", signature.limits["sequence"])
+    lengths = [length, whole, 1 if "sequence" not in signature.sizes else whole]
+    shapes = [native, *(other for other in others if other != native), native, native]
+    return [
+        {"text_batch": rows, "image_batch": pictures, "sequence": tokens, **shape}
+        for tokens, shape in zip(lengths, shapes, strict=False)
+        for rows, pictures in dict.fromkeys(batches)
     ]
 
 

@@ -19,8 +19,8 @@ from ..frontend.graphs import model_graphs
 from ..frontend.spec import Exportable
 from ..request import check_samples
 from .any_keras import any_cases, any_checks, sample_cases
-from .cases import chains, image_cases, length_cases, text_cases
-from .checks import cached_checks, chain_checks, greedy_check, image_checks, plain_checks
+from .cases import chains, image_cases, length_cases, pair_cases, text_cases
+from .checks import cached_checks, chain_checks, greedy_check, image_checks, pair_checks, plain_checks
 from .comparison import Check, Closeness
 from .reference import Reference
 
@@ -58,8 +58,11 @@ def plan(model: Exportable, runner: Runner, *, quick: bool, samples: Any = None)
     if isinstance(model, Foreign):
         return list(_of_any_keras(model, runner, quick, samples))
     main = runner.graphs[runner.layout.main]
-    if "height" in {dim for spec in main.signature.inputs for dim in spec.dims}:
+    dims = {dim for spec in main.signature.inputs for dim in spec.dims}
+    if "height" in dims:
         reference = Reference(model, model.by_name)
+        if "sequence" in dims:
+            return [Part(pair_cases(main.signature), 1, partial(pair_checks, reference, main))]
         return [Part(image_cases(main.signature), 1, partial(image_checks, reference, main))]
     return list(_of_text(model, runner, main, quick))
 

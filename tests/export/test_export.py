@@ -96,13 +96,21 @@ def with_results(model: Any, cases: dict[str, dict[str, np.ndarray]]) -> Iterato
         yield case, inputs, {name: values[i] for name, values in parts.items()}
 
 
+def pairs(model: Any, texts: int, images: int, length: int, seed: int) -> dict[str, np.ndarray]:
+    """Return texts with padding in between, and images, for a model that compares them."""
+    rng = np.random.default_rng(seed)
+    mask = masks(texts, length)["interior"]
+    ids = rng.integers(0, model.config.vocab_size, mask.shape)
+    return {"input_ids": ids, "attention_mask": mask, **pictures(model, (images, 20, 20, 3), seed)}
+
+
 def of_images(model: Any) -> bool:
     return any("height" in spec.dims for spec in model.signature.inputs)
 
 
 def pictures(model: Any, shape: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:
     """Return random pixels as the model expects them: from 0 to 255, or normalized."""
-    rng, name = np.random.default_rng(seed), model.signature.inputs[0].name
+    rng, name = np.random.default_rng(seed), model.signature.inputs[-1].name
     values = rng.uniform(0, 255, shape) if name == "images" else rng.normal(size=shape)
     return {name: values.astype("float32")}
 
@@ -121,11 +129,16 @@ def test_onnx_equals_keras(family: str, variant: str, files: Any) -> None:
                 np.testing.assert_array_equal(a, b, err_msg=f"two runs differ: {case}")
             assert_same(model, dict(zip(names, first, strict=True)), inputs, case, expected)
 
+    if model.config.to_dict().get("tower") == "both":
+        for texts, images, length in ((3, 2, 7), (1, 4, 20), (5, 1, 1)):
+            inputs = pairs(model, texts, images, length, length)
+            assert_same(model, dict(zip(names, session.run(names, inputs), strict=True)), inputs, f"{texts}, {images}")
+        return
     if of_images(model):
         for batch, height, width in ((1, 20, 20), (3, 20, 20), (1, 5, 5), (2, 25, 10), (3, 40, 35)):
             check({f"{batch} × {height} × {width}": pictures(model, (batch, height, width, 3), height)})
         return
-    for length in (1, 7, 33):
+    for length in (1, 7, min(33, model.config.max_length)):
         check(
             {
                 f"batch {batch}, length {length}, {padding}": text_inputs(model, mask, length)
@@ -143,11 +156,16 @@ def test_tflite_equals_keras(family: str, variant: str, files: Any) -> None:
     interpreter.allocate_tensors()
     signature = interpreter.get_signature_runner("serving_default")
     details = signature.get_input_details()
+    if model.config.to_dict().get("tower") == "both":
+        inputs = pairs(model, 1, 1, 20, 0)
+        feeds = {name: value.astype(details[name]["dtype"]) for name, value in inputs.items()}
+        assert_same(model, signature(**feeds), inputs, "a pair")
+        return
     if of_images(model):
         image = pictures(model, (1, 20, 20, 3), 0)
         assert_same(model, signature(**image), image, "image")
         return
-    length = 40
+    length = min(40, model.config.max_length)
     cases = {padding: text_inputs(model, mask, 3) for padding, mask in masks(1, length).items()}
     for padding, inputs, expected in with_results(model, cases):
         feeds = {name: value.astype(details[name]["dtype"]) for name, value in inputs.items()}

@@ -27,6 +27,7 @@ from writers import (  # noqa: F401 (they register themselves)
     gguf_architectures,
     gguf_files,
     images,
+    pairs,
     searches,
     sentence_modules,
     translators,

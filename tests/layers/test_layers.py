@@ -342,6 +342,7 @@ IDS = np.array([[0, 3, 1], [2, 2, 4]])
 SAVED: dict[str, tuple[dict[str, Any], Any]] = {
     "ALiBi": ({"num_heads": 3}, (IDS, IDS)),
     "AdditiveAttention": ({"units": 5, "use_bias": True}, (STATES, STATES)),
+    "AttentionPooling": ({"num_heads": 3, "intermediate_dim": 7, "activation": "quick_gelu"}, STATES),
     "Dense": ({"units": 5, "activation": "tanh", "use_bias": False}, STATES),
     "FeedForward": ({"intermediate_dim": 9, "activation": "geglu", "use_bias": False, "dropout": 0.2}, STATES),
     "GRU": ({"units": 5, "go_backwards": True}, STATES),

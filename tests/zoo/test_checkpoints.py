@@ -211,6 +211,8 @@ def test_exports_compute_what_they_compute(name: str, tmp_path: Path, record_pro
         np.testing.assert_array_equal(written[:, -8:], asked["tokens"])
     else:
         sizes: dict[str, Any] = {"batch_size": len(next(iter(given.values())))}
+        if {"input_ids", "pixel_values"} <= {*given}:
+            sizes["batch_size"] = {"text_batch": len(given["input_ids"]), "image_batch": len(given["pixel_values"])}
         if "input_ids" in given:
             sizes |= {"cache": False} if model.generates else {}
             sizes |= {"sequence_length": given["input_ids"].shape[-1]}

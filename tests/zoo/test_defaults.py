@@ -50,6 +50,8 @@ def outcome(kind: str, raw: dict[str, Any]) -> Any:
     try:
         values = cls.dialects[kind].config(raw, {"lm_head.weight": (1, 1)})
         kept = {name: value for name, value in values.items() if value is not None or name.endswith("_token_id")}
+        if "tower" in kept:  # an encoder alone, which has other heads than the family's default
+            kept["head"] = next(iter(cls.dialects[kind].heads))
         return cls.config_class.from_dict(kept).to_dict()
     except ValueError as error:
         return str(error)

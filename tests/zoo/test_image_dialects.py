@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from changed_checkpoints import GOLDENS, changed
+from safetensors.numpy import load_file
 
 import attention_zoo as az
-from helpers import ROOT, close, run
-
-GOLDENS = ROOT / "tests" / "goldens"
-
-
-def changed(
-    name: str, folder: Path, config: Mapping[str, Any] | None = None, rename: Any = None, **tensors: Any
-) -> Path:
-    """Return a copy of a stored checkpoint with other config entries, names and tensors."""
-    copy = Path(shutil.copytree(GOLDENS / name, folder / name))
-    (copy / "config.json").write_text(json.dumps({**json.loads((copy / "config.json").read_text()), **(config or {})}))
-    found = load_file(copy / "model.safetensors")
-    save_file({(rename or str)(key): value for key, value in {**found, **tensors}.items()}, copy / "model.safetensors")
-    return copy
+from helpers import close, run
 
 
 def agrees(model: Any, name: str, output: str = "last_hidden_state") -> None:

@@ -462,7 +462,7 @@ def test_policies(family: str, variant: str, policy: str, rng: Any) -> None:
         "float32" if policy.startswith("mixed") else policy
     }
     inputs = inputs_for(model, rng, batch=3)
-    if family != "vit":
+    if "input_ids" in inputs:
         inputs["attention_mask"] = mask_of(SLOTS["right"])
     results = model(inputs, output_hidden_states=True)
     for name, expected in run(exact, inputs).items():
@@ -472,8 +472,8 @@ def test_policies(family: str, variant: str, policy: str, rng: Any) -> None:
         relative = np.sqrt(np.mean(error**2) / np.mean(np.square(expected)))
         assert relative < (0.03 if "bfloat16" in policy else 0.004), f"{name}: {relative:.4f}"
     # Intermediate results must have the policy's dtype, otherwise nothing is gained.
-    raw = results.get("hidden_states", results.get("decoder_hidden_states"))[-1]
-    assert keras.backend.standardize_dtype(raw.dtype) == policy.removeprefix("mixed_")
+    for raw in (states[-1] for name, states in results.items() if name.endswith("hidden_states")):
+        assert keras.backend.standardize_dtype(raw.dtype) == policy.removeprefix("mixed_")
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,9 @@ PARAMETERS = {
     "vit-base-16": 86_567_656,
     "vit-large-16": 304_326_632,
     "dinov2-small-14": 22_056_576,
+    "dinov3-small-16": 21_596_544,
+    "clip-vit-base-32": 151_277_313,
+    "siglip-base-16": 203_155_970,
     "transformer-base": 63_082_496,
     "transformer-big": 214_245_376,
 }
@@ -64,6 +67,10 @@ def test_heads_are_for_the_tasks_of_the_classes_they_are_called_in_hugging_face(
                 meant = [task for end, task in TASKS.items() if name.endswith(end)]
                 if head == "sentence_embedding":  # sentence-transformers wraps this class
                     meant = ["sentence-similarity"]
+                if head == "contrastive":
+                    meant = ["zero-shot-image-classification"]
+                if head == "projection":
+                    meant = ["feature-extraction"]
                 found = family.tasks.get(head, family.tasks[None])
                 assert found in meant or (not meant and name.endswith("Model") and "feature" in found), (name, found)
 
@@ -90,7 +97,7 @@ def test_presets_say_where_they_are_from() -> None:
 
 def test_list_models_by_pattern() -> None:
     assert set(az.list_models("vit*")) == {"vit-tiny-16", "vit-small-16", "vit-base-16", "vit-large-16"}
-    assert az.list_models("*small*") == ["vit-small-16", "dinov2-small-14"]
+    assert az.list_models("*small*") == ["vit-small-16", "dinov2-small-14", "dinov3-small-16"]
     assert az.list_models("gpt2") == ["gpt2"]
     assert set(az.list_models("gpt2*")) == {"gpt2", "gpt2-medium"}
     assert az.list_models("nothing*") == []

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...layers.feedforward import GATED
 from ...weights.rules import Dialect, Field, Rule, layer_norm, linear
-from ...weights.transforms import ROW, joined, permuted
+from ...weights.transforms import BATCHED, ROW, joined, permuted
 from .. import keras_hub_rules as hub
 from ..huggingface import (
     HF_ACTIVATIONS,
@@ -427,7 +427,7 @@ def _keras_vit_rules(c: Any) -> tuple[Rule, ...]:
         Rule(f"{front}patch_embedding.kernel", "embedding/kernel"),
         Rule(f"{front}patch_embedding.bias", "embedding/bias"),
         Rule(f"{front}class_token", "embedding/class_token"),
-        Rule(f"{front}position_embedding.embeddings", "embedding/positions", hub.BATCHED),
+        Rule(f"{front}position_embedding.embeddings", "embedding/positions", BATCHED),
         *hub.layer_norm(f"{layer}layer_norm_1", "block_{i}/attention_norm"),
         *hub.attention(f"{layer}mha", c.num_heads, c.num_heads),
         *hub.layer_norm(f"{layer}layer_norm_2", "block_{i}/feedforward_norm"),

@@ -106,6 +106,10 @@ def test_every_model(family: str, variant: str, bits: int, integer_only: bool, t
         ):
             exported(model, tmp_path, precision, **options)
         return
+    if not model.static_ranges:
+        with pytest.raises(ValueError, match=r"precision.activations: got .* for this clip"):
+            exported(model, tmp_path, precision, **options)
+        return
     file, result = exported(model, tmp_path, precision, least_cosine=0.9, **options)
     report = export.verify(model, file)
     assert report.passed, report.to_markdown()

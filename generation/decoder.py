@@ -25,7 +25,9 @@ class Decoder(Protocol):
     A decoder may have two more methods. ``greedy(tokens, count)`` feeds `tokens` (rows,), continues with the most
     likely tokens and returns these (rows, count); plain greedy decoding uses it to avoid a call for every token.
     ``ended(rows)`` gets a boolean for each row, True if the logits of this row are not used any more. It may also have
-    the attribute ``defaults``: the generation config of its model; see ``defaults.py``.
+    the attribute ``defaults``: the generation config of its model; see ``defaults.py``. An encoder-decoder may have the
+    attributes ``first_tokens``, the first tokens (rows, n) of the next target if they are others than the start token,
+    and ``reads_features``, whether its encoder reads features (rows, frames, bins) and no tokens.
 
     Attributes:
         start_token: first token of the target of an encoder-decoder; None for a model that continues the prompt.
@@ -103,6 +105,9 @@ class GraphDecoder(Configured):
         self.graphs = graphs
         sizes = graphs["decoder"].signature.sizes
         self.max_length = min(config["max_length"], sizes.get("slots", config["max_length"]))
+        self.first_tokens: Array | None = None
+        encoder = graphs["encoder"].signature.inputs if "encoder" in graphs else ()
+        self.reads_features = any(spec.dtype.startswith("float") for spec in encoder)
 
     def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
         rows = len(input_ids)
@@ -114,13 +119,20 @@ class GraphDecoder(Configured):
         if "encoder" in self.graphs:
             found = self.encode(input_ids, attention_mask)
             found["encoder_attention_mask"] = attention_mask
-            tokens = np.full((rows, 1), self.start_token)
+            tokens = np.full((rows, 1), self.start_token) if self.first_tokens is None else self.first_tokens
         else:
             tokens, self.mask = align(input_ids, attention_mask)
         signature = self.graphs["decoder"].signature
         self.start_state(rows, tokens.shape[1] + room, {name: found[name] for name in signature.state if name in found})
         wanted = {spec.name for spec in signature.inputs} - set(signature.state)
         self.fixed = {name: value for name, value in found.items() if name in wanted}
+        taken = next(spec for spec in signature.inputs if spec.name in TOKENS)
+        if self.first_tokens is not None:
+            taken.check_values(tokens)
+        if signature.sizes.get(str(taken.dims[-1]), taken.dims[-1]) == 1:  # the graph takes one token at a time
+            for column in tokens.T[:-1]:
+                self._feed(column[:, None])
+            tokens = tokens[:, -1:]
         return self._feed(tokens)
 
     def step(self, tokens: Array) -> Array:
@@ -154,7 +166,12 @@ class GraphDecoder(Configured):
 
     def encode(self, input_ids: Array, attention_mask: Array) -> dict[str, Any]:
         """Run the encoder on the prompt and return its outputs by name."""
-        return self.graphs["encoder"].run({"input_ids": input_ids, "attention_mask": attention_mask})
+        return self.graphs["encoder"].run(self.sources(input_ids, attention_mask))
+
+    def sources(self, input_ids: Array, attention_mask: Array) -> dict[str, Array]:
+        """Return the inputs of the encoder by name."""
+        names = [spec.name for spec in self.graphs["encoder"].signature.inputs]
+        return {names[0]: input_ids, **({"attention_mask": attention_mask} if "attention_mask" in names else {})}
 
     def start_state(self, rows: int, slots: int, given: Mapping[str, Any]) -> None:
         """Set the state before the first token.

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..checks import is_integer, plain
 from .options import FILTERS, checked
+from .speech import ENTRIES, readable
 
 # Entries with the name and the meaning of an option of ``generate``.
 OPTIONS = (
@@ -36,6 +37,7 @@ WITHOUT_COUNTERPART: Mapping[str, tuple[Any, ...]] = {
     "constraints": (),
     "force_words_ids": (),
     "max_time": (),
+    "return_timestamps": (False,),
 }
 # Values with which an entry has no effect.
 NEUTRAL: Mapping[str, Any] = {
@@ -53,7 +55,7 @@ def known_entries(raw: Mapping[str, Any]) -> dict[str, Any]:
     transformers reads them there if a folder has no generation_config.json. The result is empty if there are none
     except special tokens, which the model's own config has too.
     """
-    names = (*OPTIONS, *LENGTHS, *TOKENS, "do_sample", *WITHOUT_COUNTERPART)
+    names = (*OPTIONS, *LENGTHS, *TOKENS, *ENTRIES, "do_sample", *WITHOUT_COUNTERPART)
     found = {name: raw[name] for name in names if raw.get(name) is not None}
     if raw.get("force_bos_token_to_be_generated") is True and raw.get("bos_token_id") is not None:
         found["forced_bos_token_id"] = raw["bos_token_id"]  # the name before forced_bos_token_id existed
@@ -80,6 +82,8 @@ def obeyed(raw: Mapping[str, Any], vocab_size: int | None, *, texts: bool = True
         try:
             if name in WITHOUT_COUNTERPART and not any(value == plainly for plainly in WITHOUT_COUNTERPART[name]):
                 problems.append(f"{name}={value!r:.60} has no counterpart")
+            elif name in ENTRIES:
+                kept[name] = readable(name, value)
             elif name in (*OPTIONS, *LENGTHS, *TOKENS, "do_sample"):
                 found = _read(name, value, vocab_size)
                 if found is not None:
@@ -156,7 +160,7 @@ def resolved(
     Raises:
         ValueError: the prompt is longer than the generation config allows.
     """
-    apart = {*LENGTHS, *TOKENS, *FILTERS, "do_sample", "tokenizer", "stop_strings", "temperature"}
+    apart = {*LENGTHS, *TOKENS, *FILTERS, *ENTRIES, "do_sample", "tokenizer", "stop_strings", "temperature"}
     found = {name: value for name, value in defaults.items() if name not in apart} | dict(given)
     if "max_new_tokens" not in given and (most := _most_new(defaults, width, limit)) is not None:
         found["max_new_tokens"] = most
@@ -198,7 +202,7 @@ def without_fields(defaults: Mapping[str, Any], engine: str, known: Collection[s
     lost = [
         f"{name}={value!r:.40}"
         for name, value in defaults.items()
-        if name not in (*known, *TOKENS, LENGTHS[0], "max_new_tokens", "tokenizer")
+        if name not in (*known, *TOKENS, *ENTRIES, LENGTHS[0], "max_new_tokens", "tokenizer")
         and not (name in NEUTRAL and value == NEUTRAL[name])
         and not (name in (*FILTERS, "temperature", "do_sample") and not sampling)
         and not (name in ("length_penalty", "early_stopping") and not beams)

@@ -133,14 +133,17 @@ class KerasDecoder(GraphDecoder):
 
     def prompt(self, input_ids: np.ndarray, attention_mask: np.ndarray, room: int) -> np.ndarray:
         given = {"input_ids": input_ids, "attention_mask": attention_mask}
+        given = given if "encoder" not in self.graphs else self.sources(input_ids, attention_mask)
         self.model.signature.check_arrays(given, complete=False)
+        if self.reads_features:
+            return super().prompt(input_ids, attention_mask, room)
         extra = bucket(input_ids.shape[1], 16) - input_ids.shape[1]
         widths = ((0, 0), (0, extra) if "encoder" in self.graphs else (extra, 0))
         return super().prompt(np.pad(input_ids, widths), np.pad(attention_mask, widths), room)
 
     def encode(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> dict[str, Any]:
         step = self._step("encoder", input_ids.shape)
-        return step(_tensors({"input_ids": input_ids, "attention_mask": attention_mask}), {})[0]
+        return step(_tensors(self.sources(input_ids, attention_mask)), {})[0]
 
     def start_state(self, rows: int, slots: int, given: Mapping[str, Any]) -> None:
         self.rows, self.slots = rows, bucket(slots, 64)
@@ -209,7 +212,9 @@ class KerasDecoder(GraphDecoder):
 
 def _tensors(arrays: Mapping[str, Any]) -> dict[str, Tensor]:
     return {
-        name: ops.convert_to_tensor(value.astype("int32") if isinstance(value, np.ndarray) else value)
+        name: ops.convert_to_tensor(
+            value.astype("int32") if isinstance(value, np.ndarray) and value.dtype.kind != "f" else value
+        )
         for name, value in arrays.items()
     }
 

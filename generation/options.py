@@ -51,6 +51,9 @@ class Options:
     length_penalty: float = 1.0
     early_stopping: bool | str = False
     num_return_sequences: int = 1
+    decoder_input_ids: Any = None
+    language: str | Sequence[str] | None = None
+    task: str | None = None
     stop_tokens: int | Sequence[int] | None = None
     stop_strings: str | Sequence[str] | None = None
     tokenizer: Any = None
@@ -110,6 +113,9 @@ class GenerateOptions(TypedDict, total=False):
     length_penalty: float
     early_stopping: bool | str
     num_return_sequences: int
+    decoder_input_ids: Any
+    language: str | Sequence[str] | None
+    task: str | None
     stop_tokens: int | Sequence[int] | None
     stop_strings: str | Sequence[str] | None
     tokenizer: Any
@@ -217,6 +223,13 @@ def _strings(name: str, value: Any) -> Any:
     return value
 
 
+def _codes(name: str, value: Any) -> Any:
+    listed = isinstance(value, list | tuple) and all(isinstance(code, str) for code in value) and len(value)
+    if not (value is None or isinstance(value, str) or listed):
+        raise ValueError(f"{name}: got {value!r}; accepted: the code of a language, or one for each row")
+    return value
+
+
 def _callback(name: str, value: Any) -> Any:
     if value is not None and not callable(value):
         raise ValueError(f"{name}: got {value!r}; accepted: a function of the new tokens (batch,)")
@@ -247,6 +260,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "num_return_sequences": _number(1, whole=True, none=False),
     "length_penalty": _number(-np.inf, none=False),
     "early_stopping": _early_stopping,
+    "language": _codes,
     "stop_strings": _strings,
     "callback": _callback,
     "seed": _number(whole=True),

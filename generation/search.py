@@ -17,9 +17,10 @@ from .beams import beam_search
 from .decoder import Decoder
 from .defaults import resolved
 from .new_text import NewText
-from .options import FILTERS, GenerateOptions, Options
+from .options import FILTERS, GenerateOptions, Options, checked
 from .processors import Processors
 from .sampling import draw, probabilities
+from .speech import first_tokens
 
 Array = np.ndarray
 AHEAD = 16  # number of tokens that ``greedy`` generates per call; stop tokens are only checked afterwards
@@ -35,6 +36,7 @@ def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **opt
     Args:
         decoder: computes the logits.
         input_ids: (batch, prompt) integers; or (prompt,), for a batch of one; or the mapping that a tokenizer returns.
+            For a model of speech, features (batch, frames, bins) or a mapping with "input_features".
         attention_mask: (batch, prompt), 1 = token, 0 = padding, for prompts of unequal lengths, padded on either side.
             Default: that of the tokenizer's mapping, or no padding.
         max_new_tokens: greatest number of new tokens. Default: 32.
@@ -79,6 +81,10 @@ def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **opt
             can, whatever its length becomes.
         num_return_sequences: number of continuations of each prompt, which are rows one after the other: the best
             beams, or several samples. Default: 1.
+        decoder_input_ids: the first tokens of the target, (n,) or (batch, n), instead of the start token. They are part
+            of the result.
+        language, task: of speech: the code of the language, such as "en", or one for each row, and "transcribe" or
+            "translate". Default: those of the generation config; otherwise the language is detected.
         stop_tokens: one id or several; each of them ends its row. Default: the decoder's end token, if it has one;
             [] for none.
         stop_strings: one string or several; a row ends once its decoded new tokens contain one. Requires `tokenizer`.
@@ -89,8 +95,8 @@ def generate(decoder: Decoder, input_ids: Any, attention_mask: Any = None, **opt
 
     Returns:
         (batch * `num_return_sequences`, prompt + new) int64 ids; for an encoder-decoder (…, 1 + new), which begin with
-        its start token. Rows that have ended are filled with the decoder's pad token, or with the first stop token if
-        it has none.
+        its start token, or with the other first tokens. Rows that have ended are filled with the decoder's pad token,
+        or with the first stop token if it has none.
 
     Raises:
         ValueError: an option or input that is not accepted, a row without any token, or more tokens than the model
@@ -135,10 +141,13 @@ class _Search:
         if unknown := sorted(set(options) - set(accepted)):
             raise ValueError(f"options: got {unknown}; {meant(unknown, accepted)}accepted: {accepted}")
         self.decoder = decoder
-        self.ids, self.mask = _inputs(input_ids, attention_mask)
-        width = 1 if decoder.start_token is not None else self.ids.shape[1]
-        defaults = getattr(decoder, "defaults", {})
-        limit = decoder.max_length
+        self.speech = bool(getattr(decoder, "reads_features", False))
+        self.ids, self.mask = (_features if self.speech else _inputs)(input_ids, attention_mask)
+        defaults, limit = dict(getattr(decoder, "defaults", {})), decoder.max_length
+        first = self._first_tokens(options, defaults)
+        width = self.ids.shape[1] if first is None else first.shape[1]
+        if self.speech and "max_length" in defaults:  # the first tokens do not count
+            defaults["max_length"] = min(defaults["max_length"] + min(limit // 2 - 1, width), limit)
         self.options = Options(**resolved(options, defaults, width=width, limit=limit, single=single))
         if width + self.options.max_new_tokens > decoder.max_length:
             raise ValueError(
@@ -148,12 +157,43 @@ class _Search:
         chosen = self.options.stop_tokens
         self.stops = stop_tokens(decoder.eos_token if chosen is None else chosen)
         if self.options.num_beams == 1 and self.options.num_return_sequences > 1:
-            self.ids, self.mask = (np.repeat(a, self.options.num_return_sequences, 0) for a in (self.ids, self.mask))
+            count = self.options.num_return_sequences
+            self.ids, self.mask = (np.repeat(array, count, 0) for array in (self.ids, self.mask))
+            first = None if first is None else np.repeat(first, count, 0)
         self.prompt, self.real = self.ids, self.mask  # the tokens before the new ones, and their mask
-        if decoder.start_token is not None:
-            self.prompt = np.full((len(self.ids), 1), decoder.start_token, "int64")
-            self.real = np.ones_like(self.prompt)
-        self.processors = Processors(self.options, self.stops, self.ids, self.mask, self.prompt, self.real)
+        if first is not None:
+            self.prompt, self.real = first, np.ones_like(first)
+            if first.shape[1] > 1 or (first != decoder.start_token).any():
+                self.decoder: Any = decoder
+                self.decoder.first_tokens = first
+        sources = (self.ids, self.mask) if not self.speech else np.zeros((2, len(self.ids), 0), "int64")
+        self.processors = Processors(self.options, self.stops, *sources, self.prompt, self.real)
+
+    def _first_tokens(self, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> Array | None:
+        """Return the first tokens of the target of an encoder-decoder, (batch, n); None for another model."""
+        start, rows = self.decoder.start_token, len(self.ids)
+        names = ["decoder_input_ids"] if start is not None else []
+        names += ["language", "task"] if self.speech else []
+        for name in ("decoder_input_ids", "language", "task"):
+            if options.get(name) is not None and name not in names:
+                raise ValueError(f"{name}: got {options[name]!r:.40} for a model without it; accepted: None")
+        if start is None:
+            return None
+        if options.get("decoder_input_ids") is not None:
+            first = as_array("decoder_input_ids", options["decoder_input_ids"])
+            first = first[None] if first.ndim == 1 else first
+            if first.ndim != 2 or not first.shape[1] or first.dtype.kind not in "iu" or len(first) not in (1, rows):
+                shape = f"{first.dtype} of shape {first.shape}"
+                raise ValueError(f"decoder_input_ids: got {shape}; accepted: integers (n,) or ({rows}, n)")
+            return np.array(np.broadcast_to(first, (rows, first.shape[1])), "int64")
+        if not self.speech:
+            return np.full((rows, 1), start, "int64")
+        language, task = checked("language", options.get("language")), options.get("task")
+        return first_tokens(defaults, start, rows, language, task, self._likeliest_of)
+
+    def _likeliest_of(self, ids: Array) -> Array:
+        """Return which of `ids` is most likely after the start token, for every row (batch,)."""
+        return ids[self.decoder.prompt(self.ids, self.mask, 0)[:, ids].argmax(axis=-1)]
 
     @property
     def fill(self) -> int:
@@ -202,6 +242,22 @@ def _inputs(input_ids: Any, attention_mask: Any) -> tuple[Array, Array]:
     if not mask.any(axis=1).all():
         raise ValueError("attention_mask: got a row without any token; accepted: at least one 1 in each")
     return ids.astype("int64"), mask.astype("int64")
+
+
+def _features(input_features: Any, attention_mask: Any) -> tuple[Array, Array]:
+    """Return checked features (batch, frames, bins), and a mask of ones (batch, 1)."""
+    if isinstance(input_features, Mapping):  # the output of a feature extractor
+        given = dict(input_features)
+        if "input_features" not in given:
+            named = sorted(map(str, given))
+            raise ValueError(f"input_features: got a mapping of {named}; accepted: one with 'input_features'")
+        input_features = given["input_features"]
+    features = as_array("input_features", input_features)
+    features = features[None] if features.ndim == 2 else features
+    if features.ndim != 3 or not features.size or features.dtype.kind != "f":
+        shape = f"{features.dtype} of shape {features.shape}"
+        raise ValueError(f"input_features: got {shape}; accepted: floats (batch, frames, bins)")
+    return features.astype("float32"), np.ones((len(features), 1), "int64")
 
 
 def _rows(search: _Search, ahead: bool = True) -> Iterator[Array]:

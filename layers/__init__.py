@@ -3,6 +3,7 @@
 import keras
 
 from .attention import MultiHeadAttention
+from .audio import LogMelSpectrogram, TimeConvolution
 from .blocks import LayerScale, TransformerBlock
 from .cache import DynamicCache, StaticCache
 from .core import Dense, LayerNormalization, RMSNormalization
@@ -32,6 +33,7 @@ __all__ = [
     "LayerNormalization",
     "LayerScale",
     "LearnedPositions",
+    "LogMelSpectrogram",
     "MixtureOfExperts",
     "MultiHeadAttention",
     "MultiplicativeAttention",
@@ -44,6 +46,7 @@ __all__ = [
     "SinusoidalPositions",
     "SinusoidalPositions2D",
     "StaticCache",
+    "TimeConvolution",
     "TokenEmbedding",
     "TransformerBlock",
     "WindowPositionBias",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .seq2seq import Seq2Seq, Seq2SeqConfig
     from .transformer import Transformer, TransformerConfig
     from .vit import ViT, ViTConfig
+    from .whisper import Whisper, WhisperConfig
 
 _HOMES = {
     **{name: f".{family}" for family, cls in FAMILIES.items() for name in (cls, f"{cls}Config")},
@@ -59,6 +60,8 @@ __all__ = [
     "ViT",
     "ViTConfig",
     "WarmupLinearDecay",
+    "Whisper",
+    "WhisperConfig",
     "create",
     "from_keras_hub",
     "list_models",

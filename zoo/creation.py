@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .seq2seq import Seq2Seq
     from .transformer import Transformer
     from .vit import ViT
+    from .whisper import Whisper
 
 
 # For type checkers: ``create`` of a family or preset takes that family's fields and returns its class.
@@ -33,6 +34,8 @@ def create(
 @overload
 def create(name: typed.Seq2SeqName, *, dtype: Any = None, **overrides: Unpack[typed.Seq2SeqFields]) -> Seq2Seq: ...
 @overload
+def create(name: typed.WhisperName, *, dtype: Any = None, **overrides: Unpack[typed.WhisperFields]) -> Whisper: ...
+@overload
 def create(name: str, *, dtype: Any = None, **overrides: Unpack[typed.AnyFields]) -> ZooModel: ...
 # Only ``**mapping`` gives `_mapping`, which is required. Its fields are not checked, so that any mapping is accepted.
 @overload
@@ -42,7 +45,7 @@ def create(name: str, *, dtype: Any = None, **overrides: Any) -> ZooModel:
 
     Args:
         name: the name of a preset (see ``list_models()``), or of a family, such as "gpt", "bert", "vit", "clip",
-            "transformer" or "seq2seq", for the default config of that family.
+            "transformer", "seq2seq" or "whisper", for the default config of that family.
         dtype: a Keras dtype policy, such as "mixed_bfloat16". Default: Keras' global dtype policy.
         overrides: config fields that replace those of the preset, such as ``num_layers=4`` or ``head="masked_lm"``.
             Type checkers know the fields of this package's families; pass those of others as ``**mapping``.

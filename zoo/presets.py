@@ -18,6 +18,7 @@ FAMILIES = {
     "clip": "CLIP",
     "transformer": "Transformer",
     "seq2seq": "Seq2Seq",
+    "whisper": "Whisper",
 }
 
 

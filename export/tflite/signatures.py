@@ -136,8 +136,7 @@ def _with_cache(model: Exportable, request: ExportRequest, prefills: list[int], 
         named, fixed = {}, {}
         lengths = _lengths(request.sequence_length)
         for length in lengths:
-            source = _sizes(graphs["encoder"].signature, length, request.image_size)["source"]
-            sizes = {"batch": request.batch_size, "source": source}
+            sizes = {"batch": request.batch_size, **_sizes(graphs["encoder"].signature, length, request.image_size)}
             names = {name: _named(name, length) if len(lengths) > 1 else name for name in STATIC}
             named |= {names[name]: graphs[role] for name, role in STATIC.items()}
             fixed |= {names["encode"]: sizes, names["decode"]: {**sizes, "slots": slots, "sequence": 1}}

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...runtime.inputs import PADDINGS, example_inputs, is_mask
 from ...runtime.runner import Runner
-from ...signature import Signature
+from ...signature import Signature, TensorSpec
 from ..frontend.spec import Exportable
 
 Arrays = dict[str, np.ndarray]
@@ -173,6 +173,20 @@ class Chain:
         return f"batch {self.rows}, prompt {self.prompt}, {self.steps} decode steps"
 
 
+def features_of(model: Exportable) -> TensorSpec | None:
+    """Return the input with the features of speech, or None for a model that reads tokens."""
+    return next((spec for spec in model.signature.inputs if spec.name == "input_features"), None)
+
+
+def source_of(model: Exportable, ids: np.ndarray, mask: np.ndarray) -> Arrays:
+    """Return the inputs of the encoder: `ids` and `mask`, or random features for a model of speech."""
+    spec = features_of(model)
+    if spec is None:
+        return {"input_ids": ids, "attention_mask": mask}
+    shape = [size for size in spec.dims[1:] if isinstance(size, int)]
+    return {spec.name: np.random.default_rng(len(ids)).normal(size=(len(ids), *shape)).astype("float32")}
+
+
 def rows_of(runner: Runner) -> int:
     """Return the number of rows of a batch of prompts: 3, or fewer if the file has a cache of fixed size for fewer."""
     sizes = [graph.signature.sizes for graph in runner.graphs.values()]
@@ -188,6 +202,8 @@ def chains(model: Exportable, runner: Runner) -> list[Chain]:
     sizes = [graph.signature.sizes for graph in runner.graphs.values()]
     if "encoder" in runner.layout.roles.values():
         sources = sorted({size["source"] for size in sizes if "source" in size}) or [model.config.max_length]
+        if features_of(model) is not None:  # which all have the same length
+            sources = [1]
         steps = longest(model, min(room, 128)) - 1  # without the start token
         shortest = [min(SHORT, sources[0]), *(before + 1 for before in sources[:-1])]  # one for each graph
         found = [Chain(3, length, min(4, steps), quick=True) for length in shortest]

@@ -18,7 +18,7 @@ from ...runtime.inputs import PADDINGS, example_inputs, padded_mask
 from ...runtime.runner import LoadedGraph, Runner
 from ...signature import Signature
 from ..frontend.spec import Exportable
-from .cases import Case, Chain, example, rows_of
+from .cases import Case, Chain, example, rows_of, source_of
 from .comparison import Check, Closeness, compare
 from .reference import Reference
 
@@ -195,11 +195,12 @@ def chain_checks(
         padding = "right" if encodes else "none" if alone else "left"
         mask = padded_mask(chain.rows, chain.prompt, padding)
         decoder = runner.decoder()
-        logits = [decoder.prompt(ids[:, : chain.prompt], mask, chain.steps)]
+        source = source_of(model, ids[:, : chain.prompt], mask)
+        logits = [decoder.prompt(next(iter(source.values())), mask, chain.steps)]
         logits += [decoder.step(new[:, i]) for i in range(chain.steps)]
         expected = of_text
         if not alone:
-            inputs = {"input_ids": ids, "attention_mask": mask}
+            inputs = source if encodes else {"input_ids": ids, "attention_mask": mask}
             if encodes:
                 start = np.full((chain.rows, 1), decoder.start_token)
                 inputs["decoder_input_ids"] = np.concatenate([start, new], 1)
@@ -256,11 +257,12 @@ def greedy_check(model: Any, whole: Reference, runner: Runner, tolerance: float 
     rows = rows_of(runner)
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (rows, length))
     mask = padded_mask(rows, length, "left")
+    source = source_of(model, ids, mask)
     decoder: Any = runner.decoder()
     decoder.defaults = {}  # greedy decoding, whatever the model's generation config
-    written = generate(decoder, ids, mask, max_new_tokens=new, stop_tokens=[])
+    written = generate(decoder, next(iter(source.values())), mask, max_new_tokens=new, stop_tokens=[])
     if any(spec.name == "decoder_input_ids" for spec in model.signature.inputs):
-        inputs = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": written[:, :-1]}
+        inputs = {**source, "decoder_input_ids": written[:, :-1]}
     else:
         inputs = {
             "input_ids": written[:, :-1],

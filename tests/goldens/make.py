@@ -30,6 +30,7 @@ from writers import (  # noqa: F401 (they register themselves)
     pairs,
     searches,
     sentence_modules,
+    speech,
     translators,
 )
 from writers.common import GOLDENS, HERE, write_json

@@ -20,7 +20,7 @@ SIDES = ("encoder", "decoder")
 SINUSOIDS = r"^(en|de)coder\.embed_positions\.weights?$"
 
 
-def _stack(side: str) -> tuple[Rule, ...]:
+def stack_rules(side: str) -> tuple[Rule, ...]:
     """Return the rules of the encoder or the decoder."""
     theirs, ours = f"{side}.layers.{{i}}.", f"{side}_block_{{i}}/"
     attentions = {"self_attn": "attention", **({"encoder_attn": "cross_attention"} if side == "decoder" else {})}
@@ -46,7 +46,7 @@ def _rules(c: TransformerConfig) -> tuple[Rule, ...]:
         tables = tuple(Rule(f"{side}.embed_tokens.weight", f"{names[side]}/embeddings") for side in SIDES)
     return (
         *tables,
-        *(rule for side in SIDES for rule in _stack(side)),
+        *(rule for side in SIDES for rule in stack_rules(side)),
         Rule("lm_head.weight", "lm_head/kernel", TRANSPOSED, outside=True),
         Rule("final_logits_bias", "logits_bias", ROW, outside=True, optional=True),
         *linear("classification_head.dense", "pooler", outside=True),

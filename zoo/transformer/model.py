@@ -42,7 +42,7 @@ from ...layers.cache import CausalContext, DynamicCache, StaticCache, causal_con
 from ...layers.core import NORMALIZATIONS, Dense, fields_for
 from ...layers.embedding import TokenEmbedding
 from ...layers.position import encode_positions, position_layer, positions_from_mask
-from ...signature import Graph, Signature, TensorSpec
+from ...signature import Dim, Graph, Signature, TensorSpec
 from ..base import Intermediates, Tensor, ZooModel, build_each
 from ..config import Config
 from ..registry import register
@@ -146,7 +146,7 @@ class Transformer(Generating, ZooModel):
         training: bool | None = None,
     ) -> Any:
         named = self.named_inputs(inputs)
-        source, mask = named["input_ids"], named.get("attention_mask")
+        source, mask = named[self.signature.inputs[0].name], named.get("attention_mask")
         encoder_seen, decoder_seen = (Intermediates(output_hidden_states, output_attentions) for _ in range(2))
         encoded = self.encode(source, mask, encoder_seen, training)
         if self.config.head is None:
@@ -322,45 +322,57 @@ class Transformer(Generating, ZooModel):
             return super().graphs(kind)
         return {"encoder": self._encoder_graph(), "decoder": self._decoder_graph(static=kind == "static")}
 
+    @property
+    def source_specs(self) -> tuple[TensorSpec, ...]:
+        """The inputs of the encoder."""
+        return self.signature.inputs[:2]
+
+    @property
+    def source_length(self) -> Dim:
+        """The length of the encoder's output."""
+        return "source"
+
     def _encoder_graph(self) -> Graph:
         """Return the graph that computes, once per source, the tensors that the decoder needs at every step."""
-        spec, projected = self.signature, self._projected_specs()
-        states = TensorSpec("last_hidden_state", "float32", ("batch", "source", self.config.hidden_dim))
+        spec, projected, given = self.signature, self._projected_specs(), self.source_specs
+        states = TensorSpec("last_hidden_state", "float32", ("batch", self.source_length, self.config.hidden_dim))
 
         def function(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            encoded = self.encode(inputs["input_ids"], inputs["attention_mask"], training=False)
+            encoded = self.encode(*(inputs[each.name] for each in given), training=False)
             flat = [part for pair in self.project_encoded(encoded) for part in pair]
             return {states.name: encoded, **dict(zip([spec.name for spec in projected], flat, strict=True))}
 
-        limits, defaults = ({"source": table["source"]} for table in (spec.limits, spec.defaults))
-        return Graph(Signature(spec.inputs[:2], (states, *projected), limits=limits, defaults=defaults), function)
+        limits, defaults = (
+            {dim: size for dim, size in table.items() if dim == "source"} for table in (spec.limits, spec.defaults)
+        )
+        return Graph(Signature(given, (states, *projected), limits=limits, defaults=defaults), function)
 
     def _projected_specs(self) -> list[TensorSpec]:
         c = self.config
         names = [f"encoder_key_values.{i}.{part}" for i in range(c.num_decoder_layers) for part in ("key", "value")]
-        return [
-            TensorSpec(name, "float32", ("batch", c.num_decoder_kv_heads, "source", c.decoder_head_dim))
-            for name in names
-        ]
+        dims = ("batch", c.num_decoder_kv_heads, self.source_length, c.decoder_head_dim)
+        return [TensorSpec(name, "float32", dims) for name in names]
 
     def _decoder_graph(self, static: bool) -> Graph:
-        c, spec, projected = self.config, self.signature, self._projected_specs()
+        c, projected, name = self.config, self._projected_specs(), "encoder_attention_mask"
+        source = {dim: size for dim, size in self.signature.defaults.items() if dim == "source"}
 
         def step(inputs: Mapping[str, Tensor], cache: DynamicCache | StaticCache) -> Tensor:
-            ids = inputs["decoder_input_ids"]
+            ids, mask = inputs["decoder_input_ids"], inputs.get(name)
             encoded = cache_pairs(inputs[spec.name] for spec in projected)
-            mask, context = inputs["encoder_attention_mask"], self._context(ids, cache=cache)
+            context = self._context(ids, cache=cache)
             return self.head(self.decode(ids, context, encoded, mask, cache, training=False))
 
         tokens = TensorSpec("decoder_input_ids", "int32", ("batch", "sequence"), below=c.decoder_vocab_size)
+        masks = [replace(spec, name=name) for spec in self.source_specs if spec.name == "attention_mask"]
         return decoder_graph(
             step,
             self.decoder_blocks,
-            (tokens, replace(spec.inputs[1], name="encoder_attention_mask"), *projected),
+            (tokens, *masks, *projected),
             TensorSpec("logits", "float32", ("batch", "sequence", c.decoder_vocab_size)),
             static=static,
-            limits=dict.fromkeys(("source", "sequence", "total_sequence"), c.max_length),
-            defaults={"source": spec.defaults["source"], "sequence": 1},
+            limits=dict.fromkeys((*source, "sequence", "total_sequence"), c.max_length),
+            defaults={**source, "sequence": 1},
         )
 
     @classmethod

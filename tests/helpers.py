@@ -23,7 +23,7 @@ VARIANTS = [(family, variant) for family, cls in families().items() for variant 
 FURTHER = {(family, variant) for family, cls in families().items() for variant in list(cls.tiny())[2:]}
 ALL_BUT_ONE = FURTHER | {(family, next(iter(cls.tiny()))) for family, cls in families().items()}  # all but the second
 FURTHER_BUT_GPT = {pair for pair in FURTHER if pair[0] != "gpt"}  # GPT's variants differ in position encodings
-TEXT = [pair for pair in VARIANTS if pair[0] not in ("vit", "clip")]
+TEXT = [pair for pair in VARIANTS if pair[0] not in ("vit", "clip", "whisper")]
 
 
 def every_variant(pairs: list[tuple[str, str]] = VARIANTS, slow: Collection[tuple[str, str]] = ()) -> Any:

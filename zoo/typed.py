@@ -299,6 +299,57 @@ class Seq2SeqFields(TypedDict, total=False):
     pad_token_id: int | None
 
 
+WhisperName = Literal["whisper"]
+
+
+class WhisperFields(TypedDict, total=False):
+    """Config fields of ``Whisper``."""
+
+    vocab_size: int
+    decoder_vocab_size: int | None
+    num_layers: int
+    num_decoder_layers: int | None
+    num_heads: int
+    num_decoder_heads: int | None
+    num_kv_heads: int | None
+    num_decoder_kv_heads: int | None
+    head_dim: int | None
+    decoder_head_dim: int | None
+    hidden_dim: int
+    intermediate_dim: int | None
+    decoder_intermediate_dim: int | None
+    max_length: int
+    position: str
+    position_offset: int
+    numbering: str
+    num_buckets: int
+    max_distance: int
+    share_position_bias: bool
+    activation: str
+    norm: str
+    norm_epsilon: float
+    norm_first: bool
+    embedding_norm: bool
+    norm_before_positions: bool
+    use_bias: bool
+    attention_scale: float | None
+    scale_embeddings: bool
+    share_embeddings: bool
+    tie_embeddings: bool
+    scale_outputs: bool
+    use_logits_bias: bool
+    dropout: float
+    attention_dropout: float
+    head: str | None
+    num_classes: int
+    decoder_start_token_id: int
+    eos_token_id: int | None
+    pad_token_id: int | None
+    num_mel_bins: int
+    max_source_length: int
+    use_key_bias: bool
+
+
 class AnyFields(TypedDict, total=False):
     """Config fields of all families."""
 
@@ -431,3 +482,5 @@ class AnyFields(TypedDict, total=False):
     cell: str
     bidirectional: bool
     attention: str | None
+    num_mel_bins: int
+    max_source_length: int

@@ -58,6 +58,9 @@ def text_inputs(model: Any, mask: np.ndarray, seed: int) -> dict[str, np.ndarray
     for spec in model.graphs("plain")["model"].signature.inputs:
         if "mask" in spec.name:
             inputs[spec.name] = mask if spec.name == "attention_mask" else np.ones_like(mask)
+        elif spec.below is None:  # features of speech
+            shape = (len(mask), *(size for size in spec.dims if isinstance(size, int)))
+            inputs[spec.name] = generator.normal(size=shape).astype("float32")
         else:
             inputs[spec.name] = generator.integers(0, spec.below, mask.shape)
     return inputs

@@ -352,7 +352,8 @@ def test_what_lora_refuses() -> None:
 @every_variant(VARIANTS, slow=FURTHER)
 def test_every_weight_is_trainable_until_frozen(family: str, variant: str) -> None:
     model = tiny(family, variant)
-    assert trained(model) == set(values(model))
+    frozen = {"encoder_positions/embeddings"} if family == "whisper" else set()  # sinusoids, as in the original
+    assert trained(model) == set(values(model)) - frozen
     assert model.freeze("*") == len(model.weights)
     assert trained(model) == set()
     assert model.unfreeze("*") == len(model.weights)

@@ -462,7 +462,7 @@ def test_policies(family: str, variant: str, policy: str, rng: Any) -> None:
         "float32" if policy.startswith("mixed") else policy
     }
     inputs = inputs_for(model, rng, batch=3)
-    if "input_ids" in inputs:
+    if "attention_mask" in {spec.name for spec in model.signature.inputs}:
         inputs["attention_mask"] = mask_of(SLOTS["right"])
     results = model(inputs, output_hidden_states=True)
     for name, expected in run(exact, inputs).items():

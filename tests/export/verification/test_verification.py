@@ -19,7 +19,7 @@ from attention_zoo.export.verification.cases import Case, example
 from attention_zoo.export.verification.comparison import FARTHER, compare
 from attention_zoo.export.verification.reference import Reference
 from attention_zoo.runtime.inputs import padded_mask
-from helpers import ALL_BUT_ONE, VARIANTS, close, every_variant, inputs_for, randomise, run, shared, tiny
+from helpers import ALL_BUT_ONE, TEXT, VARIANTS, close, every_variant, inputs_for, randomise, run, shared, tiny
 
 QUICK = (
     "64 bytes are 0xFF",
@@ -254,7 +254,7 @@ def test_every_variant_is_as_its_config_says() -> None:
         assert changes(shared(family, variant)) == [], (family, variant)
 
 
-@every_variant([pair for pair in VARIANTS if pair[0] != "vit"])
+@every_variant(TEXT)
 def test_cases_are_padded_as_they_say(family: str, variant: str) -> None:
     """Check the mask of every kind of padding. Without padding, a case keeps every token, up to the last position."""
     signature = shared(family, variant).graphs("plain")["model"].signature

@@ -362,18 +362,19 @@ def test_generate_equals_recomputing(family: str, variant: str) -> None:
     """
     model, kinds = shared(family, variant), set()
     decoder, gpt = Recomputing(model), family == "gpt"
+    columns = model.config.to_dict().get("numbering") == "columns"  # padding on the left moves the tokens
+    sides = ("right",) if columns else ("left", "right")
     for width in (1, 15, 16, 17) if gpt else (1, 16, 17, 40)[: 4 if variant == "original" else 3]:
         own = width if gpt else 1
         new = model.config.max_length - own
         options: Any = {"max_new_tokens": new, "stop_tokens": []}
         if width in (15, 17, 40):
             options |= {"temperature": 2.0, "seed": width}
-            expected = generate(decoder, *unequal(model, width), **options)[:, own:]
+            expected = generate(decoder, *unequal(model, width, sides[0]), **options)[:, own:]
             kinds |= set(expected.reshape(-1))
         else:
-            expected = greedy(decoder, *unequal(model, width), new)
-        columns = model.config.to_dict().get("numbering") == "columns"  # padding on the left moves the tokens
-        for side in ("right",) if columns else ("left", "right"):
+            expected = greedy(decoder, *unequal(model, width, sides[0]), new)
+        for side in sides:
             ids, mask = unequal(model, width, side)
             begin = ids if gpt else np.full((3, 1), model.config.decoder_start_token_id)
             whole = np.concatenate([begin, expected], axis=1)

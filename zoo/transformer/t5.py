@@ -15,7 +15,7 @@ from .config import TransformerConfig
 
 def _t5_stack(stack: str, layers: tuple[str, ...], *, gated: bool, shared: bool) -> tuple[Rule, ...]:
     rules = []
-    apart = {"outside": stack == "decoder"}  # an encoder alone does not have it
+    apart: dict[str, Any] = {"outside": stack == "decoder"}  # an encoder alone does not have it
     for number, name in enumerate(layers):
         theirs, ours = f"{stack}.block.{{i}}.layer.{number}.", f"{stack}_block_{{i}}/"
         attention = {"SelfAttention": "attention", "EncDecAttention": "cross_attention"}.get(name)

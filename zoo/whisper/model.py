@@ -28,7 +28,8 @@ from ...signature import Dim, Signature, TensorSpec
 from ..base import Intermediates, Tensor, build_each
 from ..config import Config, choice, rate, size, token
 from ..registry import register
-from ..transformer import Transformer, TransformerConfig
+from ..transformer.config import TransformerConfig
+from ..transformer.model import Transformer
 
 
 @dataclass(frozen=True)

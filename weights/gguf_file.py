@@ -1,7 +1,7 @@
-"""GGUF files of the llama architecture, read with the ``gguf`` package: metadata and dequantized tensors.
+"""GGUF files, read with the ``gguf`` package: metadata and dequantized tensors.
 
 The format is described at https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The names of the tensors and the
-order of the rotary features are those of llama.cpp; see ``GPT.dialects["gguf"]``.
+order of the rotary features are those of llama.cpp; see ``zoo/gguf_architectures.py``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The architectures of GGUF files: llama.cpp's names of the config entries and tensors of Hugging Face checkpoints.
+"""What an architecture of GGUF files is: llama.cpp's names of the entries and tensors of Hugging Face checkpoints.
 
-An architecture is a table. With the dialect of its Hugging Face model type it gives a dialect of GGUF files, which
-reads and writes them: the rules have llama.cpp's names, and the transforms the layouts in which it stores tensors.
-``GPT.dialects["gguf"]`` reads files of the architecture "llama"; all others are read by the tables here.
+An architecture is a table; all of them are in ``gguf_tables.py``. With the dialect of its Hugging Face model type it
+gives a dialect of GGUF files, which reads and writes them: the rules have llama.cpp's names, and the transforms the
+layouts in which it stores tensors. ``GPT.dialects["gguf"]`` reads files of the architecture "llama".
 """
 
 from __future__ import annotations
@@ -13,51 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from .. import checks
 from ..weights.rules import Dialect, Rule
 from ..weights.tensors import Shape
 from ..weights.transforms import Transform, paired_rows
-from .gpt.gguf import read_scaling
 
 Fields = Mapping[str, Any]
 Shapes = Mapping[str, Shape]
 
-SIZES = {
-    "num_hidden_layers": "block_count",
-    "num_attention_heads": "attention.head_count",
-    "num_key_value_heads": "attention.head_count_kv",
-    "head_dim": "attention.key_length",
-    "hidden_size": "embedding_length",
-    "intermediate_size": "feed_forward_length",
-    "max_position_embeddings": "context_length",
-    "sliding_window": "attention.sliding_window",
-    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
-    "rope_theta": "rope.freq_base",
-}
 IDS = {f"{name}_token_id": f"tokenizer.ggml.{name}_token_id" for name in ("bos", "eos")}
 IDS["pad_token_id"] = "tokenizer.ggml.padding_token_id"
-BLOCK = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
 NORMALIZE = "attention_zoo.normalize"  # our own entry: whether sentence embeddings are scaled to unit length
 POOLINGS = {1: "mean", 2: "first", 3: "last"}  # llama.cpp's numbers; 0 is none and 4 a classifier
-
-
-def blocks(parts: Mapping[str, str], theirs: str = "layers.{i}.", own: str = "blk.{i}.") -> dict[str, str]:
-    return {theirs + name: own + short for name, short in parts.items()}
-
-
-DECODER = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output", **blocks(BLOCK)}
 
 
 @dataclass(frozen=True)
@@ -76,6 +42,7 @@ class Architecture:
         demanded: keys of the metadata that must have this value or be missing.
         paired: whether the rows of queries and keys are stored in the order of ``paired_rows``.
         turned: keys of `names` whose matrices are stored transposed.
+        shifted: whether the weights of norms are stored with 1 added, as Gemma's are used.
         ignored: regular expressions for names of tensors that may be ignored.
     """
 
@@ -90,6 +57,7 @@ class Architecture:
     demanded: Mapping[str, Any] = field(default_factory=dict)
     paired: bool = False
     turned: Collection[str] = ()
+    shifted: bool = False
     ignored: Sequence[str] = ()
 
     def key(self, entry: str) -> str | None:
@@ -180,7 +148,12 @@ class Architecture:
             transform = paired_rows(heads)
         elif stem in self.turned and name.endswith(".weight"):
             transform = turned(transform)
+        elif self.shifted and name.endswith("norm.weight"):
+            transform = SHIFTED
         return replace(rule, theirs=name, transform=transform)
+
+
+SHIFTED = Transform(lambda theirs, _: [theirs - 1], lambda ours: ours[0] + 1, lambda shapes: shapes[0])
 
 
 def turned(transform: Transform) -> Transform:
@@ -190,210 +163,3 @@ def turned(transform: Transform) -> Transform:
         lambda ours: np.ascontiguousarray(transform.save(ours).T),
         lambda shapes: transform.shape(shapes)[::-1],
     )
-
-
-# What the files do not say.
-
-
-def _decoder(raw: Fields, shapes: Shapes) -> dict[str, Any]:
-    """Return the entries of decoders that llama.cpp derives if they are missing."""
-    heads, width = raw.get("attention.head_count"), raw.get("embedding_length")
-    found: dict[str, Any] = {}
-    if not checks.is_integer(heads) or heads < 1:
-        raise ValueError(f"attention.head_count: got {heads!r}; accepted: a positive integer")
-    if checks.is_integer(width):
-        found = {"head_dim": raw.get("attention.key_length", width // heads)}
-        found["num_key_value_heads"] = raw.get("attention.head_count_kv", heads)
-    for name in ("rope.dimension_count", "attention.value_length"):
-        if found and raw.get(name, found["head_dim"]) != found["head_dim"]:
-            raise ValueError(f"{name}: got {raw[name]}; accepted: {found['head_dim']}")
-    return {**found, "rope_theta": raw.get("rope.freq_base", 10_000.0), "architectures": None}
-
-
-def _rotary(raw: Fields, shapes: Shapes) -> dict[str, Any]:
-    """Return the scaling of the positions."""
-    heads, width = raw["attention.head_count"], raw["embedding_length"]
-    size = raw.get("attention.key_length", width // heads)
-    return {"rope_scaling": read_scaling(raw, size, raw.get("rope.freq_base", 10_000.0), "")}
-
-
-def _bert(raw: Fields, shapes: Shapes) -> dict[str, Any]:
-    types = shapes.get("token_types.weight", (0,))[0]
-    rows = shapes.get("position_embd.weight", (raw.get("context_length"),))[0]
-    return {"type_vocab_size": types, "max_position_embeddings": rows, "hidden_act": "gelu", "architectures": None}
-
-
-def _nomic(raw: Fields, shapes: Shapes) -> dict[str, Any]:
-    rows = raw.get("context_length")
-    theta = raw.get("rope.freq_base", 10_000.0)
-    return {**_bert(raw, shapes), "max_position_embeddings": rows, "hidden_act": "silu", "rope_theta": theta}
-
-
-def _bert_written(config: Fields, name: str = "bert") -> dict[str, Any]:
-    return {f"{name}.attention.causal": False, "tokenizer.ggml.token_type_count": config["type_vocab_size"]}
-
-
-def _t5(raw: Fields, shapes: Shapes) -> dict[str, Any]:
-    gated = "enc.blk.0.ffn_gate.weight" in shapes
-    start = raw.get("decoder_start_token_id", 0)
-    feed = "gated-gelu" if gated else "relu"
-    return {"feed_forward_proj": feed, "decoder_start_token_id": start, "relative_attention_max_distance": 128}
-
-
-def _t5_names() -> dict[str, str]:
-    found = {"shared": "token_embd", "lm_head": "output"}
-    for stack, short in (("encoder", "enc"), ("decoder", "dec")):
-        theirs, own = f"{stack}.block.{{i}}.layer.", f"{short}.blk.{{i}}."
-        cross = stack == "decoder"
-        attentions = {"0.SelfAttention": "attn", **({"1.EncDecAttention": "cross_attn"} if cross else {})}
-        for name, ours in attentions.items():
-            found |= {f"{theirs}{name}.{part}": f"{own}{ours}_{part}" for part in "qkvo"}
-            found[f"{theirs}{name[0]}.layer_norm"] = f"{own}{ours}_norm"
-        last = 1 + cross
-        inner = {"wi": "ffn_up", "wi_0": "ffn_gate", "wi_1": "ffn_up", "wo": "ffn_down"}
-        found |= {f"{theirs}{last}.DenseReluDense.{part}": own + ours for part, ours in inner.items()}
-        found[f"{theirs}{last}.layer_norm"] = f"{own}ffn_norm"
-        table = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias"
-        found |= {table: f"{short}.blk.0.attn_rel_b", f"{stack}.final_layer_norm": f"{short}.output_norm"}
-    return found
-
-
-_BERT_KEYS = {
-    **{entry: SIZES[entry] for entry in ("num_hidden_layers", "num_attention_heads", "hidden_size")},
-    **{entry: SIZES[entry] for entry in ("intermediate_size", "max_position_embeddings")},
-    "layer_norm_eps": "attention.layer_norm_epsilon",
-}
-_BERT_TABLES = {
-    "embeddings.word_embeddings": "token_embd",
-    "embeddings.position_embeddings": "position_embd",
-    "embeddings.token_type_embeddings": "token_types",
-}
-_T5_KEYS = {
-    "num_layers": "block_count",
-    "num_decoder_layers": "decoder_block_count",
-    "num_heads": "attention.head_count",
-    "d_kv": "attention.key_length",
-    "d_model": "embedding_length",
-    "d_ff": "feed_forward_length",
-    "n_positions": "context_length",
-    "relative_attention_num_buckets": "attention.relative_buckets_count",
-    "layer_norm_epsilon": "attention.layer_norm_rms_epsilon",
-    "decoder_start_token_id": "decoder_start_token_id",
-}
-_DECODER: dict[str, Any] = {
-    "keys": SIZES,
-    "names": DECODER,
-    "heads": ("causal_lm", "sentence_embedding"),
-    "more": _decoder,
-    "fields": _rotary,
-    "demanded": {"general.type": "model", "expert_count": 0, "attention.causal": True},
-}
-ARCHITECTURES = {
-    one.name: one
-    for one in (
-        Architecture("llama", "llama", paired=True, **_DECODER),
-        Architecture("qwen2", "qwen2", **_DECODER),
-        Architecture("qwen3", "qwen3", **_DECODER),
-        Architecture(
-            "gpt2",
-            "gpt2",
-            keys={
-                "n_layer": "block_count",
-                "n_head": "attention.head_count",
-                "n_embd": "embedding_length",
-                "n_inner": "feed_forward_length",
-                "n_positions": "context_length",
-                "layer_norm_epsilon": "attention.layer_norm_epsilon",
-            },
-            names={
-                "wte": "token_embd",
-                "wpe": "position_embd",
-                "ln_f": "output_norm",
-                "lm_head": "output",
-                **blocks(
-                    {
-                        "ln_1": "attn_norm",
-                        "attn.c_attn": "attn_qkv",
-                        "attn.c_proj": "attn_output",
-                        "ln_2": "ffn_norm",
-                        "mlp.c_fc": "ffn_up",
-                        "mlp.c_proj": "ffn_down",
-                    },
-                    "h.{i}.",
-                ),
-            },
-            demanded={"general.type": "model", "attention.causal": True},
-            turned=tuple(f"h.{{i}}.{name}" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")),
-        ),
-        Architecture(
-            "bert",
-            "bert",
-            keys=_BERT_KEYS,
-            names={
-                **_BERT_TABLES,
-                "embeddings.LayerNorm": "token_embd_norm",
-                **blocks(
-                    {
-                        "attention.self.query": "attn_q",
-                        "attention.self.key": "attn_k",
-                        "attention.self.value": "attn_v",
-                        "attention.output.dense": "attn_output",
-                        "attention.output.LayerNorm": "attn_output_norm",
-                        "intermediate.dense": "ffn_up",
-                        "output.dense": "ffn_down",
-                        "output.LayerNorm": "layer_output_norm",
-                    },
-                    "encoder.layer.{i}.",
-                ),
-            },
-            heads=(None, "sentence_embedding"),
-            more=_bert,
-            written=_bert_written,
-            demanded={"general.type": "model", "attention.causal": False},
-        ),
-        Architecture(
-            "nomic-bert",
-            "nomic_bert",
-            keys={**_BERT_KEYS, "rope_theta": "rope.freq_base"},
-            names={
-                **_BERT_TABLES,
-                "emb_ln": "token_embd_norm",
-                **blocks(
-                    {
-                        "attn.Wqkv": "attn_qkv",
-                        "attn.out_proj": "attn_output",
-                        "norm1": "attn_output_norm",
-                        "mlp.fc11": "ffn_up",
-                        "mlp.fc12": "ffn_gate",
-                        "mlp.fc2": "ffn_down",
-                        "norm2": "layer_output_norm",
-                    },
-                    "encoder.layers.{i}.",
-                ),
-            },
-            heads=(None, "sentence_embedding"),
-            more=_nomic,
-            written=lambda config: _bert_written(config, "nomic-bert"),
-            demanded={"general.type": "model", "attention.causal": False},
-        ),
-        Architecture(
-            "t5",
-            "t5",
-            keys=_T5_KEYS,
-            names=_t5_names(),
-            heads=("seq2seq_lm",),
-            more=_t5,
-            demanded={"general.type": "model"},
-            ignored=(r"^dec\.blk\.\d+\.cross_attn_rel_b\.",),
-        ),
-        Architecture(
-            "t5encoder",
-            "t5",
-            keys={entry: key for entry, key in _T5_KEYS.items() if not entry.startswith(("num_decoder", "decoder"))},
-            names=_t5_names(),
-            heads=(None,),
-            more=_t5,
-            demanded={"general.type": "model"},
-        ),
-    )
-}

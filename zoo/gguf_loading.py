@@ -13,7 +13,7 @@ from ..weights.rules import Dialect
 from .base import ZooModel
 from .building import build_model
 from .config import Config
-from .gguf_architectures import ARCHITECTURES
+from .gguf_tables import ARCHITECTURES
 from .model_tokenizer import readable_tokenizer
 from .registry import family, own_dialects
 

@@ -19,7 +19,8 @@ from ..text.gguf_fields import gguf_fields
 from ..weights.fill import collect
 from ..weights.rules import Dialect
 from .base import ZooModel
-from .gguf_architectures import ARCHITECTURES, IDS, NORMALIZE, POOLINGS, Architecture
+from .gguf_architectures import IDS, NORMALIZE, POOLINGS, Architecture
+from .gguf_tables import ARCHITECTURES
 from .registry import family, own_dialects
 from .saving import changes
 
@@ -132,7 +133,8 @@ def _architecture(model: ZooModel) -> tuple[Architecture, Dialect, dict[str, Any
         ValueError: there is none. The metadata is read back, so that nothing is lost.
     """
     known, problems = own_dialects("dialects"), []
-    for one in ARCHITECTURES.values():
+    own = [one for one in ARCHITECTURES.values() if one.model_type == model.huggingface.get("model_type")]
+    for one in own or ARCHITECTURES.values():
         name, theirs = known.get(one.model_type, ("", None))
         if theirs is None or name != model.family:
             continue
@@ -150,9 +152,9 @@ def _architecture(model: ZooModel) -> tuple[Architecture, Dialect, dict[str, Any
     accepted = (
         f"accepted: a config of one of {sorted(name for name, a in ARCHITECTURES.items() if a.model_type in known)}"
     )
-    raise ValueError(
-        f"model: got a {model.family} that a GGUF file cannot hold as {'; '.join(problems) or 'any'}; {accepted}"
-    )
+    why = "; ".join(problems) or "any"
+    why = why if len(why) < 600 else f"{why[:600]} …"
+    raise ValueError(f"model: got a {model.family} that a GGUF file cannot hold as {why}; {accepted}")
 
 
 def _fields(one: Architecture, theirs: Dialect, model: ZooModel) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import attention_zoo as az
-from attention_zoo.zoo.gguf_architectures import ARCHITECTURES
+from attention_zoo.zoo.gguf_tables import ARCHITECTURES
 from helpers import ROOT, close, run
 
 GOLDENS = ROOT / "tests" / "goldens" / "gguf-architectures"

@@ -33,12 +33,11 @@ def write_files(folder: Path) -> None:
     import attention_zoo as az
     from attention_zoo.text.splits import SPLITS
 
-    goldens = HERE.parent
-    for name in ("llama", "llama-llama3", "llama-linear", "llama-yarn", "qwen2", "qwen3", "gpt2", "sentence-mean"):
-        az.to_gguf(az.load(goldens / name), folder / f"{name}-f32.gguf")
-    for name in ("bert", "bert-mean", "t5", "t5-relu"):
-        az.to_gguf(az.load(goldens / "gguf-architectures" / f"{name}.gguf"), folder / f"{name}-f32.gguf")
-    az.to_gguf(az.load(goldens / "sentences" / "qwen3_embedding"), folder / "embedding-f32.gguf")
+    sys.path += [str(HERE.parents[1]), str(HERE.parents[1] / "zoo")]
+    from test_to_gguf import CHANGED, MODELS
+
+    for name, path in MODELS.items():
+        az.to_gguf(az.load(path, **CHANGED.get(name, {})), folder / f"{name}-f32.gguf")
     tokenizer = tk.Tokenizer(tk.models.BPE())
     tokenizer.pre_tokenizer = tk.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     trainer = tk.trainers.BpeTrainer(
@@ -116,7 +115,8 @@ def computed(ll: Any, file: Path) -> np.ndarray:
     options.n_ctx = options.n_batch = options.n_ubatch = 64
     options.n_threads = options.n_threads_batch = 1
     options.flash_attn_type = options.type_k = options.type_v = 0  # float32
-    bert, pooled = entry("general.architecture") == "bert", entry(f"{entry('general.architecture')}.pooling_type")
+    bert = entry("general.architecture") in ("bert", "nomic-bert")
+    pooled = entry(f"{entry('general.architecture')}.pooling_type")
     options.embeddings = bert or bool(pooled)
     if bert and not pooled:
         options.pooling_type = 0

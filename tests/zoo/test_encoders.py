@@ -174,3 +174,87 @@ def test_two_families_with_one_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._classes, "other", other)
     with pytest.raises(ValueError, match="dialects: got 'roberta' for other, which bert has; accepted: another"):
         registry.own_dialects("dialects")
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        (
+            "big-bird",
+            {"attention_type": "block_sparse"},
+            "attention_type: got 'block_sparse'; accepted: 'original_full'",
+        ),
+        ("big-bird", {"attention_type": ...}, "attention_type: got 'block_sparse'; accepted: 'original_full'"),
+        ("big-bird", {"rescale_embeddings": True}, "rescale_embeddings: got True; accepted: False"),
+        ("mpnet", {"pad_token_id": 0}, "pad_token_id: got 0; accepted: 1"),
+        ("mpnet", {"relative_attention_num_buckets": 16}, "relative_attention_num_buckets: got 16; accepted: 32"),
+        ("nomic-bert", {"prenorm": True}, "prenorm: got True; accepted: False"),
+        ("nomic-bert", {"activation_function": "gelu"}, "activation_function: got 'gelu'; accepted: 'swiglu'"),
+        ("albert", {"num_hidden_groups": 6}, r"num_hidden_groups \(our num_layer_groups\): got 6; accepted: at most"),
+        ("electra-choice", {"summary_type": "mean"}, "summary_type: got 'mean'; accepted: 'first'"),
+        ("deberta", {"pos_att_type": ["p2p"]}, r"pos_att_type: got \['p2p'\]; accepted: \['c2p', 'p2c'\]"),
+        ("deberta", {"talking_head": True}, "talking_head: got True; accepted: False"),
+        ("deberta", {"embedding_size": 8}, "embedding_size: got 8; accepted: hidden_size=16"),
+        ("deberta", {"relative_attention": False}, r"pos_att_type: got \['c2p', 'p2c'\] without relative_attention"),
+        ("deberta-v2", {"conv_kernel_size": 3}, "conv_kernel_size: got 3; accepted: 0, as convolutions are not built"),
+        ("deberta-v2", {"attention_head_size": 4}, "attention_head_size: got 4; accepted: hidden_size / num_attention"),
+        ("modernbert", {"classifier_pooling": "max"}, r"classifier_pooling: got 'max'; accepted: \['cls', 'mean'\]"),
+        ("modernbert", {"layer_types": ["full_attention"]}, r"layer_types: got \('full_attention',\); accepted: 3 of"),
+        (
+            "modernbert",
+            {"rope_parameters": {"rope_theta": 5.0}},
+            "rope_parameters: got .*accepted: an object for each of",
+        ),
+        (
+            "modernbert",
+            {"local_attention": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
+            "for sliding_atten",
+        ),
+    ],
+)
+def test_what_is_not_built_is_refused(name: str, config: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        changed(name, tmp_path, dict, **config)
+
+
+def test_published_words_of_nomic(tmp_path: Path) -> None:
+    """The config of nomic-embed-text is in the words of GPT-2, with those of its own code."""
+    raw = json.loads((GOLDENS / "nomic-bert-backbone" / "config.json").read_text())
+    words = {
+        **{"n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"},
+        **{"n_inner": "intermediate_size", "n_positions": "max_position_embeddings"},
+        **{"layer_norm_epsilon": "layer_norm_eps", "resid_pdrop": "hidden_dropout_prob"},
+    }
+    published = {word: raw[entry] for word, entry in words.items()}
+    published |= dict.fromkeys((*words.values(), "rope_parameters", "hidden_act", "head_dim"), ...)
+    published |= {"rotary_emb_base": 500.0, "rotary_emb_fraction": 1.0, "activation_function": "swiglu"}
+    published |= {"prenorm": False, "qkv_proj_bias": False, "rotary_scaling_factor": None, "causal": False}
+    model, _ = changed("nomic-bert-backbone", tmp_path, dict, **published)
+    unscaled = az.load(GOLDENS / "nomic-bert-backbone", rope_scaling=None)
+    assert model.config == unscaled.config
+    az.to_huggingface(model, tmp_path / "again")
+    assert az.load(tmp_path / "again").config == model.config
+
+
+def test_base_of_local_and_global_positions(tmp_path: Path) -> None:
+    """Before transformers 5, ModernBERT's config had an entry for each, and the period of the global layers."""
+    raw = json.loads((GOLDENS / "modernbert" / "config.json").read_text())
+    thetas = {kind: raw["rope_parameters"][f"{kind}_attention"]["rope_theta"] for kind in ("full", "sliding")}
+    earlier = {"rope_parameters": ..., "layer_types": ..., "global_attn_every_n_layers": 3}
+    earlier |= {"global_rope_theta": thetas["full"], "local_rope_theta": thetas["sliding"]}
+    model, arrays = changed("modernbert", tmp_path, dict, **earlier)
+    compared(model, arrays)
+    assert model.config.layer_types == ("full_attention", "sliding_attention", "sliding_attention")
+
+
+@pytest.mark.parametrize("name", ["deberta", "deberta-v2"])
+def test_the_later_masked_lm_head_of_deberta(name: str, tmp_path: Path) -> None:
+    """With "legacy": false, the head has other names and is always tied."""
+    head = {"cls.predictions.transform.": "lm_predictions.lm_head.", "cls.predictions.": "lm_predictions.lm_head."}
+
+    def later(tensors: Tensors) -> Tensors:
+        for old, new in head.items():
+            tensors = {key.replace(old, new): value for key, value in tensors.items()}
+        return tensors
+
+    compared(*changed(name, tmp_path, later, legacy=False))

@@ -207,8 +207,8 @@ def test_two_families_with_one_kind(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             "modernbert",
-            {"local_attention": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
-            "for sliding_atten",
+            {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+            "for sliding_attention; accepted: the default type",
         ),
     ],
 )

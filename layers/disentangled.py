@@ -216,10 +216,12 @@ class DisentangledAttention(MultiHeadAttention):
     def _rows(self, projection: Dense, table: Tensor, order: Tensor) -> Tensor:
         """Return the projected rows of `table` in `order`, as columns: (1, H, D, 2T).
 
-        The projection comes first: it depends on weights alone, so that an exporter computes it once.
+        Whichever has fewer rows is projected. The whole table depends on weights alone, so that ONNX Runtime projects
+        it once, when it loads a file.
         """
-        rows = ops.expand_dims(F.embedding_lookup(projection(table), order), 0)  # (1, 2T, H · D)
-        return ops.swapaxes(F.split_heads(rows, self.num_heads), -1, -2)
+        few = isinstance(order.shape[0], int) and order.shape[0] < table.shape[0]
+        rows = projection(F.embedding_lookup(table, order)) if few else F.embedding_lookup(projection(table), order)
+        return ops.swapaxes(F.split_heads(ops.expand_dims(rows, 0), self.num_heads), -1, -2)
 
     def get_config(self) -> dict[str, Any]:
         own = ("position_terms", "share_position_projections")

@@ -248,7 +248,8 @@ def _load_huggingface(
 ) -> ZooModel:
     kind, known = raw["model_type"], model_types()
     if not isinstance(kind, str) or kind not in known:
-        raise ValueError(f"path: {folder / CONFIG_FILE} has model_type {kind!r}; accepted: {sorted(known)}")
+        got = repr(kind) if len(repr(kind)) <= 80 else f"{repr(kind)[:80]}…"
+        raise ValueError(f"path: {folder / CONFIG_FILE} has model_type {got}; accepted: {sorted(known)}")
     if not any((folder / name).is_file() for name in (WEIGHTS_FILE, f"{WEIGHTS_FILE}.index.json")):
         held = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
         why = f"only {held}, which can hold code and are never opened" if held else f"without {WEIGHTS_FILE}"

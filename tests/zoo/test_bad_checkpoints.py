@@ -444,9 +444,9 @@ BAD_CONFIGS: dict[str, tuple[Any, list[str]]] = {
     "100 MB of nesting": (lambda: nested(16_000_000), ["bytes; accepted: a JSON object of at most 16777216"]),
     "neither ours nor theirs": (b"{}", ["is not of a format we know; accepted: a folder with config.json"]),
     "no model type": ({"model_type": DROP}, ["is not of a format we know"]),
-    "unknown model type": ({"model_type": "falcon"}, ["has model_type 'falcon'; accepted: ['bert', "]),
-    "null model type": ({"model_type": None}, ["has model_type None; accepted: ['bert', "]),
-    "listed model type": ({"model_type": ["llama"]}, ["has model_type ['llama']; accepted: ['bert', "]),
+    "unknown model type": ({"model_type": "xlnet"}, ["has model_type 'xlnet'; accepted: ['albert', "]),
+    "null model type": ({"model_type": None}, ["has model_type None; accepted: ['albert', "]),
+    "listed model type": ({"model_type": ["llama"]}, ["has model_type ['llama']; accepted: ['albert', "]),
     "long model type": ({"model_type": LONG}, ["has model_type 'xxx"]),
     "unknown class": (
         {"architectures": ["LlamaForQuestionAnswering"]},

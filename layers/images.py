@@ -31,6 +31,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "DeiT": {"size": {"height": 256, "width": 256}, "resample": BICUBIC, "do_center_crop": True},
     "Bit": _CLIP,  # used by DINOv2
     "CLIP": _CLIP,
+    "Siglip": {"resample": BICUBIC},
+    "Beit": {"resample": BICUBIC},
+    "DINOv3ViT": {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
 }
 # Keys that do not change the result: class names, and the format and device of the pixels.
 _IGNORED = {
@@ -143,9 +146,10 @@ class ImageProcessor(keras.layers.Layer):
         if model not in _DEFAULTS:
             accepted = ", ".join(f"{known}ImageProcessor" for known in _DEFAULTS)
             raise ValueError(f"image_processor_type: got {kind!r}; accepted: {accepted}")
+        maps = {"do_reduce_labels", "reduce_labels"} if model == "Beit" else set[str]()  # of segmentation
         own = {option for option in _OPTIONS if option != "round_pixels"}
         # An unknown option that is off does not change the result.
-        unknown = sorted(key for key in set(config) - own - _IGNORED if config[key] not in (None, False))
+        unknown = sorted(key for key in set(config) - own - _IGNORED - maps if config[key] not in (None, False))
         if unknown:
             raise ValueError(f"config: got {unknown}, which would change the result; accepted: {sorted(own)}")
         options = {**_DEFAULTS[model], **{key: config[key] for key in own if config.get(key) is not None}}
@@ -154,11 +158,14 @@ class ImageProcessor(keras.layers.Layer):
             square = "shortest_edge" not in _DEFAULTS[model].get("size", {})
         if isinstance(options.get("size"), int) and not square:
             options["size"] = {"shortest_edge": options["size"]}
-        return cls(**options, name=name)
+        layer = cls(**options, name=name)
+        layer.round_pixels = model != "DINOv3ViT"  # whose processor resizes numbers from 0 to 1
+        return layer
 
     def to_huggingface(self) -> dict[str, Any]:
         """Return the equivalent content of a preprocessor_config.json, for ``json.dump``."""
         kind = "BitImageProcessor" if self.do_center_crop or "shortest_edge" in self.size else "ViTImageProcessor"
+        kind = kind if self.round_pixels else "DINOv3ViTImageProcessor"
         options = {name: getattr(self, name) for name in _OPTIONS if name != "round_pixels"}
         return {"image_processor_type": kind, **options}
 

@@ -8,6 +8,8 @@ These are Llama's ``tokenizer.model`` (BPE), T5's ``spiece.model`` and Marian's 
 from __future__ import annotations
 
 import json
+import re
+import string
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -109,7 +111,7 @@ def sentencepiece_tokenizer(file: Path, kind: str, config: Mapping[str, Any]) ->
 
     Args:
         file: the model.
-        kind: "llama", "mistral" or "" for Llama's, "t5", "mt5", "marian" or "m2m100".
+        kind: "llama", "mistral" or "" for Llama's, "t5", "mt5", "siglip", "marian" or "m2m100".
         config: the entries of tokenizer_config.json.
 
     Raises:
@@ -122,10 +124,13 @@ def sentencepiece_tokenizer(file: Path, kind: str, config: Mapping[str, Any]) ->
         backend, defaults = _m2m(model, file, config)
     elif kind in ("t5", "mt5", "marian") and model.kind == UNIGRAM:
         backend, defaults = _marian(model, file) if kind == "marian" else _t5(model, file, config)
+    elif kind == "siglip" and model.kind == UNIGRAM:
+        backend, defaults = _siglip(model, file, config)
     else:
         raise ValueError(
             f"path: {file}: got a SentencePiece model of type {model.kind} for a tokenizer of kind {kind!r}; accepted: "
-            "a BPE model for Llama, a unigram model for T5 or Marian, any for M2M-100, or a folder with tokenizer.json"
+            "a BPE model for Llama, a unigram model for T5, SigLIP or Marian, any for M2M-100, or a folder with "
+            "tokenizer.json"
         )
     from tokenizers import AddedToken
 
@@ -159,6 +164,19 @@ def _t5(model: Model, file: Path, config: Mapping[str, Any]) -> tuple[Any, dict[
     defaults["additional_special_tokens"] = [piece for piece, _ in vocabulary if piece.startswith("<extra_id_")]
     _end_with(backend, "</s>", file)
     return backend, {**defaults, "model_input_names": ["input_ids", "attention_mask"]}
+
+
+def _siglip(model: Model, file: Path, config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the backend for SigLIP: that of T5 for texts in lower case and without punctuation, padded with </s>."""
+    from tokenizers import Regex, normalizers
+
+    backend, defaults = _t5(model, file, {**config, "extra_ids": 0})
+    steps = [normalizers.Lowercase()] if config.get("do_lower_case", True) else []
+    steps += [normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), "")]
+    steps += [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+    own = [] if backend.normalizer is None else [backend.normalizer]
+    backend.normalizer = normalizers.Sequence([*steps, *own])
+    return backend, {**defaults, "pad_token": "</s>", "additional_special_tokens": [], "model_max_length": 64}
 
 
 def _vocabulary(model: Model, file: Path) -> tuple[dict[str, int], dict[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,8 +144,8 @@ def add_named_tokens(backend: Any, config: Mapping[str, Any]) -> None:
 def vocabulary_tokenizer(path: Path, folder: Path, config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return the backend of a folder without tokenizer.json, and the default special tokens of its kind.
 
-    The folder has BERT's vocab.txt, or vocab.json and merges.txt of GPT-2, RoBERTa, BART or Qwen2. The kind is the
-    `tokenizer_class` of `config`, or else the "model_type" of config.json.
+    The folder has BERT's vocab.txt, or vocab.json and merges.txt of GPT-2, RoBERTa, BART, Qwen2 or CLIP. The kind is
+    the `tokenizer_class` of `config`, or else the "model_type" of config.json.
 
     Raises:
         ValueError: no such files, a kind that does not have them, or only a SentencePiece model.
@@ -168,7 +169,7 @@ def vocabulary_tokenizer(path: Path, folder: Path, config: Mapping[str, Any]) ->
         )
         return backend, defaults
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        kinds = {"": "gpt-2", "gpt2": "gpt-2", "roberta": "gpt-2", "bart": "gpt-2", "qwen2": "qwen2"}
+        kinds = {"": "gpt-2", "gpt2": "gpt-2", "roberta": "gpt-2", "bart": "gpt-2", "qwen2": "qwen2", "clip": ""}
         if kind not in kinds:
             raise ValueError(
                 f"tokenizer_class: got {kind!r} with vocab.json; accepted: {sorted(kinds)[1:]}, or a {FILE}"
@@ -176,6 +177,8 @@ def vocabulary_tokenizer(path: Path, folder: Path, config: Mapping[str, Any]) ->
         vocabulary = json_of(folder / "vocab.json", LARGEST)
         lines = read_text(folder / "merges.txt", most=LARGEST).replace("\r\n", "\n").split("\n")
         merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+        if kind == "clip":
+            return clip_bytes(vocabulary, merges, config)
         prefix_space = bool(config.get("add_prefix_space", False))
         backend = byte_level(vocabulary, merges, kinds[kind], prefix_space=prefix_space)
         defaults: dict[str, Any] = {}
@@ -274,6 +277,43 @@ def byte_level(vocabulary: Mapping[str, Any], merges: Sequence[Any], pre: str, *
         backend.normalizer = normalizers.NFC()
     backend.decoder = decoders.ByteLevel()
     return backend
+
+
+def clip_bytes(
+    vocabulary: Mapping[str, Any], merges: Sequence[Any], config: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Return a backend for CLIP's byte-pair encoding of words in lower case, whose last piece ends with </w>, and the
+    default special tokens. A text is encoded between the tokens of its start and of its end.
+
+    Raises:
+        ValueError: `vocabulary` and `merges` do not fit together, or a special token is not in the vocabulary.
+    """
+    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
+    from tokenizers.processors import RobertaProcessing
+
+    end = "<|endoftext|>"
+    defaults = {"bos_token": "<|startoftext|>", **dict.fromkeys(("eos_token", "unk_token", "pad_token"), end)}
+    first, last, unknown = (
+        content_of(name, {**defaults, **config}.get(name)) or "" for name in ("bos_token", "eos_token", "unk_token")
+    )
+    _known(vocabulary, bos_token=first, eos_token=last, unk_token=unknown)
+    backend = backend_class()(
+        checked(
+            "merges.txt",
+            lambda: models.BPE(
+                vocab=dict(vocabulary), merges=list(merges), unk_token=unknown, end_of_word_suffix="</w>"
+            ),
+        )
+    )
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    backend.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    words = rf"{re.escape(first)}|{re.escape(last)}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+"
+    split = pre_tokenizers.Split(Regex(words), behavior="removed", invert=True)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    backend.decoder = decoders.ByteLevel()
+    frame = (last, vocabulary[last]), (first, vocabulary[first])
+    backend.post_processor = RobertaProcessing(*frame, trim_offsets=False, add_prefix_space=False)
+    return backend, {**defaults, "model_input_names": ["input_ids", "attention_mask"]}
 
 
 def roberta_frame(backend: Any, special: Mapping[str, Any], prefix_space: bool) -> None:

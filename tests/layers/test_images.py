@@ -209,6 +209,30 @@ def test_what_old_files_leave_out() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "kernel", "mean", "rounds"),
+    [
+        ("SiglipImageProcessor", 3, [0.5] * 3, True),
+        ("SiglipImageProcessorFast", 3, [0.5] * 3, True),
+        ("BeitFeatureExtractor", 3, [0.5] * 3, True),
+        ("DINOv3ViTImageProcessorFast", 2, [0.485, 0.456, 0.406], False),
+    ],
+)
+def test_processors_of_other_models(kind: str, kernel: int, mean: list[float], rounds: bool) -> None:
+    """DINOv3's resizes numbers from 0 to 1, which are not rounded to gray levels in between."""
+    config = {"image_processor_type": kind, "size": {"height": 40, "width": 56}, "do_reduce_labels": "Beit" in kind}
+    layer = ImageProcessor.from_huggingface(config)
+    assert (layer.resample, layer.image_mean, layer.round_pixels) == (kernel, mean, rounds)
+    image = photograph("china.jpg")
+    result = (numpy(layer(image[None]))[0] * layer.image_std + layer.image_mean) * 255
+    if rounds:
+        as_pillow(result, pillow(image, 40, 56, kernel))
+        return
+    channels = [Image.fromarray(image[..., c].astype("float32")).resize((56, 40), kernel) for c in range(3)]
+    close(result, np.stack([np.asarray(channel) for channel in channels], -1), atol=2e-3)
+    assert ImageProcessor.from_huggingface(layer.to_huggingface()).get_config()["round_pixels"] is False
+
+
+@pytest.mark.parametrize(
     ("options", "named"),
     [
         ({"size": 0}, "size"),

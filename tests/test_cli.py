@@ -134,6 +134,11 @@ def test_keras_files(tmp_path: Path) -> None:
     assert cli("export", file, tmp_path / "m.onnx", "--no-cache").returncode == 0
     assert cli("convert", file, tmp_path / "folder", "--to", "zoo").returncode == 0
     assert (tmp_path / "folder" / "tokenizer.json").is_file()
+    assert cli("convert", file, tmp_path / "m.gguf", "--dtype", "f16").returncode == 0  # the suffix says the format
+    written = json.loads(cli("generate", tmp_path / "m.gguf", "ab", "--max-new-tokens", 4, "--json").stdout)
+    assert [len(one["ids"]) for one in written] == [len(one["ids"]) for one in json.loads(said[0])]
+    done = cli("convert", file, tmp_path / "m.bin", "--to", "gguf")
+    assert done.returncode == 2 and "accepted for gguf: a name that ends in .gguf" in done.stderr
     done = cli("info", tmp_path / "none.keras")
     assert done.returncode == 2 and "none.keras, which is not there" in done.stderr
 

@@ -36,7 +36,7 @@ class Hub:
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_: Any) -> None:
+            def log_message(self, format: str, *args: Any) -> None:
                 pass
 
             def do_HEAD(self) -> None:

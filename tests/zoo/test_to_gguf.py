@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -120,11 +120,11 @@ def test_refused(case: str, tmp_path: Path) -> None:
 
 
 def test_bad_arguments(tmp_path: Path) -> None:
-    model = tiny("gpt", "llama")
+    model, other = tiny("gpt", "llama"), cast("Any", "model")
     for call, part in (
         (lambda: az.to_gguf(model, tmp_path / "m.gguf", "q3_k"), "dtype: got 'q3_k'"),
         (lambda: az.to_gguf(model, tmp_path / "m.bin"), r"file: got .*; accepted: a name that ends in \.gguf"),
-        (lambda: az.to_gguf("model", tmp_path / "m.gguf"), "model: got str"),
+        (lambda: az.to_gguf(other, tmp_path / "m.gguf"), "model: got str"),
     ):
         with pytest.raises(ValueError, match=part):
             call()

@@ -76,7 +76,7 @@ def write_results(folder: Path) -> None:
     quiet = ll.llama_log_callback(lambda *_: None)
     ll.llama_log_set(quiet, ctypes.c_void_p(0))
     found = {file.stem: computed(ll, file) for file in sorted(folder.glob("*-f32.gguf"))}
-    np.savez_compressed(HERE / "llama_cpp.npz", **found)
+    np.savez_compressed(HERE / "llama_cpp.npz", **dict[str, Any](found))
     stored = json.loads((folder / "splits.json").read_text())
     files = sorted(folder.glob("vocabulary-*.gguf"))
     cuts: dict[str, list[str]] = {}

@@ -164,10 +164,9 @@ class _Search:
         if first is not None:
             self.prompt, self.real = first, np.ones_like(first)
             if first.shape[1] > 1 or (first != decoder.start_token).any():
-                self.decoder: Any = decoder
-                self.decoder.first_tokens = first
-        sources = (self.ids, self.mask) if not self.speech else np.zeros((2, len(self.ids), 0), "int64")
-        self.processors = Processors(self.options, self.stops, *sources, self.prompt, self.real)
+                setattr(decoder, "first_tokens", first)  # noqa: B010 (an attribute that not all decoders have)
+        ids, mask = np.zeros((2, len(self.ids), 0), "int64") if self.speech else (self.ids, self.mask)
+        self.processors = Processors(self.options, self.stops, ids, mask, self.prompt, self.real)
 
     def _first_tokens(self, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> Array | None:
         """Return the first tokens of the target of an encoder-decoder, (batch, n); None for another model."""

@@ -169,8 +169,9 @@ class _Request:
             options = {name: value for name, value in options.items() if name != "max_new_tokens"}
             if not {"max_new_tokens", "max_length"} & set(defaults):
                 options["max_new_tokens"] = min(MOST_NEW_TOKENS, room)
-        if (code := getattr(self.tokenizer, "tgt_lang", None)) is not None and self.decoder.start_token is not None:
-            options.setdefault("forced_bos_token_id", self.tokenizer.language_id(code))
+        target: Any = self.tokenizer
+        if getattr(target, "tgt_lang", None) is not None and self.decoder.start_token is not None:
+            options.setdefault("forced_bos_token_id", target.language_id(target.tgt_lang))
         if options.setdefault("num_return_sequences", 1) != 1:
             raise ValueError(
                 f"num_return_sequences: got {options['num_return_sequences']!r} for texts; accepted: 1, or ids in "

@@ -91,9 +91,12 @@ class Transformer(Generating, ZooModel):
         self.encoder_embedding_norm = norm("encoder_embedding_norm", c.embedding_norm)
         self.encoder_blocks = [block(f"encoder_block_{i}") for i in range(c.num_layers)]
         self.encoder_norm = norm("encoder_norm", c.norm_first)
-        self.decoder_embedding = self.decoder_embedding_norm = self.decoder_norm = None
+        self.decoder_embedding: Any = None
+        self.decoder_embedding_norm = self.decoder_norm = None
         self.decoder_positions, self.decoder_biases, self.decoder_blocks = None, [], []
-        self.lm_head = self.pooler = self.classifier = None
+        self.lm_head: Any = None
+        self.pooler: Any = None
+        self.classifier: Any = None
         if c.head is None:
             return
         self.decoder_embedding = self.embedding
@@ -356,6 +359,7 @@ class Transformer(Generating, ZooModel):
     def _decoder_graph(self, static: bool) -> Graph:
         c, projected, name = self.config, self._projected_specs(), "encoder_attention_mask"
         source = {dim: size for dim, size in self.signature.defaults.items() if dim == "source"}
+        limits: dict[str, Any] = dict.fromkeys((*source, "sequence", "total_sequence"), c.max_length)
 
         def step(inputs: Mapping[str, Tensor], cache: DynamicCache | StaticCache) -> Tensor:
             ids, mask = inputs["decoder_input_ids"], inputs.get(name)
@@ -371,7 +375,7 @@ class Transformer(Generating, ZooModel):
             (tokens, *masks, *projected),
             TensorSpec("logits", "float32", ("batch", "sequence", c.decoder_vocab_size)),
             static=static,
-            limits=dict.fromkeys((*source, "sequence", "total_sequence"), c.max_length),
+            limits=limits,
             defaults={**source, "sequence": 1},
         )
 

@@ -196,7 +196,7 @@ def combine_masks(*masks: Tensor | None) -> Tensor | None:
 
 def softcapped(scores: Tensor, softcap: float | None) -> Tensor:
     """Return ``softcap · tanh(scores / softcap)``, whose magnitude is below `softcap`; `scores` if it is None."""
-    return scores if softcap is None else ops.tanh(scores / softcap) * softcap
+    return scores if softcap is None else ops.tanh(scores * (1 / softcap)) * softcap
 
 
 def softmax(scores: Tensor, mask: Tensor | None, sinks: Tensor | None = None) -> Tensor:

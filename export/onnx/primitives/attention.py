@@ -163,7 +163,7 @@ def _composed_attention(
     query = query * tf.constant(scale, query.dtype)
     scores = marker("MatMul", [query, _turned(key)], [batch, kv_heads, query.shape[2], source])
     if softcap is not None:
-        scores = tf.tanh(scores / softcap) * softcap
+        scores = tf.tanh(scores * (1 / softcap)) * softcap
     if bias is not None:
         scores = scores + bias
     if sinks is not None:

@@ -67,17 +67,17 @@ def stacks(graph: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def heads_of(graph: Any) -> set[str]:
-    """Return the names of the weights whose MatMul gives the logits, with or without a bias after it."""
-    ends = {output for output in graph.outputs if output.name == "logits"}
-    found = set()
-    for product in products(graph):
-        reached = [product.node.outputs[0]]
-        reached += [
-            out for use in product.node.outputs[0].uses() if use.node.op_type == "Add" for out in use.node.outputs
-        ]
-        if ends & set(reached):
-            found.add(product.weight.name)
-    return found
+    """Return the names of the weights whose MatMul gives the logits, with or without a bias, a factor and a limit."""
+    left = [output.producer() for output in graph.outputs if output.name == "logits"]
+    reached = set()
+    while left:
+        node = left.pop()
+        if node is None or node in reached:
+            continue
+        reached.add(node)
+        if node.op_type in ("Add", "Mul", "Tanh"):
+            left += [value.producer() for value in node.inputs if value is not None]
+    return {product.weight.name for product in products(graph) if product.node in reached}
 
 
 def is_matrix(value: Any) -> bool:

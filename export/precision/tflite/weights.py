@@ -14,7 +14,7 @@ LOOKUP = "EMBEDDING_LOOKUP"
 PRODUCT = "FULLY_CONNECTED"
 # Operators that read a weight as their second input.
 READERS = (PRODUCT, "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "BATCH_MATMUL", LOOKUP)
-BETWEEN = ("RESHAPE", "ADD")  # allowed between the head's FULLY_CONNECTED and the logits
+BETWEEN = ("RESHAPE", "ADD", "MUL", "TANH")  # allowed between the head's FULLY_CONNECTED and the logits
 FLOAT32 = 0  # of ``schema.TensorType``
 
 

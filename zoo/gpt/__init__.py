@@ -3,6 +3,7 @@
 Importing ``checkpoints`` and ``keras_hub`` sets ``GPT.dialects`` and ``GPT.keras_hub_dialects``.
 """
 
+# Keras comes first: its import registers the classes of all families, which a module half imported would prevent.
 import keras
 
 from . import checkpoints, keras_hub  # isort: skip

@@ -110,6 +110,10 @@ def test_every_model(family: str, variant: str, bits: int, integer_only: bool, t
         with pytest.raises(ValueError, match=r"precision.activations: got .* for this clip"):
             exported(model, tmp_path, precision, **options)
         return
+    if variant == "gemma" and integer_only and bits == 8:  # norms of small branches have no room in 8 bits
+        with pytest.raises(export.AccuracyError, match="too far from float32"):
+            exported(model, tmp_path, precision, least_cosine=0.9, **options)
+        return
     file, result = exported(model, tmp_path, precision, least_cosine=0.9, **options)
     report = export.verify(model, file)
     assert report.passed, report.to_markdown()

@@ -123,6 +123,8 @@ def sentencepiece_tokenizer(file: Path, kind: str, config: Mapping[str, Any]) ->
     elif kind in ("m2m100", "m2m_100"):
         backend, defaults = _m2m(model, file, config)
     elif kind in ("t5", "mt5", "marian") and model.kind == UNIGRAM:
+        if kind == "marian" and config.get("separate_vocabs"):
+            raise ValueError("separate_vocabs: got true; accepted: one vocabulary, as decode has the one of encode")
         backend, defaults = _marian(model, file) if kind == "marian" else _t5(model, file, config)
     elif kind == "siglip" and model.kind == UNIGRAM:
         backend, defaults = _siglip(model, file, config)

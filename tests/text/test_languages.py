@@ -57,3 +57,12 @@ def test_languages_that_are_not_there() -> None:
     assert plain.src_lang is None and plain.tgt_lang is None
     with pytest.raises(ValueError, match=r"^code: got 'fr' for a tokenizer without languages"):
         plain.language_id("fr")
+
+
+def test_marian_with_two_vocabularies_has_no_tokenizer(tmp_path: Path) -> None:
+    """A text would be decoded with the vocabulary of the source."""
+    (tmp_path / "source.spm").write_bytes(b"\x0a\x05\x0a\x03abc")
+    (tmp_path / "vocab.json").write_text('{"abc": 0, "<unk>": 1, "</s>": 2}')
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "MarianTokenizer", "separate_vocabs": true}')
+    with pytest.raises(ValueError, match=r"^separate_vocabs: got true; accepted: one vocabulary"):
+        Tokenizer.load(tmp_path)

@@ -100,16 +100,16 @@ def one_size(raw: Mapping[str, Any], name: str, default: int) -> int:
     return sides[0]
 
 
-def number_of_labels(raw: Mapping[str, Any], default: int = 2) -> int:
+def number_of_labels(raw: Mapping[str, Any], default: int = 2, least: int = 1) -> int:
     """Return the number of entries in `id2label`, or else `num_labels`, or else `default`.
 
     Raises:
-        ValueError: `id2label` is not an object, or `num_labels` is not an integer.
+        ValueError: `id2label` is not an object with at least `least` entries, or `num_labels` is not an integer.
     """
     labels = raw.get("id2label")
     if labels is None:
         return integer(raw, "num_labels", default)
-    if not isinstance(labels, Mapping):
+    if not isinstance(labels, Mapping) or len(labels) < least:
         raise ValueError(f"id2label: got {labels!r}; accepted: an object with a name for each class")
     return len(labels)
 

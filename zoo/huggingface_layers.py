@@ -257,13 +257,13 @@ def write_kinds(config: Any) -> dict[str, Any]:
     return {"layer_types": kinds, "sliding_window": config.sliding_window}
 
 
-def layers_of(raw: Mapping[str, Any], entry: str = "num_hidden_layers") -> range:
-    """Return the indices of the layers.
+def layers_of(raw: Mapping[str, Any], entry: str = "num_hidden_layers", default: int = 1) -> range:
+    """Return the indices of the layers, whose number is under `entry`, or `default`.
 
     Raises:
         ValueError: the number of layers is not a positive integer of reasonable size.
     """
-    if not 0 < (layers := integer(raw, entry, 1)) < 100_000:
+    if not 0 < (layers := integer(raw, entry, default)) < 100_000:
         raise ValueError(f"{entry}: got {layers}; accepted: a positive integer")
     return range(layers)
 
@@ -277,6 +277,7 @@ def read_qwen(raw: Mapping[str, Any]) -> dict[str, Any]:
     used = flag(raw, "use_sliding_window", False)
     window = raw.get("sliding_window", 4096) if used else None
     first = integer(raw, "max_window_layers", 28)
+    used = used and (window is not None or raw.get("layer_types") is not None)
     found = read_kinds(
         {**raw, "sliding_window": window or 1}, [used and i >= first for i in layers_of(raw)], window=None
     )

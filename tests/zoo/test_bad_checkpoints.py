@@ -225,7 +225,7 @@ CONTRADICTIONS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "10^9 layers with and without window": (
         "qwen2",
         {"num_hidden_layers": 10**9, "layer_types": None, "use_sliding_window": True, "sliding_window": 4},
-        ["layer_types: got 28 layers", "accepted: all full_attention or all sliding_attention"],
+        ["num_hidden_layers: got 1000000000"],
     ),
     "a token more": ("llama", {"vocab_size": 98}, [FIT, "embed_tokens.weight has shape (97, 24) for (98, 24)"]),
     "10^9 tokens": ("llama", {"vocab_size": 10**9}, ["config.json: got", "vocab_size=1000000000"]),
@@ -284,8 +284,11 @@ CONTRADICTIONS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "vocabularies that differ": ("marian", {"decoder_vocab_size": 10}, ["decoder_vocab_size: got 10; accepted: 97"]),
     "buckets": ("t5", {"relative_attention_num_buckets": 10**9}, ["num_buckets=1000000000"]),
     "an ungated T5": ("t5", {"feed_forward_proj": "relu"}, [FIT, "missing encoder.block.0.layer.1.DenseReluDense.wi."]),
-    "an encoder alone": ("t5", {"architectures": ["T5EncoderModel"]}, ["architectures: got ['T5EncoderModel']"]),
-    "a decoder alone": ("marian", {"architectures": ["MarianForCausalLM"]}, ["accepted: ['MarianMTModel']"]),
+    "a decoder alone": (
+        "marian",
+        {"architectures": ["MarianForCausalLM"]},
+        ["accepted: ['MarianMTModel', 'MarianModel']"],
+    ),
 }
 
 
@@ -387,6 +390,7 @@ ENTRIES: dict[str, dict[str, str]] = {
 }
 # Accepted although the other values of this kind are not: a model may have 0 registers, and no sliding window.
 FINE = {("dinov2-registers", "num_register_tokens", 0), ("mistral", "sliding_window", None)}
+NO_CLASSES = ("vit", "id2label", {})  # a head without weights, which the tensors of the file contradict
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -402,6 +406,7 @@ def test_values_of_wrong_types(name: str, tmp_path: Path) -> None:
             (folder / "config.json").write_text(with_value)
             message = refused(folder, "config.json")
             known = (entry, "rope", "not JSON", "got num_layers=")
+            known = (FIT,) if (name, entry, value) == NO_CLASSES else known
             assert any(word in message for word in known), (entry, value, message)
 
 
@@ -411,7 +416,6 @@ def written(value: Any) -> str:
 
 REQUIRED = {
     "llama": ("vocab_size", "num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size"),
-    "marian": ("vocab_size", "encoder_layers", "decoder_layers", "d_model"),
     "t5": ("vocab_size", "num_layers", "num_heads", "d_kv", "d_model", "d_ff"),
 }
 
@@ -478,14 +482,9 @@ def test_config(problem: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        (
-            "qwen3",
-            {"layer_types": ["full_attention", "sliding_attention"], "use_sliding_window": True, "sliding_window": 4},
-        ),
         ("qwen3", {"layer_types": ["sliding_attention"] * 2, "sliding_window": 4}),
         ("qwen3", {"layer_types": ["full_attention"] * 3}),
         ("qwen2", {"layer_types": ["full_attention", "chunked_attention"], "sliding_window": 4}),
-        ("qwen2", {"layer_types": None, "use_sliding_window": True, "max_window_layers": 1, "sliding_window": 4}),
     ],
 )
 def test_mixed_layers(name: str, values: dict[str, Any], tmp_path: Path) -> None:

@@ -31,11 +31,15 @@ CONTEXTS: dict[str, list[dict[str, Any]]] = {
     "gpt2": [{"vocab_size": 50257}],
 }
 # Entries whose default is refused.
-NEEDED = {"big_bird": {"attention_type": "original_full"}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "big_bird": {"attention_type": "original_full"},
+    "starcoder2": {"bos_token_id": 0, "eos_token_id": 0},  # outside of its vocabulary
+}
 # Entries that are read from older or extended configs, and that these config classes do not declare.
 UNDECLARED = {
-    "qwen2": {"head_dim"},
-    "olmoe": {"head_dim"},
+    **{key: {"head_dim"} for key in ("qwen2", "olmoe", "granite", "olmo2", "olmo3", "phi3", "smollm3", "starcoder2")},
+    "bloom": {"seq_length"},
+    "ernie4_5": {"attention_dropout"},
     "qwen2_moe": {"head_dim"},
     "qwen3_moe": {"head_dim"},
     "t5": {"n_positions", "decoder_start_token_id"},

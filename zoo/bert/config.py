@@ -46,7 +46,7 @@ def _positions(_: Any, name: str, value: Any) -> str | tuple[str, str]:
 
 def _terms(_: Any, name: str, value: Any) -> tuple[str, ...]:
     given = tuple(value) if isinstance(value, list | tuple) else (value,)
-    if set(given) - set(TERMS) or len(set(given)) < len(given):
+    if not all(term in TERMS for term in given) or len(set(given)) < len(given):
         raise ValueError(f"{name}: got {value!r}; accepted: {list(TERMS)}, one of them, or none")
     return given
 

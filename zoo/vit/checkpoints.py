@@ -85,7 +85,7 @@ _VIT = Dialect(
 
 def _read_images(raw: Mapping[str, Any], patch_size: int = 16) -> dict[str, Any]:
     sizes = {"image_size": one_size(raw, "image_size", 224), "patch_size": one_size(raw, "patch_size", patch_size)}
-    return {**sizes, "num_classes": number_of_labels(raw)}
+    return {**sizes, "num_classes": number_of_labels(raw, least=0)}
 
 
 def _write_images(c: ViTConfig) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def _attention_types(raw: Mapping[str, Any]) -> dict[str, Any]:
         kinds = [kind for names, times in given for _ in range(times) for kind in names]
     except (TypeError, ValueError):
         kinds = []
-    if not set(kinds) <= {"global", "local"} or len(kinds) != len(layers_of(raw, "num_layers")):
+    if not set(kinds) <= {"global", "local"} or len(kinds) != len(layers_of(raw, "num_layers", 24)):
         raise ValueError(f"attention_types: got {given!r}; accepted: 'global' and 'local', one for each layer")
     window = {"sliding_window": integer(raw, "window_size", 256)}
     return read_kinds(window, [kind == "local" for kind in kinds], window=None)

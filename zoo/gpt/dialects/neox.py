@@ -17,8 +17,9 @@ from .common import QUIET, classifiers, each, heads_of, reading, special_ids, wr
 def _read_neox(raw: Mapping[str, Any]) -> dict[str, Any]:
     # Before transformers 5, the entries were rotary_emb_base and rotary_pct.
     old = {"rope_theta": raw.get("rotary_emb_base"), "partial_rotary_factor": raw.get("rotary_pct")}
+    given = {name: value for name, value in old.items() if value is not None}
     return {
-        **read_rope({**{name: value for name, value in old.items() if value is not None}, **raw}, 2048, partial=0.25),
+        **read_rope({"hidden_size": 6144, "num_attention_heads": 64, **given, **raw}, 2048, partial=0.25),
         "parallel": flag(raw, "use_parallel_residual", True),
     }
 

@@ -172,7 +172,6 @@ class ZooModel(Served, keras.Model, FineTuning, PairScoring):
         *,
         cache: Any = None,
         encoder_key_values: Sequence[tuple[Tensor, Tensor]] | None = None,
-        biases: Sequence[Tensor] | None = None,
         of_blocks: Sequence[Mapping[str, Any]] | None = None,
         **arguments: Any,
     ) -> Tensor:
@@ -184,7 +183,6 @@ class ZooModel(Served, keras.Model, FineTuning, PairScoring):
             intermediates: receives the hidden states and, if requested, the attention weights.
             cache: the key/value cache of all blocks; see ``layers/cache.py``. Each block gets its own part.
             encoder_key_values: one (keys, values) pair for the cross-attention of each block.
-            biases: values added to the attention scores of each block, if the blocks have different ones.
             of_blocks: further arguments for each block, where blocks differ in masks or positions.
             arguments: passed to every block.
 
@@ -200,8 +198,6 @@ class ZooModel(Served, keras.Model, FineTuning, PairScoring):
                 own["cache"] = functools.partial(cache.update, i)
             if encoder_key_values is not None:
                 own["encoder_key_value"] = encoder_key_values[i]
-            if biases is not None:
-                own["bias"] = biases[i]
             if recompute:
                 x = checkpointed(block, x, own)
             elif scores_wanted:

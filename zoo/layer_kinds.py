@@ -25,13 +25,14 @@ def layer_types() -> Any:
     return field(None, check)
 
 
-def indices() -> Any:
+def indices(**options: Any) -> Any:
     """Declare a field with the indices of some of the layers, a tuple in ascending order."""
 
     def check(config: Any, name: str, value: Any) -> tuple[int, ...]:
-        layers = list(map(checks.plain, value)) if isinstance(value, list | tuple) else [None]
-        if not all(checks.is_integer(layer) and 0 <= layer < config.num_layers for layer in layers):
-            raise ValueError(f"{name}: got {value!r}; accepted: indices of layers from 0 to {config.num_layers - 1}")
-        return tuple(sorted(set(layers)))
+        layers: list[Any] = list(map(checks.plain, value)) if isinstance(value, list | tuple) else [None]
+        known = all(checks.is_integer(layer) and 0 <= layer < config.num_layers for layer in layers)
+        if not known or len(set(layers)) < len(layers):
+            raise ValueError(f"{name}: got {value!r}; accepted: different numbers from 0 to {config.num_layers - 1}")
+        return tuple(sorted(layers))
 
-    return field((), check)
+    return field((), check, **options)

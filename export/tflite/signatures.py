@@ -54,9 +54,9 @@ def _batches(signature: Signature, batch_size: Any) -> dict[str, int]:
         ValueError: the graph has another number of batches, or they have other names.
     """
     open_dims = {dim for spec in signature.inputs for dim in spec.dims}
-    names = [dim for dim in BATCHES if dim in open_dims]
+    names: list[str] = [dim for dim in BATCHES if dim in open_dims]
     if not isinstance(batch_size, Mapping):
-        return dict.fromkeys(names, batch_size)
+        return dict.fromkeys(names, int(batch_size))
     if {*batch_size} != {*names}:
         raise ValueError(f"batch_size: got {dict(batch_size)}; accepted: an integer, or one each for {names}")
     return dict(batch_size)

@@ -274,8 +274,8 @@ def arguments_of_blocks(model: Any, inputs: dict[str, np.ndarray]) -> list[dict[
     if model.family == "vit":
         grid = model.config.image_size // model.config.patch_size
         options = model.attention_positions(grid, grid)
-        biases = options.pop("biases", None)
-        return [{**options, **({} if biases is None else {"bias": biases[i]})} for i in blocks]
+        own = options.pop("of_blocks", [{}] * len(blocks))
+        return [{**options, **own[i]} for i in blocks]
     if model.family == "bert":
         return model.of_blocks(inputs["input_ids"], mask)
     context = causal_context(LENGTH, mask, window=model.config.sliding_window)

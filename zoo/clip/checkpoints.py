@@ -143,7 +143,7 @@ _SIGLIP_HALVES: tuple[Half, Half] = (
 def _read_both(halves: tuple[Half, Half]) -> Callable[[Raw, Any], dict[str, Any]]:
     def read(raw: Raw, _: Collection[str]) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for side, (fields, read_half, _, kind) in zip(("text", "vision"), halves, strict=True):
+        for side, (fields, read_half, _write, kind) in zip(("text", "vision"), halves, strict=True):
             inner = _inner(raw, side)
             if inner.get("model_type", kind) != kind:
                 raise ValueError(f"{side}_config: got model_type {inner['model_type']!r}; accepted: {kind!r}")

@@ -382,10 +382,10 @@ class CLIP(ZooModel):
             inputs=inputs,
             outputs=self._contrastive_outputs() if both else self._outputs(),
             limits={"sequence": c.max_length} if _has_text(c) else {},
-            multiples={} if free else dict.fromkeys(sides, c.patch_size),
+            multiples={} if free else dict.fromkeys(sides, int(c.patch_size)),
             defaults={
                 **({"sequence": c.max_length} if _has_text(c) else {}),
-                **(dict.fromkeys(sides, c.image_size) if _has_image(c) else {}),
+                **(dict.fromkeys(sides, int(c.image_size)) if _has_image(c) else {}),
             },
             padded=() if c.text_pooling == "last" else ("sequence",),
         )

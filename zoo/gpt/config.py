@@ -10,10 +10,10 @@ from ...layers.experts import CLAMPED
 from ...layers.feedforward import ACTIVATIONS, GATED
 from ...layers.position import check_position
 from ...layers.rotary import check_scaling
-from ..config import choice, field, flag, number, rate, size, token
+from ..config import choice, flag, number, rate, size, token
 from ..layer_kinds import SLIDING, indices, layer_types
 from ..sentences import FUNCTIONS, SentenceConfig
-from .expert_fields import check_experts, checked_layers, has_experts
+from .expert_fields import check_experts, has_experts
 
 HEADS = ("causal_lm", "sequence_classification", "token_classification", "sentence_embedding", None)
 
@@ -121,7 +121,7 @@ class GPTConfig(SentenceConfig):
     normalize_experts: bool = flag(True, used=has_experts)
     router_bias: bool = flag(False, used=has_experts)
     router_loss: float = number(0.0, training=True)
-    dense_layers: tuple[int, ...] = field((), checked_layers, used=has_experts)
+    dense_layers: tuple[int, ...] = indices(used=has_experts)
     use_bias: bool = True
     use_qkv_bias: bool | None = None
     use_output_bias: bool | None = None

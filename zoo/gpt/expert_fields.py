@@ -4,27 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ... import checks
 from ...layers.experts import CLAMPED
 from ...layers.feedforward import GATED
 
 
 def has_experts(config: Any) -> bool:
     return config.num_experts is not None
-
-
-def checked_layers(config: Any, name: str, value: Any) -> tuple[int, ...]:
-    """Return numbers of blocks, sorted.
-
-    Raises:
-        ValueError: the value is not a sequence of different numbers of blocks.
-    """
-    numbers = [checks.plain(number) for number in value] if isinstance(value, list | tuple) else [None]
-    if not all(checks.is_integer(n) and 0 <= n < config.num_layers for n in numbers) or len(set(numbers)) < len(
-        numbers
-    ):
-        raise ValueError(f"{name}: got {value!r}; accepted: different numbers from 0 to {config.num_layers - 1}")
-    return tuple(sorted(numbers))
 
 
 def check_experts(config: Any) -> None:

@@ -195,7 +195,7 @@ class GPT(Generating, ZooModel):
         if self.sliding_positions is not None:
             near = encode_positions(self.sliding_positions, context.query_positions, context.key_positions)
         kinds = {False: (context.masks, positions), True: (context.sliding_masks, near)}
-        found = [{**masks, **places.in_attention} for masks, places in map(kinds.get, self.config.sliding_layers)]
+        found = [{**kinds[sliding][0], **kinds[sliding][1].in_attention} for sliding in self.config.sliding_layers]
         for i in self.config.unrotated_layers:
             found[i]["rotary"] = None
         return found

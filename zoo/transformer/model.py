@@ -259,7 +259,7 @@ class Transformer(Generating, ZooModel):
         """Return what is added to the embeddings of `ids`, and what the attention of the blocks gets."""
         queries, keys = (numbers + self.config.position_offset for numbers in (queries, keys))
         if biases:
-            return None, {"biases": [bias(queries, keys) for bias in biases]}
+            return None, {"of_blocks": [{"bias": bias(queries, keys)} for bias in biases]}
         found = encode_positions(layer, queries, keys)
         added = found.added
         if added is not None and self.config.numbering == "tokens":  # padding has no position

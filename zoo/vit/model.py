@@ -268,8 +268,10 @@ class ViT(ZooModel):
         if self.rotary is not None:
             found["rotary"] = self.rotary(patch_coordinates(rows, columns, self.config.num_prefix_tokens))
         if self.position_biases:
-            biases = [layer(rows=rows, columns=columns) for layer in self.position_biases]  # (1, H, T, T) each
-            found["biases"] = biases if len(biases) > 1 else biases * len(self.blocks)
+            biases = [
+                {"bias": layer(rows=rows, columns=columns)} for layer in self.position_biases
+            ]  # (1, H, T, T) each
+            found["of_blocks"] = biases if len(biases) > 1 else biases * len(self.blocks)
         return found
 
     def _head(self, x: Any) -> Any:

@@ -268,10 +268,9 @@ class ViT(ZooModel):
         if self.rotary is not None:
             found["rotary"] = self.rotary(patch_coordinates(rows, columns, self.config.num_prefix_tokens))
         if self.position_biases:
-            biases = [
-                {"bias": layer(rows=rows, columns=columns)} for layer in self.position_biases
-            ]  # (1, H, T, T) each
-            found["of_blocks"] = biases if len(biases) > 1 else biases * len(self.blocks)
+            biases = (layer(rows=rows, columns=columns) for layer in self.position_biases)  # (1, H, T, T) each
+            of_blocks = [{"bias": bias} for bias in biases]
+            found["of_blocks"] = of_blocks if len(of_blocks) > 1 else of_blocks * len(self.blocks)
         return found
 
     def _head(self, x: Any) -> Any:

@@ -28,6 +28,15 @@ SCALING = {
     "rope_high_freq_factor": 3.0,
     "rope_pretraining_sequence_length": 16,
 }
+GEMMA = {**TEXT, "num_query_heads": 6, "num_key_value_heads": 2, "hidden_dim": 30, "head_dim": 8}
+PHI3 = {name: size for name, size in ROTARY.items() if name != "rope_max_wavelength"}
+SU = {
+    "rope_scaling_type": "su",
+    "rope_scaling_short_factor": [1.0, 1.5, 2.0],
+    "rope_scaling_long_factor": [2.0, 3.0, 5.0],
+    "pretraining_sequence_length": 16,
+    "max_sequence_length": 64,
+}
 IMAGES = {
     "image_shape": (15, 15, 2),
     "patch_size": 5,
@@ -55,6 +64,25 @@ def llama(**changed: Any) -> Any:
 
 def qwen(**changed: Any) -> Any:
     return hub.QwenBackbone(**{**ROTARY, **changed})
+
+
+def gemma(**changed: Any) -> Any:
+    """Gemma 2 in all options, with windows that some rows fill."""
+    norms = {"use_post_ffw_norm": True, "use_post_attention_norm": True}
+    return hub.GemmaBackbone(
+        **{**GEMMA, **norms, "use_sliding_window_attention": True, "sliding_window_size": 3, **changed},
+        attention_logit_soft_cap=5.0,
+        final_logit_soft_cap=3.0,
+    )
+
+
+PLAIN = {"use_query_key_norm": False, "use_sliding_window_attention": False, "sliding_window_size": 1024}
+
+
+def gemma3(**changed: Any) -> Any:
+    options = {"use_post_ffw_norm": True, "use_post_attention_norm": True, "use_sliding_window_attention": True}
+    sizes = {"image_size": 896, "num_layers": 7, "sliding_window_size": 3, "global_rope_scaling_factor": 2.0}
+    return hub.Gemma3Backbone(**{**GEMMA, **options, **sizes, **changed})
 
 
 def vit(**changed: Any) -> Any:
@@ -92,6 +120,16 @@ SOURCES: dict[str, tuple[Callable[[], Any], str | None]] = {
         lambda: hub.Qwen3Backbone(**QWEN3, head_dim=4, sliding_window_size=None, rope_scaling_factor=2.0),
         None,
     ),
+    "gemma-lm": (lambda: hub.GemmaCausalLM(hub.GemmaBackbone(**GEMMA)), None),
+    "gemma2-lm": (lambda: hub.GemmaCausalLM(gemma()), None),
+    "gemma2": (gemma, None),
+    "gemma3-lm": (lambda: hub.Gemma3CausalLM(None, gemma3()), None),
+    "gemma3-plain-lm": (
+        lambda: hub.Gemma3CausalLM(None, gemma3(**PLAIN)),
+        "Gemma3",
+    ),
+    "phi3-lm": (lambda: hub.Phi3CausalLM(hub.Phi3Backbone(**PHI3, layer_norm_epsilon=1e-3)), "Phi3"),
+    "phi3-scaled-lm": (lambda: hub.Phi3CausalLM(hub.Phi3Backbone(**PHI3, **SU)), None),
     "vit": (vit, None),
     "vit-classifier": (lambda: hub.ViTImageClassifier(vit(dropout_rate=0.0), num_classes=5), None),
 }
@@ -127,7 +165,7 @@ def assert_same_results(theirs: Any, ours: Any, rng: np.random.Generator) -> Non
             kept = one["padding_mask"].astype(bool)
             wanted, got = wanted[kept], got[kept]
         assert np.std(wanted) > 0.1
-        close(got, wanted)
+        close(got, wanted, atol=1e-5 * max(1.0, np.abs(wanted).max()))
     assert len(expected) <= len(result)
 
 
@@ -306,6 +344,14 @@ def with_lora() -> Any:
             lambda: hub.BertTextClassifier(bert(), num_classes=2, activation="softmax"),
             "activation: got 'softmax'; accepted: None",
         ),
+        (lambda: gemma(layer_norm_epsilon=1e-5), "layer_norm_epsilon: got 1e-05; accepted: 1e-06"),
+        (lambda: gemma(use_post_ffw_norm=False), "use_post_ffw_norm: got False; accepted: use_post_attention_norm, Tr"),
+        (
+            lambda: gemma3(query_head_dim_normalize=False),
+            "query_head_dim_normalize: got False; accepted: True, as KerasHub 0.32 computes for False too",
+        ),
+        (lambda: gemma3(local_rope_scaling_factor=2.0), "local_rope_scaling_factor: got 2.0; accepted: 1.0"),
+        (lambda: gemma3(use_bidirectional_attention=True), "use_bidirectional_attention: got True; accepted: False"),
         (lambda: vit(image_shape=(15, 20, 2)), r"image_shape: got \(15, 20, 2\); accepted: a square"),
         (lambda: vit(patch_size=(5, 3)), r"patch_size: got \(5, 3\); accepted: a square"),
         (lambda: vit(use_class_token=False), "use_class_token: got False; accepted: True"),
@@ -333,7 +379,7 @@ def test_sources_we_cannot_read(make: Any, message: str) -> None:
     ("family", "fields", "kind", "message"),
     [
         ("seq2seq", {}, None, r"model: got a seq2seq; accepted: one of \['bert', 'gpt', 'vit'\]"),
-        ("gpt", {}, "Gemma", r"kind: got 'Gemma'; accepted for a gpt: \['GPT2', 'Llama', 'Llama3', 'Mistral'"),
+        ("gpt", {}, "Falcon", r"kind: got 'Falcon'; accepted for a gpt: \['GPT2', 'Llama', 'Llama3', 'Mistral'"),
         ("gpt", {}, "ViT", r"kind: got 'ViT'; accepted for a gpt: "),
         ("gpt", {}, "Llama", "position: got 'learned'; accepted: 'rotary'; norm: got 'layer_norm'; accepted: 'rms_n"),
         ("gpt", {"position": "alibi"}, None, "^position: got 'alibi'; accepted: 'learned', for KerasHub's GPT2$"),
@@ -351,6 +397,7 @@ def test_sources_we_cannot_read(make: Any, message: str) -> None:
             "Qwen3",
             "rope_scaling: got rope_type 'ntk'; accepted: 'linear', or None",
         ),
+        ("gpt", {**LLAMA, "attention_scale": 0.3}, "Gemma", "^attention_scale: got 0.3; accepted: 0.408.*, or None"),
         ("bert", {}, None, "^activation: got 'gelu'; accepted: 'gelu_tanh', for KerasHub's Bert$"),
         ("bert", {"activation": "gelu_tanh", "norm_epsilon": 1e-5}, None, "norm_epsilon: got 1e-05; accepted: 1e-12"),
         ("bert", {"activation": "gelu_tanh", "pooler": False}, None, "pooler: got False; accepted: True"),

@@ -1,4 +1,4 @@
-"""Dialects of KerasHub's decoders: GPT-2, Llama, Mistral and Qwen.
+"""Dialects of KerasHub's decoders: GPT-2, Llama, Mistral and Qwen; others are in ``keras_hub_types.py``.
 
 Each dialect maps the options of a KerasHub model and the attribute paths of its weights to those of this package. The
 dialects follow keras-hub 0.32 (``keras_hub/src/models``).
@@ -12,13 +12,12 @@ from typing import Any
 
 from ...weights.rules import Dialect, Field, Rule
 from .. import keras_hub_rules as hub
+from .keras_hub_types import GEMMA, GEMMA3, PHI3, SILENT, write_linear
 from .model import GPT
-
-_SILENT = ("initializer_range", "bos_token_id", "eos_token_id", "pad_token_id")
 
 _GPT2 = Dialect(
     fields=hub.FIELDS,
-    silent=_SILENT,
+    silent=SILENT,
     fixed={
         "position": "learned",
         "norm": "layer_norm",
@@ -89,10 +88,7 @@ def _read_linear(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
 
 
 def _write_linear(c: Any) -> dict[str, Any]:
-    scaling = c.rope_scaling or {"rope_type": "linear", "factor": 1.0}
-    if scaling["rope_type"] != "linear":
-        raise ValueError(f"rope_scaling: got rope_type {scaling['rope_type']!r}; accepted: 'linear', or None")
-    return {"rope_scaling_factor": scaling["factor"]}
+    return {"rope_scaling_factor": write_linear(c)}
 
 
 _LLAMA = Dialect(
@@ -113,7 +109,7 @@ _LLAMA = Dialect(
     read=_read_llama,
     write=_write_llama,
     rules=_llama_rules,
-    silent=(*_SILENT, "max_length"),
+    silent=(*SILENT, "max_length"),
     heads={None: "LlamaBackbone", "causal_lm": "LlamaCausalLM"},
     prefix="backbone.",
     ignored=(r"^token_embedding\.reverse_embeddings$",),  # the output projection, left over with ``head=None``
@@ -172,4 +168,7 @@ GPT.keras_hub_dialects = {  # ``to_keras_hub`` takes the first that can represen
     "Mistral": _MISTRAL,
     "Qwen": _QWEN,
     "Qwen3": _QWEN3,
+    "Phi3": PHI3,
+    "Gemma": GEMMA,
+    "Gemma3": GEMMA3,
 }

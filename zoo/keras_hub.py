@@ -5,15 +5,20 @@
 
 The same rules are used in both directions. The supported kinds and classes are:
 
-    Bert            BertBackbone, BertMaskedLM, BertTextClassifier, BertTextEmbedder
-    GPT2            GPT2Backbone, GPT2CausalLM
-    Llama, Llama3, Mistral, Qwen (1.5 to 2.5), Qwen3
+    Bert, XLMRoberta
+                    …Backbone, …MaskedLM, …TextClassifier, …TextEmbedder
+    Roberta, DistilBert, Albert
+                    …Backbone, …MaskedLM, …TextClassifier
+    Electra         ElectraBackbone
+    GPT2, Llama, Llama3, Mistral, Qwen (1.5 to 2.5), Qwen3, Phi3, Gemma (1 and 2), Gemma3 (text)
                     …Backbone, …CausalLM
     ViT             ViTBackbone, ViTImageClassifier
 
 The rules follow keras-hub 0.32 (``keras_hub/src/models``). Both models compute the same function at inference. In
 training, dropout rates are kept, but the two libraries apply dropout in different places. KerasHub numbers positions by
-column, so a decoder's outputs agree only for rows without padding on the left. KerasHub's Qwen3 normalizes query and
+column, so a decoder's outputs agree only for rows without padding on the left. So do its RoBERTa models, which have no
+rows of positions for padding: a model with these and with one token type, as in Hugging Face's files, is converted
+without the former and with the latter added to the positions. KerasHub's Qwen3 normalizes query and
 key heads with an epsilon of 1e-5, whatever `layer_norm_epsilon` is; this package uses `layer_norm_epsilon`, as the
 published model does.
 """
@@ -167,7 +172,15 @@ def _options(source: Any, backbone: Any) -> dict[str, Any]:
         if hasattr(backbone, name):
             options[name] = getattr(backbone, name)
     if source is not backbone:
-        for name in ("num_classes", "dropout", "pooling", "intermediate_dim", "pooling_mode", "normalize"):
+        for name in (
+            "num_classes",
+            "dropout",
+            "pooling",
+            "hidden_dim",
+            "intermediate_dim",
+            "pooling_mode",
+            "normalize",
+        ):
             if hasattr(source, name):
                 options[TASK + name] = getattr(source, name)
         activation = keras.activations.get(getattr(source, "activation", None))

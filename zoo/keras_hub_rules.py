@@ -57,21 +57,20 @@ def layer_norm(theirs: str, ours: str, *, outside: bool = False) -> tuple[Rule, 
     return tuple(Rule(f"{theirs}.{part}", f"{ours}/{part}", SAME, outside) for part in ("gamma", "beta"))  # pyright: ignore[reportReturnType]
 
 
-def attention(theirs: str, num_heads: int, num_kv_heads: int) -> Iterator[Rule]:
+def attention(theirs: str, num_heads: int, num_kv_heads: int, block: str = "block_{i}") -> Iterator[Rule]:
     """Yield the rules for the projections of Keras' MultiHeadAttention and similar layers at the path `theirs`."""
     for part, heads in (("query", num_heads), ("key", num_kv_heads), ("value", num_kv_heads)):
-        dense, ours = f"{theirs}._{part}_dense", f"block_{{i}}/attention/{part}"
+        dense, ours = f"{theirs}._{part}_dense", f"{block}/attention/{part}"
         yield Rule(f"{dense}.kernel", f"{ours}/kernel", split_heads(1, heads))
         yield Rule(f"{dense}.bias", f"{ours}/bias", split_heads(0, heads))
-    yield Rule(f"{theirs}._output_dense.kernel", "block_{i}/attention/output/kernel", split_heads(0, num_heads))
-    yield Rule(f"{theirs}._output_dense.bias", "block_{i}/attention/output/bias")
+    yield Rule(f"{theirs}._output_dense.kernel", f"{block}/attention/output/kernel", split_heads(0, num_heads))
+    yield Rule(f"{theirs}._output_dense.bias", f"{block}/attention/output/bias")
 
 
-def transformer_layers(c: Any) -> Iterator[Rule]:
+def transformer_layers(c: Any, layer: str = "transformer_layers.{i}.", block: str = "block_{i}") -> Iterator[Rule]:
     """Yield the rules for KerasHub's TransformerEncoder or TransformerDecoder layers, for a model with config `c`."""
-    layer = "transformer_layers.{i}."
-    yield from attention(f"{layer}_self_attention_layer", c.num_heads, c.num_heads)
-    yield from layer_norm(f"{layer}_self_attention_layer_norm", "block_{i}/attention_norm")
-    yield from layer_norm(f"{layer}_feedforward_layer_norm", "block_{i}/feedforward_norm")
-    yield from dense(f"{layer}_feedforward_intermediate_dense", "block_{i}/feedforward/up")
-    yield from dense(f"{layer}_feedforward_output_dense", "block_{i}/feedforward/down")
+    yield from attention(f"{layer}_self_attention_layer", c.num_heads, c.num_heads, block)
+    yield from layer_norm(f"{layer}_self_attention_layer_norm", f"{block}/attention_norm")
+    yield from layer_norm(f"{layer}_feedforward_layer_norm", f"{block}/feedforward_norm")
+    yield from dense(f"{layer}_feedforward_intermediate_dense", f"{block}/feedforward/up")
+    yield from dense(f"{layer}_feedforward_output_dense", f"{block}/feedforward/down")

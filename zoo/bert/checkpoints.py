@@ -7,7 +7,7 @@ from dataclasses import replace
 from . import further_types as further
 from .bert_types import BERT_LIKE, DISTILBERT, classes, roberta
 from .deberta_types import DEBERTA, DEBERTA_V2
-from .keras_hub import KERAS_BERT
+from .keras_hub import KERAS_HUB
 from .model import BERT
 from .modernbert_types import MODERNBERT
 
@@ -37,4 +37,4 @@ BERT.dialects = {
     "deberta-v2": DEBERTA_V2,
     "modernbert": MODERNBERT,
 }
-BERT.keras_hub_dialects = {"Bert": KERAS_BERT}
+BERT.keras_hub_dialects = KERAS_HUB

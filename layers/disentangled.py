@@ -157,8 +157,8 @@ class DisentangledAttention(MultiHeadAttention):
         self.position_terms = tuple(position_terms)
         self.share_position_projections = share_position_projections
 
-    def build(self, query_shape: Any, value_shape: Any = None, key_shape: Any = None) -> None:
-        super().build(query_shape, value_shape, key_shape)
+    def build(self, query_shape: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        super().build(query_shape)
         width = self.num_heads * (self.key_dim or 0)
         if self.scale is None:
             self.scale = (self.key_dim * (1 + len(self.position_terms))) ** -0.5

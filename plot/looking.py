@@ -149,7 +149,7 @@ def position_layer(thing: Any) -> tuple[Any, int, str]:
     """
     kinds = ("added", "rotated", "biased")
     if getattr(thing, "kind", None) in kinds:
-        return thing, getattr(thing, "max_length", LONGEST), type(thing).__name__
+        return thing, getattr(thing, "max_length", None) or LONGEST, type(thing).__name__
     for name in ("position_layer", "encoder_positions", "positions"):
         layer = getattr(thing, name, None)
         if getattr(layer, "kind", None) in kinds:

@@ -44,7 +44,7 @@ def cli(*arguments: Any) -> tuple[int, str, str]:
         (("verify", "gpt2"), "Missing argument 'file'"),
         (("bench", "no/m.onnx"), "file: got no/m.onnx, which is not a file"),
         (("verify", "gpt2", "no.onnx"), "file: got no.onnx, which is not a file"),
-        (("info", "no/folder"), "model: got no/folder, which is not there; accepted: a folder"),
+        (("info", "no/such/folder"), "model: got no/such/folder, which is not there; accepted: a folder"),
         (("info", "no.gguf"), "model: got no.gguf, which is not there"),
         (("info", "no.tflite"), "name: got no.tflite, which is not a file"),
         (("generate", "no.onnx", "--ids", "5"), "model: got no.onnx, which is not a file"),

@@ -330,7 +330,7 @@ def test_config_round_trip(name: str, arguments: dict[str, Any], tmp_path: Any) 
     ("make", "message"),
     [
         (lambda: check_scaling({"factor": 2.0}), "rope_scaling: got rope_type None"),
-        (lambda: check_scaling({"rope_type": "longrope", "factor": 2.0}), "rope_scaling: got rope_type 'longrope'"),
+        (lambda: check_scaling({"rope_type": "su", "factor": 2.0}), "rope_scaling: got rope_type 'su'"),
         (lambda: check_scaling({"rope_type": "linear"}), "rope_scaling: got fields"),
         (
             lambda: check_scaling({"rope_type": "ntk", "factor": 2.0, "low_freq_factor": 1.0}),

@@ -321,6 +321,6 @@ def test_what_transformers_cannot_hold(tmp_path: Path) -> None:
         ValueError, match=r"model: got a config that transformers cannot hold as gpt2 .*position='alibi'"
     ):
         az.to_huggingface(alibi, tmp_path / "m")
-    with pytest.raises(ValueError, match=r"model_type: got 'bert'; accepted for gpt: \['gpt2', 'llama'"):
+    with pytest.raises(ValueError, match=r"model_type: got 'bert'; accepted for gpt: \['gpt2', "):
         az.to_huggingface(alibi, tmp_path / "m", model_type="bert")
     assert not (tmp_path / "m").exists()

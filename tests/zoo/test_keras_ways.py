@@ -25,7 +25,8 @@ RECURRENT = {pair for pair in VARIANTS if pair[0] == "seq2seq"}
 def padded(model: Any) -> dict[str, np.ndarray]:
     """Return three rows, two of them padded; an encoder-decoder's sources and targets differ in length."""
     signature = model.signature.exported()
-    sizes = {**signature.defaults, "batch": 3, "sequence": 7, "source": 7, "target": 5}
+    sizes = {**signature.defaults, "sequence": 7, "source": 7, "target": 5}
+    sizes |= dict.fromkeys(("batch", "text_batch", "image_batch"), 3)
     return example_inputs(signature, sizes, padding="right", seed=1)
 
 
@@ -86,6 +87,8 @@ def test_clones_and_models_over_it(family: str, variant: str) -> None:
     for name, values in expected(model, inputs):
         close(dict(expected(clone, inputs))[name], values, atol=0, what=name)
 
+    if family == "clip":  # scores of all pairs have no fixed width that a layer could be built for
+        return
     specs = model.signature.exported().inputs
     given = {spec.name: keras.Input(spec.open_shape[1:], name=spec.name, dtype=spec.dtype) for spec in specs}
     result = model(given)

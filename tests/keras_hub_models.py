@@ -102,6 +102,17 @@ def vit(**changed: Any) -> Any:
     return hub.ViTBackbone(**{**IMAGES, **changed})
 
 
+def deit(**changed: Any) -> Any:
+    sizes = {name: size for name, size in IMAGES.items() if name != "mlp_dim"}
+    return hub.DeiTBackbone(**{**sizes, "intermediate_dim": 22, **changed})
+
+
+def dinov2(**changed: Any) -> Any:
+    sizes = {name: IMAGES[name] for name in ("patch_size", "num_layers", "num_heads", "hidden_dim", "dropout_rate")}
+    shapes = {"image_shape": (15, 15, 2), "position_embedding_shape": (15, 15, 2)}
+    return hub.DINOV2Backbone(**{**sizes, **shapes, "intermediate_dim": 24, "num_register_tokens": 2, **changed})
+
+
 # A function that creates a KerasHub model, and the kind for the way back if it is not the first that fits the config.
 SOURCES: dict[str, tuple[Callable[[], Any], str | None]] = {
     "bert": (bert, None),
@@ -161,5 +172,12 @@ SOURCES: dict[str, tuple[Callable[[], Any], str | None]] = {
     "phi3-lm": (lambda: hub.Phi3CausalLM(hub.Phi3Backbone(**PHI3, layer_norm_epsilon=1e-3)), "Phi3"),
     "phi3-scaled-lm": (lambda: hub.Phi3CausalLM(hub.Phi3Backbone(**PHI3, **SU)), None),
     "vit": (vit, None),
+    "deit": (deit, None),
+    "deit-classifier": (lambda: hub.DeiTImageClassifier(deit(), num_classes=5), None),
+    "dinov2": (dinov2, None),
+    "dinov2-gated": (
+        lambda: dinov2(use_swiglu_ffn=True, num_register_tokens=0, use_mask_token=False, layer_scale_init_value=0.5),
+        None,
+    ),
     "vit-classifier": (lambda: hub.ViTImageClassifier(vit(dropout_rate=0.0), num_classes=5), None),
 }

@@ -12,7 +12,8 @@ The same rules are used in both directions. The supported kinds and classes are:
     Electra         ElectraBackbone
     GPT2, Llama, Llama3, Mistral, Qwen (1.5 to 2.5), Qwen3, Phi3, Gemma (1 and 2), Gemma3 (text)
                     …Backbone, …CausalLM
-    ViT             ViTBackbone, ViTImageClassifier
+    ViT, DeiT       …Backbone, …ImageClassifier
+    DINOV2          DINOV2Backbone
 
 The rules follow keras-hub 0.32 (``keras_hub/src/models``). Both models compute the same function at inference. In
 training, dropout rates are kept, but the two libraries apply dropout in different places. KerasHub numbers positions by
@@ -20,7 +21,9 @@ column, so a decoder's outputs agree only for rows without padding on the left. 
 rows of positions for padding: a model with these and with one token type, as in Hugging Face's files, is converted
 without the former and with the latter added to the positions. KerasHub's Qwen3 normalizes query and
 key heads with an epsilon of 1e-5, whatever `layer_norm_epsilon` is; this package uses `layer_norm_epsilon`, as the
-published model does.
+published model does. Of KerasHub's two tables of positions in DINOv2, the one for its own size of images is converted.
+Refused: Gemma 1 to 3 with ``query_head_dim_normalize=False``, an option that KerasHub ignores, with another epsilon than
+1e-6, which it gives to the last norm alone, and Gemma 3 with images or with scaled local positions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Dialects of third-party checkpoints for ViT.
 
-These are Hugging Face's ViT, DeiT, ViT-MSN, ViT-MAE, I-JEPA, BEiT, DINOv2 and DINOv3, and KerasHub's ViT. Each dialect
-maps the entries of a config and the names of the tensors to those of this package.
+These are Hugging Face's ViT, DeiT, ViT-MSN, ViT-MAE, I-JEPA, BEiT, DINOv2 and DINOv3; those of KerasHub are in
+``keras_hub.py``. Each dialect maps the entries of a config and the names of the tensors to those of this package.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typing import Any
 
 from ...layers.feedforward import GATED
 from ...weights.rules import Dialect, Field, Rule, layer_norm, linear
-from ...weights.transforms import BATCHED, ROW, joined, permuted
-from .. import keras_hub_rules as hub
+from ...weights.transforms import ROW, joined, permuted
 from ..huggingface import (
     HF_ACTIVATIONS,
     activation,
@@ -25,6 +24,7 @@ from ..huggingface import (
     number_of_labels,
     one_size,
 )
+from .keras_hub import KERAS_HUB
 from .model import ViT, ViTConfig
 
 _VIT_BODY = (
@@ -395,73 +395,4 @@ ViT.dialects = {
     "dinov3_vit": _DINOV3,
 }
 
-
-# KerasHub.
-
-
-def _read_keras_vit(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
-    hub.accept(raw, activation=None, dropout=0.0, pooling="token")
-    if (width := raw.get(f"{hub.TASK}intermediate_dim")) is not None:
-        raise ValueError(f"intermediate_dim: got {width} for the head; accepted: None")
-    height, width, channels = raw["image_shape"]
-    patches = raw["patch_size"]
-    patches = (patches, patches) if isinstance(patches, int) else tuple(patches)
-    for name, given, sides in (("image_shape", raw["image_shape"], {height, width}), ("patch_size", patches, patches)):
-        if len(set(sides)) != 1:
-            raise ValueError(f"{name}: got {tuple(given)}; accepted: a square")
-    sizes = {"image_size": height, "patch_size": patches[0], "num_channels": channels}
-    return {**sizes, "num_classes": raw.get(f"{hub.TASK}num_classes", 1000)}
-
-
-def _write_keras_vit(c: Any) -> dict[str, Any]:
-    sizes = {
-        "image_shape": (c.image_size, c.image_size, c.num_channels),
-        "patch_size": (c.patch_size, c.patch_size),
-    }
-    return {**sizes, f"{hub.TASK}num_classes": c.num_classes}
-
-
-def _keras_vit_rules(c: Any) -> tuple[Rule, ...]:
-    front, layer = "vit_patching_and_embedding.", "vit_encoder.encoder_layers.{i}."
-    return (
-        Rule(f"{front}patch_embedding.kernel", "embedding/kernel"),
-        Rule(f"{front}patch_embedding.bias", "embedding/bias"),
-        Rule(f"{front}class_token", "embedding/class_token"),
-        Rule(f"{front}position_embedding.embeddings", "embedding/positions", BATCHED),
-        *hub.layer_norm(f"{layer}layer_norm_1", "block_{i}/attention_norm"),
-        *hub.attention(f"{layer}mha", c.num_heads, c.num_heads),
-        *hub.layer_norm(f"{layer}layer_norm_2", "block_{i}/feedforward_norm"),
-        *hub.dense(f"{layer}mlp.dense_1", "block_{i}/feedforward/up"),
-        *hub.dense(f"{layer}mlp.dense_2", "block_{i}/feedforward/down"),
-        *hub.layer_norm("vit_encoder.layer_norm", "final_norm"),
-        *hub.dense("output_dense", "classifier", outside=True),
-    )
-
-
-_KERAS_VIT = Dialect(
-    fields=(
-        Field("num_layers", "num_layers"),
-        Field("num_heads", "num_heads"),
-        Field("hidden_dim", "hidden_dim"),
-        Field("mlp_dim", "intermediate_dim"),
-        Field("dropout_rate", "dropout"),
-        Field("attention_dropout", "attention_dropout"),
-        Field("layer_norm_epsilon", "norm_epsilon"),
-    ),
-    fixed={"activation": "gelu"},
-    demanded={
-        "use_mha_bias": True,
-        "use_mlp_bias": True,
-        "use_class_token": True,
-        "use_patch_bias": True,
-        "data_format": "channels_last",
-    },
-    read=_read_keras_vit,
-    silent=("initializer_range", "interpolate_antialias"),
-    write=_write_keras_vit,
-    rules=_keras_vit_rules,
-    heads={None: "ViTBackbone", "image_classification": "ViTImageClassifier"},
-    prefix="backbone.",
-)
-
-ViT.keras_hub_dialects = {"ViT": _KERAS_VIT}
+ViT.keras_hub_dialects = KERAS_HUB

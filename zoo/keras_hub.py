@@ -22,8 +22,8 @@ rows of positions for padding: a model with these and with one token type, as in
 without the former and with the latter added to the positions. KerasHub's Qwen3 normalizes query and
 key heads with an epsilon of 1e-5, whatever `layer_norm_epsilon` is; this package uses `layer_norm_epsilon`, as the
 published model does. Of KerasHub's two tables of positions in DINOv2, the one for its own size of images is converted.
-Refused: Gemma 1 to 3 with ``query_head_dim_normalize=False``, an option that KerasHub ignores, with another epsilon than
-1e-6, which it gives to the last norm alone, and Gemma 3 with images or with scaled local positions.
+Refused: Gemma 1 to 3 with ``query_head_dim_normalize=False``, an option that KerasHub ignores, or with another epsilon
+than 1e-6, which it gives to the last norm alone; and Gemma 3 with images or with scaled local positions.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import numpy as np
 
 from ...runtime.metadata import DIGEST, PADDING
 from ...signature import Signature
+from ...zoo.layer_kinds import SLIDING
 from ..digests import UNSEALED
 from ..precision.onnx.graph import Editor
 
@@ -44,17 +45,27 @@ def to_runtime_graph(
     if not attentions:
         raise _refused("whose attention is no single operator, such as one with sinks or a soft cap")
     found = [_Attention(node, signature) for node in attentions]
-    cos, sin = _tables(file, found[0].angles, signature.limits["total_sequence"])
-    tables = [editor.constant(name, table) for name, table in (("cos_cache", cos), ("sin_cache", sin))]
+    tables: dict[tuple[str, str], list[Any]] = {}  # by the names of the angles, which may differ between layers
+    for angles in dict.fromkeys(attention.angles for attention in found):
+        parts = _tables(file, angles, signature.limits["total_sequence"])
+        last = f"_{len(tables)}" if tables else ""
+        names = (f"cos_cache{last}", f"sin_cache{last}")
+        tables[_names(angles)] = [editor.constant(name, part) for name, part in zip(names, parts, strict=True)]
     lengths = _lengths(editor, attentions[0])
-    window = config.get("sliding_window") or -1
+    kinds = config.get("layer_types")
     for attention in found:
-        _replace(editor, attention, [*lengths, *tables], window, alike)
+        near = kinds is None or kinds[attention.layer] == SLIDING
+        window = (config.get("sliding_window") or -1) if near else -1
+        _replace(editor, attention, [*lengths, *tables[_names(attention.angles)]], window, alike)
     _skip_norms(editor)
     editor.finish()
     model.metadata_props[PADDING] = json.dumps("right")
     model.metadata_props[DIGEST] = UNSEALED
     return len(found)
+
+
+def _names(angles: tuple[Any, Any]) -> tuple[str, str]:
+    return angles[0].name, angles[1].name
 
 
 def _refused(reason: str) -> ValueError:
@@ -65,6 +76,7 @@ class _Attention:
     """An Attention node with its projections, rotation, cache and output.
 
     Attributes:
+        layer: the index of its layer.
         query, key, value: (batch, sequence, heads · head_dim), or with separate heads: see ``_flat``.
         angles: the cosines and sines of its rotation, (batch, sequence, head_dim / 2).
         output: (batch, sequence, heads · head_dim).
@@ -76,6 +88,7 @@ class _Attention:
         if not {past_key.name, past_value.name} <= set(signature.state):
             raise _refused("whose attention does not read its own cache")
         self.past, self.present = [past_key, past_value], [node.inputs[1], node.inputs[2]]
+        self.layer = [*signature.state].index(past_key.name) // 2
         spec = next(spec for spec in signature.inputs if spec.name == past_key.name)
         self.kv_heads, self.head_dim = int(spec.dims[1]), int(spec.dims[3])
         (query, self.angles, self.interleaved), (key, key_angles, _) = self._rotated(query), self._rotated(key)
@@ -230,7 +243,7 @@ def _side_by_side(editor: Editor, node: Any, value: Any) -> Any:
     """Return the value as (batch, sequence, heads · head_dim), with its heads merged if they are separate."""
     import onnx_ir as ir
 
-    if value.producer() is not None and value.producer().op_type in ("MatMul", "Add"):
+    if len(value.shape or ()) == 3 or (value.producer() is not None and value.producer().op_type in ("MatMul", "Add")):
         return value
     flat = editor.constant("heads_side_by_side", np.array([0, 0, -1], "int64"))
     (turned,) = editor.before(node, "Transpose", [value], (ir.DataType.FLOAT,), perm=[0, 2, 1, 3])

@@ -25,6 +25,8 @@ MODELS: dict[str, Any] = {
         **LLAMA,
         rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 24},
     ),
+    "windows and other positions in some layers": lambda: tiny("gpt", "gemma", **LLAMA, attention_softcap=None),
+    "norms over all heads": lambda: tiny("gpt", "olmo", **LLAMA, attention_sinks=False),
     "untied, no groups": lambda: tiny("gpt", "llama", **LLAMA, num_kv_heads=4, tie_embeddings=False),
 }
 GREEDY: dict[str, Any] = {"max_new_tokens": 20, "stop_tokens": []}
@@ -39,7 +41,7 @@ def exported(model: Any, folder: Path, **options: Any) -> Any:
     return export.load(folder / "m.onnx")
 
 
-FEW = ("qwen, norms and biases",)
+FEW = ("qwen, norms and biases", "windows and other positions in some layers")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FEW else pytest.mark.slow) for n in MODELS])
@@ -120,6 +122,7 @@ def test_padding_on_the_left_is_refused_where_it_would_be_wrong(tmp_path: Path) 
         ("gpt", "gpt2", "positions are not rotary"),
         ("gpt", "alibi", "positions are not rotary"),
         ("gpt", "llama", "with a head_dim of 12"),
+        ("gpt", "olmo", "no single operator, such as one with sinks"),
         ("transformer", "original", "with an encoder"),
     ],
 )

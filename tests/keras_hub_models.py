@@ -113,6 +113,15 @@ def dinov2(**changed: Any) -> Any:
     return hub.DINOV2Backbone(**{**sizes, **shapes, "intermediate_dim": 24, "num_register_tokens": 2, **changed})
 
 
+def bart(**changed: Any) -> Any:
+    return hub.BartBackbone(**{**LEARNED, **changed})
+
+
+def t5(**changed: Any) -> Any:
+    sizes = {name: size for name, size in LEARNED.items() if name != "max_sequence_length"}
+    return hub.T5Backbone(**{**sizes, "key_value_dim": 8, "layer_norm_epsilon": 1e-3, **changed})
+
+
 # A function that creates a KerasHub model, and the kind for the way back if it is not the first that fits the config.
 SOURCES: dict[str, tuple[Callable[[], Any], str | None]] = {
     "bert": (bert, None),
@@ -180,4 +189,13 @@ SOURCES: dict[str, tuple[Callable[[], Any], str | None]] = {
         None,
     ),
     "vit-classifier": (lambda: hub.ViTImageClassifier(vit(dropout_rate=0.0), num_classes=5), None),
+}
+
+# The same for models with an encoder and a decoder.
+PAIRS: dict[str, Callable[[], Any]] = {
+    "bart": lambda: hub.BartSeq2SeqLM(bart()),
+    "t5": lambda: hub.T5Seq2SeqLM(t5()),
+    "t5-plain": lambda: hub.T5Seq2SeqLM(t5(use_gated_activation=False, key_value_dim=None)),
+    "t5-untied": lambda: hub.T5Seq2SeqLM(t5(tie_embedding_weights=False, activation="silu")),
+    "t5-gelu": lambda: hub.T5Seq2SeqLM(t5(activation="gelu")),
 }

@@ -14,6 +14,7 @@ The same rules are used in both directions. The supported kinds and classes are:
                     …Backbone, …CausalLM
     ViT, DeiT       …Backbone, …ImageClassifier
     DINOV2          DINOV2Backbone
+    Bart, T5        …Backbone, …Seq2SeqLM
 
 The rules follow keras-hub 0.32 (``keras_hub/src/models``). Both models compute the same function at inference. In
 training, dropout rates are kept, but the two libraries apply dropout in different places. KerasHub numbers positions by
@@ -73,7 +74,7 @@ def from_keras_hub(source: Any, *, dtype: Any = None, **overrides: Any) -> ZooMo
     kind, head = _kind_of(source)
     name, dialect = kinds()[kind]
     cls = family(name)
-    backbone = source if head is None else source.backbone
+    backbone = getattr(source, "backbone", source)
     raw = _options(source, backbone)
     if "dropout" in overrides:
         raw.pop(f"{TASK}dropout", None)  # the override replaces both rates, which need not be equal then
@@ -104,7 +105,7 @@ def to_keras_hub(model: ZooModel, *, kind: str | None = None) -> Any:
     BERT's pooler for a masked LM or a sentence embedding, and Llama's output projection for ``head=None``.
 
     Args:
-        model: a ``GPT``, ``BERT`` or ``ViT``.
+        model: a ``GPT``, ``BERT``, ``ViT`` or ``Transformer``.
         kind: one of ``kinds()``, such as "Llama3". Default: the first kind that can represent the config.
 
     Returns:
@@ -162,6 +163,7 @@ def kinds() -> dict[str, tuple[str, Dialect]]:
 def _kind_of(source: Any) -> tuple[str, str | None]:
     """Return the kind and the ``head`` of a KerasHub model. Subclasses are refused: they may compute something else."""
     classes = {cls: (kind, head) for kind, (_, dialect) in kinds().items() for head, cls in dialect.heads.items()}
+    classes |= {cls: (kind, head) for kind, (_, d) in kinds().items() for cls, head in d.other_classes.items()}
     named = type(source).__name__
     if named not in classes or not type(source).__module__.startswith("keras_hub."):
         raise ValueError(f"source: got {type(source).__module__}.{named}; accepted: KerasHub's {sorted(classes)}")

@@ -5,8 +5,10 @@ They follow keras-hub 0.32 (``keras_hub/src/models``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from ..weights.rules import Field, Rule
 from ..weights.tensors import Shape
@@ -49,6 +51,19 @@ def split_heads(axis: int, heads: int) -> Transform:
     )
 
 
+def rows_from(first: int) -> Transform:
+    """Return a transform that writes a table without its rows before `first`, and with a constant row added to each.
+
+    The row is that of a second weight, (1, width), if there is one. A table that is read has all rows, and no constant.
+    """
+
+    def save(ours: Sequence[np.ndarray]) -> np.ndarray:
+        rows = ours[0][first:]
+        return rows + ours[1] if len(ours) > 1 else rows
+
+    return Transform(lambda theirs, _: [theirs], save, lambda shapes: (shapes[0][0] - first, *shapes[0][1:]))
+
+
 def dense(theirs: str, ours: str, *, outside: bool = False) -> tuple[Rule, Rule]:
     return tuple(Rule(f"{theirs}.{part}", f"{ours}/{part}", SAME, outside) for part in ("kernel", "bias"))  # pyright: ignore[reportReturnType]
 
@@ -57,19 +72,19 @@ def layer_norm(theirs: str, ours: str, *, outside: bool = False) -> tuple[Rule, 
     return tuple(Rule(f"{theirs}.{part}", f"{ours}/{part}", SAME, outside) for part in ("gamma", "beta"))  # pyright: ignore[reportReturnType]
 
 
-def attention(theirs: str, num_heads: int, num_kv_heads: int, block: str = "block_{i}") -> Iterator[Rule]:
+def attention(theirs: str, num_heads: int, num_kv_heads: int, layer: str = "block_{i}/attention") -> Iterator[Rule]:
     """Yield the rules for the projections of Keras' MultiHeadAttention and similar layers at the path `theirs`."""
     for part, heads in (("query", num_heads), ("key", num_kv_heads), ("value", num_kv_heads)):
-        dense, ours = f"{theirs}._{part}_dense", f"{block}/attention/{part}"
+        dense, ours = f"{theirs}._{part}_dense", f"{layer}/{part}"
         yield Rule(f"{dense}.kernel", f"{ours}/kernel", split_heads(1, heads))
         yield Rule(f"{dense}.bias", f"{ours}/bias", split_heads(0, heads))
-    yield Rule(f"{theirs}._output_dense.kernel", f"{block}/attention/output/kernel", split_heads(0, num_heads))
-    yield Rule(f"{theirs}._output_dense.bias", f"{block}/attention/output/bias")
+    yield Rule(f"{theirs}._output_dense.kernel", f"{layer}/output/kernel", split_heads(0, num_heads))
+    yield Rule(f"{theirs}._output_dense.bias", f"{layer}/output/bias")
 
 
 def transformer_layers(c: Any, layer: str = "transformer_layers.{i}.", block: str = "block_{i}") -> Iterator[Rule]:
     """Yield the rules for KerasHub's TransformerEncoder or TransformerDecoder layers, for a model with config `c`."""
-    yield from attention(f"{layer}_self_attention_layer", c.num_heads, c.num_heads, block)
+    yield from attention(f"{layer}_self_attention_layer", c.num_heads, c.num_heads, f"{block}/attention")
     yield from layer_norm(f"{layer}_self_attention_layer_norm", f"{block}/attention_norm")
     yield from layer_norm(f"{layer}_feedforward_layer_norm", f"{block}/feedforward_norm")
     yield from dense(f"{layer}_feedforward_intermediate_dense", f"{block}/feedforward/up")

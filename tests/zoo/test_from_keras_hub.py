@@ -15,6 +15,7 @@ from attention_zoo.zoo.keras_hub import from_keras_hub, kinds, to_keras_hub
 from helpers import ROOT, close, numpy, python, randomise, tiny
 from keras_hub_models import (
     LEARNED,
+    PAIRS,
     ROTARY,
     SCALING,
     SOURCES,
@@ -27,6 +28,7 @@ from keras_hub_models import (
     gpt2,
     llama,
     roberta,
+    t5,
     vit,
 )
 
@@ -139,6 +141,40 @@ def test_rows_for_padding_and_the_only_token_type(head: str | None, rng: Any) ->
     close(result, numpy(theirs(one))[kept])
     again = from_keras_hub(theirs)
     assert (again.config.position_offset, again.config.type_vocab_size) == (0, 0)
+
+
+def logits_of_both(theirs: Any, ours: Any, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logits of two models with an encoder and a decoder, for sources and targets padded on the right."""
+    source, target = (rng.integers(0, VOCABULARY, (3, length)).astype("int32") for length in (11, 7))
+    masks = [(np.arange(n) < np.array(rows)[:, None]).astype("int32") for n, rows in ((11, LENGTHS), (7, (5, 7, 2)))]
+    one = {"encoder_token_ids": source, "encoder_padding_mask": masks[0]}
+    one |= {"decoder_token_ids": target, "decoder_padding_mask": masks[1]}
+    other = {"input_ids": source, "attention_mask": masks[0]}
+    other |= {"decoder_input_ids": target, "decoder_attention_mask": masks[1]}
+    return numpy(theirs(one))[masks[1] == 1], numpy(ours(other))[masks[1] == 1]
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_encoders_with_decoders_there_and_back(name: str, rng: Any) -> None:
+    theirs = randomise(PAIRS[name]())
+    ours = from_keras_hub(theirs)
+    expected, result = logits_of_both(theirs, ours, rng)
+    assert np.std(expected) > 0.03  # T5 scales tied logits down
+    close(result, expected, atol=1e-5 * np.abs(expected).max())
+    back = to_keras_hub(ours)
+    assert config_of(back) == config_of(theirs)
+    for one, other in zip(back.weights, theirs.weights, strict=True):  # names of T5's norms have numbers of instances
+        np.testing.assert_array_equal(numpy(one), numpy(other), err_msg=one.path)
+    again = from_keras_hub(back.backbone)  # the body has all weights
+    assert again.config == ours.config
+    assert_same_weights(weights_of(again), weights_of(ours))
+
+
+def test_bart_with_rows_before_the_first_position(rng: Any) -> None:
+    fields = {"position": "learned", "numbering": "columns", "embedding_norm": True, "scale_embeddings": False}
+    sizes = {**SMALL, "attention_dropout": 0.1, "activation": "gelu", "norm_epsilon": 1e-5, "position_offset": 2}
+    ours = randomise(az.create("transformer", **{**sizes, **fields}), seed=3)
+    close(*logits_of_both(to_keras_hub(ours), ours, rng))
 
 
 def test_positions_for_another_size(rng: Any) -> None:
@@ -302,6 +338,7 @@ def with_lora() -> Any:
             lambda: vit(image_shape=(2, 15, 15), data_format="channels_first"),
             "data_format: got 'channels_first'; accepted: 'channels_last'",
         ),
+        (lambda: t5(activation="tanh"), r"activation: got 'tanh'; accepted: \['relu', 'gelu'"),
         (lambda: dinov2(drop_path_rate=0.1), "drop_path_rate: got 0.1; accepted: 0.0"),
         (lambda: deit(use_mha_bias=False), "use_mha_bias: got False; accepted: True"),
         (lambda: hub.ViTImageClassifier(vit(), num_classes=5, pooling="gap"), "pooling: got 'gap'; accepted: 'token'"),
@@ -320,7 +357,7 @@ def test_sources_we_cannot_read(make: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("family", "fields", "kind", "message"),
     [
-        ("seq2seq", {}, None, r"model: got a seq2seq; accepted: one of \['bert', 'gpt', 'vit'\]"),
+        ("seq2seq", {}, None, r"model: got a seq2seq; accepted: one of \['bert', 'gpt', 'transformer', 'vit'\]"),
         ("gpt", {}, "Falcon", r"kind: got 'Falcon'; accepted for a gpt: \['GPT2', 'Llama', 'Llama3', 'Mistral'"),
         ("gpt", {}, "ViT", r"kind: got 'ViT'; accepted for a gpt: "),
         ("gpt", {}, "Llama", "position: got 'learned'; accepted: 'rotary'; norm: got 'layer_norm'; accepted: 'rms_n"),
@@ -350,6 +387,8 @@ def test_sources_we_cannot_read(make: Any, message: str) -> None:
             None,
             r"head: got 'token_classification'; accepted: \[None, 'masked_lm'",
         ),
+        ("transformer", {"head": None}, "T5", "^head: got None, for an encoder alone; accepted: 'seq2seq_lm'"),
+        ("transformer", {"num_decoder_layers": 3}, "Bart", "num_decoder_layers: got 3; accepted: 2"),
         ("vit", {"num_registers": 2}, None, "num_registers: got 2; accepted: 0"),
         ("vit", {"layer_scale": 0.1}, "ViT", "layer_scale: got 0.1; accepted: None"),
         ("vit", {"pooler": True}, None, "pooler: got True; accepted: False"),
@@ -357,7 +396,7 @@ def test_sources_we_cannot_read(make: Any, message: str) -> None:
     ],
 )
 def test_models_they_cannot_hold(family: str, fields: dict[str, Any], kind: str | None, message: str) -> None:
-    sizes = {"gpt": SMALL, "bert": SMALL, "seq2seq": {"vocab_size": 9, "hidden_dim": 6}}
+    sizes = {"gpt": SMALL, "bert": SMALL, "transformer": SMALL, "seq2seq": {"vocab_size": 9, "hidden_dim": 6}}
     images = {"image_size": 10, "patch_size": 5, "num_layers": 1, "num_heads": 2, "hidden_dim": 8}
     model = az.create(family, **{**sizes.get(family, images), **fields})
     with pytest.raises(ValueError, match=message):

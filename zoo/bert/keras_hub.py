@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from ...weights.rules import Dialect, Field, Rule
-from ...weights.transforms import Transform
 from .. import keras_hub_rules as hub
 
 
@@ -102,19 +99,8 @@ def _table(c: Any) -> Rule:
 
     Models that are read from KerasHub have neither.
     """
-    first = c.position_offset
-
-    def save(ours: Sequence[np.ndarray]) -> np.ndarray:
-        rows = ours[0][first:]
-        return rows + ours[1] if len(ours) > 1 else rows
-
     ours = ("positions/embeddings", "token_types/embeddings") if c.type_vocab_size else "positions/embeddings"
-    plain = Transform(
-        lambda theirs, _: [theirs],
-        save,
-        lambda shapes: (shapes[0][0] - first, *shapes[0][1:]),
-    )
-    return Rule("embeddings.position_embedding.position_embeddings", ours, plain)
+    return Rule("embeddings.position_embedding.position_embeddings", ours, hub.rows_from(c.position_offset))
 
 
 def _write_roberta(c: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ...weights.rules import Dialect, Field, Rule, layer_norm, linear
 from ...weights.transforms import ROW, TRANSPOSED
 from ..huggingface import HF_ACTIVATIONS, activation, labels, number_of_labels
 from .config import TransformerConfig
+from .keras_hub import KERAS_HUB
 from .model import Transformer
 from .t5 import T5_DIALECTS
 
@@ -209,3 +210,4 @@ Transformer.dialects = {
         {**_START, **_SMALL, "d_model": 512, "max_position_embeddings": 512},
     ),
 }
+Transformer.keras_hub_dialects = KERAS_HUB

@@ -122,6 +122,16 @@ def t5(**changed: Any) -> Any:
     return hub.T5Backbone(**{**sizes, "key_value_dim": 8, "layer_norm_epsilon": 1e-3, **changed})
 
 
+def mixtral(**changed: Any) -> Any:
+    return hub.MixtralBackbone(**{**ROTARY, "num_experts": 5, "top_k": 2, "sliding_window": 3, **changed})
+
+
+def whisper(**changed: Any) -> Any:
+    sizes = {name: size for name, size in LEARNED.items() if name != "max_sequence_length"}
+    lengths = {"num_mels": 5, "max_encoder_sequence_length": 12, "max_decoder_sequence_length": 19}
+    return hub.WhisperBackbone(**{**sizes, **lengths, **changed})
+
+
 # A function that creates a KerasHub model, and the kind for the way back if it is not the first that fits the config.
 SOURCES: dict[str, tuple[Callable[[], Any], str | None]] = {
     "bert": (bert, None),
@@ -180,6 +190,8 @@ SOURCES: dict[str, tuple[Callable[[], Any], str | None]] = {
     ),
     "phi3-lm": (lambda: hub.Phi3CausalLM(hub.Phi3Backbone(**PHI3, layer_norm_epsilon=1e-3)), "Phi3"),
     "phi3-scaled-lm": (lambda: hub.Phi3CausalLM(hub.Phi3Backbone(**PHI3, **SU)), None),
+    "mixtral-lm": (lambda: hub.MixtralCausalLM(mixtral()), None),
+    "mixtral-wide-lm": (lambda: hub.MixtralCausalLM(mixtral(sliding_window=None, rope_scaling_factor=2.0)), None),
     "vit": (vit, None),
     "deit": (deit, None),
     "deit-classifier": (lambda: hub.DeiTImageClassifier(deit(), num_classes=5), None),

@@ -10,11 +10,12 @@ The same rules are used in both directions. The supported kinds and classes are:
     Roberta, DistilBert, Albert
                     …Backbone, …MaskedLM, …TextClassifier
     Electra         ElectraBackbone
-    GPT2, Llama, Llama3, Mistral, Qwen (1.5 to 2.5), Qwen3, Phi3, Gemma (1 and 2), Gemma3 (text)
+    GPT2, Llama, Llama3, Mistral, Qwen (1.5 to 2.5), Qwen3, Phi3, Mixtral, Gemma (1 and 2), Gemma3 (text)
                     …Backbone, …CausalLM
     ViT, DeiT       …Backbone, …ImageClassifier
     DINOV2          DINOV2Backbone
     Bart, T5        …Backbone, …Seq2SeqLM
+    Whisper         WhisperBackbone
 
 The rules follow keras-hub 0.32 (``keras_hub/src/models``). Both models compute the same function at inference. In
 training, dropout rates are kept, but the two libraries apply dropout in different places. KerasHub numbers positions by
@@ -105,7 +106,7 @@ def to_keras_hub(model: ZooModel, *, kind: str | None = None) -> Any:
     BERT's pooler for a masked LM or a sentence embedding, and Llama's output projection for ``head=None``.
 
     Args:
-        model: a ``GPT``, ``BERT``, ``ViT`` or ``Transformer``.
+        model: a ``GPT``, ``BERT``, ``ViT``, ``Transformer`` or ``Whisper``.
         kind: one of ``kinds()``, such as "Llama3". Default: the first kind that can represent the config.
 
     Returns:
@@ -134,7 +135,7 @@ def to_keras_hub(model: ZooModel, *, kind: str | None = None) -> Any:
 
     models = _models()
     theirs = backbone = getattr(models, dialect.heads[None])(**body, dtype=model.dtype_policy)
-    if head is not None:
+    if dialect.heads[head] != dialect.heads[None]:
         theirs = getattr(models, dialect.heads[head])(backbone=backbone, **task)
     left = {id(variable): variable.path for variable in theirs.weights}
     for name, array in arrays:

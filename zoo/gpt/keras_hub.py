@@ -12,7 +12,7 @@ from typing import Any
 
 from ...weights.rules import Dialect, Field, Rule
 from .. import keras_hub_rules as hub
-from .keras_hub_types import GEMMA, GEMMA3, PHI3, SILENT, write_linear
+from .keras_hub_types import GEMMA, GEMMA3, MIXTRAL, PHI3, SILENT, write_linear
 from .model import GPT
 
 _GPT2 = Dialect(
@@ -169,6 +169,7 @@ GPT.keras_hub_dialects = {  # ``to_keras_hub`` takes the first that can represen
     "Qwen": _QWEN,
     "Qwen3": _QWEN3,
     "Phi3": PHI3,
+    "Mixtral": MIXTRAL,
     "Gemma": GEMMA,
     "Gemma3": GEMMA3,
 }

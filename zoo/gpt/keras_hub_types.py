@@ -1,4 +1,4 @@
-"""Dialects of KerasHub's Gemma, Gemma 3 (text) and Phi-3, after keras-hub 0.32 like those in ``keras_hub.py``."""
+"""Dialects of KerasHub's Gemma, Gemma 3 (text), Phi-3 and Mixtral, after keras-hub 0.32 as in ``keras_hub.py``."""
 
 from __future__ import annotations
 
@@ -237,4 +237,57 @@ PHI3 = Dialect(
     heads={None: "Phi3Backbone", "causal_lm": "Phi3CausalLM"},
     prefix="backbone.",
     ignored=(r"^token_embedding\.reverse_embeddings$",),
+)
+
+
+# Mixtral: stacked kernels of experts.
+
+
+def _mixtral_rules(c: Any) -> tuple[Rule, ...]:
+    layer, ours = "transformer_layers.{i}.", "block_{i}/feedforward/"
+    bank = f"{layer}_sparse_moe_block.expert_bank._expert_feedforward_"
+    parts = {"gate": "gate", "intermediate": "up", "output": "down"}
+    renamed = {
+        "attention.": "_self_attention_layer.",
+        "pre_attention_layernorm": "_self_attention_layernorm",
+        "post_attention_layernorm": "_feedforward_layernorm",
+    }
+    rules = [rule for rule in _phi3_rules(c) if "feedforward/" not in str(rule.ours)]
+    for old, new in renamed.items():
+        rules = [replace(rule, theirs=rule.theirs.replace(layer + old, layer + new)) for rule in rules]
+    return (
+        *rules,
+        Rule(f"{layer}_sparse_moe_block._sparse_feedforward_gate_dense.kernel", f"{ours}router/kernel"),
+        *(Rule(f"{bank}{theirs}_dense", f"{ours}{mine}_kernel") for theirs, mine in parts.items()),
+    )
+
+
+def _read_mixtral(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
+    factor = raw["rope_scaling_factor"]
+    scaling = None if factor == 1 else {"rope_type": "linear", "factor": factor}
+    return {"rope_scaling": scaling, "max_length": 2048, "expert_intermediate_dim": raw["intermediate_dim"]}
+
+
+def _write_mixtral(c: Any) -> dict[str, Any]:
+    if c.num_experts is None:
+        raise ValueError("num_experts: got None; accepted: a number")
+    return {"rope_scaling_factor": write_linear(c), "intermediate_dim": c.expert_intermediate_dim}
+
+
+MIXTRAL = replace(
+    PHI3,
+    fields=(
+        *PHI3.fields,
+        Field("num_experts", "num_experts"),
+        Field("top_k", "experts_per_token"),
+        Field("router_aux_loss_coef", "router_loss"),
+        Field("sliding_window", "sliding_window", None),
+    ),
+    fixed={**PHI3.fixed, "normalize_experts": True, "router_bias": False},
+    demanded={"router_jitter_noise": 0.0},
+    read=_read_mixtral,
+    write=_write_mixtral,
+    rules=_mixtral_rules,
+    silent=(*SILENT, "max_length", "router_loss"),
+    heads={None: "MixtralBackbone", "causal_lm": "MixtralCausalLM"},
 )

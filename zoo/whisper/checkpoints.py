@@ -11,6 +11,7 @@ from ...weights.rules import Dialect, Field, Rule
 from ...weights.transforms import Transform
 from ..huggingface import HF_ACTIVATIONS, activation
 from ..transformer.checkpoints import SIDES, stack_rules
+from .keras_hub import KERAS_WHISPER
 from .model import Whisper
 
 # Kernels of PyTorch's Conv1d are (out, in, 3); those of ``TimeConvolution`` are (3 · in, out).
@@ -68,3 +69,4 @@ _WHISPER = Dialect(
 )
 
 Whisper.dialects = {"whisper": _WHISPER}
+Whisper.keras_hub_dialects = {"Whisper": KERAS_WHISPER}

@@ -67,6 +67,10 @@ def electra(**changed: Any) -> Any:
     return hub.ElectraBackbone(**{**sizes, "vocab_size": VOCABULARY, "num_segments": 3, "embedding_dim": 7, **changed})
 
 
+def deberta(**changed: Any) -> Any:
+    return hub.DebertaV3Backbone(**{**LEARNED, "bucket_size": 4, **changed})
+
+
 def gpt2(**changed: Any) -> Any:
     return hub.GPT2Backbone(**{**LEARNED, **changed})
 
@@ -156,6 +160,9 @@ SOURCES: dict[str, tuple[Callable[[], Any], str | None]] = {
     "albert-lm": (lambda: hub.AlbertMaskedLM(albert()), None),
     "albert-classifier": (lambda: hub.AlbertTextClassifier(albert(), num_classes=5, dropout=0.1), None),
     "electra": (electra, None),
+    "deberta": (deberta, None),
+    "deberta-lm": (lambda: hub.DebertaV3MaskedLM(deberta()), None),
+    "deberta-classifier": (lambda: hub.DebertaV3TextClassifier(deberta(), num_classes=5, dropout=0.1), None),
     "electra-even": (lambda: electra(embedding_dim=30), "Electra"),
     "gpt2": (gpt2, None),
     "gpt2-lm": (lambda: hub.GPT2CausalLM(gpt2()), None),

@@ -7,7 +7,7 @@ The same rules are used in both directions. The supported kinds and classes are:
 
     Bert, XLMRoberta
                     …Backbone, …MaskedLM, …TextClassifier, …TextEmbedder
-    Roberta, DistilBert, Albert
+    Roberta, DistilBert, Albert, DebertaV3
                     …Backbone, …MaskedLM, …TextClassifier
     Electra         ElectraBackbone
     GPT2, Llama, Llama3, Mistral, Qwen (1.5 to 2.5), Qwen3, Phi3, Mixtral, Gemma (1 and 2), Gemma3 (text)

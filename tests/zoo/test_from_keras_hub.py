@@ -97,7 +97,7 @@ def config_of(theirs: Any) -> dict[str, Any]:
 SLOW = (
     *("bert-first", "bert-max", "roberta", "xlm-roberta-lm", "xlm-roberta-classifier", "distilbert", "distilbert-lm"),
     *("albert", "albert-classifier", "electra-even", "llama-tied-lm", "mistral-wide-lm", "qwen-lm", "qwen3-wide"),
-    *("gemma-lm", "gemma2", "gemma3-plain-lm", "phi3-lm", "mixtral-wide-lm"),
+    *("gemma-lm", "gemma2", "gemma3-plain-lm", "phi3-lm", "mixtral-wide-lm", "deberta-classifier"),
 )
 
 

@@ -1,4 +1,4 @@
-"""The dialects of KerasHub's BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ALBERT and ELECTRA."""
+"""The dialects of KerasHub's BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ALBERT, ELECTRA and DeBERTa 3."""
 
 from __future__ import annotations
 
@@ -199,6 +199,46 @@ KERAS_ELECTRA = replace(
     silent=(*KERAS_BERT.silent, "pooler"),  # the published models have none, and KerasHub's is then as initialised
     heads={None: "ElectraBackbone"},
 )
+
+# DeBERTa 3: positions in the attention, by the projections of queries and keys.
+
+
+def _deberta_rules(c: Any) -> tuple[Rule, ...]:
+    output = "transformer_layers.{i}._self_attention_layer._output_dense.kernel"
+    return (
+        Rule("token_embedding.embeddings", "embedding/embeddings"),
+        *hub.layer_norm("embeddings_layer_norm", "embedding_norm"),
+        Rule("relative_embeddings.rel_embeddings", "attention_positions/embeddings"),
+        *hub.layer_norm("relative_embeddings.layer_norm", "attention_positions/norm"),
+        *(rule for rule in hub.transformer_layers(c) if rule.theirs != output),
+        Rule(output, "block_{i}/attention/output/kernel"),
+        *hub.dense("pooled_dense", "pooler", outside=True),
+        *_head_rules(),
+    )
+
+
+KERAS_DEBERTA = replace(
+    KERAS_BERT,
+    fields=hub.FIELDS,
+    fixed={
+        **{"activation": "gelu", "norm_epsilon": 1e-7, "type_vocab_size": 0, "pooler": False},
+        **{"position": "disentangled", "norm_positions": True, "share_position_projections": True},
+        **{"pooler_activation": "tanh", "classifier_activation": "gelu"},
+    },
+    read=lambda raw, names: {
+        **_transformed("gelu")(raw, names),
+        "num_buckets": 2 * raw["bucket_size"],
+        "max_distance": raw["max_sequence_length"],
+    },
+    write=lambda c: {**_write_task(c), "bucket_size": c.num_buckets // 2},
+    rules=_deberta_rules,
+    heads={
+        None: "DebertaV3Backbone",
+        "masked_lm": "DebertaV3MaskedLM",
+        "sequence_classification": "DebertaV3TextClassifier",
+    },
+    ignored=(),
+)
 KERAS_HUB = {
     "Bert": KERAS_BERT,
     "Roberta": KERAS_ROBERTA,
@@ -206,4 +246,5 @@ KERAS_HUB = {
     "DistilBert": KERAS_DISTILBERT,
     "Albert": KERAS_ALBERT,
     "Electra": KERAS_ELECTRA,
+    "DebertaV3": KERAS_DEBERTA,
 }

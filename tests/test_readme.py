@@ -119,6 +119,12 @@ def test_commands_and_their_options_exist(page: str) -> None:
         assert {word for word in words[2:] if word.startswith("--")} <= known, line
 
 
+def test_the_number_of_model_types() -> None:
+    from attention_zoo.zoo.loading import model_types
+
+    assert f"loads [{len(model_types())} model types](" in (ROOT / "README.md").read_text("utf-8")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN)
 def test_every_block_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

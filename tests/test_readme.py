@@ -61,6 +61,7 @@ def stand_ins(folder: Path) -> None:
         shutil.copytree(GOLDENS / golden, folder / name)
         (folder / name / "vocab.txt").write_text("".join(f"{word}\n" for word in WORDS))
         (folder / name / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
+    shutil.copytree(GOLDENS / "qwen3", folder / "Qwen" / "Qwen3-0.6B")  # a path wins over the hub's repository
     shutil.copy(GOLDENS / "llama-gguf" / "q4_1.gguf", folder / "SmolLM2-135M-Instruct.Q4_1.gguf")
     shutil.copy(GOLDENS / "llama-gguf" / "tokenizer.json", folder)
     (folder / "SmolLM2-135M-Instruct").mkdir()

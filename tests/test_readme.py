@@ -62,6 +62,10 @@ def stand_ins(folder: Path) -> None:
         (folder / name / "vocab.txt").write_text("".join(f"{word}\n" for word in WORDS))
         (folder / name / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
     shutil.copytree(GOLDENS / "qwen3", folder / "Qwen" / "Qwen3-0.6B")  # a path wins over the hub's repository
+    shutil.copytree(GOLDENS / "adapters" / "llama", folder / "my-lora")
+    words = json.loads((folder / "my-lora" / "adapter_config.json").read_text())
+    words["base_model_name_or_path"] = str(GOLDENS / "llama")
+    (folder / "my-lora" / "adapter_config.json").write_text(json.dumps(words))
     shutil.copy(GOLDENS / "llama-gguf" / "q4_1.gguf", folder / "SmolLM2-135M-Instruct.Q4_1.gguf")
     shutil.copy(GOLDENS / "llama-gguf" / "tokenizer.json", folder)
     (folder / "SmolLM2-135M-Instruct").mkdir()

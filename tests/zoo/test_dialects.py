@@ -372,3 +372,41 @@ def test_gguf_yarn(given: dict[str, Any], sharper: float) -> None:
     close(found, rotary_frequencies(8, 10_000.0, YARN)[0], atol=0)
     assert factor == pytest.approx(sharper * (0.1 * math.log(4) + 1))
     assert frequencies({"scaling.type": "yarn"})[1] == 1.0
+
+
+SIZES = {"vocab_size": 61, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 3, "num_attention_heads": 4}
+MIXED = ("sliding_attention", "full_attention", "sliding_attention")
+
+
+@pytest.mark.parametrize(
+    ("kind", "entries", "fields"),
+    [
+        # transformers 5 obeys layer_types though use_sliding_window is false
+        ("smollm3", {"sliding_window": 3, "layer_types": list(MIXED)}, {"layer_types": MIXED, "sliding_window": 3}),
+        ("smollm3", {"layer_types": list(MIXED)}, {"layer_types": None, "sliding_window": None}),
+        ("smollm3", {"no_rope_layers": [1, 0, 1]}, {"unrotated_layers": (1,)}),
+        ("gpt_neox", {"rope_theta": 50.0, "partial_rotary_factor": 1.0}, {"rope_theta": 10_000.0, "rotary_dim": 1}),
+        ("gpt_neox", {"rotary_emb_base": 50, "rotary_pct": 0.5}, {"rope_theta": 50.0, "rotary_dim": 2}),
+        ("gpt_neox", {"rotary_pct": 0.5, "rope_parameters": {"partial_rotary_factor": 1.0}}, {"rotary_dim": 4}),
+        ("olmo3", {"rope_theta": 900.0}, {"rope_theta": 900.0, "sliding_rope_theta": 500_000.0}),
+        ("olmo3", {}, {"rope_theta": 500_000.0, "sliding_rope_theta": None}),
+        (
+            "gemma3_text",
+            {"rope_theta": 900.0, "rope_local_base_freq": 7.0},
+            {"rope_theta": 900.0, "sliding_rope_theta": 7.0},
+        ),
+        ("gemma", {"hidden_act": "gelu"}, {"activation": "geglu", "embedding_scale": 4.0}),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 5}, {"sliding_window": 5}),
+        ("falcon", {"n_embed": 32}, {"hidden_dim": 32}),
+        ("gpt_neo", {"num_layers": 2, "attention_types": [[["local", "global"], 1]]}, {"layer_types": MIXED[:2]}),
+    ],
+)
+def test_entries_that_decoders_read(kind: str, entries: dict[str, Any], fields: dict[str, Any]) -> None:
+    sizes = {name: value for name, value in SIZES.items() if kind != "gpt_neo" or "layers" not in name}
+    found = az.GPT.dialects[kind].config({**sizes, **entries}, {})
+    assert {name: found[name] for name in fields} == fields
+
+
+def test_what_bloom_leaves_out_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"slow_but_exact: got true with pretraining_tp 2; accepted: false"):
+        az.GPT.dialects["bloom"].config({**SIZES, "slow_but_exact": True, "pretraining_tp": 2}, {})

@@ -137,7 +137,8 @@ def _attention_types(raw: Mapping[str, Any]) -> dict[str, Any]:
         kinds = [kind for names, times in given for _ in range(times) for kind in names]
     except (TypeError, ValueError):
         kinds = []
-    if not set(kinds) <= {"global", "local"} or len(kinds) != len(layers_of(raw, "num_layers", 24)):
+    entry = "num_hidden_layers" if "num_hidden_layers" in raw else "num_layers"
+    if not set(kinds) <= {"global", "local"} or len(kinds) != len(layers_of(raw, entry, 24)):
         raise ValueError(f"attention_types: got {given!r}; accepted: 'global' and 'local', one for each layer")
     window = {"sliding_window": integer(raw, "window_size", 256)}
     return read_kinds(window, [kind == "local" for kind in kinds], window=None)
@@ -147,7 +148,7 @@ GPT_NEO = Dialect(
     fields=(
         Field("vocab_size", "vocab_size", 50257),
         Field("num_layers", "num_layers", 24, synonym="num_hidden_layers"),
-        Field("num_heads", "num_heads", 16),
+        Field("num_heads", "num_heads", 16, synonym="num_attention_heads"),
         Field("hidden_size", "hidden_dim", 2048),
         Field("intermediate_size", "intermediate_dim", None),
         Field("max_position_embeddings", "max_length", 2048),
@@ -241,6 +242,12 @@ OPT = Dialect(
 )
 
 
+def _read_bloom(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
+    if flag(raw, "slow_but_exact", False) and (parts := integer(raw, "pretraining_tp", 1)) > 1:
+        raise ValueError(f"slow_but_exact: got true with pretraining_tp {parts}; accepted: false, or one part")
+    return {"num_classes": number_of_labels(raw)}
+
+
 def _bloom_rules(c: GPTConfig) -> tuple[Rule, ...]:
     together = grouped_heads(c.num_heads, c.num_heads)
     return (
@@ -275,7 +282,7 @@ BLOOM = Dialect(
     ),
     fixed={"position": "alibi", "embedding_norm": True, "activation": "gelu_tanh"},
     demanded={"apply_residual_connection_post_layernorm": False},
-    read=lambda raw, _: {"num_classes": number_of_labels(raw)},
+    read=_read_bloom,
     write=labels,
     rules=_bloom_rules,
     prefix="transformer.",

@@ -268,8 +268,9 @@ def _read_smollm3(raw: Mapping[str, Any]) -> dict[str, Any]:
         rotated = [int((i + 1) % interval != 0) for i in layers]
     if not isinstance(rotated, list) or len(rotated) != len(layers) or not set(rotated) <= {0, 1}:
         raise ValueError(f"no_rope_layers: got {rotated!r}; accepted: 0 or 1 for each of {len(layers)} layers")
-    used = flag(raw, "use_sliding_window", False) and raw.get("sliding_window") is not None
-    kinds = raw if used else {**raw, "layer_types": None}  # without a window, the kinds have no effect
+    window = raw.get("sliding_window") is not None
+    kinds = raw if window else {**raw, "layer_types": None}  # without a window, the kinds have no effect
+    used = flag(raw, "use_sliding_window", False) and window  # of effect where the kinds are not given
     return {
         **read_rope(raw, 32_768, 2_000_000.0),
         **read_kinds(kinds, [used and not each for each in rotated], window=None),

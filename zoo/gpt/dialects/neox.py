@@ -15,13 +15,18 @@ from .common import QUIET, classifiers, each, heads_of, reading, special_ids, wr
 
 
 def _read_neox(raw: Mapping[str, Any]) -> dict[str, Any]:
-    # Before transformers 5, the entries were rotary_emb_base and rotary_pct.
+    # Outside of rope_parameters, transformers reads these two entries, not rope_theta and partial_rotary_factor.
     old = {"rope_theta": raw.get("rotary_emb_base"), "partial_rotary_factor": raw.get("rotary_pct")}
-    given = {name: value for name, value in old.items() if value is not None}
     return {
-        **read_rope({"hidden_size": 6144, "num_attention_heads": 64, **given, **raw}, 2048, partial=0.25),
+        **read_rope({"hidden_size": 6144, "num_attention_heads": 64, **raw, **old}, 2048, partial=0.25),
         "parallel": flag(raw, "use_parallel_residual", True),
     }
+
+
+def _write_neox(c: GPTConfig) -> dict[str, Any]:
+    rope = write_rope(c, partial=True)
+    old = {"rotary_emb_base": rope["rope_theta"], "rotary_pct": rope["partial_rotary_factor"]}
+    return {**rope, **old, "use_parallel_residual": c.parallel}
 
 
 def _neox_rules(c: GPTConfig) -> tuple[Rule, ...]:
@@ -60,7 +65,7 @@ GPT_NEOX = Dialect(
     ),
     fixed={"position": "rotary", "use_feedforward_bias": True},
     read=reading("gelu", more=_read_neox),
-    write=writing(more=lambda c: {**write_rope(c, partial=True), "use_parallel_residual": c.parallel}),
+    write=writing(more=_write_neox),
     rules=_neox_rules,
     prefix="gpt_neox.",
     silent=QUIET,
@@ -179,7 +184,7 @@ FALCON = Dialect(
         Field("vocab_size", "vocab_size", 65_024),
         Field("num_hidden_layers", "num_layers", 32, synonym="n_layer"),
         Field("num_attention_heads", "num_heads", 71, synonym="n_head"),
-        Field("hidden_size", "hidden_dim", 4544),
+        Field("hidden_size", "hidden_dim", 4544, synonym="n_embed"),
         Field("ffn_hidden_size", "intermediate_dim", None),
         Field("max_position_embeddings", "max_length", 2048),
         Field("layer_norm_epsilon", "norm_epsilon", 1e-5),

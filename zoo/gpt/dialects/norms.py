@@ -160,7 +160,7 @@ OLMO2 = like(
 
 
 def _read_olmo3(raw: Mapping[str, Any]) -> dict[str, Any]:
-    ropes = read_ropes(raw, 2048, 500_000.0, number(raw, "rope_theta", 500_000.0), old="")
+    ropes = read_ropes(raw, 2048, 500_000.0, 500_000.0, old="")  # rope_theta is that of full attention alone
     same = ropes["rope_scaling"] is None and ropes["sliding_rope_theta"] == ropes["rope_theta"]
     kinds = read_kinds(raw, _every(raw, 4), window=4096)
     return {**ropes, **({"sliding_rope_theta": None} if same else {}), **kinds}

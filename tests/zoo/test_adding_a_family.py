@@ -79,7 +79,7 @@ def test_it_is_short_and_known(opt: Any) -> None:
         opt.OPT(activation="swiglu")
     # The family derives from GPT's class, but GPT's files must still load as GPT.
     assert model_types()["gpt2"] == "gpt" and model_types()["opt-example"] == "opt"
-    assert {name for name, _ in kinds().values()} == {"bert", "gpt", "vit"}
+    assert {name for name, _ in kinds().values()} == {"bert", "gpt", "transformer", "vit", "whisper"}
     with pytest.raises(ValueError, match=r"family: got 'bert' for Other, which BERT has"):
         registry.register(type("Other", (opt.OPT,), {"family": "bert"}))
     with pytest.raises(ValueError, match=r"family: got 'neo'; accepted: .*'opt'"):

@@ -71,7 +71,8 @@ def _rotary(raw: Fields, shapes: Shapes) -> dict[str, Any]:
 
 
 def _qwen2(raw: Fields, shapes: Shapes) -> dict[str, Any]:
-    return {**_rotary(raw, shapes), "use_qkv_bias": "blk.0.attn_q.bias" in shapes}
+    # All published files have biases. One without is a llama under another name, whose heads are stored in pairs.
+    return {**_rotary(raw, shapes), "use_qkv_bias": True}
 
 
 def _bert(raw: Fields, shapes: Shapes) -> dict[str, Any]:

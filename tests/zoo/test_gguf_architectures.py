@@ -101,3 +101,11 @@ def test_tables() -> None:
         own = [ours for theirs, ours in architecture.names.items() if not theirs.endswith(".wi")]
         assert len(set(own)) == len(own), name
         assert set(architecture.turned) <= set(architecture.names)
+
+
+def test_a_llama_under_the_name_of_qwen2_is_refused(tmp_path: Path) -> None:
+    """Its heads are stored in pairs, as only those of llama are; Qwen2's files have biases."""
+    source = (GOLDENS.parent / "llama-gguf" / "f16.gguf").read_bytes()
+    (tmp_path / "m.gguf").write_bytes(source.replace(b"llama", b"qwen2"))
+    with pytest.raises(ValueError, match=r"missing blk\.0\.attn_q\.bias"):
+        az.load(tmp_path / "m.gguf")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import further_types as further
-from .bert_types import BERT_LIKE, DISTILBERT, classes, roberta
-from .deberta_types import DEBERTA, DEBERTA_V2
+from .dialects import further
+from .dialects.bert import BERT_LIKE, DISTILBERT, classes, roberta
+from .dialects.deberta import DEBERTA, DEBERTA_V2
+from .dialects.modernbert import MODERNBERT
 from .keras_hub import KERAS_HUB
 from .model import BERT
-from .modernbert_types import MODERNBERT
 
 BERT.dialects = {
     "bert": BERT_LIKE,

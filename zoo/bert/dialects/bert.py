@@ -10,12 +10,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...weights.rules import Dialect, Field, Rule, layer_norm, linear
-from ...weights.transforms import TRANSPOSED
-from ..huggingface import HF_ACTIVATIONS, activation, integer, labels, number_of_labels
-from ..sentence_transformers import PROJECTION_RULES
-from ..sentences import SILENT
-from .config import BERTConfig
+from ....weights.rules import Dialect, Field, Rule, layer_norm, linear
+from ....weights.transforms import TRANSPOSED
+from ...huggingface import HF_ACTIVATIONS, activation, integer, labels, number_of_labels
+from ...sentence_transformers import PROJECTION_RULES
+from ...sentences import SILENT
+from ..config import BERTConfig
 
 
 def block_rules(

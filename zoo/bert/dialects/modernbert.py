@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...layers.feedforward import GATED
-from ...weights.rules import Dialect, Field, Rule, layer_norm, linear
-from ...weights.transforms import SAME, TRANSPOSED, Transform, joined
-from ..huggingface import (
+from ....layers.feedforward import GATED
+from ....weights.rules import Dialect, Field, Rule, layer_norm, linear
+from ....weights.transforms import SAME, TRANSPOSED, Transform, joined
+from ...huggingface import (
     HF_ACTIVATIONS,
     activation,
     flag,
@@ -17,11 +17,11 @@ from ..huggingface import (
     labels,
     number_of_labels,
 )
-from ..huggingface_layers import read_rope, write_rope
-from ..layer_kinds import FULL, KINDS, SLIDING
-from ..sentence_transformers import PROJECTION_RULES
-from .bert_types import BERT_LIKE, QKV, classes
-from .config import BERTConfig
+from ...huggingface_layers import read_rope, write_rope
+from ...layer_kinds import FULL, KINDS, SLIDING
+from ...sentence_transformers import PROJECTION_RULES
+from ..config import BERTConfig
+from .bert import BERT_LIKE, QKV, classes
 
 _POOLINGS = {"cls": "first", "mean": "mean"}
 

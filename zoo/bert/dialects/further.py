@@ -10,18 +10,19 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...weights.rules import Dialect, Field, Rule, layer_norm, linear
-from ...weights.transforms import joined
-from ..huggingface import (
+from ....weights.rules import Dialect, Field, Rule, layer_norm, linear
+from ....weights.transforms import joined
+from ...huggingface import (
     HF_ACTIVATIONS,
     activation,
     gated_activation,
     labels,
     number_of_labels,
 )
-from ..huggingface_layers import read_rope, write_rope
-from ..sentence_transformers import PROJECTION_RULES
-from .bert_types import (
+from ...huggingface_layers import read_rope, write_rope
+from ...sentence_transformers import PROJECTION_RULES
+from ..config import BERTConfig
+from .bert import (
     BERT_LIKE,
     EMBEDDINGS,
     QKV,
@@ -37,7 +38,6 @@ from .bert_types import (
     with_defaults,
     without,
 )
-from .config import BERTConfig
 
 PRE_NORM = {"norm_first": True, "embedding_norm": False}
 

@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...weights.rules import Dialect, Rule, layer_norm, linear
-from ...weights.transforms import TRANSPOSED, grouped_heads
-from ..huggingface import HF_ACTIVATIONS, activation, flag, integer
-from ..sentence_transformers import PROJECTION_RULES
-from .bert_types import BERT_LIKE, EMBEDDINGS, QKV, block_rules, classes, output_rules, with_defaults
-from .config import TERMS, BERTConfig
+from ....weights.rules import Dialect, Rule, layer_norm, linear
+from ....weights.transforms import TRANSPOSED, grouped_heads
+from ...huggingface import HF_ACTIVATIONS, activation, flag, integer
+from ...sentence_transformers import PROJECTION_RULES
+from ..config import TERMS, BERTConfig
+from .bert import BERT_LIKE, EMBEDDINGS, QKV, block_rules, classes, output_rules, with_defaults
 
 
 def _read(raw: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Tables of Hugging Face checkpoints for BERT, a file for each group of similar models."""

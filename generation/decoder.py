@@ -25,9 +25,10 @@ class Decoder(Protocol):
     A decoder may have two more methods. ``greedy(tokens, count)`` feeds `tokens` (rows,), continues with the most
     likely tokens and returns these (rows, count); plain greedy decoding uses it to avoid a call for every token.
     ``ended(rows)`` gets a boolean for each row, True if the logits of this row are not used any more. It may also have
-    the attribute ``defaults``: the generation config of its model; see ``defaults.py``. An encoder-decoder may have the
-    attributes ``first_tokens``, the first tokens (rows, n) of the next target if they are others than the start token,
-    and ``reads_features``, whether its encoder reads features (rows, frames, bins) and no tokens.
+    the attribute ``defaults``: the generation config of its model; see ``defaults.py``. ``prompt`` of an
+    encoder-decoder may take a fourth argument, `first`: the first tokens (rows, n) of the target if they are others
+    than the start token. An encoder-decoder may have the attribute ``reads_features``, True if its encoder reads
+    features (rows, frames, bins) and not tokens.
 
     Attributes:
         start_token: first token of the target of an encoder-decoder; None for a model that continues the prompt.
@@ -105,11 +106,10 @@ class GraphDecoder(Configured):
         self.graphs = graphs
         sizes = graphs["decoder"].signature.sizes
         self.max_length = min(config["max_length"], sizes.get("slots", config["max_length"]))
-        self.first_tokens: Array | None = None
         encoder = graphs["encoder"].signature.inputs if "encoder" in graphs else ()
         self.reads_features = any(spec.dtype.startswith("float") for spec in encoder)
 
-    def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
+    def prompt(self, input_ids: Array, attention_mask: Array, room: int, first: Array | None = None) -> Array:
         rows = len(input_ids)
         self.count, self.room = 0, room  # number of tokens in the cache, and of those that may follow the prompt
         self.fixed: dict[str, Any] = {}
@@ -119,7 +119,7 @@ class GraphDecoder(Configured):
         if "encoder" in self.graphs:
             found = self.encode(input_ids, attention_mask)
             found["encoder_attention_mask"] = attention_mask
-            tokens = np.full((rows, 1), self.start_token) if self.first_tokens is None else self.first_tokens
+            tokens = np.full((rows, 1), self.start_token) if first is None else first
         else:
             tokens, self.mask = align(input_ids, attention_mask)
         signature = self.graphs["decoder"].signature
@@ -127,7 +127,7 @@ class GraphDecoder(Configured):
         wanted = {spec.name for spec in signature.inputs} - set(signature.state)
         self.fixed = {name: value for name, value in found.items() if name in wanted}
         taken = next(spec for spec in signature.inputs if spec.name in TOKENS)
-        if self.first_tokens is not None:
+        if first is not None:
             taken.check_values(tokens)
         if signature.sizes.get(str(taken.dims[-1]), taken.dims[-1]) == 1:  # the graph takes one token at a time
             for column in tokens.T[:-1]:

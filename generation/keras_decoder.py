@@ -131,15 +131,17 @@ class KerasDecoder(GraphDecoder):
         super().__init__(self.graphs, model.config.to_dict(), model.generation_defaults)
         self.compiled = model.compiled_steps()
 
-    def prompt(self, input_ids: np.ndarray, attention_mask: np.ndarray, room: int) -> np.ndarray:
+    def prompt(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray, room: int, first: np.ndarray | None = None
+    ) -> np.ndarray:
         given = {"input_ids": input_ids, "attention_mask": attention_mask}
         given = given if "encoder" not in self.graphs else self.sources(input_ids, attention_mask)
         self.model.signature.check_arrays(given, complete=False)
         if self.reads_features:
-            return super().prompt(input_ids, attention_mask, room)
+            return super().prompt(input_ids, attention_mask, room, first)
         extra = bucket(input_ids.shape[1], 16) - input_ids.shape[1]
         widths = ((0, 0), (0, extra) if "encoder" in self.graphs else (extra, 0))
-        return super().prompt(np.pad(input_ids, widths), np.pad(attention_mask, widths), room)
+        return super().prompt(np.pad(input_ids, widths), np.pad(attention_mask, widths), room, first)
 
     def encode(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> dict[str, Any]:
         step = self._step("encoder", input_ids.shape)

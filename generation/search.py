@@ -161,10 +161,10 @@ class _Search:
             self.ids, self.mask = (np.repeat(array, count, 0) for array in (self.ids, self.mask))
             first = None if first is None else np.repeat(first, count, 0)
         self.prompt, self.real = self.ids, self.mask  # the tokens before the new ones, and their mask
+        self.target: list[Array] = []  # the first tokens of the target, if they are others than the start token
         if first is not None:
             self.prompt, self.real = first, np.ones_like(first)
-            if first.shape[1] > 1 or (first != decoder.start_token).any():
-                setattr(decoder, "first_tokens", first)  # noqa: B010 (an attribute that not all decoders have)
+            self.target = [first] if first.shape[1] > 1 or (first != decoder.start_token).any() else []
         ids, mask = np.zeros((2, len(self.ids), 0), "int64") if self.speech else (self.ids, self.mask)
         self.processors = Processors(self.options, self.stops, ids, mask, self.prompt, self.real)
 
@@ -203,7 +203,7 @@ class _Search:
 
     def first(self) -> Array:
         """Feed the prompt and return the logits after it (batch, vocab_size)."""
-        return self.decoder.prompt(self.ids, self.mask, self.options.max_new_tokens)
+        return self.decoder.prompt(self.ids, self.mask, self.options.max_new_tokens, *self.target)
 
 
 def stop_tokens(tokens: Any) -> Array:

@@ -106,10 +106,10 @@ class BucketDecoder:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.chosen, name)
 
-    def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
+    def prompt(self, input_ids: Array, attention_mask: Array, room: int, first: Array | None = None) -> Array:
         fitting = [size for size in self.decoders if size >= input_ids.shape[1]]
         self.chosen = self.decoders[fitting[0] if fitting else max(self.decoders)]
-        return self.chosen.prompt(input_ids, attention_mask, room)
+        return self.chosen.prompt(input_ids, attention_mask, room, *([] if first is None else [first]))
 
     def step(self, tokens: Array) -> Array:
         return self.chosen.step(tokens)

@@ -52,7 +52,7 @@ class FixedCacheDecoder(GraphDecoder):
         self.rows, self.new, self.slots = (sizes[dim] for dim in ("batch", "sequence", "past_sequence"))
         self.max_length = min(self.max_length, (self.slots + self.new) // self.new)
 
-    def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
+    def prompt(self, input_ids: Array, attention_mask: Array, room: int, first: Array | None = None) -> Array:
         if len(input_ids) > self.rows:
             raise ValueError(f"input_ids: got {len(input_ids)} rows; accepted: at most {self.rows}, as exported")
         ids, mask = align(input_ids, attention_mask)
@@ -105,10 +105,10 @@ class SharedCacheDecoder(GraphDecoder):
         self.vocab_size = int(logits.dims[-1])
         self.caches = {name: (specs[name], new) for name, new in self.graph.signature.state.items()}
 
-    def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
+    def prompt(self, input_ids: Array, attention_mask: Array, room: int, first: Array | None = None) -> Array:
         kept = np.asarray(attention_mask, bool)
-        first = np.argsort(~kept, axis=1, kind="stable")  # the tokens of a row in order, then its padding
-        ids = np.take_along_axis(np.asarray(input_ids), first, 1)
+        order = np.argsort(~kept, axis=1, kind="stable")  # the tokens of a row in order, then its padding
+        ids = np.take_along_axis(np.asarray(input_ids), order, 1)
         self.lengths = kept.sum(1)
         longest = int(self.lengths.max())
         ids = np.where(np.arange(longest) < self.lengths[:, None], ids[:, :longest], 0)

@@ -10,8 +10,10 @@ import difflib
 import inspect
 import math
 import numbers
+import os
 import warnings
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any, TypeGuard
 
 INT32 = 2**31  # limit of ids, positions and sizes, which runtimes store as int32
@@ -48,6 +50,13 @@ def shown(value: Any) -> str:
     """Return the ``repr`` of a value on one line, without the rest of a long one such as an array's."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def path_like(name: str, value: Any) -> Path:
+    """Return a path given as a string or a path object."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ValueError(f"{name}: got {shown(value)}; accepted: a path, as a string or a pathlib.Path")
+    return Path(value)
 
 
 def warn(message: str) -> None:

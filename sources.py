@@ -180,16 +180,19 @@ def converted(source: str, target: Path, to: str | None, dtype: str | None) -> d
     Args:
         source: folder, file or preset of the model.
         target: folder, .keras or .gguf file to write.
-        to: "zoo", "huggingface", "keras" or "gguf". Default: "gguf" for a .gguf file, or else "huggingface".
+        to: "zoo", "huggingface", "keras" or "gguf". Default: that of the suffix .gguf or .keras, or else
+            "huggingface".
         dtype: for "huggingface": "float32", "float16" or "bfloat16"; for "gguf": "f32", "f16", "q8_0", ….
 
     Raises:
         ValueError: an argument is not accepted.
     """
     formats = ("zoo", "huggingface", "keras", "gguf")
-    to = to if to is not None else "gguf" if target.suffix == ".gguf" else "huggingface"
+    to = to if to is not None else {".gguf": "gguf", ".keras": "keras"}.get(target.suffix, "huggingface")
     if to not in formats:
         raise ValueError(f"to: got {to!r}; accepted: {list(formats)}")
+    if target.suffix in (".onnx", ".tflite", ".litertlm"):
+        raise ValueError(f"target: got {str(target)!r}, a format of attention-zoo export; accepted: {list(formats)}")
     if to == "keras" and target.suffix != ".keras":
         raise ValueError(f"target: got {str(target)!r}; accepted for keras: a name that ends in .keras")
     if dtype is not None and to not in ("huggingface", "gguf"):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checks import choice, fraction, is_integer, shown
+from ..checks import choice, fraction, is_integer, path_like, shown
 from ..runtime.graph_names import FOREIGN
 from .frontend.card import as_card, own_metadata
 from .onnx_versions import FIRST, LAST
@@ -103,14 +103,16 @@ class ExportRequest:
         check_options(format, options)
         if format == "huggingface":
             options = {"data_format": "channels_first", **options}
-        if (suffix := SUFFIXES.get(format)) and Path(path).suffix != suffix:
+        place = path_like("path", path)
+        if (suffix := SUFFIXES.get(format)) and place.suffix != suffix:
             raise ValueError(f"path: got {str(path)!r}; accepted: a name that ends in {suffix}")
-        made = {**options, "precision": as_precision(options.get("precision", "fp32")), "path": Path(path)}
+        made = {**options, "precision": as_precision(options.get("precision", "fp32")), "path": place}
         return cls(format=format, **{**made, "card": as_card(options.get("card"))})
 
     def __post_init__(self) -> None:
         self._check_precision()
         choice("target", self.target, (None, *TARGETS))
+        choice("cache", self.cache, (None, True, False))
         self._check_onnx()
         formats = ("channels_first", "channels_last")
         choice("data_format", self.data_format, formats if self.format == "huggingface" else (None, *formats[::-1]))

@@ -218,6 +218,9 @@ class Runner(TextGenerating, PairScoring):
     def _outputs_of(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return self.run(inputs)
 
+    def _score_activation(self) -> str | None:
+        return self._config.get("score_activation")
+
     def _most_tokens(self) -> int | None:
         sizes = [graph.signature.sizes.get("sequence") for graph in self.graphs.values()]
         return None if None in sizes else max(map(int, sizes))  # pyright: ignore[reportArgumentType]

@@ -125,7 +125,7 @@ def test_keras_files(tmp_path: Path) -> None:
     """Check that every command that takes a model reads what ``convert`` writes, including the tokenizer."""
     source = Path(__file__).parent / "goldens" / "llama-gguf" / "q8_0.gguf"
     file = tmp_path / "m.keras"
-    assert cli("convert", source, file, "--to", "keras").returncode == 0
+    assert cli("convert", source, file).returncode == 0  # the suffix says the format
     said = [json.loads(cli("info", path, "--json").stdout) for path in (source, file)]
     assert said[0] == {**said[1], "name": str(source)}
     said = [cli("generate", path, "ab", "--max-new-tokens", 4, "--json").stdout for path in (source, file)]
@@ -134,9 +134,11 @@ def test_keras_files(tmp_path: Path) -> None:
     assert cli("export", file, tmp_path / "m.onnx", "--no-cache").returncode == 0
     assert cli("convert", file, tmp_path / "folder", "--to", "zoo").returncode == 0
     assert (tmp_path / "folder" / "tokenizer.json").is_file()
-    assert cli("convert", file, tmp_path / "m.gguf", "--dtype", "f16").returncode == 0  # the suffix says the format
+    assert cli("convert", file, tmp_path / "m.gguf", "--dtype", "f16").returncode == 0
     written = json.loads(cli("generate", tmp_path / "m.gguf", "ab", "--max-new-tokens", 4, "--json").stdout)
     assert [len(one["ids"]) for one in written] == [len(one["ids"]) for one in json.loads(said[0])]
+    done = cli("convert", file, tmp_path / "m.onnx")
+    assert done.returncode == 2 and "a format of attention-zoo export" in done.stderr
     done = cli("convert", file, tmp_path / "m.bin", "--to", "gguf")
     assert done.returncode == 2 and "accepted for gguf: a name that ends in .gguf" in done.stderr
     done = cli("info", tmp_path / "none.keras")

@@ -43,6 +43,23 @@ HEADS = {
 }
 HEADLESS = (None, "sentence_embedding", "sequence_classification", "token_classification", "question_answering")
 TABLES = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "shared.weight")
+# Names of modules in transformers since version 5, and those of their tensors in files, which are the earlier ones.
+_VIT = r"(.*?)(?:encoder\.layer|layers)\.(\d+)\."
+RENAMED = (
+    *(
+        (re.compile(_VIT + rf"attention\.{new}"), rf"\1encoder.layer.\2.attention.{old}")
+        for new, old in (
+            *((f"{name[0]}_proj", f"attention.{name}") for name in ("query", "key", "value")),
+            ("o_proj", "output.dense"),
+        )
+    ),
+    *(
+        (re.compile(_VIT + rf"mlp\.{new}"), rf"\1encoder.layer.\2.{old}")
+        for new, old in (("fc1", "intermediate.dense"), ("fc2", "output.dense"))
+    ),
+    (re.compile(r"(.*\.)?model\.layer\.(.*)"), r"\1layer.\2"),
+    (re.compile(r"lm_head"), "embed_out"),
+)
 PATTERN = re.compile(r"(?:[\w-]|\\?\.|\\d\+|\.\*|\^|\$){1,200}")  # of module names; others could take for ever
 
 
@@ -155,8 +172,8 @@ class MergedTensors:
         head: the head that the model will have.
 
     Raises:
-        ValueError: the adapter has a layer that the base model does not have, a part of another shape, or the embedding
-            table of a model whose output projection is tied to it.
+        ValueError: the adapter has a layer that the base model does not have, a part of another shape, an adapter of
+            the embedding table to which the output projection is tied, or other rows of it.
     """
 
     def __init__(self, base: Tensors, adapter: Adapter, dialect: Dialect, head: str | None) -> None:
@@ -169,10 +186,18 @@ class MergedTensors:
             theirs = names.get(dialect.normalise(name), name)
             self.whole[theirs], self.shapes[theirs] = own, adapter.tensors.shapes[own]
             names.setdefault(dialect.normalise(name), theirs)
-        tied = {table for copy, table in dialect.tied.items() if copy == dialect.output and copy not in names}
-        tied = set[str]() if head in HEADLESS else tied
+        copies = {copy: table for copy, table in dialect.tied.items() if copy == dialect.output and copy not in names}
+        copies = {} if head in HEADLESS else copies
+        tied = set(copies.values())
+        self.copied: dict[str, str] = {}  # the output projection -> the table of the base model, of which it is a copy
+        for copy, table in copies.items():
+            if names.get(table) in self.whole and not adapter.raw.get("ensure_weight_tying"):
+                self._untie(copy, names[table])
         for layer, parts in adapter.parts.items():
             short = dialect.normalise(f"{layer}.weight")
+            renamed = (pattern.fullmatch(layer) and pattern.sub(old, layer) for pattern, old in RENAMED)
+            known = (dialect.normalise(f"{name}.weight") for name in renamed if name)
+            short = short if short in names else next((name for name in known if name in names), short)
             if short not in names:
                 raise ValueError(f"path: {adapter.where} adapts {layer}, which {base.where} lacks; accepted: its base")
             if short in tied:
@@ -184,6 +209,13 @@ class MergedTensors:
                 )
             self.updates[names[short]] = layer
             self._check_shapes(layer, parts, self.shapes[names[short]])
+
+    def _untie(self, copy: str, table: str) -> None:
+        """Give the model an output projection of its own, because PEFT trains a copy of the table beside it."""
+        if self.shapes[table] != self.base.shapes[table]:
+            got = f"got {self.adapter.where} with {self.shapes[table][0]} rows of {table}, which the output shares"
+            raise ValueError(f"path: {got}; accepted: {self.base.shapes[table][0]}, or an adapter with an output too")
+        self.copied[copy], self.shapes[copy] = table, self.base.shapes[table]
 
     def _check_shapes(self, layer: str, parts: Mapping[str, str], shape: Shape) -> None:
         one, other = (self.adapter.tensors.shapes[parts[part]] for part in "AB")
@@ -206,6 +238,8 @@ class MergedTensors:
         return {**raw, "vocab_size": rows.pop()} if len(rows) == 1 else raw
 
     def read(self, name: str) -> np.ndarray:
+        if name in self.copied:
+            return self.base.read(self.copied[name])
         own = self.whole.get(name)
         array = self.base.read(name) if own is None else self.adapter.tensors.read(own)
         if (layer := self.updates.get(name)) is None:

@@ -266,6 +266,9 @@ class ZooModel(Served, keras.Model, FineTuning, PairScoring):
             )
         return {name: np.asarray(ops.convert_to_numpy(value)) for name, value in self.by_name(inputs).items()}
 
+    def _score_activation(self) -> str | None:
+        return getattr(self.config, "score_activation", None)
+
     def _most_tokens(self) -> int | None:
         return getattr(self.config, "max_length", None)
 

@@ -23,6 +23,7 @@ Shapes = Mapping[str, Shape]
 IDS = {f"{name}_token_id": f"tokenizer.ggml.{name}_token_id" for name in ("bos", "eos")}
 IDS["pad_token_id"] = "tokenizer.ggml.padding_token_id"
 NORMALIZE = "attention_zoo.normalize"  # our own entry: whether sentence embeddings are scaled to unit length
+ROTARY = ("rope_freqs", "rope_factors_long", "rope_factors_short")  # tensors of the positions, without ".weight"
 POOLINGS = {1: "mean", 2: "first", 3: "last"}  # llama.cpp's numbers; 0 is none and 4 a classifier
 
 
@@ -131,7 +132,7 @@ class Architecture:
             prefix="",
             aliases={},
             unused={},
-            ignored=(r"^rope_freqs\.weight$", r"^blk\.\d+\.attn_rot_embd", *self.ignored),
+            ignored=(*(rf"^{name}\.weight$" for name in ROTARY), r"^blk\.\d+\.attn_rot_embd", *self.ignored),
             tied=copies,
             output=None if theirs.output is None else self._renamed(theirs.output),
         )

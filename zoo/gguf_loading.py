@@ -13,6 +13,7 @@ from ..weights.rules import Dialect
 from .base import ZooModel
 from .building import build_model
 from .config import Config
+from .gguf_architectures import ROTARY
 from .gguf_tables import ARCHITECTURES
 from .model_tokenizer import readable_tokenizer
 from .registry import family, own_dialects
@@ -36,8 +37,9 @@ def architectures() -> list[str]:
 def load_gguf(file: Path, dtype: Any, overrides: dict[str, Any], tokenizer: Tokenizer | None) -> ZooModel:
     tensors = GGUFFile(file)
     raw = dict(tensors.fields)
-    if "rope_freqs.weight" in tensors.shapes:
-        raw["rope_freqs"] = tensors.read("rope_freqs.weight")
+    for name in ROTARY:
+        if f"{name}.weight" in tensors.shapes:
+            raw[name] = tensors.read(f"{name}.weight")
     kind, dialects = raw.get("general.architecture"), own_dialects("dialects")
     if kind not in architectures():
         raise ValueError(f"path: {file}: general.architecture: got {kind!r}; accepted: {architectures()}")

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from .. import checks
+from ..weights.gguf_file import shortest
 from .gguf_architectures import Architecture, Fields, Shapes
 from .gpt.gguf import read_scaling
 
@@ -50,15 +53,16 @@ DECODER = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "outp
 
 def _decoder(raw: Fields, shapes: Shapes) -> dict[str, Any]:
     """Return the entries of decoders that llama.cpp derives if they are missing."""
-    heads, width = raw.get("attention.head_count"), raw.get("embedding_length")
-    found: dict[str, Any] = {}
-    if not checks.is_integer(heads) or heads < 1:
-        raise ValueError(f"attention.head_count: got {heads!r}; accepted: a positive integer")
-    if checks.is_integer(width):
-        found = {"head_dim": raw.get("attention.key_length", width // heads)}
-        found["num_key_value_heads"] = raw.get("attention.head_count_kv", heads)
+    for name in ("attention.head_count", "embedding_length"):
+        if not checks.is_integer(given := raw.get(name)) or given < 1:
+            raise ValueError(f"{name}: got {given!r}; accepted: a positive integer")
+    heads, width = raw["attention.head_count"], raw["embedding_length"]
+    found = {
+        "head_dim": raw.get("attention.key_length", width // heads),
+        "num_key_value_heads": raw.get("attention.head_count_kv", heads),
+    }
     for name in ("rope.dimension_count", "attention.value_length"):
-        if found and raw.get(name, found["head_dim"]) != found["head_dim"]:
+        if raw.get(name, found["head_dim"]) != found["head_dim"]:
             raise ValueError(f"{name}: got {raw[name]}; accepted: {found['head_dim']}")
     return {**found, "rope_theta": raw.get("rope.freq_base", 10_000.0), "architectures": None}
 
@@ -171,9 +175,30 @@ def _gemma3(raw: Fields, shapes: Shapes) -> dict[str, Any]:
 
 
 def _phi3(raw: Fields, shapes: Shapes) -> dict[str, Any]:
-    if any(name.startswith("rope_factors_") for name in shapes):
-        raise ValueError("rope_factors_long.weight: got frequencies of long texts; accepted: files without")
-    return {**_decoder(raw, shapes), "sliding_window": raw.get("attention.sliding_window")}
+    found = _decoder({name: value for name, value in raw.items() if name != "rope.dimension_count"}, shapes)
+    part = raw.get("rope.dimension_count", found["head_dim"])
+    if not checks.is_integer(part) or not 0 < part <= found["head_dim"]:
+        raise ValueError(f"rope.dimension_count: got {part!r}; accepted: 1 to {found['head_dim']}")
+    found |= {"sliding_window": raw.get("attention.sliding_window"), "partial_rotary_factor": part / found["head_dim"]}
+    return {**found, **_long(raw, part)} if "rope_factors_long" in raw or "rope_factors_short" in raw else found
+
+
+def _long(raw: Fields, size: int) -> dict[str, Any]:
+    """Return the entries of the rotary positions whose frequencies for long texts are others, in two tensors."""
+    factors = {name: raw.get(f"rope_factors_{name}") for name in ("short", "long")}
+    for name, values in factors.items():
+        if np.shape(values) != (size // 2,):  # pyright: ignore[reportArgumentType]
+            got = "none" if values is None else f"{np.size(values)} factors"
+            raise ValueError(f"rope_factors_{name}.weight: got {got}; accepted: {size // 2}")
+    sharper = raw.get("rope.scaling.attn_factor")
+    scaling = {f"{name}_factor": [shortest(each) for each in np.asarray(values)] for name, values in factors.items()}
+    scaling |= {"type": "longrope"} | ({} if sharper is None else {"attention_factor": sharper})
+    trained = raw.get("rope.scaling.original_context_length", raw.get("context_length"))
+    return {"rope_scaling": scaling, "original_max_position_embeddings": trained}
+
+
+def _phi3_fields(raw: Fields, shapes: Shapes) -> dict[str, Any]:
+    return {} if "rope_factors_long" in raw else _rotary(raw, shapes)
 
 
 def _phi3_written(config: Fields) -> dict[str, Any]:
@@ -219,6 +244,15 @@ _T5_KEYS = {
     "layer_norm_epsilon": "attention.layer_norm_rms_epsilon",
     "decoder_start_token_id": "decoder_start_token_id",
 }
+
+
+def _t5_written(config: Fields) -> dict[str, Any]:
+    most = config["num_layers"]
+    if (number := config.get("num_decoder_layers", most)) > most:  # llama.cpp's lists have the length of the encoder
+        raise ValueError(f"num_decoder_layers: got {number}; accepted: at most num_layers, which is {most}")
+    return {}
+
+
 _DECODER: dict[str, Any] = {
     "keys": SIZES,
     "names": DECODER,
@@ -269,6 +303,7 @@ ARCHITECTURES = {
                     **blocks({"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}),
                 },
                 "more": _phi3,
+                "fields": _phi3_fields,
                 "written": _phi3_written,
             },
         ),
@@ -384,6 +419,7 @@ ARCHITECTURES = {
             names=_t5_names(),
             heads=("seq2seq_lm",),
             more=_t5,
+            written=_t5_written,
             demanded={"general.type": "model"},
             ignored=(r"^dec\.blk\.\d+\.cross_attn_rel_b\.",),
         ),

@@ -19,7 +19,7 @@ from ..text.gguf_fields import gguf_fields
 from ..weights.fill import collect
 from ..weights.rules import Dialect
 from .base import ZooModel
-from .gguf_architectures import IDS, NORMALIZE, POOLINGS, Architecture
+from .gguf_architectures import IDS, NORMALIZE, POOLINGS, ROTARY, Architecture
 from .gguf_tables import ARCHITECTURES
 from .registry import family, own_dialects
 from .saving import changes
@@ -35,7 +35,7 @@ DTYPES = {  # and llama.cpp's number for a file of that type
     "q4_0": 2,
 }
 # Small tables that llama.cpp keeps in float32, and all vectors.
-EXACT = ("position_embd.", "token_types.", "attn_rel_b.", "rope_freqs.")
+EXACT = ("position_embd.", "token_types.", "attn_rel_b.", *(f"{name}." for name in ROTARY))
 PORTION = 2**20  # numbers that are quantized at a time
 
 
@@ -77,15 +77,15 @@ def to_gguf(model: ZooModel, file: str | os.PathLike[str], dtype: str = "f32") -
                 fields[key] = number
     else:
         fields |= gguf_fields(model.tokenizer, table)
-    freqs = fields.pop("rope_freqs", None)
+    rotary = {name: fields.pop(name) for name in ROTARY if name in fields}
     with written(file) as temporary:
         writer = gguf.GGUFWriter(temporary, architecture.name)
         for key, value in {**fields, "general.file_type": DTYPES[dtype], "general.quantization_version": 2}.items():
             _add(gguf, writer, key, value)
-        extra = [] if freqs is None else [("rope_freqs.weight", np.asarray(freqs, "float32"))]
+        extra = [(f"{name}.weight", np.asarray(values, "float32")) for name, values in rotary.items()]
         kinds: dict[str, Any] = {}
         shapes = _shapes(plain, dialect)
-        if plain.config.to_dict().get("scale_outputs"):  # llama.cpp does not scale them: their table is another tensor
+        if _tied_outputs(plain):
             shapes["output.weight"] = shapes["token_embd.weight"]
         for name, shape in shapes.items():
             kinds[name] = _kind(gguf, name, shape, dtype)
@@ -111,13 +111,23 @@ def _shapes(model: ZooModel, dialect: Dialect) -> dict[str, tuple[int, ...]]:
     }
 
 
+def _tied_outputs(model: ZooModel) -> bool:
+    """Return whether the table of the outputs is that of the tokens, where other models scale such outputs.
+
+    A GGUF file does not state the factor, and llama.cpp has none. Therefore the table is written a second time, scaled
+    as the outputs are.
+    """
+    config = model.config.to_dict()
+    return "scale_outputs" in config and config["head"] is not None and config["tie_embeddings"]
+
+
 def _own(model: ZooModel, dialect: Dialect) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the tensors of ``_shapes``, and the table of scaled outputs."""
+    """Yield the tensors of ``_shapes``, and the second table of ``_tied_outputs``."""
     table, kept, model.unused = None, model.unused, {}
     try:
         for name, array in collect(model, dialect):
-            if name == "token_embd.weight" and model.config.to_dict().get("scale_outputs"):
-                table = array * np.float32(array.shape[1] ** -0.5)
+            if name == "token_embd.weight" and _tied_outputs(model):
+                table = array * np.float32(array.shape[1] ** -0.5 if model.config.scale_outputs else 1.0)
             if not name.startswith("pooler."):
                 yield name, array
         if table is not None:
@@ -158,7 +168,7 @@ def _architecture(model: ZooModel) -> tuple[Architecture, Dialect, dict[str, Any
 
 
 def _fields(one: Architecture, theirs: Dialect, model: ZooModel) -> dict[str, Any]:
-    """Return the metadata of a model, with the tensor of its rotary frequencies as "rope_freqs" if it needs one."""
+    """Return the metadata of a model, with those tensors of `ROTARY` that its rotary frequencies need."""
     config = model.config.to_dict()
     if config.get("head") not in one.heads:
         raise ValueError(f"head: got {config.get('head')!r}; accepted: one of {list(one.heads)}")
@@ -183,14 +193,19 @@ def _fields(one: Architecture, theirs: Dialect, model: ZooModel) -> dict[str, An
     if "attention.key_length" in one.keys.values():
         values[f"{one.name}.attention.value_length"] = values[f"{one.name}.attention.key_length"]
     if config.get("position") == "rotary":
-        values[f"{one.name}.rope.dimension_count"] = model.config.head_dim
+        values[f"{one.name}.rope.dimension_count"] = _rotated(model.config)
         values |= _rope(one.name, model.config)
     return {**values, **one.written(foreign)}
 
 
+def _rotated(config: Any) -> int:
+    """Return the number of features of a head that are rotated."""
+    return getattr(config, "rotary_dim", None) or config.head_dim
+
+
 def _rope(arch: str, config: Any) -> dict[str, Any]:
     """Return the metadata for the scaling of the positions, with the divisors of the frequencies if it has no name."""
-    scaling, size = config.rope_scaling, config.head_dim
+    scaling, size = config.rope_scaling, _rotated(config)
     if scaling is None:
         return {}
     name, kind = f"{arch}.rope.scaling.", scaling["rope_type"]
@@ -203,6 +218,11 @@ def _rope(arch: str, config: Any) -> dict[str, Any]:
         usual = 0.1 * math.log(scaling["factor"]) + 1.0 if scaling["factor"] > 1 else 1.0
         return found | ({f"{name}attn_factor": sharper / usual} if scaling.get("attention_factor") else {})
     frequencies, sharper = rotary_frequencies(size, config.rope_theta, scaling)
+    if kind == "longrope" and arch == "phi3":
+        found = {f"rope_factors_{part}": np.array(scaling[f"{part}_factor"], "float32") for part in ("long", "short")}
+        found[f"{name}original_context_length"] = scaling["original_max_position_embeddings"]
+        found[f"{arch}.context_length"] = scaling["max_position_embeddings"]
+        return {**found, f"{name}attn_factor": float(sharper)}
     plain, _ = rotary_frequencies(size, config.rope_theta)
     found = {"rope_freqs": plain / frequencies}
     return found | ({} if sharper == 1.0 else {f"{name}attn_factor": float(sharper)})
@@ -229,7 +249,8 @@ def _lost(config: Any, read: Any) -> list[str]:
     free = {*config.unused_fields(), *config.training_fields(), "pooler", "rope_scaling", "scale_outputs"}
     lost = [f"{name}={value!r}" for name, value in mine.items() if name not in free and not _same(value, theirs[name])]
     if mine.get("position") == "rotary":
-        ours, other = (rotary_frequencies(c.head_dim, c.rope_theta, c.rope_scaling) for c in (config, read))
+        both = ((_rotated(c), c.rope_theta, c.rope_scaling) for c in (config, read))
+        ours, other = (rotary_frequencies(*one) for one in both)
         if not np.allclose(ours[0], other[0], rtol=1e-5, atol=0) or not math.isclose(ours[1], other[1], rel_tol=1e-5):
             lost.append(f"rope_scaling={mine['rope_scaling']!r}")
     return lost

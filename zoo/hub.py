@@ -19,6 +19,8 @@ from ..needs import named_extras
 
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 GGUF = re.compile(rf"({NAME.pattern})[:/]([\w./+@ -]+\.gguf)")
+ADDRESS = re.compile(rf"https?://(?:[^/]+/)?({NAME.pattern})?")
+TAGGED = re.compile(rf"({NAME.pattern}):([\w.-]+)(?<!\.gguf)")  # as llama.cpp's -hf and Ollama take it
 SPLIT = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 INDEX, WEIGHTS, MODULES = "model.safetensors.index.json", "model.safetensors", "modules.json"
@@ -63,6 +65,13 @@ def located(path: str | os.PathLike[str], revision: str | None = None) -> Path:
     """
     if revision is not None and (not isinstance(revision, str) or not revision):
         raise ValueError(f"revision: got {revision!r}; accepted: a branch, a tag or a commit")
+    if found := ADDRESS.match(str(path)):
+        raise ValueError(
+            f"path: got the address {path}; accepted: the name {found[1] or 'org/name'!r} alone, or a path"
+        )
+    if (found := TAGGED.fullmatch(str(path))) and not Path(path).exists():
+        name, tag = found.groups()
+        raise ValueError(f"path: got {path}; accepted: a file of the repository, as {name}:<name>-{tag}.gguf")
     named = None if Path(path).exists() else hub_name(path)
     if named is None:
         if revision is not None:
@@ -201,7 +210,9 @@ def _in_one_line(name: str, revision: str | None) -> Iterator[None]:
         elif "RevisionNotFoundError" in kinds:
             why = f"the hub has no revision {revision!r} of it; accepted: a branch, a tag or a commit"
         elif "LocalEntryNotFoundError" in kinds:
-            why = f"not a path, not in the cache, and the hub does not answer ({_cause(error)}); {local}"
+            cause = _cause(error)
+            verb = "does not give it" if cause.startswith(("HfHubHTTPError", "HTTPStatusError")) else "does not answer"
+            why = f"not a path, not in the cache, and the hub {verb} ({cause}); {local}"
         elif isinstance(error, OSError) or type(error).__module__.partition(".")[0].startswith(("http", "hugging")):
             why = f"the hub does not give it ({_cause(error)}); {local}"
         else:
@@ -215,4 +226,5 @@ def _first_line(error: BaseException) -> str:
 
 def _cause(error: BaseException) -> str:
     under = error.__cause__ or error
-    return f"{type(under).__name__}: {_first_line(under)}"[:200]
+    text = f"{type(under).__name__}: {_first_line(under)}"
+    return text if len(text) <= 200 else f"{text[:200]}…"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import keras
 
+from .. import checks
 from ..files import read_json
 from ..text.tokenizer import Tokenizer
 from ..weights.fill import FirstValues, fill
@@ -113,7 +114,7 @@ def load(
     """
     with _in_short():
         given = None if tokenizer is None else given_tokenizer(tokenizer)
-        if Path(path).suffix in PICKLES:
+        if checks.path_like("path", path).suffix in PICKLES:
             raise ValueError(f"path: got {path}, a format that can hold code and is never opened; {ACCEPTED}")
         path = located(path, revision)
         source = _Source(path, None) if base is None and not is_adapter(path) else _with_base(path, base)
@@ -148,7 +149,10 @@ def _with_base(path: Path, base: str | os.PathLike[str] | None) -> _Source:
         raise ValueError(f"base: got {base} for {path}, which is not an adapter of PEFT; accepted: None")
     adapter = Adapter(path)
     if base is not None:
-        return _Source(located(base), adapter)
+        place = located(checks.path_like("base", base))
+        if not (transformer_folder(place) / CONFIG_FILE).is_file():
+            raise ValueError(f"base: got {base}; accepted: a Hugging Face folder, or org/name of the hub")
+        return _Source(place, adapter)
     given = f"base: got None for the adapter {path}, whose base is {adapter.base!r}"
     if adapter.base is None:
         raise ValueError(f"{given}; accepted: the path of its base model, as load(…, base=…)")
@@ -173,6 +177,8 @@ def _load(source: _Source, dtype: Any, overrides: dict[str, Any], tokenizer: Tok
         return model
     if adapter is None and path.suffix == ".gguf":
         return load_gguf(path, dtype, overrides, tokenizer)
+    if not path.exists():
+        raise ValueError(f"path: got {path}, which does not exist; {ACCEPTED}")
     folder = transformer_folder(path)
     if not (folder / CONFIG_FILE).is_file():
         raise ValueError(f"path: got {folder}, without {CONFIG_FILE}; {ACCEPTED}")
@@ -284,11 +290,19 @@ def _load_huggingface(
 def _trained_head(adapter: Adapter, dialect: Dialect, raw: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     """Return the config fields of the head that the adapter was trained with, if its base has another one."""
     head = overrides.get("head", adapter.head)
+    count = adapter.classes(dialect)
+    bodies = (None, "causal_lm", "masked_lm")
+    if head is None and "head" not in overrides and count is not None and dialect.head(raw) in bodies:
+        heads = [name for name in dialect.heads if name and name.endswith("classification")]
+        if len(heads) != 1:
+            what = f"the adapter {adapter.folder} of a trained classifier, without task_type"
+            raise ValueError(f"head: got {what}; accepted: one of {heads}, as load(…, head=…)")
+        head = heads[0]
     if head is None or (head or None) not in dialect.heads:
         return {}
     classes = {*dialect.heads.values(), *dialect.other_classes}
     known = (raw.get("architectures") or [None])[0] in {*classes, None}
     found: dict[str, Any] = {} if known and dialect.head(raw) == (head or None) else {"head": head or None}
-    if head in ("sequence_classification", "token_classification") and (count := adapter.classes(dialect)) is not None:
+    if head and head.endswith("classification") and count is not None:
         found["num_classes"] = count
     return found

@@ -34,6 +34,7 @@ def readable_tokenizer(path: Path, make: Callable[[], Tokenizer]) -> Tokenizer |
         return make()
     except ValueError as error:
         why = str(error) if str(error).startswith("path: ") else f"path: {path}: {error}"
+        why = " ".join(why.split())
         why = why if len(why) <= LONGEST else f"{why[:LONGEST]} …"
         checks.warn(f"{why}; the model has no tokenizer, and load(…, tokenizer=…) takes another")
         return None

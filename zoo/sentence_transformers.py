@@ -227,7 +227,7 @@ def _earlier_function(raw: Mapping[str, Any]) -> Any:
 
 def _scores(function: Any, where: Path) -> dict[str, Any]:
     """Return the config field for the function of a cross-encoder's logits, given by its class in torch."""
-    if function is None or function == FUNCTIONS["linear"]:
+    if function is None:
         return {}
     name = next((name for name, theirs in FUNCTIONS.items() if theirs == function), None)
     if name is None:

@@ -195,14 +195,18 @@ def sentence_embedding(
 
 def scored(config: Any, logits: Tensor) -> Any:
     """Return `logits`, or with `score_activation` a dict of them and their `scores`, as of a cross-encoder."""
-    if config.score_activation is None:
+    if not _has_scores(config):
         return logits
     return {"logits": logits, "scores": FUNCTIONS[config.score_activation](logits)}
 
 
+def _has_scores(config: Any) -> bool:
+    return config.score_activation not in (None, "linear")
+
+
 def scored_outputs(config: Any) -> tuple[TensorSpec, ...]:
     """Return the outputs of ``head="sequence_classification"``."""
-    names = ("logits", *["scores"] * (config.score_activation is not None))
+    names = ("logits", *["scores"] * _has_scores(config))
     return tuple(TensorSpec(name, "float32", ("batch", config.num_classes)) for name in names)
 
 

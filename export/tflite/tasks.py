@@ -77,7 +77,7 @@ def task_of(model: Any) -> Task | None:
         # Tasks cannot prepend a prompt, mask it in the pooling, or choose between logits and scores.
         prompted = model.tokenizer.default_prompt_name is not None or not config.get("pool_prompt", True)
         few = len(inputs) < len(BERT_INPUTS)  # as of DistilBERT, which no task supports
-        if few or prompted or config.get("score_activation") is not None:
+        if few or prompted or config.get("score_activation") not in (None, "linear"):
             return None
         if head == "sentence_embedding":
             return Task("TextEmbedder", "The embedding of a text.", vocabulary=vocabulary, inputs=inputs)

@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import attention_zoo as az
-from helpers import ROOT, close, run
+from helpers import ROOT, close, numpy, run, tiny
 
 GOLDENS = ROOT / "tests" / "goldens"
 NAMES = sorted(folder.name for folder in (GOLDENS / "adapters").iterdir())
@@ -120,7 +120,7 @@ def test_bad_files(adapter: Path, tmp_path: Path) -> None:
     llama = GOLDENS / "llama"
     with pytest.raises(ValueError, match=r"base: got .* which is not an adapter of PEFT; accepted: None"):
         az.load(llama, base=llama)
-    with pytest.raises(ValueError, match=r"without config\.json"):
+    with pytest.raises(ValueError, match=r"base: got .*adapter; accepted: a Hugging Face folder"):
         az.load(adapter, base=adapter)
     with pytest.raises(ValueError, match=r"adapts .*, which .* lacks; accepted: its base"):
         az.load(adapter, base=GOLDENS / "gpt2")
@@ -159,3 +159,82 @@ def test_tied_table(tmp_path: Path) -> None:
     save_file(arrays, folder / "adapter_model.safetensors")
     with pytest.raises(ValueError, match=r"adapts model\.embed_tokens, which the output shares; accepted"):
         az.load(folder, base=GOLDENS / "llama-tied")
+
+
+def test_trained_table_of_tied_outputs(tmp_path: Path) -> None:
+    """PEFT trains a copy of the table, and the output projection keeps that of the base model."""
+    base = tmp_path / "base"
+    tied, expected = (tiny("gpt", "llama", tie_embeddings=tie) for tie in (True, False))
+    az.to_huggingface(tied, base)
+    table = np.random.default_rng(0).normal(size=numpy(tied.embedding.embeddings).shape).astype("float32")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    name = "base_model.model.model.embed_tokens.weight"
+    save_file({name: table}, adapter / "adapter_model.safetensors")
+    entries = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "modules_to_save": ["embed_tokens"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(entries))
+    inputs = {"input_ids": np.array([[3, 4, 5]], "int32")}
+    expected.transfer_weights(tied)
+    expected.embedding.embeddings.assign(table)
+    expected.lm_head.kernel.assign(numpy(tied.embedding.embeddings).T)
+    with pytest.warns(UserWarning, match=r"the model uses both"):
+        model = az.load(adapter, base=base)
+    close(run(model, inputs)["logits"], run(expected, inputs)["logits"], atol=1e-5)
+    change(adapter, ensure_weight_tying=True)
+    tied.embedding.embeddings.assign(table)
+    close(run(az.load(adapter, base=base), inputs)["logits"], run(tied, inputs)["logits"], atol=1e-5)
+    save_file({name: table[:-1]}, adapter / "adapter_model.safetensors")
+    change(adapter, ensure_weight_tying=False)
+    with pytest.raises(ValueError, match=r"rows of .*embed_tokens\.weight, which the output shares; accepted: "):
+        az.load(adapter, base=base)
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("vit-no-bias", "vit."), ("dinov2", ""), ("dinov3", "model.")])
+def test_modules_renamed_in_transformers_5(name: str, prefix: str, tmp_path: Path) -> None:
+    """Adapters have the names of the modules, which are not those of the tensors in the files of their base."""
+    numbered = {"vit-no-bias": "layers.1", "dinov2": "encoder.layer.1", "dinov3": "layer.1"}[name]
+    saved = load_file(GOLDENS / name / "model.safetensors")
+    parts = {"q_proj": "attention.query", "o_proj": "output.dense"}
+    stem = "layer.1.attention." if name == "dinov3" else f"{prefix}encoder.layer.1.attention."
+    rng, tensors, changed = np.random.default_rng(0), {}, dict(saved)
+    for part, old in parts.items():
+        weight = f"{stem}{part if name == 'dinov3' else old}.weight"
+        down, up = (
+            rng.normal(size=shape).astype("float32")
+            for shape in ((2, saved[weight].shape[1]), (saved[weight].shape[0], 2))
+        )
+        layer = f"base_model.model.{prefix}{numbered}.attention.{part}"
+        tensors |= {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}
+        changed[weight] = saved[weight] + up @ down * 2
+    (tmp_path / "adapter").mkdir()
+    save_file(tensors, tmp_path / "adapter" / "adapter_model.safetensors")
+    (tmp_path / "adapter" / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4})
+    )
+    shutil.copytree(GOLDENS / name, tmp_path / "merged")
+    save_file(changed, tmp_path / "merged" / "model.safetensors", {"format": "pt"})
+    expected = az.load(tmp_path / "merged", head=None)
+    model = az.load(tmp_path / "adapter", base=GOLDENS / name, head=None)
+    size = model.config.image_size
+    height, width = size if isinstance(size, tuple) else (size, size)
+    inputs = {"pixel_values": rng.random((1, height, width, model.config.num_channels), "float32")}
+    close(run(model, inputs)["last_hidden_state"], run(expected, inputs)["last_hidden_state"], atol=1e-5)
+
+
+def test_classifier_without_task(tmp_path: Path) -> None:
+    """A trained classifier on a body is loaded, if the family has a single kind of classifier."""
+    saved = load_file(GOLDENS / "vit-no-bias" / "model.safetensors")
+    body, adapter = tmp_path / "body", tmp_path / "adapter"
+    az.to_huggingface(az.load(GOLDENS / "vit-no-bias", head=None), body)
+    adapter.mkdir()
+    whole = {f"base_model.model.{name}": array for name, array in saved.items() if name.startswith("classifier.")}
+    save_file(whole, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "modules_to_save": ["classifier"]}))
+    expected, model = az.load(GOLDENS / "vit-no-bias"), az.load(adapter, base=body)
+    size = model.config.image_size
+    height, width = size if isinstance(size, tuple) else (size, size)
+    inputs = {"pixel_values": np.random.default_rng(0).random((1, height, width, model.config.num_channels), "float32")}
+    close(run(model, inputs)["logits"], run(expected, inputs)["logits"], atol=1e-5)
+    bert = az.to_huggingface(az.load(GOLDENS / "bert", head=None), tmp_path / "bert")
+    with pytest.raises(ValueError, match=r"head: got the adapter .* without task_type; accepted: one of "):
+        az.load(adapter, base=bert)

@@ -657,7 +657,8 @@ def test_pickles_are_never_opened(tmp_path: Path) -> None:
 def test_files_of_other_formats(name: str, tmp_path: Path) -> None:
     if name != "absent":
         (tmp_path / name).write_bytes(pickle.dumps(Evil(tmp_path / "executed")))
-    refused(tmp_path / name, f"path: got {tmp_path / name}, without config.json; accepted: a folder")
+    why = "which does not exist" if name == "absent" else "without config.json"
+    refused(tmp_path / name, f"path: got {tmp_path / name}, {why}; accepted: a folder")
     assert not (tmp_path / "executed").exists()
 
 

@@ -244,6 +244,9 @@ def test_refused(hub: Hub, monkeypatch: Any) -> None:
     hub.repositories["org/empty"] = {"README.md": b"x"}
     refused("org/empty", "a repository without config.json")
     refused("org/m.bin", "never opened")
+    refused("https://huggingface.co/org/llama", "got the address https://huggingface.co/org/llama", "'org/llama' alone")
+    refused("org/llama:Q4_K_M", "as org/llama:<name>-Q4_K_M.gguf")
+    refused("llama", "path: got llama, which does not exist")
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")

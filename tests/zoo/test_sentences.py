@@ -201,4 +201,6 @@ def test_cross_encoder(tmp_path: Path, rng: Any) -> None:
     options.write_text(json.dumps({"model_type": "CrossEncoder", "activation_fn": "evil.Module"}))
     with pytest.raises(ValueError, match=r"activation_fn: got 'evil\.Module'; accepted: "):
         az.load(tmp_path)
+    options.write_text(json.dumps({"model_type": "CrossEncoder", "activation_fn": f"{torch}linear.Identity"}))
+    assert scores() is None and az.load(tmp_path).config.score_activation == "linear"
     assert az.load(tmp_path / "again", score_activation=None).config.score_activation is None

@@ -96,11 +96,33 @@ def test_tokenizer(tmp_path: Path) -> None:
     assert again.backend.get_vocab().items() >= model.tokenizer.backend.get_vocab().items()  # and unused rows
 
 
+def test_frequencies_of_long_texts(tmp_path: Path) -> None:
+    """Both sets of them, for a head of which a part is rotated. llama.cpp takes them from the same tensors."""
+    reference = GOLDENS / "phi3-long"
+    file = az.to_gguf(az.load(reference), tmp_path / "m.gguf")
+    for length in (40, 120):
+        one, other = (az.load(path, max_length=length) for path in (reference, file))
+        ids = np.random.default_rng(0).integers(3, 60, (1, length)).astype("int32")
+        close(numpy(other(ids)), numpy(one(ids)), atol=1e-5)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_tied_outputs_of_t5(scaled: bool, tmp_path: Path) -> None:
+    """A GGUF file does not state whether they are scaled."""
+    fields = {"attention_scale": 1.0, "numbering": "columns", "activation": "relu", "max_length": 512}
+    model = tiny("transformer", "t5", tie_embeddings=True, scale_outputs=scaled, **fields)
+    close(result(az.load(az.to_gguf(model, tmp_path / "m.gguf"))), result(model), atol=1e-5)
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "activation": (lambda: tiny("bert", "backbone", activation="relu"), "activation='relu'"),
     "head": (lambda: tiny("bert", "masked_lm"), "head: got 'masked_lm'"),
     "window": (lambda: tiny("gpt", "llama", sliding_window=3), "sliding_window=3"),
     "scale": (lambda: tiny("gpt", "gpt2", attention_scale=1.0), "attention_scale=1.0"),
+    "a deep decoder": (
+        lambda: tiny("transformer", "t5", num_layers=1, num_decoder_layers=2, numbering="columns", attention_scale=1.0),
+        "num_decoder_layers: got 2; accepted: at most num_layers, which is 1",
+    ),
     "a ViT": (lambda: az.create("vit-tiny-16", num_layers=1), "got a vit that a GGUF file cannot hold"),
     "projections": (
         lambda: tiny("bert", "backbone", head="sentence_embedding", projections=[{"units": 4}]),

@@ -99,7 +99,8 @@ class BERTConfig(SentenceConfig):
         tie_embeddings: whether the embedding table is also the masked LM head's output projection.
         num_classes: number of classes of the two classification heads.
         score_activation: function of the logits of ``head="sequence_classification"`` that gives the scores of a
-            cross-encoder, one of ``FUNCTIONS``; the output is then a dict of `logits` and `scores`. None for no scores.
+            cross-encoder, one of ``FUNCTIONS``; the output is then a dict of `logits` and `scores`. With "linear",
+            whose scores are the logits, and None, which leaves the function open, the output is the logits.
     """
 
     vocab_size: int = size(30522)

@@ -182,7 +182,7 @@ Transformer.dialects = {
     ),
     **T5_DIALECTS,
     "bart": _dialect("Bart", _BART, {"num_labels": 3}, classifies=True),
-    "mbart": _dialect("MBart", {**_BART, "norm_first": True}, {"decoder_start_token_id": None}, classifies=True),
+    "mbart": _dialect("MBart", {**_BART, "norm_first": True}, {"decoder_start_token_id": None}),
     "m2m_100": _dialect(
         "M2M100",
         {"position": "sinusoidal_fairseq", "numbering": "tokens", "norm_first": True},

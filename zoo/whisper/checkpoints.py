@@ -41,7 +41,6 @@ _WHISPER = Dialect(
         Field("max_target_positions", "max_length", 448),
         Field("dropout", "dropout", 0.0),
         Field("attention_dropout", "attention_dropout", 0.0),
-        Field("scale_embedding", "scale_embeddings", False),
         Field("decoder_start_token_id", "decoder_start_token_id", 50257),
         Field("eos_token_id", "eos_token_id", 50256),
         Field("pad_token_id", "pad_token_id", 50256),

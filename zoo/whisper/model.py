@@ -56,7 +56,7 @@ class WhisperConfig(TransformerConfig):
     norm_epsilon: float = 1e-5
     norm_first: bool = True
     use_key_bias: bool = False
-    scale_embeddings: bool = False
+    scale_embeddings: bool = choice(False, (False,))  # transformers ignores the entry `scale_embedding`
     dropout: float = rate(0.0)
     head: str | None = choice("seq2seq_lm", ("seq2seq_lm",))
     decoder_start_token_id: int = token(50_257)
@@ -69,7 +69,7 @@ class WhisperConfig(TransformerConfig):
 
 @register
 class Whisper(Transformer):
-    """A model of speech: ``Whisper(num_layers=2)``, ``Whisper(config)`` or ``az.create("whisper-tiny")``.
+    """A model of speech: ``Whisper(num_layers=2)``, ``Whisper(config)`` or ``az.load(folder)``.
 
     The module docstring lists the inputs and outputs; see also ``Transformer``.
     """

@@ -201,7 +201,7 @@ def read_ropes(
     Raises:
         ValueError: as in ``read_rope``, or the positions of sliding attention are scaled.
     """
-    given = raw.get("rope_parameters") or {}
+    given = {} if raw.get("rope_parameters") is None else raw["rope_parameters"]
     if not isinstance(given, Mapping) or not all(isinstance(given.get(kind) or {}, Mapping) for kind in KINDS):
         raise ValueError(f"rope_parameters: got {given!r}; accepted: an object for each of {list(KINDS)}")
     full, near = ({name: v for name, v in (given.get(kind) or {}).items() if v is not None} for kind in KINDS)

@@ -182,7 +182,7 @@ def _write_beit(c: ViTConfig) -> dict[str, Any]:
         "use_absolute_position_embeddings": c.position == "learned",
         "use_relative_position_bias": c.position_bias == "per_layer",
         "use_shared_relative_position_bias": c.position_bias == "shared",
-        "layer_scale_init_value": c.layer_scale or 0,
+        "layer_scale_init_value": c.layer_scale or 0.0,
         "use_mean_pooling": c.pooling == "normalized_mean",
         "use_mask_token": c.use_mask_token,
     }

@@ -171,9 +171,7 @@ def _print_rows(name: str, summary: str, rows: Iterable[tuple[str, str]]) -> Non
 def convert(
     source: Model,
     target: Annotated[Path, typer.Argument(help="Folder, .keras or .gguf file to write.")],
-    to: Annotated[
-        str | None, typer.Option(help="zoo, huggingface, keras or gguf; default: by the suffix, or huggingface.")
-    ] = None,
+    to: Annotated[str | None, typer.Option(help="zoo, huggingface, keras or gguf; default: by the suffix.")] = None,
     dtype: Annotated[str | None, typer.Option(help="huggingface: float32, …; gguf: f32, f16, bf16, q8_0, ….")] = None,
     json_: Json = False,
 ):

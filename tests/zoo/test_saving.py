@@ -338,6 +338,6 @@ def test_bad_configs(folder: Path, problem: str) -> None:
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    for path in (tmp_path / "absent", tmp_path):
-        with pytest.raises(ValueError, match=r"path: got .*without config\.json; accepted: a folder"):
+    for path, why in ((tmp_path / "absent", "which does not exist"), (tmp_path, r"without config\.json")):
+        with pytest.raises(ValueError, match=rf"path: got .*, {why}; accepted: a folder"):
             az.load(path)

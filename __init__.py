@@ -17,7 +17,8 @@ from ._keras_hook import register_when_keras_is_imported
 from .needs import named_extras
 
 if TYPE_CHECKING:
-    from . import export, layers, plot, zoo
+    from . import export, layers, plot, training, zoo
+    from .training import data, losses, metrics
     from .zoo import (
         BERT,
         CLIP,
@@ -48,7 +49,10 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
-_SUBPACKAGES = ("export", "layers", "plot", "zoo")
+_MODULES = {
+    **{name: f".{name}" for name in ("export", "layers", "plot", "training", "zoo")},
+    **{name: f".training.{name}" for name in ("data", "losses", "metrics")},
+}
 # Literal, because type checkers read it; a test compares it with that of ``zoo``.
 __all__ = [
     "BERT",
@@ -70,16 +74,20 @@ __all__ = [
     "Whisper",
     "WhisperConfig",
     "create",
+    "data",
     "export",
     "from_keras_hub",
     "layers",
     "list_models",
     "load",
+    "losses",
+    "metrics",
     "plot",
     "save",
     "to_gguf",
     "to_huggingface",
     "to_keras_hub",
+    "training",
     "zoo",
 ]
 
@@ -87,9 +95,9 @@ __all__ = [
 if not TYPE_CHECKING:  # for type checkers every name would exist, misspelled ones too
 
     def __getattr__(name: str) -> Any:
-        if name in _SUBPACKAGES:
+        if name in _MODULES:
             with named_extras():
-                return importlib.import_module(f".{name}", __name__)
+                return importlib.import_module(_MODULES[name], __name__)
         if __name__ == "attention_zoo" and name in __all__:
             return getattr(importlib.import_module(".zoo", __name__), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

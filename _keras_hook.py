@@ -24,7 +24,7 @@ def _register() -> None:
     if any(f"{__package__}.zoo.{name}" in sys.modules for name in ("base", "huggingface")):
         return
     # A module that is already being imported (it is the one that imports Keras) is skipped here and completed later.
-    for module in ("layers", *(f"zoo.{name}" for name in FAMILIES)):
+    for module in ("layers", *(f"zoo.{name}" for name in FAMILIES), "training.losses", "training.metrics"):
         importlib.import_module(f".{module}", __package__)
 
 

@@ -215,7 +215,10 @@ def test_whatever_is_imported_first(first: str) -> None:
     python(f"import attention_zoo as az\n{first}\nassert az.BERT and az.GPT")
 
 
-ROOMS = ("layers", "weights", "generation", "finetuning", "text", "runtime", "bench", "zoo", "export", "plot", "demo")
+ROOMS = (
+    *("layers", "weights", "generation", "finetuning", "text", "runtime", "bench", "zoo"),
+    *("training", "export", "plot", "demo"),
+)
 # For every package, and every module at the root: the packages and modules that it may import.
 GROUND = {"checks": set[str](), "signature": {"checks"}, "files": set[str](), "needs": set[str]()}
 MAY_IMPORT = {
@@ -228,6 +231,7 @@ MAY_IMPORT = {
     "text": {*GROUND, "weights", "text"},
 }
 MAY_IMPORT["zoo"] = {*MAY_IMPORT, "zoo"}
+MAY_IMPORT["training"] = {*MAY_IMPORT["zoo"], "training"}
 MAY_IMPORT["runtime"] = {*GROUND, "generation", "text", "runtime"}
 MAY_IMPORT["bench"] = {*GROUND, "generation", "runtime", "bench"}
 MAY_IMPORT["export"] = {*MAY_IMPORT["zoo"], *MAY_IMPORT["bench"], "export"}
@@ -365,10 +369,11 @@ def test_layers_and_zoo_need_keras_and_numpy_only() -> None:
     own["hub.py"] = {"huggingface_hub"}
     own |= {"keras_hub.py": {"keras_hub"}, "keras_files.py": {"keras_hub"}}  # the latter only for KerasHub files
     own |= {name: {"tensorflow", "jax", "torch"} for name in ("keras_decoder.py", "checkpointing.py", "served.py")}
+    own |= {"tables.py": {"pyarrow"}, "batches.py": {"tensorflow"}}  # optional parts of ``training/data/``
     allowed = {"attention_zoo", "jinja2", "keras", "ml_dtypes", "numpy", "safetensors", "tokenizers"}
     allowed |= set(sys.stdlib_module_names)
     for room, file in modules():
-        if room in ("layers", "weights", "generation", "finetuning", "text", "zoo"):
+        if room in ("layers", "weights", "generation", "finetuning", "text", "zoo", "training"):
             for name in imported(file):
                 known = allowed | own.get(file.name, set())
                 assert name.partition(".")[0] in known, f"{file.relative_to(ROOT)} imports {name}"

@@ -1,0 +1,3 @@
+"""Data for training: texts and conversations as batches for ``model.fit``."""
+
+import keras

@@ -1,0 +1,3 @@
+"""Metrics of tokens, for ``model.compile(metrics=[…])``."""
+
+from __future__ import annotations

@@ -20,6 +20,7 @@ from ..weights.rules import Dialect, by_name, weight_name
 from .companions import load_companions, save_companions
 from .config import Config
 from .served import Served
+from .token_losses import TokenLosses
 
 if TYPE_CHECKING:
     from ..generation.search import GenerateOptions
@@ -59,7 +60,7 @@ def build_each(input_shape: tuple[int | None, ...], *layers: Any) -> None:
             layer.build(input_shape)
 
 
-class ZooModel(Served, keras.Model, FineTuning, PairScoring):
+class ZooModel(Served, TokenLosses, keras.Model, FineTuning, PairScoring):
     """A Keras model with a config. It is built on construction: ``fit``, ``save`` and ``count_params`` work at once.
 
     A call takes a dict of inputs by their names in :attr:`signature`, or the first input alone. With

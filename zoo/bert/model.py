@@ -48,6 +48,7 @@ from ...layers.embedding import TokenEmbedding
 from ...layers.feedforward import ACTIVATIONS
 from ...layers.position import encode_positions, position_layer
 from ...layers.rotary import RotaryEmbedding
+from ...layers.vocabulary import Projection, logit_statistics_of, wanted_statistics
 from ...signature import Signature, TensorSpec
 from ..base import Intermediates, Tensor, ZooModel, build_each
 from ..config import Config
@@ -273,10 +274,7 @@ class BERT(ZooModel):
         if c.transformed:
             x = self.transform_norm(ACTIVATIONS[c.transform_activation](self.transform(x)))  # (…, transform_dim)
         if c.head == "masked_lm":
-            if self.lm_head is None:
-                return self.embedding.project(x, self.output_bias)  # (B, T, V)
-            logits = ops.cast(self.lm_head(x), "float32")
-            return logits if self.output_bias is None else logits + ops.cast(self.output_bias, "float32")
+            return self._vocabulary_logits(x)
         if self.span is not None:
             start, end = ops.split(ops.cast(self.span(x), "float32"), 2, axis=-1)  # (B, T, 1) each
             return {"start_logits": ops.squeeze(start, -1), "end_logits": ops.squeeze(end, -1)}
@@ -290,6 +288,25 @@ class BERT(ZooModel):
             return scored(c, logits) if c.head == "sequence_classification" else logits
         result = {"last_hidden_state": ops.cast(x, "float32")}
         return result if pooled is None else {**result, "pooler_output": ops.cast(pooled, "float32")}
+
+    def _vocabulary_logits(self, x: Tensor) -> Tensor:
+        """Return the logits (B, T, V) of ``head="masked_lm"``, or their statistics where a loss wants those."""
+        if wanted_statistics() is not None:
+            return logit_statistics_of(x, self._output_projection())
+        if self.lm_head is None:
+            return self.embedding.project(x, self.output_bias)
+        logits = ops.cast(self.lm_head(x), "float32")
+        return logits if self.output_bias is None else logits + ops.cast(self.output_bias, "float32")
+
+    @property
+    def projects_vocabulary(self) -> bool:
+        return self.config.head == "masked_lm"
+
+    def _output_projection(self) -> Projection:
+        """Return the output projection of ``head="masked_lm"``."""
+        table = self.embedding.embeddings if self.lm_head is None else self.lm_head.kernel
+        bias = None if self.output_bias is None else ops.convert_to_tensor(self.output_bias)
+        return Projection(ops.convert_to_tensor(table), tied=self.lm_head is None, bias=bias)
 
     def _pooled(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Return the first of the hidden states `x` (B, T, D), or the mean of those that `mask` keeps: (B, D)."""

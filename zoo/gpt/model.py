@@ -38,6 +38,7 @@ from ...layers.core import NORMALIZATIONS, Dense, fields_for
 from ...layers.embedding import TokenEmbedding
 from ...layers.position import EncodedPositions, encode_positions, position_layer
 from ...layers.rotary import RotaryEmbedding
+from ...layers.vocabulary import Projection, logit_statistics_of, wanted_statistics
 from ...signature import Graph, Signature, TensorSpec
 from ..base import Intermediates, Tensor, ZooModel, build_each
 from ..config import Config
@@ -209,9 +210,24 @@ class GPT(Generating, ZooModel):
             return ops.cast(self.classifier(x), "float32")
         if self.config.head is None:
             return {"last_hidden_state": ops.cast(x, "float32")}
+        if wanted_statistics() is not None:
+            return logit_statistics_of(x, self._output_projection())
         logits = self.embedding.project(x) if self.lm_head is None else ops.cast(self.lm_head(x), "float32")
         logits = logits if self.config.logits_scale == 1.0 else logits * self.config.logits_scale
         return F.softcapped(logits, self.config.logits_softcap)
+
+    @property
+    def projects_vocabulary(self) -> bool:
+        return self.config.head == "causal_lm"
+
+    def _output_projection(self) -> Projection:
+        """Return the output projection of ``head="causal_lm"``."""
+        c = self.config
+        more = {"scale": c.logits_scale, "softcap": c.logits_softcap}
+        if self.lm_head is None:
+            return Projection(ops.convert_to_tensor(self.embedding.embeddings), tied=True, **more)
+        bias = None if self.lm_head.bias is None else ops.convert_to_tensor(self.lm_head.bias)
+        return Projection(ops.convert_to_tensor(self.lm_head.kernel), bias=bias, **more)
 
     @property
     def signature(self) -> Signature:

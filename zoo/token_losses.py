@@ -1,0 +1,92 @@
+"""Training with the losses of ``training/losses.py``: their labels, and logits that never exist all at once.
+
+These losses have two methods beside those of Keras: ``labels_of(x, y)``, the labels without those of padding, and
+``targets(labels)``, the label of each position. With their argument `chunk_size`, ``fit`` and ``evaluate`` make the
+model return the statistics of its logits in place of the logits; see ``layers/vocabulary.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from ..layers.vocabulary import statistics_wanted
+
+Tensor = Any
+
+
+class TokenLosses(keras.Model):
+    """Mixin that adapts Keras' training of a model to losses of tokens."""
+
+    @property
+    def projects_vocabulary(self) -> bool:
+        """Whether the model's output is logits over a vocabulary that can be computed a chunk at a time."""
+        return False
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Configure the training as ``keras.Model.compile`` does.
+
+        Raises:
+            ValueError: a loss with `chunk_size` for a model without logits over a vocabulary, or with metrics of other
+                kinds than those of ``az.metrics``, which would need all logits; or a metric that compares other
+                positions than the loss does.
+        """
+        super().compile(*args, **kwargs)
+        loss = _token_loss(self)
+        if loss is None:
+            return
+        given = [kwargs.get(name) for name in ("metrics", "weighted_metrics")]
+        for metric in keras.tree.flatten(given):
+            if metric is not None and hasattr(metric, "shift") and metric.shift != loss.shift:
+                raise ValueError(
+                    f"metrics: got {metric.name} with shift={metric.shift}; accepted: shift={loss.shift}, as "
+                    f"{type(loss).__name__} has"
+                )
+            if metric is not None and loss.chunk_size is not None and not hasattr(metric, "shift"):
+                name = metric if isinstance(metric, str) else getattr(metric, "name", type(metric).__name__)
+                raise ValueError(
+                    f"metrics: got {name!r} with the chunk_size of {type(loss).__name__}, which computes no logits; "
+                    "accepted: metrics of az.metrics, or chunk_size=None"
+                )
+        if loss.chunk_size is not None and not self.projects_vocabulary:
+            head = getattr(self.config, "head", None)
+            raise ValueError(
+                f"chunk_size: got {loss.chunk_size!r} for {self.name} with head={head!r}; "
+                "accepted: None, or a GPT with head='causal_lm' or a BERT with head='masked_lm'"
+            )
+
+    def train_step(self, *args: Any) -> Any:
+        with self._chunks(args[-1]):
+            return super().train_step(*args)
+
+    def test_step(self, *args: Any) -> Any:
+        with self._chunks(args[-1]):
+            return super().test_step(*args)
+
+    def _chunks(self, data: Any) -> Any:
+        """Return the context in which one step on `data` runs."""
+        loss = _token_loss(self)
+        if loss is None or loss.chunk_size is None:
+            return statistics_wanted(None, None)
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        tokens = None if loss.chunk_size == "auto" else loss.chunk_size
+        return statistics_wanted(loss.targets(loss.labels_of(x, y)), tokens)
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        return super().compute_loss(x, self._labels(x, y), y_pred, sample_weight, training)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        return super().compute_metrics(x, self._labels(x, y), y_pred, sample_weight)
+
+    def _labels(self, x: Any, y: Any) -> Any:
+        loss = _token_loss(self)
+        return y if loss is None else loss.labels_of(x, y)
+
+
+def _token_loss(model: Any) -> Any:
+    """Return the loss of `model` if it is one of tokens, or else None."""
+    loss = getattr(model, "loss", None)
+    return loss if hasattr(loss, "labels_of") else None

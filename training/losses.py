@@ -25,7 +25,7 @@ Tensor = Any
 
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
-class TokenCrossEntropy(Labels, keras.losses.Loss):
+class TokenCrossEntropy(keras.losses.Loss, Labels):
     """Cross-entropy of logits (batch, sequence, vocabulary) with the label of the same position, in float32.
 
     For masked language models, encoder–decoder models, whose decoder's inputs are shifted already, and token
@@ -79,7 +79,7 @@ class TokenCrossEntropy(Labels, keras.losses.Loss):
         """Return the mean loss of the counted tokens, a scalar; 0 if there are none."""
         targets = self.targets(_unmasked(self, y_true, y_pred))
         losses = self._losses(targets, y_pred)
-        weights = self.weights(targets, sample_weight, losses.dtype)
+        weights = self.token_weights(targets, sample_weight, losses.dtype)
         number = ops.sum(ops.cast(ops.not_equal(weights, 0), losses.dtype))
         # A token without weight must not give nan for an infinite loss.
         losses = ops.where(ops.equal(weights, 0), 0.0, losses * weights)

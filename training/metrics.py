@@ -22,7 +22,7 @@ from .tokens import Labels, cross_entropy, statistics
 Tensor = Any
 
 
-class _TokenMetric(Labels, keras.metrics.Metric):
+class _TokenMetric(keras.metrics.Metric, Labels):
     """A quotient of two sums over tokens."""
 
     def __init__(
@@ -45,7 +45,7 @@ class _TokenMetric(Labels, keras.metrics.Metric):
         """Add a batch: labels (batch, sequence), logits (batch, sequence, vocabulary) and weights of rows or tokens."""
         targets = self.targets(y_true)
         found = ops.cast(statistics(y_pred, targets), "float32")
-        weights = self.weights(targets, sample_weight, "float32")
+        weights = self.token_weights(targets, sample_weight, "float32")
         counted = ops.not_equal(weights, 0)
         values, sizes = self.values(found, ops.maximum(targets, 0))
         self._add(self.total, self.total_rest, ops.sum(ops.where(counted, values * weights, 0.0)))

@@ -75,7 +75,7 @@ class Labels:
         labels = ops.where(out, IGNORED, labels)
         return _shifted(labels, IGNORED) if self.shift else labels
 
-    def weights(self, targets: Tensor, sample_weight: Tensor | None, dtype: str) -> Tensor:
+    def token_weights(self, targets: Tensor, sample_weight: Tensor | None, dtype: str) -> Tensor:
         """Return the weight of each position, (batch, sequence): 0 where there is no label, 1 or its sample weight.
 
         Args:

@@ -187,7 +187,7 @@ def _long(raw: Fields, size: int) -> dict[str, Any]:
     """Return the entries of the rotary positions whose frequencies for long texts are others, in two tensors."""
     factors = {name: raw.get(f"rope_factors_{name}") for name in ("short", "long")}
     for name, values in factors.items():
-        if np.shape(values) != (size // 2,):  # pyright: ignore[reportArgumentType]
+        if np.shape(values) != (size // 2,):  # pyright: ignore[reportArgumentType, reportCallIssue]
             got = "none" if values is None else f"{np.size(values)} factors"
             raise ValueError(f"rope_factors_{name}.weight: got {got}; accepted: {size // 2}")
     sharper = raw.get("rope.scaling.attn_factor")

@@ -1,0 +1,140 @@
+"""Folders that are written while training: the best models, and models for Hugging Face's libraries."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from ...checks import choice, positive_integer
+from ...files import read_json, write_json
+from ...zoo.saving import save, to_huggingface
+
+INDEX = "best.json"
+
+
+class BestCheckpoints(keras.callbacks.Callback):
+    """Keep the folders of the best models so far, which ``az.load`` reads.
+
+    The folder of epoch 3 is "epoch-0003" (epochs are counted from 1). It appears complete, under its name, or not at
+    all. ``best.json`` lists the folders with their values, the best first. A run that goes on later in the same folder
+    continues the list.
+
+    Args:
+        folder: where to put the folders.
+        monitor: name of the value in the logs, such as "val_loss" or "val_accuracy".
+        mode: "min" or "max", which of two values is better. Default: "max" for names that end in "accuracy", "acc",
+            "auc", "precision", "recall" or "f1_score", and "min" for all others.
+        keep: number of folders to keep.
+
+    Attributes:
+        best: path of the best folder, or None.
+
+    Raises:
+        ValueError: an argument that is not accepted; in ``fit``, logs without `monitor`.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], monitor: str = "val_loss", *, mode: str | None = None, keep: int = 3
+    ) -> None:
+        super().__init__()
+        self.folder, self.monitor = Path(folder), monitor
+        larger = ("accuracy", "acc", "auc", "precision", "recall", "f1_score")
+        self.mode = choice("mode", mode or ("max" if monitor.endswith(larger) else "min"), ("min", "max"))
+        self.keep = positive_integer("keep", keep)
+
+    @property
+    def best(self) -> Path | None:
+        listed = self._listed()
+        return self.folder / listed[0]["folder"] if listed else None
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        logs = logs or {}
+        if self.monitor not in logs:
+            raise ValueError(f"monitor: got {self.monitor!r}; accepted: one of {sorted(logs)}")
+        value, name = float(logs[self.monitor]), f"epoch-{epoch + 1:04d}"
+        listed = [entry for entry in self._listed() if entry["folder"] != name]
+        # Of equal values, the first stays in front. A value that is not a number is never among the best.
+        listed = sorted([*listed, {"folder": name, "value": value}], key=self._rank)[: self.keep]
+        if math.isnan(value) or all(entry["folder"] != name for entry in listed):
+            return
+        replaced(self.folder / name, lambda path: save(self.model, path))
+        write_json({"monitor": self.monitor, "mode": self.mode, "kept": listed}, self.folder / INDEX)
+        for path in self.folder.glob("epoch-*"):  # after the list, so that it never names a folder that is gone
+            if path.name not in {entry["folder"] for entry in listed}:
+                shutil.rmtree(path)
+
+    def _rank(self, entry: dict[str, Any]) -> float:
+        return -entry["value"] if self.mode == "max" else entry["value"]
+
+    def _listed(self) -> list[dict[str, Any]]:
+        file = self.folder / INDEX
+        return read_json(file)["kept"] if file.is_file() else []
+
+
+class HuggingFaceCheckpoint(keras.callbacks.Callback):
+    """Write the model regularly as a folder that ``transformers`` opens with ``from_pretrained``.
+
+    The folder after 1000 steps is "step-00001000". It appears complete, under its name, or not at all. Adapters are
+    merged in the folder, and stay adapters in the model.
+
+    Args:
+        folder: where to put the folders.
+        save_freq: "epoch", or a number of steps.
+        keep: the number of latest folders to keep. Default: all.
+        dtype: of the weights in the file: "float32", "float16" or "bfloat16". Default: as ``az.to_huggingface``.
+
+    Raises:
+        ValueError: an argument that is not accepted; in ``fit``, a model that has no form at Hugging Face.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        save_freq: str | int = "epoch",
+        *,
+        keep: int | None = None,
+        dtype: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.folder, self.dtype = Path(folder), dtype
+        self.every = None if save_freq == "epoch" else positive_integer("save_freq", save_freq)
+        self.keep = None if keep is None else positive_integer("keep", keep)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        # The optimizer's own count goes on in a resumed run.
+        if self.every is not None and (steps := self._steps()) % self.every == 0:
+            self._write(steps)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self.every is None:
+            self._write(self._steps())
+
+    def _steps(self) -> int:
+        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+
+    def _write(self, steps: int) -> None:
+        path = self.folder / f"step-{steps:08d}"
+        replaced(path, lambda folder: to_huggingface(self.model, folder, dtype=self.dtype))
+        if self.keep is not None:
+            for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
+                shutil.rmtree(old)
+
+
+def replaced(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a temporary folder beside `path`, and rename it to `path`; a folder of that name is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        write(temporary / "new")
+        if path.exists():
+            path.rename(temporary / "old")
+        (temporary / "new").rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

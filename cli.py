@@ -36,6 +36,8 @@ try:
         from rich.table import Table
         from rich.text import Text
         from typer.exceptions import TyperException
+
+        from .runs.command import finetune, train
 except ImportError as error:  # for example after pip install --no-deps, which suffices to run files from Python
     raise SystemExit(complain(error, 2)) from error
 
@@ -48,6 +50,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console()
+for command in (train, finetune):
+    app.command()(command)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 TokenizerPath = Annotated[
@@ -61,14 +65,10 @@ MinP = Annotated[float | None, typer.Option(help="Sample from tokens with at lea
 RepetitionPenalty = Annotated[float | None, typer.Option(help="Above 1: earlier tokens are less likely.")]
 Seed = Annotated[int | None, typer.Option(help="Random seed for sampling.")]
 Model = Annotated[
-    str,
-    typer.Argument(
-        help="Model folder (attention_zoo or Hugging Face), .gguf or .keras file, org/name of the hub, or preset."
-    ),
+    str, typer.Argument(help="Model folder (attention_zoo or Hugging Face), .gguf or .keras file, org/name or preset.")
 ]
 AnyModel = Annotated[
-    str,
-    typer.Argument(help="Model folder (attention_zoo or Hugging Face), .gguf, any .keras, org/name, or preset."),
+    str, typer.Argument(help="Model folder (attention_zoo or Hugging Face), .gguf, any .keras, org/name, or preset.")
 ]
 Imports = Annotated[
     list[str] | None,

@@ -71,7 +71,9 @@ def main(folder: Path, losses: Path, kind: str, seconds: float | None) -> None:
     callbacks = [resume, Losses(losses, resume)]
     if seconds is not None:
         kill = threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGKILL))
-        started = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: None if kill.ident else kill.start())
+        started = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs=None: None if kill.ident else kill.start()
+        )
         callbacks.insert(0, started)
     held = x[:8], np.roll(x[:8], -1, axis=1)
     data = (Rows(x), None) if kind == "dataset" else (x, np.roll(x, -1, axis=1))

@@ -17,7 +17,14 @@ SCRIPT = Path(__file__).with_name("killed_run.py")
 
 def run(folder: Path, losses: Path, kind: str, seconds: float | None = None) -> int:
     """Run the script in a process of its own, and return its exit status: 0, or -9 if it was killed."""
-    command = [sys.executable, str(SCRIPT), str(folder), str(losses), kind, *([] if seconds is None else [str(seconds)])]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        str(folder),
+        str(losses),
+        kind,
+        *([] if seconds is None else [str(seconds)]),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=os.path.sep)
     assert done.returncode in (0, -9), done.stderr
     return done.returncode
@@ -42,7 +49,10 @@ def killed_runs(folder: Path, kind: str, kills: int, seed: int = 0) -> tuple[int
             status = run(backup, losses, kind, None if last else rng.uniform(0, 1.5))
             done += status == -9
             inside += status == -9 and losses.exists() and "weights" not in losses.read_text()
-            print(f"{kind}: run {number}, kill {done}, {len(losses.read_text().splitlines()) if losses.exists() else 0}")
+            print(
+                f"{kind}: run {number}, kill {done}, {len(losses.read_text().splitlines()) if losses.exists() else 0}",
+                flush=True,
+            )
             if status == 0:
                 break
         got = losses.read_text().splitlines()
@@ -68,6 +78,6 @@ def test_arguments() -> None:
 
 if __name__ == "__main__":  # python tests/training/test_resume.py FOLDER KILLS: as many as you like
     for one in ("arrays", "dataset"):
-        place = Path(sys.argv[1]) / one
+        place = Path(sys.argv[1]).absolute() / one
         place.mkdir(parents=True)
         print(one, killed_runs(place, one, int(sys.argv[2])))

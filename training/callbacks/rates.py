@@ -56,7 +56,9 @@ class LearningRateFinder(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         model = self.model
-        if isinstance(getattr(model.optimizer, "_learning_rate", None), keras.optimizers.schedules.LearningRateSchedule):
+        if isinstance(
+            getattr(model.optimizer, "_learning_rate", None), keras.optimizers.schedules.LearningRateSchedule
+        ):
             raise ValueError("optimizer: got one with a learning rate schedule; accepted: one with a number")
         self.rates, self.losses = [], []
         # Keras creates the variables of some metrics in the first step; they are reset when an epoch begins anyway.

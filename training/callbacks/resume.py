@@ -75,7 +75,7 @@ class Resume(keras.callbacks.Callback):
         self._generators: dict[str, Any] = {}
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self.resumed_from, self._steps = None, 0
+        self.resumed_from, self._steps, self._facts, self._values = None, 0, {}, {}
         for rest in self.file.parent.glob(f".{self.file.stem}.*"):  # of a run that was killed while writing
             rest.unlink()
         if not self.file.is_file():
@@ -89,7 +89,7 @@ class Resume(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
-        resumed = self.resumed_from is not None and epoch == self.resumed_from[0] and bool(self._facts)
+        resumed = bool(self._facts) and epoch == self._facts["epoch"]
         if resumed:
             _set_generators(self._facts["generators"])
             if self.data is not None:
@@ -100,12 +100,11 @@ class Resume(keras.callbacks.Callback):
             model.train_function = _Passing(model, self._facts["batch"], self._facts["logs"])
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self._facts and self.resumed_from is not None and self._epoch == self.resumed_from[0]:
-            if batch < self._facts["batch"]:
-                if self._values:  # the first step has created the variables of all metrics
-                    restore(self.model, self._values)
-                    self._values = {}
-                return
+        if self._facts and self._epoch == self._facts["epoch"] and batch < self._facts["batch"]:
+            if self._values:  # the first step has created the variables of all metrics
+                restore(self.model, self._values)
+                self._values = {}
+            return
         self._steps += 1
         if self.every is not None and self._steps % self.every == 0:
             self._save(self._epoch, batch + 1, logs)

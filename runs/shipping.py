@@ -1,0 +1,77 @@
+"""The files of a trained model: written, compared with Keras, and asked the samples of the plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from ..files import no_empty_folder
+from ..zoo.loading import load
+from ..zoo.saving import save, to_huggingface
+
+
+def saved(model: Any, folder: Path) -> Path:
+    """Write the model, with adapters merged, as a folder for ``az.load``; adapters are also kept beside it."""
+    if model.lora is not None:
+        model.save_lora(folder.with_name("adapters.safetensors"))
+    return save(model, folder)
+
+
+def shipped(prepared: Any) -> list[dict[str, Any]]:
+    """Write every file of the plan and check it.
+
+    Returns:
+        For each: "path", "format", "bytes", "passed", what was "checked", and "answers": for each sample of the plan
+        the texts of Keras and of the file.
+
+    Raises:
+        ValueError, ExportError: as the exporters.
+    """
+    model, plan = prepared.model.without_adapters(), prepared.plan
+    if model is not prepared.model:
+        model.tokenizer, model.generation_config = prepared.model.tokenizer, prepared.model.generation_config
+        model.huggingface = prepared.model.huggingface
+    return [_shipped(model, Path(path), plan, prepared.prompts) for path in plan.output["files"]]
+
+
+def _shipped(model: Any, path: Path, plan: Any, prompts: list[Any]) -> dict[str, Any]:
+    if not path.suffix:
+        return _folder(model, path, plan, prompts)
+    from ..export.command import export_as
+    from ..export.verification.verify import verify
+    from ..runtime.loading import load as run
+
+    options = {} if path.suffix == ".onnx" else {"max_length": plan.output["max_length"]}
+    with no_empty_folder(path):
+        (result,) = export_as(lambda: model, path, None, plan.output["precision"], {}, options)
+    facts = {"path": str(path), "format": result.format, "bytes": result.bytes}
+    if path.suffix == ".litertlm":  # its TFLite file was compared with Keras before the bundle appeared
+        facts |= {"passed": True, "checked": "the TFLite file, by the exporter"}
+    else:
+        report = verify(model, path)
+        facts |= {"passed": bool(report.passed), "checked": f"{len(report.checks)} checks of verify"}
+    return facts | {"answers": _answers(model, run(path), plan, prompts)}
+
+
+def _folder(model: Any, path: Path, plan: Any, prompts: list[Any]) -> dict[str, Any]:
+    to_huggingface(model, path)
+    again: Any = load(path)
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (2, 16)).astype("int32")
+    ours, theirs = (ops.convert_to_numpy(one(ids)) for one in (model, again))
+    difference = float(np.abs(ours - theirs).max())
+    facts: dict[str, Any] = {"path": str(path), "format": "huggingface"}
+    facts["bytes"] = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    facts |= {"passed": difference <= 1e-4 * float(np.abs(ours).max())}
+    facts |= {"checked": f"logits of the folder, loaded again: greatest difference {difference:.1e}"}
+    return facts | {"answers": _answers(model, again, plan, prompts)}
+
+
+def _answers(model: Any, file: Any, plan: Any, prompts: list[Any]) -> list[dict[str, str]]:
+    found = []
+    for asked, prompt in zip(plan.output["samples"], prompts, strict=True):
+        texts = [one.generate_text(prompt, max_new_tokens=plan.output["max_new_tokens"]) for one in (model, file)]
+        found.append({"sample": asked, "keras": texts[0], "file": texts[1]})
+    return found

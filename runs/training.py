@@ -1,0 +1,249 @@
+"""A training run: load, train, keep, export and check."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from ..checks import shown
+from ..files import write_json
+from ..finetuning.optimizers import WarmupLinearDecay
+from ..text.tokenizer import Tokenizer
+from ..training.callbacks import BestCheckpoints, Resume, TextSamples, Throughput
+from .data import Rows
+from .plan import Plan
+from .rows import IGNORED, encoded, read_examples, split
+
+LONGEST = 512  # tokens of a row unless the plan says otherwise
+Examples = list[dict[str, Any]]
+
+
+class Prepared:
+    """A model and its data, ready to be trained as the plan says.
+
+    Attributes:
+        plan: the plan.
+        model: the compiled model.
+        train, validation: the batches; `validation` is None without such data.
+        tokens: the number of tokens in all rows that are trained on, padding excluded.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        keras.utils.set_random_seed(plan.training["seed"])
+        train, held = _examples(plan)  # before the model, which takes longer to read
+        self.model: Any = _model(plan, train)
+        tokenizer, limit = self.model.tokenizer, self.model.config.max_length
+        if (asked := plan.data["length"]) is not None and asked > limit:
+            raise ValueError(f"data.length: got {asked}; accepted: at most {limit}, the model's max_length")
+        length, size, seed = asked or min(limit, LONGEST), plan.training["batch_size"], plan.training["seed"]
+        ids, labels = encoded(tokenizer, train, length)
+        self.tokens = int(sum(row.nonzero()[0][-1] + 1 for row in labels != IGNORED))
+        self.train = Rows(ids, labels, min(size, len(ids)), seed)
+        self.validation = None
+        if held:
+            held_ids, held_labels = encoded(tokenizer, held, length)
+            self.validation = Rows(held_ids, held_labels, min(size, len(held_ids)), None)
+        if plan.lora is not None:
+            lora = plan.lora
+            self.model.enable_lora(lora["rank"], alpha=lora["alpha"], targets=lora["targets"])
+        if plan.training["gradient_checkpointing"]:
+            self.model.gradient_checkpointing = True
+        self._compile()
+
+    def _compile(self) -> None:
+        # XLA compiles for a minute on a CPU and saves little there; JAX needs it. "auto" is Keras' choice for GPUs.
+        backend = keras.backend.backend()
+        on_cpu = backend == "tensorflow" and not _tensorflow_gpus()
+        loss = keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, ignore_class=IGNORED, reduction="mean_with_sample_weight"
+        )
+        self.model.compile(self._optimizer(), loss, jit_compile=False if on_cpu else "auto")
+
+    def _optimizer(self) -> Any:
+        options, peak = self.plan.training, self.plan.learning_rate
+        # Keras counts every batch as a step of the schedule, accumulated or not.
+        steps = max(2, len(self.train) * options["epochs"])
+        warmup = min(int(options["warmup"] * steps), steps - 1)
+        rate: Any = peak
+        if options["schedule"] == "linear":
+            rate = WarmupLinearDecay(peak, warmup, steps)
+        elif options["schedule"] == "cosine":
+            rate = keras.optimizers.schedules.CosineDecay(
+                0.0 if warmup else peak,
+                steps - warmup,
+                warmup_target=peak if warmup else None,
+                warmup_steps=warmup,
+            )
+        given = {"global_clipnorm": options["clipnorm"], "weight_decay": options["weight_decay"]}
+        if options["accumulation"] > 1:
+            given["gradient_accumulation_steps"] = options["accumulation"]
+        names = {"adamw": "AdamW", "muon": "Muon", "sgd": "SGD", "lion": "Lion"}
+        optimizer = getattr(keras.optimizers, names[options["optimizer"]])(rate, **given)
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "scale", "embeddings"])
+        return optimizer
+
+    @property
+    def steps(self) -> int:
+        """The number of batches of the whole run."""
+        return len(self.train) * self.plan.training["epochs"]
+
+    def fit(self, verbose: int | str = "auto") -> dict[str, list[float]]:
+        """Train, or go on with a run that was killed, and return the history of the epochs."""
+        plan, folder = self.plan, Path(self.plan.output["folder"])
+        resume = Resume(folder / "backup", plan.output["save_every"] or "epoch", data=self.train)
+        callbacks: list[Any] = [resume, Throughput(self.train.ids.shape[1])]
+        if plan.output["samples"]:
+            options = {"max_new_tokens": plan.output["max_new_tokens"]}
+            write = print if verbose else lambda line: None
+            callbacks.append(TextSamples(self.prompts, write=write, file=folder / "samples.jsonl", **options))
+        if plan.output["keep_best"]:
+            callbacks.append(BestCheckpoints(folder / "best", keep=plan.output["keep_best"]))
+        history = self.model.fit(
+            self.train,
+            validation_data=self.validation,
+            epochs=plan.training["epochs"],
+            shuffle=False,  # the rows are shuffled already
+            callbacks=callbacks,
+            verbose=verbose,
+        ).history
+        return {name: [float(value) for value in values] for name, values in history.items()}
+
+    @property
+    def prompts(self) -> list[Any]:
+        """The samples of the plan: conversations if the tokenizer has a chat template, or else texts."""
+        chats = bool(self.model.tokenizer.chat_templates)
+        return [[{"role": "user", "content": text}] if chats else text for text in self.plan.output["samples"]]
+
+
+def train(plan: Plan, verbose: int | str = "auto") -> dict[str, Any]:
+    """Carry out a plan: train, save the model, and write and check the files.
+
+    Args:
+        plan: the plan.
+        verbose: of ``fit``; 0 also silences the samples.
+
+    Returns:
+        What ``report.json`` in the folder of the plan gets: losses, seconds, speed, and each file with its check and
+        its answers to the samples.
+
+    Raises:
+        ValueError: data, model or options do not fit each other.
+        ExportError: a file cannot be written, or does not compute what the model computes.
+    """
+    from .shipping import saved, shipped
+
+    start = time.perf_counter()
+    prepared = Prepared(plan)
+    loaded = time.perf_counter()
+    history = prepared.fit(verbose)
+    trained = time.perf_counter()
+    counts = prepared.model.parameter_counts
+    folder = saved(prepared.model, Path(plan.output["folder"]) / "model")
+    files = shipped(prepared)
+    report = {
+        "model": str(folder),
+        "parameters": {"trained": counts.trainable, "all": counts.total},
+        "rows": len(prepared.train.ids),
+        "tokens": prepared.tokens,
+        "steps": prepared.steps,
+        "history": history,
+        "files": files,
+        "seconds": {
+            "load": round(loaded - start, 1),
+            "train": round(trained - loaded, 1),
+            "write and check": round(time.perf_counter() - trained, 1),
+        },
+        "passed": all(file["passed"] for file in files),
+    }
+    write_json(report, Path(plan.output["folder"]) / "report.json")
+    return report
+
+
+def _examples(plan: Plan) -> tuple[Examples, Examples]:
+    train = read_examples("data.train", Path(plan.data["train"]))
+    if plan.data["validation"] is not None:
+        return train, read_examples("data.validation", Path(plan.data["validation"]))
+    if not plan.data["held_out"]:
+        return train, []
+    if len(train) == 1:
+        return _halves(train[0]["text"], plan.data["held_out"]) if "text" in train[0] else (train, [])
+    return split(train, plan.data["held_out"], plan.training["seed"])
+
+
+def _halves(text: str, share: float) -> tuple[Examples, Examples]:
+    """Return the beginning of a text to train on, and its end, which is held out, cut at the end of a line."""
+    place = text.find("\n", int(len(text) * (1 - share))) + 1 or int(len(text) * (1 - share))
+    return [{"text": text[:place]}], [{"text": text[place:]}]
+
+
+def _model(plan: Plan, examples: Sequence[Mapping[str, Any]]) -> Any:
+    """Load or create the model, with its tokenizer."""
+    from ..sources import model_of
+    from ..zoo import create, load
+    from ..zoo.registry import list_models
+
+    source, config, dtype = plan.model["source"], dict(plan.model["config"]), plan.training["dtype"]
+    tokenizer = _tokenizer(plan, examples)
+    if source in list_models() and not Path(source).exists():
+        if tokenizer is not None:
+            config.setdefault("vocab_size", -(-tokenizer.vocab_size // 64) * 64)
+        model: Any = create(source, dtype=dtype, **config)
+    elif config:
+        raise ValueError(f"model.config: got {shown(config)} for a model with weights; accepted: for presets alone")
+    else:
+        model = model_of(source) if dtype == "float32" else load(source, dtype=dtype)
+    if tokenizer is not None:
+        model.tokenizer = tokenizer
+    if not model.generates or model.family != "gpt":
+        raise ValueError(f"model.source: got {source}, a {model.family}; accepted: a causal language model (GPT)")
+    if model.tokenizer is None:
+        raise ValueError(
+            f"model.tokenizer: got none with {source}; accepted: a path, or model.vocabulary to train one on the data"
+        )
+    if model.tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"model.tokenizer: got {model.tokenizer.vocab_size} tokens; accepted: at most {model.config.vocab_size}, "
+            "the rows of the model's table"
+        )
+    return model
+
+
+def _tokenizer(plan: Plan, examples: Sequence[Mapping[str, Any]]) -> Tokenizer | None:
+    if plan.model["tokenizer"] is not None:
+        return Tokenizer.load(plan.model["tokenizer"])
+    if plan.model["vocabulary"] is None:
+        return None
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=plan.model["vocabulary"],
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [example["text"] for example in examples if "text" in example]
+    if not texts:
+        raise ValueError("model.vocabulary: got a size for data without texts; accepted: model.tokenizer for these")
+    backend.train_from_iterator(texts, trainer)
+    return Tokenizer(backend, eos_token="<|endoftext|>", pad_token="<|endoftext|>", padding_side="left")
+
+
+def _tensorflow_gpus() -> bool:
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def loss_of(model: Any, rows: Rows) -> float:
+    """Return the mean loss of the model on `rows`, in nats per target."""
+    return float(np.asarray(model.evaluate(rows, verbose=0)))

@@ -18,7 +18,7 @@ from .needs import named_extras
 
 if TYPE_CHECKING:
     from . import export, layers, plot, training, zoo
-    from .training import data, losses, metrics
+    from .training import callbacks, data, losses, metrics
     from .zoo import (
         BERT,
         CLIP,
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _MODULES = {
     **{name: f".{name}" for name in ("export", "layers", "plot", "training", "zoo")},
-    **{name: f".training.{name}" for name in ("data", "losses", "metrics")},
+    **{name: f".training.{name}" for name in ("callbacks", "data", "losses", "metrics")},
 }
 # Literal, because type checkers read it; a test compares it with that of ``zoo``.
 __all__ = [
@@ -73,6 +73,7 @@ __all__ = [
     "WarmupLinearDecay",
     "Whisper",
     "WhisperConfig",
+    "callbacks",
     "create",
     "data",
     "export",

@@ -61,7 +61,7 @@ def test_rows_without_a_target() -> None:
     long = {"prompt": "w1 " * 20, "completion": "w2"}
     found, _ = encoded(words(), [long, {"prompt": "w1", "completion": "w2"}], 8)
     assert len(found) == 1
-    with pytest.raises(ValueError, match="data.length: got 8"):
+    with pytest.raises(ValueError, match=r"^data\.length: got 8"):
         encoded(words(), [long], 8)
 
 

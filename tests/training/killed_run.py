@@ -68,7 +68,7 @@ def main(folder: Path, losses: Path, kind: str, seconds: float | None) -> None:
     )
     x = np.random.default_rng(0).integers(0, 64, (ROWS, 8)).astype("int32")
     resume = Resume(folder, save_freq=1)
-    callbacks = [resume, Losses(losses, resume)]
+    callbacks = [Losses(losses, resume), resume]  # in this order, so that no step is saved before it is noted
     if seconds is not None:
         kill = threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGKILL))
         started = keras.callbacks.LambdaCallback(

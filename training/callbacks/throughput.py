@@ -25,8 +25,8 @@ class Throughput(keras.callbacks.Callback):
     Args:
         length: tokens of an example. Default: examples are counted instead of tokens.
         flops_per_example: floating-point operations of a training step for one example. Default: for a `length`, 6 for
-            each token and each parameter outside of lookup tables, and 12 · blocks · length · hidden size for the
-            attention of each token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1; PaLM's appendix B). For images,
+            each token and each parameter outside of lookup tables (4 if it is frozen), and 12 · blocks · length · width
+            for the attention of each token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1; PaLM's appendix B). For images,
             there is no default.
         peak: floating-point operations per second that the machine can do, as its data sheet says for the dtype that is
             used, times the number of devices. Default: the highest rate of products of square matrices, measured in the
@@ -101,16 +101,19 @@ class Throughput(keras.callbacks.Callback):
 def flops_per_token(model: Any, length: int) -> float:
     """Return the floating-point operations of a training step for each token of rows of `length` tokens.
 
-    Rematerialization, which does more, does not count, and frozen weights count as if they were trained.
+    Frozen weights take 4 for each parameter, since they need no gradients of their own. What gradient checkpointing
+    computes again does not count.
     """
-    tables = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)]
-    in_tables = sum(int(np.prod(table.embeddings.shape)) for table in tables)
     config = getattr(model, "config", None)
-    tied = getattr(config, "vocab_size", 0) * getattr(config, "hidden_dim", 0)
-    shares = getattr(config, "tie_embeddings", False) and getattr(config, "head", None) in ("causal_lm", "masked_lm")
-    products = model.count_params() - in_tables + (tied if shares else 0)
+    tables = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)]
+    looked_up = {id(weight) for table in tables for weight in table.weights}
+    tied = getattr(config, "tie_embeddings", False) and getattr(config, "head", None) in ("causal_lm", "masked_lm")
+    total = 0.0
+    for variable in model.weights:
+        if id(variable) not in looked_up or (tied and variable.shape[0] == getattr(config, "vocab_size", None)):
+            total += (6 if variable.trainable else 4) * float(np.prod(variable.shape))
     width = getattr(config, "num_layers", 0) * getattr(config, "hidden_dim", 0)
-    return 6.0 * products + 12.0 * width * length
+    return total + 12.0 * width * length
 
 
 def measured_peak(dtype: str = "float32") -> float:

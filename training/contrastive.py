@@ -23,8 +23,8 @@ class MultipleNegativesRanking(keras.losses.Loss):
     arXiv:1807.03748). It is called MultipleNegativesRankingLoss in sentence-transformers, and InfoNCE elsewhere.
 
     `y_pred` is (batch, 2 or more, dim): the anchor, its partner, and further texts that are no partners of any row
-    (hard negatives). `y_true` is (batch,): rows with the same number have the same meaning, and their partners do not count
-    against each other; the number -1 is that of no other row. ``PairedEncoder`` gives such outputs.
+    (hard negatives). `y_true` is (batch,): rows with the same number have the same meaning, and their partners do not
+    count against each other; the number -1 is that of no other row. ``PairedEncoder`` gives such outputs.
 
     Args:
         scale: factor of the cosines, the inverse of the temperature.

@@ -26,8 +26,8 @@ class Throughput(keras.callbacks.Callback):
         length: tokens of an example. Default: examples are counted instead of tokens.
         flops_per_example: floating-point operations of a training step for one example. Default: for a `length`, 6 for
             each token and each parameter outside of lookup tables (4 if it is frozen), and 12 · blocks · length · width
-            for the attention of each token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1; PaLM's appendix B). For images,
-            there is no default.
+            for the attention of each token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1; PaLM's appendix B). For
+            images, there is no default.
         peak: floating-point operations per second that the machine can do, as its data sheet says for the dtype that is
             used, times the number of devices. Default: the highest rate of products of square matrices, measured in the
             dtype in which the model computes when ``fit`` begins; takes a moment.

@@ -8,14 +8,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from .rows import IGNORED
+from ..layers.vocabulary import IGNORED
 
 
 class Rows(keras.utils.PyDataset):
     """Batches of (ids, labels), shuffled anew in every epoch.
 
-    Labels are shifted: that of a position is the token after it. A last batch that is smaller than the others is filled
-    with rows without targets.
+    A last batch that is smaller than the others is filled with rows without targets.
 
     Args:
         ids, labels: (rows, length), as ``rows.encoded`` returns them.
@@ -25,7 +24,7 @@ class Rows(keras.utils.PyDataset):
 
     def __init__(self, ids: np.ndarray, labels: np.ndarray, batch_size: int, seed: int | None) -> None:
         super().__init__()
-        self.ids, self.labels, self.batch_size, self.seed = ids[:, :-1], labels[:, 1:], batch_size, seed
+        self.ids, self.labels, self.batch_size, self.seed = ids, labels, batch_size, seed
         self.epoch = 0
         self._order = self._ordered()  # Keras reads a few batches before the first epoch, for their shapes
 

@@ -41,7 +41,7 @@ def forecast(plan: Plan) -> dict[str, Any]:
         "parameters": {"trained": counts.trainable, "all": counts.total},
         "rows": len(prepared.train.ids),
         "tokens": prepared.tokens,
-        "length": prepared.train.ids.shape[1] + 1,
+        "length": prepared.train.ids.shape[1],
         "steps": prepared.steps,
         "seconds_per_step": round(step, 4),
         "seconds": round(loaded + times[0] + step * (prepared.steps - 1), 1),

@@ -94,7 +94,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "precision": _choice(PRECISIONS, "fp32"),
         "max_length": _integer(16, None, ", tokens of a text in a .tflite or .litertlm file"),
         "samples": _texts("questions, which are answered after every epoch and by the files"),
-        "max_new_tokens": _integer(1, 32),
+        "max_new_tokens": _integer(1, None, ", tokens of an answer; default: 32, or half of the model's max_length"),
         "save_every": _integer(1, None, ", steps between two backups; default: an epoch"),
         "keep_best": _integer(1, None, ", folders of the epochs with the lowest validation loss"),
     },

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..checks import shown
 from ..files import read_text
+from ..layers.vocabulary import IGNORED
 
-IGNORED = -100  # label of a token that is no target
 MOST = 2**31  # bytes of a data file
 KEYS = 'an object with "messages", "text", or "prompt" and "completion"'
 

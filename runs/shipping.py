@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,44 +35,48 @@ def shipped(prepared: Any) -> list[dict[str, Any]]:
     if model is not prepared.model:
         model.tokenizer, model.generation_config = prepared.model.tokenizer, prepared.model.generation_config
         model.huggingface = prepared.model.huggingface
-    return [_shipped(model, Path(path), plan, prepared.prompts) for path in plan.output["files"]]
+    asked = list(zip(plan.output["samples"], prepared.prompts, strict=True))
+
+    def answers(file: Any) -> list[dict[str, str]]:
+        found = []
+        for sample, prompt in asked:
+            texts = [one.generate_text(prompt, **prepared.answering) for one in (model, file)]
+            found.append({"sample": sample, "keras": texts[0], "file": texts[1]})
+        return found
+
+    return [_shipped(model, Path(path), plan.output, answers) for path in plan.output["files"]]
 
 
-def _shipped(model: Any, path: Path, plan: Any, prompts: list[Any]) -> dict[str, Any]:
+def _shipped(model: Any, path: Path, output: Mapping[str, Any], answers: Callable[[Any], Any]) -> dict[str, Any]:
     if not path.suffix:
-        return _folder(model, path, plan, prompts)
+        return _folder(model, path, answers)
     from ..export.command import export_as
     from ..export.verification.verify import verify
     from ..runtime.loading import load as run
 
-    options = {} if path.suffix == ".onnx" else {"max_length": plan.output["max_length"]}
+    options = {} if path.suffix == ".onnx" else {"max_length": output["max_length"]}
     with no_empty_folder(path):
-        (result,) = export_as(lambda: model, path, None, plan.output["precision"], {}, options)
-    facts = {"path": str(path), "format": result.format, "bytes": result.bytes}
+        (result,) = export_as(lambda: model, path, None, output["precision"], {}, options)
+    facts: dict[str, Any] = {"path": str(path), "format": result.format, "bytes": result.bytes}
     if path.suffix == ".litertlm":  # its TFLite file was compared with Keras before the bundle appeared
         facts |= {"passed": True, "checked": "the TFLite file, by the exporter"}
     else:
         report = verify(model, path)
         facts |= {"passed": bool(report.passed), "checked": f"{len(report.checks)} checks of verify"}
-    return facts | {"answers": _answers(model, run(path), plan, prompts)}
+    return {**facts, "answers": answers(run(path))}
 
 
-def _folder(model: Any, path: Path, plan: Any, prompts: list[Any]) -> dict[str, Any]:
+def _folder(model: Any, path: Path, answers: Callable[[Any], Any]) -> dict[str, Any]:
     to_huggingface(model, path)
     again: Any = load(path)
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (2, 16)).astype("int32")
     ours, theirs = (ops.convert_to_numpy(one(ids)) for one in (model, again))
     difference = float(np.abs(ours - theirs).max())
-    facts: dict[str, Any] = {"path": str(path), "format": "huggingface"}
-    facts["bytes"] = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    facts |= {"passed": difference <= 1e-4 * float(np.abs(ours).max())}
-    facts |= {"checked": f"logits of the folder, loaded again: greatest difference {difference:.1e}"}
-    return facts | {"answers": _answers(model, again, plan, prompts)}
-
-
-def _answers(model: Any, file: Any, plan: Any, prompts: list[Any]) -> list[dict[str, str]]:
-    found = []
-    for asked, prompt in zip(plan.output["samples"], prompts, strict=True):
-        texts = [one.generate_text(prompt, max_new_tokens=plan.output["max_new_tokens"]) for one in (model, file)]
-        found.append({"sample": asked, "keras": texts[0], "file": texts[1]})
-    return found
+    return {
+        "path": str(path),
+        "format": "huggingface",
+        "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        "passed": difference <= 1e-4 * float(np.abs(ours).max()),
+        "checked": f"logits of the folder, loaded again: greatest difference {difference:.1e}",
+        "answers": answers(again),
+    }

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from ..checks import shown
 from ..files import write_json
 from ..finetuning.optimizers import WarmupLinearDecay
+from ..layers.vocabulary import IGNORED
 from ..text.tokenizer import Tokenizer
 from ..training.callbacks import BestCheckpoints, Resume, TextSamples, Throughput
+from ..training.losses import CausalLM
 from .data import Rows
 from .plan import Plan
-from .rows import IGNORED, encoded, read_examples, split
+from .rows import encoded, read_examples, split
 
 LONGEST = 512  # tokens of a row unless the plan says otherwise
 Examples = list[dict[str, Any]]
@@ -60,10 +61,8 @@ class Prepared:
         # XLA compiles for a minute on a CPU and saves little there; JAX needs it. "auto" is Keras' choice for GPUs.
         backend = keras.backend.backend()
         on_cpu = backend == "tensorflow" and not _tensorflow_gpus()
-        loss = keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True, ignore_class=IGNORED, reduction="mean_with_sample_weight"
-        )
-        self.model.compile(self._optimizer(), loss, jit_compile=False if on_cpu else "auto")
+        # Large vocabularies are never (batch, length, vocabulary) at once.
+        self.model.compile(self._optimizer(), CausalLM(chunk_size="auto"), jit_compile=False if on_cpu else "auto")
 
     def _optimizer(self) -> Any:
         options, peak = self.plan.training, self.plan.learning_rate
@@ -99,9 +98,8 @@ class Prepared:
         resume = Resume(folder / "backup", plan.output["save_every"] or "epoch", data=self.train)
         callbacks: list[Any] = [resume, Throughput(self.train.ids.shape[1])]
         if plan.output["samples"]:
-            options = {"max_new_tokens": plan.output["max_new_tokens"]}
             write = print if verbose else lambda line: None
-            callbacks.append(TextSamples(self.prompts, write=write, file=folder / "samples.jsonl", **options))
+            callbacks.append(TextSamples(self.prompts, write=write, file=folder / "samples.jsonl", **self.answering))
         if plan.output["keep_best"]:
             callbacks.append(BestCheckpoints(folder / "best", keep=plan.output["keep_best"]))
         history = self.model.fit(
@@ -113,6 +111,11 @@ class Prepared:
             verbose=verbose,
         ).history
         return {name: [float(value) for value in values] for name, values in history.items()}
+
+    @property
+    def answering(self) -> dict[str, int]:
+        """The options of ``generate_text`` for the samples."""
+        return {"max_new_tokens": self.plan.output["max_new_tokens"] or min(32, self.model.config.max_length // 2)}
 
     @property
     def prompts(self) -> list[Any]:
@@ -242,8 +245,3 @@ def _tensorflow_gpus() -> bool:
     import tensorflow as tf
 
     return bool(tf.config.list_physical_devices("GPU"))
-
-
-def loss_of(model: Any, rows: Rows) -> float:
-    """Return the mean loss of the model on `rows`, in nats per target."""
-    return float(np.asarray(model.evaluate(rows, verbose=0)))

@@ -82,7 +82,7 @@ def test_batches() -> None:
         seen.append(firsts[:7].tolist())
         x, y = batches[0]
         word = x["input_ids"][0, 0]
-        assert y[0, 0] == word and y[0, 1] == 0  # after the prompt comes the completion, and then the end
+        assert y[0, :3].tolist() == [-100, word, 0]  # the completion and the end are learned from
     assert seen[0] != seen[1]
 
 

@@ -25,7 +25,7 @@ def run(folder: Path, losses: Path, kind: str, seconds: float | None = None) -> 
         kind,
         *([] if seconds is None else [str(seconds)]),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=os.path.sep)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, cwd=os.path.sep)
     assert done.returncode in (0, -9), done.stderr
     return done.returncode
 

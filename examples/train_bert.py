@@ -6,7 +6,6 @@ Data: the paragraphs of Python's own reference (``pydoc_data.topics``), of which
 BPE of 1,024 tokens is trained on the others. 15 % of the tokens are masked as in the paper. The model has two blocks of
 width 128.
 
-TIME
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ The same from the command line, with the conversations in a file:
 
     attention-zoo finetune SmolLM2-135M-Instruct.Q4_1.gguf chats.jsonl --lora 8 --epochs 3 --to chat.litertlm
 
-EXPECTED
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ fourth function is held out, and found among all held-out ones. The encoder lear
 (MultipleNegativesRanking). The reranker reads question and answer together, and learns to tell the answer from others
 that the encoder ranks high.
 
-TIME
 """
 
 from __future__ import annotations

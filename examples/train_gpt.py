@@ -5,7 +5,6 @@
 Data: the .py files of Python's standard library, of which every tenth is held out; a byte-level BPE of 2,048 tokens is
 trained on the others. The model has the architecture of Llama, three blocks of width 128 and 0.8 million parameters.
 
-TIME
 """
 
 from __future__ import annotations

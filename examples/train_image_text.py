@@ -7,7 +7,6 @@ scan of the digit seven". Both encoders are small and start from nothing. The lo
 among those of the batch, and the picture of each caption (arXiv:2103.00020); equal captions do not count against each
 other. The test has captions in words that the training has not seen in this order.
 
-TIME
 """
 
 from __future__ import annotations

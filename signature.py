@@ -134,7 +134,8 @@ class Signature:
         """
         specs = {spec.name: spec for spec in self.inputs}
         if unknown := sorted(set(given) - set(specs)):
-            raise ValueError(f"inputs: got {unknown}; {meant(unknown, specs)}accepted: {list(specs)}")
+            hint = ", and labels as the second argument of fit, fit(inputs, labels)" if "labels" in unknown else ""
+            raise ValueError(f"inputs: got {unknown}; {meant(unknown, specs)}accepted: {list(specs)}{hint}")
         missing = [s.name for s in self.inputs if s.name not in given and not s.optional]
         if missing and complete:
             raise ValueError(f"inputs: got {sorted(given)}, without {missing}; accepted: {list(specs)}")

@@ -6,7 +6,7 @@ warmup_steps=…)``. Keras has no schedule with linear decay; :class:`WarmupLine
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -49,7 +49,10 @@ class RatesByDepth(BlockStacks):
         blocks = {block.name: decay ** (len(stack) - i) for stack in stacks for i, block in enumerate(stack)}
         parts = list(dict.fromkeys(filter(None, map(_part, self.weights))))  # in the order of creation
         before = parts[: min(parts.index(name) for name in blocks)]
-        return LayerwiseDecay(optimizer, {**dict.fromkeys(before, decay ** (1 + max(map(len, stacks)))), **blocks})
+        inner = keras.optimizers.get(optimizer)
+        excluded = [weight_name(variable) for variable in self.weights if not inner._use_weight_decay(variable)]
+        factors = {**dict.fromkeys(before, decay ** (1 + max(map(len, stacks)))), **blocks}
+        return LayerwiseDecay(inner, factors, excluded={"weights": excluded, "patterns": []} if excluded else None)
 
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
@@ -65,23 +68,51 @@ class LayerwiseDecay(keras.optimizers.Optimizer):
         factors: for the first part of a weight's name, such as "block_3", the factor of its updates. Weights of other
             layers have the factor 1.
         name: name of the optimizer.
+        excluded: what has no weight decay: names of weights under "weights", regular expressions over the last part of
+            a name under "patterns". ``exclude_from_weight_decay`` sets it. Default: what the inner optimizer excludes.
 
     Attributes:
         inner_optimizer: the optimizer whose updates are scaled.
-        factors: as the argument.
+        factors, excluded: as the arguments.
 
     Raises:
         ValueError: an optimizer with ``use_ema=True``, because it would average the weights before scaling.
     """
 
-    def __init__(self, inner_optimizer: Any, factors: Mapping[str, float], name: str | None = None) -> None:
+    def __init__(
+        self,
+        inner_optimizer: Any,
+        factors: Mapping[str, float],
+        name: str | None = None,
+        *,
+        excluded: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = keras.optimizers.get(inner_optimizer)
         if self.inner_optimizer.use_ema:
             raise ValueError("optimizer: got one with use_ema=True; accepted: one without")
         self.factors = dict(factors)
+        self.excluded = None if excluded is None else {key: list(values) for key, values in excluded.items()}
+
+    def exclude_from_weight_decay(
+        self, var_list: Sequence[Any] | None = None, var_names: Sequence[str] | None = None
+    ) -> None:
+        """Exclude weights from the weight decay of the inner optimizer, as the method of Keras' optimizers does.
+
+        ``.keras`` files keep what is excluded. Another call replaces the first.
+
+        Args:
+            var_list: weights.
+            var_names: regular expressions over the last part of a weight's name, such as "bias".
+        """
+        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
+        self.excluded = {"weights": [*map(weight_name, var_list or ())], "patterns": list(var_names or ())}
 
     def build(self, variables: list[Any]) -> None:
+        if self.excluded is not None and not self.inner_optimizer.built:
+            names = set(self.excluded["weights"])
+            chosen = [variable for variable in variables if weight_name(variable) in names]
+            self.inner_optimizer.exclude_from_weight_decay(chosen, self.excluded["patterns"])
         self.inner_optimizer.build(variables)
         super().build(variables)
 
@@ -120,12 +151,13 @@ class LayerwiseDecay(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         inner = keras.saving.serialize_keras_object(self.inner_optimizer)
-        return {"name": self.name, "inner_optimizer": inner, "factors": dict(self.factors)}
+        config = {"name": self.name, "inner_optimizer": inner, "factors": dict(self.factors)}
+        return config if self.excluded is None else {**config, "excluded": self.excluded}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> LayerwiseDecay:
         inner = keras.saving.deserialize_keras_object(config["inner_optimizer"], custom_objects=custom_objects)
-        return cls(inner, config["factors"], config.get("name"))
+        return cls(inner, config["factors"], config.get("name"), excluded=config.get("excluded"))
 
 
 @keras.saving.register_keras_serializable(package="attention_zoo")

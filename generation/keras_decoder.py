@@ -91,6 +91,8 @@ class Generating(TextGenerating):
 
     def decoder(self) -> KerasDecoder:
         """Return a new decoder, which computes the logits for one request."""
+        if sync := getattr(self, "jax_state_sync", None):  # during ``fit`` on JAX, the weights are elsewhere
+            sync()
         return KerasDecoder(self)
 
     @property

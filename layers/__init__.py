@@ -6,7 +6,7 @@ from .attention import MultiHeadAttention
 from .audio import LogMelSpectrogram, TimeConvolution
 from .blocks import LayerScale, TransformerBlock
 from .cache import DynamicCache, StaticCache
-from .core import Dense, LayerNormalization, RMSNormalization
+from .core import Dense, Dropout, LayerNormalization, RMSNormalization
 from .disentangled import DisentangledAttention, RelativeEmbeddings
 from .embedding import PatchEmbedding, TokenEmbedding
 from .experts import MixtureOfExperts
@@ -27,6 +27,7 @@ __all__ = [
     "AttentionPooling",
     "Dense",
     "DisentangledAttention",
+    "Dropout",
     "DynamicCache",
     "FeedForward",
     "ImageProcessor",

@@ -14,7 +14,7 @@ from keras import ops
 
 from ..checks import positive_integer, positive_number
 from . import functional as F
-from .core import Dense, RMSNormalization
+from .core import Dense, Dropout, RMSNormalization
 
 Tensor = Any
 Cache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (new keys, new values) -> all (keys, values)
@@ -100,7 +100,7 @@ class MultiHeadAttention(keras.layers.Layer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads: got {num_kv_heads}; accepted: a divisor of num_heads={num_heads}")
-        self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+        self.dropout_layer = Dropout(dropout, dtype=self.dtype_policy, name="dropout")
 
     def build(self, query_shape: Any, value_shape: Any = None, key_shape: Any = None) -> None:
         value_shape = query_shape if value_shape is None else value_shape

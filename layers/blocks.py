@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from .attention import Cache, MultiHeadAttention
-from .core import NORMALIZATIONS, fields_for
+from .core import NORMALIZATIONS, Dropout, fields_for
 from .disentangled import DisentangledAttention
 from .experts import MixtureOfExperts
 from .feedforward import FeedForward
@@ -228,7 +228,7 @@ class TransformerBlock(keras.layers.Layer):
         if layer_scale is not None:
             self.attention_scale = LayerScale(layer_scale, name="attention_scale", **shared)
             self.feedforward_scale = LayerScale(layer_scale, name="feedforward_scale", **shared)
-        self.dropout_layer = keras.layers.Dropout(dropout, name="dropout", **shared)
+        self.dropout_layer = Dropout(dropout, name="dropout", **shared)
 
     @classmethod
     def from_fields(cls, config: Any, **arguments: Any) -> Self:

@@ -1,6 +1,7 @@
-"""Keras' Dense and normalization layers, computed with the primitives so that exporters recognize them.
+"""Keras' Dense, normalization and dropout layers, with what this package adds to them.
 
-Weights, initializers and LoRA are those of Keras.
+Dense and the normalizations are computed with the primitives, so that exporters recognize them. Weights, initializers
+and LoRA are those of Keras.
 """
 
 from __future__ import annotations
@@ -59,6 +60,24 @@ class Dense(KeepsAdapters, keras.layers.Dense):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         outputs = F.dense(inputs, self.kernel, self.bias)
         return outputs if self.activation is None else self.activation(outputs)
+
+
+@keras.saving.register_keras_serializable(package="attention_zoo")
+class Dropout(keras.layers.Dropout):
+    """Keras' Dropout with the state of its random numbers in ``.keras`` and weights files.
+
+    Training that is resumed from such a file, by ``keras.callbacks.BackupAndRestore`` too, draws the same masks as
+    training that was not interrupted. Files without a state, of other layers or earlier versions, can be loaded.
+    """
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        if self.rate > 0:  # otherwise there is no generator
+            store["seed_generator_state"] = self.seed_generator.state
+
+    def load_own_variables(self, store: Any) -> None:
+        if self.rate > 0 and "seed_generator_state" in store.keys():  # noqa: SIM118 (an HDF5 group)
+            self.seed_generator.state.assign(store["seed_generator_state"])
 
 
 @keras.saving.register_keras_serializable(package="attention_zoo")

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from . import functional as F
-from .core import KeepsAdapters
+from .core import Dropout, KeepsAdapters
 from .position import SinusoidalPositions2D
 
 Tensor = Any
@@ -119,7 +119,7 @@ class PatchEmbedding(keras.layers.Layer):
         self.use_mask_token = use_mask_token
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+        self.dropout_layer = Dropout(dropout, dtype=self.dtype_policy, name="dropout")
 
     def build(self, input_shape: Any = None) -> None:
         def weight(name: str, *shape: int) -> Any:

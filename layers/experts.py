@@ -16,7 +16,7 @@ import keras
 from keras import ops
 
 from . import functional as F
-from .core import Dense
+from .core import Dense, Dropout
 from .feedforward import ACTIVATIONS, GATED, FeedForward
 
 Tensor = Any
@@ -208,7 +208,7 @@ class MixtureOfExperts(keras.layers.Layer):
                 shared_dim, activation, use_bias=False, kernel_initializer=initializer, name="shared", **shared
             )
             self.shared_gate = linear(1, False, "shared_gate")
-        self.dropout_layer = keras.layers.Dropout(dropout, name="dropout", **shared)
+        self.dropout_layer = Dropout(dropout, name="dropout", **shared)
 
     def build(self, input_shape: Any) -> None:
         width, inner = input_shape[-1], self.intermediate_dim

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from . import functional as F
-from .core import Dense
+from .core import Dense, Dropout
 
 Tensor = Any
 
@@ -63,7 +63,7 @@ class FeedForward(keras.layers.Layer):
         self.use_bias = use_bias
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+        self.dropout_layer = Dropout(dropout, dtype=self.dtype_policy, name="dropout")
 
     def build(self, input_shape: Any) -> None:
         inner_shape = (*input_shape[:-1], self.intermediate_dim)

@@ -18,7 +18,9 @@ from ..signature import Graph, Signature, plain_inputs
 from ..text.pairs import PairScoring
 from ..weights.rules import Dialect, by_name, weight_name
 from .companions import load_companions, save_companions
+from .compile_checks import warn_of_compiled
 from .config import Config
+from .fit_checks import checked_data, weights_of_tokens
 from .served import Served
 from .token_losses import TokenLosses
 
@@ -307,12 +309,35 @@ class ZooModel(Served, TokenLosses, keras.Model, FineTuning, PairScoring):
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         return super().__call__(plain_inputs(inputs, self.signature.inputs[0].name), *args, **kwargs)
 
-    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Configure training as ``keras.Model.compile`` does, and warn of what would not train the model as meant."""
+        super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, *args, **kwargs)
+        warn_of_compiled(self, [metrics, weighted_metrics])
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile with the arguments that a ``.keras`` file has."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if (weights := kwargs.get("class_weight")) and any("sequence" in o.dims for o in self.signature.outputs):
+            of_tokens = weights_of_tokens(weights, x, y, kwargs.get("sample_weight"))
+            if of_tokens is not None:
+                kwargs |= {"class_weight": None, "sample_weight": of_tokens}
         x = self._checked(x)
         self._check_optimizer()
         if any(not self.of_head(weight_name(variable)) for variable in self.trainable_weights):
             self.unused = {}
-        return super().fit(x, *args, **kwargs)
+        return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         x = self._checked(x)
@@ -331,7 +356,8 @@ class ZooModel(Served, TokenLosses, keras.Model, FineTuning, PairScoring):
         arrays = x if isinstance(x, Mapping) else {} if x is None else {signature.inputs[0].name: x}
         if all(isinstance(array, np.ndarray) for array in arrays.values()):
             signature.check_arrays(arrays)
-        return x
+            return x
+        return checked_data(x, signature)
 
     def save_assets(self, folder: str) -> None:
         """Write the parts of a ``.keras`` file other than config and weights. Keras calls this on ``save``."""

@@ -21,6 +21,7 @@ from attention_zoo.zoo.base import weight_name
 from helpers import (
     ALL_BUT_ONE,
     FURTHER,
+    ROOT,
     VARIANTS,
     WITHOUT_TENSORFLOW,
     close,
@@ -598,6 +599,50 @@ def test_blocks_are_computed_again(rng: Any) -> None:
     plain, again = counts
     assert plain > 2 * 3 * 8 - 4, "six products of weights and two of attention in a block, thrice"
     assert again > 1.2 * plain
+
+
+def test_checkpointing_goes_on_as_without(tmp_path: Path, rng: Any) -> None:
+    """Later steps draw the masks of the plain model, losses of routers are kept, and ``.keras`` files keep the setting.
+
+    A draw too many or too few would change the second step.
+    """
+    inputs, results = rng.integers(0, 97, (4, 7)).astype("int32"), []
+    for on in (False, True):
+        keras.utils.set_random_seed(3)
+        model = tiny("gpt", "experts", dropout=0.3, attention_dropout=0.1, router_loss=0.5)
+        model.gradient_checkpointing = on
+        model.compile(keras.optimizers.SGD(0.1), LOSS(from_logits=True), jit_compile=False)
+        results.append(model.fit(inputs, inputs, epochs=3, verbose=0).history["loss"])
+        model.save(tmp_path / "model.keras")
+        assert az.load(tmp_path / "model.keras").gradient_checkpointing is on
+        assert keras.models.load_model(tmp_path / "model.keras").gradient_checkpointing is on
+    close(results[1], results[0], atol=2e-6)
+
+
+STEPS = """
+import sys; sys.path.insert(0, sys.argv[1])
+import keras, numpy as np
+from helpers import tiny
+ids = np.random.default_rng(0).integers(0, 61, (4, 7)).astype("int32")
+for family, variant in (("gpt", "experts"), ("gpt", "relative"), ("transformer", "original")):
+    results = []
+    for on in (False, True):
+        keras.utils.set_random_seed(3)
+        model = tiny(family, variant, dropout=0.3)
+        model.gradient_checkpointing = on
+        model.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        x = {spec.name: ids for spec in model.signature.inputs if spec.name.endswith("input_ids")}
+        results.append(model.fit(x, ids, epochs=3, verbose=0).history["loss"])
+    np.testing.assert_allclose(results[1], results[0], rtol=0, atol=2e-6)
+    assert results[0][2] < results[0][0]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_checkpointing_on_other_backends(backend: str) -> None:
+    pytest.importorskip(backend)
+    python(STEPS, ROOT / "tests", KERAS_BACKEND=backend)
 
 
 def test_checkpointing_needs_blocks() -> None:

@@ -42,7 +42,7 @@ from keras import ops
 
 from ...layers import functional as F
 from ...layers.blocks import TransformerBlock
-from ...layers.core import NORMALIZATIONS, Dense, fields_for
+from ...layers.core import NORMALIZATIONS, Dense, Dropout, fields_for
 from ...layers.disentangled import RelativeEmbeddings
 from ...layers.embedding import TokenEmbedding
 from ...layers.feedforward import ACTIVATIONS
@@ -137,7 +137,7 @@ class BERT(ZooModel):
             self.sliding_positions = RotaryEmbedding(c.head_dim, c.sliding_rope_theta, name="sliding", **shared)
         self.embedding_norm = norm("embedding_norm") if c.embedding_norm else None
         self.embedding_projection = dense("embedding_projection", c.hidden_dim) if c.project_embeddings else None
-        self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **shared)
+        self.dropout = Dropout(c.dropout, name="dropout", **shared)
         own: dict[str, Any] = {"kernel_initializer": initializer, **shared}
         own |= {} if c.disentangled else {"position_terms": None}
         self.blocks = [

@@ -34,7 +34,7 @@ from ...generation.keras_decoder import Generating
 from ...layers import functional as F
 from ...layers.blocks import TransformerBlock
 from ...layers.cache import CausalContext, DynamicCache, StaticCache, causal_context
-from ...layers.core import NORMALIZATIONS, Dense, fields_for
+from ...layers.core import NORMALIZATIONS, Dense, Dropout, fields_for
 from ...layers.embedding import TokenEmbedding
 from ...layers.position import EncodedPositions, encode_positions, position_layer
 from ...layers.rotary import RotaryEmbedding
@@ -85,7 +85,7 @@ class GPT(Generating, ZooModel):
             **{**fields_for(position_layer, c), "max_length": c.max_length + c.position_offset},
             **{"initializer": normal.clone(), "name": "positions", **shared},
         )
-        self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **shared)
+        self.dropout = Dropout(c.dropout, name="dropout", **shared)
         self.sliding_positions: Any = None
         if c.sliding_rope_theta is not None and c.position.startswith("rotary"):
             width = c.rotary_dim or c.head_dim

@@ -17,11 +17,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import keras
 from keras import ops
 
 from ...generation.keras_decoder import Generating
-from ...layers.core import Dense
+from ...layers.core import Dense, Dropout
 from ...layers.embedding import TokenEmbedding
 from ...layers.recurrent import CELLS
 from ...layers.recurrent_attention import recurrent_attention
@@ -103,7 +102,7 @@ class Seq2Seq(Generating, ZooModel):
         self.combine = None
         if self.attention is not None:
             self.combine = Dense(c.hidden_dim, activation="tanh", use_bias=False, name="combine", **shared)
-        self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **shared)
+        self.dropout = Dropout(c.dropout, name="dropout", **shared)
         self.lm_head = Dense(c.vocab_size, name="lm_head", **shared)
 
     def build(self, input_shape: Any = None) -> None:

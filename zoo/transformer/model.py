@@ -39,7 +39,7 @@ from ...generation.cached_graphs import cache_pairs, decoder_graph
 from ...generation.keras_decoder import Generating
 from ...layers.blocks import TransformerBlock
 from ...layers.cache import CausalContext, DynamicCache, StaticCache, causal_context
-from ...layers.core import NORMALIZATIONS, Dense, fields_for
+from ...layers.core import NORMALIZATIONS, Dense, Dropout, fields_for
 from ...layers.embedding import TokenEmbedding
 from ...layers.position import encode_positions, position_layer, positions_from_mask
 from ...signature import Dim, Graph, Signature, TensorSpec
@@ -85,7 +85,7 @@ class Transformer(Generating, ZooModel):
 
         decoder = {"num_heads": c.num_decoder_heads, "head_dim": c.decoder_head_dim}
         inside = {"num_kv_heads": c.num_decoder_kv_heads, "intermediate_dim": c.decoder_intermediate_dim}
-        self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **shared)
+        self.dropout = Dropout(c.dropout, name="dropout", **shared)
         self.embedding = embedding("embedding", c.vocab_size)
         self.encoder_positions, self.encoder_biases = self._position_layers("encoder", c.num_layers, bidirectional=True)
         self.encoder_embedding_norm = norm("encoder_embedding_norm", c.embedding_norm)

@@ -31,7 +31,9 @@ def trained(family: str, variant: str, dtype: Any = None, **compiled: Any) -> di
     inputs = {name: value % 7 if value.dtype.kind == "i" else value for name, value in inputs.items()}
     model.compile(keras.optimizers.Adam(1e-3), keras.losses.MeanSquaredError(), **compiled)
     outputs, rng = model(inputs), np.random.default_rng(2)
-    targets = keras.tree.map_structure(lambda x: rng.normal(size=x.shape).astype("float32"), outputs)
+    named = outputs if isinstance(outputs, Mapping) else {"": outputs}
+    drawn = {name: rng.normal(size=named[name].shape).astype("float32") for name in sorted(named)}
+    targets = drawn if isinstance(outputs, Mapping) else drawn[""]
     losses = model.fit(inputs, targets, batch_size=4, epochs=STEPS, shuffle=False, verbose=0).history["loss"]
     return {"losses": np.asarray(losses), **{weight_name(v): numpy(v) for v in model.weights}}
 

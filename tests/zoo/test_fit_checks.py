@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from helpers import close, tiny
+from helpers import close, python, tiny
 
 LOSS = keras.losses.SparseCategoricalCrossentropy
 
@@ -80,6 +80,37 @@ def test_labels_among_the_inputs(rng: Any) -> None:
     for call in (model, model.fit):
         with pytest.raises(ValueError, match=r"inputs: got \['labels'\].*fit\(inputs, labels\)"):
             call(inputs)
+
+
+CALLBACK = """
+import keras, numpy as np, attention_zoo as az
+ids = np.random.default_rng(0).integers(0, 64, (8, 8)).astype("int32")
+
+def run(generates):
+    keras.utils.set_random_seed(0)
+    model = az.create("gpt", vocab_size=64, num_layers=1, num_heads=2, hidden_dim=16, max_length=16)
+    model.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    found = []
+
+    class Sample(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if generates:  # `model` is not `self.model`, which Keras would have brought up to date
+                found.append(model.generate(ids[:1, :3], max_new_tokens=5).tolist())
+
+    losses = model.fit(ids, ids, epochs=10, batch_size=4, shuffle=False, verbose=0, callbacks=[Sample()]).history
+    return losses["loss"], found, model.generate(ids[:1, :3], max_new_tokens=5).tolist()
+
+plain, _, last = run(False)
+losses, found, same = run(True)
+assert losses == plain and same == last == found[-1] != found[0]
+"""
+
+
+@pytest.mark.slow
+def test_generate_in_a_callback_on_jax() -> None:
+    """During ``fit`` on JAX, the variables of a model are out of date, and their buffers may be deleted."""
+    pytest.importorskip("jax")
+    python(CALLBACK, KERAS_BACKEND="jax")
 
 
 class Batches(keras.utils.PyDataset):

@@ -14,6 +14,7 @@ EXTRAS = {
     **dict.fromkeys(("ai_edge_litert", "ai_edge_quantizer"), "litert"),
     **dict.fromkeys(("litert_lm", "litert_lm_builder"), "litertlm"),
     "gguf": "gguf",
+    "pyarrow": "data",
     "tensorflow": "tensorflow",
 }
 

@@ -185,7 +185,7 @@ class Signature:
                 spec.check_values(arrays[spec.name], sizes)
 
     def exported(self, sizes: Mapping[str, int] | None = None) -> Signature:
-        """Return the signature of an exported file, which has no position ids and may have fixed `sizes`.
+        """Return the signature of an exported file, without ids of positions and segments, with fixed `sizes` if any.
 
         Raises:
             ValueError: a size is beyond a limit, or a name is not that of a dimension.
@@ -197,7 +197,7 @@ class Signature:
             if not is_integer(size):
                 raise ValueError(f"{dim}: got {size!r}; accepted: a positive integer")
             self._check_size(dim, dim, size, {})
-        inputs = tuple(spec for spec in self.inputs if not _is_positions(spec))
+        inputs = tuple(spec for spec in self.inputs if not _is_positions(spec) and not _is_segments(spec))
         return replace(self, inputs=inputs, sizes={dim: int(size) for dim, size in (sizes or {}).items()})
 
     def shape(self, spec: TensorSpec) -> tuple[Dim, ...]:
@@ -230,6 +230,11 @@ class Graph:
 def _is_positions(spec: TensorSpec) -> bool:
     """Return whether an input holds the position ids of a model of this package, where they are optional."""
     return spec.name == "position_ids" and spec.optional
+
+
+def _is_segments(spec: TensorSpec) -> bool:
+    """Return whether an input has the documents of packed rows, which only training needs."""
+    return spec.name == "segment_ids" and spec.optional
 
 
 def as_array(name: str, values: Any) -> np.ndarray:

@@ -21,6 +21,7 @@ from keras import ops
 
 from . import functional as F
 from .position import positions_from_mask
+from .segments import kept_tokens, positions_in_documents, same_document
 
 Tensor = Any
 State = Sequence[tuple[Tensor, Tensor]]  # for each layer: keys and values (batch, heads, slots, dim)
@@ -107,6 +108,7 @@ def causal_context(
     position_ids: Tensor | None = None,
     cache: DynamicCache | StaticCache | None = None,
     window: int | None = None,
+    segment_ids: Tensor | None = None,
 ) -> CausalContext:
     """Return the positions and the causal mask of `length` new tokens that follow those in `cache`.
 
@@ -119,10 +121,14 @@ def causal_context(
         position_ids: (batch or 1, T), used instead of the counted positions.
         cache: the cache before this call; None if there are no earlier tokens.
         window: sliding window: the number of most recent positions, including its own, that a token attends to.
+        segment_ids: (batch, T), the documents of each row; see ``layers/segments.py``. Tokens attend to their own
+            document, and positions begin anew in each. Only without a `cache`.
 
     Raises:
         ValueError: `mask` does not have one column for each key.
     """
+    if segment_ids is not None:
+        return _context_of_documents(length, segment_ids, mask, position_ids, window)
     index = 0 if cache is None else cache.index
     slots = length if cache is None else cache.length_after(length)
     if mask is None:
@@ -149,6 +155,18 @@ def causal_context(
         visible = ops.logical_and(visible, ops.expand_dims(F.boolean_mask(mask, "attention_mask"), 1))
     context = masked_context(queries, keys, visible, window)
     return context if cache is not None else context._replace(masks=plain)
+
+
+def _context_of_documents(
+    length: Any, segment_ids: Tensor, mask: Tensor | None, position_ids: Tensor | None, window: int | None
+) -> CausalContext:
+    """Return the context of rows of several documents."""
+    kept = kept_tokens(segment_ids, mask)
+    same = same_document(segment_ids, kept)
+    positions = positions_in_documents(same) if position_ids is None else position_ids
+    context = masked_context(positions, positions, ops.logical_and(same, F.causal_mask(length, length)[0]), window)
+    masks, sliding = ({**masks, "key_mask": kept} for masks in (context.masks, context.sliding_masks))
+    return context._replace(masks=masks, sliding_masks=sliding)
 
 
 def masked_context(queries: Tensor, keys: Tensor, visible: Tensor, window: int | None) -> CausalContext:

@@ -81,7 +81,7 @@ def inputs_for(model: Any, rng: np.random.Generator, batch: int = 2, length: int
     sizes |= dict.fromkeys(("sequence", "source", "target"), length)
     for spec in model.signature.inputs:
         shape = [sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.dims]
-        if spec.name.endswith("attention_mask") or spec.name == "position_ids":
+        if spec.name.endswith("attention_mask") or spec.name in ("position_ids", "segment_ids"):
             continue
         if spec.below is None:
             made[spec.name] = rng.normal(size=shape).astype("float32")

@@ -56,6 +56,17 @@ class TokenLosses(keras.Model):
                 "accepted: None, or a GPT with head='causal_lm' or a BERT with head='masked_lm'"
             )
 
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as ``keras.Model.fit`` does. Batches of ``az.data`` are told the epoch, and are not shuffled again."""
+        if hasattr(x, "epoch_callback"):
+            given = kwargs.get("callbacks") or []
+            if isinstance(given, keras.callbacks.CallbackList):
+                given.append(x.epoch_callback())
+            else:
+                given = [x.epoch_callback(), *(given if isinstance(given, list | tuple) else [given])]
+            kwargs |= {"callbacks": given, "shuffle": False}
+        return super().fit(x, *args, **kwargs)
+
     def train_step(self, *args: Any) -> Any:
         with self._chunks(args[-1]):
             return super().train_step(*args)

@@ -18,6 +18,7 @@ is the masked mean of Reimers & Gurevych 2019 (arXiv:1908.10084). Other models d
 Inputs and outputs:
 
     input_ids, attention_mask (1 = keep), token_type_ids: (batch, sequence)
+    segment_ids: (batch, sequence), with the heads ``OF_TOKENS``: the documents of a row, as for GPT
     head None                       last_hidden_state (batch, sequence, hidden_dim), and with a pooler
                                     pooler_output (batch, hidden_dim)
          "masked_lm"                logits (batch, sequence, vocab_size)
@@ -40,6 +41,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
+from ...checks import INT32
 from ...layers import functional as F
 from ...layers.blocks import TransformerBlock
 from ...layers.core import NORMALIZATIONS, Dense, Dropout, fields_for
@@ -48,6 +50,7 @@ from ...layers.embedding import TokenEmbedding
 from ...layers.feedforward import ACTIVATIONS
 from ...layers.position import encode_positions, position_layer
 from ...layers.rotary import RotaryEmbedding
+from ...layers.segments import kept_tokens, positions_in_documents, same_document
 from ...layers.vocabulary import Projection, logit_statistics_of, wanted_statistics
 from ...signature import Signature, TensorSpec
 from ..base import Intermediates, Tensor, ZooModel, build_each
@@ -64,6 +67,8 @@ from ..sentences import (
     sentence_outputs,
 )
 from .config import HEADS, OF_FIRST, BERTConfig
+
+OF_TOKENS = (None, "masked_lm", "token_classification", "replaced_tokens")  # heads with outputs for each token
 
 
 @register
@@ -206,11 +211,15 @@ class BERT(ZooModel):
         x = self.embedding(ids)  # (B, T, token_dim)
         if self.token_types is not None:
             x = x + self._token_types(self.token_types, named.get("token_type_ids"))
-        x = x + self._positions(ids, named.get("position_ids"), x.dtype)
+        same, places = None, named.get("position_ids")
+        if (segments := named.get("segment_ids")) is not None:
+            same = same_document(segments, kept_tokens(segments, mask))
+            places = positions_in_documents(self._counted(ids, segments)) if places is None else places
+        x = x + self._positions(ids, places, x.dtype)
         x = x if self.embedding_norm is None else self.embedding_norm(x)
         x = self.dropout(x, training=training)
         x = x if self.embedding_projection is None else self.embedding_projection(x)  # (B, T, D), as in the following
-        blocks, of_blocks = [self.blocks[i] for i in c.schedule], self.of_blocks(ids, mask, named.get("position_ids"))
+        blocks, of_blocks = [self.blocks[i] for i in c.schedule], self.of_blocks(ids, mask, places, same)
         x = self.run_blocks(blocks, x, intermediates, of_blocks=of_blocks, training=training)
         x = x if self.final_norm is None else self.final_norm(x)
         if c.head == "sentence_embedding":
@@ -241,23 +250,41 @@ class BERT(ZooModel):
             position_ids = ops.expand_dims(ops.arange(ops.shape(ids)[1]), 0)  # (1, T)
         return self.positions(position_ids + offset)
 
+    def _counted(self, ids: Tensor, segment_ids: Tensor) -> Tensor:
+        """Return ``same_document`` with the keys that positions count: all, or with an offset those without padding."""
+        kept = ops.ones_like(segment_ids, dtype="bool")
+        if self.config.position_offset and self.positions is not None:
+            kept = ops.not_equal(ids, self.config.pad_token_id)
+        return same_document(segment_ids, kept)
+
     def of_blocks(
-        self, ids: Tensor, mask: Tensor | None = None, position_ids: Tensor | None = None
+        self,
+        ids: Tensor,
+        mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        same: Tensor | None = None,
     ) -> list[dict[str, Any]]:
         """Return the masks and positions for each step of the encoder, for `ids` (batch, sequence).
 
-        Positions number the columns, or are `position_ids` (batch, sequence), except for "disentangled" ones.
+        Positions number the columns, or are `position_ids` (batch, sequence), except for "disentangled" ones. `same` is
+        what ``same_document`` returns for rows of several documents.
         """
         c, columns = self.config, ops.expand_dims(ops.arange(ops.shape(ids)[1]), 0)  # (1, T)
         if c.disentangled:
-            return [{"key_mask": mask, "relative": self.attention_positions(ids)}] * len(c.schedule)
+            relative = {"relative": self.attention_positions(ids)}
+            return [{"key_mask": mask, "attention_mask": same, **relative}] * len(c.schedule)
         places = columns if position_ids is None else position_ids
-        everywhere = {"key_mask": mask, **encode_positions(self.attention_positions, places, places).in_attention}
+        everywhere = {
+            "key_mask": mask,
+            "attention_mask": same,
+            **encode_positions(self.attention_positions, places, places).in_attention,
+        }
         if c.sliding_window is None:
             return [everywhere] * len(c.schedule)
         near = ops.abs(ops.expand_dims(columns, 1) - ops.expand_dims(columns, 2)) <= c.sliding_window // 2  # (1, T, T)
         if mask is not None:
             near = ops.logical_and(near, ops.expand_dims(F.boolean_mask(mask, "attention_mask"), 1))  # (B, T, T)
+        near = near if same is None else ops.logical_and(near, same)
         nearby = {**everywhere, "key_mask": None, "attention_mask": near}
         if self.sliding_positions is not None:
             nearby["rotary"] = self.sliding_positions(places)
@@ -339,6 +366,7 @@ class BERT(ZooModel):
         }
         places = (TensorSpec("position_ids", "int32", ids, below=c.max_length, optional=True),)
         types = (TensorSpec("token_type_ids", "int32", ids, below=c.type_vocab_size, optional=True),)
+        segments = (TensorSpec("segment_ids", "int32", ids, below=INT32, optional=True),)
         return Signature(
             inputs=(
                 TensorSpec("input_ids", "int32", ids, below=c.vocab_size),
@@ -346,6 +374,7 @@ class BERT(ZooModel):
                 *(types if c.type_vocab_size else ()),
                 *sentence_inputs(c),
                 *(() if several or c.position == "disentangled" else places),
+                *(segments if c.head in OF_TOKENS else ()),
             ),
             outputs=outputs[c.head],
             limits={"sequence": c.max_length},

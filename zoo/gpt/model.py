@@ -9,6 +9,8 @@ In addition to the papers, sequences may be padded: positions count the tokens t
 on either side does not change them.
 
     input_ids, attention_mask (1 = keep): (batch, sequence)
+    segment_ids (1, 2, … = the documents of a row, 0 = padding): (batch, sequence), for training on packed rows, with
+    outputs for each token; tokens attend to their own document only, in which positions begin at 0
     head "causal_lm"                logits (batch, sequence, vocab_size)
          "sequence_classification"  logits (batch, num_classes), and with `score_activation` the
                                     scores (batch, num_classes)
@@ -29,6 +31,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
+from ...checks import INT32
 from ...generation.cached_graphs import KEPT, decoder_graph, kept_logits
 from ...generation.keras_decoder import Generating
 from ...layers import functional as F
@@ -145,8 +148,9 @@ class GPT(Generating, ZooModel):
         """
         named = self.named_inputs(inputs, self.signature if cache is None else self._signature_behind_a_cache())
         ids, mask = named["input_ids"], named.get("attention_mask")
+        segments = named.get("segment_ids")
         context = causal_context(
-            ops.shape(ids)[1], mask, named.get("position_ids"), cache, window=self.config.sliding_window
+            ops.shape(ids)[1], mask, named.get("position_ids"), cache, self.config.sliding_window, segments
         )
         intermediates = Intermediates(output_hidden_states, output_attentions)
         x = self.hidden_states(ids, context, cache, intermediates, training)
@@ -240,12 +244,14 @@ class GPT(Generating, ZooModel):
             "sentence_embedding": sentence_outputs(c),
             None: (TensorSpec("last_hidden_state", "float32", (*ids, c.hidden_dim)),),
         }
+        segments = TensorSpec("segment_ids", "int32", ids, below=INT32, optional=True)
         return Signature(
             inputs=(
                 TensorSpec("input_ids", "int32", ids, below=c.vocab_size),
                 TensorSpec("attention_mask", "int32", ids, below=2, optional=True, fill=1),
                 *sentence_inputs(c),
                 TensorSpec("position_ids", "int32", ids, below=c.max_length, optional=True),
+                *(() if c.head in ("sequence_classification", "sentence_embedding") else (segments,)),
             ),
             outputs=outputs[c.head],
             limits={"sequence": c.max_length},
@@ -254,7 +260,7 @@ class GPT(Generating, ZooModel):
 
     def _signature_behind_a_cache(self) -> Signature:
         """Return the signature of a call with a cache, in which the mask covers the cached tokens too."""
-        ids, mask, positions = self.signature.inputs
+        ids, mask, positions = self.signature.inputs[:3]
         return replace(self.signature, inputs=(ids, replace(mask, dims=("batch", "total_sequence")), positions))
 
     def graphs(self, kind: str = "dynamic") -> dict[str, Graph]:
@@ -266,7 +272,7 @@ class GPT(Generating, ZooModel):
         if self.config.head != "causal_lm" or kind not in ("dynamic", "static"):
             return super().graphs(kind)
         static, spec = kind == "static", self.signature
-        ids, mask, _ = spec.inputs
+        ids, mask = spec.inputs[:2]
         mask = replace(mask, dims=("batch", "slots" if static else "total_sequence"))
         logits = spec.outputs[0]
 

@@ -207,7 +207,7 @@ def without_fields(defaults: Mapping[str, Any], engine: str, known: Collection[s
         and not (name in (*FILTERS, "temperature", "do_sample") and not sampling)
         and not (name in ("length_penalty", "early_stopping") and not beams)
     ]
-    return [f"{engine} does not obey of the generation config: {', '.join(lost)}"] if lost else []
+    return [f"{engine} does not obey these entries of the generation config: {', '.join(lost)}"] if lost else []
 
 
 def _most_new(defaults: Mapping[str, Any], width: int, limit: int) -> int | None:

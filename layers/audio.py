@@ -1,4 +1,4 @@
-"""Audio in front of a Transformer: the log-mel spectrogram of a waveform, and convolutions along time.
+"""Audio inputs of a Transformer: the log-mel spectrogram of a waveform, and convolutions along time.
 
 Both are matrix multiplications with fixed or trained kernels, which every exporter supports.
 """
@@ -45,7 +45,7 @@ def mel_filters(bins: int, frequencies: int, rate: int) -> np.ndarray:
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class LogMelSpectrogram(keras.layers.Layer):
-    """The features of Whisper: the logarithm of the mel spectrogram of a waveform (Radford et al. 2022, 2212.04356).
+    """The features of Whisper: the logarithm of the mel spectrogram of a waveform (arXiv:2212.04356).
 
     Waveforms (batch, samples) in float32, from -1 to 1 at `sampling_rate`, become features (batch, frames, bins) in
     float32, where frames is ``seconds * sampling_rate / hop``. Waveforms are filled with zeros, or cut, to `seconds`.
@@ -89,7 +89,7 @@ class LogMelSpectrogram(keras.layers.Layer):
         """Return the layer of a preprocessor_config.json of Whisper.
 
         Raises:
-            ValueError: an entry that is unknown or has another value than the accepted one.
+            ValueError: an entry is unknown, or has another value than the accepted one.
         """
         names = {"feature_size": "bins", "n_fft": "window", "hop_length": "hop", "chunk_length": "seconds"}
         if unknown := sorted(set(raw) - {*names, *_IGNORED, *_ONLY}):
@@ -153,7 +153,7 @@ def _windows(x: Tensor, window: int, hop: int, count: int) -> Tensor:
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
 class TimeConvolution(keras.layers.Layer):
-    """Convolution along time with a kernel of three steps and zeros before and behind the sequence.
+    """Convolution along time with a kernel of three steps and zeros before and after the sequence.
 
     Inputs (batch, length, width) become (batch, length / stride, units) in the compute dtype. It is computed as one
     matrix multiplication of three neighboring steps; the kernel is (3 · width, units).

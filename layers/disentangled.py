@@ -1,6 +1,6 @@
 """Disentangled attention: scores that depend on the contents of two tokens and on the distance between them.
 
-The source is DeBERTa (He et al. 2021, arXiv:2006.03654, section 3.1), and for logarithmic buckets its second version::
+The method is that of DeBERTa (He et al. 2021, arXiv:2006.03654, section 3.1); logarithmic buckets are from version 2::
 
     relative = RelativeEmbeddings(num_buckets=64, max_length=512, hidden_dim=width)
     attention = DisentangledAttention(num_heads=4)
@@ -28,9 +28,10 @@ TERMS = ("c2p", "p2c")
 def relative_rows(length: int, num_buckets: int, max_distance: int | None = None) -> np.ndarray:
     """Return the row of the table for every distance, query - key, from -`length` to `length`, int32.
 
-    Half of the rows are for each sign. Without `max_distance`, every distance has its own row, and those beyond the
-    table share the last one. With it, half of the rows of each sign are for one small distance each; the number of
-    distances of the others grows geometrically up to `max_distance`.
+    Half of the rows are for negative distances and half for the other ones, from 0. Without `max_distance`, every
+    distance has its own row, and distances beyond the table have the outermost row of their sign. With it, half of the
+    rows of each sign represent one small distance each; each other row covers a range of distances, and the ranges grow
+    geometrically up to `max_distance`.
     """
     span = num_buckets // 2
     distance = np.arange(-length, length + 1)
@@ -47,9 +48,10 @@ def relative_rows(length: int, num_buckets: int, max_distance: int | None = None
 class RelativeEmbeddings(keras.layers.Layer):
     """Trained embeddings of distances, which all layers of an encoder with disentangled attention share.
 
-    Called with a tensor (batch, length, …), of which only the length is read, the layer returns what
-    ``DisentangledAttention`` takes as `relative`: the table (num_buckets, hidden_dim) in the compute dtype, and its
-    rows for the distances of such a sequence, (2 · length,) int32, in falling and in rising order.
+    Called with a tensor (batch, length, …), of which only the length is read, the layer returns the
+    argument `relative` of ``DisentangledAttention``: the table (num_buckets, hidden_dim) in the compute dtype, and the
+    indices of its rows for the distances in a sequence of this length, (2 · length,) int32, by descending and by
+    ascending distance.
 
     Args:
         num_buckets: number of rows, an even number.
@@ -127,11 +129,11 @@ class DisentangledAttention(MultiHeadAttention):
         score = scale · (q_i · k_j + q_i · W_pk e_d + k_j · W_pq e_d)
 
     The second term is "c2p" (content to position), the third "p2c". `scale` is by default (key_dim · n)^-1/2 for n
-    terms. The arguments that are not listed here are those of ``MultiHeadAttention``; the key/value heads are as many
-    as the query heads, and there is no cache.
+    terms. The arguments that are not listed here are those of ``MultiHeadAttention``; there are as many key/value
+    heads as query heads, and there is no cache.
 
     Args:
-        position_terms: the terms of the distance, of ``TERMS``.
+        position_terms: the terms that depend on the distance, one or both of ``TERMS``.
         share_position_projections: whether ``W_pk`` and ``W_pq`` are the projections of keys and of queries. Otherwise
             ``W_pq`` has a bias as the queries have, and ``W_pk`` as the keys have.
 
@@ -184,7 +186,7 @@ class DisentangledAttention(MultiHeadAttention):
     ) -> Any:
         """Attend from `query` (batch, length, width) to itself.
 
-        `relative` is what ``RelativeEmbeddings`` returns for this length, and `bias` has further values for the scores.
+        `relative` is the result of ``RelativeEmbeddings`` for this length, and `bias` is added to the scores.
         The other arguments, and the result, are those of ``MultiHeadAttention.call``.
         """
 
@@ -216,8 +218,8 @@ class DisentangledAttention(MultiHeadAttention):
     def _rows(self, projection: Dense, table: Tensor, order: Tensor) -> Tensor:
         """Return the projected rows of `table` in `order`, as columns: (1, H, D, 2T).
 
-        Whichever has fewer rows is projected. The whole table depends on weights alone, so that ONNX Runtime projects
-        it once, when it loads a file.
+        The projection is applied before or after the lookup, whichever has fewer rows. The projection of the whole
+        table depends on weights alone, so ONNX Runtime computes it once, when it loads a file.
         """
         few = isinstance(order.shape[0], int) and order.shape[0] < table.shape[0]
         rows = projection(F.embedding_lookup(table, order)) if few else F.embedding_lookup(projection(table), order)
@@ -231,8 +233,8 @@ class DisentangledAttention(MultiHeadAttention):
 def _aligned(scores: Tensor) -> Tensor:
     """Return ``result[i, j] = scores[i, T - 1 - i + j]``, (B, H, T, T), for `scores` (B, H, T, 2T).
 
-    Row i is shifted by i. In rows of 2T - 1 elements instead of 2T, each begins one element later than the row before;
-    so this is a view of the same numbers, without indices.
+    Each row of the result begins one column to the left of the row before. Rows of 2T - 1 elements instead of 2T, read
+    from the flat array, begin at these columns; so the result is a reshape and a slice, without a gather.
     """
     batch, heads, length, columns = ops.shape(scores)
     flat = ops.reshape(scores, (batch, heads, length * columns))

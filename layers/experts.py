@@ -3,7 +3,7 @@
 Only the selected experts are computed. The (token, expert) pairs are grouped by expert into blocks of equal length,
 each block is multiplied by the kernel of its expert, and the results go back to their tokens. A single token, as in a
 step of generation, is one block for each of its experts. All sizes are known before the selection, apart from the
-number of blocks, which has a known limit; so the same form runs on every backend and in every file format.
+number of blocks, which has a known limit; so the same computation runs on every backend and in every file format.
 """
 
 from __future__ import annotations
@@ -41,10 +41,12 @@ class Groups(NamedTuple):
 
 @F.primitive
 def group_by_expert(chosen: Tensor, num_experts: int) -> Groups:
-    """Group pairs by expert into blocks of ``ceil(2 · pairs / num_experts)`` rows: twice the mean number of an expert.
+    """Group pairs by expert into blocks of ``ceil(2 · pairs / num_experts)`` rows.
 
-    There are at most as many blocks as pairs, and at most 3/2 `num_experts`: half as many full blocks, and one that is
-    partly filled for every expert. Where the choice is about even, one block for each expert is enough.
+    A block has twice the mean number of pairs per expert.
+
+    There are at most as many blocks as pairs, and at most 3/2 `num_experts`: `num_experts` / 2 full blocks, and one
+    partly filled block for each expert. If the tokens are distributed about evenly, one block per expert is enough.
 
     Args:
         chosen: (tokens, k) int32, the experts of every token, all different in a row.
@@ -67,7 +69,7 @@ def _pairs(chosen: Tensor) -> Groups:
 
 
 def grouped(chosen: Tensor, num_experts: int, blocks: Callable[[Tensor], Any]) -> Groups:
-    """Do the same as ``group_by_expert``. `blocks` returns the number of blocks from the number of those in use."""
+    """Group pairs as ``group_by_expert`` does; `blocks` computes the number of blocks from the number in use."""
     k = chosen.shape[1]
     rows = (2 * ops.shape(chosen)[0] * k + num_experts - 1) // num_experts
     experts = ops.expand_dims(ops.arange(num_experts, dtype="int32"), 0)  # (1, E)
@@ -116,7 +118,7 @@ def load_balancing_loss(probabilities: Tensor, chosen: Tensor, key_mask: Tensor 
     """Return the load-balancing loss of one router, which is k if all experts get the same share of the tokens.
 
     It is the one of the Switch Transformer (Fedus et al. 2021, arXiv:2101.03961, equations 4 to 6), with the k choices
-    of a token counted as Mixtral does.
+    of a token counted as in Mixtral.
 
     Args:
         probabilities: (tokens, experts), softmax over all experts.
@@ -153,7 +155,7 @@ class MixtureOfExperts(keras.layers.Layer):
         use_bias: whether the projections of the experts have biases.
         router_bias: whether the router has a bias.
         normalize: whether the weights of the selected experts sum to 1, which is a softmax over the selected ones.
-            Otherwise they are their probabilities among all experts.
+            Otherwise they are the router's probabilities over all experts.
         shared_dim: width of a further expert that every token uses, multiplied by the sigmoid of a linear layer, as in
             Qwen2-MoE; None for no such expert. It is a ``FeedForward`` without biases.
         router_loss: coefficient of ``load_balancing_loss``, which is added in training (``add_loss``); 0 for none.
@@ -284,9 +286,10 @@ class MixtureOfExperts(keras.layers.Layer):
 
 
 def _each(initializer: Any) -> Callable[..., Tensor]:
-    """Return an initializer of stacked kernels (experts, in, out), whose experts are as if initialized one by one.
+    """Return an initializer of stacked kernels (experts, in, out), which initializes the kernel of each expert alone.
 
-    Keras takes the first axis for the receptive field of a convolution, which divides the variance by its size.
+    For the whole stack, Keras would take the first axis for the receptive field of a convolution, and divide the
+    variance by its size.
     """
 
     def stacked(shape: Any, dtype: Any = None, **_: Any) -> Tensor:

@@ -23,8 +23,8 @@ def patch_coordinates(rows: Any, columns: Any, prefix: int = 0) -> Tensor:
 
     Args:
         rows, columns: size of the grid: integers, or scalar tensors.
-        prefix: number of tokens before the patches, such as the class token. They have the coordinates (0, 0), which
-            rotate nothing.
+        prefix: number of tokens before the patches, such as the class token. They have the coordinates (0, 0), for
+            which the rotation is the identity.
 
     Returns:
         (1, prefix + rows · columns, 2), float32, with the patches in raster order.

@@ -57,15 +57,19 @@ def anchors(page: Path) -> set[str]:
 
 def stand_ins(folder: Path) -> None:
     """Write small checkpoints under the names of the published ones that the pages load."""
-    for name, golden in (("all-MiniLM-L6-v2", "sentence-mean"), ("bert-base-uncased", "bert-backbone")):
+    for name, golden in (
+        ("path/to/all-MiniLM-L6-v2", "sentence-mean"),
+        ("sentence-transformers/all-MiniLM-L6-v2", "sentence-mean"),
+        ("google-bert/bert-base-uncased", "bert-backbone"),
+    ):  # a path wins over the hub's repository
         shutil.copytree(GOLDENS / golden, folder / name)
         (folder / name / "vocab.txt").write_text("".join(f"{word}\n" for word in WORDS))
         (folder / name / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
-    shutil.copytree(GOLDENS / "qwen3", folder / "Qwen" / "Qwen3-0.6B")  # a path wins over the hub's repository
-    shutil.copytree(GOLDENS / "adapters" / "llama", folder / "my-lora")
-    words = json.loads((folder / "my-lora" / "adapter_config.json").read_text())
+    shutil.copytree(GOLDENS / "qwen3", folder / "Qwen" / "Qwen3-0.6B")
+    shutil.copytree(GOLDENS / "adapters" / "llama", folder / "path" / "to" / "my-lora")
+    words = json.loads((folder / "path" / "to" / "my-lora" / "adapter_config.json").read_text())
     words["base_model_name_or_path"] = str(GOLDENS / "llama")
-    (folder / "my-lora" / "adapter_config.json").write_text(json.dumps(words))
+    (folder / "path" / "to" / "my-lora" / "adapter_config.json").write_text(json.dumps(words))
     shutil.copy(GOLDENS / "llama-gguf" / "q4_1.gguf", folder / "SmolLM2-135M-Instruct.Q4_1.gguf")
     shutil.copy(GOLDENS / "llama-gguf" / "tokenizer.json", folder)
     (folder / "SmolLM2-135M-Instruct").mkdir()
@@ -142,7 +146,7 @@ def test_every_block_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert RUN[page] <= {file.name for file in tmp_path.iterdir()}
     if page == "docs/training.md":
         runner = names["export"].load("classifier.onnx")
-        inputs = dict(names["az"].load("all-MiniLM-L6-v2").tokenizer(names["texts"]))
+        inputs = dict(names["az"].load("sentence-transformers/all-MiniLM-L6-v2").tokenizer(names["texts"]))
         found = runner.run(inputs)["logits"]
         assert found.shape == (16, 2) and np.isfinite(found).all()
     if page in ("README.md", "docs/getting_started.md", "docs/exporting.md"):

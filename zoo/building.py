@@ -77,10 +77,10 @@ def build_model(
 def _tie(
     dialect: Dialect, raw: Mapping[str, Any], values: Mapping[str, Any], tensors: Tensors, where: Path
 ) -> dict[str, bool]:
-    """Return `tie_embeddings` for a file whose config ties an output projection that the file has nevertheless.
+    """Return `tie_embeddings` for a file with an output projection whose config ties it to the embedding table.
 
-    If it differs from the embedding table, it is used, as by transformers 5; earlier versions used the table. There is
-    a warning then, except for T5, where transformers 5 writes the entry for every model.
+    A projection that differs from the table is used, as in transformers 5; earlier versions used the table. There is a
+    warning in this case, except for T5, where transformers 5 writes `tie_word_embeddings: true` for every model.
     """
     if dialect.output is None or values.get("head", "") is None or raw.get("tie_word_embeddings") is False:
         return {}
@@ -120,4 +120,4 @@ def check_sizes(config: Config, tensors: Tensors, where: Path) -> None:
 def warn_of_new_head(fresh: list[str], folder: Path) -> None:
     """Warn that the weights `fresh` of a new head keep their initial values."""
     if fresh:
-        checks.warn(f"{folder} has no such head: {', '.join(fresh)} are as initialised, to be trained")
+        checks.warn(f"{folder} has no such head: {', '.join(fresh)} keep their initial values")

@@ -37,7 +37,7 @@ def create(name: typed.Seq2SeqName, *, dtype: Any = None, **overrides: Unpack[ty
 def create(name: typed.WhisperName, *, dtype: Any = None, **overrides: Unpack[typed.WhisperFields]) -> Whisper: ...
 @overload
 def create(name: str, *, dtype: Any = None, **overrides: Unpack[typed.AnyFields]) -> ZooModel: ...
-# Only ``**mapping`` gives `_mapping`, which is required. Its fields are not checked, so that any mapping is accepted.
+# For ``**mapping``, which alone can provide the required `_mapping`. Its fields are not checked.
 @overload
 def create(name: str, *, dtype: Any = None, _mapping: Any, **overrides: Any) -> ZooModel: ...
 def create(name: str, *, dtype: Any = None, **overrides: Any) -> ZooModel:
@@ -48,7 +48,7 @@ def create(name: str, *, dtype: Any = None, **overrides: Any) -> ZooModel:
             "transformer", "seq2seq" or "whisper", for the default config of that family.
         dtype: a Keras dtype policy, such as "mixed_bfloat16". Default: Keras' global dtype policy.
         overrides: config fields that replace those of the preset, such as ``num_layers=4`` or ``head="masked_lm"``.
-            Type checkers know the fields of this package's families; pass those of others as ``**mapping``.
+            Type checkers know the fields of this package's families; pass fields of other families as ``**mapping``.
 
     Returns:
         A built model of the family's class, such as ``GPT``.

@@ -14,7 +14,7 @@ from ..generation.defaults import known_entries, obeyed
 def read_generation_config(file: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of generation_config.json or, without that file, the entries for it in config.json.
 
-    Files of before 2023 have them there, and transformers reads them in the same way.
+    Folders written before 2023 have them there, and transformers reads them in the same way.
 
     Args:
         file: the path of generation_config.json.
@@ -41,4 +41,4 @@ def warn_of_generation_config(model: Any, where: object) -> None:
         return
     _, problems = obeyed(model.generation_config, model._vocab_size, texts=model.tokenizer is not None)
     if problems:
-        checks.warn(f"{where}: generate does not obey of the generation config: {'; '.join(problems)}")
+        checks.warn(f"{where}: generate does not obey these entries of the generation config: {'; '.join(problems)}")

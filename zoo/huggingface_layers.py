@@ -10,7 +10,7 @@ from ..checks import is_number
 from .huggingface import flag, integer, number
 from .layer_kinds import FULL, KINDS, SLIDING
 
-# Entries of rope_scaling that have an effect in transformers for some types, and none for others.
+# Entries of rope_scaling that have an effect in transformers for some types only.
 _ROPE_ENTRIES = frozenset(
     (
         *("factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow", "truncate"),
@@ -32,8 +32,8 @@ def read_rope(
 ) -> dict[str, Any]:
     """Return the config fields `rope_theta` and `rope_scaling`, and `max_length` where the scaling changes it.
 
-    transformers 5 writes them as ``rope_parameters``; earlier versions wrote ``rope_theta`` and ``rope_scaling``. Of a
-    config with both, transformers 5 obeys ``rope_scaling`` alone, and so does this function.
+    transformers 5 writes them as ``rope_parameters``; earlier versions wrote ``rope_theta`` and ``rope_scaling``. If a
+    config has both, this function uses ``rope_scaling`` alone, as transformers 5 does.
 
     Args:
         raw: the third-party config.
@@ -43,8 +43,8 @@ def read_rope(
             result then has `rotary_dim` too. None if the model has no such entry.
 
     Raises:
-        ValueError: the entries are malformed, differ between layers, or say that a part of the features is rotated in
-            a model without `partial`.
+        ValueError: the entries are malformed, differ between layers, or specify that a part of the features is
+            rotated in a model without `partial`.
     """
     name = "rope_scaling" if raw.get("rope_scaling") not in (None, {}) else "rope_parameters"
     given = {} if raw.get(name) is None else raw[name]
@@ -69,20 +69,20 @@ def read_rope(
     if kind == "dynamic":
         found["original_max_position_embeddings"] = length
     elif kind != "linear":
-        original = raw.get("original_max_position_embeddings")  # obeyed first by transformers 5
+        original = raw.get("original_max_position_embeddings")  # takes precedence in transformers 5
         found["original_max_position_embeddings"] = original or found.get("original_max_position_embeddings", length)
     if kind == "yarn":
         found |= _yarn(scaling, found, length, name)
         found |= {} if scaling.get("truncate", True) is True else {"truncate": scaling["truncate"]}
     fields = {"rope_theta": float(theta), "rope_scaling": {"rope_type": kind, **found}, **part}
     if kind == "yarn" and "original_max_position_embeddings" in scaling:
-        # Published configs often keep the original length, such as Qwen's: "factor" times that can be read.
+        # Published configs often state the original length, such as Qwen's; "factor" times as many tokens can be read.
         extended = int(found["factor"] * found["original_max_position_embeddings"])
         fields["max_length"] = max(length, extended)
     return fields
 
 
-LONGROPE = {"su": "longrope", "yarn": "longrope"}  # what early files of Phi-3 call it
+LONGROPE = {"su": "longrope", "yarn": "longrope"}  # the names in early files of Phi-3
 
 
 def _rotary_dim(raw: Mapping[str, Any], scaling: Mapping[str, Any], partial: float) -> int:
@@ -96,10 +96,10 @@ def _rotary_dim(raw: Mapping[str, Any], scaling: Mapping[str, Any], partial: flo
 
 
 def _longrope(raw: Mapping[str, Any], scaling: Mapping[str, Any], max_length: int) -> dict[str, Any]:
-    """Return `rope_scaling` and `max_length` of a model that has other factors for long texts.
+    """Return `rope_scaling` and `max_length` of a model with separate factors for short and long texts.
 
-    `max_length` is that of the texts that the factors for short texts are for. ``load(…, max_length=…)`` with more
-    takes those for long texts.
+    `max_length` is the length up to which the short factors apply; a larger `max_length` in ``load`` selects the long
+    factors.
     """
     longest = integer(raw, "max_position_embeddings", max_length)
     trained = integer({**scaling, **raw}, "original_max_position_embeddings", longest)
@@ -116,7 +116,7 @@ def _longrope(raw: Mapping[str, Any], scaling: Mapping[str, Any], max_length: in
 
 
 def _check_rope(raw: Mapping[str, Any], name: str, kind: str, scaling: Mapping[str, Any], partial: bool) -> None:
-    """Check the entries of a scaling of the type `kind`, which stands under `name` in `raw`, except its numbers."""
+    """Check the entries of a scaling of the type `kind`, found under `name` in `raw`, except its numbers."""
     if kind not in _ROPE_USED:
         raise ValueError(f"{name}: got rope_type {kind!r}; accepted: {['default', *sorted(_ROPE_USED)]}")
     if not partial and (part := scaling.get("partial_rotary_factor", raw.get("partial_rotary_factor"))) not in (
@@ -135,7 +135,7 @@ def _check_rope(raw: Mapping[str, Any], name: str, kind: str, scaling: Mapping[s
 
 
 def _yarn(scaling: Mapping[str, Any], found: Mapping[str, Any], length: int, name: str) -> dict[str, float]:
-    """Return the entries of YaRN's scaling that transformers derives from others."""
+    """Return the entries of YaRN's scaling that transformers derives from other entries."""
     for entry in ("factor", "original_max_position_embeddings", "mscale", "mscale_all_dim", "attention_factor"):
         value = found.get(entry, scaling.get(entry))
         if value is not None and not (is_number(value) and (value > 0 or entry.startswith("mscale"))):
@@ -166,7 +166,7 @@ def write_rope(config: Any, partial: bool = False) -> dict[str, Any]:
     if not scaling.get("attention_factor", True):
         del scaling["attention_factor"]  # 0 stands for the default, which transformers expresses by its absence
     if scaling["rope_type"] == "dynamic":
-        del scaling["original_max_position_embeddings"]  # transformers takes max_position_embeddings
+        del scaling["original_max_position_embeddings"]  # transformers then uses max_position_embeddings
     entries: dict[str, Any] = {}
     if scaling["rope_type"] == "longrope":
         entries["max_position_embeddings"] = scaling.pop("max_position_embeddings")
@@ -191,7 +191,7 @@ def _part(config: Any) -> float:
 def read_ropes(
     raw: Mapping[str, Any], max_length: int, theta: float, sliding_theta: float, old: str = "rope_local_base_freq"
 ) -> dict[str, Any]:
-    """Return the fields of ``read_rope`` for layers of full attention, and `sliding_rope_theta` for the others.
+    """Return the fields of ``read_rope`` for layers of full attention, and `sliding_rope_theta` for sliding attention.
 
     Args:
         raw: the third-party config. Its ``rope_parameters`` have an object for each kind of layer.

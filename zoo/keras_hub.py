@@ -17,15 +17,16 @@ The same rules are used in both directions. The supported kinds and classes are:
     Bart, T5        …Backbone, …Seq2SeqLM
     Whisper         WhisperBackbone
 
-The rules follow keras-hub 0.32 (``keras_hub/src/models``). Both models compute the same function at inference. In
-training, dropout rates are kept, but the two libraries apply dropout in different places. KerasHub numbers positions by
-column, so a decoder's outputs agree only for rows without padding on the left. So do its RoBERTa models, which have no
-rows of positions for padding: a model with these and with one token type, as in Hugging Face's files, is converted
-without the former and with the latter added to the positions. KerasHub's Qwen3 normalizes query and
-key heads with an epsilon of 1e-5, whatever `layer_norm_epsilon` is; this package uses `layer_norm_epsilon`, as the
-published model does. Of KerasHub's two tables of positions in DINOv2, the one for its own size of images is converted.
-Refused: Gemma 1 to 3 with ``query_head_dim_normalize=False``, an option that KerasHub ignores, or with another epsilon
-than 1e-6, which it gives to the last norm alone; and Gemma 3 with images or with scaled local positions.
+The rules follow keras-hub 0.32 (``keras_hub/src/models``). Both models compute the same function at inference.
+Dropout rates are kept, but in training the two libraries apply dropout in different places. KerasHub numbers positions
+by column, so the outputs of decoders and of RoBERTa agree only for rows without padding on the left. KerasHub's RoBERTa
+also has no position rows for padding and no token types: for a model from a Hugging Face file, which has both, the rows
+for padding are left out, and the embedding of the single token type is added to the positions. KerasHub's Qwen3
+normalizes query and key heads with an epsilon of 1e-5, whatever `layer_norm_epsilon` is; this package uses
+`layer_norm_epsilon`, as the published model does. KerasHub's DINOv2 has two position tables; the one for its own image
+size is converted. Refused are Gemma 1 to 3 with ``query_head_dim_normalize=False``, an option that KerasHub ignores, or
+with an epsilon other than 1e-6, which KerasHub applies to the last norm only; and Gemma 3 with images or with scaled
+local positions.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def from_keras_hub(source: Any, *, dtype: Any = None, **overrides: Any) -> ZooMo
     except ValueError as error:
         raise ValueError(str(error).replace("path: ", "source: ", 1)) from error
     if fresh:
-        checks.warn(f"{source.name} has no such head: {', '.join(fresh)} are as initialised")
+        checks.warn(f"{source.name} has no such head: {', '.join(fresh)} keep their initial values")
     tokenizer = getattr(getattr(source, "preprocessor", None), "tokenizer", None)
     if tokenizer is not None:
         try:
@@ -143,7 +144,7 @@ def to_keras_hub(model: ZooModel, *, kind: str | None = None) -> Any:
         assign(variable, array)
         del left[id(variable)]
     if left:
-        checks.warn(f"{model.name} has no such weights: {', '.join(left.values())} are as initialised")
+        checks.warn(f"{model.name} has no such weights: {', '.join(left.values())} keep their initial values")
     return theirs
 
 

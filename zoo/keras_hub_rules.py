@@ -52,9 +52,9 @@ def split_heads(axis: int, heads: int) -> Transform:
 
 
 def rows_from(first: int) -> Transform:
-    """Return a transform that writes a table without its rows before `first`, and with a constant row added to each.
+    """Return a transform that writes a table without its rows before `first`, and reads a table unchanged.
 
-    The row is that of a second weight, (1, width), if there is one. A table that is read has all rows, and no constant.
+    If there is a second weight, (1, width), its row is added to each row that is written.
     """
 
     def save(ours: Sequence[np.ndarray]) -> np.ndarray:

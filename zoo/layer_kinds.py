@@ -1,4 +1,4 @@
-"""Config fields of models whose layers differ from each other, such as in how far their attention reaches."""
+"""Config fields of models whose layers differ from each other, such as in the range of their attention."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def _foreign_config(model: ZooModel, wanted: str | None) -> tuple[str, dict[str,
         if not differences:
             return kind, dialect.foreign(model.config)
         problems.append(f"{kind} ({', '.join(f'{name}={ours!r}' for name, (ours, _) in differences.items())})")
-    raise ValueError(f"model: got a config that transformers cannot hold as {'; '.join(problems)}; accepted: others")
+    raise ValueError(f"model: got a config that transformers cannot hold as {'; '.join(problems)}; accepted: another")
 
 
 def _in_dtype(array: np.ndarray, dtype: str) -> np.ndarray:

@@ -47,7 +47,7 @@ class Served:
             ValueError: always.
         """
         raise ValueError(
-            f"mode: got {mode!r} for a model of attention_zoo, whose layers Keras does not quantise; "
+            f"mode: got {mode!r} for a model of attention_zoo, whose layers Keras does not quantize; "
             "accepted: none here, but 'int8' and 'int4' as the precision of an exported file"
         )
 

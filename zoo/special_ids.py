@@ -37,5 +37,5 @@ def without_outside_ids(cls: type[Config], values: Mapping[str, Any], where: obj
             kept[name] = inside if several and inside else None
     if strange:
         named = ", ".join(f"{name}={value}" for name, value in strange.items())
-        checks.warn(f"{where}: {named}: outside of a vocabulary of {rows} and taken for none")
+        checks.warn(f"{where}: {named}: outside the vocabulary of {rows} tokens, and therefore ignored")
     return kept

@@ -372,7 +372,7 @@ def test_other_engines(tmp_path: Path) -> None:
     assert without_fields(config, "X", ()) == []
     config |= {"bad_words_ids": [[3], [4, 5]], "do_sample": True, "num_beams": 1, "length_penalty": 2.0, "min_p": 0.1}
     found = without_fields(config, "X", ("temperature", "do_sample"))
-    assert found == ["X does not obey of the generation config: bad_words_ids=[[3], [4, 5]], min_p=0.1"]
+    assert found == ["X does not obey these entries of the generation config: bad_words_ids=[[3], [4, 5]], min_p=0.1"]
     assert without_fields({"bad_words_ids": [[3]]}, "X", ("suppress_tokens",)) == []
 
 

@@ -276,7 +276,7 @@ def test_new_head_for_a_file_with_an_output_projection() -> None:
     embeds = az.load(GOLDENS / "llama", head="sentence_embedding", pooling="last")
     embedding = run(embeds, inputs)["sentence_embedding"].astype("float64")
     close(embedding @ tensor("llama", "lm_head.weight").T.astype("float64"), last, atol=1e-4)
-    with pytest.warns(UserWarning, match="has no such head: classifier/kernel are as initialised"):
+    with pytest.warns(UserWarning, match="has no such head: classifier/kernel keep their initial values"):
         model = az.load(GOLDENS / "llama", head="sequence_classification", num_classes=4, pad_token_id=None)
     close(run(model, inputs)["logits"], embedding @ numpy(model.classifier.kernel).astype("float64"), atol=1e-5)
     with pytest.raises(ValueError, match=r"the values of lm_head\.weight and model\.embed_tokens\.weight differ"):

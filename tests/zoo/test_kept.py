@@ -49,7 +49,7 @@ def test_a_body_that_is_trained_forgets_them(tmp_path: Path, rng: Any) -> None:
 
 
 def test_another_head_or_body_is_without_them(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="as initialised"):
+    with pytest.warns(UserWarning, match="keep their initial values"):
         model = az.load(GOLDENS / "sentence-mean", head="token_classification")
     az.to_huggingface(model, tmp_path)
     assert not unused(tmp_path)

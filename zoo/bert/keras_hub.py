@@ -95,9 +95,9 @@ KERAS_BERT = Dialect(
 
 
 def _table(c: Any) -> Rule:
-    """Return the rule for the positions, without the rows for padding and with the only token type, if there are such.
+    """Return the rule for the position table, written without rows for padding and with the only token type added.
 
-    Models that are read from KerasHub have neither.
+    Models that are read from KerasHub have neither these rows nor a token type.
     """
     ours = ("positions/embeddings", "token_types/embeddings") if c.type_vocab_size else "positions/embeddings"
     return Rule("embeddings.position_embedding.position_embeddings", ours, hub.rows_from(c.position_offset))
@@ -196,7 +196,7 @@ KERAS_ELECTRA = replace(
         *hub.dense("pooled_dense", "pooler"),
         *_head_rules(),
     ),
-    silent=(*KERAS_BERT.silent, "pooler"),  # the published models have none, and KerasHub's is then as initialised
+    silent=(*KERAS_BERT.silent, "pooler"),  # the published models have none, so KerasHub's keeps its initial values
     heads={None: "ElectraBackbone"},
 )
 

@@ -244,7 +244,8 @@ class BERT(ZooModel):
         if position_ids is None and not offset and self.config.added_position == "learned":
             return ops.cast(self.positions.first(ops.shape(ids)[1]), dtype)
         if position_ids is None and offset:
-            kept = ops.cast(ops.not_equal(ids, self.config.pad_token_id), "int32")  # (B, T); as there, without the mask
+            # As in transformers, the attention mask has no effect on these positions.
+            kept = ops.cast(ops.not_equal(ids, self.config.pad_token_id), "int32")  # (B, T)
             position_ids = ops.cumsum(kept, axis=-1) * kept - 1  # (B, T); -1 for padding: the row before the first
         elif position_ids is None:
             position_ids = ops.expand_dims(ops.arange(ops.shape(ids)[1]), 0)  # (1, T)
@@ -339,7 +340,7 @@ class BERT(ZooModel):
         """Return the first of the hidden states `x` (B, T, D), or the mean of those that `mask` keeps: (B, D)."""
         if self.config.classifier_pooling == "first" and (mask is None or self.config.head != "multiple_choice"):
             return x[:, 0]
-        if self.config.classifier_pooling == "first":  # of the tokens that the mask keeps, as there
+        if self.config.classifier_pooling == "first":  # of the tokens that the mask keeps, as in transformers
             mask = ops.cast(ops.equal(ops.cumsum(ops.cast(mask, "int32"), axis=1), 1), "int32") * mask
         kept = ops.ones_like(x[..., :1]) if mask is None else ops.expand_dims(ops.cast(mask, x.dtype), -1)  # (B, T, 1)
         return ops.sum(x * kept, axis=1) / ops.maximum(ops.sum(kept, axis=1), 1.0)

@@ -112,7 +112,7 @@ def _write_siglip_image(c: CLIPConfig) -> dict[str, Any]:
 
 
 def _inner(raw: Raw, side: str) -> Raw:
-    """Return the config of an encoder. In old files, its entries may be in a second one, which wins."""
+    """Return the config of an encoder. In old files, its entries may be in a second config, which wins."""
     name = f"{side}_config_dict" if raw.get(f"{side}_config_dict") is not None else f"{side}_config"
     inner = raw.get(name)
     inner = {} if inner is None else inner
@@ -194,7 +194,7 @@ _IMAGE_RULES = (
     Rule("vision_model.embeddings.patch_embedding.weight", "patches/kernel", permuted(2, 3, 1, 0)),
     Rule("vision_model.embeddings.patch_embedding.bias", "patches/bias"),
     Rule("vision_model.embeddings.position_embedding.weight", "patches/positions", BATCHED),
-    *layer_norm("vision_model.pre_layrnorm", "patches_norm"),  # their spelling
+    *layer_norm("vision_model.pre_layrnorm", "patches_norm"),  # spelled like this in the files
     *_blocks("vision_model", "image"),
     *layer_norm("vision_model.post_layernorm", "image_norm"),
 )

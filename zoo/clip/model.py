@@ -1,9 +1,9 @@
-"""CLIP: a text encoder and an image encoder with a common space, with the changes of SigLIP; or one of them alone.
+"""CLIP: a text encoder and an image encoder with a common embedding space, also as in SigLIP; or one of them alone.
 
 The model is that of Radford et al. 2021 (arXiv:2103.00020): both encoders are pre-norm Transformers. The text encoder
-is causal and is read at the end-of-text token; the image encoder has a class token and a normalization before the
-first block. Linear projections of both are normalized to a length of 1, and the logits are their products, times a
-trained factor. SigLIP (Zhai et al. 2023, arXiv:2303.15343) differs in config fields:
+is causal, and its output is taken at the end-of-text token; the image encoder has a class token and a normalization
+before the first block. Linear projections of both are normalized to unit length, and the logits are their products,
+times a trained factor. SigLIP (Zhai et al. 2023, arXiv:2303.15343) differs in config fields:
 
     causal=False, text_pooling="last"   the text encoder sees all tokens and is read at the last column
     image_pooling="attention"           the image encoder has no class token and is pooled by attention
@@ -69,15 +69,15 @@ class CLIPConfig(Config):
         causal: whether a token attends only to itself and to tokens before it.
         text_pooling: the token at which the text encoder is read: "end" for the first `eos_token_id` of a row (or the
             first token, if there is none), "highest" for the token with the highest id, as in the first versions of
-            CLIP, or "last" for the last column, be it padding or not.
+            CLIP, or "last" for the last column, even if it is padding.
         eos_token_id: the token that ends a text.
         image_size, patch_size, num_channels, preprocessing: see ``ViTConfig``. If `image_size` is no multiple of
-            `patch_size`, pixels behind the last whole patch are ignored, as in SigLIP-SO400M.
+            `patch_size`, pixels after the last whole patch are ignored, as in SigLIP-SO400M.
         image_pooling: "class_token" for a class token, a normalization before the first block and one of the class
             token after the last (CLIP); "attention" for patches alone, a normalization of all patches after the last
             block and ``AttentionPooling`` (SigLIP); or "none", which is the same without the pooling.
-        projection: "both" for projections of both encoders without biases, "text" for a dense layer with a bias behind
-            the text encoder alone, which then has the width of the image encoder in a model with both.
+        projection: "both" for projections of both encoders without biases, "text" for a dense layer with a bias after
+            the text encoder only, whose width is that of the image encoder in a model with both towers.
         projection_dim: width of the common space.
         logit_scale: initial value of the logarithm of the factor on the logits.
         use_logit_bias: whether the logits have an offset.

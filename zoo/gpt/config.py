@@ -31,17 +31,17 @@ class GPTConfig(SentenceConfig):
         hidden_dim: size of the hidden states.
         intermediate_dim: size of the hidden layer of the feed-forward network. Default: 4 `hidden_dim`.
         max_length: maximum sequence length.
-        position: a position encoding of ``layers.position.POSITIONS``: "learned", "rotary", "alibi", "none" or others.
-        position_offset: rows of the table of learned positions before that of position 0, such as OPT's 2.
+        position: a position encoding of ``layers.position.POSITIONS``: such as "learned", "rotary", "alibi" or "none".
+        position_offset: number of rows before that of position 0 in the table of learned positions, such as OPT's 2.
         rope_theta, rope_scaling: options of rotary positions; see ``layers.RotaryEmbedding``.
         rotary_dim: number of features of a head that are rotated. None for all of them.
         sliding_rope_theta: `rope_theta` of the layers of sliding attention, which then have no `rope_scaling`. None if
-            these layers have the same positions as the others.
+            these layers have the same positions as the other layers.
         unrotated_layers: indices of layers whose queries and keys are not rotated.
         alibi_scale: factor on the slopes of ALiBi.
         attention_scale: factor on the attention scores. Default: head_dim^-1/2.
         attention_softcap: limit of the attention scores, see ``layers.MultiHeadAttention``; None for no limit.
-        attention_sinks: whether every softmax over keys has one more trained score for each head.
+        attention_sinks: whether every softmax over keys includes a trained extra logit, one for each head.
         scale_by_layer: whether to divide the scores of block i by i + 1, as an option of GPT-2 does.
         sliding_window: number of tokens, including itself, that a token attends to in layers of sliding attention.
             None for all preceding tokens.
@@ -63,7 +63,7 @@ class GPTConfig(SentenceConfig):
         normalize_experts: whether the weights of the selected experts sum to 1.
         router_bias: whether the routers have biases.
         router_loss: factor on the load-balancing loss, averaged over the routers, which training adds to its loss.
-        dense_layers: numbers of the blocks that have a plain feed-forward network although others have experts.
+        dense_layers: indices of the blocks with a plain feed-forward network in a model with experts.
         use_bias: whether the linear projections have biases.
         use_qkv_bias, use_output_bias, use_feedforward_bias: the same for the query, key and value projections, for the
             attention's output and for the feed-forward network. Default: `use_bias`.

@@ -29,7 +29,7 @@ def read_gguf(raw: Mapping[str, Any], shapes: Collection[str]) -> dict[str, Any]
         ValueError: the architecture is not llama, a required field or tensor is missing or invalid, only a part of the
             features is rotated, or the scaling of the positions is not supported.
     """
-    if "general.architecture" not in raw:  # another value is refused before
+    if "general.architecture" not in raw:  # another value is refused earlier
         raise ValueError("general.architecture: got None; accepted: 'llama'")
     assert isinstance(shapes, Mapping)
     if "token_embd.weight" not in shapes:

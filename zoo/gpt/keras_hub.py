@@ -1,4 +1,4 @@
-"""Dialects of KerasHub's decoders: GPT-2, Llama, Mistral and Qwen; others are in ``keras_hub_types.py``.
+"""Dialects of KerasHub's decoders: GPT-2, Llama, Mistral and Qwen; the other ones are in ``keras_hub_types.py``.
 
 Each dialect maps the options of a KerasHub model and the attribute paths of its weights to those of this package. The
 dialects follow keras-hub 0.32 (``keras_hub/src/models``).

@@ -66,7 +66,7 @@ def _gemma_rules(c: Any) -> tuple[Rule, ...]:
 
 
 def _read_gemma(raw: Mapping[str, Any], every: int, width: int = 1) -> dict[str, Any]:
-    """Return the fields of a model of which each `every`-th layer sees all tokens, if the others have a window."""
+    """Return the fields of a model; if it has a window, it applies to all layers but each `every`-th one."""
     if raw["use_post_ffw_norm"] != raw["use_post_attention_norm"]:
         given = raw["use_post_ffw_norm"]
         raise ValueError(f"use_post_ffw_norm: got {given}; accepted: use_post_attention_norm, {not given}")
@@ -163,7 +163,7 @@ GEMMA3 = replace(
 )
 
 
-# Phi-3: as Llama, with a factor for every frequency, which are others in long texts.
+# Phi-3: as Llama, with one factor for each frequency; long texts have other factors.
 
 
 def _read_phi3(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:

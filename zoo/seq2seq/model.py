@@ -3,8 +3,8 @@
 In Sutskever et al. 2014 (arXiv:1409.3215), the decoder starts from the final state of the encoder. Bahdanau et al. 2014
 (arXiv:1409.0473) add attention to all encoder states with an additive score, Luong et al. 2015 (arXiv:1508.04025) with
 a multiplicative score. Unlike in Bahdanau et al., the attention is always applied after the recurrent layers,
-``tanh(W [context; state])`` (Luong et al., section 3), and not inside their loop. The whole target is then computed by
-one call of an optimized recurrent kernel and one matrix multiplication.
+``tanh(W [context; state])`` (Luong et al., section 3), and not inside the recurrence. The whole target is then
+computed by one call of an optimized recurrent kernel and one matrix multiplication.
 
     input_ids, attention_mask (1 = keep): (batch, source)
     decoder_input_ids: (batch, target), the target shifted right, after a start token

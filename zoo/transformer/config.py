@@ -30,12 +30,12 @@ class TransformerConfig(Config):
         num_decoder_heads, decoder_intermediate_dim: sizes of the decoder. Default: those of the encoder.
         num_decoder_kv_heads, decoder_head_dim: sizes of the decoder. Default: those of the encoder if both have the
             same number of heads; otherwise `num_decoder_heads`, and `hidden_dim` / `num_decoder_heads`.
-        vocab_size, decoder_vocab_size: vocabulary sizes of source and target. They may differ if the two have tables of
-            their own.
+        vocab_size, decoder_vocab_size: vocabulary sizes of source and target. They may differ if the two have
+            separate tables.
         max_length: maximum length of the source and of the target.
         position_offset: number of the first position, such as 2 in BART, whose position tables have two more rows.
-        numbering: what positions count: the tokens that the "mask" keeps; all "columns", padding too; or the "tokens"
-            that are not `pad_token_id`, of which the others get no position.
+        numbering: what positions count: "mask", the tokens that the mask keeps; "columns", all tokens with padding; or
+            "tokens", the tokens other than `pad_token_id`, which itself has no position.
         num_buckets, max_distance: options of relative positions; see ``RelativePositionBias``.
         share_position_bias: whether all blocks of a stack have the same relative position bias, or each its own.
         embedding_norm: whether the sum of embeddings and positions is normalized.

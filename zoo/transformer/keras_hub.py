@@ -56,7 +56,7 @@ KERAS_BART = Dialect(
     read=lambda raw, _: {"attention_dropout": raw["dropout"]},
     write=_write_bart,
     rules=_bart_rules,
-    silent=(*_IDS, "position_offset"),  # KerasHub's tables are without the rows before it
+    silent=(*_IDS, "position_offset"),  # KerasHub's tables lack the rows before position 0
     prefix="backbone.",
     **_heads("Bart"),
 )
@@ -64,7 +64,7 @@ KERAS_BART = Dialect(
 
 # T5.
 
-_ACTIVATIONS = {  # in KerasHub: here, without and with a gate
+_ACTIVATIONS = {  # KerasHub's name: this package's names without and with a gate
     "relu": ("relu", "reglu"),
     "gelu": ("gelu", "geglu_erf"),
     "silu": ("silu", "swiglu"),

@@ -173,7 +173,7 @@ class Transformer(Generating, ZooModel):
         return ops.sum(x * ops.expand_dims(ops.cast(ops.equal(number, last), x.dtype), -1), axis=1)
 
     def _numbers(self, ids: Tensor, index: Any = 0) -> Tensor | None:
-        """Return the positions of `ids` (B, T) behind `index` others; None if they are counted along the mask."""
+        """Return the positions of `ids` (B, T) after `index` other tokens; None if they are counted along the mask."""
         if self.config.numbering == "mask":
             return None
         if self.config.numbering == "columns":
@@ -185,7 +185,7 @@ class Transformer(Generating, ZooModel):
         return ops.cast(ops.not_equal(ids, self.config.pad_token_id), "int32")
 
     def _context(self, ids: Tensor, mask: Tensor | None = None, cache: Any = None) -> CausalContext:
-        """Return the positions and the causal mask of the decoder for `ids` (batch, target) behind those in `cache`."""
+        """Return the positions and the causal mask of the decoder for `ids` (batch, target) after those in `cache`."""
         numbers = self._numbers(ids, 0 if cache is None else cache.index)
         return causal_context(ops.shape(ids)[1], mask, numbers, cache)
 

@@ -43,7 +43,7 @@ def _read_t5(raw: Mapping[str, Any], names: Collection[str], default: str, *, sc
     Args:
         raw: the third-party config.
         names: names of the tensors; the output projection is tied to the embedding table if the file has none. The
-            config does not tell: transformers 5 writes ``tie_word_embeddings: true`` for every T5.
+            config does not show it: transformers 5 writes ``tie_word_embeddings: true`` for every T5.
         default: transformers' default of `feed_forward_proj`.
         scaled: whether transformers scales the outputs unless the config says otherwise.
     """
@@ -132,9 +132,9 @@ _T5 = Dialect(
     read=lambda raw, names: _read_t5(raw, names, "relu", scaled=True),
     write=_write_t5_ties,
     rules=_t5_rules,
-    silent=("numbering",),  # without an effect, unless a mask has holes
+    silent=("numbering",),  # no effect, unless a mask has gaps
     heads=_heads("T5")["heads"],
-    # A T5Model is the body, to which transformers ties the output. The other name is that before transformers 4.
+    # A T5Model is the body, to which transformers ties the output. The second name is from before transformers 4.
     other_classes={"T5Model": "seq2seq_lm", "T5WithLMHeadModel": "seq2seq_lm"},
     ignored=(r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",),
     tied={

@@ -120,8 +120,8 @@ _DEIT = replace(
 )
 
 
-# MSN and I-JEPA have ViT's tensors without a pooler; of MAE, the encoder has them. transformers adds one to I-JEPA on
-# request only.
+# MSN and I-JEPA have ViT's tensors without a pooler; the encoder of MAE has them too. transformers adds a pooler to
+# I-JEPA on request only.
 
 
 def _without_pooler(fields: tuple[Field, ...], model_class: str, prefix: str, **changes: Any) -> Dialect:

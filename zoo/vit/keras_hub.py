@@ -111,7 +111,7 @@ _KERAS_DEIT = replace(
 )
 
 
-# DINOv2. KerasHub keeps two tables of positions: those of training, and those for its size of images, which it adds.
+# DINOv2. KerasHub has two position tables: one for the image size of training, and one for its own size, which it uses.
 
 
 def _read_keras_dinov2(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ arXiv:2304.07193) has layer scale and later register tokens (arXiv:2309.16588). 
 arXiv:2012.12877) has a distillation token after the class token. Learned positions are interpolated for images of
 another size. Other models differ in config fields:
 
-    MSN (arXiv:2204.07141), MAE (arXiv:2111.06377)  none; of MAE this is the encoder, which reads all patches in order
+    MSN (arXiv:2204.07141), MAE (arXiv:2111.06377)  none; for MAE, the encoder alone, which reads all patches in order
     I-JEPA (arXiv:2301.08243)  class_token=False, pooling="mean"
     BEiT (arXiv:2106.08254)    position="none", position_bias="per_layer", use_key_bias=False, layer_scale=0.1,
                                pooling="normalized_mean"
@@ -63,11 +63,11 @@ class ViTConfig(Config):
         num_registers: number of register tokens, which follow the class token.
         layer_scale: initial value of the learned factors on the output of each branch (attention and feed-forward);
             None for no such factors.
-        use_mask_token: whether to keep the mask token of a pretraining, so that checkpoints are complete; it is unused.
+        use_mask_token: whether to keep the unused mask token of pretraining, so that checkpoints are complete.
         distillation_token: whether there is the distillation token of DeiT.
         interpolate_antialias: how learned positions are interpolated; see ``PatchEmbedding``.
         use_qkv_bias: whether query, key and value projections have biases.
-        use_key_bias: whether the key projections have them. Default: `use_qkv_bias`.
+        use_key_bias: whether the key projections have biases. Default: `use_qkv_bias`.
         use_output_bias, use_feedforward_bias: whether the output projections of the attention and the projections of
             the feed-forward networks have biases.
         pooling: what `pooler_output` and the classification head are computed from: "class_token"; "mean" of the
@@ -76,9 +76,9 @@ class ViTConfig(Config):
         pooler: whether `pooler_output` is computed by a dense layer, as in Hugging Face's ``ViTModel``.
         pooler_activation: activation of that layer: one of ``ACTIVATIONS``.
         pooler_dim: width of that layer. Default: `hidden_dim`.
-        classifier: the input of the classification head: "class_token" for the class token, or what else `pooling` is;
-            "class_and_mean" for the class token and the mean of the patches, concatenated (DINOv2); or "distilled" for
-            the mean of the logits of two heads, one on the class token and one on the distillation token.
+        classifier: the input of the classification head: "class_token" for the result of `pooling`, by default the
+            class token; "class_and_mean" for the class token and the mean of the patches, concatenated (DINOv2); or
+            "distilled" for the mean of the logits of two heads, on the class token and on the distillation token.
         preprocessing: the content of a preprocessor_config.json. The model, and also an exported file, then resizes,
             crops and normalizes images itself; see ``layers.ImageProcessor``. Resized values are not rounded to
             integers, because runtimes round differently.

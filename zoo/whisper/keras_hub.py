@@ -1,4 +1,4 @@
-"""The dialect of KerasHub's Whisper, after keras-hub 0.32: a backbone alone, whose embeddings give the logits."""
+"""The dialect of KerasHub's Whisper, after keras-hub 0.32: a backbone alone, with logits from its embedding table."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _rules(c: Any) -> tuple[Rule, ...]:
 
 def _read(raw: Mapping[str, Any], _: Any) -> dict[str, Any]:
     words = raw["vocabulary_size"]
-    last = 50_257 if words > 51_864 else 50_256  # of the published vocabularies, the English one and the others
+    last = 50_257 if words > 51_864 else 50_256  # the end token of the multilingual vocabularies, or of the English one
     start = last + 1 if last < words - 1 else 0
     return {
         "max_source_length": raw["max_encoder_sequence_length"] // 2,

@@ -109,7 +109,7 @@ def test_search_of_a_generation_config(tmp_path: Path) -> None:
     result = export.to_genai(model, tmp_path / "folder")
     expected = {**obeyed, "top_k": 50, "min_length": 4, "num_beams": 1, "max_length": 20}
     assert settings(tmp_path / "folder")["search"] == {**expected, "past_present_share_buffer": False}
-    message = "ONNX Runtime GenAI does not obey of the generation config: bad_words_ids=[[3]], min_p=0.1"
+    message = "ONNX Runtime GenAI does not obey these entries of the generation config: bad_words_ids=[[3]], min_p=0.1"
     assert [warning for warning in result.warnings if "generation config" in warning] == [message]
 
 

@@ -349,7 +349,7 @@ def test_generation_config_in_the_engine(tmp_path: Path) -> None:
     config: dict[str, Any] = {"suppress_tokens": plain[1:2], "bad_words_ids": [plain[3:4], [1]], "max_length": 14}
     model.generation_config = {**config, "repetition_penalty": 1.2, "eos_token_id": [1]}
     result = export.to_litertlm(model, tmp_path / "m.litertlm", prefill=8)
-    message = "LiteRT-LM does not obey of the generation config: repetition_penalty=1.2"
+    message = "LiteRT-LM does not obey these entries of the generation config: repetition_penalty=1.2"
     assert [warning for warning in result.warnings if "config" in warning] == [message]
     assert list(said(result.path).suppress_tokens.ids) == sorted({plain[1], plain[3]}), "but not the end token"
     assert not said(result.path).HasField("sampler_params")

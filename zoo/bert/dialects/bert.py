@@ -53,7 +53,7 @@ def with_defaults(fields: tuple[Field, ...], **defaults: Any) -> tuple[Field, ..
 
 
 def without(fields: tuple[Field, ...], *ours: str) -> tuple[Field, ...]:
-    """Return `fields` without those of our names `ours`."""
+    """Return `fields` without the fields called `ours` in this package."""
     return tuple(entry for entry in fields if entry.ours not in ours)
 
 
@@ -145,7 +145,7 @@ def pooler_of(names: Collection[str]) -> bool:
 
 
 def classes(name: str, *heads: str | None) -> dict[str | None, str]:
-    """Return the classes of BERT, by head, for the model `name`: those of `heads`, or all but the next sentence's."""
+    """Return BERT's classes by head, with `name` for "Bert": for `heads`, or for all but next sentence prediction."""
     return {
         head: cls.replace("Bert", name)
         for head, cls in BERT_LIKE.heads.items()

@@ -61,7 +61,7 @@ def _write(c: BERTConfig, most: int) -> dict[str, Any]:
 
 
 def _rules(c: BERTConfig, attention: tuple[Rule, ...]) -> tuple[Rule, ...]:
-    """Return the rules of all but the projections in `attention`; BERT's names for these are not in the model."""
+    """Return the rules of a model whose rules for the attention projections are `attention`, in place of BERT's."""
     return (
         *EMBEDDINGS,
         Rule("encoder.rel_embeddings.weight", "attention_positions/embeddings"),

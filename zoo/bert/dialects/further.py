@@ -247,7 +247,7 @@ _MPNET = roberta("MPNet", "mpnet.", vocab_size=30527)
 MPNET = replace(
     _MPNET,
     fields=without(_MPNET.fields, "type_vocab_size", "pad_token_id"),
-    # Positions begin at 2 in its code, and there are 32 buckets, whatever the config says.
+    # In its code, positions begin at 2 and there are 32 buckets, regardless of the config.
     fixed={**_MPNET.fixed, "type_vocab_size": 0, "pad_token_id": 1, "position": ("learned", "relative")},
     demanded={"pad_token_id": 1, "relative_attention_num_buckets": 32},
     rules=lambda c: roberta_rules(
@@ -269,7 +269,7 @@ MPNET = replace(
 
 
 FUSED = joined(0, transposed=True)  # one kernel (3 · width, width) for queries, keys and values
-# Entries of the configs that Nomic published, in the words of GPT-2, and the only values that the model has.
+# Entries of the configs that Nomic published, under GPT-2's names, and the only values that are supported.
 _NOMIC_PUBLISHED = {
     "prenorm": False,
     "causal": False,

@@ -86,7 +86,7 @@ _BLOCK, _OURS = "layers.{i}.", "block_{i}/"
 
 
 def _joined(theirs: str, *ours: str) -> tuple[Rule, Rule]:
-    """Return the rules of one linear layer that computes what `ours` compute, one behind the other."""
+    """Return the rules of one linear layer whose outputs are those of `ours`, concatenated."""
 
     def rule(part: str, weight: str, transform: Transform) -> Rule:
         return Rule(f"{_BLOCK}{theirs}.{part}", tuple(f"{_OURS}{name}/{weight}" for name in ours), transform)

@@ -1,4 +1,4 @@
-"""What the tables of several decoders share."""
+"""Functions that the tables of several decoders share."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def heads_of(name: str, *without: str) -> dict[str, Any]:
 
 
 def classifiers(c: GPTConfig) -> tuple[Rule, ...]:
-    """Return the rules of the classification heads where transformers calls that of tokens "classifier"."""
+    """Return the rules of the classification heads of a model whose token classifier is named "classifier"."""
     return linear("classifier" if c.head == "token_classification" else "score", "classifier", outside=True)
 
 
@@ -48,7 +48,7 @@ def reading(
     gated: bool = False,
     more: Callable[[Mapping[str, Any]], Any] = lambda _: {},
 ) -> Callable[[Mapping[str, Any], Any], dict[str, Any]]:
-    """Return the ``read`` of a dialect with this entry and default of an activation, and what `more` gives."""
+    """Return the ``read`` of a dialect with this entry and default of an activation, and the fields `more` returns."""
     read = gated_activation if gated else activation
     return lambda raw, _: {
         "activation": read(raw, entry, default),
@@ -60,7 +60,7 @@ def reading(
 def writing(
     entry: str = "hidden_act", more: Callable[[GPTConfig], dict[str, Any]] = lambda _: {}
 ) -> Callable[[GPTConfig], dict[str, Any]]:
-    """Return the ``write`` of a dialect with this entry of an activation without a gate."""
+    """Return the ``write`` of a dialect that stores an activation without a gate under `entry`."""
     return lambda c: {entry: HF_ACTIVATIONS[c.activation], **labels(c), **more(c)}
 
 

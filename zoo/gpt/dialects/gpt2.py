@@ -272,7 +272,7 @@ BLOOM = Dialect(
         Field("n_layer", "num_layers", 2, synonym="num_hidden_layers"),
         Field("n_head", "num_heads", 8, synonym="num_attention_heads"),
         Field("hidden_size", "hidden_dim", 64, synonym="n_embed"),
-        Field("seq_length", "max_length", 2048),  # transformers does not read it: BLOOM has no longest text
+        Field("seq_length", "max_length", 2048),  # transformers does not read it: BLOOM has no maximum length
         Field("layer_norm_epsilon", "norm_epsilon", 1e-5),
         Field("hidden_dropout", "dropout", 0.0),
         Field("attention_dropout", "attention_dropout", 0.0),

@@ -40,7 +40,7 @@ def llama_rules(
     """Return the rules for a decoder with Llama's names.
 
     Args:
-        norms: the norms of a block: their names, and ours.
+        norms: this package's name of each norm of a block, by its name in the file.
         with_bias: whether the norms are layer normalizations, instead of RMS normalizations.
         final_norm: the name of the last norm.
         join_qkv, join_gate: whether queries, keys and values, and gate and up projection, are one tensor each.
@@ -126,7 +126,7 @@ LLAMA = Dialect(
 
 
 def fields_with(*changed: Field, without: tuple[str, ...] = ()) -> tuple[Field, ...]:
-    """Return the entries of Llama's config with those of `changed` in place of their own, except those in `without`."""
+    """Return the entries of Llama's config without the fields `without`, and with `changed` replaced or added."""
     others = {entry.ours: entry for entry in changed}
     kept = [others.pop(entry.ours, entry) for entry in LLAMA.fields if entry.ours not in without]
     return (*kept, *others.values())
@@ -270,7 +270,7 @@ def _read_smollm3(raw: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"no_rope_layers: got {rotated!r}; accepted: 0 or 1 for each of {len(layers)} layers")
     window = raw.get("sliding_window") is not None
     kinds = raw if window else {**raw, "layer_types": None}  # without a window, the kinds have no effect
-    used = flag(raw, "use_sliding_window", False) and window  # of effect where the kinds are not given
+    used = flag(raw, "use_sliding_window", False) and window  # only has an effect without `layer_types`
     return {
         **read_rope(raw, 32_768, 2_000_000.0),
         **read_kinds(kinds, [used and not each for each in rotated], window=None),

@@ -151,7 +151,7 @@ def _write_falcon(c: GPTConfig) -> dict[str, Any]:
         "parallel_attn": c.parallel,
         "num_ln_in_parallel_attn": (2 if two else 1) if new else None,
         "multi_query": new or c.num_kv_heads == 1,
-        "num_kv_heads": c.num_kv_heads if new else c.num_heads,  # of no effect in the old architecture
+        "num_kv_heads": c.num_kv_heads if new else c.num_heads,  # without effect in the old architecture
         "alibi": c.position == "alibi",
         **write_rope(c),
         **labels(c),

@@ -59,7 +59,7 @@ def _gemma_scale(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _no_gelu(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return `raw` with the tanh approximation, which the first files of Gemma mean by "gelu"."""
+    """Return `raw` with the tanh approximation, which the first files of Gemma call "gelu"."""
     return {**raw, "hidden_act": "gelu_pytorch_tanh"} if raw.get("hidden_act") == "gelu" else raw
 
 
@@ -218,7 +218,7 @@ COHERE2 = like(
     write=lambda c: {**writing_gated(c), **write_kinds(c)},
 )
 
-# GLM: half of the features are rotated, in neighbouring pairs.
+# GLM: half of the features are rotated, in neighboring pairs.
 
 GLM = like(
     LLAMA,

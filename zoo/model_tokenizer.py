@@ -1,4 +1,4 @@
-"""The tokenizers that ``load`` reads beside a model: those of its folder, or one that was given."""
+"""The tokenizer that ``load`` reads with a model: that of its folder, or one that the caller gives."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sentence_options(sentences: SentenceFiles, model: ZooModel) -> dict[str, Any
 def readable_tokenizer(path: Path, make: Callable[[], Tokenizer]) -> Tokenizer | None:
     """Return the tokenizer that `make` reads from `path`, or warn and return None if it cannot be read.
 
-    A tokenizer of another kind should not keep the weights from being loaded.
+    So the weights can be loaded even if the tokenizer is of a kind that is not supported.
     """
     try:
         return make()

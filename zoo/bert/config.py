@@ -60,14 +60,14 @@ class BERTConfig(SentenceConfig):
             and one that acts in attention, such as ("learned", "relative").
             "disentangled" positions, those of DeBERTa, are two terms of every score; see ``layers/disentangled.py``.
         num_buckets, max_distance: options of "relative" positions; see ``layers.RelativePositionBias``. Of
-            "disentangled" ones, the number of rows of the table, and 0 if each is for one distance; see
-            ``layers.RelativeEmbeddings``.
+            "disentangled" ones, the number of rows of the table and the greatest distance, or 0 if each row is for one
+            distance; see ``layers.RelativeEmbeddings``.
         position_terms, share_position_projections: options of "disentangled" positions; see
             ``layers.DisentangledAttention``.
         norm_positions: whether the table of "disentangled" positions is normalized.
         sliding_window: a token attends to those at most `sliding_window` // 2 away, in all layers or in those of the
             kind "sliding_attention" of `layer_types`; None for all tokens.
-        sliding_rope_theta: `rope_theta` of these layers. Default: the same.
+        sliding_rope_theta: `rope_theta` of the layers of sliding attention. Default: `rope_theta`.
         layer_types: the kind of each layer, "full_attention" or "sliding_attention"; None if all are of one kind.
         norm, norm_epsilon: the normalization layer, a name in ``layers.core.NORMALIZATIONS``, and its epsilon.
         first_norm: whether the first block of a pre-norm model normalizes before attention.
@@ -78,7 +78,7 @@ class BERTConfig(SentenceConfig):
             `hidden_dim`.
         num_layer_groups: number of groups of layers with the same weights, a divisor of `num_layers` or not: layer i
             is in group ``i * num_layer_groups // num_layers``. None if every layer has its own weights.
-        layers_per_group: number of different blocks in every layer of a group; `num_layers` times as many are computed.
+        layers_per_group: number of different blocks in a group; each of its layers computes all of them.
         type_vocab_size: number of token types; 0 for a model without them.
         position_offset: 0: the token in column i has position i. Otherwise, as in RoBERTa, the i-th token that is not
             `pad_token_id` has row `position_offset` + i of the position table, and padding has the row before those.
@@ -87,14 +87,14 @@ class BERTConfig(SentenceConfig):
         transform_activation, transform_norm_epsilon: activation and normalization epsilon of the masked LM head's
             transform. Default: those of the body.
         pooler: whether a model without a head has the dense layer on the first token.
-        pooler_activation: "tanh", "relu" as in DistilBERT, or another.
+        pooler_activation: "tanh", "relu" as in DistilBERT, or another activation.
         classifier_activation: the same for the dense layer on the first token of the heads in ``OF_FIRST``. Default:
             `pooler_activation`.
         use_transform_bias: whether the dense layer of the transform has a bias.
         use_logits_bias: whether the logits of the masked LM head have a bias.
         classifier_transform: whether the heads for classification and for question answering begin with a transform
             like that of the masked LM head, as in ModernBERT, instead of the dense layer on the first token.
-        classifier_pooling: what such a head reads if it is in ``OF_FIRST``: the "first" token or the "mean".
+        classifier_pooling: what such a head reads if it is in ``OF_FIRST``: the "first" token, or the "mean" of all.
         head: one of ``HEADS``; see the module docstring.
         tie_embeddings: whether the embedding table is also the masked LM head's output projection.
         num_classes: number of classes of the two classification heads.

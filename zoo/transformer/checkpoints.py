@@ -1,4 +1,4 @@
-"""Dialects of Hugging Face checkpoints for Transformer: BART and the models of its line; those of T5 are in ``t5.py``.
+"""Dialects of Hugging Face checkpoints for Transformer: BART and the models like it; those of T5 are in ``t5.py``.
 
 Each dialect maps the entries of a config.json and the names of the tensors to those of this package. NLLB's checkpoints
 have the model_type of M2M-100.
@@ -55,7 +55,7 @@ def _rules(c: TransformerConfig) -> tuple[Rule, ...]:
     )
 
 
-# transformers' defaults of the entries; those of BART, where a model has no others.
+# transformers' defaults of the entries: those of BART, which hold for a model unless it has its own.
 _DEFAULTS: dict[str, Any] = {
     **{"vocab_size": 50265, "d_model": 1024, "max_position_embeddings": 1024, "activation_function": "gelu"},
     **{f"{side}_layers": 12 for side in SIDES},
@@ -74,7 +74,7 @@ def _dialect(
     classifies: bool = False,
     two_vocabularies: bool = False,
 ) -> Dialect:
-    """Return the dialect of a model of BART's line.
+    """Return the dialect of BART or a model like it.
 
     Args:
         name: the beginning of the names of its classes.
@@ -93,7 +93,7 @@ def _dialect(
             "activation": activation(raw, "activation_function", known["activation_function"]),
             "num_classes": number_of_labels(raw, known["num_labels"]),
         }
-        if raw.get("decoder_start_token_id", known["decoder_start_token_id"]) is None:  # as ``generate`` there
+        if raw.get("decoder_start_token_id", known["decoder_start_token_id"]) is None:  # as in transformers
             found["decoder_start_token_id"] = raw.get("bos_token_id", known["bos_token_id"])
         if fixed["numbering"] == "tokens":
             found["position_offset"] = raw.get("pad_token_id", known["pad_token_id"]) + 1
@@ -147,7 +147,7 @@ def _dialect(
             "lm_head.weight": "decoder.embed_tokens.weight",
             **{f"{side}.embed_tokens.weight": "shared.weight" for side in SIDES},
         },
-        silent=("numbering",) if fixed["numbering"] == "columns" else (),  # without an effect on padding behind tokens
+        silent=("numbering",) if fixed["numbering"] == "columns" else (),  # no effect if padding follows the tokens
     )
 
 

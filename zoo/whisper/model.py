@@ -69,7 +69,7 @@ class WhisperConfig(TransformerConfig):
 
 @register
 class Whisper(Transformer):
-    """A model of speech: ``Whisper(num_layers=2)``, ``Whisper(config)`` or ``az.load(folder)``.
+    """A speech-to-text model: ``Whisper(num_layers=2)``, ``Whisper(config)`` or ``az.load(folder)``.
 
     The module docstring lists the inputs and outputs; see also ``Transformer``.
     """

@@ -43,10 +43,9 @@ class Groups(NamedTuple):
 def group_by_expert(chosen: Tensor, num_experts: int) -> Groups:
     """Group pairs by expert into blocks of ``ceil(2 · pairs / num_experts)`` rows.
 
-    A block has twice the mean number of pairs per expert.
-
-    There are at most as many blocks as pairs, and at most 3/2 `num_experts`: `num_experts` / 2 full blocks, and one
-    partly filled block for each expert. If the tokens are distributed about evenly, one block per expert is enough.
+    A block has room for twice the mean number of pairs per expert. There are at most as many blocks as pairs, and at
+    most 3/2 `num_experts`: `num_experts` / 2 full blocks, and one partly filled block for each expert. If the tokens are
+    distributed about evenly, one block per expert is enough.
 
     Args:
         chosen: (tokens, k) int32, the experts of every token, all different in a row.
@@ -286,10 +285,10 @@ class MixtureOfExperts(keras.layers.Layer):
 
 
 def _each(initializer: Any) -> Callable[..., Tensor]:
-    """Return an initializer of stacked kernels (experts, in, out), which initializes the kernel of each expert alone.
+    """Return an initializer of stacked kernels (experts, in, out), each with the variance of a single kernel.
 
-    For the whole stack, Keras would take the first axis for the receptive field of a convolution, and divide the
-    variance by its size.
+    Keras takes the first axis for the receptive field of a convolution, and divides the variance by its size; this
+    initializer undoes that.
     """
 
     def stacked(shape: Any, dtype: Any = None, **_: Any) -> Tensor:

@@ -94,7 +94,7 @@ class BERTConfig(SentenceConfig):
         use_logits_bias: whether the logits of the masked LM head have a bias.
         classifier_transform: whether the heads for classification and for question answering begin with a transform
             like that of the masked LM head, as in ModernBERT, instead of the dense layer on the first token.
-        classifier_pooling: what such a head reads if it is in ``OF_FIRST``: the "first" token, or the "mean" of all.
+        classifier_pooling: what such a head reads if it is in ``OF_FIRST``: the "first" token or the "mean" of all.
         head: one of ``HEADS``; see the module docstring.
         tie_embeddings: whether the embedding table is also the masked LM head's output projection.
         num_classes: number of classes of the two classification heads.

@@ -31,7 +31,7 @@ class GPTConfig(SentenceConfig):
         hidden_dim: size of the hidden states.
         intermediate_dim: size of the hidden layer of the feed-forward network. Default: 4 `hidden_dim`.
         max_length: maximum sequence length.
-        position: a position encoding of ``layers.position.POSITIONS``: such as "learned", "rotary", "alibi" or "none".
+        position: a position encoding of ``layers.position.POSITIONS``, such as "learned", "rotary", "alibi" or "none".
         position_offset: number of rows before that of position 0 in the table of learned positions, such as OPT's 2.
         rope_theta, rope_scaling: options of rotary positions; see ``layers.RotaryEmbedding``.
         rotary_dim: number of features of a head that are rotated. None for all of them.

@@ -44,8 +44,8 @@ def group_by_expert(chosen: Tensor, num_experts: int) -> Groups:
     """Group pairs by expert into blocks of ``ceil(2 · pairs / num_experts)`` rows.
 
     A block has room for twice the mean number of pairs per expert. There are at most as many blocks as pairs, and at
-    most 3/2 `num_experts`: `num_experts` / 2 full blocks, and one partly filled block for each expert. If the tokens are
-    distributed about evenly, one block per expert is enough.
+    most 3/2 `num_experts`: `num_experts` / 2 full blocks, and one partly filled block for each expert. If the tokens
+    are distributed about evenly, one block per expert is enough.
 
     Args:
         chosen: (tokens, k) int32, the experts of every token, all different in a row.

@@ -8,6 +8,7 @@ from .blocks import LayerScale, TransformerBlock
 from .cache import DynamicCache, StaticCache
 from .core import Dense, Dropout, LayerNormalization, RMSNormalization
 from .disentangled import DisentangledAttention, RelativeEmbeddings
+from .dropout import Dropout
 from .embedding import PatchEmbedding, TokenEmbedding
 from .experts import MixtureOfExperts
 from .feedforward import FeedForward

@@ -14,7 +14,8 @@ from keras import ops
 
 from ..checks import positive_integer, positive_number
 from . import functional as F
-from .core import Dense, Dropout, RMSNormalization
+from .core import Dense, RMSNormalization
+from .dropout import Dropout
 
 Tensor = Any
 Cache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (new keys, new values) -> all (keys, values)

@@ -14,6 +14,7 @@ from keras import ops
 from .attention import Cache, MultiHeadAttention
 from .core import NORMALIZATIONS, Dropout, fields_for
 from .disentangled import DisentangledAttention
+from .dropout import Dropout
 from .experts import MixtureOfExperts
 from .feedforward import FeedForward
 

@@ -63,24 +63,6 @@ class Dense(KeepsAdapters, keras.layers.Dense):
 
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
-class Dropout(keras.layers.Dropout):
-    """Keras' Dropout with the state of its random numbers in ``.keras`` and weights files.
-
-    Training that is resumed from such a file, by ``keras.callbacks.BackupAndRestore`` too, draws the same masks as
-    training that was not interrupted. Files without a state, of other layers or earlier versions, can be loaded.
-    """
-
-    def save_own_variables(self, store: Any) -> None:
-        super().save_own_variables(store)
-        if self.rate > 0:  # otherwise there is no generator
-            store["seed_generator_state"] = self.seed_generator.state
-
-    def load_own_variables(self, store: Any) -> None:
-        if self.rate > 0 and "seed_generator_state" in store.keys():  # noqa: SIM118 (an HDF5 group)
-            self.seed_generator.state.assign(store["seed_generator_state"])
-
-
-@keras.saving.register_keras_serializable(package="attention_zoo")
 class LayerNormalization(keras.layers.LayerNormalization):
     """Layer normalization over the last axis, with scale and offset (Ba et al. 2016, arXiv:1607.06450).
 

@@ -9,7 +9,8 @@ import numpy as np
 from keras import ops
 
 from . import functional as F
-from .core import Dropout, KeepsAdapters
+from .core import KeepsAdapters
+from .dropout import Dropout
 from .position import SinusoidalPositions2D
 
 Tensor = Any

@@ -16,7 +16,8 @@ import keras
 from keras import ops
 
 from . import functional as F
-from .core import Dense, Dropout
+from .core import Dense
+from .dropout import Dropout
 from .feedforward import ACTIVATIONS, GATED, FeedForward
 
 Tensor = Any

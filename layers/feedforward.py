@@ -9,7 +9,8 @@ import keras
 from keras import ops
 
 from . import functional as F
-from .core import Dense, Dropout
+from .core import Dense
+from .dropout import Dropout
 
 Tensor = Any
 

@@ -46,6 +46,7 @@ from ...layers import functional as F
 from ...layers.blocks import TransformerBlock
 from ...layers.core import NORMALIZATIONS, Dense, Dropout, fields_for
 from ...layers.disentangled import RelativeEmbeddings
+from ...layers.dropout import Dropout
 from ...layers.embedding import TokenEmbedding
 from ...layers.feedforward import ACTIVATIONS
 from ...layers.position import encode_positions, position_layer

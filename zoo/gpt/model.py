@@ -37,7 +37,8 @@ from ...generation.keras_decoder import Generating
 from ...layers import functional as F
 from ...layers.blocks import TransformerBlock
 from ...layers.cache import CausalContext, DynamicCache, StaticCache, causal_context
-from ...layers.core import NORMALIZATIONS, Dense, Dropout, fields_for
+from ...layers.core import NORMALIZATIONS, Dense, fields_for
+from ...layers.dropout import Dropout
 from ...layers.embedding import TokenEmbedding
 from ...layers.position import EncodedPositions, encode_positions, position_layer
 from ...layers.rotary import RotaryEmbedding

@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 from keras import ops
 
 from ...generation.keras_decoder import Generating
-from ...layers.core import Dense, Dropout
+from ...layers.core import Dense
+from ...layers.dropout import Dropout
 from ...layers.embedding import TokenEmbedding
 from ...layers.recurrent import CELLS
 from ...layers.recurrent_attention import recurrent_attention

@@ -39,7 +39,8 @@ from ...generation.cached_graphs import cache_pairs, decoder_graph
 from ...generation.keras_decoder import Generating
 from ...layers.blocks import TransformerBlock
 from ...layers.cache import CausalContext, DynamicCache, StaticCache, causal_context
-from ...layers.core import NORMALIZATIONS, Dense, Dropout, fields_for
+from ...layers.core import NORMALIZATIONS, Dense, fields_for
+from ...layers.dropout import Dropout
 from ...layers.embedding import TokenEmbedding
 from ...layers.position import encode_positions, position_layer, positions_from_mask
 from ...signature import Dim, Graph, Signature, TensorSpec

@@ -5,9 +5,9 @@
 A GPT with tied embeddings (4 layers, width 256, 8 heads, 8 rows of 256 tokens, 2048 words), a classifier of BERT-mini's
 size (the same, 2 classes) and ViT-tiny's (6 layers, width 192, 32 x 32 pixels in patches of 4, 64 rows, 10 classes) are
 trained with AdamW on a CPU: with TensorFlow in a graph, Keras' default there, and under XLA, with JAX, and, if
-`--torch` names an interpreter that has it, in PyTorch eagerly and compiled, with ``scaled_dot_product_attention``. Each side is a
-process of its own; they take turns, a few steps each, and the best of all rounds counts. The last column is the largest
-memory of the process. A matrix product of the GPT's shapes, (2048, 256) with (256, 1024), shows what each framework
+`--torch` names an interpreter that has it, in PyTorch eagerly and compiled, with ``scaled_dot_product_attention``.
+Each side is a process of its own; they take turns, a few steps each, and the best of all rounds counts. Memory is the
+largest of the process. A matrix product of the GPT's shapes, (2048, 256) with (256, 1024), shows what each framework
 reaches on this machine.
 
 `--jax` and `--torch` are interpreters of environments with JAX or PyTorch; those of JAX need this package and KerasHub.

@@ -261,7 +261,7 @@ def _splits(query: Tensor, key: Tensor) -> bool:
     return length is not None and length == key.shape[2] and length >= LEAST
 
 
-def _part(x: Tensor | None, start: int, end: int) -> Tensor | None:
+def _part(x: Any, start: int, end: int) -> Any:
     """Return the rows from `start` to `end` and the columns to `end` of `x` (..., T or 1, S or 1)."""
     if x is None:
         return None
@@ -309,7 +309,7 @@ def dot_product_attention(
         Softmax is computed in float32, or in float64 for float64 inputs.
     """
     if causal and not return_scores and backend() == "jax" and _splits(query, key):
-        options = {"scale": scale, "causal": True, "softcap": softcap, "sinks": sinks, "dropout": dropout}
+        options: dict[str, Any] = {"scale": scale, "softcap": softcap, "sinks": sinks, "dropout": dropout}
         ends = [query.shape[2] * (i + 1) // CHUNKS for i in range(CHUNKS)]
         parts = [
             dot_product_attention(
@@ -318,6 +318,7 @@ def dot_product_attention(
                 value[:, :, :end],
                 mask=_part(mask, start, end),
                 bias=_part(bias, start, end),
+                causal=True,
                 **options,
             )
             for start, end in zip([0, *ends], ends, strict=False)

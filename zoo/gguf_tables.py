@@ -185,9 +185,9 @@ def _phi3(raw: Fields, shapes: Shapes) -> dict[str, Any]:
 
 def _long(raw: Fields, size: int) -> dict[str, Any]:
     """Return the entries of the rotary positions whose frequencies for long texts are others, in two tensors."""
-    factors = {name: raw.get(f"rope_factors_{name}") for name in ("short", "long")}
+    factors: dict[str, Any] = {name: raw.get(f"rope_factors_{name}") for name in ("short", "long")}
     for name, values in factors.items():
-        if np.shape(values) != (size // 2,):  # pyright: ignore[reportArgumentType, reportCallIssue]
+        if values is None or np.shape(values) != (size // 2,):
             got = "none" if values is None else f"{np.size(values)} factors"
             raise ValueError(f"rope_factors_{name}.weight: got {got}; accepted: {size // 2}")
     sharper = raw.get("rope.scaling.attn_factor")

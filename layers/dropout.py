@@ -76,4 +76,5 @@ def random_words(shape: tuple[Any, ...], seed: keras.random.SeedGenerator) -> Te
 
     pair = tf.cast(tf.math.floormod(seed.next(), tf.int32.max - 1), "int32")  # as XLA needs it
     # Without a named algorithm, XLA on a CPU takes 120 times as long.
-    return tf.random.stateless_uniform(shape, pair, minval=None, maxval=None, dtype=tf.uint32, alg="philox")
+    every: Any = None  # of the 2^32 numbers
+    return tf.random.stateless_uniform(shape, pair, minval=every, maxval=every, dtype=tf.uint32, alg="philox")

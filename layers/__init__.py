@@ -6,7 +6,7 @@ from .attention import MultiHeadAttention
 from .audio import LogMelSpectrogram, TimeConvolution
 from .blocks import LayerScale, TransformerBlock
 from .cache import DynamicCache, StaticCache
-from .core import Dense, Dropout, LayerNormalization, RMSNormalization
+from .core import Dense, LayerNormalization, RMSNormalization
 from .disentangled import DisentangledAttention, RelativeEmbeddings
 from .dropout import Dropout
 from .embedding import PatchEmbedding, TokenEmbedding

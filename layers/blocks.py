@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from .attention import Cache, MultiHeadAttention
-from .core import NORMALIZATIONS, Dropout, fields_for
+from .core import NORMALIZATIONS, fields_for
 from .disentangled import DisentangledAttention
 from .dropout import Dropout
 from .experts import MixtureOfExperts

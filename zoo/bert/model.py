@@ -44,7 +44,7 @@ from keras import ops
 from ...checks import INT32
 from ...layers import functional as F
 from ...layers.blocks import TransformerBlock
-from ...layers.core import NORMALIZATIONS, Dense, Dropout, fields_for
+from ...layers.core import NORMALIZATIONS, Dense, fields_for
 from ...layers.disentangled import RelativeEmbeddings
 from ...layers.dropout import Dropout
 from ...layers.embedding import TokenEmbedding

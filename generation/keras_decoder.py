@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Unpack
 
 import keras
@@ -266,7 +267,14 @@ def new_state(values: Mapping[str, Tensor]) -> State:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return {name: tf.Variable(value, trainable=False) for name, value in values.items()}
+        def variables() -> State:
+            return {name: tf.Variable(value, trainable=False) for name, value in values.items()}
+
+        if not tf.distribute.has_strategy():
+            return variables()
+        # Within the scope of a strategy, a variable would have a copy on every device. Scopes are those of a thread.
+        with ThreadPoolExecutor(1) as outside:
+            return outside.submit(variables).result()
     return {name: ops.copy(value) for name, value in values.items()}
 
 

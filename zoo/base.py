@@ -20,6 +20,7 @@ from ..weights.rules import Dialect, by_name, weight_name
 from .companions import load_companions, save_companions
 from .compile_checks import warn_of_compiled
 from .config import Config
+from .distributed import Distributed, check_batches, rows_of
 from .fit_checks import checked_data, weights_of_tokens
 from .served import Served
 from .token_losses import TokenLosses
@@ -62,7 +63,7 @@ def build_each(input_shape: tuple[int | None, ...], *layers: Any) -> None:
             layer.build(input_shape)
 
 
-class ZooModel(Served, TokenLosses, keras.Model, FineTuning, PairScoring):
+class ZooModel(Served, TokenLosses, Distributed, FineTuning, PairScoring):
     """A Keras model with a config. It is built on construction: ``fit``, ``save`` and ``count_params`` work at once.
 
     A call takes a dict of inputs by their names in :attr:`signature`, or the first input alone. With
@@ -335,17 +336,24 @@ class ZooModel(Served, TokenLosses, keras.Model, FineTuning, PairScoring):
                 kwargs |= {"class_weight": None, "sample_weight": of_tokens}
         x = self._checked(x)
         self._check_optimizer()
+        self.check_replicas()
         if any(not self.of_head(weight_name(variable)) for variable in self.trainable_weights):
             self.unused = {}
-        return super().fit(x, y, *args, **kwargs)
+        self.check_fit(x, {**dict(zip(("batch_size",), args, strict=False)), **kwargs})
+        with self.whole_batches():
+            return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         x = self._checked(x)
-        return super().evaluate(x, *args, **kwargs)
+        check_batches(rows_of(x), kwargs.get("batch_size", args[1] if len(args) > 1 else None))
+        with self.whole_batches():
+            return super().evaluate(x, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         x = self._checked(x)
-        return super().predict(x, *args, **kwargs)
+        size = kwargs.get("batch_size", args[0] if args else None)
+        with self.whole_batches():
+            return self.predict_padded(x, size, lambda rows: super(ZooModel, self).predict(rows, *args, **kwargs))
 
     def _checked(self, x: Any) -> Any:
         """Return the data `x` in the form Keras accepts. It is checked first if it is NumPy arrays or None."""

@@ -212,7 +212,7 @@ class LowRankAdapters(Freezing):
         from safetensors.numpy import save_file
 
         adapters = self._with_adapters()
-        tensors = {weight_name(v): np.asarray(ops.convert_to_numpy(v), order="C") for v in self.weights if v.trainable}
+        tensors = {weight_name(v): np.asarray(whole(v), order="C") for v in self.weights if v.trainable}
         metadata = {"family": self.family, "rank": adapters.rank, "alpha": adapters.alpha, "layers": adapters.layers}
         with written(path) as temporary:
             save_file(tensors, temporary, metadata={METADATA: json.dumps(metadata)})

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import checks
+from .placement import empty, layout_of, placed, whole
 from .rules import Dialect, Rule, weight_name
 from .tensors import PORTION, SHOWN, Shape, Tensors
 
@@ -55,7 +56,7 @@ def without_values() -> Iterator[Callable[[Any], Any]]:
             yield seen
         finally:
             for variable in (variable for model in made for variable in model.variables):
-                variable._shape, variable._initializer = (), _zeros
+                empty(variable)
 
 
 class FirstValues:
@@ -82,7 +83,7 @@ class FirstValues:
     def __exit__(self, *raised: Any) -> None:
         if raised[0] is not None:  # Keras initializes deferred variables even after an error: make it cheap
             for variable in self.refused:
-                variable._shape, variable._initializer = (), _zeros
+                empty(variable)
         self.scope.__exit__(*raised)
         if raised[0] is None:
             if self.errors:
@@ -90,28 +91,25 @@ class FirstValues:
             for call in self.done:
                 call()
 
-    def first_value(self, values: _Values, index: int) -> Callable[..., Any]:
-        """Return an initializer that reads part `index` of `values`.
+    def first_value(self, values: _Values, index: int, variable: Any) -> Callable[..., Any]:
+        """Return an initializer for `variable` that reads part `index` of `values`.
 
         If the file is damaged, it returns zeros, so that Keras can finish, and the error is raised at the end.
         """
 
         import keras
 
-        def initializer(shape: Shape, dtype: Any = None, **_: Any) -> Any:
+        # Keras gives large variables the layout as an argument if there is one, and else makes them on one device.
+        def initializer(shape: Shape, dtype: Any = None, layout: Any = None, **_: Any) -> Any:
             try:
+                if (layout := layout_of(variable)) is not None:
+                    return placed(_fitting(values.take(index), dtype), dtype, layout)
                 return _tensor(values.take(index), dtype)
             except Exception as error:
                 self.errors.append(error)
                 return keras.ops.zeros(shape, dtype=dtype)
 
         return initializer
-
-
-def _zeros(shape: Shape, dtype: Any = None) -> Any:
-    import keras
-
-    return keras.ops.zeros(shape, dtype)
 
 
 class _Values:
@@ -223,7 +221,7 @@ def fill(
             if later is None:
                 assign(variable, values.take(index))
             else:
-                variable._initializer = later.first_value(values, index)
+                variable._initializer = later.first_value(values, index, variable)
     if later is not None:
         later.done.append(lambda: _warn_of_strange(tensors.where, strange))
     else:
@@ -345,7 +343,9 @@ def _outside(model: Any, dialect: Dialect, short: str, name: str) -> bool:
 
 def assign(variable: Any, array: np.ndarray) -> None:
     """Assign `array`, of any floating-point dtype and any strides, to `variable`."""
-    variable.assign(_fitting(array, variable.dtype))
+    array = _fitting(array, variable.dtype)
+    layout = layout_of(variable)
+    variable.assign(array if layout is None else placed(array, variable.dtype, layout))
 
 
 def _fitting(array: np.ndarray, dtype: Any) -> np.ndarray:
@@ -363,11 +363,9 @@ def collect(model: Any, dialect: Dialect) -> Iterator[tuple[str, np.ndarray]]:
 
     Names have the dialect's prefix, unless the weight is outside of the body or the model's head is a headless one.
     """
-    import keras
-
     alone = model.config.to_dict().get("head", "none") in dialect.headless
     for short, rule, variables in dialect.plan(model):
-        arrays = [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables]
+        arrays = [whole(variable) for variable in variables]
         name = short if rule.outside or alone else dialect.prefix + short
         for one, array in zip(rule.tensors(name, [a.shape for a in arrays]), rule.save(arrays), strict=True):
             yield one, np.asarray(array, order="C")

@@ -27,10 +27,9 @@ class Distributed(keras.Model):
         """
         strategy = getattr(self, "_distribute_strategy", None)
         if strategy is not None and iterator is not None:
-            for _, _, batches in iterator:
-                first = strategy.experimental_local_results
-                data_batch = keras.tree.map_structure(lambda value: first(value)[0], next(batches))
-                break
+            parts = strategy.experimental_local_results
+            _, _, batches = next(iter(iterator))
+            data_batch = keras.tree.map_structure(lambda value: parts(value)[0], next(batches))
             iterator = None
         super()._maybe_symbolic_build(iterator, data_batch)  # pyright: ignore[reportAttributeAccessIssue]
 

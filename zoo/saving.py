@@ -18,6 +18,7 @@ import numpy as np
 from .. import checks
 from ..files import write_json
 from ..weights.fill import collect, without_values
+from ..weights.placement import whole
 from ..weights.tensors import save_tensors
 from .base import ZooModel
 from .companions import DICTS
@@ -50,7 +51,7 @@ def save(model: ZooModel, folder: str | os.PathLike[str]) -> Path:
         "config": model.config.to_dict(),
         **{name: value for name in DICTS if (value := getattr(model, name))},
     }
-    tensors = {name: np.asarray(keras.ops.convert_to_numpy(value), order="C") for name, value in model.merged_weights()}
+    tensors = {name: np.asarray(whole(value), order="C") for name, value in model.merged_weights()}
     tensors |= {UNUSED + name: value for name, value in model.unused.items()}
     save_tensors(tensors, folder / WEIGHTS_FILE, {"format": FORMAT})
     write_json(config, folder / CONFIG_FILE)

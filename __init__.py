@@ -19,6 +19,7 @@ from .needs import named_extras
 if TYPE_CHECKING:
     from . import export, layers, plot, training, zoo
     from .training import callbacks, data, losses, metrics
+    from .training.layouts import layout_map
     from .zoo import (
         BERT,
         CLIP,
@@ -53,6 +54,7 @@ _MODULES = {
     **{name: f".{name}" for name in ("export", "layers", "plot", "training", "zoo")},
     **{name: f".training.{name}" for name in ("callbacks", "data", "losses", "metrics")},
 }
+_HOMES = {"layout_map": ".training.layouts"}  # of names that are not from ``zoo``
 # Literal, because type checkers read it; a test compares it with that of ``zoo``.
 __all__ = [
     "BERT",
@@ -79,6 +81,7 @@ __all__ = [
     "export",
     "from_keras_hub",
     "layers",
+    "layout_map",
     "list_models",
     "load",
     "losses",
@@ -100,7 +103,8 @@ if not TYPE_CHECKING:  # for type checkers every name would exist, misspelled on
             with named_extras():
                 return importlib.import_module(_MODULES[name], __name__)
         if __name__ == "attention_zoo" and name in __all__:
-            return getattr(importlib.import_module(".zoo", __name__), name)
+            with named_extras():
+                return getattr(importlib.import_module(_HOMES.get(name, ".zoo"), __name__), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -20,6 +20,7 @@ from keras import ops
 
 from ..checks import positive_integer, positive_number
 from ..files import written
+from ..weights.placement import whole
 from ..weights.rules import weight_name
 from .freezing import Freezing, Parameters, listed, matches
 

@@ -32,7 +32,7 @@ def test_the_correct_script_runs() -> None:
 def test_public_names_are_listed_once() -> None:
     """``__all__`` is literal for the sake of type checkers."""
     assert sorted(zoo.__all__) == sorted([*_HOMES, "create", "list_models"])
-    assert sorted(az.__all__) == dir(az) == sorted([*zoo.__all__, *az._MODULES])
+    assert sorted(az.__all__) == dir(az) == sorted([*zoo.__all__, *az._MODULES, *az._HOMES])
     for module in (az, zoo):
         assert all(getattr(module, name) is not None for name in module.__all__)
 

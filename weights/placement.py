@@ -1,4 +1,4 @@
-"""Values of variables that are spread over devices (``keras.distribution``, JAX): placed part by part, and collected."""
+"""Values of variables that are spread over devices by ``keras.distribution`` (JAX): placed in parts, and collected."""
 
 from __future__ import annotations
 

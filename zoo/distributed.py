@@ -65,7 +65,10 @@ class Distributed(keras.Model):
             )
 
     def check_fit(self, x: Any, arguments: Mapping[str, Any]) -> None:
-        """Check the batches of a call of ``fit`` with the other `arguments`; see ``check_batches``."""
+        """Check the layouts of the weights, and the batches of a call of ``fit`` with the other `arguments`."""
+        layouts = getattr(keras.distribution.distribution(), "_layout_map", None)
+        if hasattr(layouts, "check_model"):
+            layouts.check_model(self)
         size, rows, validation = arguments.get("batch_size"), rows_of(x), arguments.get("validation_data")
         share = arguments.get("validation_split") or 0.0
         if rows is not None and share and validation is None:

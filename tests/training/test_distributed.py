@@ -1,0 +1,80 @@
+"""Training on several devices gives the losses of one (``tools/equality.py``); what cannot be trained is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers import ROOT, python
+
+sys.path.insert(0, str(ROOT / "tools"))
+import equality
+
+needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+SETTINGS = [pytest.param(name, marks=[needs_jax] if name in equality.JAX else []) for name in equality.JAX]
+SETTINGS += [pytest.param(name) for name in equality.TENSORFLOW]
+
+MIRRORED = """
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import keras, numpy as np, attention_zoo as az
+x = np.random.default_rng(0).integers(0, 64, (16, 8)).astype("int32")
+given = {"input_ids": x, "attention_mask": x > 3}  # masks of truth values too
+def losses(steps=None):
+    keras.utils.set_random_seed(1)
+    model = az.create("gpt", vocab_size=64, num_layers=1, num_heads=2, hidden_dim=16, max_length=16, dropout=0.0)
+    optimizer = keras.optimizers.Adam(1e-2, gradient_accumulation_steps=steps)
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    history = model.fit(given, x, batch_size=8, epochs=2, shuffle=False, verbose=0).history
+    return model, history["loss"] + history["accuracy"]
+_, one = losses()
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    model, two = losses()
+    assert np.abs(np.subtract(one, two)).max() < 1e-5, (one, two)
+    az.save(model, FOLDER)
+    loaded = az.load(FOLDER)
+    inside = loaded.generate(x[:2], max_new_tokens=3)
+    try:
+        losses(2)
+    except ValueError as error:
+        assert str(error).startswith("optimizer: got gradient_accumulation_steps=2 under MirroredStrategy"), error
+    else:
+        raise AssertionError
+assert np.abs(loaded.predict(x, verbose=0) - model.predict(x, verbose=0)).max() < 1e-5
+assert np.array_equal(inside, model.generate(x[:2], max_new_tokens=3))
+print("fine")
+"""
+
+
+def test_ids_under_a_mirrored_strategy(tmp_path: object) -> None:
+    """Keras builds from the mean of the replicas' batches, in which ids are floats."""
+    assert python(MIRRORED.replace("FOLDER", repr(f"{tmp_path}/saved"))).strip().endswith("fine")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_losses_equal_those_of_one_device(setting: str) -> None:
+    variants = ("gpt-llama", "bert-masked_lm", "vit-classifier", "clip-image", "transformer-t5", "seq2seq-luong")
+    one = equality.losses(equality.ONE[equality.backend(setting)], variants)
+    several = equality.losses(setting, variants)
+    for variant in variants:
+        assert isinstance(one[variant], list) and len(set(one[variant])) == equality.STEPS, one[variant]
+        np.testing.assert_allclose(several[variant], one[variant], rtol=0, atol=1e-5, err_msg=variant)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_features_on_several_devices(setting: str) -> None:
+    features: Any = [name for name in equality.FEATURES if name != "accumulation" or setting in equality.JAX]
+    one = equality.losses(equality.ONE[equality.backend(setting)], ("gpt-llama",), features)
+    several = equality.losses(setting, ("gpt-llama",), features)
+    for feature in features:
+        difference = equality.compared(several[feature], one[feature])
+        assert isinstance(difference, float), (feature, difference)
+        assert difference < (0.02 if feature == "bfloat16" else 1e-5), (feature, difference)

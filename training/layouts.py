@@ -279,9 +279,9 @@ def _layout(
     parts, why = sizes.get(MODEL, 1), "a vector"
     if rule.dims and shape:
         why = "no device on the axis 'model' to share with" if parts == 1 else f"{parts} devices divide no dimension"
-        layer = heads.get(name.rsplit("/", 2)[0]) if rule.heads else None
-        number = None if layer is None else layer.num_heads if rule.heads == "query" else layer.num_kv_heads
-        if parts > 1 and number is not None and number % parts:
+        layer: Any = heads.get(name.rsplit("/", 2)[0]) if rule.heads else None
+        number = getattr(layer, "num_heads" if rule.heads == "query" else "num_kv_heads", 0)
+        if parts > 1 and layer is not None and number % parts:
             grouped = "grouped " if number != layer.num_heads else ""
             why = f"{parts} devices do not divide its {number} {grouped}heads"
         elif parts > 1:

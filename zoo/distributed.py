@@ -66,7 +66,7 @@ class Distributed(keras.Model):
 
     def check_fit(self, x: Any, arguments: Mapping[str, Any]) -> None:
         """Check the layouts of the weights, and the batches of a call of ``fit`` with the other `arguments`."""
-        layouts = getattr(keras.distribution.distribution(), "_layout_map", None)
+        layouts: Any = getattr(keras.distribution.distribution(), "_layout_map", None)
         if hasattr(layouts, "check_model"):
             layouts.check_model(self)
         size, rows, validation = arguments.get("batch_size"), rows_of(x), arguments.get("validation_data")

@@ -1,4 +1,4 @@
-"""Training on several devices gives the losses of one (``tools/equality.py``); what cannot be trained is refused."""
+"""Training on several devices gives the losses of one (``benchmarks/devices.py``), or is refused."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 
 from helpers import ROOT, python
 
-sys.path.insert(0, str(ROOT / "tools"))
-import equality
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import devices
 
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
-SETTINGS = [pytest.param(name, marks=[needs_jax] if name in equality.JAX else []) for name in equality.JAX]
-SETTINGS += [pytest.param(name) for name in equality.TENSORFLOW]
+SETTINGS = [pytest.param(name, marks=[needs_jax] if name in devices.JAX else []) for name in devices.JAX]
+SETTINGS += [pytest.param(name) for name in devices.TENSORFLOW]
 
 MIRRORED = """
 import tensorflow as tf
@@ -61,20 +61,20 @@ def test_ids_under_a_mirrored_strategy(tmp_path: object) -> None:
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_losses_equal_those_of_one_device(setting: str) -> None:
     variants = ("gpt-llama", "bert-masked_lm", "vit-classifier", "clip-image", "transformer-t5", "seq2seq-luong")
-    one = equality.losses(equality.ONE[equality.backend(setting)], variants)
-    several = equality.losses(setting, variants)
+    one = devices.losses(devices.ONE[devices.backend(setting)], variants)
+    several = devices.losses(setting, variants)
     for variant in variants:
-        assert isinstance(one[variant], list) and len(set(one[variant])) == equality.STEPS, one[variant]
+        assert isinstance(one[variant], list) and len(set(one[variant])) == devices.STEPS, one[variant]
         np.testing.assert_allclose(several[variant], one[variant], rtol=0, atol=1e-5, err_msg=variant)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_features_on_several_devices(setting: str) -> None:
-    features: Any = [name for name in equality.FEATURES if name != "accumulation" or setting in equality.JAX]
-    one = equality.losses(equality.ONE[equality.backend(setting)], ("gpt-llama",), features)
-    several = equality.losses(setting, ("gpt-llama",), features)
+    features: Any = [name for name in devices.FEATURES if name != "accumulation" or setting in devices.JAX]
+    one = devices.losses(devices.ONE[devices.backend(setting)], ("gpt-llama",), features)
+    several = devices.losses(setting, ("gpt-llama",), features)
     for feature in features:
-        difference = equality.compared(several[feature], one[feature])
+        difference = devices.compared(several[feature], one[feature])
         assert isinstance(difference, float), (feature, difference)
         assert difference < (0.02 if feature == "bfloat16" else 1e-5), (feature, difference)

@@ -1,8 +1,8 @@
 """Train small models on several devices and on one, and compare the losses. Prints the table of docs/scaling.md.
 
-    python tools/equality.py                                # the variants of VARIANTS in every setting
-    python tools/equality.py --variants gpt-llama --settings fsdp_8x1
-    python tools/equality.py --features                     # LoRA, mixed precision, saving, generation, …
+    python benchmarks/devices.py                                # the variants of VARIANTS in every setting
+    python benchmarks/devices.py --variants gpt-llama --settings fsdp_8x1
+    python benchmarks/devices.py --features                     # LoRA, mixed precision, saving, generation, …
 
 Every setting runs in processes of its own, with simulated devices of the CPU. JAX's settings need JAX in the
 environment, and are compared with one device of JAX; those of ``tf.distribute`` with one device of TensorFlow.

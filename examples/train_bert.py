@@ -36,12 +36,12 @@ def main(steps: int) -> None:
 
     size = {"num_layers": 2, "num_heads": 4, "hidden_dim": 128, "max_length": LENGTH, "initializer_range": 0.05}
     model = az.create("bert", vocab_size=VOCABULARY, head="masked_lm", dropout=0.0, attention_dropout=0.0, **size)
-    rate = az.WarmupLinearDecay(1.5e-3, steps // 10, steps)
+    rate = keras.optimizers.schedules.CosineDecay(0.0, steps * 9 // 10, warmup_target=1e-3, warmup_steps=steps // 10)
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=0.1, beta_2=0.98, global_clipnorm=1.0)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "embeddings", "positions"])
     metrics = [az.metrics.MaskedAccuracy(shift=False)]
     jit = keras.backend.backend() == "jax"
-    model.compile(
-        keras.optimizers.AdamW(rate, weight_decay=0.1), az.losses.TokenCrossEntropy(), metrics=metrics, jit_compile=jit
-    )
+    model.compile(optimizer, az.losses.TokenCrossEntropy(), metrics=metrics, jit_compile=jit)
     model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=2)
 
     accuracy = model.evaluate(unseen_x, answers, batch_size=64, verbose=0, return_dict=True)["accuracy"]

@@ -62,11 +62,12 @@ def main(epochs: int) -> None:
         patch_size=2,
         num_channels=1,
         projection_dim=32,
+        initializer_range=0.1,
         **small,
         **{f"image_{name}": value for name, value in small.items()},
     )
     pairs, steps = Pairs(clip), len(order) // BATCH
-    rate = az.WarmupLinearDecay(2e-3, steps // 10, steps)
+    rate = az.WarmupLinearDecay(3e-3, steps // 10, steps)
     loss = MultipleNegativesRanking(scale=10.0, symmetric=True)
     pairs.compile(keras.optimizers.AdamW(rate), loss, jit_compile=keras.backend.backend() == "jax")
     x = {"pixel_values": shifted(images[order], rng), "input_ids": ids(captions)}

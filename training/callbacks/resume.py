@@ -34,8 +34,8 @@ class Resume(keras.callbacks.Callback):
     A dataset that counts epochs itself has to be given as `data`. Data that goes on from epoch to epoch (infinite data
     with ``steps_per_epoch``) begins anew instead; make one long epoch of it.
 
-    ``keras.callbacks.BackupAndRestore`` saves neither the seed generators nor the metrics, and starts an interrupted
-    epoch again with the weights of its middle.
+    ``keras.callbacks.BackupAndRestore`` saves neither the position in an epoch nor the metrics, and starts an
+    interrupted epoch again with the weights of its middle.
 
     Args:
         folder: folder of the backup, which is created. It has one file, which is replaced at once: a run that is

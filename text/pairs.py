@@ -29,7 +29,7 @@ class PairScoring:
         raise NotImplementedError
 
     def _most_tokens(self) -> int | None:
-        """Return the longest row that can be computed, or None if there is no limit beside the tokenizer's."""
+        """Return the longest row that can be computed, or None if only the tokenizer has a limit."""
         return None
 
     def predict_pairs(
@@ -128,7 +128,7 @@ class PairScoring:
         ]
 
     def _score_activation(self) -> str | None:
-        """Return the config field of this name, or None if it is open."""
+        """Return the config field `score_activation`, or None if it is not set."""
         raise NotImplementedError
 
     def _scores(self, pairs: Sequence[Any], activation: str | None, **prompts: Any) -> np.ndarray:

@@ -34,7 +34,7 @@ HARMLESS = {
 DEMANDED = {
     "bias": ("none",),
     "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
-}  # these keep the base
+}  # initializations that do not change the base weights
 HEADS = {
     "CAUSAL_LM": "causal_lm",
     "SEQ_CLS": "sequence_classification",
@@ -60,7 +60,8 @@ RENAMED = (
     (re.compile(r"(.*\.)?model\.layer\.(.*)"), r"\1layer.\2"),
     (re.compile(r"lm_head"), "embed_out"),
 )
-PATTERN = re.compile(r"(?:[\w-]|\\?\.|\\d\+|\.\*|\^|\$){1,200}")  # of module names; others could take for ever
+# Patterns of module names; arbitrary regular expressions could take exponential time.
+PATTERN = re.compile(r"(?:[\w-]|\\?\.|\\d\+|\.\*|\^|\$){1,200}")
 
 
 def is_adapter(folder: Path) -> bool:
@@ -136,7 +137,7 @@ class Adapter:
 
     @property
     def head(self) -> str | None:
-        """The head that the adapter was trained with, "" for none, or None if the config does not tell."""
+        """The head that the adapter was trained with, "" for none, or None if the config does not name it."""
         task = self.raw.get("task_type")
         return "" if task == "FEATURE_EXTRACTION" else HEADS.get(str(task))
 
@@ -211,7 +212,7 @@ class MergedTensors:
             self._check_shapes(layer, parts, self.shapes[names[short]])
 
     def _untie(self, copy: str, table: str) -> None:
-        """Give the model an output projection of its own, because PEFT trains a copy of the table beside it."""
+        """Give the model a separate output projection, because PEFT trains a copy of the tied table."""
         if self.shapes[table] != self.base.shapes[table]:
             got = f"got {self.adapter.where} with {self.shapes[table][0]} rows of {table}, which the output shares"
             raise ValueError(f"path: {got}; accepted: {self.base.shapes[table][0]}, or an adapter with an output too")

@@ -1,4 +1,4 @@
-"""What an architecture of GGUF files is: llama.cpp's names of the entries and tensors of Hugging Face checkpoints.
+"""The class of GGUF architectures: llama.cpp's names of the entries and tensors of Hugging Face checkpoints.
 
 An architecture is a table; all of them are in ``gguf_tables.py``. With the dialect of its Hugging Face model type it
 gives a dialect of GGUF files, which reads and writes them: the rules have llama.cpp's names, and the transforms the
@@ -85,7 +85,7 @@ class Architecture:
         return {**fields, **entries, **self.more(own, shapes)}
 
     def head(self, fields: Fields) -> dict[str, Any]:
-        """Return the head that the metadata of a file tells, as fields of our config; {} for the usual one.
+        """Return the head given by the metadata of a file, as fields of this package's config; {} for the usual head.
 
         Raises:
             ValueError: the pooling type is not supported.

@@ -1,6 +1,6 @@
 """The architectures of GGUF files that are read and written, each a table; see ``gguf_architectures.py``.
 
-The names are those of the ``gguf`` package, and what the files leave out is as llama.cpp has it (``src/models``).
+The names are those of the ``gguf`` package, and values missing from a file are those of llama.cpp (``src/models``).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def blocks(parts: Mapping[str, str], theirs: str = "layers.{i}.", own: str = "bl
 DECODER = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output", **blocks(BLOCK)}
 
 
-# What the files do not say.
+# Values that the files do not contain.
 
 
 def _decoder(raw: Fields, shapes: Shapes) -> dict[str, Any]:
@@ -75,7 +75,8 @@ def _rotary(raw: Fields, shapes: Shapes) -> dict[str, Any]:
 
 
 def _qwen2(raw: Fields, shapes: Shapes) -> dict[str, Any]:
-    # All published files have biases. One without is a llama under another name, whose heads are stored in pairs.
+    # All published files have biases. One without is a Llama model converted under this name, with the rows of queries
+    # and keys in Llama's paired order.
     return {**_rotary(raw, shapes), "use_qkv_bias": True}
 
 
@@ -140,7 +141,7 @@ _SCALES = {
 
 
 def _gemma_scale(raw: Fields, largest: int) -> int:
-    """Return `query_pre_attn_scalar`, which llama.cpp knows by the number of layers."""
+    """Return `query_pre_attn_scalar`, which llama.cpp derives from the number of layers."""
     heads = raw["attention.head_count"]
     width = raw["embedding_length"] // heads
     return width if raw.get("block_count") == largest else raw.get("attention.key_length", width)
@@ -184,7 +185,7 @@ def _phi3(raw: Fields, shapes: Shapes) -> dict[str, Any]:
 
 
 def _long(raw: Fields, size: int) -> dict[str, Any]:
-    """Return the entries of the rotary positions whose frequencies for long texts are others, in two tensors."""
+    """Return the entries of rotary positions with separate factors for short and long texts, from two tensors."""
     factors: dict[str, Any] = {name: raw.get(f"rope_factors_{name}") for name in ("short", "long")}
     for name, values in factors.items():
         if values is None or np.shape(values) != (size // 2,):

@@ -45,7 +45,7 @@ def to_gguf(model: ZooModel, file: str | os.PathLike[str], dtype: str = "f32") -
     Args:
         model: a GPT (Llama, Qwen2, Qwen3, GPT-2, …), a BERT without a head or for sentence embeddings, or a T5.
             Adapters are merged. Without a tokenizer the file has none, and llama.cpp computes from ids only.
-        file: the .gguf file to write. It is written under another name first.
+        file: the .gguf file to write. It is written under a temporary name and then renamed.
         dtype: type of the matrices: "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1" or "q4_0". Vectors are
             float32, and so are tables of positions; matrices whose rows are not made of whole blocks are float16.
 
@@ -112,7 +112,7 @@ def _shapes(model: ZooModel, dialect: Dialect) -> dict[str, tuple[int, ...]]:
 
 
 def _tied_outputs(model: ZooModel) -> bool:
-    """Return whether the table of the outputs is that of the tokens, where other models scale such outputs.
+    """Return whether the output projection of a T5 is tied to the embedding table; T5 1.0 scales such outputs.
 
     A GGUF file does not state the factor, and llama.cpp has none. Therefore the table is written a second time, scaled
     as the outputs are.
@@ -181,9 +181,7 @@ def _fields(one: Architecture, theirs: Dialect, model: ZooModel) -> dict[str, An
             or config["truncate_dim"]
             or not config["pool_prompt"]
         ):
-            raise ValueError(
-                f"pooling: got {config['pooling']!r}, or layers behind it; accepted: {list(numbers)} alone"
-            )
+            raise ValueError(f"pooling: got {config['pooling']!r}, or layers after it; accepted: {list(numbers)} alone")
         values |= {f"{one.name}.pooling_type": numbers[config["pooling"]], NORMALIZE: config["normalize"]}
     plain = type(model.config).from_dict({**config, "rope_scaling": None}) if "rope_scaling" in config else model.config
     foreign = theirs.foreign(plain)

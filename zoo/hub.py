@@ -125,7 +125,7 @@ class _Repository:
         return folder / file
 
     def complete(self, folder: Path, names: Collection[str]) -> None:
-        """Download those of the files `names` of weights that are not in `folder`, the cached snapshot.
+        """Download the weight files in `names` that are missing from `folder`, the cached snapshot.
 
         Raises:
             ValueError: the repository lacks one of them.
@@ -139,7 +139,7 @@ class _Repository:
                 raise ValueError(f"path: got {self.name}, a repository {why}; {ACCEPTED}")
 
     def fetched(self, names: Collection[str], *, silent: bool) -> Path:
-        """Return the folder of the snapshot after those of the files `names` that the repository has are in it.
+        """Download the files in `names` that the repository has, and return the folder of the snapshot.
 
         Without a connection, it is the cached snapshot, with a warning if files are known to be missing.
         """
@@ -203,7 +203,7 @@ def _in_one_line(name: str, revision: str | None) -> Iterator[None]:
         kinds = {cls.__name__ for cls in type(error).__mro__}
         local = "accepted: a path that exists, or org/name of the hub"
         if "GatedRepoError" in kinds:
-            why = "the hub gives it only to those who accept its conditions; accepted: a token of such an account"
+            why = "access requires accepting its conditions on the hub; accepted: a token of an account that has"
             why += " (hf auth login)"
         elif "RepositoryNotFoundError" in kinds:
             why = f"neither a path nor a repository that the hub shows to this account; {local}"

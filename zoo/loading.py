@@ -79,18 +79,18 @@ def load(
     """Load a model from a folder that ``save`` wrote, a Hugging Face folder, a GGUF file or a ``.keras`` file.
 
     A name such as "Qwen/Qwen3-0.6B", or "org/name:file.gguf", that is not a path is downloaded from the Hugging Face
-    hub with ``huggingface_hub``, with its cache, token and offline mode. In a folder of PEFT, a LoRA adapter, the
+    hub with ``huggingface_hub``, with its cache, token and offline mode. For a folder with a LoRA adapter of PEFT, the
     adapter is merged into its base model.
 
     The tokenizer, if there is one, becomes ``model.tokenizer``, a Hugging Face config ``model.huggingface``, and the
     content of preprocessor_config.json ``model.preprocessor``. A tokenizer that cannot be read is left out with a
-    warning. A sentence-transformers folder is loaded with ``head="sentence_embedding"``, its pooling and what follows
-    it, and with its prompts in the tokenizer; that of a cross-encoder with its scores. Weights of a GGUF file are
-    dequantized to `dtype`.
+    warning. A sentence-transformers folder is loaded with ``head="sentence_embedding"``, its pooling and the layers
+    after it, and with its prompts in the tokenizer; a cross-encoder is loaded with its score function. Weights of a
+    GGUF file are dequantized to `dtype`.
 
     Args:
         path: the folder, or the .gguf or .keras file, or a name of the hub. A model from a .keras file is not compiled.
-            Of a split GGUF file, any part stands for all of them.
+            For a split GGUF file, any of its parts can be given.
         dtype: a Keras dtype policy. Default: the saved one for files of this package and ``.keras`` files; Keras'
             global dtype policy, which is "float32" unless it was changed, for third-party files.
         tokenizer: a ``Tokenizer``, or the path of one, that replaces the one at `path`.
@@ -193,13 +193,13 @@ def _load(source: _Source, dtype: Any, overrides: dict[str, Any], tokenizer: Tok
     elif adapter is not None:
         raise ValueError(f"base: got {path}, which is not a Hugging Face folder; accepted: one")
     else:
-        raise ValueError(f"path: {folder / CONFIG_FILE} is not of a format we know; {ACCEPTED}")
+        raise ValueError(f"path: {folder / CONFIG_FILE} has an unknown format; {ACCEPTED}")
     place = next((place for place in places if any((place / name).is_file() for name in TOKENIZER_FILES)), None)
     if tokenizer is None and place is not None:
         options = sentence_options(sentences, model)
         model.tokenizer = readable_tokenizer(place, lambda: Tokenizer.load(place, **options))
     if model.tokenizer is not None and "token_type_ids" not in {each.name for each in model.signature.inputs}:
-        model.tokenizer.uses_token_types = False  # tokenizer.json alone does not tell DistilBERT from BERT
+        model.tokenizer.uses_token_types = False  # tokenizer.json alone does not distinguish DistilBERT from BERT
     return model
 
 

@@ -236,7 +236,7 @@ def test_adapter(hub: Hub) -> None:
 
 def test_refused(hub: Hub, monkeypatch: Any) -> None:
     hub.gated.add("org/gated")
-    refused("org/gated", "accept its conditions", "hf auth login")
+    refused("org/gated", "accepting its conditions", "hf auth login")
     refused("org/none", "neither a path nor a repository that the hub shows to this account")
     hub.repositories["org/pickles"] = {"config.json": b'{"model_type": "bert"}', "pytorch_model.bin": b"x"}
     refused("org/pickles", "only ['pytorch_model.bin'], which can hold code and are never opened")

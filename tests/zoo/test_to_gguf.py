@@ -126,7 +126,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a ViT": (lambda: az.create("vit-tiny-16", num_layers=1), "got a vit that a GGUF file cannot hold"),
     "projections": (
         lambda: tiny("bert", "backbone", head="sentence_embedding", projections=[{"units": 4}]),
-        "pooling: got 'mean', or layers behind it",
+        "pooling: got 'mean', or layers after it",
     ),
 }
 

@@ -190,3 +190,12 @@ def test_chat() -> None:
     assert "The capital of France is Paris." in printed
     (rate,) = numbers(r"then ([\d.]+) tokens/s", printed)
     assert rate > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ray_batch.py"])
+def test_ray(name: str) -> None:
+    """The examples compare with an undisturbed run, and with Keras, themselves."""
+    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("jax") is None:
+        pytest.skip("Ray and JAX are not installed")
+    assert re.search("undisturbed|64 of 64", example(name))

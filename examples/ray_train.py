@@ -52,9 +52,7 @@ def train(options: dict[str, Any]) -> None:
         history = model.fit(mine[:, :-1], mine[:, 1:], batch_size=BATCH // WORKERS, shuffle=False, verbose=0)
         metrics = {"epoch": epoch + 1, "loss": float(history.history["loss"][0]), "started_at": first}
         with tempfile.TemporaryDirectory() as folder:
-            model.save(
-                Path(folder) / "model.keras"
-            )  # in every process: Keras makes variables for it, which all do at once
+            model.save(Path(folder) / "model.keras")
             (Path(folder) / "epochs").write_text(str(epoch + 1))
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder) if rank == 0 else None)
 

@@ -58,12 +58,13 @@ class TokenLosses(keras.Model):
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train as ``keras.Model.fit`` does. Batches of ``az.data`` are told the epoch, and are not shuffled again."""
-        if hasattr(x, "epoch_callback"):
+        source = getattr(x, "dataset", x)  # ``CheckedDataset`` holds the data that the user has given
+        if hasattr(source, "epoch_callback"):
             given = kwargs.get("callbacks") or []
             if isinstance(given, keras.callbacks.CallbackList):
-                given.append(x.epoch_callback())
+                given.append(source.epoch_callback())
             else:
-                given = [x.epoch_callback(), *(given if isinstance(given, list | tuple) else [given])]
+                given = [source.epoch_callback(), *(given if isinstance(given, list | tuple) else [given])]
             kwargs |= {"callbacks": given, "shuffle": False}
         return super().fit(x, *args, **kwargs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -178,6 +179,46 @@ def test_fit_follows_the_epochs_and_resumes(bytewise: Any) -> None:
     with pytest.warns(UserWarning, match="ran out of data"):  # Keras expected a whole epoch
         seen = recorded(model, resumed, epochs=3, initial_epoch=1)
     assert equal(seen, expected[data.total + 4 :])
+
+
+@pytest.mark.parametrize("stop", [3, 8])  # within the first epoch, and at the end of the first one
+@pytest.mark.parametrize("given", [False, True])
+def test_resume_callback_finds_the_batches(bytewise: Any, stop: int, given: bool, tmp_path: Path) -> None:
+    """A run that fails after `stop` steps and is started again trains on the batches of one that does not fail."""
+
+    class Fail(keras.callbacks.Callback):
+        steps = 0
+
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            self.steps += 1
+            if self.steps > stop:
+                raise KeyboardInterrupt
+
+    def attempt(*callbacks: Any) -> list[np.ndarray]:
+        data = az.data.pack(texts(24), bytewise, 12, batch_size=2, seed=2)
+        assert data.total == 8
+        model = az.GPT(vocab_size=258, num_layers=1, num_heads=1, hidden_dim=4, max_length=12)
+        seen: list[np.ndarray] = []
+        step = model.train_step
+
+        def train_step(batch: Any) -> Any:
+            seen.append(np.asarray(batch[0]["input_ids"]))
+            return step(batch)
+
+        model.train_step = train_step
+        model.compile("sgd", az.losses.CausalLM(), run_eagerly=True)
+        resume = az.callbacks.Resume(tmp_path / "run", save_freq=1, data=data if given else None)
+        with contextlib.suppress(KeyboardInterrupt):
+            model.fit(data, epochs=2, verbose=0, callbacks=[resume, *callbacks])
+        return seen
+
+    before = attempt(Fail())
+    assert len(before) == stop
+    after = attempt()
+    expected = az.data.pack(texts(24), bytewise, 12, batch_size=2, seed=2)
+    expected = [batch[0]["input_ids"] for _ in range(2) for batch in expected]
+    # Within an epoch, Resume computes and undoes the first step to pass over those that were done.
+    assert equal([*before, *after[len(after) - (16 - stop) :]], expected)
 
 
 def test_tf_data(bytewise: Any) -> None:

@@ -142,6 +142,9 @@ class TokenBatches(keras.utils.PyDataset):
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue behind the batches that ``state_dict`` counted. ``fit`` then needs ``initial_epoch=state["epoch"]``.
 
+        Within an epoch of ``fit``, where ``az.callbacks.Resume`` calls this, the epoch is that of ``fit``: the state of
+        another one, such as the end of the one before, changes nothing.
+
         Raises:
             ValueError: the state of other data, or of another seed, batch size or number of shards.
         """
@@ -149,8 +152,9 @@ class TokenBatches(keras.utils.PyDataset):
         if known != self._identity():
             raise ValueError(f"state: got {known}; accepted: that of the same data, {self._identity()}")
         epoch = integer("epoch", state.get("epoch"))
-        self._start = integer("batch", state.get("batch"), below=self.total)
-        self._epoch = epoch
+        start = integer("batch", state.get("batch"), below=self.total)
+        if not self._running or epoch == self._epoch:
+            self._epoch, self._start = epoch, start
 
     def _identity(self) -> dict[str, int]:
         """Return what two data sets must share for a position in one to mean the same in the other."""

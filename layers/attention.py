@@ -49,6 +49,7 @@ class MultiHeadAttention(keras.layers.Layer):
         rotary_interleaved: rotate feature 2i with 2i + 1, as in the RoPE paper, instead of i with i + key_dim / 2.
         dropout: dropout rate on the attention weights, in training only.
         kernel_initializer: initializer of the kernels of all four projections.
+        output_initializer: another one for the kernel of the output projection. Default: `kernel_initializer`.
 
     Raises:
         ValueError: a size is not a positive integer, `num_kv_heads` does not divide `num_heads`, or, without `key_dim`,
@@ -75,6 +76,7 @@ class MultiHeadAttention(keras.layers.Layer):
         rotary_interleaved: bool = False,
         dropout: float = 0.0,
         kernel_initializer: Any = "glorot_uniform",
+        output_initializer: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -99,6 +101,7 @@ class MultiHeadAttention(keras.layers.Layer):
         self.rotary_interleaved = rotary_interleaved
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.output_initializer = keras.initializers.get(output_initializer)
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads: got {num_kv_heads}; accepted: a divisor of num_heads={num_heads}")
         self.dropout_layer = Dropout(dropout, dtype=self.dtype_policy, name="dropout")
@@ -142,7 +145,7 @@ class MultiHeadAttention(keras.layers.Layer):
         dense = Dense(
             units,
             use_bias=self.use_bias if use_bias is None else use_bias,
-            kernel_initializer=self.kernel_initializer.clone(),
+            kernel_initializer=((name == "output" and self.output_initializer) or self.kernel_initializer).clone(),
             dtype=self.dtype_policy,
             name=name,
         )
@@ -259,7 +262,14 @@ class MultiHeadAttention(keras.layers.Layer):
             "rotary_interleaved": self.rotary_interleaved,
             "dropout": self.dropout,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            **_serialized(self.output_initializer),
         }
+
+
+def _serialized(output_initializer: Any) -> dict[str, Any]:
+    if output_initializer is None:
+        return {}
+    return {"output_initializer": keras.initializers.serialize(output_initializer)}
 
 
 def _combine(key_mask: Tensor | None, attention_mask: Tensor | None) -> Tensor | None:

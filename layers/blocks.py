@@ -87,6 +87,8 @@ class TransformerBlock(keras.layers.Layer):
         cross_attention: whether the block has a branch that attends to an encoder.
         dropout: dropout rate on the output of every branch; `attention_dropout` is the one on the attention weights.
         kernel_initializer: initializer of all kernels.
+        output_initializer: another one for the kernels that end a branch: the output projection of attention and the
+            last one of the feed-forward layer, but not those of experts. Default: `kernel_initializer`.
 
     Raises:
         ValueError: `norm` is not one of these, `parallel` is combined with `cross_attention` or `norm_branches` or is
@@ -129,6 +131,7 @@ class TransformerBlock(keras.layers.Layer):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         kernel_initializer: Any = "glorot_uniform",
+        output_initializer: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -139,6 +142,8 @@ class TransformerBlock(keras.layers.Layer):
         if shared_norm and not parallel:
             raise ValueError("shared_norm: got True; accepted: False, or parallel=True")
         kernel_initializer = keras.initializers.get(kernel_initializer)
+        last = keras.initializers.get(output_initializer)
+        ends = {} if last is None else {"output_initializer": last}
         self.norm_first, self.norm_branches, self.parallel = norm_first, norm_branches, parallel
         self.residual_scale = residual_scale
         self._config = {
@@ -174,6 +179,7 @@ class TransformerBlock(keras.layers.Layer):
             "dropout": dropout,
             "attention_dropout": attention_dropout,
             "kernel_initializer": keras.initializers.serialize(kernel_initializer),
+            "output_initializer": keras.initializers.serialize(last) if last else None,
         }
         shared = {"dtype": self.dtype_policy}
 
@@ -193,6 +199,7 @@ class TransformerBlock(keras.layers.Layer):
                 dropout=attention_dropout,
                 kernel_initializer=kernel_initializer,
                 name=name,
+                **ends,
                 **options,
                 **shared,
             )
@@ -212,6 +219,7 @@ class TransformerBlock(keras.layers.Layer):
             dropout=dropout,
             kernel_initializer=kernel_initializer,
             name="feedforward",
+            **(ends if experts is None else {}),
             **shared,
         )
 

@@ -41,6 +41,7 @@ class FeedForward(keras.layers.Layer):
         use_bias: whether all projections have biases.
         dropout: dropout rate on the output, in training only.
         kernel_initializer: initializer of the kernels of all projections.
+        output_initializer: another one for the kernel of the last projection. Default: `kernel_initializer`.
 
     Raises:
         ValueError: `activation` is not one of these.
@@ -54,6 +55,7 @@ class FeedForward(keras.layers.Layer):
         use_bias: bool = True,
         dropout: float = 0.0,
         kernel_initializer: Any = "glorot_uniform",
+        output_initializer: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -64,6 +66,7 @@ class FeedForward(keras.layers.Layer):
         self.use_bias = use_bias
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.output_initializer = keras.initializers.get(output_initializer)
         self.dropout_layer = Dropout(dropout, dtype=self.dtype_policy, name="dropout")
 
     def build(self, input_shape: Any) -> None:
@@ -73,7 +76,7 @@ class FeedForward(keras.layers.Layer):
         self.down = self._project("down", input_shape[-1], inner_shape)
 
     def _project(self, name: str, units: int, input_shape: Any) -> Dense:
-        initializer = self.kernel_initializer.clone()
+        initializer = ((name == "down" and self.output_initializer) or self.kernel_initializer).clone()
         dense = Dense(units, use_bias=self.use_bias, kernel_initializer=initializer, dtype=self.dtype_policy, name=name)
         dense.build(input_shape)
         return dense
@@ -88,8 +91,10 @@ class FeedForward(keras.layers.Layer):
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
+        last = self.output_initializer
         return {
             **super().get_config(),
+            **({} if last is None else {"output_initializer": keras.initializers.serialize(last)}),
             "intermediate_dim": self.intermediate_dim,
             "activation": self.activation,
             "use_bias": self.use_bias,

@@ -32,7 +32,8 @@ class Preset:
 
 
 def _gpt2(num_layers: int, num_heads: int, hidden_dim: int) -> dict[str, Any]:
-    return {"num_layers": num_layers, "num_heads": num_heads, "hidden_dim": hidden_dim}
+    sizes = {"num_layers": num_layers, "num_heads": num_heads, "hidden_dim": hidden_dim}
+    return {**sizes, "scale_initial_outputs": True}
 
 
 def _bert(num_layers: int, num_heads: int, hidden_dim: int) -> dict[str, Any]:

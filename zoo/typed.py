@@ -72,6 +72,7 @@ class GPTFields(TypedDict, total=False):
     dropout: float
     attention_dropout: float
     initializer_range: float
+    scale_initial_outputs: bool
     head: str | None
     num_classes: int
     score_activation: str | None
@@ -411,6 +412,7 @@ class AnyFields(TypedDict, total=False):
     dropout: float
     attention_dropout: float
     initializer_range: float
+    scale_initial_outputs: bool
     head: str | None
     num_classes: int
     score_activation: str | None

@@ -769,3 +769,19 @@ def test_tied_head_reads_the_table_backwards(rng: Any) -> None:
     assert body.transfer_weights(untied) == []
     states = run(body, ids)["last_hidden_state"].astype("float64")
     scaled(run(untied, ids)["logits"], states @ float64(untied.lm_head.kernel), 1e-5)
+
+
+def test_initial_outputs_of_branches_are_scaled() -> None:
+    """Their standard deviation is that of the other kernels divided by sqrt(2 · num_layers), as in GPT-2."""
+    model = az.create("gpt2", num_layers=8, num_heads=2, hidden_dim=256, vocab_size=50, max_length=8)
+    for block in model.blocks:
+        for layer, expected in (
+            (block.attention.output_dense, 0.005),
+            (block.feedforward.down, 0.005),
+            (block.attention.query_dense, 0.02),
+            (block.feedforward.up, 0.02),
+        ):
+            kernel = numpy(layer.kernel)
+            assert kernel.std() == pytest.approx(expected, abs=5 * expected / (2 * kernel.size) ** 0.5)
+    plain = az.create("gpt2", num_layers=1, num_heads=2, hidden_dim=64, vocab_size=50, scale_initial_outputs=False)
+    assert numpy(plain.blocks[0].feedforward.down.kernel).std() == pytest.approx(0.02, rel=0.1)

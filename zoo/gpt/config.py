@@ -73,6 +73,9 @@ class GPTConfig(SentenceConfig):
         tie_embeddings: whether the embedding table is also the output projection.
         dropout, attention_dropout: dropout rates, of the hidden states and of the attention weights.
         initializer_range: standard deviation of the initial weights.
+        scale_initial_outputs: whether that of the kernels that end a branch is divided by sqrt(2 · num_layers), as in
+            GPT-2 (Radford et al. 2019, section 2.3): the sum of all branches then begins with the same size in models
+            of every depth. For training from scratch.
         head: one of ``HEADS``; see the module docstring.
         num_classes: number of classes of the two classification heads.
         score_activation: function of the logits of ``head="sequence_classification"``; see ``BERTConfig``.
@@ -133,6 +136,7 @@ class GPTConfig(SentenceConfig):
     dropout: float = rate(0.0)
     attention_dropout: float = rate(0.0)
     initializer_range: float = number(0.02, training=True)
+    scale_initial_outputs: bool = flag(False, training=True)
     head: str | None = choice("causal_lm", HEADS)
     num_classes: int = size(2, heads=("sequence_classification", "token_classification"))
     score_activation: str | None = choice(None, FUNCTIONS, heads=("sequence_classification",))

@@ -13,7 +13,7 @@ from ...weights.transforms import Transform
 from .. import keras_hub_rules as hub
 from ..layer_kinds import FULL, SLIDING
 
-SILENT = ("initializer_range", "bos_token_id", "eos_token_id", "pad_token_id")
+SILENT = ("initializer_range", "scale_initial_outputs", "bos_token_id", "eos_token_id", "pad_token_id")
 _SIZES = (
     Field("vocabulary_size", "vocab_size"),
     Field("num_layers", "num_layers"),

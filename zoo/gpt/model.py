@@ -98,12 +98,16 @@ class GPT(Generating, ZooModel):
         self.embedding_norm: Any = None
         if c.embedding_norm:
             self.embedding_norm = normalization(epsilon=c.norm_epsilon, name="embedding_norm", **shared)
+        ends: Any = None
+        if c.scale_initial_outputs:
+            ends = keras.initializers.RandomNormal(stddev=c.initializer_range / (2 * c.num_layers) ** 0.5)
         self.blocks = [
             TransformerBlock.from_fields(
                 c,
                 attention_scale=self._attention_scale(i),
                 experts=experts_of(c, i),
                 kernel_initializer=normal,
+                output_initializer=ends,
                 name=f"block_{i}",
                 **shared,
             )

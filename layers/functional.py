@@ -252,6 +252,25 @@ def any_true(mask: Tensor) -> Tensor:
     return ops.any(mask, axis=-1, keepdims=True)
 
 
+def _fuses(query: Tensor, key: Tensor, causal: bool) -> bool:
+    """Return whether Keras' fused attention computes this: with half precision on a GPU, and never a row without keys.
+
+    Its kernels keep no scores (Dao et al. 2022, arXiv:2205.14135). They align the first query with the first key.
+    """
+    same = query.shape[2] is not None and query.shape[2] == key.shape[2]
+    half = standardize_dtype(query.dtype) in ("float16", "bfloat16")
+    return half and (same or not causal) and on_gpu(query)
+
+
+def on_gpu(x: Tensor) -> bool:
+    """Return whether `x` is computed on a GPU, with the JAX or PyTorch backend."""
+    if backend() == "jax":
+        import jax  # pyright: ignore[reportMissingImports]
+
+        return jax.default_backend() == "gpu"
+    return backend() == "torch" and x.device.type == "cuda"
+
+
 def _splits(query: Tensor, key: Tensor) -> bool:
     """Return whether causal attention is computed in `CHUNKS` parts, which skip 3/8 of the scores that are masked.
 
@@ -308,6 +327,10 @@ def dot_product_attention(
         (batch, heads, T, V), and with `return_scores` a tuple of it and the weights, both in the dtype of `value`.
         Softmax is computed in float32, or in float64 for float64 inputs.
     """
+    plain = all(each is None for each in (mask, bias, softcap, sinks, dropout)) and not return_scores
+    if plain and _fuses(query, key, causal):
+        parts = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))  # (B, length, heads, D)
+        return ops.transpose(ops.dot_product_attention(*parts, scale=scale, is_causal=causal), (0, 2, 1, 3))
     if causal and not return_scores and backend() == "jax" and _splits(query, key):
         options: dict[str, Any] = {"scale": scale, "softcap": softcap, "sinks": sinks, "dropout": dropout}
         ends = [query.shape[2] * (i + 1) // CHUNKS for i in range(CHUNKS)]

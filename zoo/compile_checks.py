@@ -62,7 +62,7 @@ def _warn_of_accuracy(model: Any, metrics: Any) -> None:
         ):
             checks.warn(
                 f"metrics: got {metric if isinstance(metric, str) else type(metric).__name__!r}, which counts the "
-                f"labels {ignored} that the loss ignores as mistakes; accepted: an accuracy that leaves them out"
+                f"labels {ignored} that the loss ignores as mistakes; accepted: az.metrics.MaskedAccuracy(shift=False)"
             )
             return
 

@@ -106,7 +106,7 @@ def take_rows(table: Tensor, index: Tensor) -> Tensor:
         table: (rows, ...).
         index: (...), int32.
     """
-    if backend() == "tensorflow":
+    if backend() == "tensorflow" and None not in table.shape:  # as of every weight
         table = ops.reshape(table, table.shape)  # costs nothing; its gradient is dense, also under XLA
     return ops.take(table, index, axis=0)
 

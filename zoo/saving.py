@@ -203,8 +203,9 @@ def _overridden(model: ZooModel) -> list[str]:
     named = {
         name for part in above for name, value in vars(part).items() if callable(value) or isinstance(value, property)
     }
+    steps = {"train_step", "test_step", "predict_step", "compute_loss", "compute_metrics"}
     found = []
-    for name in sorted(named - {"__init__", "fit", "evaluate", "predict", "tiny"}):
+    for name in sorted(named - {"__init__", "compile", "fit", "evaluate", "predict", "tiny", *steps}):
         owner = next((part for part in cls.__mro__ if name in vars(part)), object)
         if owner.__module__.partition(".")[0] not in ("keras", "builtins", "tensorflow"):
             found.append(name)

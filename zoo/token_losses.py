@@ -24,7 +24,16 @@ class TokenLosses(keras.Model):
         """Whether the model's output is logits over a vocabulary that can be computed a chunk at a time."""
         return False
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
         """Configure the training as ``keras.Model.compile`` does.
 
         Raises:
@@ -32,12 +41,11 @@ class TokenLosses(keras.Model):
                 kinds than those of ``az.metrics``, which would need all logits; or a metric that compares other
                 positions than the loss does.
         """
-        super().compile(*args, **kwargs)
+        super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, *args, **kwargs)
         loss = _token_loss(self)
         if loss is None:
             return
-        given = [kwargs.get(name) for name in ("metrics", "weighted_metrics")]
-        for metric in keras.tree.flatten(given):
+        for metric in keras.tree.flatten([metrics, weighted_metrics]):
             if metric is not None and hasattr(metric, "shift") and metric.shift != loss.shift:
                 raise ValueError(
                     f"metrics: got {metric.name} with shift={metric.shift}; accepted: shift={loss.shift}, as "

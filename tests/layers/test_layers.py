@@ -344,6 +344,7 @@ SAVED: dict[str, tuple[dict[str, Any], Any]] = {
     "AdditiveAttention": ({"units": 5, "use_bias": True}, (STATES, STATES)),
     "AttentionPooling": ({"num_heads": 3, "intermediate_dim": 7, "activation": "quick_gelu"}, STATES),
     "Dense": ({"units": 5, "activation": "tanh", "use_bias": False}, STATES),
+    "Dropout": ({"rate": 0.3, "seed": 5}, STATES),
     "FeedForward": ({"intermediate_dim": 9, "activation": "geglu", "use_bias": False, "dropout": 0.2}, STATES),
     "GRU": ({"units": 5, "go_backwards": True}, STATES),
     "ImageProcessor": (

@@ -680,7 +680,7 @@ WRONG: list[tuple[str, Any, str]] = [
         {"input_ids": IDS, "attention_mask": IDS.astype("float32")},
         r"attention_mask: got dtype float32; accepted: integers",
     ),
-    ("bert", {"input_ids": IDS, "segment_ids": IDS}, r"inputs: got \['segment_ids'\]; .*accepted: .*token_type_ids"),
+    ("bert", {"input_ids": IDS, "token_types": IDS}, r"inputs: got \['token_types'\]; .*accepted: .*token_type_ids"),
     ("gpt", {"attention_mask": IDS}, r"inputs: .*without \['input_ids'\]; accepted: .*input_ids"),
     ("gpt", {"pixel_values": IMAGE}, r"inputs: got \['pixel_values'\]; accepted: .*input_ids"),
     ("vit", {"pixel_values": IMAGE[:, :18]}, r"pixel_values: got height of 18; accepted: a multiple of 5"),

@@ -369,8 +369,11 @@ def test_layers_and_zoo_need_keras_and_numpy_only() -> None:
     own = {"gguf_file.py": {"gguf"}, "onnx_file.py": {"onnx"}, "gguf_writing.py": {"gguf"}}
     own["hub.py"] = {"huggingface_hub"}
     own |= {"keras_hub.py": {"keras_hub"}, "keras_files.py": {"keras_hub"}}  # the latter only for KerasHub files
-    own |= {name: {"tensorflow", "jax", "torch"} for name in ("keras_decoder.py", "checkpointing.py", "served.py")}
-    own["placement.py"] = {"jax"}
+    own |= {
+        name: {"tensorflow", "jax", "torch"}
+        for name in ("keras_decoder.py", "checkpointing.py", "served.py", "dropout.py")
+    }
+    own |= {"placement.py": {"jax"}, "functional.py": {"jax"}}
     own |= {"tables.py": {"pyarrow"}, "batches.py": {"tensorflow"}}  # optional parts of ``training/data/``
     allowed = {"attention_zoo", "jinja2", "keras", "ml_dtypes", "numpy", "safetensors", "tokenizers"}
     allowed |= set(sys.stdlib_module_names)

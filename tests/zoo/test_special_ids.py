@@ -29,7 +29,7 @@ def loaded(path: Path) -> tuple[Any, list[str]]:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         model = az.load(path)
-    mine = [warning for warning in told if "outside of a vocabulary" in str(warning.message)]
+    mine = [warning for warning in told if "outside the vocabulary" in str(warning.message)]
     assert all(warning.filename == __file__ for warning in mine)
     return model, [str(warning.message) for warning in mine]
 

@@ -1,8 +1,8 @@
-"""A small training run with dropout, for the tests of ``Resume``: ``killed_run.py FOLDER LOSSES KIND [SECONDS]``.
+"""A small training run with dropout, for the tests of ``Resume``: ``killed_run.py FOLDER LOSSES KIND [STEPS]``.
 
 Appends the loss of every step to the file LOSSES, as epoch, step and the bits of the loss, and a digest of the weights
-at the end. With SECONDS, the process kills itself (SIGKILL) so many after
-the first step, which compiles, from another thread, whatever it does then.
+at the end. With STEPS, a decimal number, the process kills itself (SIGKILL) after so many trained steps of STEP_SECONDS
+each, from another thread, whatever it does then.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import attention_zoo as az
 from attention_zoo.training.callbacks import Resume
 
 EPOCHS, ROWS, BATCH = 3, 96, 8
+STEP_SECONDS = 0.02  # about
 
 
 class Rows(keras.utils.PyDataset):
@@ -51,13 +52,29 @@ class Losses(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         if (self.epoch, batch) >= (self.resume.resumed_from or (0, 0)):  # not while passing over batches
-            time.sleep(0.01)  # so that kills fall into steps and not into the start of the process
             with self.file.open("a") as lines:
                 values = {name: float(value).hex() for name, value in (logs or {}).items()}
                 print(self.epoch, batch, *sorted(values.items()), file=lines, flush=True)
 
 
-def main(folder: Path, losses: Path, kind: str, seconds: float | None) -> None:
+class Kill(keras.callbacks.Callback):
+    def __init__(self, steps: float, resume: Resume) -> None:
+        super().__init__()
+        self.left, self.resume, self.epoch = steps, resume, 0
+
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if (self.epoch, batch) >= (self.resume.resumed_from or (0, 0)):  # not while passing over batches
+            self.left -= 1
+            if -1 < self.left < 0:
+                seconds = (self.left + 1) * STEP_SECONDS
+                threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+            time.sleep(STEP_SECONDS / 2)  # so that some kills fall into a step and some into the writing of a file
+
+
+def main(folder: Path, losses: Path, kind: str, steps: float | None) -> None:
     keras.utils.set_random_seed(3)
     model = az.create("gpt", vocab_size=64, num_layers=1, num_heads=2, hidden_dim=16, max_length=16, dropout=0.2)
     model.compile(
@@ -69,12 +86,8 @@ def main(folder: Path, losses: Path, kind: str, seconds: float | None) -> None:
     x = np.random.default_rng(0).integers(0, 64, (ROWS, 8)).astype("int32")
     resume = Resume(folder, save_freq=1)
     callbacks = [Losses(losses, resume), resume]  # in this order, so that no step is saved before it is noted
-    if seconds is not None:
-        kill = threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGKILL))
-        started = keras.callbacks.LambdaCallback(
-            on_train_batch_end=lambda batch, logs=None: None if kill.ident else kill.start()
-        )
-        callbacks.insert(0, started)
+    if steps is not None:
+        callbacks.insert(0, Kill(steps, resume))
     held = x[:8], np.roll(x[:8], -1, axis=1)
     data = (Rows(x), None) if kind == "dataset" else (x, np.roll(x, -1, axis=1))
     fit = {} if kind == "dataset" else {"batch_size": BATCH}

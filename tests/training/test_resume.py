@@ -15,7 +15,7 @@ from attention_zoo.training.callbacks import Resume
 SCRIPT = Path(__file__).with_name("killed_run.py")
 
 
-def run(folder: Path, losses: Path, kind: str, seconds: float | None = None) -> int:
+def run(backend: str, folder: Path, losses: Path, kind: str, steps: float | None = None) -> int:
     """Run the script in a process of its own, and return its exit status: 0, or -9 if it was killed."""
     command = [
         sys.executable,
@@ -23,22 +23,25 @@ def run(folder: Path, losses: Path, kind: str, seconds: float | None = None) -> 
         str(folder),
         str(losses),
         kind,
-        *([] if seconds is None else [str(seconds)]),
+        *([] if steps is None else [str(steps)]),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, cwd=os.path.sep)
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=900, check=False, cwd=os.path.sep, env=environment
+    )
     assert done.returncode in (0, -9), done.stderr
     return done.returncode
 
 
-def killed_runs(folder: Path, kind: str, kills: int, seed: int = 0) -> tuple[int, int]:
-    """Train again and again, with kills at random times, until there were `kills` of them.
+def killed_runs(backend: str, folder: Path, kind: str, kills: int, seed: int = 0) -> tuple[int, int]:
+    """Train again and again, with kills at random moments, until there were `kills` of them.
 
     Returns:
-        The number of kills, and how many of them fell between the first and the last step of a run.
+        The number of kills, and how many of them fell into the middle of an epoch.
     """
     rng, done, inside, number = random.Random(seed), 0, 0, 0
     whole = folder / "whole.txt"
-    assert run(folder / "whole", whole, kind) == 0
+    assert run(backend, folder / "whole", whole, kind) == 0
     expected = whole.read_text().splitlines()
     assert len(expected) == len(set(expected)) == 37
     while done < kills:
@@ -46,15 +49,13 @@ def killed_runs(folder: Path, kind: str, kills: int, seed: int = 0) -> tuple[int
         number += 1
         for attempt in range(6):
             last = attempt == 5 or done == kills
-            status = run(backup, losses, kind, None if last else rng.uniform(0, 1.5))
+            status = run(backend, backup, losses, kind, None if last else rng.uniform(1, 20))
             done += status == -9
-            inside += status == -9 and losses.exists() and "weights" not in losses.read_text()
-            print(
-                f"{kind}: run {number}, kill {done}, {len(losses.read_text().splitlines()) if losses.exists() else 0}",
-                flush=True,
-            )
             if status == 0:
                 break
+            epoch, step = losses.read_text().splitlines()[-1].split()[:2]
+            inside += step != "11"
+            print(f"{backend}, {kind}: run {number}, kill {done} in epoch {epoch} after step {step}", flush=True)
         got = losses.read_text().splitlines()
         # Steps after the last backup are computed twice: each time with the same bits.
         assert set(got) == set(expected), (kind, number)
@@ -64,8 +65,10 @@ def killed_runs(folder: Path, kind: str, kills: int, seed: int = 0) -> tuple[int
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["arrays", "dataset"])
-def test_a_killed_run_continues_bit_for_bit(kind: str, tmp_path: Path) -> None:
-    killed, inside = killed_runs(tmp_path, kind, kills=3)
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_a_killed_run_continues_bit_for_bit(backend: str, kind: str, tmp_path: Path) -> None:
+    pytest.importorskip(backend)
+    killed, inside = killed_runs(backend, tmp_path, kind, kills=3)
     assert killed == 3 and inside > 0
 
 
@@ -76,8 +79,9 @@ def test_arguments() -> None:
         Resume("any", data=[])
 
 
-if __name__ == "__main__":  # python tests/training/test_resume.py FOLDER KILLS: as many as you like
+if __name__ == "__main__":  # python tests/training/test_resume.py FOLDER KILLS [BACKEND]: as many as you like
     for one in ("arrays", "dataset"):
         place = Path(sys.argv[1]).absolute() / one
         place.mkdir(parents=True)
-        print(one, killed_runs(place, one, int(sys.argv[2])))
+        chosen = sys.argv[3] if len(sys.argv) > 3 else "tensorflow"
+        print(one, killed_runs(chosen, place, one, int(sys.argv[2])))

@@ -150,9 +150,9 @@ class _Passing:
             self.first = False
             result = self.original(*arguments)
             return (self.logs, result[1]) if backend == "jax" else self.logs
-        if backend == "tensorflow":  # its argument is the iterator; that of the other backends is the batches
+        if backend != "torch":  # whose argument is the batches; the last of the others is an iterator
             for _ in range(done):
-                next(arguments[0], None)
+                next(arguments[-1], None)
         return (self.logs, arguments[0]) if backend == "jax" else self.logs
 
 

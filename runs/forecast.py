@@ -39,9 +39,9 @@ def forecast(plan: Plan) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "parameters": {"trained": counts.trainable, "all": counts.total},
-        "rows": len(prepared.train.ids),
+        "rows": prepared.train.number,
         "tokens": prepared.tokens,
-        "length": prepared.train.ids.shape[1],
+        "length": prepared.train.length,
         "steps": prepared.steps,
         "seconds_per_step": round(step, 4),
         "seconds": round(loaded + times[0] + step * (prepared.steps - 1), 1),

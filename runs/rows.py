@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +11,38 @@ import numpy as np
 from ..checks import shown
 from ..files import read_text
 from ..layers.vocabulary import IGNORED
+from ..training.data import ChatRows, Records
+from ..training.data.chats import assistant_tokens
+from ..training.data.encoded import Pieces
+from ..training.data.sources import json_lines
 
-MOST = 2**31  # bytes of a data file
+MOST = 2**31  # bytes of a text
 KEYS = 'an object with "messages", "text", or "prompt" and "completion"'
 
 
-def read_examples(argument: str, file: Path) -> list[dict[str, Any]]:
+def read_examples(argument: str, file: Path) -> Records:
     """Return the examples of a .jsonl file, or the one text of any other file.
 
     Raises:
         ValueError: the file is empty, a line is not JSON, or an example has other keys; the message has its number.
     """
-    text = read_text(file, most=MOST)
     if file.suffix != ".jsonl":
+        text = read_text(file, most=MOST)
         if not text.strip():
             raise ValueError(f"{argument}: got {file}, which is empty; accepted: a text file")
-        return [{"text": text}]
-    examples = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            example = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"{argument}: {file}, line {number}: {error}; accepted: {KEYS}") from error
-        if not isinstance(example, dict) or not _known(example):
-            raise ValueError(f"{argument}: {file}, line {number}: got {shown(example)}; accepted: {KEYS}")
-        examples.append(example)
+        return Records([{"text": text}], [str(file)])
+    examples, places = [], []
+    try:
+        for example, place in json_lines(file, KEYS):
+            if not _known(example):
+                raise ValueError(f"{place}: got {shown(example)}; accepted: {KEYS}")
+            examples.append(example)
+            places.append(place)
+    except ValueError as error:
+        raise ValueError(f"{argument}: {error}") from error
     if not examples:
         raise ValueError(f"{argument}: got {file}, which is empty; accepted: lines with {KEYS}")
-    return examples
+    return Records(examples, places)
 
 
 def _known(example: Mapping[str, Any]) -> bool:
@@ -53,48 +54,55 @@ def _known(example: Mapping[str, Any]) -> bool:
     return all(isinstance(example.get(key), str) for key in ("prompt", "completion"))
 
 
-def split(examples: Sequence[Any], share: float, seed: int) -> tuple[list[Any], list[Any]]:
+def split(examples: Records, share: float, seed: int) -> tuple[Records, Records]:
     """Return the examples to train on and the `share` of them that is held out, at least one if it is not 0."""
     held = set(np.random.default_rng(seed).permutation(len(examples))[: int(np.ceil(share * len(examples)))].tolist())
-    parts = [e for i, e in enumerate(examples) if i not in held], [e for i, e in enumerate(examples) if i in held]
+    parts = [i for i in range(len(examples)) if i not in held], sorted(held)
     if not parts[0]:
         raise ValueError(f"data.held_out: got {share} of {len(examples)} examples; accepted: a share that leaves some")
-    return parts
+    values, places = examples.values, examples.places
+    train, validation = (Records([values[i] for i in part], [places[i] for i in part]) for part in parts)
+    return train, validation
 
 
-def encoded(tokenizer: Any, examples: Sequence[Mapping[str, Any]], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ids and the labels, each (rows, at most `length`) int32, of causal language modeling.
+def encoded(tokenizer: Any, examples: Records, length: int, **options: Any) -> ChatRows:
+    """Return the batches of the examples, for ``CausalLM``; a row has at most `length` tokens.
 
-    A conversation is a row, in which the tokens of the assistant's messages, with the text that ends them, are the
-    targets; so is a prompt with its completion, which becomes a conversation if the tokenizer has a chat template.
-    Texts are joined, with the end token between them, and cut into rows in which every token is a target. A label is
-    the token itself; the loss compares each with the prediction at the position before. Labels that are no targets
-    are -100. Rows are padded on the right; longer ones are cut at the end.
+    A conversation is a row, with labels as those of ``az.data.chats``; so is a prompt with its completion, which
+    becomes a conversation if the tokenizer has a chat template. Texts are joined, with the end token between them, and
+    cut into rows in which every token is a target. Rows are padded on the right to the length of the longest, rounded
+    up to a multiple of 8; those longer than `length` are cut at the end.
+
+    Args:
+        tokenizer: the tokenizer.
+        examples: as ``read_examples`` returns them.
+        length: most tokens of a row.
+        options: those of ``TokenBatches``.
 
     Raises:
-        ValueError: no chat template or end token where one is needed, or no target within `length`.
+        ValueError: a conversation that cannot be written, no chat template or end token where one is needed, or no
+            target within `length`.
     """
     rows: list[tuple[list[int], list[int]]] = []
     stream: list[int] = []
-    for example in examples:
-        if "text" in example and "messages" not in example:
-            stream += [*tokenizer.encode(example["text"]).ids, _end(tokenizer)]
-        else:
-            rows.append(_turns(tokenizer, example))
-    if stream:
-        longest = [stream[start : start + length] for start in range(0, len(stream), length)]
-        rows += [(part, part) for part in longest if len(part) > 1]
+    for example, place in zip(examples.values, examples.places, strict=True):
+        try:
+            if "text" in example and "messages" not in example:
+                stream += [*tokenizer.encode(example["text"]).ids, _end(tokenizer)]
+            else:
+                rows.append(_turns(tokenizer, example))
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+    parts = [stream[start : start + length] for start in range(0, len(stream), length)]
+    rows += [(part, part) for part in parts]
     kept = [(ids[:length], labels[:length]) for ids, labels in rows]
     kept = [(ids, labels) for ids, labels in kept if any(label != IGNORED for label in labels[1:])]
     if not kept:
         raise ValueError(f"data.length: got {length}; accepted: so many tokens that a row has an answer")
-    width = -(-max(len(ids) for ids, _ in kept) // 8) * 8
+    ids, labels = (Pieces(part) for part in zip(*kept, strict=True))
+    width = min(length, -(-int(ids.lengths.max()) // 8) * 8)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else _end(tokenizer)
-    all_ids = np.full((len(kept), min(width, length)), pad, "int32")
-    all_labels = np.full(all_ids.shape, IGNORED, "int32")
-    for number, (ids, labels) in enumerate(kept):
-        all_ids[number, : len(ids)], all_labels[number, : len(ids)] = ids, labels
-    return all_ids, all_labels
+    return ChatRows(ids, labels, width, pad, False, **options)
 
 
 def _end(tokenizer: Any) -> int:
@@ -112,29 +120,5 @@ def _turns(tokenizer: Any, example: Mapping[str, Any]) -> tuple[list[int], list[
             return [*before, *answer], [*[IGNORED] * len(before), *answer]
         asked = {"role": "user", "content": example["prompt"]}
         example = {"messages": [asked, {"role": "assistant", "content": example["completion"]}]}
-    ids: list[int] = []
-    labels: list[int] = []
-    for text, target in _pieces(tokenizer, example["messages"]):
-        piece = tokenizer.encode(text, add_special_tokens=False).ids
-        ids += piece
-        labels += piece if target else [IGNORED] * len(piece)
-    return ids, labels
-
-
-def _pieces(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, bool]]:
-    """Yield the pieces of the formatted conversation in order, and whether the assistant wrote each of them."""
-    whole = tokenizer.apply_chat_template(messages, tokenize=False)
-    done = 0
-    for number, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before = tokenizer.apply_chat_template(messages[:number], tokenize=False, add_generation_prompt=True)
-        upto = tokenizer.apply_chat_template(messages[: number + 1], tokenize=False)
-        if not upto.startswith(before) or not whole.startswith(upto):
-            raise ValueError(
-                "data.train: got conversations whose chat template writes an answer otherwise once more follow; "
-                "accepted: one answer in each conversation, at its end"
-            )
-        yield whole[done : len(before)], False
-        yield whole[len(before) : len(upto)], True
-        done = len(upto)
+    ids, spoken = assistant_tokens(example["messages"], tokenizer)
+    return ids, [token if said else IGNORED for token, said in zip(ids, spoken, strict=True)]

@@ -12,16 +12,14 @@ import keras
 from ..checks import shown
 from ..files import write_json
 from ..finetuning.optimizers import WarmupLinearDecay
-from ..layers.vocabulary import IGNORED
 from ..text.tokenizer import Tokenizer
 from ..training.callbacks import BestCheckpoints, Resume, TextSamples, Throughput
+from ..training.data import Records
 from ..training.losses import CausalLM
-from .data import Rows
 from .plan import Plan
 from .rows import encoded, read_examples, split
 
 LONGEST = 512  # tokens of a row unless the plan says otherwise
-Examples = list[dict[str, Any]]
 
 
 class Prepared:
@@ -43,13 +41,11 @@ class Prepared:
         if (asked := plan.data["length"]) is not None and asked > limit:
             raise ValueError(f"data.length: got {asked}; accepted: at most {limit}, the model's max_length")
         length, size, seed = asked or min(limit, LONGEST), plan.training["batch_size"], plan.training["seed"]
-        ids, labels = encoded(tokenizer, train, length)
-        self.tokens = int(sum(row.nonzero()[0][-1] + 1 for row in labels != IGNORED))
-        self.train = Rows(ids, labels, min(size, len(ids)), seed)
+        self.train = encoded(tokenizer, train, length, batch_size=size, seed=seed)
+        self.tokens = self.train.tokens
         self.validation = None
         if held:
-            held_ids, held_labels = encoded(tokenizer, held, length)
-            self.validation = Rows(held_ids, held_labels, min(size, len(held_ids)), None)
+            self.validation = encoded(tokenizer, held, length, batch_size=size, shuffle=False)
         if plan.lora is not None:
             lora = plan.lora
             self.model.enable_lora(lora["rank"], alpha=lora["alpha"], targets=lora["targets"])
@@ -95,8 +91,8 @@ class Prepared:
     def fit(self, verbose: int | str = "auto") -> dict[str, list[float]]:
         """Train, or go on with a run that was killed, and return the history of the epochs."""
         plan, folder = self.plan, Path(self.plan.output["folder"])
-        resume = Resume(folder / "backup", plan.output["save_every"] or "epoch", data=self.train)
-        callbacks: list[Any] = [resume, Throughput(self.train.ids.shape[1])]
+        resume = Resume(folder / "backup", plan.output["save_every"] or "epoch")
+        callbacks: list[Any] = [resume, Throughput(self.train.length)]
         if plan.output["samples"]:
             write = print if verbose else lambda line: None
             callbacks.append(TextSamples(self.prompts, write=write, file=folder / "samples.jsonl", **self.answering))
@@ -106,7 +102,6 @@ class Prepared:
             self.train,
             validation_data=self.validation,
             epochs=plan.training["epochs"],
-            shuffle=False,  # the rows are shuffled already
             callbacks=callbacks,
             verbose=verbose,
         ).history
@@ -152,7 +147,7 @@ def train(plan: Plan, verbose: int | str = "auto") -> dict[str, Any]:
     report = {
         "model": str(folder),
         "parameters": {"trained": counts.trainable, "all": counts.total},
-        "rows": len(prepared.train.ids),
+        "rows": prepared.train.number,
         "tokens": prepared.tokens,
         "steps": prepared.steps,
         "history": history,
@@ -168,21 +163,22 @@ def train(plan: Plan, verbose: int | str = "auto") -> dict[str, Any]:
     return report
 
 
-def _examples(plan: Plan) -> tuple[Examples, Examples]:
+def _examples(plan: Plan) -> tuple[Records, Records | None]:
     train = read_examples("data.train", Path(plan.data["train"]))
     if plan.data["validation"] is not None:
         return train, read_examples("data.validation", Path(plan.data["validation"]))
     if not plan.data["held_out"]:
-        return train, []
+        return train, None
     if len(train) == 1:
-        return _halves(train[0]["text"], plan.data["held_out"]) if "text" in train[0] else (train, [])
+        return _halves(train, plan.data["held_out"]) if "text" in train[0] else (train, None)
     return split(train, plan.data["held_out"], plan.training["seed"])
 
 
-def _halves(text: str, share: float) -> tuple[Examples, Examples]:
+def _halves(examples: Records, share: float) -> tuple[Records, Records]:
     """Return the beginning of a text to train on, and its end, which is held out, cut at the end of a line."""
+    text = examples[0]["text"]
     place = text.find("\n", int(len(text) * (1 - share))) + 1 or int(len(text) * (1 - share))
-    return [{"text": text[:place]}], [{"text": text[place:]}]
+    return Records([{"text": text[:place]}], examples.places), Records([{"text": text[place:]}], examples.places)
 
 
 def _model(plan: Plan, examples: Sequence[Mapping[str, Any]]) -> Any:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
-from attention_zoo.runs.data import Rows
 from attention_zoo.runs.rows import encoded, read_examples, split
 from attention_zoo.text.tokenizer import Tokenizer
+from attention_zoo.training.data import Records
 
 WORDS = ["<end>", "<pad>", "<user>", "<assistant>", *(f"w{i}" for i in range(20))]
 TEMPLATE = (
@@ -32,10 +33,20 @@ def ids(text: str) -> list[int]:
     return [WORDS.index(word) for word in text.split()]
 
 
+def arrays(tokenizer: Tokenizer, examples: list[dict[str, Any]], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids and labels of all rows, of which the mask must cover all but the padding."""
+    given = Records(examples, [f"data.jsonl:{i}" for i, _ in enumerate(examples, 1)])
+    rows = encoded(tokenizer, given, length, batch_size=100, shuffle=False)
+    inputs, labels = rows[0]
+    np.testing.assert_array_equal(inputs["attention_mask"], inputs["input_ids"] != tokenizer.pad_token_id)
+    assert rows.tokens == inputs["attention_mask"].sum()
+    return inputs["input_ids"], labels
+
+
 def test_only_the_assistant_is_learned_from() -> None:
     turns = [{**USER, "content": "w1 w2"}, {**SAYS, "content": "w3"}, {**USER, "content": "w4"}]
     turns.append({**SAYS, "content": "w5 w6"})
-    found, labels = encoded(words(chat_template=TEMPLATE), [{"messages": turns}], 32)
+    found, labels = arrays(words(chat_template=TEMPLATE), [{"messages": turns}], 32)
     whole = ids("<user> w1 w2 <end> <assistant> w3 <end> <user> w4 <end> <assistant> w5 w6 <end>")
     assert found.tolist() == [[*whole, 1, 1]]
     targets = [-100] * 5 + ids("w3 <end>") + [-100] * 4 + ids("w5 w6 <end>")
@@ -44,56 +55,42 @@ def test_only_the_assistant_is_learned_from() -> None:
 
 def test_prompts_with_completions() -> None:
     example = {"prompt": "w1 w2", "completion": "w3"}
-    found, labels = encoded(words(), [example], 32)
+    found, labels = arrays(words(), [example], 32)
     assert found[0, :4].tolist() == ids("w1 w2 w3 <end>")
     assert labels[0, :4].tolist() == [-100, -100, *ids("w3 <end>")]
-    chats = encoded(words(chat_template=TEMPLATE), [example], 32)[0]
+    chats = arrays(words(chat_template=TEMPLATE), [example], 32)[0]
     assert chats[0, :7].tolist() == ids("<user> w1 w2 <end> <assistant> w3 <end>")
 
 
 def test_texts_are_joined_and_cut() -> None:
-    found, labels = encoded(words(), [{"text": "w1 w2 w3 w4 w5"}, {"text": "w6 w7"}], 8)
+    found, labels = arrays(words(), [{"text": "w1 w2 w3 w4 w5"}, {"text": "w6 w7"}], 8)
     assert found.tolist() == [ids("w1 w2 w3 w4 w5 <end> w6 w7")]  # the last token alone is no row
     np.testing.assert_array_equal(found, labels)
 
 
 def test_rows_without_a_target() -> None:
     long = {"prompt": "w1 " * 20, "completion": "w2"}
-    found, _ = encoded(words(), [long, {"prompt": "w1", "completion": "w2"}], 8)
+    found, _ = arrays(words(), [long, {"prompt": "w1", "completion": "w2"}], 8)
     assert len(found) == 1
     with pytest.raises(ValueError, match=r"^data\.length: got 8"):
-        encoded(words(), [long], 8)
+        arrays(words(), [long], 8)
 
 
-def test_batches() -> None:
-    found, labels = encoded(words(), [{"prompt": f"w{i}", "completion": f"w{i}"} for i in range(7)], 8)
-    rows, again = Rows(found, labels, 3, seed=4), Rows(found, labels, 3, seed=4)
-    seen = []
-    for epoch in range(2):
-        rows.epoch = again.epoch = epoch
-        rows.on_epoch_begin()
-        again.load_state_dict(rows.state_dict())
-        again.on_epoch_begin()
-        batches = [rows[i] for i in range(len(rows))]
-        assert all((batches[i][0]["input_ids"] == again[i][0]["input_ids"]).all() for i in range(len(rows)))
-        firsts = np.concatenate([x["input_ids"][:, 0] for x, _ in batches])
-        assert sorted(firsts[:7].tolist()) == list(range(4, 11))
-        assert (batches[-1][1][1:] == -100).all() and batches[-1][1].shape == batches[0][1].shape
-        seen.append(firsts[:7].tolist())
-        x, y = batches[0]
-        word = x["input_ids"][0, 0]
-        assert y[0, :3].tolist() == [-100, word, 0]  # the completion and the end are learned from
-    assert seen[0] != seen[1]
+def test_a_wrong_conversation_is_named() -> None:
+    good = {"messages": [{**USER, "content": "w1"}, {**SAYS, "content": "w2"}]}
+    for wrong in ({"messages": [3, {**SAYS, "content": "w2"}]}, {"messages": [{**USER, "content": "w1"}]}):
+        with pytest.raises(ValueError, match=r"^data\.jsonl:2: "):
+            arrays(words(chat_template=TEMPLATE), [good, wrong], 32)
 
 
 def test_files(tmp_path: Path) -> None:
     file = tmp_path / "data.jsonl"
     for line, said in (
-        ("{", "line 2"),
-        ('{"other": 1}', r"line 2: got \{'other': 1\}; accepted: an object with"),
-        ('{"messages": [{"role": "user", "content": "a"}]}', "line 2"),
-        ('{"text": ""}', "line 2"),
-        ("[]", "line 2"),
+        ("{", r"data\.jsonl:2: got '\{', which is not JSON"),
+        ('{"other": 1}', r"^data\.train: .*data\.jsonl:2: got \{'other': 1\}; accepted: an object with"),
+        ('{"messages": [{"role": "user", "content": "a"}]}', r"jsonl:2"),
+        ('{"text": ""}', "jsonl:2"),
+        ("[]", "jsonl:2"),
     ):
         file.write_text(json.dumps({"text": "a"}) + "\n" + line + "\n")
         with pytest.raises(ValueError, match=said):
@@ -103,11 +100,14 @@ def test_files(tmp_path: Path) -> None:
         read_examples("data.train", file)
     text = tmp_path / "a.txt"
     text.write_text("one\ntwo")
-    assert read_examples("data.train", text) == [{"text": "one\ntwo"}]
+    assert read_examples("data.train", text).values == [{"text": "one\ntwo"}]
 
 
 def test_split() -> None:
-    train, held = split(list(range(10)), 0.25, 0)
-    assert len(held) == 3 and sorted(train + held) == list(range(10)) and split(list(range(10)), 0.25, 0)[1] == held
+    examples = Records(range(10), [f"data.jsonl:{i}" for i in range(10)])
+    train, held = split(examples, 0.25, 0)
+    assert len(held) == 3 and sorted(train.values + held.values) == examples.values
+    assert split(examples, 0.25, 0)[1].values == held.values
+    assert all(part.places == [f"data.jsonl:{i}" for i in part.values] for part in (train, held))
     with pytest.raises(ValueError, match=r"held_out: got 0.9 of 1"):
-        split([1], 0.9, 0)
+        split(Records([1], ["data.jsonl:1"]), 0.9, 0)

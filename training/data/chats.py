@@ -20,12 +20,17 @@ from .sources import read
 
 
 class ChatRows(TokenBatches):
-    """Rows of conversations; see ``chats``."""
+    """Rows of conversations; see ``chats``.
+
+    Attributes:
+        length: tokens of a row.
+        tokens: number of tokens of all rows, padding excluded.
+    """
 
     def __init__(
         self, tokens: Pieces, labels: Pieces, length: int, pad_token_id: int, pack: bool, **options: Any
     ) -> None:
-        self.length, self.packed = length, pack
+        self.length, self.packed, self.tokens = length, pack, len(tokens.values)
         self._tokens, self._labels, self._pad = tokens, labels, pad_token_id
         self._bins = best_fit(tokens.lengths, length) if pack else [[i] for i in range(len(tokens))]
         super().__init__(len(self._bins), **options)

@@ -133,7 +133,16 @@ def _of_text(path: Path, by: str) -> Iterator[tuple[str, str]]:
         yield "\n".join(part), f"{path}:{first}"
 
 
-def _of_lines(path: Path, column: str) -> Iterator[tuple[Any, str]]:
+def json_lines(path: Path, accepted: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the objects of a file of JSON lines, and their places, such as "train.jsonl:17".
+
+    Args:
+        path: the file.
+        accepted: what errors say that a line should be.
+
+    Raises:
+        ValueError: a line is not UTF-8 or not a JSON object.
+    """
     for number, line in _lines(path):
         place = f"{path}:{number}"
         if not line.strip():
@@ -141,9 +150,14 @@ def _of_lines(path: Path, column: str) -> Iterator[tuple[Any, str]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{place}: got {line!r:.60}, which is not JSON ({error}); accepted: an object") from error
+            raise ValueError(f"{place}: got {line!r:.60}, which is not JSON ({error}); accepted: {accepted}") from error
         if not isinstance(row, dict):
-            raise ValueError(f"{place}: got {line!r:.60}; accepted: a JSON object with {column!r}")
+            raise ValueError(f"{place}: got {line!r:.60}; accepted: {accepted}")
+        yield row, place
+
+
+def _of_lines(path: Path, column: str) -> Iterator[tuple[Any, str]]:
+    for row, place in json_lines(path, f"a JSON object with {column!r}"):
         yield _value(row, column, place), place
 
 

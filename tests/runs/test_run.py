@@ -108,7 +108,7 @@ def test_finetune(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps({"prompt": "the quick", "completion": " lazy dog"}) + "\n" for _ in range(16)))
     files = ["--to", tmp_path / "tuned.onnx", "--to", tmp_path / "tuned.tflite"]
-    options = ["--lora", 4, "--epochs", 30, "--learning-rate", 0.03, "--batch-size", 8, "--ask", "the quick"]
+    options = ["--lora", 4, "--epochs", 60, "--learning-rate", 0.1, "--batch-size", 8, "--ask", "the quick"]
     assert run("finetune", base, data, *files, *options, "--folder", tmp_path / "tuned", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     for file in report["files"]:

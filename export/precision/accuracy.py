@@ -152,16 +152,16 @@ def _outputs(precise: Runner, rounded: Runner, sample: Arrays) -> Outputs:
 def _continued(precise: Runner, rounded: Runner, sample: Arrays) -> tuple[np.ndarray, np.ndarray]:
     """Return the logits (rows, tokens, vocab_size) of both encoder-decoders, fed with the tokens that `precise`
     generates."""
-    ids = sample["input_ids"]
-    mask = sample.get("attention_mask", np.ones_like(ids))
+    source = sample["input_ids"] if "input_ids" in sample else sample["input_features"]
+    mask = sample.get("attention_mask", np.ones(source.shape if source.ndim == 2 else (len(source), 1), "int64"))
     new = min(NEW_TOKENS, precise.decoder().max_length - 1)
     greedy: Any = precise.decoder()
     greedy.defaults = {}  # greedy decoding, whatever the model's generation config
-    written = generate(greedy, ids, mask, max_new_tokens=new, stop_tokens=[])[:, 1:]
+    written = generate(greedy, source, mask, max_new_tokens=new, stop_tokens=[])[:, 1:]
     sides = []
     for runner in (precise, rounded):
         decoder = runner.decoder()
-        logits = [decoder.prompt(ids, mask, new)]
+        logits = [decoder.prompt(source, mask, new)]
         logits += [decoder.step(written[:, i]) for i in range(new - 1)]
         sides.append(np.stack(logits, axis=1))
     return sides[0], sides[1]

@@ -28,13 +28,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.remove(str(Path(__file__).resolve().parent))  # a file in this folder may have the name of a package
+sys.path.append(sys.path.pop(0))  # a file in this folder may have the name of a package
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from train_shapes import HEADS, IMAGES, INNER, LAYERS, LENGTH, SHAPES, WIDTH, WORDS, best_product, data
 
-ROWS, LENGTH, WORDS, WIDTH, HEADS, INNER, LAYERS = 8, 256, 2048, 256, 8, 1024, 4
-IMAGES = {"num_layers": 6, "num_heads": 3, "hidden_dim": 192}
 STEPS = 3  # in a turn
 MODELS = ("gpt", "bert", "vit")
 Step = Callable[[], Any]
@@ -121,7 +120,6 @@ def work(model: str, place: str, who: str, dropout: str) -> None:
     """Build and compile a side, then take a turn for each line of standard input."""
     rate = float(dropout)
     if place == "torch":
-        sys.path.append(str(Path(__file__).resolve().parent))
         import train_torch  # pyright: ignore[reportMissingImports]
 
         step, products = train_torch.step(model, who == "compiled", rate), train_torch.products()
@@ -138,14 +136,6 @@ def work(model: str, place: str, who: str, dropout: str) -> None:
             took.append(1e3 * (time.perf_counter() - start))
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({"ms": min(took), "MB": memory}), flush=True)
-
-
-def data(model: str) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    if model == "vit":
-        return rng.uniform(-1, 1, (64, 32, 32, 3)).astype("float32"), rng.integers(0, 10, 64)
-    ids = rng.integers(1, WORDS, (ROWS, LENGTH)).astype("int32")
-    return ids, ids if model == "gpt" else rng.integers(0, 2, ROWS)
 
 
 def keras_step(model: str, place: str, who: str, dropout: float) -> Step:
@@ -197,18 +187,6 @@ def keras_products() -> float:
     one, other = (np.random.default_rng(i).normal(size=shape).astype("float32") for i, shape in enumerate(SHAPES))
     one, other = keras.ops.convert_to_tensor(one), keras.ops.convert_to_tensor(other)
     return best_product(lambda: keras.ops.convert_to_numpy(keras.ops.matmul(one, other)[:1, :1]))
-
-
-SHAPES = ((ROWS * LENGTH, WIDTH), (WIDTH, INNER))
-
-
-def best_product(product: Step) -> float:
-    took = []
-    for _ in range(30):
-        start = time.perf_counter()
-        product()
-        took.append(time.perf_counter() - start)
-    return 2 * ROWS * LENGTH * WIDTH * INNER / min(took) / 1e9
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
-from train import HEADS, IMAGES, INNER, LAYERS, LENGTH, SHAPES, WIDTH, WORDS, best_product, data
+from train_shapes import HEADS, IMAGES, INNER, LAYERS, LENGTH, SHAPES, WIDTH, WORDS, best_product, data
 
 
 class Block(nn.Module):

@@ -102,7 +102,7 @@ def encoded(tokenizer: Any, examples: Records, length: int, **options: Any) -> C
     ids, labels = (Pieces(part) for part in zip(*kept, strict=True))
     width = min(length, -(-int(ids.lengths.max()) // 8) * 8)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else _end(tokenizer)
-    return ChatRows(ids, labels, width, pad, False, **options)
+    return ChatRows(ids, labels, width, pad, pack=False, **options)
 
 
 def _end(tokenizer: Any) -> int:

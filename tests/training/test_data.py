@@ -15,7 +15,7 @@ import pytest
 import attention_zoo as az
 from attention_zoo.training.data.chats import assistant_tokens
 from attention_zoo.training.data.masking import chosen_tokens
-from attention_zoo.training.data.packing import best_fit
+from attention_zoo.training.data.rows import best_fit
 
 WORDS = ["the", "cat", "sat", "on", "mat", "dog", "ran", "un", "##happi", "##ly", "far", "away"]
 CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -292,7 +292,11 @@ def test_only_the_assistant_has_labels(bytewise: Any) -> None:
     ids, spoken = assistant_tokens([TALK[1], TALK[0]], bytewise)
     said = bytewise.decode([i for i, one in zip(ids, spoken, strict=True) if one], skip_special_tokens=False)
     assert said == "Good day.<|im_end|>"
-    # Another text than the template's own answer is refused, not labelled wrongly.
+    dashed = [{"role": "assistant", "content": "--help"}]
+    ids, spoken = assistant_tokens(dashed, bytewise)
+    said = bytewise.decode([i for i, one in zip(ids, spoken, strict=True) if one], skip_special_tokens=False)
+    assert said == "--help<|im_end|>"
+    # A conversation that the template writes differently later is refused, not labelled wrongly.
     last_only = "{% for m in messages %}{{ m.role }}:{% if loop.last %}think{% endif %}{{ m.content }}\n{% endfor %}"
     with pytest.raises(ValueError, match=r"messages: got an answer, number 1, that the chat template writes diff"):
         assistant_tokens(TALK, bytewise, last_only)

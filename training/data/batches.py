@@ -63,7 +63,10 @@ class TokenBatches(keras.utils.PyDataset):
         together = self.batch_size * count
         self.total = number // together if whole else -(-number // together)
         if not self.total:
-            raise ValueError(f"batch_size: got {batch_size} for {number} rows and {count} shards; accepted: less")
+            raise ValueError(
+                f"batch_size: got {batch_size} for {number} rows and {count} shards; accepted: at most the rows of a "
+                f"shard, {number // count}"
+            )
         self._epoch, self._start, self._running = 0, 0, False
         self._order: tuple[int, Array] = (-1, np.zeros(0, "int64"))
 
@@ -158,10 +161,12 @@ class TokenBatches(keras.utils.PyDataset):
 
     def _identity(self) -> dict[str, int]:
         """Return what two data sets must share for a position in one to mean the same in the other."""
-        shuffled = int(self.shuffle)
         return {
-            **{"seed": self.seed, "rows": self.number, "batch_size": self.batch_size},
-            **{"shards": self.shard[1], "shuffle": shuffled},
+            "seed": self.seed,
+            "rows": self.number,
+            "batch_size": self.batch_size,
+            "shards": self.shard[1],
+            "shuffle": int(self.shuffle),
         }
 
     def epoch_callback(self) -> keras.callbacks.Callback:

@@ -6,47 +6,28 @@ model.fit(az.data.chats("chats.jsonl", tokenizer, length=1024))
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from ...layers.vocabulary import IGNORED
 from ...text.chat import check_messages
-from .batches import Batch, TokenBatches
 from .encoded import Array, Pieces, checked_length, checked_tokenizer, too_long
-from .packing import best_fit
+from .rows import DocumentRows
 from .sources import read
 
 
-class ChatRows(TokenBatches):
-    """Rows of conversations; see ``chats``.
-
-    Attributes:
-        length: tokens of a row.
-        tokens: number of tokens of all rows, padding excluded.
-    """
+class ChatRows(DocumentRows):
+    """Rows of conversations; see ``chats``. `labels` has those of every token of `documents`."""
 
     def __init__(
-        self, tokens: Pieces, labels: Pieces, length: int, pad_token_id: int, pack: bool, **options: Any
+        self, documents: Pieces, labels: Pieces, length: int, pad_token_id: int | None, *, pack: bool, **options: Any
     ) -> None:
-        self.length, self.packed, self.tokens = length, pack, len(tokens.values)
-        self._tokens, self._labels, self._pad = tokens, labels, pad_token_id
-        self._bins = best_fit(tokens.lengths, length) if pack else [[i] for i in range(len(tokens))]
-        super().__init__(len(self._bins), **options)
+        self._labels = labels
+        super().__init__(documents, length, pad_token_id, pack=pack, **options)
 
-    def rows(self, numbers: Array, epoch: int) -> Batch:
-        shape = (len(numbers), self.length)
-        ids, segments = np.full(shape, self._pad, "int32"), np.zeros(shape, "int32")
-        labels = np.full(shape, IGNORED, "int32")
-        for row, number in enumerate(numbers):
-            end = 0
-            for segment, chat in enumerate(self._bins[number], 1):
-                start, end = end, end + len(self._tokens[chat])
-                ids[row, start:end], labels[row, start:end] = self._tokens[chat], self._labels[chat]
-                segments[row, start:end] = segment
-        name = "segment_ids" if self.packed else "attention_mask"
-        return {"input_ids": ids, name: segments}, labels
+    def labeled(self, documents: list[int], row: int, epoch: int) -> Iterator[tuple[Array, Array]]:
+        for document in documents:
+            yield self._documents[document], self._labels[document]
 
 
 def chats(
@@ -72,7 +53,8 @@ def chats(
         length: tokens of a row.
         pack: put several conversations into a row, each a document of its own, with "segment_ids"; otherwise one,
             padded, with "attention_mask".
-        truncate: cut off the end of longer conversations. Otherwise they are an error.
+        truncate: cut off the end of longer conversations, and leave out those without an answer in what remains.
+            Otherwise they are an error.
         column: the key or column of the messages in files.
         chat_template: as for ``Tokenizer.apply_chat_template``.
         options: `batch_size`, `shuffle`, `seed`, `shard`, `drop_remainder` and others of ``TokenBatches``.
@@ -100,8 +82,7 @@ def chats(
             labels.append([i if said else IGNORED for i, said in zip(ids[:length], spoken[:length], strict=True)])
     if not rows:
         raise ValueError(f"length: got {length}, within which no answer begins; accepted: more")
-    pad = tokenizer.pad_token_id
-    return ChatRows(Pieces(rows), Pieces(labels), length, 0 if pad is None else pad, bool(pack), **options)
+    return ChatRows(Pieces(rows), Pieces(labels), length, tokenizer.pad_token_id, pack=bool(pack), **options)
 
 
 def _is_chat(value: Any) -> bool:
@@ -148,6 +129,8 @@ def assistant_tokens(
 
 def _opening(ids: list[int], messages: Sequence[Mapping[str, Any]], ids_of: Any) -> list[int]:
     """Return the ids that the template writes before the content of a conversation's first message."""
-    other = ids_of([{**messages[0], "content": f"-{messages[0].get('content')}"}])
-    same = next((i for i, (one, two) in enumerate(zip(ids, other, strict=False)) if one != two), 0)
+    content = str(messages[0].get("content"))
+    mark = "+" if content.startswith("-") else "-"  # must not be equal to the beginning of the content
+    other = ids_of([{**messages[0], "content": mark + content}])
+    same = next((i for i, (one, two) in enumerate(zip(ids, other, strict=False)) if one != two), len(ids))
     return ids[:same]

@@ -64,12 +64,14 @@ def encodings(texts: Records, tokenizer: Any) -> Iterator[tuple[Any, str]]:
 
 
 def checked_tokenizer(tokenizer: Any) -> Any:
+    """Return `tokenizer`, or raise ValueError if it is not a ``Tokenizer``."""
     if not hasattr(tokenizer, "backend"):
         raise ValueError(f"tokenizer: got {type(tokenizer).__name__}; accepted: a Tokenizer, such as model.tokenizer")
     return tokenizer
 
 
 def checked_length(length: Any) -> int:
+    """Return the `length` of rows; at least 2, because one token alone has nothing to predict."""
     return integer("length", length, least=2)
 
 

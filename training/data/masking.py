@@ -10,48 +10,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ...checks import fraction
 from ...layers.vocabulary import IGNORED
-from .batches import Batch, TokenBatches
 from .encoded import Array, Pieces, checked_length, checked_tokenizer, encodings, too_long
-from .packing import best_fit
+from .rows import DocumentRows
 from .sources import read
 
 
-class MaskedRows(TokenBatches):
+class MaskedRows(DocumentRows):
     """Rows of texts whose words are masked anew in every epoch; see ``masked``."""
 
     def __init__(
-        self, texts: Pieces, words: Pieces, tokenizer: Any, length: int, rate: float, pack: bool, **options: Any
+        self, documents: Pieces, words: Pieces, tokenizer: Any, length: int, *, rate: float, pack: bool, **options: Any
     ) -> None:
-        self.length, self.rate, self.packed = length, rate, pack
-        self._texts, self._words = texts, words
-        self._bins = best_fit(texts.lengths, length) if pack else [[i] for i in range(len(texts))]
-        self._mask, self._pad = tokenizer.mask_token_id, tokenizer.pad_token_id or 0
+        self.rate, self._words, self._mask = rate, words, tokenizer.mask_token_id
         special = sorted(tokenizer.special_token_ids)
         self._plain = np.setdiff1d(np.arange(tokenizer.vocab_size), special).astype("int32")
-        super().__init__(len(self._bins), **options)
+        super().__init__(documents, length, tokenizer.pad_token_id, pack=pack, **options)
 
-    def rows(self, numbers: Array, epoch: int) -> Batch:
-        shape = (len(numbers), self.length)
-        ids, segments = np.full(shape, self._pad, "int32"), np.zeros(shape, "int32")
-        labels = np.full(shape, IGNORED, "int32")
-        for row, number in enumerate(numbers):
-            random, end = self.generator(epoch, int(number)), 0
-            for segment, text in enumerate(self._bins[number], 1):
-                tokens = self._texts[text]
-                start, end = end, end + len(tokens)
-                chosen = chosen_tokens(self._words[text], self.rate, random)
-                labels[row, start:end] = np.where(chosen, tokens, IGNORED)
-                ids[row, start:end] = self._changed(tokens, chosen, random)
-                segments[row, start:end] = segment
-        if self.packed:
-            return {"input_ids": ids, "segment_ids": segments}, labels
-        return {"input_ids": ids, "attention_mask": segments}, labels
+    def labeled(self, documents: list[int], row: int, epoch: int) -> Iterator[tuple[Array, Array]]:
+        random = self.generator(epoch, row)
+        for document in documents:
+            tokens = self._documents[document]
+            chosen = chosen_tokens(self._words[document], self.rate, random)
+            labels = np.where(chosen, tokens, IGNORED)
+            yield self._changed(tokens, chosen, random), labels
 
     def _changed(self, tokens: Array, chosen: Array, random: np.random.Generator) -> Array:
         """Return `tokens` with the `chosen` ones masked, replaced by a random token, or kept."""
@@ -136,7 +124,7 @@ def masked(
                 words.append([-1 if word is None or number in special else word for number, word in pairs])
     if not rows:
         raise ValueError("texts: got no text with a word; accepted: at least one")
-    return MaskedRows(Pieces(rows), Pieces(words), tokenizer, length, rate, bool(pack), **options)
+    return MaskedRows(Pieces(rows), Pieces(words), tokenizer, length, rate=rate, pack=bool(pack), **options)
 
 
 def _parts(encoding: Any, text: str, backend: Any, room: int) -> list[Any]:

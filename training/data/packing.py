@@ -9,44 +9,24 @@ each. The logits of a document are thus those that it has alone.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from ...layers.vocabulary import IGNORED
-from .batches import Batch, TokenBatches
 from .encoded import Array, Pieces, checked_length, checked_tokenizer, encodings, too_long
+from .rows import DocumentRows
 from .sources import read
 
 
-class PackedRows(TokenBatches):
-    """Rows of packed documents; see ``pack``.
+class PackedRows(DocumentRows):
+    """Rows of packed documents; see ``pack``."""
 
-    Attributes:
-        length: tokens of a row.
-        filled: the share of all tokens that are not padding.
-    """
-
-    def __init__(self, documents: Pieces, length: int, pad_token_id: int, **options: Any) -> None:
-        self.length = length
-        self._documents, self._pad = documents, pad_token_id
-        self._bins = best_fit(documents.lengths, length)
-        super().__init__(len(self._bins), **options)
-        self.filled = len(documents.values) / (len(self._bins) * length)
-
-    def rows(self, numbers: Array, epoch: int) -> Batch:
-        shape = (len(numbers), self.length)
-        ids, segments = np.full(shape, self._pad, "int32"), np.zeros(shape, "int32")
-        labels = np.full(shape, IGNORED, "int32")
-        for row, number in enumerate(numbers):
-            end = 0
-            for segment, document in enumerate(self._bins[number], 1):
-                tokens = self._documents[document]
-                start, end = end, end + len(tokens)
-                ids[row, start:end], segments[row, start:end] = tokens, segment
-                labels[row, start + 1 : end] = tokens[1:]  # nothing comes before a document's first token
-        return {"input_ids": ids, "segment_ids": segments}, labels
+    def labeled(self, documents: list[int], row: int, epoch: int) -> Iterator[tuple[Array, Array]]:
+        for document in documents:
+            tokens = self._documents[document]
+            labels = tokens.copy()
+            labels[0] = IGNORED  # nothing comes before a document's first token
+            yield tokens, labels
 
 
 def pack(
@@ -94,30 +74,4 @@ def pack(
         documents += [part for part in parts if len(part) > 1]  # one token alone has nothing to predict
     if not documents:
         raise ValueError("texts: got no text of at least two tokens; accepted: longer ones")
-    pad = tokenizer.pad_token_id
-    return PackedRows(Pieces(documents), length, 0 if pad is None else pad, **options)
-
-
-def best_fit(lengths: Array, most: int) -> list[list[int]]:
-    """Return bins of indices of `lengths` with a sum of at most `most` each: best fit, the longest first."""
-    bins: list[list[int]] = []
-    rooms: list[int] = []  # the sizes of room that some bin has, in order
-    having: dict[int, list[int]] = {}  # the bins by their room
-    for index in np.argsort(-lengths, kind="stable"):
-        size = int(lengths[index])
-        place = bisect_left(rooms, size)
-        if place == len(rooms):
-            bins.append([])
-            number, room = len(bins) - 1, most
-        else:
-            room = rooms[place]
-            number = having[room].pop()
-            if not having[room]:
-                del having[room], rooms[place]
-        bins[number].append(int(index))
-        left = room - size
-        if left not in having:
-            rooms.insert(bisect_left(rooms, left), left)
-            having[left] = []
-        having[left].append(number)
-    return bins
+    return PackedRows(Pieces(documents), length, tokenizer.pad_token_id, pack=True, **options)

@@ -15,6 +15,7 @@ from ...checks import choice, shown
 from .tables import is_saved_dataset, saved_files, table_rows
 
 TEXT, JSON_LINES, TABLES = (".txt", ".text", ".md"), (".jsonl", ".ndjson"), (".parquet", ".arrow")
+KNOWN = (*TEXT, *JSON_LINES, *TABLES)
 BY = ("line", "paragraph", "file")
 
 
@@ -79,20 +80,18 @@ def read(source: Any, column: str = "text", by: str = "line") -> Records:
 def _of_path(path: Path, column: str, by: str) -> Iterator[tuple[Any, str]]:
     """Yield the values of a file or folder, and their places."""
     if not path.exists():
-        raise ValueError(f"{path}: no such file or folder; accepted: {', '.join((*TEXT, *JSON_LINES, *TABLES))}")
+        raise ValueError(f"{path}: no such file or folder; accepted: {', '.join(KNOWN)}")
     if path.is_dir():
-        known = (*TEXT, *JSON_LINES, *TABLES)
-        inside = saved_files(path) if is_saved_dataset(path) else sorted(f for f in path.iterdir() if f.suffix in known)
+        inside = saved_files(path) if is_saved_dataset(path) else sorted(f for f in path.iterdir() if f.suffix in KNOWN)
         if not inside:
-            raise ValueError(f"{path}: got a folder without data; accepted: files of {', '.join(known)}")
+            raise ValueError(f"{path}: got a folder without data; accepted: files of {', '.join(KNOWN)}")
         for file in inside:
             yield from _of_path(file, column, by)
         return
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: got an empty file; accepted: one with data")
-    readers = {**dict.fromkeys(TEXT, _of_text), **dict.fromkeys(JSON_LINES, _of_lines), **dict.fromkeys(TABLES, None)}
-    if path.suffix not in readers:
-        raise ValueError(f"{path}: got a file of {path.suffix or 'no kind'}; accepted: {', '.join(readers)}")
+    if path.suffix not in KNOWN:
+        raise ValueError(f"{path}: got a file of {path.suffix or 'no kind'}; accepted: {', '.join(KNOWN)}")
     if path.suffix in TEXT:
         yield from _of_text(path, by)
     elif path.suffix in JSON_LINES:

@@ -76,8 +76,12 @@ class TokenCrossEntropy(keras.losses.Loss, Labels):
         self._mean = _Value(name=self.name)
 
     def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Tensor:
-        """Return the mean loss of the counted tokens, a scalar; 0 if there are none."""
-        targets = self.targets(_unmasked(self, y_true, y_pred))
+        """Return the mean loss of the counted tokens, a scalar; 0 if there are none.
+
+        Labels of tokens that Keras' mask of `y_pred` leaves out are not counted, as with Keras' own losses.
+        """
+        labels = self.without_masked(ops.cast(y_true, "int32"), getattr(y_pred, "_keras_mask", None))
+        targets = self.targets(labels)
         losses = self._losses(targets, y_pred)
         weights = self.token_weights(targets, sample_weight, losses.dtype)
         number = ops.sum(ops.cast(ops.not_equal(weights, 0), losses.dtype))
@@ -107,8 +111,8 @@ class CausalLM(TokenCrossEntropy):
     """Cross-entropy of each token with the logits of the position before it: the loss of a causal language model.
 
     The labels are those of the tokens themselves, as in Hugging Face: the loss shifts them. Without labels
-    (``model.fit(inputs)``), they are the "input_ids". Padding does not count, nor does the first token of a row or,
-    with "segment_ids", of a document. The arguments are those of ``TokenCrossEntropy``.
+    (``model.fit(inputs)``), they are the "input_ids". Padding does not count, nor does the first token of a row, also
+    behind padding on the left, or, with "segment_ids", of a document. The arguments are those of ``TokenCrossEntropy``.
     """
 
     of_next = True
@@ -122,12 +126,3 @@ class _Value(keras.losses.Loss):
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return y_pred
-
-
-def _unmasked(loss: Labels, labels: Tensor, y_pred: Tensor) -> Tensor:
-    """Return `labels` without those of tokens that Keras' mask of `y_pred` leaves out."""
-    mask = getattr(y_pred, "_keras_mask", None)
-    labels = ops.cast(labels, "int32")
-    if mask is None or len(mask.shape) != len(labels.shape):
-        return labels
-    return ops.where(ops.cast(mask, "bool"), labels, loss.ignore_index)

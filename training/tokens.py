@@ -36,39 +36,48 @@ class Labels:
     def labels_of(self, x: Any, y: Any) -> Tensor:
         """Return the labels (batch, sequence) at the tokens' own positions, ``ignore_index`` at padding.
 
-        Where `x` has "attention_mask" or "segment_ids" that belong to the labels' tokens, masked tokens have no label,
-        and with `shift` neither has the first token of a document, which nothing precedes.
+        Where `x` has "attention_mask" or "segment_ids" that belong to the labels' tokens, masked tokens have no label.
+        With `shift` neither has the first token of a row or document, which nothing precedes: with padding on the left,
+        too, so that a row has the same loss wherever its padding is.
 
         Args:
             x: the inputs of the model, by name or the ids alone.
-            y: the labels. None for the ids of `x` themselves.
+            y: the labels, integers (batch, sequence) or (batch, sequence, 1). None for the ids of `x` themselves.
+
+        Raises:
+            ValueError: no labels, and `x` has no ids that are labels.
         """
         named = x if isinstance(x, Mapping) else {"input_ids": x}
         if y is None:
             if not self.shift or "input_ids" not in named or "decoder_input_ids" in named:
                 raise ValueError(f"y: got None with inputs {sorted(named)}; accepted: labels (batch, sequence)")
             y = named["input_ids"]
-        labels = ops.cast(y, "int32")
-        if len(labels.shape) == 3 and labels.shape[-1] == 1:
-            labels = ops.squeeze(labels, -1)
+        labels = _of_two_dimensions(y)
         if "decoder_input_ids" in named:
             named = {"attention_mask": named.get("decoder_attention_mask")}
         for name in MASKS:
-            mask = named.get(name)
-            if mask is None or len(mask.shape) != len(labels.shape):
-                continue
-            kept = ops.not_equal(ops.cast(mask, "int32"), 0)
-            if name == "segment_ids" and self.shift:
-                same = ops.equal(mask[:, 1:], mask[:, :-1])
-                kept = ops.logical_and(kept, ops.concatenate([ops.zeros_like(kept[:, :1]), same], axis=1))
-            labels = ops.where(kept, labels, self.ignore_index)
+            labels = self.without_masked(labels, named.get(name))
         return labels
+
+    def without_masked(self, labels: Tensor, mask: Tensor | None) -> Tensor:
+        """Return `labels` (batch, sequence) with ``ignore_index`` where the logits or the token are masked.
+
+        Args:
+            labels: at the tokens' own positions.
+            mask: (batch, sequence), 0 for padding: a mask, or the numbers of documents. Others are without effect.
+        """
+        if mask is None or len(mask.shape) != len(labels.shape):
+            return labels
+        mask = ops.cast(mask, "int32")
+        kept = ops.not_equal(mask, 0)
+        if self.shift:  # the logits are those of the token before, which must be of the same document
+            same = ops.equal(mask[:, 1:], mask[:, :-1])
+            kept = ops.logical_and(kept, ops.concatenate([ops.zeros_like(kept[:, :1]), same], axis=1))
+        return ops.where(kept, labels, self.ignore_index)
 
     def targets(self, labels: Tensor) -> Tensor:
         """Return the label of each position of the logits, (batch, sequence), ``IGNORED`` where there is none."""
-        labels = ops.cast(labels, "int32")
-        if len(labels.shape) == 3 and labels.shape[-1] == 1:
-            labels = ops.squeeze(labels, -1)
+        labels = _of_two_dimensions(labels)
         out = ops.equal(labels, self.ignore_index)
         if self.pad_token_id is not None:
             out = ops.logical_or(out, ops.equal(labels, self.pad_token_id))
@@ -98,6 +107,12 @@ class Labels:
 
     def label_config(self) -> dict[str, Any]:
         return {"pad_token_id": self.pad_token_id, "ignore_index": self.ignore_index}
+
+
+def _of_two_dimensions(labels: Any) -> Tensor:
+    """Return `labels` (batch, sequence) or (batch, sequence, 1) as int32 (batch, sequence)."""
+    labels = ops.cast(labels, "int32")
+    return ops.squeeze(labels, -1) if len(labels.shape) == 3 and labels.shape[-1] == 1 else labels
 
 
 def _shifted(values: Tensor, fill: Any) -> Tensor:

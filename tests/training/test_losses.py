@@ -102,9 +102,18 @@ def test_labels_of_padding_and_of_the_first_tokens_of_documents() -> None:
     mask, segments = np.array([[0, 0, 1, 1, 1, 1, 1, 0]]), np.array([[1, 1, 1, 2, 2, 3, 0, 0]])
     of = lambda x, y=None: np.asarray(loss.labels_of(x, y))[0].tolist()  # noqa: E731
     assert of(ids) == list(range(1, 9))
-    assert of({"input_ids": ids, "attention_mask": mask}) == [-100, -100, 3, 4, 5, 6, 7, -100]
+    assert of({"input_ids": ids, "attention_mask": mask}) == [-100, -100, -100, 4, 5, 6, 7, -100]
     assert of({"input_ids": ids, "segment_ids": segments}) == [-100, 2, 3, -100, 5, -100, -100, -100]
-    assert of({"input_ids": ids, "attention_mask": mask}, ids[..., None] + 20) == [-100, -100, 23, 24, 25, 26, 27, -100]
+    assert of({"input_ids": ids, "attention_mask": mask}, ids[..., None] + 20) == [
+        -100,
+        -100,
+        -100,
+        24,
+        25,
+        26,
+        27,
+        -100,
+    ]
     # An encoder's mask says nothing about the decoder's labels.
     pair = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": ids}
     assert np.asarray(az.losses.TokenCrossEntropy().labels_of(pair, ids)).tolist() == ids.tolist()
@@ -290,12 +299,25 @@ def test_fit_uses_the_loss_and_mask_by_itself(rng: Any) -> None:
     ids, mask = rng.integers(0, 61, (3, 8)), np.ones((3, 8), int)
     mask[0, 5:], mask[1, :2] = 0, 0
     logits = np.asarray(model({"input_ids": ids, "attention_mask": mask}))
-    mean, plain, number = closed_form(logits, np.where(mask, ids, -100), shift=True)
+    first = np.roll(mask, 1, axis=1) == 0  # tokens behind padding, which nothing precedes
+    mean, plain, number = closed_form(logits, np.where(mask.astype(bool) & ~first, ids, -100), shift=True)
     for chunk_size in (None, 4):
         loss = az.losses.CausalLM(chunk_size=chunk_size)
         model.compile("sgd", loss, metrics=[az.metrics.Perplexity()], run_eagerly=True)
         found = model.evaluate({"input_ids": ids, "attention_mask": mask}, ids, verbose=0)
         assert found == pytest.approx([mean, math.exp(plain / number)], rel=1e-5)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 4])
+def test_a_row_has_the_same_loss_wherever_its_padding_is(chunk_size: int | None, rng: Any) -> None:
+    model = az.GPT(**SMALL, use_bias=False)
+    model.compile("sgd", az.losses.CausalLM(chunk_size=chunk_size), run_eagerly=True)
+    ids = rng.integers(1, 61, (2, 5))
+    sides = ((0, 3), (3, 0), (1, 2))
+    padded = [{"input_ids": np.pad(ids, ((0, 0), s)), "attention_mask": np.pad(ids > 0, ((0, 0), s))} for s in sides]
+    found = [model.evaluate(x, x["input_ids"], verbose=0) for x in padded]
+    logits = np.asarray(model({"input_ids": ids}))
+    assert found == pytest.approx([closed_form(logits, ids, shift=True)[0]] * 3, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +362,6 @@ words = 150_000
 model = az.GPT(vocab_size=words, num_layers=1, num_heads=2, hidden_dim=64, max_length=256)
 model.compile("sgd", az.losses.CausalLM(chunk_size=chunk_size))
 ids = np.random.default_rng(0).integers(0, words, (4, 256))
-small = ids[:1, :2]
 before = peak()
 for _ in range(2):
     model.train_on_batch({"input_ids": ids}, ids)

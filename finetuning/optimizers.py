@@ -192,6 +192,13 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "warmup_steps": self.warmup_steps, "total_steps": self.total_steps}
 
 
+def innermost(optimizer: Any) -> Any:
+    """Return the optimizer that computes the steps, inside of those that scale the loss or the updates."""
+    while (inner := getattr(optimizer, "inner_optimizer", None)) is not None:
+        optimizer = inner
+    return optimizer
+
+
 def _part(variable: Any) -> str:
     """Return the first part of a weight's name, or "" for weights that belong to the model itself."""
     part, below, _ = weight_name(variable).partition("/")

@@ -59,12 +59,13 @@ class Labels:
             labels = self.without_masked(labels, named.get(name))
         return labels
 
-    def without_masked(self, labels: Tensor, mask: Tensor | None) -> Tensor:
+    def without_masked(self, labels: Tensor, mask: Any) -> Tensor:
         """Return `labels` (batch, sequence) with ``ignore_index`` where the logits or the token are masked.
 
         Args:
             labels: at the tokens' own positions.
-            mask: (batch, sequence), 0 for padding: a mask, or the numbers of documents. Others are without effect.
+            mask: (batch, sequence), 0 for padding: a mask, or the numbers of documents. None, or one of another rank,
+                is without effect.
         """
         if mask is None or len(mask.shape) != len(labels.shape):
             return labels

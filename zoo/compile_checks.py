@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from .. import checks
+from ..finetuning.optimizers import innermost
 from ..weights.rules import weight_name
 
 HALF = ("float16", "bfloat16")
@@ -68,9 +69,7 @@ def _warn_of_accuracy(model: Any, metrics: Any) -> None:
 
 
 def _warn_of_muon(model: Any) -> None:
-    optimizer: Any = model.optimizer
-    while (inner := getattr(optimizer, "inner_optimizer", None)) is not None:
-        optimizer = inner
+    optimizer = innermost(model.optimizer)
     if not isinstance(optimizer, keras.optimizers.Muon):
         return
     adam = optimizer._should_use_adamw

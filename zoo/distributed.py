@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from ..checks import is_integer
+from ..finetuning.optimizers import innermost
 
 
 class Distributed(keras.Model):
@@ -56,8 +57,7 @@ class Distributed(keras.Model):
             ValueError: it accumulates gradients over several steps, which Keras cannot do in a replica.
         """
         strategy = getattr(self, "_distribute_strategy", None)
-        inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        steps = getattr(inner, "gradient_accumulation_steps", None)
+        steps = getattr(innermost(self.optimizer), "gradient_accumulation_steps", None)
         if strategy is not None and steps and type(strategy).__name__ != "OneDeviceStrategy":
             raise ValueError(
                 f"optimizer: got gradient_accumulation_steps={steps} under {type(strategy).__name__}, where Keras "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,26 @@ def test_callbacks_do_not_change_the_training(tmp_path: Path) -> None:
     np.testing.assert_array_equal(numpy(loaded(X)), numpy(watched(X)))
 
 
+def test_a_resumed_run_writes_each_step_once(tmp_path: Path) -> None:
+    """Steps count on, and nothing is written while ``Resume`` passes over batches."""
+
+    class Fail(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if batch == 6:
+                raise KeyboardInterrupt
+
+    def attempt(*others: Any) -> tuple[list[int], list[str]]:
+        samples = callbacks.TextSamples("w3", 3, write=lambda line: None, max_new_tokens=1)
+        folders = callbacks.HuggingFaceCheckpoint(tmp_path / "hf", 6, keep=1)
+        with contextlib.suppress(KeyboardInterrupt):
+            losses(gpt(), callbacks.Resume(tmp_path / "run", save_freq=3), samples, folders, *others)
+        return [step for step, _ in samples.samples], [path.name for path in (tmp_path / "hf").iterdir()]
+
+    assert attempt(Fail()) == ([3, 6], ["step-00000006"])
+    shutil.rmtree(tmp_path / "hf" / "step-00000006")  # to see that it is not written again
+    assert attempt() == ([9, 12, 15], ["step-00000012"])
+
+
 def test_hugging_face_folders_have_merged_adapters(tmp_path: Path) -> None:
     model = gpt()
     model.enable_lora(2)
@@ -97,6 +119,8 @@ def test_best_checkpoints(mode: str, kept: list[int], tmp_path: Path) -> None:
     assert again.best == tmp_path / names[0]
     with pytest.raises(ValueError, match="monitor: got 'val_loss'; accepted: one of \\['loss'\\]"):
         again.on_epoch_end(6, {"loss": 1.0})
+    with pytest.raises(ValueError, match=r"^folder: got .*best\.json with .*'val_loss'.*; accepted: .*'loss'"):
+        callbacks.BestCheckpoints(tmp_path, "loss", mode=mode).on_epoch_end(6, {"loss": 1.0})
 
 
 def test_the_finder_undoes_its_search() -> None:
@@ -110,8 +134,10 @@ def test_the_finder_undoes_its_search() -> None:
     ratios = np.diff(np.log(finder.rates))
     np.testing.assert_allclose(ratios, np.log(1e6) / 19, rtol=1e-9)
     assert 10 <= len(finder.losses) <= 20 and finder.rates[0] == 1e-5
-    with pytest.raises(ValueError, match="learning rate schedule"):
-        losses(gpt(keras.optimizers.schedules.CosineDecay(1e-2, 10)), callbacks.LearningRateFinder())
+    for inner in (keras.optimizers.Adam, lambda rate: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(rate))):
+        model.compile(inner(keras.optimizers.schedules.CosineDecay(1e-2, 10)), model.loss)
+        with pytest.raises(ValueError, match=r"^optimizer: got one with a learning rate schedule"):
+            losses(model, callbacks.LearningRateFinder())
 
 
 def test_the_finder_records_the_loss_of_each_batch() -> None:

@@ -15,6 +15,7 @@ import keras
 from ...checks import choice, positive_integer
 from ...files import read_json, write_json
 from ...zoo.saving import save, to_huggingface
+from .state import steps_of
 
 INDEX = "best.json"
 
@@ -37,7 +38,8 @@ class BestCheckpoints(keras.callbacks.Callback):
         best: path of the best folder, or None.
 
     Raises:
-        ValueError: an argument that is not accepted; in ``fit``, logs without `monitor`.
+        ValueError: an argument that is not accepted; in ``fit``, logs without `monitor`, or a list in the folder of
+            another `monitor` or `mode`.
     """
 
     def __init__(
@@ -75,7 +77,12 @@ class BestCheckpoints(keras.callbacks.Callback):
 
     def _listed(self) -> list[dict[str, Any]]:
         file = self.folder / INDEX
-        return read_json(file)["kept"] if file.is_file() else []
+        if not file.is_file():
+            return []
+        found, own = read_json(file), {"monitor": self.monitor, "mode": self.mode}
+        if (given := {name: found.get(name) for name in own}) != own:
+            raise ValueError(f"folder: got {file} with {given}; accepted: {own}, or another folder")
+        return found["kept"]
 
 
 class HuggingFaceCheckpoint(keras.callbacks.Callback):
@@ -106,20 +113,22 @@ class HuggingFaceCheckpoint(keras.callbacks.Callback):
         self.folder, self.dtype = Path(folder), dtype
         self.every = None if save_freq == "epoch" else positive_integer("save_freq", save_freq)
         self.keep = None if keep is None else positive_integer("keep", keep)
+        self._last = 0  # the step of the last folder
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._last = steps_of(self.model)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        # The optimizer's own count goes on in a resumed run.
-        if self.every is not None and (steps := self._steps()) % self.every == 0:
+        # The number stays the same while ``Resume`` passes over the batches that were trained on.
+        if self.every is not None and (steps := steps_of(self.model)) % self.every == 0 and steps != self._last:
             self._write(steps)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self.every is None:
-            self._write(self._steps())
-
-    def _steps(self) -> int:
-        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+            self._write(steps_of(self.model))
 
     def _write(self, steps: int) -> None:
+        self._last = steps
         path = self.folder / f"step-{steps:08d}"
         replaced(path, lambda folder: to_huggingface(self.model, folder, dtype=self.dtype))
         if self.keep is not None:
@@ -136,5 +145,9 @@ def replaced(path: Path, write: Callable[[Path], Any]) -> None:
         if path.exists():
             path.rename(temporary / "old")
         (temporary / "new").rename(path)
+    except BaseException:
+        if (temporary / "old").exists() and not path.exists():
+            (temporary / "old").rename(path)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from ...checks import positive_integer, positive_number
+from ...finetuning.optimizers import innermost
 from .state import restore, snapshot
 
 SMOOTHING = 0.9  # of the losses, an exponential moving average without bias
@@ -56,9 +57,8 @@ class LearningRateFinder(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         model = self.model
-        if isinstance(
-            getattr(model.optimizer, "_learning_rate", None), keras.optimizers.schedules.LearningRateSchedule
-        ):
+        given = getattr(innermost(model.optimizer), "_learning_rate", None)
+        if isinstance(given, keras.optimizers.schedules.LearningRateSchedule):
             raise ValueError("optimizer: got one with a learning rate schedule; accepted: one with a number")
         self.rates, self.losses = [], []
         # Keras creates the variables of some metrics in the first step; they are reset when an epoch begins anyway.

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from ...checks import positive_integer
+from .state import steps_of
 
 
 class TextSamples(keras.callbacks.Callback):
@@ -28,7 +29,8 @@ class TextSamples(keras.callbacks.Callback):
         options: of ``generate_text``: ``max_new_tokens`` (default: 32), ``temperature``, ``seed``, …
 
     Attributes:
-        samples: a list of (step, texts) of the last ``fit``.
+        samples: a list of (step, texts) of the last ``fit``. Steps are those of the optimizer, which a resumed run
+            counts on.
 
     Raises:
         ValueError: no prompts; in ``fit``, a model that does not generate, or has no tokenizer.
@@ -51,34 +53,35 @@ class TextSamples(keras.callbacks.Callback):
         self.write, self.file = write, None if file is None else Path(file)
         self.options = {"max_new_tokens": 32, **options}
         self.samples: list[tuple[int, list[str]]] = []
-        self._steps = 0
+        self._last = 0  # the step of the last sample
 
     def on_train_begin(self, logs: Any = None) -> None:
         model = self.model
         if not getattr(model, "generates", False) or getattr(model, "tokenizer", None) is None:
             raise ValueError(f"model: got {model.name}; accepted: one that generates text, with a tokenizer")
-        self.samples, self._steps = [], 0
+        self.samples, self._last = [], steps_of(model)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._steps += 1
-        if self.every is not None and self._steps % self.every == 0:
-            self._sample()
+        # The number stays the same while ``Resume`` passes over the batches that were trained on.
+        if self.every is not None and (step := steps_of(self.model)) % self.every == 0 and step != self._last:
+            self._sample(step)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self.every is None:
-            self._sample()
+            self._sample(steps_of(self.model))
 
-    def _sample(self) -> None:
+    def _sample(self, step: int) -> None:
         model = self.model  # with JAX, this gives the variables of the model their current values
         texts = [_continued(model, prompt, self.options) for prompt in self.prompts]
-        self.samples.append((self._steps, texts))
+        self.samples.append((step, texts))
+        self._last = step
         for prompt, text in zip(self.prompts, texts, strict=True):
             asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-            self.write(f"step {self._steps}: {asked} → {text}")
+            self.write(f"step {step}: {asked} → {text}")
             if self.file is not None:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 with self.file.open("a", encoding="utf-8") as lines:
-                    print(json.dumps({"step": self._steps, "prompt": prompt, "text": text}), file=lines)
+                    print(json.dumps({"step": step, "prompt": prompt, "text": text}), file=lines)
 
 
 def _continued(model: Any, prompt: Any, options: dict[str, Any]) -> str:

@@ -63,3 +63,8 @@ def restore(model: Any, values: Mapping[str, np.ndarray], *, metrics: bool = Tru
     for name, variable in variables.items():
         # A copy, because JAX uses the memory of an array as it is, and a training step then writes to it.
         variable.assign(np.array(given[name], copy=True))
+
+
+def steps_of(model: Any) -> int:
+    """Return the number of steps that the optimizer has taken, which goes on in a resumed run."""
+    return int(ops.convert_to_numpy(model.optimizer.iterations))

@@ -25,12 +25,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..checks import choice, fraction, positive_integer
-from ..weights.fill import without_values
 from ..weights.rules import weight_name
 from ..zoo.base import ZooModel
-from ..zoo.config import Config
-from ..zoo.creation import create
-from ..zoo.registry import families
+from .shapes import attention_width, model_of_shapes, numbers_of_a_token
 
 TABLES = ("embedding/embeddings", "positions/embeddings", "token_types/embeddings", "embedding/positions")
 
@@ -117,7 +114,7 @@ def training_costs(
     """Return the costs of a training step with AdamW.
 
     Args:
-        model: a name that ``create`` knows, a config or a model.
+        model: a name that ``create`` knows, the path of a folder, a config or a model.
         length: tokens of a row.
         rows: rows of a step, on all devices together.
         batch, model_parallel: the sizes of the mesh, as in ``layout_map``.
@@ -128,7 +125,7 @@ def training_costs(
         mixed: whether the dtype policy is "mixed_bfloat16".
         accelerator: a key of ``ACCELERATORS``.
         efficiency: the part of its peak that a device reaches while it computes.
-        overrides: config fields, if `model` is a name.
+        overrides: config fields, if `model` is a name or a path.
 
     Raises:
         ValueError: a model with several stacks, rows that the mesh does not divide, or a value that is not accepted.
@@ -140,10 +137,10 @@ def training_costs(
     if rows % (batch * accumulate):
         raise ValueError(f"rows: got {rows}; accepted: a multiple of batch={batch} times accumulate={accumulate}")
     efficiency = fraction("efficiency", efficiency)
-    c, parameters, matrices = _counted(model, overrides)
+    with model_of_shapes(model, overrides) as made:
+        c, parameters, matrices = _counted(made)
     heads, width, layers = c.num_heads, c.hidden_dim, c.num_layers
-    inner = heads * (getattr(c, "head_dim", None) or width // heads)
-    forward = 2.0 * matrices + 4.0 * layers * length * inner
+    forward = 2.0 * matrices + 4.0 * layers * length * attention_width(c)
     devices, tokens = batch * model_parallel, rows * length
     flops = (4.0 if recompute else 3.0) * forward * tokens / devices
     parts = model_parallel * (batch if fsdp else 1)
@@ -188,30 +185,16 @@ def activation_bytes(tokens: float, length: int, width: int, heads: int, mixed: 
     return tokens * (32 * width + 4 * heads * length) * (1 if mixed else 2)
 
 
-def _counted(model: Any, overrides: dict[str, Any]) -> tuple[Any, int, float]:
+def _counted(model: ZooModel) -> tuple[Any, int, float]:
     """Return the config, the number of parameters, and the numbers of matrices that one token is multiplied by."""
-    if isinstance(model, ZooModel):
-        return _of(model)
-    with without_values() as seen:
-        if isinstance(model, Config):
-            cls = next(cls for cls in families().values() if cls.config_class is type(model))
-            return _of(seen(cls(model)))
-        return _of(seen(create(model, **overrides)))
-
-
-def _of(model: ZooModel) -> tuple[Any, int, float]:
     c: Any = model.config
     if model.family not in ("gpt", "bert", "vit"):
         raise ValueError(f"model: got {model.family}; accepted: models of one stack of blocks: gpt, bert, vit")
     parameters, matrices = 0, 0.0
     for variable in model.weights:
-        name, number = weight_name(variable), math.prod(variable.shape)
-        parameters += number
-        if len(variable.shape) < 2 or name in TABLES:
-            continue
-        if len(variable.shape) == 3 and name.endswith("_kernel"):  # of experts
-            number *= c.experts_per_token / c.num_experts
-        matrices += number
+        parameters += math.prod(variable.shape)
+        if len(variable.shape) > 1 and weight_name(variable) not in TABLES:
+            matrices += numbers_of_a_token(variable, c)
     tied = not any(weight_name(variable).startswith("lm_head/kernel") for variable in model.weights)
     if tied and getattr(c, "head", None) in ("causal_lm", "masked_lm"):
         table = next(v for v in model.weights if weight_name(v) == "embedding/embeddings")

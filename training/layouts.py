@@ -9,7 +9,6 @@ arXiv:1910.02054, stage 3): each device keeps a part and receives the rest while
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -17,14 +16,10 @@ from typing import Any, NamedTuple
 
 import keras
 
-from ..weights.fill import without_values
 from ..weights.rules import weight_name
 from ..zoo.base import ZooModel
-from ..zoo.config import Config
-from ..zoo.creation import create
-from ..zoo.loading import load
-from ..zoo.registry import families, family_names, list_models
 from .layout_report import LayoutReport, WeightLayout
+from .shapes import model_of_shapes
 
 BATCH, MODEL = "batch", "model"
 LARGE = 0.01  # the part of a model above which a weight must be divided, or be named as one that is not
@@ -158,8 +153,10 @@ def layout_map(
             1 % of the model's numbers stays whole and is neither in `whole` nor a projection to grouped heads.
     """
     mesh = _mesh(mesh)
-    weights, heads = _weights(model, overrides)
-    axes_of = _own_rules(mesh, weights, rules or {})
+    sizes = dict(zip(mesh.axis_names, mesh.shape, strict=True))
+    with model_of_shapes(model, overrides) as made:
+        weights, heads = _weights(made)
+    axes_of = _own_rules(sizes, weights, rules or {})
     asked = _matching(whole, weights, "whole")
     total = sum(math.prod(shape) for shape, _ in weights.values())
     found: list[WeightLayout] = []
@@ -169,13 +166,10 @@ def layout_map(
         elif name in axes_of:
             axes, kind, why = axes_of[name], "own rule", ""
         else:
-            axes, kind, why = _layout(name, shape, dict(zip(mesh.axis_names, mesh.shape, strict=True)), heads, fsdp)
-        parts = math.prod(dict(zip(mesh.axis_names, mesh.shape, strict=True))[axis] for axis in axes if axis)
-        found.append(
-            WeightLayout(
-                name, shape, axes, kind, math.prod(shape) * width, parts, why if parts == 1 or "heads" in why else ""
-            )
-        )
+            axes, kind, why = _layout(name, shape, sizes, heads, fsdp)
+        parts = math.prod(sizes[axis] for axis in axes if axis)
+        why = why if parts == 1 or "heads" in why else ""
+        found.append(WeightLayout(name, shape, axes, kind, math.prod(shape) * width, parts, why))
     large = [
         one
         for one in found
@@ -206,26 +200,8 @@ def _mesh(mesh: Any) -> Any:
     return mesh
 
 
-def _weights(model: Any, overrides: dict[str, Any]) -> tuple[dict[str, tuple[tuple[int, ...], int]], dict[str, Any]]:
+def _weights(model: ZooModel) -> tuple[dict[str, tuple[tuple[int, ...], int]], dict[str, Any]]:
     """Return the shapes and bytes per number of all weights by name, and the attention layers by name."""
-    if isinstance(model, ZooModel | Config) and overrides:
-        raise ValueError(f"model: got one with {sorted(overrides)}; accepted: fields beside a name or a path only")
-    if isinstance(model, ZooModel):
-        return _described(model)
-    with without_values() as seen:
-        if isinstance(model, Config):
-            cls = next(cls for cls in families().values() if cls.config_class is type(model))
-            made = seen(cls(model))
-        elif isinstance(model, str) and model in (*family_names(), *list_models()):
-            made = seen(create(model, **overrides))
-        elif isinstance(model, str | os.PathLike) and not str(model).endswith(".keras"):
-            made = seen(load(model, **overrides))
-        else:
-            raise ValueError(f"model: got {model!r}; accepted: a name, a path of a folder, a config or a model")
-        return _described(made)
-
-
-def _described(model: ZooModel) -> tuple[dict[str, tuple[tuple[int, ...], int]], dict[str, Any]]:
     weights = {
         name: (tuple(variable.shape), 2 if "16" in variable.dtype else 4)
         for variable in model.weights
@@ -251,9 +227,10 @@ def _matching(patterns: Sequence[str], names: Mapping[str, Any], argument: str) 
 
 
 def _own_rules(
-    mesh: Any, weights: Mapping[str, tuple[tuple[int, ...], int]], rules: Mapping[str, Sequence[str | None]]
+    sizes: Mapping[str, int],
+    weights: Mapping[str, tuple[tuple[int, ...], int]],
+    rules: Mapping[str, Sequence[str | None]],
 ) -> dict[str, tuple[str | None, ...]]:
-    sizes = dict(zip(mesh.axis_names, mesh.shape, strict=True))
     found: dict[str, tuple[str | None, ...]] = {}
     for pattern, given in rules.items():
         axes = tuple(given)

@@ -169,6 +169,11 @@ def test_operations_of_a_token() -> None:
     by_hand = 6 * (12 * width**2 + 256 * width) + 12 * width * length
     norms_and_positions = 6 * (3 * 2 * width + 24 * width)
     assert by_hand <= throughput.flops_per_token(model, length) <= by_hand + norms_and_positions
+    # A head of 8 features instead of 16, and of 4 experts the one that a token is sent to.
+    experts = {"num_experts": 4, "experts_per_token": 1, "expert_intermediate_dim": 32, "activation": "swiglu"}
+    sparse = gpt(hidden_dim=64, use_bias=False, num_heads=4, head_dim=8, vocab_size=256, **experts)
+    by_hand = 6 * (4 * 64 * 32 + 64 * 4 + 3 * 64 * 32 + 256 * 64) + 12 * 32 * length
+    assert by_hand <= throughput.flops_per_token(sparse, length) <= by_hand + norms_and_positions
     assert throughput.measured_peak() > 1e8
 
 

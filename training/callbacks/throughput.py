@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from ...checks import positive_integer, positive_number
+from ..shapes import attention_width, numbers_of_a_token
 
 SIDE, REPEATS = 1024, 8  # of the measured products of square matrices
 
@@ -25,9 +26,9 @@ class Throughput(keras.callbacks.Callback):
     Args:
         length: tokens of an example. Default: examples are counted instead of tokens.
         flops_per_example: floating-point operations of a training step for one example. Default: for a `length`, 6 for
-            each token and each parameter outside of lookup tables (4 if it is frozen), and 12 · blocks · length · width
-            for the attention of each token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1; PaLM's appendix B). For
-            images, there is no default.
+            each token and each parameter that it is multiplied by (4 if it is frozen), and 12 · blocks · length · width
+            for the attention of each token, where width is that of all heads together (Kaplan et al. 2020,
+            arXiv:2001.08361, section 2.1; PaLM's appendix B). For images, there is no default.
         peak: floating-point operations per second that the machine can do, as its data sheet says for the dtype that is
             used, times the number of devices. Default: the highest rate of products of square matrices, measured in the
             dtype in which the model computes when ``fit`` begins; takes a moment.
@@ -101,19 +102,19 @@ class Throughput(keras.callbacks.Callback):
 def flops_per_token(model: Any, length: int) -> float:
     """Return the floating-point operations of a training step for each token of rows of `length` tokens.
 
-    Frozen weights take 4 for each parameter, since they need no gradients of their own. What gradient checkpointing
-    computes again does not count.
+    Frozen weights take 4 for each parameter, since they need no gradients of their own. Of a mixture of experts, only
+    those count that a token is sent to. What gradient checkpointing computes again does not count.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     tables = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)]
     looked_up = {id(weight) for table in tables for weight in table.weights}
     tied = getattr(config, "tie_embeddings", False) and getattr(config, "head", None) in ("causal_lm", "masked_lm")
     total = 0.0
     for variable in model.weights:
         if id(variable) not in looked_up or (tied and variable.shape[0] == getattr(config, "vocab_size", None)):
-            total += (6 if variable.trainable else 4) * float(np.prod(variable.shape))
-    width = getattr(config, "num_layers", 0) * getattr(config, "hidden_dim", 0)
-    return total + 12.0 * width * length
+            total += (6 if variable.trainable else 4) * numbers_of_a_token(variable, config)
+    attention = config.num_layers * attention_width(config) if hasattr(config, "num_heads") else 0
+    return total + 12.0 * attention * length
 
 
 def measured_peak(dtype: str = "float32") -> float:

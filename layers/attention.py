@@ -250,6 +250,7 @@ class MultiHeadAttention(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         own = ("num_heads", "key_dim", "value_dim", "num_kv_heads", "output_dim")
         biases = ("use_bias", "use_key_bias", "use_output_bias")
+        last = self.output_initializer
         return {
             **super().get_config(),
             **{name: getattr(self, name) for name in (*own, *biases)},
@@ -262,14 +263,8 @@ class MultiHeadAttention(keras.layers.Layer):
             "rotary_interleaved": self.rotary_interleaved,
             "dropout": self.dropout,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            **_serialized(self.output_initializer),
+            **({} if last is None else {"output_initializer": keras.initializers.serialize(last)}),
         }
-
-
-def _serialized(output_initializer: Any) -> dict[str, Any]:
-    if output_initializer is None:
-        return {}
-    return {"output_initializer": keras.initializers.serialize(output_initializer)}
 
 
 def _combine(key_mask: Tensor | None, attention_mask: Tensor | None) -> Tensor | None:

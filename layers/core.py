@@ -1,7 +1,6 @@
-"""Keras' Dense, normalization and dropout layers, with what this package adds to them.
+"""Keras' Dense and normalization layers, computed with the primitives so that exporters recognize them.
 
-Dense and the normalizations are computed with the primitives, so that exporters recognize them. Weights, initializers
-and LoRA are those of Keras.
+Weights, initializers and LoRA are those of Keras.
 """
 
 from __future__ import annotations

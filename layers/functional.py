@@ -252,14 +252,15 @@ def any_true(mask: Tensor) -> Tensor:
     return ops.any(mask, axis=-1, keepdims=True)
 
 
-def _fuses(query: Tensor, key: Tensor, causal: bool) -> bool:
+def _fuses(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> bool:
     """Return whether Keras' fused attention computes this: with half precision on a GPU, and never a row without keys.
 
-    Its kernels keep no scores (Dao et al. 2022, arXiv:2205.14135). They align the first query with the first key.
+    Its kernels keep no scores (Dao et al. 2022, arXiv:2205.14135). They align the first query with the first key, and
+    take keys and values of one width.
     """
     same = query.shape[2] is not None and query.shape[2] == key.shape[2]
     half = standardize_dtype(query.dtype) in ("float16", "bfloat16")
-    return half and (same or not causal) and on_gpu(query)
+    return half and (same or not causal) and key.shape[3] == value.shape[3] and on_gpu(query)
 
 
 def on_gpu(x: Tensor) -> bool:
@@ -328,7 +329,7 @@ def dot_product_attention(
         Softmax is computed in float32, or in float64 for float64 inputs.
     """
     plain = all(each is None for each in (mask, bias, softcap, sinks, dropout)) and not return_scores
-    if plain and _fuses(query, key, causal):
+    if plain and _fuses(query, key, value, causal):
         parts = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))  # (B, length, heads, D)
         return ops.transpose(ops.dot_product_attention(*parts, scale=scale, is_causal=causal), (0, 2, 1, 3))
     if causal and not return_scores and backend() == "jax" and _splits(query, key):

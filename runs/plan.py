@@ -77,7 +77,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "warmup": _number("from 0 up to, not including, 1, a share of the steps", lambda value: 0 <= value < 1, 0.05),
         "optimizer": _choice(OPTIMIZERS, "adamw"),
         "weight_decay": _number("from 0 to 1", lambda value: 0 <= value <= 1, 0.01),
-        "clipnorm": _number("over 0", lambda value: 0 < value < float("inf"), 1.0),
+        "global_clipnorm": _number("over 0", lambda value: 0 < value < float("inf"), 1.0),
         "accumulation": _integer(1, 1, ", batches to an update"),
         "dtype": _choice(DTYPES, "float32"),
         "gradient_checkpointing": _flag(False),

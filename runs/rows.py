@@ -88,7 +88,7 @@ def encoded(tokenizer: Any, examples: Records, length: int, **options: Any) -> C
     for example, place in zip(examples.values, examples.places, strict=True):
         try:
             if "text" in example and "messages" not in example:
-                stream += [*tokenizer.encode(example["text"]).ids, _end(tokenizer)]
+                stream += [*_unended(tokenizer, example["text"]), _end(tokenizer)]
             else:
                 rows.append(_turns(tokenizer, example))
         except ValueError as error:
@@ -111,11 +111,17 @@ def _end(tokenizer: Any) -> int:
     return tokenizer.eos_token_id
 
 
+def _unended(tokenizer: Any, text: str) -> list[int]:
+    """Return the ids of a text without the end token that some tokenizers add to it."""
+    ids = list(tokenizer.encode(text).ids)
+    return ids[:-1] if ids[-1:] == [_end(tokenizer)] else ids
+
+
 def _turns(tokenizer: Any, example: Mapping[str, Any]) -> tuple[list[int], list[int]]:
     """Return the ids and the labels of a conversation, or of a prompt and its completion."""
     if "messages" not in example:
         if not tokenizer.chat_templates:
-            before, after = tokenizer.encode(example["prompt"]).ids, example["completion"]
+            before, after = _unended(tokenizer, example["prompt"]), example["completion"]
             answer = [*tokenizer.encode(after, add_special_tokens=False).ids, _end(tokenizer)]
             return [*before, *answer], [*[IGNORED] * len(before), *answer]
         asked = {"role": "user", "content": example["prompt"]}

@@ -75,7 +75,9 @@ class Prepared:
                 warmup_target=peak if warmup else None,
                 warmup_steps=warmup,
             )
-        given = {"global_clipnorm": options["clipnorm"], "weight_decay": options["weight_decay"]}
+        given = {"global_clipnorm": options["global_clipnorm"], "weight_decay": options["weight_decay"]}
+        if options["optimizer"] == "muon":  # Keras excludes the embeddings by itself
+            given["exclude_layers"] = ["lm_head"]
         if options["accumulation"] > 1:
             given["gradient_accumulation_steps"] = options["accumulation"]
         names = {"adamw": "AdamW", "muon": "Muon", "sgd": "SGD", "lion": "Lion"}

@@ -55,8 +55,8 @@ F.dot_product_attention(*args, causal=True, mask=ops.convert_to_tensor(mask))  #
 F.dot_product_attention(args[0][:, :, -3:], *args[1:], causal=True)  # its last query is aligned with the last key
 F.dot_product_attention(*(ops.cast(x, "float32") for x in args), causal=True)
 wide = rng.normal(size=(2, 2, 192, 24))  # values of another width than the keys
-got = F.dot_product_attention(*args[:2], ops.cast(wide, "bfloat16"), causal=True)
-assert abs(ops.convert_to_numpy(ops.cast(got, "float32")) - reference(*rounded[:2], wide, True, None, None)).max() < 0.03
+got = ops.cast(F.dot_product_attention(*args[:2], ops.cast(wide, "bfloat16"), causal=True), "float32")
+assert abs(ops.convert_to_numpy(got) - reference(*rounded[:2], wide, True, None, None)).max() < 0.03
 assert len(used) == 2
 print("equal")
 """

@@ -51,7 +51,7 @@ def test_every_value_is_checked(section: str, key: str, config: dict[str, dict[s
         ("training", "learning_rate", 0),
         ("training", "learning_rate", float("nan")),
         ("training", "warmup", 1.0),
-        ("training", "clipnorm", float("inf")),
+        ("training", "global_clipnorm", float("inf")),
         ("data", "held_out", -0.1),
         ("lora", "rank", 0),
         ("model", "vocabulary", 10),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
-from tokenizers import models, pre_tokenizers
+from tokenizers import models, pre_tokenizers, processors
 
 from attention_zoo.runs.rows import encoded, read_examples, split
 from attention_zoo.text.tokenizer import Tokenizer
@@ -66,6 +66,16 @@ def test_texts_are_joined_and_cut() -> None:
     found, labels = arrays(words(), [{"text": "w1 w2 w3 w4 w5"}, {"text": "w6 w7"}], 8)
     assert found.tolist() == [ids("w1 w2 w3 w4 w5 <end> w6 w7")]  # the last token alone is no row
     np.testing.assert_array_equal(found, labels)
+
+
+def test_an_end_token_of_the_tokenizer_is_not_a_second_one() -> None:
+    tokenizer = words()
+    ending = processors.TemplateProcessing("$A <end>", special_tokens=[("<end>", 0)])
+    tokenizer.backend.post_processor = ending
+    texts = arrays(tokenizer, [{"text": "w1 w2"}, {"text": "w3"}], 8)[0]
+    assert texts.tolist() == [ids("w1 w2 <end> w3 <end> <pad> <pad> <pad>")]
+    found = arrays(tokenizer, [{"prompt": "w1 w2", "completion": "w3"}], 8)[0]
+    assert found[0, :4].tolist() == ids("w1 w2 w3 <end>")
 
 
 def test_rows_without_a_target() -> None:

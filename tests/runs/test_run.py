@@ -56,6 +56,19 @@ def test_the_order_of_a_run_is_that_of_its_seed(tmp_path: Path) -> None:
     ids = np.array([[5, 9, 3]], "int32")
     np.testing.assert_array_equal(numpy(same[0].model(ids)), numpy(same[1].model(ids)))
     assert same[0].steps == 2 * len(same[0].train)
+    other = Prepared(plan_of(config(tmp_path, training={"seed": 1})))
+    assert not all((same[0].train[i][1] == other.train[i][1]).all() for i in range(len(other.train)))
+    assert np.abs(numpy(same[0].model(ids)) - numpy(other.model(ids))).max() > 1e-3
+
+
+@pytest.mark.filterwarnings("error")
+def test_muon_leaves_the_output_projection_to_adam(tmp_path: Path) -> None:
+    untied = {"num_layers": 1, "num_heads": 2, "hidden_dim": 32, "max_length": 32, "tie_embeddings": False}
+    sections = {"model": {"config": untied}, "training": {"optimizer": "muon"}}
+    prepared = Prepared(plan_of(config(tmp_path, **sections)))  # ``compile`` would warn
+    by_adam = {v.path for v in prepared.model.trainable_variables if prepared.model.optimizer._should_use_adamw(v)}
+    assert prepared.model.lm_head.kernel.path in by_adam
+    assert prepared.model.blocks[0].attention.query_dense.kernel.path not in by_adam
 
 
 def test_refused(tmp_path: Path) -> None:

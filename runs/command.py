@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..terminal import working
-from .plan import Plan, plan_of, read_plan
+from .plan import SECTIONS, Plan, plan_of, read_plan
 
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")]
+OPTIONS = {"model.source": "model", "data.train": "data", "output.files": "--to", "lora.rank": "--lora"}
+OPTIONS |= {"model.tokenizer": "model", "output.samples": "--ask"}
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only predict memory and time, from three steps.")]
 
 
@@ -54,11 +57,27 @@ def carried_out(plan: Plan, *, dry_run: bool, silent: bool) -> dict[str, Any]:
     return train(plan, verbose=0 if silent else "auto")
 
 
+@contextmanager
+def named_options() -> Iterator[None]:
+    """Let errors name the options of ``finetune`` in place of the keys of a TOML file."""
+    try:
+        yield
+    except ValueError as error:
+        key, colon, rest = str(error).partition(":")
+        section, _, name = key.partition(".")
+        if section not in SECTIONS or name not in SECTIONS[section]:
+            raise
+        option = OPTIONS.get(key, f"--{name.replace('_', '-')}")
+        raise ValueError(f"{option}{colon}{rest.replace('output.folder', '--folder')}") from error
+
+
 def lines(report: Mapping[str, Any]) -> list[str]:
     """Return a report of ``carried_out`` as lines of text."""
     counts = report["parameters"]
     head = f"{counts['trained']:,} of {counts['all']:,} parameters trained on {report['rows']:,} rows, "
     head += f"{report['tokens']:,} tokens, in {report['steps']:,} steps"
+    if report["cut"]:
+        head += f"; {report['cut']:,} examples are longer than {report['length']} tokens and were cut at the end"
     if "peak_bytes" in report:
         step, whole, peak = report["seconds_per_step"], report["seconds"], report["peak_bytes"] / 1e9
         return [head, f"{step:.3g} s a step, {whole / 60:.1f} minutes in all; {peak:.2f} GB of memory at the peak"]
@@ -85,7 +104,7 @@ def train(
 
 
 def finetune(
-    model: Annotated[str, typer.Argument(help="Model folder, .gguf file, org/name of the hub, or preset.")],
+    model: Annotated[str, typer.Argument(help="Model folder, .gguf or .keras file, or org/name of the hub.")],
     data: Annotated[Path, typer.Argument(help=".jsonl with messages, text, or prompt and completion; or a text.")],
     to: Annotated[
         list[str] | None, typer.Option(help="File to write: .onnx, .tflite, .litertlm, or a folder; repeatable.")
@@ -110,8 +129,11 @@ def finetune(
     options: dict[str, Any] = {"lora.rank": lora, "lora.targets": None if targets is None else targets.split(",")}
     options |= {"training.epochs": epochs, "training.batch_size": batch_size, "training.learning_rate": learning_rate}
     options |= {"training.dtype": dtype, "training.seed": seed, "data.length": length, "data.held_out": held_out}
+    if targets is not None and lora is None:
+        raise ValueError(f"--targets: got {targets!r} without --lora; accepted: beside --lora")
     options |= {"output.precision": precision, "output.max_length": max_length, "output.samples": ask or None}
-    _carry_out(finetune_plan(model, str(data), folder, to or [], options), dry_run, json_)
+    with named_options():
+        _carry_out(finetune_plan(model, str(data), folder, to or [], options), dry_run, json_)
 
 
 def _carry_out(plan: Any, dry_run: bool, as_json: bool) -> None:

@@ -19,9 +19,9 @@ def forecast(plan: Plan) -> dict[str, Any]:
     """Return what the run of a plan needs. The model is loaded and trained for three steps; nothing is written.
 
     Returns:
-        "parameters" (trained and all), "rows", "tokens", "length", "steps", "seconds_per_step", "seconds" of the whole
-        training, the first step and the loading included but not validation, samples and exports, and "peak_bytes", the
-        most memory that this process has used so far, which is what the training uses.
+        "parameters" (trained and all), "rows", "tokens", "length", "cut", "steps", "seconds_per_step", "seconds" of the
+        whole training, the first step and the loading included but not validation, samples and exports, and
+        "peak_bytes", the most memory that this process has used so far, which is what the training uses.
 
     Raises:
         ValueError: as in ``training.train``.
@@ -42,6 +42,7 @@ def forecast(plan: Plan) -> dict[str, Any]:
         "rows": prepared.train.number,
         "tokens": prepared.tokens,
         "length": prepared.train.length,
+        "cut": prepared.cut,
         "steps": prepared.steps,
         "seconds_per_step": round(step, 4),
         "seconds": round(loaded + times[0] + step * (prepared.steps - 1), 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -61,7 +62,10 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "source": _text("a model folder, a .gguf file, org/name of the hub, or a preset", required=True),
         "config": Field("a table of config fields, for a preset", lambda value: isinstance(value, dict), {}),
         "tokenizer": _text("a folder, or a tokenizer.json or .gguf file"),
-        "vocabulary": _integer(300, None, ", the size of a byte-level BPE that is trained on the data"),
+        "vocabulary": Field(
+            "an integer from 300 to 1000000, the size of a byte-level BPE that is trained on the data",
+            lambda value: is_integer(value) and 300 <= value <= 10**6,
+        ),
     },
     "data": {
         "train": _text("a .jsonl file of messages, texts, or prompts and completions, or a text file", required=True),
@@ -81,7 +85,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "accumulation": _integer(1, 1, ", batches to an update"),
         "dtype": _choice(DTYPES, "float32"),
         "gradient_checkpointing": _flag(False),
-        "seed": _integer(0, 0),
+        "seed": Field("an integer from 0 to 4294967295", lambda value: is_integer(value) and 0 <= value < 2**32, 0),
     },
     "lora": {
         "rank": _integer(1, None),
@@ -100,6 +104,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
     },
 }
 OPTIONAL = ("lora",)
+OWN = ("model", "backup", "best")  # folders that a run writes in its own
 
 
 @dataclass(frozen=True)
@@ -124,11 +129,25 @@ def read_plan(file: Path) -> Plan:
     Raises:
         ValueError: the file cannot be read, or as in ``plan_of``.
     """
+    accepted = f"accepted: a TOML file in UTF-8 with sections {list(SECTIONS)}"
+    if not file.is_file():
+        raise ValueError(f"config: got {str(file)!r}, which is not a file; {accepted}")
     try:
-        raw = tomllib.loads(read_text(file))
+        raw = tomllib.loads(read_text(file).removeprefix("\ufeff"))  # editors of Windows write a byte order mark
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"config: {file} is not TOML: {error}; accepted: sections {list(SECTIONS)}") from error
+        raise ValueError(f"config: {file} is not TOML: {error}; {accepted}") from error
+    except ValueError as error:
+        raise ValueError(f"config: {str(error).removeprefix('path: ')}") from error
     return plan_of(raw)
+
+
+def format_of(file: str) -> str:
+    """Return the format of a file to write, which is its suffix, or "" for a folder.
+
+    Digits behind a dot belong to the name of a folder, as in "model-1.7b".
+    """
+    suffix = Path(file).suffix.removeprefix(".")
+    return "" if suffix[:1].isdigit() else suffix
 
 
 def plan_of(raw: Mapping[str, Any]) -> Plan:
@@ -184,10 +203,43 @@ def _check_together(plan: Plan) -> None:
     if plan.lora is not None and plan.lora["rank"] is None:
         raise ValueError("lora.rank: got nothing; accepted: an integer of at least 1")
     if plan.output["keep_best"] and not (plan.data["validation"] or plan.data["held_out"]):
-        raise ValueError("output.keep_best: got a number without validation data; accepted: with data.held_out")
-    for file in plan.output["files"]:
-        suffix = Path(file).suffix
-        if suffix and suffix.removeprefix(".") not in FORMATS:
+        raise ValueError(
+            f"output.keep_best: got {plan.output['keep_best']} without validation data; accepted: beside "
+            "data.validation or data.held_out"
+        )
+    _check_output(plan.output)
+
+
+def _check_output(output: Mapping[str, Any]) -> None:
+    """Check where the run writes, before hours of training."""
+    folder, files = Path(output["folder"]).absolute(), output["files"]
+    _check_place("output.folder", output["folder"])
+    formats = [format_of(file) for file in files]
+    for file, kind in zip(files, formats, strict=True):
+        if kind and kind not in FORMATS:
             raise ValueError(
                 f"output.files: got {file!r}; accepted: names that end in .onnx, .tflite or .litertlm, or folders"
             )
+        if kind and Path(file).is_dir():
+            raise ValueError(f"output.files: got {file!r}, which is a folder; accepted: the name of a file")
+        _check_place("output.files", str(Path(file).parent) if kind else file)
+        if Path(file).absolute() in (folder, *(folder / name for name in OWN)) or files.count(file) > 1:
+            raise ValueError(f"output.files: got {file!r}, which the run writes already; accepted: another name")
+    for key, without, kinds in (("precision", "fp32", FORMATS), ("max_length", None, FORMATS[1:])):
+        if output[key] != without and not set(kinds) & set(formats):
+            named = " or ".join(f".{kind}" for kind in kinds)
+            raise ValueError(
+                f"output.{key}: got {output[key]!r} without a file that it is for; accepted: beside a file that ends "
+                f"in {named}"
+            )
+
+
+def _check_place(name: str, folder: str) -> None:
+    """Check that `folder` can be written to, or created."""
+    path = Path(folder).absolute()
+    there = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        what = "not a folder" if not there.is_dir() else "a folder that is not writable"
+        raise ValueError(
+            f"{name}: got {folder!r}, but {there} is {what}; accepted: a folder, or one that can be created"
+        )

@@ -14,20 +14,29 @@ from ..layers.vocabulary import IGNORED
 from ..training.data import ChatRows, Records
 from ..training.data.chats import assistant_tokens
 from ..training.data.encoded import Pieces
-from ..training.data.sources import json_lines
+from ..training.data.sources import JSON_LINES, TABLES, json_lines
 
 MOST = 2**31  # bytes of a text
-KEYS = 'an object with "messages", "text", or "prompt" and "completion"'
+KEYS = 'an object with "messages", of which the assistant has one, "text", or "prompt" and "completion"'
+OTHER = (".json", ".csv", ".tsv", ".gz", ".zip", *TABLES)  # data, but neither a text nor JSON lines
 
 
 def read_examples(argument: str, file: Path) -> Records:
-    """Return the examples of a .jsonl file, or the one text of any other file.
+    """Return the examples of a file of JSON lines (.jsonl, .ndjson), or the one text of any other file.
 
     Raises:
-        ValueError: the file is empty, a line is not JSON, or an example has other keys; the message has its number.
+        ValueError: the file is empty or of another kind, a line is not JSON, or an example has other keys; the message
+            has its number.
     """
-    if file.suffix != ".jsonl":
-        text = read_text(file, most=MOST)
+    suffix = file.suffix.lower()
+    if suffix in OTHER:
+        raise ValueError(f"{argument}: got {file}; accepted: JSON lines, as .jsonl or .ndjson, or a text file")
+    if suffix not in JSON_LINES:
+        try:
+            text = read_text(file, most=MOST)
+        except ValueError as error:
+            raise ValueError(f"{argument}: {str(error).removeprefix('path: ')}") from error
+        text = text.removeprefix("\ufeff").replace("\r\n", "\n")  # as files of Windows have them
         if not text.strip():
             raise ValueError(f"{argument}: got {file}, which is empty; accepted: a text file")
         return Records([{"text": text}], [str(file)])
@@ -65,13 +74,14 @@ def split(examples: Records, share: float, seed: int) -> tuple[Records, Records]
     return train, validation
 
 
-def encoded(tokenizer: Any, examples: Records, length: int, **options: Any) -> ChatRows:
-    """Return the batches of the examples, for ``CausalLM``; a row has at most `length` tokens.
+def encoded(tokenizer: Any, examples: Records, length: int, **options: Any) -> tuple[ChatRows, int]:
+    """Return the batches of the examples, for ``CausalLM``, and how many of them are cut.
 
     A conversation is a row, with labels as those of ``az.data.chats``; so is a prompt with its completion, which
     becomes a conversation if the tokenizer has a chat template. Texts are joined, with the end token between them, and
     cut into rows in which every token is a target. Rows are padded on the right to the length of the longest, rounded
-    up to a multiple of 8; those longer than `length` are cut at the end.
+    up to a multiple of 8. A row has at most `length` tokens: longer ones are cut at the end, and left out if no target
+    remains.
 
     Args:
         tokenizer: the tokenizer.
@@ -86,6 +96,11 @@ def encoded(tokenizer: Any, examples: Records, length: int, **options: Any) -> C
     rows: list[tuple[list[int], list[int]]] = []
     stream: list[int] = []
     for example, place in zip(examples.values, examples.places, strict=True):
+        if "messages" in example and not tokenizer.chat_templates:
+            raise ValueError(
+                f"model.source: got a tokenizer without a chat template for {place}, a conversation; accepted: a model "
+                'for chats, or data with "prompt" and "completion"'
+            )
         try:
             if "text" in example and "messages" not in example:
                 stream += [*_unended(tokenizer, example["text"]), _end(tokenizer)]
@@ -93,6 +108,7 @@ def encoded(tokenizer: Any, examples: Records, length: int, **options: Any) -> C
                 rows.append(_turns(tokenizer, example))
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
+    cut = sum(len(row) > length for row, _ in rows)
     parts = [stream[start : start + length] for start in range(0, len(stream), length)]
     rows += [(part, part) for part in parts]
     kept = [(ids[:length], labels[:length]) for ids, labels in rows]
@@ -102,7 +118,7 @@ def encoded(tokenizer: Any, examples: Records, length: int, **options: Any) -> C
     ids, labels = (Pieces(part) for part in zip(*kept, strict=True))
     width = min(length, -(-int(ids.lengths.max()) // 8) * 8)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else _end(tokenizer)
-    return ChatRows(ids, labels, width, pad, pack=False, **options)
+    return ChatRows(ids, labels, width, pad, pack=False, **options), cut
 
 
 def _end(tokenizer: Any) -> int:
@@ -128,3 +144,10 @@ def _turns(tokenizer: Any, example: Mapping[str, Any]) -> tuple[list[int], list[
         example = {"messages": [asked, {"role": "assistant", "content": example["completion"]}]}
     ids, spoken = assistant_tokens(example["messages"], tokenizer)
     return ids, [token if said else IGNORED for token, said in zip(ids, spoken, strict=True)]
+
+
+def prompt_length(tokenizer: Any, prompt: Any) -> int:
+    """Return the number of tokens of a text to continue, or of a conversation to answer."""
+    if isinstance(prompt, str):
+        return len(tokenizer.encode(prompt).ids)
+    return len(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True))

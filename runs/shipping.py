@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,69 @@ import numpy as np
 from keras import ops
 
 from ..files import no_empty_folder
+from ..needs import named_extras
+from ..training.callbacks.checkpoints import replaced
 from ..zoo.loading import load
-from ..zoo.saving import save, to_huggingface
+from ..zoo.saving import huggingface_config, save, to_huggingface
+from .plan import format_of
+
+PACKAGES = {
+    "onnx": ("onnx", "onnxruntime"),
+    "tflite": ("tensorflow", "ai_edge_litert"),
+    "litertlm": ("tensorflow", "ai_edge_litert", "litert_lm_builder", "litert_lm"),
+}
+
+
+@named_extras()
+def check_files(model: Any, output: Mapping[str, Any]) -> None:
+    """Check that the files of a plan can be written of `model`, as far as that shows before the training.
+
+    Args:
+        model: the model.
+        output: the section "output" of the plan.
+
+    Raises:
+        ValueError: a file that is too long for the model, a config that no model type of Hugging Face has, or a chat
+            template that LiteRT-LM cannot use.
+        ModuleNotFoundError: a package is missing.
+    """
+    for file in output["files"]:
+        kind = format_of(file)
+        for package in PACKAGES.get(kind, ()):
+            if importlib.util.find_spec(package) is None:
+                raise ModuleNotFoundError(name=package)
+        limit = model.config.max_length
+        if kind in ("tflite", "litertlm") and (output["max_length"] or 0) > limit:
+            raise ValueError(
+                f"output.max_length: got {output['max_length']}; accepted: at most {limit}, the model's max_length"
+            )
+        try:
+            if not kind:
+                huggingface_config(model, model)
+            elif kind == "litertlm":
+                from ..export.bundles.litertlm import engine_prompts
+                from ..export.request import ExportRequest
+
+                engine_prompts(model, ExportRequest.of(kind, file))
+        except ValueError as error:
+            raise ValueError(f"output.files: got {file!r}, but {error}") from error
+
+
+def slots(model: Any, file: str, output: Mapping[str, Any]) -> int:
+    """Return the greatest number of tokens of a prompt and its answer together in `file`."""
+    limit = model.config.max_length
+    return min(limit, output["max_length"] or 512) if format_of(file) in ("tflite", "litertlm") else limit
 
 
 def saved(model: Any, folder: Path) -> Path:
-    """Write the model, with adapters merged, as a folder for ``az.load``; adapters are also kept beside it."""
+    """Write the model, with adapters merged, as a folder for ``az.load``; adapters are also kept beside it.
+
+    The folder appears complete, or not at all.
+    """
     if model.lora is not None:
         model.save_lora(folder.with_name("adapters.safetensors"))
-    return save(model, folder)
+    replaced(folder, lambda path: save(model, path))
+    return folder
 
 
 def shipped(prepared: Any) -> list[dict[str, Any]]:
@@ -48,7 +103,7 @@ def shipped(prepared: Any) -> list[dict[str, Any]]:
 
 
 def _shipped(model: Any, path: Path, output: Mapping[str, Any], answers: Callable[[Any], Any]) -> dict[str, Any]:
-    if not path.suffix:
+    if not format_of(str(path)):
         return _folder(model, path, answers)
     from ..export.command import export_as
     from ..export.verification.verify import verify

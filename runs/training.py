@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from ..text.tokenizer import Tokenizer
 from ..training.callbacks import BestCheckpoints, Resume, TextSamples, Throughput
 from ..training.data import Records
 from ..training.losses import CausalLM
-from .plan import Plan
-from .rows import encoded, read_examples, split
+from .backup import backup_of, check_backup, claim, release
+from .plan import SECTIONS, Plan
+from .rows import encoded, prompt_length, read_examples, split
+from .shipping import check_files, saved, shipped, slots
 
+ACCEPTED = "a causal language model (GPT)"
 LONGEST = 512  # tokens of a row unless the plan says otherwise
 
 
@@ -30,6 +34,7 @@ class Prepared:
         model: the compiled model.
         train, validation: the batches; `validation` is None without such data.
         tokens: the number of tokens in all rows that are trained on, padding excluded.
+        cut: the number of conversations and prompts with completions that are longer than a row.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -41,17 +46,38 @@ class Prepared:
         if (asked := plan.data["length"]) is not None and asked > limit:
             raise ValueError(f"data.length: got {asked}; accepted: at most {limit}, the model's max_length")
         length, size, seed = asked or min(limit, LONGEST), plan.training["batch_size"], plan.training["seed"]
-        self.train = encoded(tokenizer, train, length, batch_size=size, seed=seed)
+        with _named("data.train"):
+            self.train, self.cut = encoded(tokenizer, train, length, batch_size=size, seed=seed)
         self.tokens = self.train.tokens
         self.validation = None
         if held:
-            self.validation = encoded(tokenizer, held, length, batch_size=size, shuffle=False)
+            with _named("data.validation"):
+                self.validation, _ = encoded(tokenizer, held, length, batch_size=size, shuffle=False)
+        self._check()
         if plan.lora is not None:
-            lora = plan.lora
-            self.model.enable_lora(lora["rank"], alpha=lora["alpha"], targets=lora["targets"])
+            lora, width = plan.lora, self.model.config.hidden_dim
+            if lora["rank"] > width:
+                raise ValueError(f"lora.rank: got {lora['rank']}; accepted: at most {width}, the model's hidden_dim")
+            with _named("lora.targets", "targets"):
+                self.model.enable_lora(lora["rank"], alpha=lora["alpha"], targets=lora["targets"])
         if plan.training["gradient_checkpointing"]:
             self.model.gradient_checkpointing = True
         self._compile()
+
+    def _check(self) -> None:
+        """Check what would only show after hours of training."""
+        limit, output, updates = self.model.config.max_length, self.plan.output, self.plan.training["accumulation"]
+        if updates > self.steps:
+            raise ValueError(f"training.accumulation: got {updates}; accepted: at most {self.steps}, the run's batches")
+        check_files(self.model, output)
+        room = min([limit, *(slots(self.model, file, output) for file in output["files"])])
+        for text, prompt in zip(output["samples"], self.prompts, strict=True):
+            new, tokens = self.answering["max_new_tokens"], prompt_length(self.model.tokenizer, prompt)
+            if tokens + new > room:
+                raise ValueError(
+                    f"output.samples: got {shown(text)}, {tokens} tokens, with {new} for the answer "
+                    f"(output.max_new_tokens); accepted: at most {room} together"
+                )
 
     def _compile(self) -> None:
         # XLA compiles for a minute on a CPU and saves little there; JAX needs it. "auto" is Keras' choice for GPUs.
@@ -93,7 +119,8 @@ class Prepared:
     def fit(self, verbose: int | str = "auto") -> dict[str, list[float]]:
         """Train, or go on with a run that was killed, and return the history of the epochs."""
         plan, folder = self.plan, Path(self.plan.output["folder"])
-        resume = Resume(folder / "backup", plan.output["save_every"] or "epoch")
+        # The backup stays until the files are written: a mistake there must not cost the training.
+        resume = Resume(backup_of(plan), plan.output["save_every"] or "epoch", delete_checkpoint=False)
         callbacks: list[Any] = [resume, Throughput(self.train.length)]
         if plan.output["samples"]:
             write = print if verbose else lambda line: None
@@ -133,13 +160,14 @@ def train(plan: Plan, verbose: int | str = "auto") -> dict[str, Any]:
         its answers to the samples.
 
     Raises:
-        ValueError: data, model or options do not fit each other.
+        ValueError: data, model or options do not fit each other, or the folder has the backup of another run or the
+            report of a complete one.
         ExportError: a file cannot be written, or does not compute what the model computes.
     """
-    from .shipping import saved, shipped
-
     start = time.perf_counter()
+    facts = check_backup(plan)
     prepared = Prepared(plan)
+    claim(plan, facts)
     loaded = time.perf_counter()
     history = prepared.fit(verbose)
     trained = time.perf_counter()
@@ -151,6 +179,8 @@ def train(plan: Plan, verbose: int | str = "auto") -> dict[str, Any]:
         "parameters": {"trained": counts.trainable, "all": counts.total},
         "rows": prepared.train.number,
         "tokens": prepared.tokens,
+        "length": prepared.train.length,
+        "cut": prepared.cut,
         "steps": prepared.steps,
         "history": history,
         "files": files,
@@ -162,6 +192,7 @@ def train(plan: Plan, verbose: int | str = "auto") -> dict[str, Any]:
         "passed": all(file["passed"] for file in files),
     }
     write_json(report, Path(plan.output["folder"]) / "report.json")
+    release(plan)
     return report
 
 
@@ -171,15 +202,19 @@ def _examples(plan: Plan) -> tuple[Records, Records | None]:
         return train, read_examples("data.validation", Path(plan.data["validation"]))
     if not plan.data["held_out"]:
         return train, None
-    if len(train) == 1:
-        return _halves(train, plan.data["held_out"]) if "text" in train[0] else (train, None)
+    if len(train) == 1 and "messages" not in train[0] and "text" in train[0]:
+        return _halves(train, plan.data["held_out"])
     return split(train, plan.data["held_out"], plan.training["seed"])
 
 
 def _halves(examples: Records, share: float) -> tuple[Records, Records]:
     """Return the beginning of a text to train on, and its end, which is held out, cut at the end of a line."""
     text = examples[0]["text"]
-    place = text.find("\n", int(len(text) * (1 - share))) + 1 or int(len(text) * (1 - share))
+    place = round(len(text) * (1 - share))
+    if (end := text.find("\n", place) + 1) and text[end:].strip():
+        place = end
+    if not text[:place].strip() or not text[place:].strip():
+        raise ValueError(f"data.held_out: got {share} of {len(text)} characters; accepted: a share that leaves some")
     return Records([{"text": text[:place]}], examples.places), Records([{"text": text[place:]}], examples.places)
 
 
@@ -187,25 +222,42 @@ def _model(plan: Plan, examples: Sequence[Mapping[str, Any]]) -> Any:
     """Load or create the model, with its tokenizer."""
     from ..sources import model_of
     from ..zoo import create, load
-    from ..zoo.registry import list_models
+    from ..zoo.hub import hub_name
+    from ..zoo.registry import list_models, preset
 
     source, config, dtype = plan.model["source"], dict(plan.model["config"]), plan.training["dtype"]
-    tokenizer = _tokenizer(plan, examples)
-    if source in list_models() and not Path(source).exists():
+    fresh = source in list_models() and not Path(source).exists()
+    if fresh and preset(source).family != "gpt":
+        raise ValueError(f"model.source: got {source}, a {preset(source).family}; accepted: {ACCEPTED}")
+    if fresh and plan.lora is not None:
+        raise ValueError(
+            f"lora.rank: got {plan.lora['rank']} for the preset {source}, whose weights are random; accepted: a model "
+            "with weights, or no section lora"
+        )
+    if Path(source).exists() or hub_name(source) is not None:
+        for key in ("config", "vocabulary"):
+            if value := plan.model[key]:
+                raise ValueError(
+                    f"model.{key}: got {shown(value)} for a model with weights; accepted: for presets alone"
+                )
+    with _named("model.tokenizer", "path"):
+        tokenizer = _tokenizer(plan, examples)
+    if fresh:
         if tokenizer is not None:
             config.setdefault("vocab_size", -(-tokenizer.vocab_size // 64) * 64)
-        model: Any = create(source, dtype=dtype, **config)
-    elif config:
-        raise ValueError(f"model.config: got {shown(config)} for a model with weights; accepted: for presets alone")
+        with _named("model.config"):
+            model: Any = create(source, dtype=dtype, **config)
     else:
-        model = model_of(source) if dtype == "float32" else load(source, dtype=dtype)
+        with _named("model.source", "path", "name", "model"):
+            model = model_of(source) if dtype == "float32" else load(source, dtype=dtype)
     if tokenizer is not None:
         model.tokenizer = tokenizer
     if not model.generates or model.family != "gpt":
-        raise ValueError(f"model.source: got {source}, a {model.family}; accepted: a causal language model (GPT)")
+        raise ValueError(f"model.source: got {source}, a {model.family}; accepted: {ACCEPTED}")
     if model.tokenizer is None:
         raise ValueError(
-            f"model.tokenizer: got none with {source}; accepted: a path, or model.vocabulary to train one on the data"
+            f"model.source: got {source}, which has no tokenizer; accepted: a model with one, or in a TOML file "
+            "model.tokenizer, or model.vocabulary to train one on the data"
         )
     if model.tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(
@@ -213,6 +265,17 @@ def _model(plan: Plan, examples: Sequence[Mapping[str, Any]]) -> Any:
             "the rows of the model's table"
         )
     return model
+
+
+@contextmanager
+def _named(key: str, *arguments: str) -> Iterator[None]:
+    """Let errors name the key of the plan, in place of the `arguments` of a function."""
+    try:
+        yield
+    except ValueError as error:
+        name, _, rest = str(error).partition(": ")
+        said = rest if name in arguments else error
+        raise error if name.partition(".")[0] in SECTIONS else ValueError(f"{key}: {said}") from error
 
 
 def _tokenizer(plan: Plan, examples: Sequence[Mapping[str, Any]]) -> Tokenizer | None:

@@ -89,14 +89,7 @@ def export_litertlm(model: Any, request: ExportRequest) -> ExportResult:
 
     target = request.path
     model = exportable(model)
-    decoder_graphs(model)  # raises if the model is not a causal decoder
-    if model.tokenizer is None:
-        raise ValueError("model.tokenizer: got none, which LiteRT-LM needs; accepted: an attention_zoo.Tokenizer")
-    texts(model)  # raises if the tokenizer does not fit the model
-    if request.max_length is not None:
-        positive_integer("max_length", request.max_length)
-    ends = ends_of(model, request.stop_tokens, "without which LiteRT-LM does not stop")
-    prompts, start = _start(model.tokenizer, prompts_of(model.tokenizer, _tokens(model.tokenizer, ends)))
+    prompts, start, ends = engine_prompts(model, request)
     with written(target) as temporary, tempfile.TemporaryDirectory(dir=target.parent, prefix=".litertlm.") as room:
         file = Path(room) / "model.tflite"
         result = export_tflite(model, request.for_file("tflite", file, cache=True))
@@ -108,6 +101,22 @@ def export_litertlm(model: Any, request: ExportRequest) -> ExportResult:
     if any("strftime_now" in template for template in model.tokenizer.chat_templates.values()):
         warnings.append("the date that the chat template writes is that of the export")
     return replace(result, path=target, format="litertlm", bytes=size, files=(target,), warnings=warnings)
+
+
+def engine_prompts(model: Any, request: ExportRequest) -> tuple[Prompts, int | None, list[int]]:
+    """Return the prompts, the start token and the end tokens that the engine gets.
+
+    Raises:
+        ValueError: as in ``to_litertlm``, if `model` or its tokenizer does not suit the engine.
+    """
+    decoder_graphs(model)  # raises if the model is not a causal decoder
+    if model.tokenizer is None:
+        raise ValueError("model.tokenizer: got none, which LiteRT-LM needs; accepted: an attention_zoo.Tokenizer")
+    texts(model)  # raises if the tokenizer does not fit the model
+    if request.max_length is not None:
+        positive_integer("max_length", request.max_length)
+    ends = ends_of(model, request.stop_tokens, "without which LiteRT-LM does not stop")
+    return (*_start(model.tokenizer, prompts_of(model.tokenizer, _tokens(model.tokenizer, ends))), ends)
 
 
 def bundle(file: Path, tokenizer: Tokenizer, metadata: Any, target: Path, card: Mapping[str, str]) -> None:

@@ -36,7 +36,7 @@ def ids(text: str) -> list[int]:
 def arrays(tokenizer: Tokenizer, examples: list[dict[str, Any]], length: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the ids and labels of all rows, of which the mask must cover all but the padding."""
     given = Records(examples, [f"data.jsonl:{i}" for i, _ in enumerate(examples, 1)])
-    rows = encoded(tokenizer, given, length, batch_size=100, shuffle=False)
+    rows, _ = encoded(tokenizer, given, length, batch_size=100, shuffle=False)
     inputs, labels = rows[0]
     np.testing.assert_array_equal(inputs["attention_mask"], inputs["input_ids"] != tokenizer.pad_token_id)
     assert rows.tokens == inputs["attention_mask"].sum()
@@ -82,6 +82,8 @@ def test_rows_without_a_target() -> None:
     long = {"prompt": "w1 " * 20, "completion": "w2"}
     found, _ = arrays(words(), [long, {"prompt": "w1", "completion": "w2"}], 8)
     assert len(found) == 1
+    some = Records([long, {"prompt": "w1", "completion": "w2"}], ["a:1", "a:2"])
+    assert encoded(words(), some, 8)[1] == 1 and encoded(words(), some, 64)[1] == 0  # examples that are cut
     with pytest.raises(ValueError, match=r"^data\.length: got 8"):
         arrays(words(), [long], 8)
 
@@ -93,6 +95,12 @@ def test_a_wrong_conversation_is_named() -> None:
             arrays(words(chat_template=TEMPLATE), [good, wrong], 32)
 
 
+def test_conversations_need_a_template() -> None:
+    good = {"messages": [{**USER, "content": "w1"}, {**SAYS, "content": "w2"}]}
+    with pytest.raises(ValueError, match=r"^model.source: got a tokenizer without a chat template for data\.jsonl:1"):
+        arrays(words(), [good], 32)
+
+
 def test_files(tmp_path: Path) -> None:
     file = tmp_path / "data.jsonl"
     for line, said in (
@@ -101,6 +109,7 @@ def test_files(tmp_path: Path) -> None:
         ('{"messages": [{"role": "user", "content": "a"}]}', r"jsonl:2"),
         ('{"text": ""}', "jsonl:2"),
         ("[]", "jsonl:2"),
+        ('{"text": "\\ud800"}', "jsonl:2: .* surrogates not allowed"),
     ):
         file.write_text(json.dumps({"text": "a"}) + "\n" + line + "\n")
         with pytest.raises(ValueError, match=said):
@@ -111,6 +120,18 @@ def test_files(tmp_path: Path) -> None:
     text = tmp_path / "a.txt"
     text.write_text("one\ntwo")
     assert read_examples("data.train", text).values == [{"text": "one\ntwo"}]
+    text.write_bytes(b"\xef\xbb\xbfone\r\ntwo")  # as Windows writes it
+    assert read_examples("data.train", text).values == [{"text": "one\ntwo"}]
+    text.write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"^data.train: .*a.txt cannot be read: .*; accepted: a UTF-8 file"):
+        read_examples("data.train", text)
+    for name in ("a.ndjson", "a.JSONL"):
+        (tmp_path / name).write_text('{"text": "a"}\n')
+        assert read_examples("data.train", tmp_path / name).values == [{"text": "a"}]
+    for name in ("a.json", "a.parquet", "a.csv"):  # whose bytes would be trained on
+        (tmp_path / name).write_text('[{"text": "a"}]')
+        with pytest.raises(ValueError, match=f"^data.train: got .*{name}; accepted: JSON lines"):
+            read_examples("data.train", tmp_path / name)
 
 
 def test_split() -> None:

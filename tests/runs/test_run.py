@@ -12,6 +12,7 @@ import pytest
 
 import attention_zoo as az
 from attention_zoo import cli
+from attention_zoo.runs import training
 from attention_zoo.runs.plan import plan_of
 from attention_zoo.runs.training import Prepared, train
 from helpers import numpy
@@ -74,16 +75,64 @@ def test_muon_leaves_the_output_projection_to_adam(tmp_path: Path) -> None:
 def test_refused(tmp_path: Path) -> None:
     for sections, named in (
         ({"data": {"length": 64}}, "data.length: got 64; accepted: at most 32"),
-        ({"model": {"vocabulary": None}}, "model.tokenizer: got none"),
-        ({"model": {"source": "bert-base", "config": {}}}, "a bert; accepted: a causal language model"),
+        ({"model": {"vocabulary": None}}, "^model.source: got gpt2, which has no tokenizer"),
+        (
+            {"model": {"source": "bert-base", "config": {}}},
+            "^model.source: .*, a bert; accepted: a causal language model",
+        ),
+        ({"model": {"source": "gpt3", "config": {}}}, r"^model.source: got 'gpt3'; did you mean \['gpt2'\]"),
+        ({"model": {"config": {"num_layer": 1}}}, "^model.config: GPTConfig: got unknown fields"),
+        ({"lora": {"rank": 4}}, "^lora.rank: got 4 for the preset gpt2, whose weights are random"),
+        ({"model": {"source": str(tmp_path), "config": {}}}, "^model.vocabulary: got 300 for a model with weights"),
+        ({"training": {"accumulation": 1000}}, "^training.accumulation: got 1000; accepted: at most "),
+        ({"output": {"samples": ["quick " * 40]}}, "^output.samples: got .* accepted: at most 32 together"),
+        ({"output": {"files": ["a.tflite"], "max_length": 64}}, "^output.max_length: got 64; accepted: at most 32"),
     ):
         raw = config(tmp_path, **sections)
         if raw["model"]["vocabulary"] is None:
             del raw["model"]["vocabulary"]
-        if raw["model"]["source"] == "bert-base":
-            raw["model"]["config"] = {"num_layers": 1, "hidden_dim": 32, "num_heads": 2}
         with pytest.raises(ValueError, match=named):
             Prepared(plan_of(raw))
+
+
+def test_the_end_of_a_text_is_held_out(tmp_path: Path) -> None:
+    raw = config(tmp_path)
+    Path(raw["data"]["train"]).write_text("the quick brown fox " * 60 + "\n")  # one line
+    prepared = Prepared(plan_of(raw))
+    assert prepared.validation is not None and 0.15 < prepared.validation.tokens / prepared.tokens < 0.35
+    with pytest.raises(ValueError, match=r"^data.held_out: got 0.9999 of 1201 characters"):
+        Prepared(plan_of(raw | {"data": raw["data"] | {"held_out": 0.9999}}))
+    pair = tmp_path / "pair.jsonl"
+    pair.write_text('{"prompt": "a", "completion": "b"}\n')
+    with pytest.raises(ValueError, match=r"^data.held_out: got 0.2 of 1 examples"):
+        Prepared(plan_of(config(tmp_path, data={"train": str(pair)})))
+
+
+def test_a_failed_export_does_not_cost_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backup stays until the files are written, and belongs to its plan and data."""
+    raw = config(tmp_path, output={"samples": []})
+
+    def full(prepared: Any) -> Any:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="no space left"):
+        broken.setattr(training, "shipped", full)
+        train(plan_of(raw), verbose=0)
+    folder = tmp_path / "run"
+    trained = numpy(az.load(folder / "model")(np.array([[5, 9, 3]], "int32")))
+    other = {**raw, "training": {**raw["training"], "learning_rate": 1e-3}}
+    with pytest.raises(ValueError, match=r"^training.learning_rate: got 0.001, but the interrupted run in .* has 0.01"):
+        train(plan_of(other), verbose=0)
+    data = Path(raw["data"]["train"])
+    data.write_text(TEXT + "more")
+    with pytest.raises(ValueError, match=r"^data.train: got 'a file of sha256 .*, but the interrupted run"):
+        train(plan_of(raw), verbose=0)
+    data.write_text(TEXT)
+    report = train(plan_of(raw), verbose=0)
+    assert report["history"] == {} and not (folder / "backup").exists()
+    np.testing.assert_array_equal(numpy(az.load(folder / "model")(np.array([[5, 9, 3]], "int32"))), trained)
+    with pytest.raises(ValueError, match=r"^output.folder: got .*, which has the report of a complete run"):
+        train(plan_of(raw), verbose=0)
 
 
 def run(*arguments: Any) -> int:

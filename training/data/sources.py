@@ -148,6 +148,8 @@ def json_lines(path: Path, accepted: str) -> Iterator[tuple[dict[str, Any], str]
             continue
         try:
             row = json.loads(line)
+            if "\\u" in line:  # which may be half a character
+                json.dumps(row, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{place}: got {line!r:.60}, which is not JSON ({error}); accepted: {accepted}") from error
         if not isinstance(row, dict):

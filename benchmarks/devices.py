@@ -31,7 +31,6 @@ TENSORFLOW = ("mirrored_2", "multi_worker_2")
 FEATURES = ("lora", "bfloat16", "accumulation", "save_and_load", "generate")
 ONE = {"jax": "one_jax", "tensorflow": "one_tensorflow"}
 ROWS, LENGTH, STEPS, WIDE = 16, 9, 4, 4
-BESIDE = "compares all rows of a batch with each other, and a replica has its own rows only"
 
 
 def backend(setting: str) -> str:
@@ -212,11 +211,9 @@ def _fitted(model: Any, variant: str, setting: str, process: int, rows: int = RO
     import keras
 
     if variant == "clip-clip" and setting in TENSORFLOW:
-        raise ValueError(f"a contrastive loss {BESIDE}")
+        raise ValueError("a contrastive loss compares all rows of a batch, and a replica has its own rows only")
     x, y = _data(model)
-    if (
-        setting == "jax_2_processes"
-    ):  # every process has its own rows, and rows of a batch are in the order of processes
+    if setting == "jax_2_processes":  # each has its own rows; the rows of a batch are in the order of the processes
         half = ROWS // 2
         part = slice(process * half, (process + 1) * half)
         x, y = keras.tree.map_structure(lambda array: array[part], (x, y))

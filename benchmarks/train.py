@@ -50,10 +50,8 @@ def main() -> None:
     if arguments.worker:
         work(*arguments.worker)
         return
-    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "").split(
-        ": "
-    )
-    print(f"{platform.machine()} {cpu[-1]}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
+    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
+    print(f"{platform.machine()} {cpu.rpartition(': ')[2]}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
     places = {"graph": sys.executable, "XLA": sys.executable, "JAX": arguments.jax, "torch": arguments.torch}
     for model in arguments.only:
         print(f"| {model} | dropout | ours, ms | KerasHub, ms | ratio | ours, MB | KerasHub, MB | products, GFLOP/s |")

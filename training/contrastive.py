@@ -71,14 +71,12 @@ class MultipleNegativesRanking(keras.losses.Loss):
         return ops.concatenate([scores, further], axis=-1)
 
     def get_config(self) -> dict[str, Any]:
-        own = {"scale": self.scale, "symmetric": self.symmetric, "reduction": self.reduction, "name": self.name}
-        return own
+        return {"scale": self.scale, "symmetric": self.symmetric, "reduction": self.reduction, "name": self.name}
 
 
 def _diagonal(scores: Tensor, own: Tensor) -> Tensor:
     """Return the entries of `scores` (batch, batch or more) at which `own` (batch, batch) is True, (batch,)."""
-    square = scores[:, : own.shape[0]] if own.shape[0] is not None else scores[:, : ops.shape(own)[0]]
-    return ops.sum(ops.where(own, square, 0.0), axis=-1)
+    return ops.sum(ops.where(own, scores[:, : ops.shape(own)[0]], 0.0), axis=-1)
 
 
 @keras.saving.register_keras_serializable(package="attention_zoo")
@@ -93,8 +91,10 @@ class PairedEncoder(keras.Model):
         encoder: a model that returns embeddings (batch, dim), or a dict with one "sentence_embedding".
         parts: names of the parts, in the order of the output.
 
-    Returns of a call:
-        (batch, parts, dim) float32.
+    A call returns (batch, parts, dim) in the dtype of the encoder's output.
+
+    Raises:
+        ValueError: fewer than two `parts`.
     """
 
     def __init__(self, encoder: Any, parts: Sequence[str] = ("anchor", "positive"), **options: Any) -> None:
@@ -117,9 +117,14 @@ class PairedEncoder(keras.Model):
         Args:
             texts: lists of the same length.
             options: of the tokenizer, such as `max_length`.
+
+        Raises:
+            ValueError: another number of lists than parts, or lists of unequal length.
         """
         if len(texts) != len(self.parts):
             raise ValueError(f"texts: got {len(texts)} lists; accepted: {len(self.parts)}, for {list(self.parts)}")
+        if len(sizes := {len(part) for part in texts}) > 1:
+            raise ValueError(f"texts: got lists of {sorted(sizes)} texts; accepted: lists of one length")
         encoded = [
             (part, self.encoder.tokenizer(list(own), **options)) for part, own in zip(self.parts, texts, strict=True)
         ]

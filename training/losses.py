@@ -112,7 +112,7 @@ class CausalLM(TokenCrossEntropy):
 
     The labels are those of the tokens themselves, as in Hugging Face: the loss shifts them. Without labels
     (``model.fit(inputs)``), they are the "input_ids". Padding does not count, nor does the first token of a row, also
-    behind padding on the left, or, with "segment_ids", of a document. The arguments are those of ``TokenCrossEntropy``.
+    after padding on the left, or, with "segment_ids", of a document. The arguments are those of ``TokenCrossEntropy``.
     """
 
     of_next = True

@@ -22,6 +22,7 @@ def warn_of_compiled(model: Any, metrics: Any) -> None:
     _warn_of_dtype(model)
     _warn_of_losses(model)
     _warn_of_accuracy(model, metrics)
+    _warn_of_shift(model, metrics)
     _warn_of_muon(model)
 
 
@@ -66,6 +67,18 @@ def _warn_of_accuracy(model: Any, metrics: Any) -> None:
                 f"labels {ignored} that the loss ignores as mistakes; accepted: az.metrics.MaskedAccuracy(shift=False)"
             )
             return
+
+
+def _warn_of_shift(model: Any, metrics: Any) -> None:
+    """Warn of metrics that compare with the next label beside Keras' losses, which compare with that in its place."""
+    losses = [keras.losses.get(loss) if isinstance(loss, str) else loss for loss in _parts(model.loss)]
+    if not losses or any(getattr(loss, "__module__", "").partition(".")[0] != "keras" for loss in losses):
+        return
+    if (metric := next((m for m in _parts(metrics) if getattr(m, "shift", False)), None)) is not None:
+        checks.warn(
+            f"metrics: got {metric.name!r} with shift=True, which compares with the label after that of the loss; "
+            "accepted: shift=False, or az.losses.CausalLM"
+        )
 
 
 def _warn_of_muon(model: Any) -> None:

@@ -299,7 +299,7 @@ def test_fit_uses_the_loss_and_mask_by_itself(rng: Any) -> None:
     ids, mask = rng.integers(0, 61, (3, 8)), np.ones((3, 8), int)
     mask[0, 5:], mask[1, :2] = 0, 0
     logits = np.asarray(model({"input_ids": ids, "attention_mask": mask}))
-    first = np.roll(mask, 1, axis=1) == 0  # tokens behind padding, which nothing precedes
+    first = np.roll(mask, 1, axis=1) == 0  # tokens after padding, which nothing precedes
     mean, plain, number = closed_form(logits, np.where(mask.astype(bool) & ~first, ids, -100), shift=True)
     for chunk_size in (None, 4):
         loss = az.losses.CausalLM(chunk_size=chunk_size)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import attention_zoo as az
 from helpers import close, python, tiny
 
 LOSS = keras.losses.SparseCategoricalCrossentropy
@@ -65,6 +66,11 @@ def test_other_warnings_of_compile() -> None:
         (message,) = messages(model, "adam", ignoring, metrics=metrics)
         assert "counts the labels -100 that the loss ignores" in message
         assert messages(model, "adam", LOSS(from_logits=True), metrics=metrics) == []
+    for loss in (LOSS(from_logits=True), "mse"):
+        (message,) = messages(model, "adam", loss, metrics=[az.metrics.Perplexity()])
+        assert message.startswith("metrics: got 'perplexity' with shift=True") and "shift=False" in message
+        assert messages(model, "adam", loss, weighted_metrics=[az.metrics.Perplexity(shift=False)]) == []
+    assert messages(model, "adam", az.losses.CausalLM(), metrics=[az.metrics.Perplexity()]) == []
     muon = keras.optimizers.Muon
     (message,) = messages(model, muon(1e-3), ignoring)
     assert "got Muon for the output layers ['lm_head']" in message

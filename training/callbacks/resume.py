@@ -29,10 +29,11 @@ class Resume(keras.callbacks.Callback):
     machine's arithmetic is deterministic, as on a CPU.
 
     A resumed epoch reads its batches from the beginning and passes over those that were trained on, without computing
-    (only the first of them runs, and its effect is undone). Data must have the same order each time: arrays,
-    ``keras.utils.PyDataset`` and ``tf.data`` have if their shuffling uses the global generators or a seed of the epoch.
-    A dataset that counts epochs itself has to be given as `data`. Data that goes on from epoch to epoch (infinite data
-    with ``steps_per_epoch``) begins anew instead; make one long epoch of it.
+    (only the first of them runs, and its effect is undone; callbacks that come before this one in the list see it).
+    Data must have the same order each time: arrays, ``keras.utils.PyDataset`` and ``tf.data`` have if their shuffling
+    uses the global generators or a seed of the epoch. A dataset that counts epochs itself has to be given as `data`.
+    Data that goes on from epoch to epoch (infinite data with ``steps_per_epoch``) begins anew instead; make one long
+    epoch of it.
 
     ``keras.callbacks.BackupAndRestore`` saves neither the position in an epoch nor the metrics, and starts an
     interrupted epoch again with the weights of its middle.

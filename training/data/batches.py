@@ -143,7 +143,7 @@ class TokenBatches(keras.utils.PyDataset):
         return {"epoch": epoch, "batch": batch, **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Continue behind the batches that ``state_dict`` counted. ``fit`` then needs ``initial_epoch=state["epoch"]``.
+        """Continue after the batches that ``state_dict`` counted. ``fit`` then needs ``initial_epoch=state["epoch"]``.
 
         Within an epoch of ``fit``, where ``az.callbacks.Resume`` calls this, the epoch is that of ``fit``: the state of
         another one, such as the end of the one before, changes nothing.

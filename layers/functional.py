@@ -23,6 +23,8 @@ from typing import Any
 from keras import ops
 from keras.backend import backend, standardize_dtype
 
+from attention_zoo.layers import gradients
+
 Tensor = Any  # a tensor of the current Keras backend
 
 PRIMITIVES: dict[str, Callable[..., Any]] = {}
@@ -117,7 +119,11 @@ def layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor | None, *, epsilon: f
 
     The output has the shape and dtype of `inputs`. There is no offset if `beta` is None.
     """
-    return ops.layer_normalization(inputs, gamma, beta, axis=-1, epsilon=epsilon)
+    if backend() != "tensorflow":
+        return ops.layer_normalization(inputs, gamma, beta, axis=-1, epsilon=epsilon)
+    x = at_least_float32(inputs)
+    x = gradients.standardize(x, epsilon=epsilon) * ops.cast(gamma, x.dtype)
+    return ops.cast(x if beta is None else x + ops.cast(beta, x.dtype), inputs.dtype)
 
 
 @primitive
@@ -131,6 +137,8 @@ def rms_norm(inputs: Tensor, scale: Tensor, *, epsilon: float) -> Tensor:
 @primitive
 def gelu(inputs: Tensor, *, approximate: bool = False) -> Tensor:
     """Apply GELU (arXiv:1606.08415), exact or, with `approximate`, by tanh: ``gelu_new`` of Hugging Face."""
+    if backend() == "tensorflow":
+        return gradients.gelu(inputs, approximate=approximate)
     return ops.gelu(inputs, approximate=approximate)
 
 

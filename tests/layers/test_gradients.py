@@ -1,4 +1,4 @@
-"""Gradients of tables and stacked weights: dense on TensorFlow, and equal steps of Adam on every backend."""
+"""Gradients: dense for tables and stacked weights, those written by hand, equal steps of Adam on every backend."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import reference
 from attention_zoo.layers import LearnedPositions, TokenEmbedding
+from attention_zoo.layers import functional as F
 from attention_zoo.weights.rules import weight_name
 from helpers import FURTHER, ROOT, VARIANTS, close, every_variant, float64, inputs_for, tiny
 
 TRAINED = ["gpt/gpt2", "gpt/untied", "gpt/experts", "bert/backbone", "bert/masked_lm", "vit/classifier", "vit/beit"]
 TRAINED += ["transformer/original", "transformer/t5", "seq2seq/bahdanau", "seq2seq/luong", "clip/clip", "clip/siglip"]
 TRAINED += ["whisper/whisper"]
+GAMMA, BETA = np.linspace(-2, 2, 7), np.linspace(1, -1, 7)
 
 
 @every_variant(VARIANTS, slow=FURTHER)
@@ -70,6 +73,67 @@ def test_a_step_of_adam(kind: str, dtype: Any, accumulated: int | None, jit: boo
         factor = np.sqrt(1 - beta_2**step) / (1 - beta_1**step)
         expected = expected - rate * factor * mean / (np.sqrt(square) + epsilon)
     close(float64(layer.embeddings), expected, atol=1e-6)
+
+
+FORMULAS: dict[str, tuple[Any, Any]] = {
+    "gelu": (F.gelu, reference.gelu),
+    "gelu_tanh": (lambda x: F.gelu(x, approximate=True), reference.gelu_tanh),
+    "layer_norm": (
+        lambda x: F.layer_norm(x, tf.constant(GAMMA, x.dtype), tf.constant(BETA, x.dtype), epsilon=1e-3),
+        lambda x: reference.layer_norm(x, GAMMA, BETA, 1e-3),
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_gradients_by_hand(name: str, mode: str, rng: Any) -> None:
+    """The first and second derivative, against central differences of NumPy's formula in float64."""
+    ours, theirs = FORMULAS[name]
+    x, upstream = 2 * rng.normal(size=(3, 4, 7)), rng.normal(size=(3, 4, 7))
+
+    def derivatives(x: Any) -> Any:
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = ours(x)
+            first = inner.gradient(y, x, output_gradients=tf.constant(upstream, x.dtype))
+        return y, first, outer.gradient(first, x, output_gradients=tf.constant(upstream, x.dtype))
+
+    run = derivatives if mode == "eager" else tf.function(derivatives, jit_compile=mode == "xla")
+    y, first, second = run(tf.constant(x))
+    close(y.numpy(), theirs(x), atol=1e-12)
+    close(first.numpy(), _differences(lambda x: (theirs(x) * upstream).sum(), x, 1e-5), atol=1e-7)
+    close(second.numpy(), _differences(lambda x: (run(tf.constant(x))[1].numpy() * upstream).sum(), x, 1e-5), atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_gradients_by_hand_in_half_precision(name: str, dtype: str, rng: Any) -> None:
+    """Also far from zero, where squares overflow float16, the gradient is finite and within the format's rounding."""
+    ours, theirs = FORMULAS[name]
+    x = tf.constant(np.concatenate([2 * rng.normal(size=(6, 7)), 300 * rng.normal(size=(6, 7))]), dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = ours(x)
+    gradient = tape.gradient(y, x)
+    assert gradient.dtype == y.dtype == x.dtype
+    wide = tf.cast(x, "float64").numpy()
+    expected = _differences(lambda x: theirs(x).sum(), wide, 1e-5)
+    step = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
+    # Up to eight roundings of numbers that are at most 4.
+    close(tf.cast(gradient, "float64").numpy(), expected, atol=8 * 4 * step)
+
+
+def _differences(function: Any, x: np.ndarray, step: float) -> np.ndarray:
+    """Return the central differences of `function`, which returns one number, at every element of `x`."""
+    found = np.zeros_like(x)
+    for i in np.ndindex(x.shape):
+        shift = np.zeros_like(x)
+        shift[i] = step
+        found[i] = (function(x + shift) - function(x - shift)) / (2 * step)
+    return found
 
 
 @pytest.mark.slow

@@ -22,11 +22,13 @@ from attention_zoo.demo import text
 
 Batch = tuple[dict[str, np.ndarray], np.ndarray]
 Build = Callable[[], keras.Model]
+Draw = Callable[[np.random.Generator, int], Batch]
 
 START, FIRST = 1, 2  # the ids below FIRST are padding and the start token
 SYMBOLS = 32
-PAIRS, QUERIES, KEYS, VALUES, FILLERS = 16, 96, 32, 32, 16
+PAIRS, KEYS, VALUES, FILLERS = 16, 32, 32, 16
 TOLERANCE = 0.03
+LEARNED = 0.3  # loss of a lesson of recall; the logarithm of the number of pairs is that of a guess among them
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,19 @@ class Side:
 
 @dataclass(frozen=True)
 class Task:
-    """A task: functions that return training batches and held-out rows, and the models to compare."""
+    """A task: functions that return training batches and held-out rows, and the models to compare.
+
+    Attributes:
+        lessons: functions like `draw` for easier rows, which are trained first, and the loss at which each is learned.
+    """
 
     name: str
     length: int
     batch: int
-    draw: Callable[[np.random.Generator, int], Batch]
+    draw: Draw
     held_out: Callable[[int, int], Batch]  # (seed, rows)
     sides: dict[str, Side]
+    lessons: tuple[tuple[Draw, float], ...] = ()
 
     @property
     def key(self) -> str:
@@ -107,33 +114,42 @@ def _behind_start(target: np.ndarray) -> np.ndarray:
     return np.concatenate([np.full_like(target[:, :1], START), target[:, :-1]], axis=1)
 
 
-def _by_seed(draw: Callable[[np.random.Generator, int], Batch]) -> Callable[[int, int], Batch]:
+def _by_seed(draw: Draw) -> Callable[[int, int], Batch]:
     return lambda seed, rows: draw(np.random.default_rng(seed), rows)
 
 
-def recall(length: int, batch: int, *, width: int = 96, layers: int = 2, position: str = "rotary") -> Task:
-    """Return the task of recalling values by their keys in a row of `length` tokens.
+def recall(batch: int, *, width: int = 128, layers: int = 2, position: str = "learned") -> Task:
+    """Return the task of recalling values by their keys in a row of 16 tokens per pair of a key and a value.
 
-    A row begins with PAIRS pairs of a key and a value. Then QUERIES of these keys follow at random positions between
-    fillers, and the target at each key is its value.
+    A row begins with the pairs. Then six queries per pair follow at random positions between fillers, each one of the
+    keys, and the target at each is its value (multi-query associative recall, Arora et al. 2023, arXiv:2312.04927). The
+    lessons before it have 2, 4 and 8 pairs in shorter rows, and as many tokens in a batch, up to four times the rows.
     """
-    vocabulary = FIRST + KEYS + VALUES + FILLERS
-    gaps = length - 2 * PAIRS
+    vocabulary, length = FIRST + KEYS + VALUES + FILLERS, 16 * PAIRS
 
-    def draw(rng: np.random.Generator, rows: int) -> Batch:
-        keys = rng.permuted(np.tile(np.arange(KEYS, dtype="int32"), (rows, 1)), axis=1)[:, :PAIRS]
-        values = rng.integers(0, VALUES, (rows, PAIRS), dtype="int32")
-        ids = rng.integers(FIRST + KEYS + VALUES, vocabulary, (rows, length), dtype="int32")
-        targets = np.full((rows, length), -1, "int32")
-        ids[:, 0 : 2 * PAIRS : 2], ids[:, 1 : 2 * PAIRS : 2] = FIRST + keys, FIRST + KEYS + values
-        asked = rng.integers(0, PAIRS, (rows, QUERIES))
-        places = 2 * PAIRS + np.sort(rng.permuted(np.tile(np.arange(gaps), (rows, 1)), axis=1)[:, :QUERIES], axis=1)
-        np.put_along_axis(ids, places, FIRST + np.take_along_axis(keys, asked, 1), 1)
-        np.put_along_axis(targets, places, FIRST + KEYS + np.take_along_axis(values, asked, 1), 1)
-        return {"input_ids": ids}, targets
+    def drawing(pairs: int, times: int = 1) -> Draw:
+        length, queries, gaps = 16 * pairs, 6 * pairs, 14 * pairs
 
+        def draw(rng: np.random.Generator, rows: int) -> Batch:
+            rows *= times
+            keys = rng.permuted(np.tile(np.arange(KEYS, dtype="int32"), (rows, 1)), axis=1)[:, :pairs]
+            values = rng.integers(0, VALUES, (rows, pairs), dtype="int32")
+            ids = rng.integers(FIRST + KEYS + VALUES, vocabulary, (rows, length), dtype="int32")
+            targets = np.full((rows, length), -1, "int32")
+            ids[:, 0 : 2 * pairs : 2], ids[:, 1 : 2 * pairs : 2] = FIRST + keys, FIRST + KEYS + values
+            asked = rng.integers(0, pairs, (rows, queries))
+            places = rng.permuted(np.tile(np.arange(gaps), (rows, 1)), axis=1)[:, :queries]
+            places = 2 * pairs + np.sort(places, axis=1)
+            np.put_along_axis(ids, places, FIRST + np.take_along_axis(keys, asked, 1), 1)
+            np.put_along_axis(targets, places, FIRST + KEYS + np.take_along_axis(values, asked, 1), 1)
+            return {"input_ids": ids}, targets
+
+        return draw
+
+    draw = drawing(PAIRS)
+    lessons = tuple((drawing(pairs, min(4, PAIRS // pairs)), LEARNED) for pairs in (2, 4, 8))
     sides = _decoders(vocabulary, length, width, layers, position, lstm_layers=1)
-    return Task("recall", length, batch, draw, _by_seed(draw), sides)
+    return Task("recall", length, batch, draw, _by_seed(draw), sides, lessons)
 
 
 def characters(length: int, batch: int, *, width: int = 96, layers: int = 2, position: str = "rotary") -> Task:

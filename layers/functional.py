@@ -70,6 +70,10 @@ def lowered() -> Mapping[str, Callable[..., Any]]:
     return getattr(_active, "table", {})
 
 
+def _gradients_by_hand() -> bool:
+    return backend() == "tensorflow" and not lowered()  # an exported graph has no gradients
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """Cast `x` to float32, unless it is float64: half precision is too coarse for softmax, for example."""
     return x if standardize_dtype(x.dtype) == "float64" else ops.cast(x, "float32")
@@ -119,7 +123,7 @@ def layer_norm(inputs: Tensor, gamma: Tensor, beta: Tensor | None, *, epsilon: f
 
     The output has the shape and dtype of `inputs`. There is no offset if `beta` is None.
     """
-    if backend() != "tensorflow":
+    if not _gradients_by_hand():
         return ops.layer_normalization(inputs, gamma, beta, axis=-1, epsilon=epsilon)
     x = at_least_float32(inputs)
     x = gradients.standardize(x, epsilon=epsilon) * ops.cast(gamma, x.dtype)
@@ -137,7 +141,7 @@ def rms_norm(inputs: Tensor, scale: Tensor, *, epsilon: float) -> Tensor:
 @primitive
 def gelu(inputs: Tensor, *, approximate: bool = False) -> Tensor:
     """Apply GELU (arXiv:1606.08415), exact or, with `approximate`, by tanh: ``gelu_new`` of Hugging Face."""
-    if backend() == "tensorflow":
+    if _gradients_by_hand():
         return gradients.gelu(inputs, approximate=approximate)
     return ops.gelu(inputs, approximate=approximate)
 

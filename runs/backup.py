@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..checks import shown
-from ..files import read_json, write_json
+from ..files import no_empty_folder, read_json, write_json
 from ..training.callbacks.resume import FILE
 from .plan import Plan
 
@@ -24,7 +25,7 @@ def backup_of(plan: Plan) -> Path:
 
 
 def check_backup(plan: Plan) -> dict[str, Any]:
-    """Check that a run may go on from the backup in its folder, or begin there, and return what ``claim`` notes.
+    """Check that a run may go on from the backup in its folder, or begin there, and return what ``claimed`` notes.
 
     Raises:
         ValueError: an interrupted run has left a backup there with other values or other data, or a complete run its
@@ -50,9 +51,21 @@ def check_backup(plan: Plan) -> dict[str, Any]:
     return ours
 
 
-def claim(plan: Plan, facts: Mapping[str, Any]) -> None:
-    """Note beside the backup whose it is, so that a run with another plan or other data does not go on from it."""
-    write_json(facts, backup_of(plan) / FACTS)
+@contextmanager
+def claimed(plan: Plan, facts: Mapping[str, Any]) -> Iterator[None]:
+    """Note beside the backup whose it is, so that a run with another plan or other data does not go on from it.
+
+    Nothing remains if the block raises before there is a backup.
+    """
+    folder = backup_of(plan)
+    with no_empty_folder(folder / FACTS):
+        write_json(facts, folder / FACTS)
+        try:
+            yield
+        except BaseException:  # also KeyboardInterrupt
+            if not (folder / FILE).is_file():
+                (folder / FACTS).unlink(missing_ok=True)
+            raise
 
 
 def release(plan: Plan) -> None:

@@ -123,9 +123,9 @@ def _shipped(model: Any, path: Path, output: Mapping[str, Any], answers: Callabl
 
 def _folder(model: Any, path: Path, answers: Callable[[Any], Any]) -> dict[str, Any]:
     to_huggingface(model, path)
-    again: Any = load(path)
+    again: Any = load(path, dtype=model.dtype_policy.name)
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (2, 16)).astype("int32")
-    ours, theirs = (ops.convert_to_numpy(one(ids)) for one in (model, again))
+    ours, theirs = (ops.convert_to_numpy(ops.cast(one(ids), "float32")) for one in (model, again))
     difference = float(np.abs(ours - theirs).max())
     return {
         "path": str(path),

@@ -17,7 +17,7 @@ from ..text.tokenizer import Tokenizer
 from ..training.callbacks import BestCheckpoints, Resume, TextSamples, Throughput
 from ..training.data import Records
 from ..training.losses import CausalLM
-from .backup import backup_of, check_backup, claim, release
+from .backup import backup_of, check_backup, claimed, release
 from .plan import SECTIONS, Plan
 from .rows import encoded, prompt_length, read_examples, split
 from .shipping import check_files, saved, shipped, slots
@@ -167,9 +167,9 @@ def train(plan: Plan, verbose: int | str = "auto") -> dict[str, Any]:
     start = time.perf_counter()
     facts = check_backup(plan)
     prepared = Prepared(plan)
-    claim(plan, facts)
     loaded = time.perf_counter()
-    history = prepared.fit(verbose)
+    with claimed(plan, facts):
+        history = prepared.fit(verbose)
     trained = time.perf_counter()
     counts = prepared.model.parameter_counts
     folder = saved(prepared.model, Path(plan.output["folder"]) / "model")

@@ -108,6 +108,17 @@ def test_the_end_of_a_text_is_held_out(tmp_path: Path) -> None:
         Prepared(plan_of(config(tmp_path, data={"train": str(pair)})))
 
 
+def test_nothing_remains_of_a_run_without_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(self: Any, verbose: Any) -> Any:
+        assert (tmp_path / "run" / "backup" / "plan.json").is_file()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Prepared, "fit", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(plan_of(config(tmp_path)), verbose=0)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_failed_export_does_not_cost_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The backup stays until the files are written, and belongs to its plan and data."""
     raw = config(tmp_path, output={"samples": []})

@@ -205,3 +205,12 @@ test_callbacks.{names[1]}()
 print("done")
 """
     assert "done" in python(code, KERAS_BACKEND=backend, PYTHONPATH=":".join(sys.path))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_peak_is_measured_in_every_dtype(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that ticks once per reading: the four products of 2 · 8³ operations take a tick."""
+    monkeypatch.setattr(throughput, "SIDE", 8)
+    ticks = itertools.count()
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: float(next(ticks)))
+    assert throughput.measured_peak(dtype) == 4 * 2 * 8**3

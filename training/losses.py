@@ -80,7 +80,7 @@ class TokenCrossEntropy(keras.losses.Loss, Labels):
 
         Labels of tokens that Keras' mask of `y_pred` leaves out are not counted, as with Keras' own losses.
         """
-        labels = self.without_masked(ops.cast(y_true, "int32"), getattr(y_pred, "_keras_mask", None))
+        labels = self.without_masked(y_true, getattr(y_pred, "_keras_mask", None))
         targets = self.targets(labels)
         losses = self._losses(targets, y_pred)
         weights = self.token_weights(targets, sample_weight, losses.dtype)

@@ -43,7 +43,7 @@ class _TokenMetric(keras.metrics.Metric, Labels):
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
         """Add a batch: labels (batch, sequence), logits (batch, sequence, vocabulary) and weights of rows or tokens."""
-        targets = self.targets(y_true)
+        targets = self.targets(self.without_masked(y_true, getattr(y_pred, "_keras_mask", None)))
         found = ops.cast(statistics(y_pred, targets), "float32")
         weights = self.token_weights(targets, sample_weight, "float32")
         counted = ops.not_equal(weights, 0)

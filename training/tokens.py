@@ -63,10 +63,11 @@ class Labels:
         """Return `labels` (batch, sequence) with ``ignore_index`` where the logits or the token are masked.
 
         Args:
-            labels: at the tokens' own positions.
+            labels: at the tokens' own positions, also (batch, sequence, 1).
             mask: (batch, sequence), 0 for padding: a mask, or the numbers of documents. None, or one of another rank,
                 is without effect.
         """
+        labels = _of_two_dimensions(labels)
         if mask is None or len(mask.shape) != len(labels.shape):
             return labels
         mask = ops.cast(mask, "int32")

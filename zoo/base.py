@@ -330,6 +330,9 @@ class ZooModel(Served, TokenLosses, Distributed, FineTuning, PairScoring):
         self.optimizer.build(self.trainable_variables)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        y = self.labels_for_weights(x, y, kwargs.get("sample_weight"), kwargs.get("class_weight"))
+        if "validation_data" in kwargs:
+            kwargs["validation_data"] = self.validation_with_labels(kwargs["validation_data"])
         if (weights := kwargs.get("class_weight")) and any("sequence" in o.dims for o in self.signature.outputs):
             of_tokens = weights_of_tokens(weights, x, y, kwargs.get("sample_weight"))
             if of_tokens is not None:
@@ -343,11 +346,12 @@ class ZooModel(Served, TokenLosses, Distributed, FineTuning, PairScoring):
         with self.whole_batches():
             return super().fit(x, y, *args, **kwargs)
 
-    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        y = self.labels_for_weights(x, y, kwargs.get("sample_weight", args[2] if len(args) > 2 else None))
         x = self._checked(x)
-        check_batches(rows_of(x), kwargs.get("batch_size", args[1] if len(args) > 1 else None))
+        check_batches(rows_of(x), kwargs.get("batch_size", args[0] if args else None))
         with self.whole_batches():
-            return super().evaluate(x, *args, **kwargs)
+            return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         x = self._checked(x)

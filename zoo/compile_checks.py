@@ -23,6 +23,7 @@ def warn_of_compiled(model: Any, metrics: Any) -> None:
     _warn_of_losses(model)
     _warn_of_accuracy(model, metrics)
     _warn_of_shift(model, metrics)
+    _warn_of_other_metrics(model, metrics)
     _warn_of_muon(model)
 
 
@@ -79,6 +80,19 @@ def _warn_of_shift(model: Any, metrics: Any) -> None:
             f"metrics: got {metric.name!r} with shift=True, which compares with the label after that of the loss; "
             "accepted: shift=False, or az.losses.CausalLM"
         )
+
+
+def _warn_of_other_metrics(model: Any, metrics: Any) -> None:
+    """Warn of Keras' metrics beside a loss of tokens: they do not shift labels, and count those that have none."""
+    loss: Any = model.loss
+    for metric in _parts(metrics) if hasattr(loss, "labels_of") else ():
+        if isinstance(metric, str | keras.metrics.MeanMetricWrapper):
+            checks.warn(
+                f"metrics: got {metric if isinstance(metric, str) else type(metric).__name__!r} with "
+                f"{type(loss).__name__}, whose labels Keras' metrics do not shift, and of which they count the ignored "
+                f"ones too; accepted: those of az.metrics, such as az.metrics.MaskedAccuracy(shift={loss.shift})"
+            )
+            return
 
 
 def _warn_of_muon(model: Any) -> None:

@@ -7,9 +7,12 @@ model return the statistics of its logits in place of the logits; see ``layers/v
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
+from keras import ops
 
 from ..layers.vocabulary import statistics_wanted
 
@@ -37,10 +40,14 @@ class TokenLosses(keras.Model):
         """Configure the training as ``keras.Model.compile`` does.
 
         Raises:
-            ValueError: a loss with `chunk_size` for a model without logits over a vocabulary, or with metrics of other
-                kinds than those of ``az.metrics``, which would need all logits; or a metric that compares other
-                positions than the loss does.
+            ValueError: a loss of tokens beside others; one with `chunk_size` for a model without logits over a
+                vocabulary, or with metrics of other kinds than those of ``az.metrics``, which would need all logits; or
+                a metric that compares other positions than the loss does.
         """
+        if len(losses := keras.tree.flatten(loss)) == 1 and hasattr(losses[0], "labels_of"):
+            loss = losses[0]  # a list of one, or a dict
+        elif any(hasattr(each, "labels_of") for each in losses):
+            raise ValueError(f"loss: got a loss of tokens among {len(losses)} losses; accepted: it alone")
         super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, *args, **kwargs)
         loss = _token_loss(self)
         if loss is None:
@@ -65,9 +72,19 @@ class TokenLosses(keras.Model):
             )
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Train as ``keras.Model.fit`` does. Batches of ``az.data`` are told the epoch, and are not shuffled again."""
+        """Train as ``keras.Model.fit`` does. Batches of ``az.data`` are told the epoch, and are not shuffled again.
+
+        Raises:
+            ValueError: `steps_per_epoch` for such batches. Epochs of Keras would not be theirs: rows would be missing
+                in the order of one, and be repeated in that of another.
+        """
         source = getattr(x, "dataset", x)  # ``CheckedDataset`` holds the data that the user has given
         if hasattr(source, "epoch_callback"):
+            if (steps := kwargs.get("steps_per_epoch")) not in (None, source.num_batches):
+                raise ValueError(
+                    f"steps_per_epoch: got {steps!r} for data of {source.num_batches} batches an epoch; accepted: "
+                    "None, or data.tf_data().repeat() in place of the data"
+                )
             given = kwargs.get("callbacks") or []
             if isinstance(given, keras.callbacks.CallbackList):
                 given.append(source.epoch_callback())
@@ -75,6 +92,24 @@ class TokenLosses(keras.Model):
                 given = [source.epoch_callback(), *(given if isinstance(given, list | tuple) else [given])]
             kwargs |= {"callbacks": given, "shuffle": False}
         return super().fit(x, *args, **kwargs)
+
+    def labels_for_weights(self, x: Any, y: Any, *weights: Any) -> Any:
+        """Return `y`, or the ids of the arrays `x` if there are `weights` for labels that the loss takes from them.
+
+        Keras leaves out the weights of samples without labels.
+        """
+        loss = _token_loss(self)
+        if y is not None or loss is None or not loss.shift or all(weight is None for weight in weights):
+            return y
+        ids = x.get("input_ids") if isinstance(x, Mapping) else x
+        return ids if isinstance(ids, np.ndarray) or ops.is_tensor(ids) else None
+
+    def validation_with_labels(self, data: Any) -> Any:
+        """Return `data`, the argument `validation_data` of ``fit``, with labels if it has weights but no labels."""
+        if not isinstance(data, tuple | list) or len(data) != 3:
+            return data
+        x, y, weights = data
+        return x, self.labels_for_weights(x, y, weights), weights
 
     def train_step(self, *args: Any) -> Any:
         with self._chunks(args[-1]):

@@ -103,6 +103,18 @@ def test_hugging_face_folders_have_merged_adapters(tmp_path: Path) -> None:
     np.testing.assert_allclose(numpy(az.load(folder)(X)), numpy(model(X)), atol=1e-5)
 
 
+def test_hugging_face_folders_of_accumulated_steps(tmp_path: Path) -> None:
+    """A step of the optimizer that takes several batches is written once, and there is no folder of step 0."""
+    model, folder = gpt(), callbacks.HuggingFaceCheckpoint(tmp_path, 2)
+    optimizer = keras.optimizers.SGD(1e-2, gradient_accumulation_steps=4)
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+    written: list[int] = []
+    write, folder._write = folder._write, lambda steps: (written.append(steps), write(steps))[1]
+    model.fit(X[:19], X[:19], callbacks=[folder], **{**FIT, "batch_size": 1})
+    assert written == [2, 4]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000004"]
+
+
 @pytest.mark.parametrize(("mode", "kept"), [("min", [2, 5]), ("max", [3, 1])])
 def test_best_checkpoints(mode: str, kept: list[int], tmp_path: Path) -> None:
     model, best = gpt(), callbacks.BestCheckpoints(tmp_path, "val_loss", mode=mode, keep=2)
@@ -117,6 +129,10 @@ def test_best_checkpoints(mode: str, kept: list[int], tmp_path: Path) -> None:
     again.set_model(model)
     again.on_epoch_end(5, {"val_loss": 2.5})
     assert again.best == tmp_path / names[0]
+    # The epochs of a run from the beginning have the same names.
+    value = again._listed()[0]["value"]
+    again.on_epoch_end(kept[0] - 1, {"val_loss": value + (0.5 if mode == "min" else -0.5)})
+    assert again._listed()[0] == {"folder": names[0], "value": value} and again.best == tmp_path / names[0]
     with pytest.raises(ValueError, match="monitor: got 'val_loss'; accepted: one of \\['loss'\\]"):
         again.on_epoch_end(6, {"loss": 1.0})
     with pytest.raises(ValueError, match=r"^folder: got .*best\.json with .*'val_loss'.*; accepted: .*'loss'"):

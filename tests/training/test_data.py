@@ -179,6 +179,10 @@ def test_fit_follows_the_epochs_and_resumes(bytewise: Any) -> None:
     with pytest.warns(UserWarning, match="ran out of data"):  # Keras expected a whole epoch
         seen = recorded(model, resumed, epochs=3, initial_epoch=1)
     assert equal(seen, expected[data.total + 4 :])
+    # Epochs of Keras that are shorter than those of the data.
+    assert equal(recorded(model, make().tf_data().repeat(), epochs=3, steps_per_epoch=5), expected[:15])
+    with pytest.raises(ValueError, match="steps_per_epoch: got 5 for data of"):
+        recorded(model, make(), epochs=3, steps_per_epoch=5)
 
 
 @pytest.mark.parametrize("stop", [3, 8])  # within the first epoch, and at the end of the first one

@@ -121,6 +121,20 @@ def test_labels_of_padding_and_of_the_first_tokens_of_documents() -> None:
         az.losses.TokenCrossEntropy().labels_of({"input_ids": ids}, None)
 
 
+def test_the_masks_of_other_models() -> None:
+    """Losses and metrics leave out what Keras' mask leaves out, with labels of any rank."""
+    ids, labels = np.array([[1, 2, 3, 0, 0], [4, 0, 0, 0, 0]]), np.array([[1, 2, 3, 4, 5], [6, 5, 4, 3, 2]])
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((5,), dtype="int32"), layers.Embedding(10, 4, mask_zero=True)])
+    model.add(layers.LSTM(4, return_sequences=True))
+    model.add(layers.Dense(7))
+    mean, _, _ = closed_form(np.asarray(model(ids)), np.where(ids, labels, -100), shift=False)
+    for given in (labels, labels[..., None]):
+        metrics = [az.metrics.Perplexity(shift=False)]
+        model.compile("sgd", az.losses.TokenCrossEntropy(), metrics=metrics, run_eagerly=True)
+        assert model.evaluate(ids, given, verbose=0) == pytest.approx([mean, math.exp(mean)], rel=1e-5)
+
+
 def test_half_precision_is_computed_in_float32(batch: tuple[Array, Array]) -> None:
     logits, labels = batch
     half = ops.cast(logits, "bfloat16")
@@ -303,9 +317,21 @@ def test_fit_uses_the_loss_and_mask_by_itself(rng: Any) -> None:
     mean, plain, number = closed_form(logits, np.where(mask.astype(bool) & ~first, ids, -100), shift=True)
     for chunk_size in (None, 4):
         loss = az.losses.CausalLM(chunk_size=chunk_size)
-        model.compile("sgd", loss, metrics=[az.metrics.Perplexity()], run_eagerly=True)
-        found = model.evaluate({"input_ids": ids, "attention_mask": mask}, ids, verbose=0)
-        assert found == pytest.approx([mean, math.exp(plain / number)], rel=1e-5)
+        for given in (loss, [loss], {"logits": loss}):
+            model.compile("sgd", given, metrics=[az.metrics.Perplexity()], run_eagerly=True)
+            found = model.evaluate({"input_ids": ids, "attention_mask": mask}, ids, verbose=0)
+            assert found == pytest.approx([mean, math.exp(plain / number)], rel=1e-5)
+
+
+def test_weights_without_labels_count(rng: Any) -> None:
+    """Keras leaves out weights of rows without labels, which are the ids here."""
+    model, weight = az.GPT(**SMALL), np.array([2.0, 0.0, 0.5])
+    inputs = {"input_ids": rng.integers(0, 61, (3, 8))}
+    mean, _, _ = closed_form(np.asarray(model(inputs)), inputs["input_ids"], shift=True, weight=weight[:, None])
+    model.compile(keras.optimizers.SGD(0.0), az.losses.CausalLM(), run_eagerly=True)
+    assert model.evaluate(inputs, sample_weight=weight, verbose=0) == pytest.approx(mean, rel=1e-5)
+    found = model.fit(inputs, sample_weight=weight, validation_data=(inputs, None, weight), verbose=0).history
+    assert [found["loss"][0], found["val_loss"][0]] == pytest.approx([mean] * 2, rel=1e-5)
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4])
@@ -340,6 +366,10 @@ def test_a_row_has_the_same_loss_wherever_its_padding_is(chunk_size: int | None,
         (
             lambda: az.GPT(**SMALL).compile("sgd", az.losses.CausalLM(), metrics=[az.metrics.Perplexity(shift=False)]),
             "metrics: got perplexity with shift=False; accepted: shift=True",
+        ),
+        (
+            lambda: az.GPT(**SMALL).compile("sgd", [az.losses.CausalLM(), "mse"]),
+            "loss: got a loss of tokens among 2 losses",
         ),
     ],
 )

@@ -71,6 +71,10 @@ def test_other_warnings_of_compile() -> None:
         assert message.startswith("metrics: got 'perplexity' with shift=True") and "shift=False" in message
         assert messages(model, "adam", loss, weighted_metrics=[az.metrics.Perplexity(shift=False)]) == []
     assert messages(model, "adam", az.losses.CausalLM(), metrics=[az.metrics.Perplexity()]) == []
+    for metrics in (["accuracy"], [keras.metrics.SparseTopKCategoricalAccuracy()], [["acc"]]):
+        (message,) = messages(model, "adam", az.losses.CausalLM(), metrics=metrics)
+        assert "accepted: those of az.metrics, such as az.metrics.MaskedAccuracy(shift=True)" in message
+    assert messages(model, "adam", az.losses.CausalLM(), metrics=[az.metrics.MaskedAccuracy()]) == []
     muon = keras.optimizers.Muon
     (message,) = messages(model, muon(1e-3), ignoring)
     assert "got Muon for the output layers ['lm_head']" in message

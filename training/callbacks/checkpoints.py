@@ -25,7 +25,7 @@ class BestCheckpoints(keras.callbacks.Callback):
 
     The folder of epoch 3 is "epoch-0003" (epochs are counted from 1). It appears complete, under its name, or not at
     all. ``best.json`` lists the folders with their values, the best first. A run that goes on later in the same folder
-    continues the list.
+    continues the list; of two models of the same epoch, it keeps the better one.
 
     Args:
         folder: where to put the folders.
@@ -61,9 +61,12 @@ class BestCheckpoints(keras.callbacks.Callback):
         if self.monitor not in logs:
             raise ValueError(f"monitor: got {self.monitor!r}; accepted: one of {sorted(logs)}")
         value, name = float(logs[self.monitor]), f"epoch-{epoch + 1:04d}"
-        listed = [entry for entry in self._listed() if entry["folder"] != name]
+        new, listed = {"folder": name, "value": value}, self._listed()
+        if any(entry["folder"] == name and self._rank(entry) < self._rank(new) for entry in listed):
+            return  # an earlier run in this folder was better in this epoch
+        listed = [entry for entry in listed if entry["folder"] != name]
         # Of equal values, the first stays in front. A value that is not a number is never among the best.
-        listed = sorted([*listed, {"folder": name, "value": value}], key=self._rank)[: self.keep]
+        listed = sorted([*listed, new], key=self._rank)[: self.keep]
         if math.isnan(value) or all(entry["folder"] != name for entry in listed):
             return
         replaced(self.folder / name, lambda path: save(self.model, path))

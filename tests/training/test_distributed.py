@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,6 +59,61 @@ print("fine")
 def test_ids_under_a_mirrored_strategy(tmp_path: object) -> None:
     """Keras builds from the mean of the replicas' batches, in which ids are floats."""
     assert python(MIRRORED.replace("FOLDER", repr(f"{tmp_path}/saved"))).strip().endswith("fine")
+
+
+INTERRUPTED = """
+import json, sys
+import keras
+process, port, folder, stop = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+keras.distribution.initialize(f"127.0.0.1:{port}", 2, process)
+import attention_zoo as az
+import numpy as np
+fields = {"vocab_size": 32, "num_layers": 2, "num_heads": 2, "hidden_dim": 32, "max_length": 8, "dropout": 0.1}
+layouts = az.layout_map((2, 1), az.GPT(**fields).config, fsdp=True)
+spread = keras.distribution.ModelParallel
+keras.distribution.set_distribution(spread(layout_map=layouts, batch_dim_name="batch", auto_shard_dataset=False))
+keras.utils.set_random_seed(0)
+model = az.GPT(**fields)
+model.compile(keras.optimizers.Adam(0.01), az.losses.CausalLM())
+ids = np.random.default_rng(process).integers(0, 32, (8, 8))
+
+class Steps(keras.callbacks.Callback):
+    losses = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.losses.append(float(logs["loss"]))
+        if len(self.losses) == stop:
+            raise KeyboardInterrupt
+
+try:
+    resume = az.callbacks.Resume(f"{folder}/{process}", save_freq=1)
+    model.fit(ids, batch_size=2, epochs=2, verbose=0, callbacks=[resume, Steps()])
+except KeyboardInterrupt:
+    pass
+print(json.dumps(Steps.losses))
+"""
+
+
+@needs_jax
+@pytest.mark.slow
+def test_processes_that_divide_weights_resume_together(tmp_path: Path) -> None:
+    """Two processes, each with half of every weight, go on in the middle of an epoch from what each has saved."""
+
+    def losses(folder: str, stop: int) -> list[float]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        with ThreadPoolExecutor(2) as pool:
+            runs = [(INTERRUPTED, i, port, tmp_path / folder, stop) for i in range(2)]
+            found = list(pool.map(lambda run: python(*run, KERAS_BACKEND="jax"), runs))
+        one, other = (json.loads(text.splitlines()[-1]) for text in found)
+        assert one == other
+        return one
+
+    whole = losses("whole", 0)
+    assert losses("killed", 3) == whole[:3]
+    # The first step of the resumed epoch runs and is undone; passed batches have the losses that were saved.
+    assert losses("killed", 0)[3:] == whole[3:]
 
 
 @pytest.mark.slow

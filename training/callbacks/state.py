@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from ...weights.placement import layout_of, placed, whole
+
 
 def variables_of(model: Any, *, metrics: bool = True) -> dict[str, Any]:
     """Return every variable that training changes, by a name that is the same in another process.
@@ -34,9 +36,9 @@ def variables_of(model: Any, *, metrics: bool = True) -> dict[str, Any]:
 
 
 def snapshot(model: Any, *, metrics: bool = True) -> dict[str, np.ndarray]:
-    """Return copies of the values of ``variables_of(model)``."""
-    values = {name: ops.convert_to_numpy(value) for name, value in variables_of(model, metrics=metrics).items()}
-    return {name: np.array(value, order="C", copy=True) for name, value in values.items()}
+    """Return copies of the values of ``variables_of(model)``, whole also if other processes hold parts of them."""
+    variables = variables_of(model, metrics=metrics)
+    return {name: np.array(whole(variable), order="C", copy=True) for name, variable in variables.items()}
 
 
 def restore(model: Any, values: Mapping[str, np.ndarray], *, metrics: bool = True) -> None:
@@ -62,7 +64,8 @@ def restore(model: Any, values: Mapping[str, np.ndarray], *, metrics: bool = Tru
         )
     for name, variable in variables.items():
         # A copy, because JAX uses the memory of an array as it is, and a training step then writes to it.
-        variable.assign(np.array(given[name], copy=True))
+        array, layout = np.array(given[name], copy=True), layout_of(variable)
+        variable.assign(array if layout is None else placed(array, variable.dtype, layout))
 
 
 def steps_of(model: Any) -> int:

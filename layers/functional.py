@@ -293,6 +293,24 @@ def _splits(query: Tensor, key: Tensor) -> bool:
     return length is not None and length == key.shape[2] and length >= LEAST
 
 
+def _in_parts(query: Tensor, key: Tensor, value: Tensor, mask: Any, bias: Any, options: dict[str, Any]) -> Tensor:
+    """Return the causal attention of `CHUNKS` parts of the queries, each to the keys up to its end."""
+    ends = [query.shape[2] * (i + 1) // CHUNKS for i in range(CHUNKS)]
+    parts = [
+        dot_product_attention(
+            query[:, :, start:end],
+            key[:, :, :end],
+            value[:, :, :end],
+            mask=_part(mask, start, end),
+            bias=_part(bias, start, end),
+            causal=True,
+            **options,
+        )
+        for start, end in zip([0, *ends], ends, strict=False)
+    ]
+    return ops.concatenate(parts, axis=2)
+
+
 def _part(x: Any, start: int, end: int) -> Any:
     """Return the rows from `start` to `end` and the columns to `end` of `x` (..., T or 1, S or 1)."""
     if x is None:
@@ -346,20 +364,7 @@ def dot_product_attention(
         return ops.transpose(ops.dot_product_attention(*parts, scale=scale, is_causal=causal), (0, 2, 1, 3))
     if causal and not return_scores and backend() == "jax" and _splits(query, key):
         options: dict[str, Any] = {"scale": scale, "softcap": softcap, "sinks": sinks, "dropout": dropout}
-        ends = [query.shape[2] * (i + 1) // CHUNKS for i in range(CHUNKS)]
-        parts = [
-            dot_product_attention(
-                query[:, :, start:end],
-                key[:, :, :end],
-                value[:, :, :end],
-                mask=_part(mask, start, end),
-                bias=_part(bias, start, end),
-                causal=True,
-                **options,
-            )
-            for start, end in zip([0, *ends], ends, strict=False)
-        ]
-        return ops.concatenate(parts, axis=2)
+        return _in_parts(query, key, value, mask, bias, options)
     heads, kv_heads = query.shape[1], key.shape[1]
     batch, _, length, head_dim = ops.shape(query)
     source = ops.shape(key)[2]

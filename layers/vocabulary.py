@@ -89,12 +89,7 @@ def chunked_logit_statistics(
     """
     batch, length, width = ops.shape(hidden)
     tokens = max(1, MOST_LOGITS // projection.vocabulary) if tokens is None else tokens
-    if isinstance(batch, int) and isinstance(length, int):
-        columns = min(max(1, tokens // batch), length)
-        steps = -(-length // columns)
-    else:
-        columns = ops.minimum(ops.maximum(1, tokens // ops.cast(batch, "int32")), length)
-        steps = (length + columns - 1) // columns
+    columns, steps = _chunks(batch, length, tokens)
     labels = ops.cast(labels, "int32")
     dtype = hidden.dtype
     kernel = ops.cast(projection.kernel, dtype)
@@ -130,15 +125,7 @@ def chunked_logit_statistics(
                 new = ops.cast(start + ops.arange(columns, dtype="int32") >= step * columns, upstream.dtype)
                 given = part(upstream, start, 4) * ops.reshape(new, (1, -1, 1))
                 logits = project(x, *weights)
-                change = ops.exp(logits - part(found, start, 4)[..., :1]) * given[..., :1]
-                change = change + given[..., 2:3] / projection.vocabulary
-                chosen = ops.equal(
-                    ops.arange(projection.vocabulary, dtype="int32"), ops.expand_dims(ops.maximum(targets, 0), -1)
-                )
-                change = change + ops.where(chosen, given[..., 1:2], 0.0)
-                if projection.softcap is not None:
-                    change = change * (1 - ops.square(logits * (1 / projection.softcap)))
-                change = change if projection.scale == 1.0 else change * projection.scale
+                change = _gradient_of_products(projection, logits, part(found, start, 4)[..., :1], targets, given)
                 rows = ops.reshape(ops.cast(change, dtype), (-1, projection.vocabulary))
                 flat = ops.reshape(x, (-1, width))
                 back = ops.matmul(rows, weights[0] if projection.tied else ops.transpose(weights[0]))
@@ -159,6 +146,37 @@ def chunked_logit_statistics(
         return found, gradient
 
     return statistics(hidden, *weights)
+
+
+def _chunks(batch: Any, length: Any, tokens: int) -> tuple[Any, Any]:
+    """Return the number of columns in a chunk of about `tokens` tokens, and the number of chunks."""
+    if isinstance(batch, int) and isinstance(length, int):
+        columns = min(max(1, tokens // batch), length)
+        return columns, -(-length // columns)
+    columns = ops.minimum(ops.maximum(1, tokens // ops.cast(batch, "int32")), length)
+    return columns, (length + columns - 1) // columns
+
+
+def _gradient_of_products(
+    projection: Projection, logits: Tensor, log_sums: Tensor, labels: Tensor, upstream: Tensor
+) -> Tensor:
+    """Return the gradient of ``hidden @ kernel + bias``, (batch, columns, vocabulary), given that of the statistics.
+
+    Args:
+        projection: the output projection.
+        logits: its logits, (batch, columns, vocabulary).
+        log_sums: their log-sum-exp, (batch, columns, 1).
+        labels: (batch, columns).
+        upstream: the gradient of the statistics, (batch, columns, 4); the last of them, a comparison, has none.
+    """
+    softmax = ops.exp(logits - log_sums)
+    words = ops.arange(projection.vocabulary, dtype="int32")
+    of_label = ops.equal(words, ops.expand_dims(ops.maximum(labels, 0), -1))
+    change = softmax * upstream[..., :1] + upstream[..., 2:3] / projection.vocabulary
+    change = change + ops.where(of_label, upstream[..., 1:2], 0.0)
+    if projection.softcap is not None:
+        change = change * (1 - ops.square(logits * (1 / projection.softcap)))
+    return change if projection.scale == 1.0 else change * projection.scale
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def main() -> None:
     jit = keras.backend.backend() == "jax"
     rate = az.WarmupLinearDecay(1e-4, steps // 10, steps)
     paired.compile(keras.optimizers.AdamW(rate), MultipleNegativesRanking(), jit_compile=jit)
-    x = paired.inputs(*zip(*train, strict=True), max_length=LENGTH, padding="max_length")
+    x = paired.tokenize(*zip(*train, strict=True), max_length=LENGTH, padding="max_length")
     paired.fit(x, np.full(len(train), -1), batch_size=BATCH, epochs=EPOCHS, verbose=2)
     found = scores(test)
     print(f"{len(test)} unseen functions, the first result is right: {before:.3f} before, {recall(found):.3f} after")

@@ -84,7 +84,7 @@ class PairedEncoder(keras.Model):
     """One encoder for all parts of a pair (a bi-encoder), for training with ``MultipleNegativesRanking``.
 
     The inputs are those of the encoder, each with the name of the part in front: "anchor.input_ids",
-    "positive.input_ids", …; ``inputs`` makes them from texts. Training it trains the encoder, which is used alone
+    "positive.input_ids", …; ``tokenize`` makes them from texts. Training it trains the encoder, which is used alone
     afterwards.
 
     Args:
@@ -111,7 +111,7 @@ class PairedEncoder(keras.Model):
             found.append(result["sentence_embedding"] if isinstance(result, Mapping) else result)
         return ops.stack(found, axis=1)
 
-    def inputs(self, *texts: Sequence[str], **options: Any) -> dict[str, Any]:
+    def tokenize(self, *texts: Sequence[str], **options: Any) -> dict[str, Any]:
         """Return the inputs for lists of texts, one list for each part, encoded by the encoder's tokenizer.
 
         Args:

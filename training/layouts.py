@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
 from ..weights.rules import weight_name
 from ..zoo.base import ZooModel
@@ -203,7 +204,7 @@ def _mesh(mesh: Any) -> Any:
 def _weights(model: ZooModel) -> tuple[dict[str, tuple[tuple[int, ...], int]], dict[str, Any]]:
     """Return the shapes and bytes per number of all weights by name, and the attention layers by name."""
     weights = {
-        name: (tuple(variable.shape), 2 if "16" in variable.dtype else 4)
+        name: (tuple(variable.shape), np.dtype(variable.dtype).itemsize)
         for variable in model.weights
         if LORA.search(name := weight_name(variable)) is None
     }

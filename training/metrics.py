@@ -140,7 +140,9 @@ class BitsPerByte(_TokenMetric):
         self.bytes_per_token = bytes_per_token_of(tokenizer, bytes_per_token)
 
     def values(self, found: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        sizes = ops.take(ops.convert_to_tensor(self.bytes_per_token), labels, axis=0)
+        # A label beyond the table has no bytes that are known. Backends differ in what they take for it.
+        table = ops.append(ops.convert_to_tensor(self.bytes_per_token), math.nan)
+        sizes = ops.take(table, ops.minimum(labels, len(self.bytes_per_token)), axis=0)
         return cross_entropy(found) * (1 / math.log(2)), sizes
 
     def get_config(self) -> dict[str, Any]:

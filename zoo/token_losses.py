@@ -85,6 +85,8 @@ class TokenLosses(keras.Model):
                     f"steps_per_epoch: got {steps!r} for data of {source.num_batches} batches an epoch; accepted: "
                     "None, or data.tf_data().repeat() in place of the data"
                 )
+            if len(args) > 3:
+                raise ValueError("fit: got callbacks or shuffle by position; accepted: callbacks=[...] by name")
             given = kwargs.get("callbacks") or []
             if isinstance(given, keras.callbacks.CallbackList):
                 given.append(source.epoch_callback())

@@ -139,6 +139,8 @@ def test_split() -> None:
     train, held = split(examples, 0.25, 0)
     assert len(held) == 3 and sorted(train.values + held.values) == examples.values
     assert split(examples, 0.25, 0)[1].values == held.values
+    hundred = Records(list(range(100)), [str(i) for i in range(100)])
+    assert len(split(hundred, 0.07, 0)[1].values) == 7  # 0.07 · 100 is a little more in floating point
     assert all(part.places == [f"data.jsonl:{i}" for i in part.values] for part in (train, held))
     with pytest.raises(ValueError, match=r"held_out: got 0.9 of 1"):
         split(Records([1], ["data.jsonl:1"]), 0.9, 0)

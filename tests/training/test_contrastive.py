@@ -55,7 +55,7 @@ def test_refused() -> None:
     with pytest.raises(ValueError, match=r"^parts: got"):
         PairedEncoder(tiny("bert", "sentence_max"), ["one"])
     with pytest.raises(ValueError, match=r"^texts: got lists of \[1, 2\] texts; accepted: lists of one length"):
-        PairedEncoder(tiny("bert", "sentence_max")).inputs(["a"], ["b", "c"])
+        PairedEncoder(tiny("bert", "sentence_max")).tokenize(["a"], ["b", "c"])
 
 
 def test_a_pair_is_learned(rng: np.random.Generator) -> None:

@@ -171,6 +171,14 @@ def test_metrics_are_exact_over_unequal_batches(batch: tuple[Array, Array]) -> N
         assert float(metric.result()) == (1 if isinstance(metric, az.metrics.Perplexity) else 0)
 
 
+def test_bytes_of_labels_beyond_the_table_are_not_made_up(batch: tuple[Array, Array]) -> None:
+    metric = az.metrics.BitsPerByte(bytes_per_token=[1, 2, 3])
+    metric.update_state(np.full_like(batch[1], 2), batch[0])
+    assert math.isfinite(float(metric.result()))
+    metric.update_state(np.full_like(batch[1], 3), batch[0])
+    assert math.isnan(float(metric.result()))
+
+
 def test_sums_of_many_batches_are_not_rounded() -> None:
     """A plain sum in float32 would be off by 1e-4 after 3000 such batches."""
     metric, labels = az.metrics.MaskedAccuracy(shift=False), np.zeros((100, 100), int)

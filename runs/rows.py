@@ -66,7 +66,8 @@ def _known(example: Mapping[str, Any]) -> bool:
 
 def split(examples: Records, share: float, seed: int) -> tuple[Records, Records]:
     """Return the examples to train on and the `share` of them that is held out, at least one if it is not 0."""
-    held = set(np.random.default_rng(seed).permutation(len(examples))[: math.ceil(share * len(examples) - 1e-9)].tolist())
+    number = math.ceil(share * len(examples) - 1e-9)  # 0.07 · 100 is 7.000000000000001
+    held = set(np.random.default_rng(seed).permutation(len(examples))[:number].tolist())
     parts = [i for i in range(len(examples)) if i not in held], sorted(held)
     if not parts[0]:
         raise ValueError(f"data.held_out: got {share} of {len(examples)} examples; accepted: a share that leaves some")

@@ -1,6 +1,6 @@
 """Compare training steps with those of KerasHub's models of the same shape, and with PyTorch.
 
-    python benchmarks/train.py [--jax PYTHON] [--torch PYTHON] [--only gpt bert vit] [--rounds 5]
+    python benchmarks/train.py [--jax PYTHON] [--torch PYTHON] [--only gpt bert vit] [--rounds 5] [--ablation]
 
 A GPT with tied embeddings (4 layers, width 256, 8 heads, 8 rows of 256 tokens, 2048 words), a classifier of BERT-mini's
 size (the same, 2 classes) and ViT-tiny's (6 layers, width 192, 32 x 32 pixels in patches of 4, 64 rows, 10 classes) are
@@ -9,6 +9,9 @@ trained with AdamW on a CPU: with TensorFlow in a graph, Keras' default there, a
 Each side is a process of its own; they take turns, a few steps each, and the best of all rounds counts. Memory is the
 largest of the process. A matrix product of the GPT's shapes, (2048, 256) with (256, 1024), shows what each framework
 reaches on this machine.
+
+With `--ablation`, ours runs beside ours without one of its parts each, for which Keras' way is taken: dropout from
+bytes, causal attention in parts (on JAX) and gradients written by hand (on TensorFlow).
 
 `--jax` and `--torch` are interpreters of environments with JAX or PyTorch; those of JAX need this package and KerasHub.
 Takes about ten minutes. Nothing else should run on the machine.
@@ -36,6 +39,7 @@ from train_shapes import HEADS, IMAGES, INNER, LAYERS, LENGTH, SHAPES, WIDTH, WO
 
 STEPS = 3  # in a turn
 MODELS = ("gpt", "bert", "vit")
+PARTS = {"graph": ("dropout", "gradients"), "XLA": ("dropout", "gradients"), "JAX": ("dropout", "attention")}
 Step = Callable[[], Any]
 
 
@@ -45,6 +49,7 @@ def main() -> None:
     parser.add_argument("--torch", type=Path, help="interpreter of an environment with PyTorch")
     parser.add_argument("--only", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--ablation", action="store_true")
     parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -54,6 +59,9 @@ def main() -> None:
     print(f"{platform.machine()} {cpu.rpartition(': ')[2]}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
     places = {"graph": sys.executable, "XLA": sys.executable, "JAX": arguments.jax, "torch": arguments.torch}
     for model in arguments.only:
+        if arguments.ablation:
+            ablation(model, places, arguments.rounds)
+            continue
         print(f"| {model} | dropout | ours, ms | KerasHub, ms | ratio | ours, MB | KerasHub, MB | products, GFLOP/s |")
         print("|---|---|---|---|---|---|---|---|")
         for dropout in ("0.1", "0.0"):
@@ -71,6 +79,21 @@ def main() -> None:
                 memory = f"{eager['MB']:.0f} | {compiled['MB']:.0f}"
                 print(f"| PyTorch | {dropout} | {took} | {memory} | {eager['products']:.0f} |", flush=True)
         print()
+
+
+def ablation(model: str, places: dict[str, Any], rounds: int) -> None:
+    """Print the time of ours, and of ours without one of its parts."""
+    print(f"| {model} | dropout | ours, ms | without | ms |")
+    print("|---|---|---|---|---|")
+    for dropout in ("0.1", "0.0"):
+        for place, all_parts in PARTS.items():
+            parts = [part for part in all_parts if part != "dropout" or dropout != "0.0"]
+            if places[place]:
+                sides = {who: Side(str(places[place]), model, place, who, dropout) for who in ("ours", *parts)}
+                ours, *others = measured(sides, rounds)
+                for part, other in zip(parts, others, strict=True):
+                    print(f"| {place} | {dropout} | {ours['ms']:.0f} | {part} | {other['ms']:.0f} |", flush=True)
+    print()
 
 
 def measured(sides: dict[str, Side], rounds: int) -> list[dict[str, float]]:
@@ -141,10 +164,26 @@ def keras_step(model: str, place: str, who: str, dropout: float) -> Step:
 
     keras.utils.set_random_seed(0)
     x, y = data(model)
-    made, inputs = (ours if who == "ours" else theirs)(model, dropout, x)
+    if who not in ("ours", "peer"):
+        take_out(who)
+    made, inputs = (theirs if who == "peer" else ours)(model, dropout, x)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     made.compile(keras.optimizers.AdamW(1e-4), loss, jit_compile={"graph": False, "XLA": True, "JAX": "auto"}[place])
     return lambda: made.train_on_batch(inputs, y)
+
+
+def take_out(part: str) -> None:
+    """Let Keras compute this part, for the ablation."""
+    import keras
+
+    from attention_zoo.layers import dropout, functional
+
+    if part == "dropout":
+        dropout.Dropout.call = keras.layers.Dropout.call
+    elif part == "attention":
+        functional.LEAST = 10**9
+    else:
+        functional._gradients_by_hand = lambda: False
 
 
 def ours(model: str, dropout: float, x: np.ndarray) -> tuple[Any, Any]:

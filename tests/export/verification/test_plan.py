@@ -37,7 +37,8 @@ def test_the_first_case_is_padded_where_there_is_a_mask(family: str, variant: st
     assert first == Case(3, 7, 0, "left" if masked else "none")
     dims = {dim for spec in signature.inputs for dim in spec.dims} & {"sequence", "source", "target"}
     fixed = signature.exported({"batch": 1, **dict.fromkeys(dims, 20)})
-    assert text_cases(model, fixed)[0] == Case(1, 7, 0, "left" if masked else "none")
+    length = 7 if dims <= set(fixed.padded) else 20  # SigLIP reads the last token, so that no text may be shorter
+    assert text_cases(model, fixed)[0] == Case(1, length, 0, "left" if masked else "none")
 
 
 @pytest.mark.slow

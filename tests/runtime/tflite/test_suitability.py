@@ -174,12 +174,16 @@ def test_files_of_every_family(family: str, variant: str, files: Any) -> None:
     assert found.operators == sum(len(graph.operators) for graph in own.subgraphs) == sum(result.operators.values())
     sizes = {s.signatureKey.decode(): len(own.subgraphs[s.subgraphIndex].operators) for s in own.signatureDefs}
     assert {part.signature: part.operators for part in found.partitions} == sizes
-    if family != "seq2seq":  # XNNPACK does not run its loops
-        assert all(part.pieces >= 1 and len(part.outside) < 0.4 * part.operators for part in found.partitions)
+    if family != "seq2seq":  # XNNPACK does not run its loops, nor most operators that sort tokens by experts
+        most = 0.5 if "expert" in variant else 0.4
+        shares = [len(part.outside) / part.operators for part in found.partitions]
+        assert all(part.pieces >= 1 for part in found.partitions) and max(shares) < most
     left = {(one.rule, one.operator) for one in found.findings if one.on == GPU}
     known = {("operator", "WHILE"), ("dtype", "CUMSUM")}  # position ids are the cumulative sum of the mask
     if "expert" in variant:  # tokens are sorted by their experts
         known |= {("bool", "ONE_HOT"), ("operator", "SCATTER_ND")}
+    if family == "clip":  # the last token of a text has the greatest id
+        known.add(("dtype", "ARG_MAX"))
     assert left <= known
     text = str(result)
     assert "| XNNPACK | " in text and f"| {GPU} | " in text and f"| {OLDER} | " in text

@@ -52,6 +52,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
+def brief(error: BaseException | str) -> str:
+    """Return a message on one line, without the rest of a long one. Those of native libraries may have many lines."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:300]}…"
+
+
 def path_like(name: str, value: Any) -> Path:
     """Return a path given as a string or a path object."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):

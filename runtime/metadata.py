@@ -1,4 +1,4 @@
-"""Metadata keys of exported files, and the function that reads them. Requires Python's standard library only."""
+"""Metadata keys of exported files, and the function that reads them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
+
+from ..checks import brief
 
 FAMILY = "attention_zoo.family"
 CONFIG = "attention_zoo.config"
@@ -50,8 +52,8 @@ def stated(path: Path, metadata: Mapping[str, str], key: str, kind: type[Stated]
         return kind()
     try:
         found = json.loads(metadata[key])
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"path: the {word} in {path} cannot be read: {error}; {OURS}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"path: the {word} in {path} cannot be read: {brief(error)}; {OURS}") from error
     if not isinstance(found, kind):
         raise ValueError(f"path: the {word} in {path} cannot be read: got {found!r:.40}; {OURS}")
     return found

@@ -17,6 +17,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from ..checks import brief
 from ..generation.decoder import Decoder, RecomputingDecoder
 from ..generation.defaults import obeyed
 from ..generation.search import GenerateOptions, generate
@@ -259,7 +260,7 @@ class Runner(TextGenerating, PairScoring):
         try:
             return Tokenizer.from_files(found)
         except (ValueError, KeyError) as error:
-            raise ValueError(f"path: the tokenizer in {self.path} cannot be read: {error}; {OURS}") from error
+            raise ValueError(f"path: the tokenizer in {self.path} cannot be read: {brief(error)}; {OURS}") from error
 
     @property
     def stop_tokens(self) -> list[int]:
@@ -323,7 +324,7 @@ def _own_signature(path: Path, declared: Any, found: Signature) -> Signature:
     try:
         signature = Signature.from_dict(declared)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"path: the signature in {path} cannot be read: {error}; {OURS}") from error
+        raise ValueError(f"path: the signature in {path} cannot be read: {brief(error)}; {OURS}") from error
     for side in ("inputs", "outputs"):
         names, actual = ({spec.name for spec in getattr(s, side)} for s in (signature, found))
         if names != actual:

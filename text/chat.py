@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..checks import brief
 from ..needs import named_extras
 
 UNFINISHED = "\ufddeUNFINISHED "  # marks the end of an unfinished message; no text contains its first character
@@ -127,7 +128,8 @@ def _plain(name: str, value: Any) -> Any:
     try:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{name}: got what is not JSON: {error}; accepted: texts, numbers, lists, objects") from error
+        reason = brief(error)
+        raise ValueError(f"{name}: got what is not JSON: {reason}; accepted: texts, numbers, lists, objects") from error
 
 
 def _render(template: str, variables: Mapping[str, Any]) -> str:
@@ -173,5 +175,5 @@ def _render(template: str, variables: Mapping[str, Any]) -> str:
     except Exception as error:  # a template can raise any Python exception
         kind = type(error).__name__
         raise ValueError(
-            f"chat_template: got {kind}: {error}; accepted: a template that takes these messages"
+            f"chat_template: got {kind}: {brief(error)}; accepted: a template that takes these messages"
         ) from error

@@ -31,7 +31,7 @@ from .tokenizer_config import (
     with_backend_settings,
 )
 from .tokenizer_files import file_texts, parse_tokenizer, read_tokenizer, write_files
-from .vocabularies import SPECIAL, checked, kind_of
+from .vocabularies import SPECIAL, checked, kind_of, refusing_panics
 
 Array = np.ndarray
 # Arguments of transformers' ``apply_chat_template`` that are not variables of a template.
@@ -80,6 +80,7 @@ class Tokenizer(Languages):
     cls_token_id: int | None
     mask_token_id: int | None
 
+    @refusing_panics
     def __init__(self, backend: Any, **config: Any) -> None:
         check_names(config)
         self.backend = backend
@@ -109,6 +110,7 @@ class Tokenizer(Languages):
     # Constructors and files
 
     @classmethod
+    @refusing_panics
     def load(cls, path: str | os.PathLike[str], **config: Any) -> Tokenizer:
         """Load the tokenizer of a Hugging Face folder or of a GGUF file.
 
@@ -130,6 +132,7 @@ class Tokenizer(Languages):
         return cls(backend, **found)
 
     @classmethod
+    @refusing_panics
     def from_files(cls, files: Mapping[str, str], **config: Any) -> Tokenizer:
         """Create a tokenizer from the texts of its files, such as ``to_files`` returns.
 
@@ -146,6 +149,7 @@ class Tokenizer(Languages):
         return cls(backend, **found)
 
     @classmethod
+    @refusing_panics
     def from_gguf(cls, fields: Mapping[str, Any], **config: Any) -> Tokenizer:
         """Create a tokenizer from the metadata of a GGUF file.
 
@@ -202,6 +206,7 @@ class Tokenizer(Languages):
         write_files(self.to_files(), folder)
         return folder
 
+    @refusing_panics
     def to_files(self, indent: bool = True) -> dict[str, str]:
         """Return the texts that ``save`` writes, by file name. Without `indent` each JSON text is a single line."""
         return file_texts(self, indent=indent)
@@ -228,6 +233,7 @@ class Tokenizer(Languages):
     def __len__(self) -> int:
         return self.vocab_size
 
+    @refusing_panics
     def __call__(
         self,
         texts: str | Sequence[Any],
@@ -344,6 +350,7 @@ class Tokenizer(Languages):
         text = NONCHARACTERS.sub("\ufffd", text) if split_special_tokens else text
         return checked("text", lambda: backend.encode(text, pair, add_special_tokens=add_special_tokens))
 
+    @refusing_panics
     def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
         """Decode one row of ids to text.
 
@@ -361,6 +368,7 @@ class Tokenizer(Languages):
         """Decode each row of ids; see ``decode``."""
         return [self.decode(row, skip_special_tokens) for row in rows]
 
+    @refusing_panics
     def apply_chat_template(
         self,
         messages: Sequence[Any],

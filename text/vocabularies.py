@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+from ..checks import brief
 from ..files import LARGEST_JSON, read_json, read_text
 from ..needs import named_extras
 from .splits import DIGIT, GPT2, SPLITS, WHOLE
 
+P = ParamSpec("P")
+T = TypeVar("T")
 FILE = "tokenizer.json"
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 LARGEST = 2**27  # bytes of a vocabulary file, about four times those of the largest multilingual models
@@ -28,6 +32,8 @@ def backend_class() -> Any:
 def checked(what: str, make: Any) -> Any:
     """Return ``make()``, and raise its errors as ValueError.
 
+    A ValueError of this package is raised as it is.
+
     The `tokenizers` library raises plain ``Exception``, and panics of its Rust code derive from BaseException only.
 
     Raises:
@@ -35,10 +41,34 @@ def checked(what: str, make: Any) -> Any:
     """
     try:
         return make()
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
     except BaseException as error:
-        raise ValueError(f"{what}: got what cannot be read: {error}; accepted: a valid one") from error
+        if isinstance(error, MemoryError) or not (isinstance(error, Exception) or _is_panic(error)):
+            raise
+        if isinstance(error, ValueError) and "; accepted: " in str(error):
+            raise
+        raise ValueError(f"{what}: got what cannot be read: {brief(error)}; accepted: a valid one") from error
+
+
+def _is_panic(error: BaseException) -> bool:
+    return type(error).__name__ == "PanicException"  # a class that the tokenizers library does not export
+
+
+def refusing_panics(function: Callable[P, T]) -> Callable[P, T]:
+    """Raise the errors of the `tokenizers` library's Rust code in `function` as ValueError.
+
+    A tokenizer.json can be read and still be wrong, such as a post-processor with a token that does not exist.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            if type(error) is not Exception and not _is_panic(error):
+                raise
+            raise ValueError(f"tokenizer: got one that fails: {brief(error)}; accepted: a valid one") from error
+
+    return call
 
 
 def json_of(file: Path, most: int) -> dict[str, Any]:

@@ -5,18 +5,18 @@ Requires ``litert-lm-builder`` and ``ai-edge-litert``, but not the engine.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from ...checks import brief
 from ...signature import Signature
 from ...text.tokenizer import Tokenizer
 from ..tflite.flatbuffer import operators, signatures, unpacked
-from .runner import LiteRTLMRunner, content, section, sections
+from .runner import ACCEPTED, LiteRTLMRunner, section, sections, tokenizer_text
 
-MODEL, TOKENIZER = "TFLiteModel", "HF_Tokenizer_Zlib"
+MODEL = "TFLiteModel"
 ROLES = ("system", "user", "model")
 
 
@@ -64,19 +64,12 @@ def model_in(runner: LiteRTLMRunner) -> tuple[dict[str, Signature], list[str]]:
 
 
 def _tokenizer(runner: LiteRTLMRunner) -> Tokenizer | None:
-    """Return the tokenizer that the engine uses, or None if it is not a tokenizer.json.
-
-    The section holds the size, in eight bytes, and the compressed tokenizer.json.
-    """
-    if all(part.kind != TOKENIZER for part in sections(runner.path)):
-        return None
+    """Return the tokenizer that the engine uses, or None if it is not a tokenizer.json."""
+    text = tokenizer_text(runner.path)
     try:
-        return Tokenizer.from_files({"tokenizer.json": zlib.decompress(content(runner.path, TOKENIZER)[8:]).decode()})
-    except (zlib.error, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"path: {runner.path} has a damaged tokenizer: {reason:.80}; accepted: a LiteRT-LM file"
-        ) from error
+        return None if text is None else Tokenizer.from_files({"tokenizer.json": text})
+    except ValueError as error:
+        raise ValueError(f"path: {runner.path} has a damaged tokenizer: {brief(error)}; {ACCEPTED}") from error
 
 
 def _texts(tokens: Iterable[Any], tokenizer: Tokenizer | None) -> list[str]:

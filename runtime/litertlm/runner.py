@@ -14,6 +14,7 @@ import functools
 import io
 import os
 import secrets
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -29,14 +30,18 @@ from ...generation.options import GenerateOptions, Options
 from ...generation.text_generation import MOST_NEW_TOKENS, Continuation, check_fits, is_ids, is_single, several
 from ...needs import named_extras
 from ...text.tokenizer import Tokenizer
+from ...text.vocabularies import LARGEST
 from ..metadata import FAMILY
 from ..runner import Runner, usable_cores
+from ..tflite.bounds import check_model
 from ..tflite.flatbuffer import tflite_metadata
 
 # Options of ``generate`` that the engine has. It lacks all others, or interprets them differently.
 KNOWN = ("max_new_tokens", "temperature", "top_k", "top_p", "stop_tokens", "stop_strings", "tokenizer", "seed")
 # Entries of a generation config that are obeyed; the bundle has the tokens that are never generated.
 OBEYED = ("do_sample", "temperature", "top_k", "top_p", "stop_strings", "suppress_tokens")
+ACCEPTED = "accepted: a LiteRT-LM file"
+TOKENIZER = "HF_Tokenizer_Zlib"
 ELSE = "or an .onnx or .tflite file of the model"
 
 
@@ -93,6 +98,29 @@ def content(path: Path, kind: str) -> bytes:
         return file.read(part.end - part.begin)
 
 
+def tokenizer_text(path: Path) -> str | None:
+    """Return the tokenizer.json of a bundle, or None if it has another kind of tokenizer.
+
+    The section holds the size, in eight bytes, and the compressed text.
+
+    Raises:
+        ValueError: If it is damaged, or larger than a tokenizer may be, whatever the size of the section.
+    """
+    if all(part.kind != TOKENIZER for part in sections(path)):
+        return None
+    packed = content(path, TOKENIZER)
+    try:
+        opened = zlib.decompressobj()
+        text = opened.decompress(packed[8:], LARGEST + 1)
+        if len(text) > LARGEST:
+            raise ValueError(f"it has more than {LARGEST} bytes")
+        if not opened.eof or len(text) != int.from_bytes(packed[:8], "little"):
+            raise ValueError(f"it has {len(text)} bytes, not those that it states")
+        return text.decode()
+    except (zlib.error, ValueError) as error:
+        raise ValueError(f"path: {path} has a damaged tokenizer: {checks.brief(error)}; {ACCEPTED}") from error
+
+
 def section(path: Path, kind: str) -> Section:
     """Return the first section of a kind. Raises the same errors as ``content``."""
     found = next((part for part in sections(path) if part.kind == kind), None)
@@ -123,6 +151,9 @@ class LiteRTLMRunner(Runner):
     def __init__(self, path: Path, threads: int | None = None) -> None:
         self.path, self.threads = path, threads or usable_cores()
         part = section(path, "TFLiteModel")
+        for model in sections(path):
+            if model.kind == "TFLiteModel":
+                check_model(path, model.begin, model.end)  # before the engine, which would end the process
         self.metadata = tflite_metadata(path, part.begin)
         self.files, self.graphs = {path: self.metadata}, {}
         self.said = _llm_metadata(path)
@@ -178,6 +209,7 @@ class LiteRTLMRunner(Runner):
     @functools.cached_property
     def engine(self) -> Any:
         """The ``litert_lm.Engine``. Its weight cache is disabled, as that would be a file next to the bundle."""
+        tokenizer_text(self.path)  # which the engine decompresses without a limit
         with named_extras():
             import litert_lm
 
@@ -186,7 +218,8 @@ class LiteRTLMRunner(Runner):
             backend = litert_lm.Backend.CPU(thread_count=self.threads)
             return litert_lm.Engine(os.fspath(self.path), backend=backend, cache_dir=":nocache")
         except RuntimeError as error:
-            raise ValueError(f"path: LiteRT-LM cannot run {self.path}: {error}; accepted: a LiteRT-LM file") from error
+            reason = checks.brief(error)
+            raise ValueError(f"path: LiteRT-LM cannot run {self.path}: {reason}; {ACCEPTED}") from error
 
     def _texts_only(self, why: str) -> ValueError:
         return ValueError(
@@ -323,8 +356,8 @@ class _Request:
                 yield rest
         except RuntimeError as error:
             raise ValueError(
-                f"prompts: got {self.length} tokens, at which LiteRT-LM stopped ({error}); accepted: fewer: the last "
-                "of the pieces that a prompt is taken in must fit as a whole"
+                f"prompts: got {self.length} tokens, at which LiteRT-LM stopped ({checks.brief(error)}); accepted: "
+                "fewer: the last of the pieces that a prompt is taken in must fit as a whole"
             ) from error
         finally:
             session.cancel_process()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...checks import brief
 from ...generation.decoder import Decoder
 from ...needs import named_extras
 from ...signature import Signature, TensorSpec
@@ -37,7 +38,8 @@ class OnnxGraph(LoadedGraph):
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=list(wanted))
         except Exception as error:  # ONNX Runtime raises different classes for different defects of a file
-            raise ValueError(f"path: ONNX Runtime cannot read {path}: {error}; accepted: an ONNX model") from error
+            reason = brief(error)
+            raise ValueError(f"path: ONNX Runtime cannot read {path}: {reason}; accepted: an ONNX model") from error
         self.names = [node.name for node in self.session.get_outputs()]
         try:
             self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)

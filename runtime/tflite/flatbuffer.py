@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from ...checks import brief, shown
 from ...signature import Signature, TensorSpec
+from ..metadata import OURS
 
 METADATA_KEY = "attention_zoo"
 RUNTIME = b"min_runtime_version"  # the converter's metadata: a release of TensorFlow
@@ -29,12 +31,27 @@ def _flatbuffer(path: Path, begin: int = 0) -> Any:
 
 
 def tflite_metadata(path: Path, begin: int = 0) -> dict[str, str]:
-    """Return attention_zoo's metadata of a TFLite file, which begins at byte `begin` of `path`; {} if it has none."""
+    """Return attention_zoo's metadata of a TFLite file, which begins at byte `begin` of `path`; {} if it has none.
+
+    Raises:
+        ValueError: If the metadata is not a JSON object of texts.
+    """
     model = _flatbuffer(path, begin)
     for i in range(model.MetadataLength()):
         if model.Metadata(i).Name() == METADATA_KEY.encode():
-            return json.loads(bytes(model.Buffers(model.Metadata(i).Buffer()).DataAsNumpy()))
+            buffer = model.Buffers(model.Metadata(i).Buffer())
+            return _texts(path, bytes(buffer.DataAsNumpy()) if buffer.DataLength() else b"")
     return {}
+
+
+def _texts(path: Path, content: bytes) -> dict[str, str]:
+    try:
+        found = json.loads(content)
+        if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+            raise ValueError(f"got {shown(found)}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"path: the metadata in {path} cannot be read: {brief(error)}; {OURS}") from error
+    return found
 
 
 def least_runtime(path: Path, begin: int = 0) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ...checks import brief
 from .flatbuffer import layer_of
 
 SUBGRAPHS, SIGNATURES = 8, 18  # vtable offsets of these fields of ``Model``, according to its schema
@@ -91,7 +92,7 @@ def _nodes(content: bytes) -> list[Node]:
         interpreter = Interpreter(model_content=content, num_threads=1)
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"content: LiteRT cannot read it: {error}; accepted: a TFLite model") from error
+        raise ValueError(f"content: LiteRT cannot read it: {brief(error)}; accepted: a TFLite model") from error
     return [
         (node["op_name"], node["inputs"].tolist(), node["outputs"].tolist()) for node in interpreter._get_ops_details()
     ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...checks import brief
 from ...generation.decoder import Decoder, GraphDecoder
 from ...needs import named_extras
 from ...signature import Signature, TensorSpec
@@ -16,6 +17,7 @@ from ..graph_names import STATIC
 from ..metadata import SIGNATURES, stated
 from ..quiet import quiet
 from ..runner import LoadedGraph, Runner, usable_cores
+from .bounds import check_model
 from .compiled import compiled_graphs
 from .decoder import EncodedDecoder, LiteRTDecoder
 from .flatbuffer import tflite_metadata
@@ -69,6 +71,7 @@ class TFLiteRunner(Runner):
         with named_extras():
             from ai_edge_litert.interpreter import Interpreter
 
+        check_model(path)  # before LiteRT, which would end the process
         cores = threads or usable_cores()
         graphs: dict[str, LoadedGraph]
         try:
@@ -85,7 +88,9 @@ class TFLiteRunner(Runner):
                 lock = threading.Lock()
                 graphs = {name: TFLiteGraph(interpreter, name, lock) for name in names}
         except (ValueError, RuntimeError) as error:
-            raise ValueError(f"path: LiteRT cannot read {path}: {error}; accepted: a TFLite model") from error
+            if isinstance(error, ValueError) and "; accepted: " in str(error):
+                raise
+            raise ValueError(f"path: LiteRT cannot read {path}: {brief(error)}; accepted: a TFLite model") from error
         super().__init__(path, graphs, metadata)
 
     @property

@@ -12,9 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from .checks import is_integer, meant
+from .checks import INT32, is_integer, is_number, meant, shown
 
 Dim = int | str  # a fixed size, or the name of a dynamic dimension
+DTYPES = {  # names of NumPy's dtypes, and those that only the runtimes have
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "bfloat16", "complex64", "complex128", "string", "str", "object", "int4"),
+}
 BATCHES = ("batch", "text_batch", "image_batch")  # numbers of rows; the latter two in a model that compares both
 
 
@@ -209,6 +213,11 @@ class Signature:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Signature:
+        """Return the signature that ``to_dict`` wrote.
+
+        Raises:
+            ValueError, TypeError, KeyError, AttributeError: the values are damaged.
+        """
         raw = dict(values)
         specs = {
             side: tuple(TensorSpec(**{**spec, "dims": tuple(spec["dims"])}) for spec in raw.pop(side))
@@ -216,7 +225,37 @@ class Signature:
         }
         sums = {dim: tuple(parts) for dim, parts in raw.pop("sums", {}).items()}
         padded = tuple(raw.pop("padded", cls.padded))
-        return cls(**specs, **raw, sums=sums, padded=padded)
+        found = cls(**specs, **raw, sums=sums, padded=padded)
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        """Check the types and ranges of all entries.
+
+        Raises:
+            ValueError: an entry has another type, or names a tensor that does not exist.
+        """
+        for spec in (*self.inputs, *self.outputs):
+            sizes = all(isinstance(dim, str) or (is_integer(dim) and 0 <= dim < INT32) for dim in spec.dims)
+            limit = spec.below is None or isinstance(spec.below, str) or is_integer(spec.below)
+            number = (
+                is_integer(spec.fill) and is_integer(spec.least) and (spec.spread is None or is_number(spec.spread))
+            )
+            if not (isinstance(spec.name, str) and spec.dtype in DTYPES and sizes and limit and number):
+                raise ValueError(f"got a tensor {shown(spec)}")
+        for name in ("limits", "multiples", "defaults", "sizes", "examples"):
+            sizes = getattr(self, name)
+            least = int(name in ("multiples", "sizes"))
+            if not isinstance(sizes, Mapping) or not all(is_integer(n) and least <= n < INT32 for n in sizes.values()):
+                raise ValueError(f"got {name} {shown(sizes)}")
+        for dim, parts in self.sums.items():
+            if not all(isinstance(part, str) for part in (dim, *parts)):
+                raise ValueError(f"got sums {shown(self.sums)}")
+        names = [{spec.name for spec in side} for side in (self.inputs, self.outputs)]
+        if not isinstance(self.state, Mapping) or not (
+            self.state.keys() <= names[0] and all(isinstance(v, str) and v in names[1] for v in self.state.values())
+        ):
+            raise ValueError(f"got a state {shown(self.state)}")
 
 
 @dataclass(frozen=True)

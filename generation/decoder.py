@@ -90,6 +90,17 @@ class Configured:
         self.pad_token: int | None = both.get("pad_token_id")
 
 
+def longest(config: Mapping[str, Any], size: int | None) -> int:
+    """Return the greatest number of tokens by the config, and by the `size` of the graph if it is fixed.
+
+    Raises:
+        ValueError: the config has no `max_length`.
+    """
+    if config.get("max_length") is None:
+        raise ValueError(f"config: got {sorted(config)}; accepted: one with max_length")
+    return config["max_length"] if size is None else min(config["max_length"], size)
+
+
 class GraphDecoder(Configured):
     """A ``search.Decoder`` that runs a graph with a state, such as a key/value cache.
 
@@ -105,7 +116,7 @@ class GraphDecoder(Configured):
         super().__init__(config, defaults, "encoder" in graphs)
         self.graphs = graphs
         sizes = graphs["decoder"].signature.sizes
-        self.max_length = min(config["max_length"], sizes.get("slots", config["max_length"]))
+        self.max_length = longest(config, sizes.get("slots"))
         encoder = graphs["encoder"].signature.inputs if "encoder" in graphs else ()
         self.reads_features = any(spec.dtype.startswith("float") for spec in encoder)
 
@@ -211,7 +222,7 @@ class RecomputingDecoder(Configured):
     def __init__(self, graph: GraphRunner, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         super().__init__(config, defaults)
         self.graph = graph
-        self.max_length = min(config["max_length"], graph.signature.sizes.get("sequence", config["max_length"]))
+        self.max_length = longest(config, graph.signature.sizes.get("sequence"))
 
     def prompt(self, input_ids: Array, attention_mask: Array, room: int) -> Array:
         self.ids, self.mask = align(input_ids, attention_mask)

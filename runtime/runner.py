@@ -17,7 +17,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from ..checks import brief
+from ..checks import INT32, brief, is_integer, shown
 from ..generation.decoder import Decoder, RecomputingDecoder
 from ..generation.defaults import obeyed
 from ..generation.search import GenerateOptions, generate
@@ -39,6 +39,27 @@ from .metadata import (
     TOKENIZER_FILES,
     stated,
 )
+
+
+def _optional_size(value: Any) -> bool:
+    return value is None or (is_integer(value) and 0 < value < INT32)
+
+
+def _optional_ids(value: Any) -> bool:
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    return all(is_integer(number) and abs(number) < INT32 for number in ids)
+
+
+# The entries of a config that are used here, with what is accepted.
+USED = {
+    **dict.fromkeys(("max_length", "vocab_size", "decoder_vocab_size"), ("a positive integer", _optional_size)),
+    "eos_token_id": ("token ids", _optional_ids),
+    **{
+        name: ("a token id", lambda value: not isinstance(value, list) and _optional_ids(value))
+        for name in ("pad_token_id", "decoder_start_token_id")
+    },
+    **dict.fromkeys(("head", "score_activation"), ("a name", lambda value: value is None or isinstance(value, str))),
+}
 
 
 def usable_cores() -> int:
@@ -154,7 +175,8 @@ class Runner(TextGenerating, PairScoring):
     """A loaded model file, ready to run: a single graph, or a decoder with its encoder or its prefill graphs.
 
     ``load`` returns the runner for a file. Several threads may use one runner: ONNX Runtime executes their calls
-    concurrently; LiteRT, which has one set of buffers per file, executes them one after another.
+    concurrently; LiteRT, which has one set of buffers per file, executes them one after another. A runner is pickled as
+    its path and opened anew by the process that unpickles it.
 
     Attributes:
         path: The path of the file.
@@ -175,6 +197,14 @@ class Runner(TextGenerating, PairScoring):
     """
 
     format: str
+    opened_with: tuple[Any, ...] = ()  # the arguments after the path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle a runner as its path and options. Unpickling opens the file anew, also in another process."""
+        mine = self.__dict__.get("tokenizer")
+        assigned = {"tokenizer": mine} if mine is not self.__dict__.get("_stored_tokenizer") else None
+        arguments = (self.path.absolute(), *self.opened_with)
+        return (type(self), arguments) if assigned is None else (type(self), arguments, assigned)
 
     def __init__(self, path: Path, graphs: Mapping[str, LoadedGraph], metadata: dict[str, str]) -> None:
         self.path, self.graphs, self.metadata = path, dict(graphs), metadata
@@ -258,7 +288,8 @@ class Runner(TextGenerating, PairScoring):
         if not found:
             return None
         try:
-            return Tokenizer.from_files(found)
+            self._stored_tokenizer = Tokenizer.from_files(found)
+            return self._stored_tokenizer
         except (ValueError, KeyError) as error:
             raise ValueError(f"path: the tokenizer in {self.path} cannot be read: {brief(error)}; {OURS}") from error
 
@@ -295,7 +326,13 @@ class Runner(TextGenerating, PairScoring):
 
     @property
     def _config(self) -> dict[str, Any]:
-        return stated(self.path, self.metadata, CONFIG, dict)
+        config = stated(self.path, self.metadata, CONFIG, dict)
+        for name, (accepted, fits) in USED.items():
+            if not fits(config.get(name)):
+                raise ValueError(
+                    f"path: the config in {self.path} has {name} {shown(config[name])}; accepted: {accepted}"
+                )
+        return config
 
     def decoder(self) -> Decoder:
         """Return the decoder that computes the logits for ``generate``.
@@ -326,7 +363,10 @@ def _own_signature(path: Path, declared: Any, found: Signature) -> Signature:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"path: the signature in {path} cannot be read: {brief(error)}; {OURS}") from error
     for side in ("inputs", "outputs"):
-        names, actual = ({spec.name for spec in getattr(s, side)} for s in (signature, found))
-        if names != actual:
+        names, actual = ({spec.name: s.shape(spec) for spec in getattr(s, side)} for s in (signature, found))
+        if names.keys() != actual.keys():
             raise ValueError(f"path: {path} states {side} {sorted(names)}, has {sorted(actual)}; {OURS}")
+        for name, shape in names.items():
+            if len(shape) != len(actual[name]):
+                raise ValueError(f"path: {path} states {name} {shape}, has {actual[name]}; {OURS}")
     return signature

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..checks import brief
 from ..needs import named_extras
+from .template_limits import limited
 
 UNFINISHED = "\ufddeUNFINISHED "  # marks the end of an unfinished message; no text contains its first character
 
@@ -136,7 +137,7 @@ def _render(template: str, variables: Mapping[str, Any]) -> str:
     """Render an untrusted template in the same environment as transformers (its ``utils/chat_template_utils.py``).
 
     Raises:
-        ValueError: the template is invalid, unsafe or fails.
+        ValueError: the template is invalid, unsafe or fails, or does more than ``template_limits.py`` allows.
     """
     from datetime import datetime
 
@@ -145,7 +146,7 @@ def _render(template: str, variables: Mapping[str, Any]) -> str:
         from jinja2.ext import Extension
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    class Environment(ImmutableSandboxedEnvironment):
+    class Environment(limited(ImmutableSandboxedEnvironment)):
         def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
             raise SecurityError(f"access to attribute {attribute!r}")  # Jinja's own method renders an empty string
 

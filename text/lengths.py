@@ -9,6 +9,9 @@ import numpy as np
 from ..checks import positive_integer
 
 
+WIDEST = 2**20  # tokens to which rows are padded without an explicit length
+
+
 def side(name: str, value: Any) -> str:
     """Check that `value`, of the argument called `name`, is "left" or "right", and return it."""
     if value not in ("left", "right"):
@@ -24,7 +27,8 @@ def row_limit(max_length: Any, default: int | None, truncation: Any, padding: An
         default: the limit if `max_length` is None.
 
     Raises:
-        ValueError: a value that is not accepted, or ``padding="max_length"`` without a limit.
+        ValueError: a value that is not accepted, or ``padding="max_length"`` without a limit or with a very
+            large one that is not `max_length`.
     """
     if max_length is not None:
         max_length = positive_integer("max_length", max_length)
@@ -36,6 +40,8 @@ def row_limit(max_length: Any, default: int | None, truncation: Any, padding: An
     limit = default if max_length is None else max_length
     if padding == "max_length" and limit is None:
         raise ValueError("max_length: got None with padding='max_length'; accepted: a positive integer")
+    if padding == "max_length" and max_length is None and default is not None and default > WIDEST:
+        raise ValueError(f"max_length: got None where model_max_length is {default}; accepted: a positive integer")
     return limit
 
 

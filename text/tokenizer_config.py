@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..checks import is_number
+from .growth import check_growth
 from .vocabularies import SPECIAL
 
 OPTIONS = (
@@ -53,7 +54,12 @@ def known_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_backend_settings(backend: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Disable truncation and padding in `backend` and return `config`, with their settings as its defaults."""
+    """Disable truncation and padding in `backend` and return `config`, with their settings as its defaults.
+
+    Raises:
+        ValueError: steps of `backend` make texts too long; see ``check_growth``.
+    """
+    check_growth(backend)
     truncation, padding = backend.truncation or {}, backend.padding or {}
     backend.no_truncation()
     backend.no_padding()

@@ -149,7 +149,7 @@ class LiteRTLMRunner(Runner):
     format = "litertlm"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        self.path, self.threads = path, threads or usable_cores()
+        self.path, self.threads, self.opened_with = path, threads or usable_cores(), (threads,)
         part = section(path, "TFLiteModel")
         for model in sections(path):
             if model.kind == "TFLiteModel":
@@ -206,9 +206,25 @@ class LiteRTLMRunner(Runner):
             raise self._texts_only("the engine takes no ids")
         return _Request(self, prompt, options)
 
-    @functools.cached_property
+    @property
     def engine(self) -> Any:
-        """The ``litert_lm.Engine``. Its weight cache is disabled, as that would be a file next to the bundle."""
+        """The ``litert_lm.Engine``, made by the first request.
+
+        Raises:
+            ValueError: If LiteRT-LM cannot read the file, or this is a fork of the process that made the engine, whose
+                threads it lacks.
+        """
+        process, engine = self._engine
+        if process != os.getpid():
+            raise ValueError(
+                f"path: {self.path.name} was opened in process {process}, before a fork; accepted: "
+                f"load('{self.path.name}') in this process, or processes that multiprocessing starts with 'spawn'"
+            )
+        return engine
+
+    @functools.cached_property
+    def _engine(self) -> tuple[int, Any]:
+        """The process, and the engine. Its weight cache is disabled, as that would be a file next to the bundle."""
         tokenizer_text(self.path)  # which the engine decompresses without a limit
         with named_extras():
             import litert_lm
@@ -216,7 +232,7 @@ class LiteRTLMRunner(Runner):
         litert_lm.set_min_log_severity(litert_lm.LogSeverity.SILENT)
         try:
             backend = litert_lm.Backend.CPU(thread_count=self.threads)
-            return litert_lm.Engine(os.fspath(self.path), backend=backend, cache_dir=":nocache")
+            return os.getpid(), litert_lm.Engine(os.fspath(self.path), backend=backend, cache_dir=":nocache")
         except RuntimeError as error:
             reason = checks.brief(error)
             raise ValueError(f"path: LiteRT-LM cannot run {self.path}: {reason}; {ACCEPTED}") from error

@@ -34,6 +34,8 @@ class LiteRTDecoder(Configured):
     ) -> None:
         super().__init__(config, defaults)
         self.graphs = graphs
+        if any("slots" not in graph.signature.sizes for graph in graphs.values()):
+            raise ValueError("path: got a file whose cache has no number of slots; accepted: one of attention_zoo")
         self.slots = self.max_length = graphs["decode"].signature.sizes["slots"]
         self.mask_dtype = next(s.dtype for s in graphs["decode"].signature.inputs if s.name == "mask")
         self.prefills = {graphs[name].signature.sizes["sequence"]: name for name in graphs if is_prefill(name)}

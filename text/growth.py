@@ -1,4 +1,4 @@
-"""Check that the steps of a tokenizer do not multiply texts: forty replacements of "a" by "aa" make a terabyte of one."""
+"""Check that a tokenizer does not multiply texts: forty replacements of "a" by "aa" make a terabyte of one letter."""
 
 from __future__ import annotations
 

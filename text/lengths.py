@@ -8,7 +8,6 @@ import numpy as np
 
 from ..checks import positive_integer
 
-
 WIDEST = 2**20  # tokens to which rows are padded without an explicit length
 
 

@@ -42,6 +42,13 @@ VECTORS_2 = {
 # Operators that may be without inputs, and without outputs: those that keep state or call graphs, and custom ones.
 WITHOUT_INPUTS = {CUSTOM, WHILE, CALL_ONCE, 136, 142, COMPOSITE}
 WITHOUT_OUTPUTS = {CUSTOM, IF, WHILE, CALL_ONCE, 138, 144, COMPOSITE}
+# Operators with the number of their inputs (1) or outputs (2) as first option: SPLIT, SPLIT_V, UNPACK, PACK.
+COUNTED = {49: 2, 102: 2, 88: 2, 83: 1}
+# Options above 0 with their defaults: strides, sizes, dilations and blocks of convolutions, pooling and DEPTH_TO_SPACE.
+POSITIVE = {
+    **{3: {1: 0, 2: 0, 4: 1, 5: 1}, 4: {1: 0, 2: 0, 5: 1, 6: 1}, 67: {1: 0, 2: 0}, 5: {0: 0}, 26: {0: 0}},
+    **{kind: {1: 0, 2: 0, 3: 0, 4: 0} for kind in (1, 12, 17)},
+}
 PRODUCTS = (3, 4, 9, 67, 126)  # CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED, TRANSPOSE_CONV, BATCH_MATMUL
 LARGEST, SHARE = 2**30, 16  # bytes of a tensor that is computed, and how many times the size of the file
 MOST_DIMENSIONS = 8
@@ -259,6 +266,7 @@ def _graphs(graphs: Tables, tensors: Tensors, kinds: Array) -> None:
         if set(kinds[codes[nodes.vectors(number, 4).counts == 0]].tolist()) - may:
             raise ValueError(f"an operator has no {'input' if number == 1 else 'output'}s")
     _ratios(nodes, np.isin(kinds[codes], PRODUCTS), tensors.scales, starts)
+    _settings(nodes, kinds[codes])
     _options(nodes, 3, VECTORS), _options(nodes, 11, VECTORS_2)
     offsets, sizes = nodes.values(9, "<u8"), nodes.values(10, "<u8")
     limit = np.uint64(nodes.file.size)
@@ -288,6 +296,21 @@ def _ratios(nodes: Tables, chosen: Array, scales: Array, starts: Array) -> None:
     low, high = one[0] * other[0] / out[1], one[1] * other[1] / out[0]
     if ((low < 2.0**-32) | (high >= 256)).any():
         raise ValueError("an operator has scales that do not fit each other")
+
+
+def _settings(nodes: Tables, kinds: Array) -> None:
+    """Check the numbers in operators' options that LiteRT divides by, or takes for the number of tensors."""
+    for kind in set(kinds.tolist()) & (COUNTED.keys() | POSITIVE.keys()):
+        own = nodes.at(kinds == kind)
+        options, inside = own.inner(4, "an operator's options")
+        if kind in COUNTED:
+            counts = own.vectors(COUNTED[kind], 4).counts[inside]
+            if (options.values(0, "<i4") != counts).any():
+                raise ValueError("an operator has another number of tensors than its options")
+        for number, default in POSITIVE.get(kind, {}).items():
+            found = options.values(number, "<i4", default)
+            if ((found < 1) | (found >= 2**16)).any():
+                raise ValueError(f"an operator has a stride, dilation or block of {found.min()}")
 
 
 def _options(nodes: Tables, number: int, vectors: Mapping[int, Mapping[int, int]]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mutations import changed_bytes, changed_json, changed_value
+from mutations import changed_bytes, changed_json, changed_value, dumped
 
 TEMPLATES = (
     "{% for m in messages %}{{ '<' + m['role'] + '>' + m.content | trim + '</s>' }}{% endfor %}",
@@ -144,7 +144,7 @@ def tokenizer_of(seed: Path, work: Path, chance: random.Random) -> Path:
     if file.name == "tokenizer.json" and chance.random() < 0.7:  # the steps rather than the vocabulary
         key = chance.choice(sorted(raw))
         raw[key] = changed_value(raw[key], chance)
-        file.write_text(json.dumps(raw))
+        file.write_text(dumped(raw))
     else:
         file.write_text(changed_json(json.dumps(raw), chance))
     return folder

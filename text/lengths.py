@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import positive_integer
+from ..checks import positive_integer, shown
 
 WIDEST = 2**20  # tokens to which rows are padded without an explicit length
 
@@ -14,7 +14,7 @@ WIDEST = 2**20  # tokens to which rows are padded without an explicit length
 def side(name: str, value: Any) -> str:
     """Check that `value`, of the argument called `name`, is "left" or "right", and return it."""
     if value not in ("left", "right"):
-        raise ValueError(f"{name}: got {value!r}; accepted: 'left' or 'right'")
+        raise ValueError(f"{name}: got {shown(value)}; accepted: 'left' or 'right'")
     return value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..checks import is_number
+from ..checks import is_number, shown
 from .growth import check_growth
 from .vocabularies import SPECIAL
 
@@ -93,7 +93,7 @@ def length_limit(limit: Any) -> int | None:
         ValueError: `limit` is neither None nor a number of at least 1.
     """
     if limit is not None and (not is_number(limit) or not limit >= 1):
-        raise ValueError(f"model_max_length: got {limit!r}; accepted: a positive integer, or None for no limit")
+        raise ValueError(f"model_max_length: got {shown(limit)}; accepted: a positive integer, or None for no limit")
     return None if limit is None or limit > _UNLIMITED else int(limit)
 
 
@@ -108,7 +108,7 @@ def uses_token_types(backend: Any, config: Mapping[str, Any]) -> bool:
         kind = str(config.get("tokenizer_class") or "Bert")
         names = ["token_type_ids"] * (type(backend.model).__name__ == "WordPiece" and not kind.startswith(ONE_SEGMENT))
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"model_input_names: got {names!r}; accepted: a list of names")
+        raise ValueError(f"model_input_names: got {shown(names)}; accepted: a list of names")
     return "token_type_ids" in names
 
 
@@ -123,10 +123,13 @@ def set_bert_options(backend: Any, config: Mapping[str, Any], kind: str) -> None
         return
     from tokenizers.normalizers import BertNormalizer
 
+    accents = config.get("strip_accents")
+    if accents is not None and not isinstance(accents, bool):
+        raise ValueError(f"strip_accents: got {shown(accents)}; accepted: True, False, or None to follow lowercase")
     backend.normalizer = BertNormalizer(
         clean_text=normalizer.clean_text,
         handle_chinese_chars=bool(config.get("tokenize_chinese_chars", True)),
-        strip_accents=config.get("strip_accents"),
+        strip_accents=accents,
         lowercase=bool(config.get("do_lower_case", True)),
     )
 
@@ -153,11 +156,11 @@ def checked_prompts(config: Mapping[str, Any]) -> tuple[dict[str, str], str | No
     prompts, default = config.get("prompts") or {}, config.get("default_prompt_name")
     include = config.get("include_prompt")
     if not isinstance(prompts, Mapping) or not all(isinstance(text, str) for pair in prompts.items() for text in pair):
-        raise ValueError(f"prompts: got {prompts!r}; accepted: texts by name")
+        raise ValueError(f"prompts: got {shown(prompts)}; accepted: texts by name")
     if default is not None and default not in prompts:
-        raise ValueError(f"default_prompt_name: got {default!r}; accepted: {list(prompts)}, or None")
+        raise ValueError(f"default_prompt_name: got {shown(default)}; accepted: {list(prompts)}, or None")
     if include is not None and not isinstance(include, bool):
-        raise ValueError(f"include_prompt: got {include!r}; accepted: True or False")
+        raise ValueError(f"include_prompt: got {shown(include)}; accepted: True or False")
     return dict(prompts), default, include is not False
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from ..checks import brief
+from ..checks import brief, shown
 from ..files import LARGEST_JSON, read_json, read_text
 from ..needs import named_extras
 from .splits import DIGIT, GPT2, SPLITS, WHOLE
@@ -90,7 +90,7 @@ def added_token(name: str, value: Any) -> Any:
     if value is None or isinstance(value, str):
         return None if value is None else AddedToken(value, special=True, normalized=False)
     if not isinstance(value, Mapping) or not isinstance(value.get("content"), str):
-        raise ValueError(f"{name}: got {value!r}; accepted: a text, or an object with 'content'")
+        raise ValueError(f"{name}: got {shown(value)}; accepted: a text, or an object with 'content'")
     flags = {flag: bool(value.get(flag, False)) for flag in ("lstrip", "rstrip", "normalized", "single_word")}
     return AddedToken(value["content"], special=bool(value.get("special", True)), **flags)
 
@@ -155,7 +155,7 @@ def further_tokens(config: Mapping[str, Any]) -> list[Any]:
         given = config.get(key) or ()
         values = given.values() if isinstance(given, Mapping) else given
         if isinstance(values, str) or not hasattr(values, "__iter__"):
-            raise ValueError(f"{key}: got {given!r}; accepted: a list of tokens")
+            raise ValueError(f"{key}: got {shown(given)}; accepted: a list of tokens")
         found += [token for value in values if (token := added_token(key, value)) is not None]
     return found
 
@@ -186,7 +186,7 @@ def vocabulary_tokenizer(path: Path, folder: Path, config: Mapping[str, Any]) ->
     kind = kind_of(config, json_of(folder / "config.json", LARGEST_JSON).get("model_type"))
     if (folder / "vocab.txt").is_file():
         if kind not in ("", "bert", "distilbert", "electra", "ernie", "mobilebert"):
-            raise ValueError(f"tokenizer_class: got {kind!r} with vocab.txt; accepted: BertTokenizer, or a {FILE}")
+            raise ValueError(f"tokenizer_class: got {shown(kind)} with vocab.txt; accepted: BertTokenizer, or a {FILE}")
         defaults = {name: f"[{name[:-6].upper()}]" for name in ("unk_token", "sep_token", "pad_token", "cls_token")}
         defaults["mask_token"] = "[MASK]"
         lines = read_text(folder / "vocab.txt", most=LARGEST).replace("\r\n", "\n").removesuffix("\n").split("\n")
@@ -202,7 +202,7 @@ def vocabulary_tokenizer(path: Path, folder: Path, config: Mapping[str, Any]) ->
         kinds = {"": "gpt-2", "gpt2": "gpt-2", "roberta": "gpt-2", "bart": "gpt-2", "qwen2": "qwen2", "clip": ""}
         if kind not in kinds:
             raise ValueError(
-                f"tokenizer_class: got {kind!r} with vocab.json; accepted: {sorted(kinds)[1:]}, or a {FILE}"
+                f"tokenizer_class: got {shown(kind)} with vocab.json; accepted: {sorted(kinds)[1:]}, or a {FILE}"
             )
         vocabulary = json_of(folder / "vocab.json", LARGEST)
         lines = read_text(folder / "merges.txt", most=LARGEST).replace("\r\n", "\n").split("\n")
@@ -257,7 +257,9 @@ def wordpiece(
     from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
     if strip_accents is not None and not isinstance(strip_accents, bool):
-        raise ValueError(f"strip_accents: got {strip_accents!r}; accepted: True, False, or None to follow lowercase")
+        raise ValueError(
+            f"strip_accents: got {shown(strip_accents)}; accepted: True, False, or None to follow lowercase"
+        )
     unk, cls, sep = (content_of(name, special.get(name)) for name in ("unk_token", "cls_token", "sep_token"))
     backend = backend_class()(
         models.WordPiece(dict(vocabulary), unk_token=unk or "[UNK]", continuing_subword_prefix=prefix)

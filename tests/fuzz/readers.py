@@ -135,7 +135,8 @@ def text_of(seed: Path, work: Path, chance: random.Random) -> Path:
 
 def tokenizer_of(seed: Path, work: Path, chance: random.Random) -> Path:
     folder = work / "tokenizer"
-    folder.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if (seed / name).is_file():
             shutil.copy(seed / name, folder / name)

@@ -110,6 +110,7 @@ class Budget:
         if not isinstance(owner, str | bytes):
             self.weigh(arguments)
             return
+        text = owner if isinstance(owner, str) else owner.decode("latin-1")
         sizes = [len(value) for value in arguments if isinstance(value, str | bytes)]
         numbers = [abs(value) for value in arguments if isinstance(value, int)]
         if name in ("format", "format_map"):
@@ -117,9 +118,9 @@ class Budget:
         elif name == "replace" and len(sizes) > 1:
             self.spend(len(owner) + (len(owner) // max(sizes[0], 1) + 1) * sizes[1])
         elif name == "expandtabs":
-            self.spend(len(owner) + owner.count("\t" if isinstance(owner, str) else b"\t") * (numbers or [8])[0])
+            self.spend(len(owner) + text.count("\t") * (numbers or [8])[0])
         elif name == "indent":
-            self.spend(len(owner) + (owner.count("\n") + 1) * max([*sizes, *numbers, 4]))  # pyright: ignore
+            self.spend(len(owner) + (text.count("\n") + 1) * max([*sizes, *numbers, 4]))
         elif name == "join":
             items = list(arguments[0]) if arguments and isinstance(arguments[0], list | tuple | dict) else []
             self.spend(len(owner) * len(items))

@@ -10,11 +10,11 @@ import json
 import mmap
 from pathlib import Path
 
+from ..runtime.digests import UNSEALED, file_digest
 from ..runtime.metadata import DIGEST
 from .frontend.inference import FileWeights
 
 WEIGHTS = "attention_zoo.weights"
-UNSEALED = "sha256:" + 64 * "0"
 
 
 def weight_digests(weights: FileWeights) -> dict[str, str]:
@@ -46,26 +46,3 @@ def seal(file: Path, beside: Path | None = None) -> str:
             raise RuntimeError(f"{file.name} has no place for its digest")
         content[place : place + len(digest)] = digest.encode()
     return digest
-
-
-def file_digest(file: Path, beside: Path | None, digest: str = "") -> str:
-    """Return the SHA-256 of a file, computed with zeros in place of the `digest` that it stores of itself.
-
-    Args:
-        beside: the file's external data, which the digest includes, or None.
-        digest: the stored digest as in the metadata ("sha256:…"); "" for a file whose digest is not written yet.
-    """
-    found = hashlib.sha256()
-    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        place = content.find(digest.encode()) if digest else -1
-        if place < 0:
-            found.update(content)
-        else:
-            with memoryview(content) as view:
-                found.update(view[:place])
-                found.update(UNSEALED.encode())
-                found.update(view[place + len(digest) :])
-    if beside is not None:
-        with beside.open("rb") as opened:
-            found.update(hashlib.file_digest(opened, "sha256").digest())
-    return found.hexdigest()

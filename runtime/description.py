@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..signature import Signature, TensorSpec
+from .digests import changed_files
 from .litertlm.description import describe_bundle, model_in
 from .litertlm.runner import LiteRTLMRunner
 from .loading import load
@@ -28,8 +29,9 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns:
         A dictionary of JSON types: ``name`` (the path), ``format``, ``bytes`` (with external weights), ``files``,
-        ``family`` (None for a third-party file), ``task`` (a Hugging Face task name such as "text-generation", or
-        None), ``card`` (texts by field), ``config``, ``precision`` (None for a third-party file), ``tokenizer`` (names
+        ``family`` (None for a third-party file), ``unchanged`` (whether the files match the SHA-256 in their metadata;
+        None if they have none), ``task`` (a Hugging Face task name such as "text-generation", or None),
+        ``card`` (texts by field), ``config``, ``precision`` (None for a third-party file), ``tokenizer`` (names
         of the tokenizer files that it contains), ``stop_tokens`` (ids), ``graphs`` (``inputs`` and ``outputs`` of each
         graph by name, with their ``dims`` and the ``shape`` that they have in the file) and ``operators`` (the number
         of nodes by operator; empty for an ONNX file if the package onnx is not installed). For an ONNX file also
@@ -47,12 +49,14 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     files = [runner.path.with_name(name) for name in names]
     files += [data for file in files if (data := file.with_name(f"{file.name}.data")).is_file()]
     family = runner.metadata.get(FAMILY)
+    changed = None if runner.format == "litertlm" else changed_files(runner.files)
     facts = {
         "name": str(path),
         "format": runner.format,
         "bytes": sum(file.stat().st_size for file in files),
         "files": [str(file) for file in files],
         "family": family,
+        "unchanged": None if changed is None else not changed,
         "task": runner.metadata.get(TASK),
         "card": stated(runner.path, runner.metadata, CARD, dict),
         "config": stated(runner.path, runner.metadata, CONFIG, dict),
@@ -101,6 +105,8 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the result of ``describe`` as table rows: a heading and a text."""
     found = [("companion file", name) for name in facts["files"][1:]]
     found += list(facts["card"].items())
+    if facts["unchanged"] is not None:
+        found.append(("SHA-256", "matches" if facts["unchanged"] else "does not match: changed after the export"))
     found += [(name, str(value)) for name, value in facts["config"].items()]
     found += [("precision", facts["precision"])] if facts["precision"] else []
     found += _bundle_rows(facts) if "sections" in facts else _text_rows(facts)

@@ -10,6 +10,7 @@ from faults import rewrite
 
 from attention_zoo import export
 from attention_zoo.cli import main
+from attention_zoo.runtime.description import rows
 from attention_zoo.runtime.metadata import CARD, CONFIG, FILES, OURS, PADDING, SIGNATURES, STOP_TOKENS, stated
 from helpers import shared
 
@@ -39,6 +40,16 @@ def test_what_cannot_be_read(key: str, text: str, content: tuple[str, bytes], tm
         main(["info", str(file)])
     out, error = capsys.readouterr()
     assert (ended.value.code, out) == (2, "") and error.count("\n") == 1 and OURS in error
+
+
+def test_changed_files(content: tuple[str, bytes], tmp_path: Path) -> None:
+    file = tmp_path / f"m.{content[0]}"
+    file.write_bytes(content[1])
+    assert export.describe(file)["unchanged"] is True
+    rewrite(file, lambda entries: entries.update({CARD: '{"author": "Bob"}'}))
+    facts = export.describe(file)
+    assert facts["unchanged"] is False and facts["card"] == {"author": "Bob"}
+    assert ("SHA-256", "does not match: changed after the export") in rows(facts)
 
 
 def test_what_stands_there() -> None:

@@ -197,14 +197,13 @@ class Runner(TextGenerating, PairScoring):
     """
 
     format: str
-    opened_with: tuple[Any, ...] = ()  # the arguments after the path
+    opened_with: tuple[Any, ...]  # the absolute path, and the other arguments
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle a runner as its path and options. Unpickling opens the file anew, also in another process."""
         mine = self.__dict__.get("tokenizer")
         assigned = {"tokenizer": mine} if mine is not self.__dict__.get("_stored_tokenizer") else None
-        arguments = (self.path.absolute(), *self.opened_with)
-        return (type(self), arguments) if assigned is None else (type(self), arguments, assigned)
+        return (type(self), self.opened_with) if assigned is None else (type(self), self.opened_with, assigned)
 
     def __init__(self, path: Path, graphs: Mapping[str, LoadedGraph], metadata: dict[str, str]) -> None:
         self.path, self.graphs, self.metadata = path, dict(graphs), metadata

@@ -149,7 +149,8 @@ class LiteRTLMRunner(Runner):
     format = "litertlm"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        self.path, self.threads, self.opened_with = path, threads or usable_cores(), (threads,)
+        self.path, self.threads = path, threads or usable_cores()
+        self.opened_with = (path.absolute(), threads)
         part = section(path, "TFLiteModel")
         for model in sections(path):
             if model.kind == "TFLiteModel":

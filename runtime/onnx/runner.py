@@ -89,7 +89,7 @@ class OnnxRunner(Runner):
     format = "onnx"
 
     def __init__(self, path: Path, threads: int | None = None, providers: Sequence[str] | None = None) -> None:
-        self.opened_with = (threads, providers)
+        self.opened_with = (path.absolute(), threads, providers)
         main = OnnxGraph(path, threads, providers)
         beside, signatures = _files_beside(path, main.metadata), stated(path, main.metadata, SIGNATURES, dict)
         digests = stated(path, main.metadata, DIGESTS_BESIDE, dict)

@@ -72,7 +72,7 @@ class TFLiteRunner(Runner):
             from ai_edge_litert.interpreter import Interpreter
 
         check_model(path)  # before LiteRT, which would end the process
-        self.opened_with = (threads,)
+        self.opened_with = (path.absolute(), threads)
         cores = threads or usable_cores()
         graphs: dict[str, LoadedGraph]
         try:

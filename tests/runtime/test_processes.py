@@ -31,7 +31,7 @@ def test_pickled_as_a_path(kind: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(written) < 1000
     monkeypatch.chdir("/")
     other = pickle.loads(written)
-    assert other.opened_with == runner.opened_with and other.opened_with[0] == 1
+    assert other.opened_with == runner.opened_with and other.opened_with[1] == 1
     ids = {"input_ids": np.array([[1, 2, 3]])}
     for name, value in runner.run(ids).items():
         np.testing.assert_array_equal(other.run(ids)[name], value)

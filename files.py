@@ -10,8 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .checks import brief
-
 
 @contextmanager
 def written(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -61,7 +59,7 @@ def read_json(file: Path, kind: type = dict, *, most: int = LARGEST_JSON) -> Any
         size = file.stat().st_size
         raw = json.loads(file.read_text(encoding="utf-8")) if size <= most else None
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"path: {file} is not JSON: {brief(error)}; {accepted}") from error
+        raise ValueError(f"path: {file} is not JSON: {' '.join(str(error).split())}; {accepted}") from error
     if size > most:
         raise ValueError(f"path: {file} has {size} bytes; {accepted} of at most {most}")
     if not isinstance(raw, kind):

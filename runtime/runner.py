@@ -201,8 +201,8 @@ class Runner(TextGenerating, PairScoring):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle a runner as its path and options. Unpickling opens the file anew, also in another process."""
-        mine = self.__dict__.get("tokenizer")
-        assigned = {"tokenizer": mine} if mine is not self.__dict__.get("_stored_tokenizer") else None
+        own = self.__dict__
+        assigned = {"tokenizer": own["tokenizer"]} if own.get("tokenizer", own) is not own.get("_stored", own) else None
         return (type(self), self.opened_with) if assigned is None else (type(self), self.opened_with, assigned)
 
     def __init__(self, path: Path, graphs: Mapping[str, LoadedGraph], metadata: dict[str, str]) -> None:
@@ -287,8 +287,8 @@ class Runner(TextGenerating, PairScoring):
         if not found:
             return None
         try:
-            self._stored_tokenizer = Tokenizer.from_files(found)
-            return self._stored_tokenizer
+            self._stored = Tokenizer.from_files(found)
+            return self._stored
         except (ValueError, KeyError) as error:
             raise ValueError(f"path: the tokenizer in {self.path} cannot be read: {brief(error)}; {OURS}") from error
 

@@ -188,7 +188,8 @@ def _quantization(tables: Tables, ranks: Array, others: Array) -> Array:
     """Check the scales of each tensor, and return the lowest and the highest. `others`: the tensors of its graph."""
     own, owners = tables.inner(4, "quantization")
     scales, zeros = own.vectors(2, 4), own.vectors(3, 8)
-    own.vectors(0, 4), own.vectors(1, 4)
+    own.vectors(0, 4)
+    own.vectors(1, 4)
     several = scales.counts > 1
     if ((zeros.counts > 1) & (zeros.counts != scales.counts)).any():
         raise ValueError("a tensor has other numbers of scales and zero points")
@@ -230,7 +231,8 @@ def _graphs(graphs: Tables, tensors: Tensors, kinds: Array) -> None:
     nodes, owners = graphs.children(3, "an operator")
     codes = nodes.values(0, "<u4")
     _below("an operator has code", codes, len(kinds))
-    nodes.vectors(5, 1), nodes.vectors(7, 1)
+    nodes.vectors(5, 1)
+    nodes.vectors(7, 1)
     written = np.full(len(tensors.constant), len(nodes) + 1)  # by which operator
     written[tensors.constant | tensors.variable] = -1
     fed, belong = graphs.vectors(1, 4).items("<i4")
@@ -267,7 +269,8 @@ def _graphs(graphs: Tables, tensors: Tensors, kinds: Array) -> None:
             raise ValueError(f"an operator has no {'input' if number == 1 else 'output'}s")
     _ratios(nodes, np.isin(kinds[codes], PRODUCTS), tensors.scales, starts)
     _settings(nodes, kinds[codes])
-    _options(nodes, 3, VECTORS), _options(nodes, 11, VECTORS_2)
+    _options(nodes, 3, VECTORS)
+    _options(nodes, 11, VECTORS_2)
     offsets, sizes = nodes.values(9, "<u8"), nodes.values(10, "<u8")
     limit = np.uint64(nodes.file.size)
     if ((offsets > limit) | (sizes > limit - np.minimum(offsets, limit))).any():

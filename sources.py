@@ -200,7 +200,6 @@ def converted(source: str, target: Path, to: str | None, dtype: str | None) -> d
     if to == "gguf" and target.suffix != ".gguf":
         raise ValueError(f"target: got {str(target)!r}; accepted for gguf: a name that ends in .gguf")
     from . import zoo
-    from .files import written
     from .runtime.quiet import quiet
 
     started = time.perf_counter()
@@ -213,8 +212,7 @@ def converted(source: str, target: Path, to: str | None, dtype: str | None) -> d
         elif to == "gguf":
             zoo.to_gguf(model, target, "f32" if dtype is None else dtype)
         else:
-            with written(target) as temporary:
-                model.save(temporary)
+            model.save(target)
     size = sum(file.stat().st_size for file in ([target] if target.is_file() else target.rglob("*")) if file.is_file())
     facts = {"source": source, "target": str(target), "format": to, "family": model.family}
     return facts | {

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from ..files import no_empty_folder
+from ..files import no_empty_folder, written_folder
 from ..needs import named_extras
-from ..training.callbacks.checkpoints import replaced
 from ..zoo.loading import load
 from ..zoo.saving import huggingface_config, save, to_huggingface
 from .plan import format_of
@@ -72,7 +71,8 @@ def saved(model: Any, folder: Path) -> Path:
     """
     if model.lora is not None:
         model.save_lora(folder.with_name("adapters.safetensors"))
-    replaced(folder, lambda path: save(model, path))
+    with written_folder(folder) as new:
+        save(model, new)
     return folder
 
 

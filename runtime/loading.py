@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..checks import positive_integer
+from ..files import finish
 from .onnx.runner import OnnxRunner
 from .runner import Runner
 from .tflite.runner import TFLiteRunner
@@ -33,6 +34,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, providers:
         ImportError: If the runtime is not installed.
     """
     path = Path(path)
+    finish(path.parent, path.name)
     if not path.is_file():
         raise ValueError(f"path: got {path}, which is not a file; accepted: an .onnx, .tflite or .litertlm file")
     if threads is not None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import LARGEST_JSON, read_text, written
+from ..files import LARGEST_JSON, read_text, written_files
 from ..weights.gguf_file import GGUFFile
 from .gguf_vocabularies import gguf_tokenizer
 from .sentencepiece_vocabularies import sentencepiece_tokenizer
@@ -143,10 +143,12 @@ def file_texts(tokenizer: Any, *, indent: bool) -> dict[str, str]:
 
 def write_files(files: Mapping[str, str], folder: Path) -> None:
     """Write the texts of ``file_texts`` to `folder`, and remove another tokenizer's chat templates from there."""
-    if TEMPLATE_FILE not in files and (folder / TEMPLATE_FILE).is_file():
-        (folder / TEMPLATE_FILE).unlink()  # it would take precedence over what `files` say
-    for other in (folder / TEMPLATES_FOLDER).glob("*.jinja"):
-        other.unlink()
-    for name, text in files.items():
-        with written(folder / name) as temporary:
-            temporary.write_bytes(text.encode())
+    with written_files(folder, FILE, template_files(folder)) as new:
+        for name, text in files.items():
+            (new / name).write_bytes(text.encode())
+
+
+def template_files(folder: Path) -> list[str]:
+    """Return the names of the files of chat templates in `folder`; they take precedence over the other files there."""
+    found = [folder / TEMPLATE_FILE, *(folder / TEMPLATES_FOLDER).glob("*.jinja")]
+    return [file.relative_to(folder).as_posix() for file in found if file.is_file()]

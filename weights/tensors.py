@@ -63,12 +63,14 @@ class SafetensorsFiles:
         self.shapes: dict[str, Shape] = {}
         self.homes: dict[str, Path] = {}
         self.dtypes: dict[str, str] = {}
+        self.metadata: dict[str, str] = {}  # of the headers
         single, index = folder / weights, folder / f"{weights}.index.json"
         self.where = str(single if single.exists() or not index.is_file() else index)
         listed = None if self.where == str(single) else _read_index(index)
         for file in [single] if listed is None else sorted({folder / shard for shard in listed.values()}):
             with _opened(file) as tensors:
                 _check_names(file)
+                self.metadata |= tensors.metadata() or {}
                 for name in tensors.keys():  # noqa: SIM118 (it has no __iter__)
                     view = tensors.get_slice(name)
                     if name in self.homes:

@@ -22,6 +22,7 @@ from .compile_checks import warn_of_compiled
 from .config import Config
 from .distributed import Distributed, check_batches, rows_of
 from .fit_checks import checked_data, weights_of_tokens
+from .keras_saving import save_beside, save_weights_beside
 from .served import Served
 from .token_losses import TokenLosses
 
@@ -370,6 +371,26 @@ class ZooModel(Served, TokenLosses, Distributed, FineTuning, PairScoring):
             signature.check_arrays(arrays)
             return x
         return checked_data(x, signature)
+
+    def save(self, filepath: Any, overwrite: bool = True, zipped: bool | None = None, **kwargs: Any) -> None:
+        """Save the model as ``keras.Model.save`` does, so that `filepath` changes as a whole or not at all.
+
+        Raises:
+            ValueError: as Keras; or the folder of `filepath` cannot be written to, or the disk is full.
+        """
+
+        def write(path: Any, replace: bool) -> None:
+            super(ZooModel, self).save(path, overwrite=replace, zipped=zipped, **kwargs)
+
+        save_beside(write, filepath, overwrite, zipped)
+
+    def save_weights(self, filepath: Any, overwrite: bool = True, max_shard_size: float | None = None) -> None:
+        """Save the weights as ``keras.Model.save_weights`` does, and in the way of ``save``."""
+
+        def write(path: Any, replace: bool) -> None:
+            super(ZooModel, self).save_weights(path, overwrite=replace, max_shard_size=max_shard_size)
+
+        save_weights_beside(write, filepath, overwrite, max_shard_size is not None)
 
     def save_assets(self, folder: str) -> None:
         """Write the parts of a ``.keras`` file other than config and weights. Keras calls this on ``save``."""

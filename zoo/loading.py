@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 import keras
 
 from .. import checks
-from ..files import read_json
+from ..files import finish, read_json
 from ..text.tokenizer import Tokenizer
 from ..weights.fill import FirstValues, fill
 from ..weights.rules import Dialect, Rule, weight_name
@@ -34,6 +34,7 @@ from .keras_files import SUFFIX, load_keras
 from .model_tokenizer import LONGEST, TOKENIZER_FILES, given_tokenizer, readable_tokenizer, sentence_options
 from .registry import family, own_dialects
 from .sentence_transformers import MODULES_FILE, SentenceFiles, SentenceTensors, read_sentence_files, transformer_folder
+from .ties import untied
 
 if TYPE_CHECKING:
     from . import typed
@@ -179,6 +180,7 @@ def _load(source: _Source, dtype: Any, overrides: dict[str, Any], tokenizer: Tok
         return load_gguf(path, dtype, overrides, tokenizer)
     if not path.exists():
         raise ValueError(f"path: got {path}, which does not exist; {ACCEPTED}")
+    finish(path, CONFIG_FILE)
     folder = transformer_folder(path)
     if not (folder / CONFIG_FILE).is_file():
         raise ValueError(f"path: got {folder}, without {CONFIG_FILE}; {ACCEPTED}")
@@ -220,6 +222,7 @@ def _load_own(folder: Path, raw: dict[str, Any], dtype: Any, overrides: dict[str
         except (TypeError, ValueError) as error:
             raise ValueError(f"path: {folder / CONFIG_FILE}: {error}") from error
     tensors = SafetensorsFiles(folder)
+    untied(raw, tensors.metadata, folder)
     check_sizes(config, tensors, folder / CONFIG_FILE)
     new_head = "head" in overrides and overrides["head"] != raw["config"].get("head")
     with FirstValues() as later:
@@ -262,7 +265,8 @@ def _load_huggingface(
         raise ValueError(f"path: got {folder} {why}; {ACCEPTED}")
     cls = family(known[kind])
     dialect = cls.dialects[kind]
-    tensors: Tensors = SafetensorsFiles(folder)
+    tensors: Tensors = (found := SafetensorsFiles(folder))
+    raw = untied(raw, found.metadata, folder)
     if adapter is not None:
         overrides = {**_trained_head(adapter, dialect, raw, overrides), **overrides}
         head = sentences.fields.get("head") or (overrides["head"] if "head" in overrides else dialect.head(raw))

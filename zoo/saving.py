@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from .. import checks
-from ..files import write_json
+from ..files import write_json, written_files
+from ..text.tokenizer_files import template_files
 from ..weights.fill import collect, without_values
 from ..weights.placement import whole
 from ..weights.tensors import save_tensors
@@ -24,6 +25,7 @@ from .companions import DICTS
 from .loading import CONFIG_FILE, FORMAT, GENERATION_FILE, IMAGES_FILE, UNUSED, VERSION, WEIGHTS_FILE
 from .registry import family
 from .sentence_transformers import without_projections, write_sentence_modules
+from .ties import KEY, tied
 
 
 def save(model: ZooModel, folder: str | os.PathLike[str]) -> Path:
@@ -42,20 +44,23 @@ def save(model: ZooModel, folder: str | os.PathLike[str]) -> Path:
         ValueError: `model` is of another class or its layers differ from its config, or `folder` is a file.
     """
     folder = _folder_for(model, folder)
-    config = {
-        "format": FORMAT,
-        "version": VERSION,
-        "family": model.family,
-        "dtype": model.dtype_policy.name,
-        "config": model.config.to_dict(),
-        **{name: value for name in DICTS if (value := getattr(model, name))},
-    }
+    config = tied(
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "family": model.family,
+            "dtype": model.dtype_policy.name,
+            "config": model.config.to_dict(),
+            **{name: value for name in DICTS if (value := getattr(model, name))},
+        }
+    )
     tensors = {name: np.asarray(whole(value), order="C") for name, value in model.merged_weights()}
     tensors |= {UNUSED + name: value for name, value in model.unused.items()}
-    save_tensors(tensors, folder / WEIGHTS_FILE, {"format": FORMAT})
-    write_json(config, folder / CONFIG_FILE)
-    if model.tokenizer is not None:
-        model.tokenizer.save(folder)
+    with written_files(folder, CONFIG_FILE, _stale(model, folder)) as new:
+        save_tensors(tensors, new / WEIGHTS_FILE, {"format": FORMAT, KEY: config[KEY]})
+        write_json(config, new / CONFIG_FILE)
+        if model.tokenizer is not None:
+            model.tokenizer.save(new)
     return folder
 
 
@@ -92,15 +97,21 @@ def to_huggingface(
     """
     folder = _folder_for(model, folder)
     plain = model.without_adapters()
-    config = huggingface_config(model, plain, model_type, dtype)
+    config = tied(huggingface_config(model, plain, model_type, dtype))
     arrays = {
         name: _in_dtype(array, config["torch_dtype"])
         for name, array in collect(plain, model.dialects[config["model_type"]])
     }
     arrays, projections = without_projections(arrays)
-    save_tensors(arrays, folder / WEIGHTS_FILE, {"format": "pt"})
-    write_beside_weights(model, config, folder, projections)
+    with written_files(folder, CONFIG_FILE, _stale(model, folder)) as new:
+        save_tensors(arrays, new / WEIGHTS_FILE, {"format": "pt", KEY: config[KEY]})
+        write_beside_weights(model, config, new, projections)
     return folder
+
+
+def _stale(model: ZooModel, folder: Path) -> list[str]:
+    """Return the files in `folder` that would take precedence over what is written there."""
+    return [] if model.tokenizer is None else template_files(folder)
 
 
 def huggingface_config(

@@ -3,54 +3,27 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
+from ... import files
 from ..result import ExportResult
 
 
-@contextmanager
-def written_folder(folder: str | os.PathLike[str], known: Collection[str]) -> Iterator[Path]:
-    """Create a new folder beside `folder`, which replaces it if the block succeeds and is deleted otherwise.
+def written_folder(folder: str | os.PathLike[str], known: Collection[str]) -> AbstractContextManager[Path]:
+    """Return the context of a new folder, which replaces `folder` if the block succeeds and is deleted otherwise.
 
     Args:
         folder: does not exist, is empty, or is an earlier export, which is replaced.
         known: relative paths that an export may contain; a folder with any other file is not touched.
 
     Raises:
-        ValueError: `folder` is a file, or contains other files.
+        ValueError: `folder` is a file, or contains other files; or as ``files.written_folder``.
     """
-    target = Path(os.path.abspath(folder))
     check_folder(folder, known)
-    missing = [above for above in target.parents if not above.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as room:
-            new = Path(room) / "new"
-            new.mkdir()
-            yield new
-            _put(new, target, Path(room) / "old")
-    except BaseException:
-        for above in missing:
-            with suppress(OSError):  # something else was put there meanwhile
-                above.rmdir()
-        raise
-
-
-def _put(new: Path, target: Path, old: Path) -> None:
-    """Move `new` to `target`. An existing `target` is moved to `old` first, since a folder cannot be renamed to an
-    existing one."""
-    if target.exists():
-        target.rename(old)
-    try:
-        new.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
+    return files.written_folder(folder)
 
 
 def check_folder(folder: str | os.PathLike[str], known: Collection[str]) -> None:
@@ -60,14 +33,15 @@ def check_folder(folder: str | os.PathLike[str], known: Collection[str]) -> None
     if target.exists() and not target.is_dir():
         raise ValueError(f"folder: got {folder}, which is a file; {accepted}")
     found = sorted(str(file.relative_to(target)) for file in target.rglob("*") if not file.is_dir())
+    found = [name for name in found if not name.startswith(files.ROOM)]  # of killed processes
     if others := [name for name in found if Path(name).as_posix() not in known]:
         raise ValueError(f"folder: got {folder}, which has {', '.join(others[:3])}; {accepted}")
 
 
 def moved(result: ExportResult, source: Path, target: str | os.PathLike[str], *, format: str) -> ExportResult:
     """Return `result` with the paths that its files have after the folder `source` is moved to `target`."""
-    files = tuple(Path(target) / file.relative_to(source) for file in result.files)
-    return replace(result, path=Path(target) / result.path.relative_to(source), format=format, files=files)
+    paths = tuple(Path(target) / file.relative_to(source) for file in result.files)
+    return replace(result, path=Path(target) / result.path.relative_to(source), format=format, files=paths)
 
 
 def file_in(folder: str | os.PathLike[str]) -> Path | None:

@@ -90,8 +90,8 @@ def export_litertlm(model: Any, request: ExportRequest) -> ExportResult:
     target = request.path
     model = exportable(model)
     prompts, start, ends = engine_prompts(model, request)
-    with written(target) as temporary, tempfile.TemporaryDirectory(dir=target.parent, prefix=".litertlm.") as room:
-        file = Path(room) / "model.tflite"
+    with written(target) as temporary:
+        file = temporary.with_name("model.tflite")
         result = export_tflite(model, request.for_file("tflite", file, cache=True))
         slots = TFLiteRunner(file).decoder().max_length
         message = _metadata(prompts, start, ends, slots)

@@ -22,6 +22,7 @@ from ...finetuning.lora import with_adapters
 from ..errors import ExportError
 from .any_keras.functions import AnyFunctions
 from .diagnostics import explained, is_plain
+from .interrupts import interruptible
 from .spec import Exportable
 
 # Dtype policies are changed on the model, and standard error is redirected for the whole process.
@@ -40,7 +41,7 @@ def one_at_a_time(function: Callable[Arguments, Result]) -> Callable[Arguments, 
     def locked(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         paths = (getattr(given, "path", None) for given in args)  # of an ExportRequest
         target = next((path for path in paths if isinstance(path, Path)), Path())
-        with _lock, no_empty_folder(target):
+        with _lock, interruptible(), no_empty_folder(target):
             try:
                 return function(*args, **kwargs)
             except Exception as error:  # of any class: third-party code raises them

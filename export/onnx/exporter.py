@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...files import put, room
 from ...needs import named_extras
 from ...runtime.onnx.versions import least_runtime
 from ...runtime.runner import Runner
@@ -173,31 +173,28 @@ def export_onnx(model: Any, request: ExportRequest) -> ExportResult:
     request.check_calibration(graphs)
     names = _file_names(model, graphs, target)
     metadata, samples = request.metadata_of(model), request.samples_of(model)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-        written = _in_float32(model, graphs, names, metadata, request, Path(folder) / "standard")
+    with room(target.parent, target) as folder:
+        written = _in_float32(model, graphs, names, metadata, request, folder / "standard")
         difference = quick_check(model, written.runner, samples)
         if request.target == "onnxruntime":
-            standard, written = written, for_runtime(written, names, Path(folder) / "runtime", request)
+            standard, written = written, for_runtime(written, names, folder / "runtime", request)
             if written is not standard:
                 difference = max(difference, quick_check(model, written.runner, samples))
         precise = written
         if request.precision.name != "fp32":
-            written = in_precision(written, list(graphs), names, Path(folder) / request.precision.name, request)
+            written = in_precision(written, list(graphs), names, folder / request.precision.name, request)
         if fixed := _fixed_cache(graphs, request) if "decoder" in graphs and request.static_shapes else {}:
-            final = with_fixed_sizes(written, "decoder", target.name, Path(folder) / "fixed", fixed)
+            final = with_fixed_sizes(written, "decoder", target.name, folder / "fixed", fixed)
             checked = final
             if written is not precise:  # the same change of the float32 file is compared with Keras
-                checked = with_fixed_sizes(precise, "decoder", target.name, Path(folder) / "fixed_fp32", fixed)
+                checked = with_fixed_sizes(precise, "decoder", target.name, folder / "fixed_fp32", fixed)
             difference = max(difference, quick_check(model, checked.runner))
             written = final
         refusals = _refusals(written, request)
         size = sum(file.stat().st_size for file in written.files)
         appeared = [file.name for file in written.files]
-        for file in written.files:  # external data comes first, so that no graph appears without its weights
-            file.replace(target.parent / file.name)
-        for file in {f"{name}.data" for name in names.values()} - set(appeared):  # left by an earlier export
-            target.with_name(file).unlink(missing_ok=True)
+        left = {f"{name}.data" for name in names.values()} - set(appeared)  # by an earlier export
+        put(sorted(written.files, key=lambda file: file.name == target.name), folder, sorted(left))
     return ExportResult(
         path=target,
         format="onnx",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 import re
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...files import put, room
 from ...needs import named_extras
 from ...runtime.onnx.runner import OnnxRunner
 from ...runtime.quiet import quiet
@@ -173,9 +173,8 @@ def export_tflite(model: Any, request: ExportRequest) -> ExportResult:
     by_onnx = by_inputs(precision)
     request.check_calibration(model.graphs("dynamic" if model.generates else "plain") if by_onnx else graphs)
     share, accuracy = 0.0, None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-        stored, joint, precise = _in_float32(model, graphs, metadata, request, Path(folder) / "fp32.tflite")
+    with room(target.parent, target) as folder:
+        stored, joint, precise = _in_float32(model, graphs, metadata, request, folder / "fp32.tflite")
         difference = quick_check(model, precise, request.samples_of(model))
         written = precise
         if precision.name != "fp32":
@@ -186,17 +185,17 @@ def export_tflite(model: Any, request: ExportRequest) -> ExportResult:
                 paddings = (precise.signature, precise.tokenizer, request.calibration_samples, PADDINGS)
                 calls = calls_of(precise, calibration_of(*paddings))
             if by_onnx:
-                in_onnx = export_onnx(original, _float32_onnx(request, Path(folder) / "inputs.onnx"))
+                in_onnx = export_onnx(original, _float32_onnx(request, folder / "inputs.onnx"))
                 orders = Orders(OnnxRunner(in_onnx.path), request.calibration_samples)
             content = precise.path.read_bytes()
             rounded, share = round_file(content, precise.metadata, stored, joint, request, orders, calls, errors)
-            written = _opened(rounded, Path(folder) / f"{precision.name}.tflite", attached(precise.path))
+            written = _opened(rounded, folder / f"{precision.name}.tflite", attached(precise.path))
             accuracy = measure(precise, written, request)
         operators, size = _operators(written.path), written.path.stat().st_size
         with quiet():
             suited = suitability(written.path)
         more = stored_twice(written.path, [math.prod(value.shape) for value in stored.variables.values()])
-        written.path.replace(target)
+        put([written.path.rename(folder / target.name)], folder)
     return ExportResult(
         path=target,
         format="tflite",

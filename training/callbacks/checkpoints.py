@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from ...checks import choice, positive_integer
-from ...files import read_json, write_json
+from ...files import read_json, write_json, written_folder
 from ...zoo.saving import save, to_huggingface
 from .state import steps_of
 
@@ -69,7 +67,8 @@ class BestCheckpoints(keras.callbacks.Callback):
         listed = sorted([*listed, new], key=self._rank)[: self.keep]
         if math.isnan(value) or all(entry["folder"] != name for entry in listed):
             return
-        replaced(self.folder / name, lambda path: save(self.model, path))
+        with written_folder(self.folder / name) as new:
+            save(self.model, new)
         write_json({"monitor": self.monitor, "mode": self.mode, "kept": listed}, self.folder / INDEX)
         for path in self.folder.glob("epoch-*"):  # after the list, so that it never names a folder that is gone
             if path.name not in {entry["folder"] for entry in listed}:
@@ -133,24 +132,8 @@ class HuggingFaceCheckpoint(keras.callbacks.Callback):
     def _write(self, steps: int) -> None:
         self._last = steps
         path = self.folder / f"step-{steps:08d}"
-        replaced(path, lambda folder: to_huggingface(self.model, folder, dtype=self.dtype))
+        with written_folder(path) as new:
+            to_huggingface(self.model, new, dtype=self.dtype)
         if self.keep is not None:
             for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
                 shutil.rmtree(old)
-
-
-def replaced(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary folder beside `path`, and rename it to `path`; a folder of that name is replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
-        write(temporary / "new")
-        if path.exists():
-            path.rename(temporary / "old")
-        (temporary / "new").rename(path)
-    except BaseException:
-        if (temporary / "old").exists() and not path.exists():
-            (temporary / "old").rename(path)
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -77,8 +77,6 @@ class Resume(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self.resumed_from, self._steps, self._facts, self._values = None, 0, {}, {}
-        for rest in self.file.parent.glob(f".{self.file.stem}.*"):  # of a run that was killed while writing
-            rest.unlink()
         if not self.file.is_file():
             return
         self._values, self._facts = _read(self.file)

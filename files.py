@@ -128,10 +128,11 @@ def _plan_of(place: Path) -> tuple[str, list[str]] | None:
     """Return the last file and the stale files of a room's plan, or None if it has no plan."""
     try:
         plan = read_json(place / PLAN)
-        last, stale = plan["last"], plan["stale"]
-    except (ValueError, KeyError):
+        last, stale = plan["last"], list(plan["stale"])
+    except (ValueError, KeyError, TypeError):
         return None
-    return (last, stale) if all(isinstance(name, str) and Path(name).name for name in (last, *stale)) else None
+    names = all(isinstance(name, str) and Path(name).name not in ("", "..") for name in (last, *stale))
+    return (last, stale) if names else None
 
 
 def _files(folder: Path) -> set[str]:

@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from killed_writes import contents, put_files, rooms, write_files, write_folder
 
 from attention_zoo import files
+from killed_writes import contents, put_files, rooms, write_files, write_folder
 
 SCRIPT = Path(__file__).with_name("killed_writes.py")
 

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import resource
 import select
 import shutil
@@ -135,18 +136,23 @@ def found(folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
-        if files.ROOM in name or not file.is_file() or file.name == "metadata.json":
+        if files.ROOM in name or not file.is_file():
             continue
         if file.suffix == ".keras":
             with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
-                damaged = archive.testzip()
-                result[name] = [
-                    damaged,
-                    *((e.filename, e.CRC) for e in archive.infolist() if "metadata" not in e.filename),
-                ]
+                result[name] = [archive.testzip(), *(digest(e, archive.read(e)) for e in archive.namelist())]
                 continue
-        result[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+        result[name] = digest(file.name, file.read_bytes())
     return result
+
+
+def digest(name: str, content: bytes) -> str:
+    """Return a digest without the date, and without the addresses of objects that Keras writes to its config."""
+    if name == "metadata.json":
+        content = b""
+    if name == "config.json":
+        content = re.sub(rb'"shared_object_id": \d+', b"", content)
+    return f"{name} {hashlib.sha256(content).hexdigest()}"
 
 
 def rooms(folder: Path) -> list[str]:

@@ -139,8 +139,22 @@ def _read_index(index: Path) -> dict[str, str]:
 
 
 def save_tensors(arrays: Mapping[str, np.ndarray], file: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file atomically."""
+    """Write a safetensors file atomically. The same tensors and metadata give the same bytes."""
     import safetensors.numpy
 
     with written(file) as temporary:
         safetensors.numpy.save_file(dict(arrays), temporary, metadata=metadata)
+        if len(metadata) > 1:
+            _sort_metadata(temporary)
+
+
+def _sort_metadata(file: Path) -> None:
+    """Sort the metadata in the header of a safetensors file, which the library writes in a random order."""
+    with file.open("r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        if len(content) == size:  # as long as the library escapes characters as json does
+            stream.seek(8)
+            stream.write(content)

@@ -64,11 +64,13 @@ class SafetensorsFiles:
         self.homes: dict[str, Path] = {}
         self.dtypes: dict[str, str] = {}
         self.metadata: dict[str, str] = {}  # of the headers
+        self.stamps: dict[Path, tuple[int, int, int]] = {}
         single, index = folder / weights, folder / f"{weights}.index.json"
         self.where = str(single if single.exists() or not index.is_file() else index)
         listed = None if self.where == str(single) else _read_index(index)
         for file in [single] if listed is None else sorted({folder / shard for shard in listed.values()}):
             with _opened(file) as tensors:
+                self.stamps[file] = _stamp(file)
                 _check_names(file)
                 self.metadata |= tensors.metadata() or {}
                 for name in tensors.keys():  # noqa: SIM118 (it has no __iter__)
@@ -90,6 +92,8 @@ class SafetensorsFiles:
             raise ValueError(f"path: {self.homes[name]}: {name} is of {self.dtypes[name]}; accepted: {list(FLOATS)}")
         import ml_dtypes  # noqa: F401 (registers bfloat16 with NumPy)
 
+        if _stamp(self.homes[name]) != self.stamps[self.homes[name]]:  # the other tensors are of another save
+            raise ValueError(f"path: {self.homes[name]} was replaced while it was read; accepted: a file that stays")
         shape, itemsize = self.shapes[name], 8 if self.dtypes[name] == "F64" else 4
         rows = max(1, PORTION // (itemsize * max(1, math.prod(shape[1:]))))
         if not shape or rows >= shape[0]:
@@ -115,6 +119,12 @@ def _opened(file: Path) -> Iterator[Any]:
             yield tensors
     except (SafetensorError, OSError) as error:
         raise ValueError(f"path: {file} cannot be read: {error}; accepted: a safetensors file") from error
+
+
+def _stamp(file: Path) -> tuple[int, int, int]:
+    """Return what distinguishes a file from another one of the same name."""
+    found = file.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _check_names(file: Path) -> None:

@@ -45,9 +45,13 @@ def written(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     with room(target.parent, target) as place:
-        yield place / target.name
+        temporary = place / target.name
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        yield temporary
         with _told(target, everything=True):
-            (place / target.name).replace(target)
+            temporary.chmod(mode)  # safetensors makes files that only their owner can read
+            temporary.replace(target)
 
 
 @contextmanager

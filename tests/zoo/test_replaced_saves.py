@@ -74,8 +74,12 @@ def test_load_completes_a_killed_save(save: Any, tmp_path: Path, monkeypatch: py
     folder, model = tmp_path / "m", gpt(1, rope_theta=100.0)
     save(gpt(0), folder)
     with monkeypatch.context() as killed:
-        killed.setattr(files, "_remove", lambda place, lock: os.close(lock))
-        whole, renames = Path.replace, []
+        whole, remove, renames = Path.replace, files._remove, []
+
+        def left(place: Path, lock: int) -> None:
+            return os.close(lock) if place.parent == folder else remove(place, lock)
+
+        killed.setattr(files, "_remove", left)
 
         def replace(self: Path, target: Any) -> Any:
             if Path(target).parent == folder and Path(target).name == "config.json":

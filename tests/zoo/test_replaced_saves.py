@@ -106,7 +106,7 @@ def test_weights_that_are_replaced_while_they_are_read(tmp_path: Path) -> None:
 KERAS = {
     "m.keras": {"save": {}},
     "m.weights.h5": {"save_weights": {}},
-    "m.weights.json": {"save_weights": {"max_shard_size": 1e-5}},
+    "m.weights.json": {"save_weights": {"max_shard_size": 2e-5}},
     "m": {"save": {"zipped": False}},
 }
 

@@ -36,7 +36,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
+import h5py
 import keras
+import numpy as np
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
@@ -48,7 +50,7 @@ from attention_zoo.export.tflite import exporter as tflite_exporter  # noqa: F40
 from attention_zoo.runs.shipping import saved
 from attention_zoo.text.tokenizer import Tokenizer
 from attention_zoo.training.callbacks.resume import Resume
-from helpers import tiny
+from helpers import randomise, tiny
 
 SENTENCE = {"projections": [{"units": 6, "activation": "tanh"}]}
 STOPPED, REFUSED, FAILED = 3, 4, 5  # exit statuses: KeyboardInterrupt, a ValueError of one line, another error
@@ -77,7 +79,7 @@ def gpt(version: int) -> Any:
 def with_adapters(version: int) -> Any:
     made = gpt(version)
     made.enable_lora(2 + version)
-    return made
+    return randomise(made, version)
 
 
 def trained(version: int) -> Any:
@@ -118,7 +120,7 @@ WRITERS: dict[str, tuple[Callable[[int], Any], Callable[[Any, Path], Any]]] = {
     "Resume": (trained, resume),
     "to_onnx": (gpt, lambda made, folder: export.to_onnx(made, folder / "m.onnx")),
     "to_onnx, parts": (
-        lambda version: model("transformer", "marian", version),
+        lambda version: tiny("transformer", "marian", seed=version),
         lambda made, folder: export.to_onnx(made, folder / "m.onnx"),
     ),
     "to_tflite": (gpt, lambda made, folder: export.to_tflite(made, folder / "m.tflite", sequence_length=8)),
@@ -142,8 +144,24 @@ def found(folder: Path) -> dict[str, Any]:
             with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
                 result[name] = [archive.testzip(), *(digest(e, archive.read(e)) for e in archive.namelist())]
                 continue
-        result[name] = digest(file.name, file.read_bytes())
+        result[name] = arrays(file) if file.suffix == ".h5" else digest(file.name, file.read_bytes())
     return result
+
+
+def arrays(file: Path) -> str:
+    """Return a digest of the arrays of an HDF5 file, between which there are bytes that nobody has set."""
+    found: dict[str, str] = {}
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, h5py.Dataset):
+            found[name] = hashlib.sha256(np.asarray(value).tobytes()).hexdigest()
+
+    try:
+        with h5py.File(file) as opened:
+            opened.visititems(add)
+    except (OSError, RuntimeError) as error:
+        return f"damaged: {error}"
+    return json.dumps(found, sort_keys=True)
 
 
 def digest(name: str, content: bytes) -> str:
@@ -330,7 +348,10 @@ class Crashes:
             self.counts["old" if self.whole.index(now) == self.present else "new"] += 1
             self.present = self.whole.index(now)
             return
-        print(self.writer, self.how, sorted(now), file=sys.stderr)
+        others = [[name for name in {**now, **one} if now.get(name) != one.get(name)] for one in self.whole]
+        print(
+            self.writer, self.how, "differs from one in", others[0], "and from the other in", others[1], file=sys.stderr
+        )
         self.counts["lost or mixed"] += 1
         written(self.writer, 0, folder)
         self.present = 0

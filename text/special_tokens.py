@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..checks import shown
 from .vocabularies import SPECIAL, added_contents, added_token
 
 
@@ -22,7 +23,9 @@ def register_special_tokens(backend: Any, config: Mapping[str, Any]) -> dict[str
         content = None if token is None else token.content
         number = None if content is None else backend.token_to_id(content)
         if content is not None and number is None:
-            raise ValueError(f"{name}: got {content!r}, which is not in the vocabulary; accepted: one of its tokens")
+            raise ValueError(
+                f"{name}: got {shown(content)}, which is not in the vocabulary; accepted: one of its tokens"
+            )
         found[name] = (content, number)
         if token is not None and content not in added_contents(backend):
             backend.add_special_tokens([token])  # its id stays the same; from now on it is matched as a whole in texts

@@ -49,6 +49,8 @@ POSITIVE = {
     **{3: {1: 0, 2: 0, 4: 1, 5: 1}, 4: {1: 0, 2: 0, 5: 1, 6: 1}, 67: {1: 0, 2: 0}, 5: {0: 0}, 26: {0: 0}},
     **{kind: {1: 0, 2: 0, 3: 0, 4: 0} for kind in (1, 12, 17)},
 }
+# The type of the options of these operators.
+TYPES = {49: 35, 102: 79, 88: 64, 83: 59, 3: 1, 4: 2, 1: 5, 12: 5, 17: 5, 67: 49, 5: 94, 26: 19}
 PRODUCTS = (3, 4, 9, 67, 126)  # CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED, TRANSPOSE_CONV, BATCH_MATMUL
 LARGEST, SHARE = 2**30, 16  # bytes of a tensor that is computed, and how many times the size of the file
 MOST_DIMENSIONS = 8
@@ -306,6 +308,8 @@ def _settings(nodes: Tables, kinds: Array) -> None:
     for kind in set(kinds.tolist()) & (COUNTED.keys() | POSITIVE.keys()):
         own = nodes.at(kinds == kind)
         options, inside = own.inner(4, "an operator's options")
+        if len(inside) != len(own) or (own.values(3, "u1") != TYPES[kind]).any():
+            raise ValueError("an operator has the options of another")
         if kind in COUNTED:
             counts = own.vectors(COUNTED[kind], 4).counts[inside]
             if (options.values(0, "<i4") != counts).any():

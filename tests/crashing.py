@@ -67,6 +67,7 @@ def tokenizer(version: int) -> Tokenizer:
 
 
 def model(family: str, variant: str, version: int, **fields: Any) -> Any:
+    keras.utils.set_random_seed(version)  # of the seed generators of dropout, which are saved too
     made = tiny(family, variant, seed=version, dropout=0.25 * version, **fields)
     made.tokenizer = tokenizer(version)
     return made

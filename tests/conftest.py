@@ -22,6 +22,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # there is a worker for every core, so 
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 # In importlib mode pytest does not change sys.path, so workers would not find helpers.py and reference.py.
+sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np

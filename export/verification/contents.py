@@ -7,28 +7,71 @@ any damage or change after the export, and a decoder recognizes its own encoder 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-
-import numpy as np
 
 from ...runtime.metadata import CONFIG, DIGEST, FAMILY, GENERATION, STOP_TOKENS, TOKENIZER_FILES, stated
 from ...runtime.runner import Runner
 from ..digests import WEIGHTS, file_digest, weight_digests
-from ..folding import moved
 from ..frontend.diagnostics import one_line
 from ..frontend.inference import FileWeights
 from ..frontend.spec import Exportable, texts
-from ..precision.half import rounded
 from .comparison import Check
+from .stored import fault
+from .twin import Twin, says_gptq
 
-SHOWN = 4  # names listed in a message
+SHOWN = 4  # findings listed in a message
 
 
 def content_checks(model: Exportable, runner: Runner) -> list[Check]:
-    """Check the digest, config, tokenizer and weights of a file."""
+    """Check the digest, config and tokenizer of a file."""
     metadata = runner.metadata
-    return [_bytes(runner), _config(model, metadata), *_texts(model, metadata), _weights(model, runner)]
+    return [_bytes(runner), _config(model, metadata), *_texts(model, metadata)]
+
+
+def weight_checks(weights: FileWeights, runner: Runner, twin: Twin) -> list[Check]:
+    """Check the weights of a file by the digests that the export stored, and the numbers in it one by one.
+
+    Args:
+        weights: those of the model.
+        runner: of the file.
+        twin: what the file stores.
+    """
+    ours = weight_digests(weights)
+    try:
+        theirs = stated(runner.path, runner.metadata, WEIGHTS, dict) if WEIGHTS in runner.metadata else ours
+    except ValueError as error:
+        return [Check("weights", False, None, one_line(error))]
+    wrong = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
+    faults = [f"{', '.join(sorted(wrong)[:SHOWN])}: other digests"] if wrong else []
+    feedback = says_gptq(runner)
+    for one in twin.stored:
+        feeds = feedback and one.scales is not None
+        if (said := fault(one, feedback=feeds)) is not None:
+            faults.append(said)
+            wrong.add(one.name)
+    rounded = f", {len(twin.rounded)} of them rounded" if twin.rounded else ""
+    detail = f"{len(ours)} match the model, {len(twin.stored)} compared as they are stored{rounded}"
+    if "digests" not in "".join(faults[:1]) and WEIGHTS not in runner.metadata:
+        detail = f"no weight digests in the file, {len(twin.stored)} compared as they are stored{rounded}"
+    if faults:
+        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        detail = f"{len(wrong)} differ from the model: {'; '.join(faults[:SHOWN])}{more}"
+    return [Check("weights", not faults, None, detail)]
+
+
+def precision_check(runner: Runner, twin: Twin, asked: str | None) -> Check:
+    """Check that a file has the precision that it says it has, and that is asked for.
+
+    A file in float32 must not be judged by the wider limits of another precision.
+    """
+    kinds = {"fp16" if one.scales is None else "int4" if one.bits == 4 else "int8" for one in twin.rounded}
+    said, found = runner.precision, ", ".join(sorted(kinds)) or "fp32"
+    detail = f"{said}, with weights in {found}"
+    if asked is not None and said != asked:
+        return Check("precision", False, None, f"{detail}; asked for {asked}")
+    narrow = {"fp32": not kinds, "fp16": not kinds - {"fp16"}}.get(said, True)
+    wide = said == "fp32" or bool(kinds or twin.reason) or all(one.values.shape[-1] < 2 for one in twin.stored)
+    return Check("precision", narrow and wide, None, detail)
 
 
 def _bytes(runner: Runner) -> Check:
@@ -69,47 +112,3 @@ def _texts(model: Exportable, metadata: Mapping[str, str]) -> list[Check]:
         return []
     wrong = sorted(name.partition(".")[2] for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
     return [Check("tokenizer", not wrong, None, f"differs in: {', '.join(wrong)}" if wrong else "matches the model")]
-
-
-def _weights(model: Exportable, runner: Runner) -> Check:
-    """Check the weights by the digests that the export stored and, in a format that keeps names, bit by bit."""
-    weights = FileWeights(model)
-    ours = weight_digests(weights)
-    if WEIGHTS not in runner.metadata:
-        return Check("weights", True, None, "no weight digests in the file")
-    try:
-        theirs = stated(runner.path, runner.metadata, WEIGHTS, dict)
-        stored = _stored(runner, {name: weights.value(name) for name in weights.variables})
-    except ValueError as error:
-        return Check("weights", False, None, one_line(error))
-    wrong = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
-    for name, array, value in stored:
-        expected = rounded(value) if array.dtype == "float16" else value
-        wrong |= {name} if not np.array_equal(array, expected) else set()
-    if wrong:
-        names = ", ".join(sorted(wrong)[:SHOWN])
-        return Check("weights", False, None, f"{len(wrong)} of {len(ours)} differ from the model: {names}")
-    return Check(
-        "weights",
-        True,
-        None,
-        f"{len(ours)} match the model" + (f", {len(stored)} of them bit by bit" if stored else ""),
-    )
-
-
-def _stored(runner: Runner, weights: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Return the initializers of ONNX files that are made of weights alone: the name, the values in the file, and those
-    that the weights of the model give. Other formats do not keep names.
-
-    Raises:
-        ValueError: the metadata that says how the initializers are made cannot be read.
-    """
-    import onnx_ir as ir
-
-    found = []
-    for file, metadata in runner.files.items() if runner.format == "onnx" else ():
-        values = {**weights, **moved(metadata, weights)}
-        for name, initializer in ir.load(os.fspath(file)).graph.initializers.items():
-            if initializer.const_value is not None and name in values:
-                found.append((name, initializer.const_value.numpy(), values[name]))
-    return found

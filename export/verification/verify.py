@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +24,8 @@ from ..frontend.any_keras.channels_first import layout_in_file
 from ..frontend.any_keras.model import Foreign
 from ..frontend.graphs import model_graphs
 from ..frontend.huggingface_view import DIMENSIONS, as_in_file
-from ..frontend.inference import one_at_a_time
+from ..frontend.diagnostics import one_line
+from ..frontend.inference import FileWeights, one_at_a_time
 from ..frontend.pixels import pixels_in_file
 from ..frontend.spec import Exportable, exportable
 from ..options import LEAST_COSINE
@@ -32,8 +34,9 @@ from ..request import check_samples
 from .any_keras import example_sizes
 from .cases import longest
 from .comparison import TOLERANCE, Check, Closeness
-from .contents import content_checks
+from .contents import content_checks, precision_check, weight_checks
 from .plan import plan
+from .twin import twin_of
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ class VerifyReport:
 
 # Where two experts are almost equally likely, rounding selects the other one, and a short row differs by more.
 ROUTED = 0.1
+TOLERANCE_OF_HALF = 5e-3  # of the twin of a file in float16, whose constants other than weights stay rounded
 SLACK = 3.0  # the cosine of a row of a few tokens varies more than that of the samples measured at export
 
 
@@ -111,6 +115,8 @@ def verify(
     tolerance: float | None = None,
     input_signature: Any = None,
     samples: Any = None,
+    precision: str | None = None,
+    least_cosine: float | None = None,
 ) -> VerifyReport:
     """Compare an exported file with the model it was made from, in the file's own runtime.
 
@@ -157,11 +163,12 @@ def verify(
         )
     runner = load(path)
     model = layout_in_file(pixels_in_file(as_in_file(model, runner.signature), runner.metadata), runner.metadata)
-    limit = _limit(model, runner) if tolerance is None else tolerance
+    limit = _limit(model, runner, least_cosine) if tolerance is None else tolerance
     graphs = model_graphs(model, runner.graphs)
     checks = [_names(model, runner, graphs)]
     if checks[0].passed:
         checks += content_checks(model, runner)
+        checks += _weights(model, runner, samples, precision)
         checks += _comparisons(model, runner, limit, samples)
         checks.append(_repeats(runner, samples))
     return VerifyReport(
@@ -176,11 +183,33 @@ def verify(
     )
 
 
-def _limit(model: Exportable, runner: Runner) -> float | Closeness:
-    """Return the tolerance for a float32 file, or the lowest accepted cosine for a file in reduced precision."""
+def _weights(model: Exportable, runner: Runner, samples: Any, precision: str | None) -> Iterator[Check]:
+    """Check the stored weights, and compare the float32 twin of a file in another precision with Keras."""
+    weights = FileWeights(model)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            twin = twin_of(runner, weights, Path(folder))
+        except ValueError as error:
+            yield Check("weights", False, None, one_line(error))
+            return
+        yield from weight_checks(weights, runner, twin)
+        yield precision_check(runner, twin, precision)
+        if twin.reason:
+            yield Check("in float32", True, None, f"not compared: {twin.reason}")
+        if twin.runner is not None:
+            tolerance = TOLERANCE_OF_HALF if runner.precision == "fp16" else TOLERANCE
+            for check in _comparisons(model, twin.runner, tolerance, samples):
+                yield replace(check, name=f"in float32: {check.name}")
+
+
+def _limit(model: Exportable, runner: Runner, least_cosine: float | None) -> float | Closeness:
+    """Return the tolerance for a float32 file, or the lowest accepted cosine for a file in reduced precision.
+
+    What a file says of its own accuracy does not lower the limit.
+    """
     if runner.precision == "fp32":
         return TOLERANCE
-    least = runner.precision_details.get("least_cosine", LEAST_COSINE.get(runner.precision, 0.0))
+    least = LEAST_COSINE.get(runner.precision, 1.0) if least_cosine is None else least_cosine
     routed = ROUTED if getattr(getattr(model, "config", None), "num_experts", None) else 0.0
     return Closeness(max(0.0, 1 - SLACK * (1 - least) - routed))
 

@@ -90,6 +90,7 @@ def _rounded(precise: Runner, name: str, request: ExportRequest, samples: Iterab
         weights += to_integer_kernels(model, precision)
     model.metadata_props[DIGEST] = UNSEALED
     details = {"name": precision.name, "target": request.blocks_for, "least_cosine": request.accepted_cosine}
+    details |= {"method": precision.method} if precision.method is not None else {}
     details |= {"activations": activations} if precision.name == "int8" else {}
     model.metadata_props[PRECISION] = json.dumps(details)
     weights = [weight for weight in dict.fromkeys(weights) if weight in numbers]

@@ -121,6 +121,7 @@ def round_file(
     write_versions(model)
     details: dict[str, Any] = {"name": precision.name, "least_cosine": request.accepted_cosine}
     details |= {"activations": precision.activations or "dynamic"} if precision.name == "int8" else {}
+    details |= {"method": precision.method} if precision.method is not None else {}
     details |= {"integer_only": True} if precision.integer_only else {}
     details |= {"rotation": most, "rotated": len(turned)} if turned else {}
     set_metadata(model, {**metadata, DIGEST: UNSEALED, PRECISION: json.dumps(details)})

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from .bundles.genai import to_genai
     from .bundles.huggingface_onnx import to_huggingface_onnx
     from .bundles.litertlm import to_litertlm
+    from .bundles.verify import verify
     from .errors import AccuracyError, ExportError
     from .onnx.exporter import to_onnx
     from .options import Precision
     from .precision.report import Accuracy
     from .targets.check import check
     from .tflite.exporter import to_tflite
-    from .verification.verify import verify
 
 _HOMES = {
     "Accuracy": ".precision.report",
@@ -37,7 +37,7 @@ _HOMES = {
     "to_litertlm": ".bundles.litertlm",
     "to_onnx": ".onnx.exporter",
     "to_tflite": ".tflite.exporter",
-    "verify": ".verification.verify",
+    "verify": ".bundles.verify",
 }
 
 __all__ = [

@@ -105,8 +105,8 @@ def shipped(prepared: Any) -> list[dict[str, Any]]:
 def _shipped(model: Any, path: Path, output: Mapping[str, Any], answers: Callable[[Any], Any]) -> dict[str, Any]:
     if not format_of(str(path)):
         return _folder(model, path, answers)
+    from ..export.bundles.verify import verify
     from ..export.command import export_as
-    from ..export.verification.verify import verify
     from ..runtime.loading import load as run
 
     options = {} if path.suffix == ".onnx" else {"max_length": output["max_length"]}

@@ -97,12 +97,12 @@ def export_genai(model: Any, request: ExportRequest) -> ExportResult:
     model = exportable(model)
     graphs = decoder_graphs(model)
     check_folder(request.path, KNOWN)
-    longest = _longest(model, request.max_length)
+    longest = _longest(model, request.max_length)  # checked before the export, which takes minutes
     ends = ends_of(model, request.stop_tokens, "where onnxruntime-genai ends a text at token 0")
     with written_folder(request.path, KNOWN) as new:
         result = _file(model, request.for_file("onnx", new / MODEL_FILE))
         shared = any(name.endswith("GroupQueryAttention") for name in result.operators)
-        write_json(_settings(model, graphs["decoder"].signature, ends, longest, shared), new / CONFIG_FILE)
+        write_json(settings_of(model, graphs["decoder"].signature, ends, longest, shared), new / CONFIG_FILE)
         for name, text in ({} if model.tokenizer is None else genai_files(model.tokenizer)).items():
             (new / name).write_bytes(text.encode())
         beside = sorted(file for file in new.iterdir() if file not in result.files)
@@ -136,8 +136,17 @@ def _file(model: Any, request: ExportRequest) -> ExportResult:
     return export_onnx(model, request)
 
 
-def _settings(model: Any, signature: Signature, ends: list[int], longest: int, shared: bool) -> dict[str, Any]:
-    """Return the content of genai_config.json, from the decoder's signature and the configs of the model."""
+def settings_of(
+    model: Any, signature: Signature, ends: list[int], max_length: int | None, shared: bool
+) -> dict[str, Any]:
+    """Return the content of genai_config.json, from the decoder's signature and the configs of the model.
+
+    Args:
+        ends: the ids of the end tokens.
+        max_length: as in ``to_genai``.
+        shared: whether the decoder has ONNX Runtime's own attention, whose cache is one buffer.
+    """
+    longest = _longest(model, max_length)
     config = model.config.to_dict()
     caches = [spec for spec in signature.inputs if spec.name in signature.state]
     _, kv_heads, _, head_size = caches[0].dims  # (batch, kv_heads, past_sequence, head_dim)

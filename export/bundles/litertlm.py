@@ -36,6 +36,8 @@ from ..result import ExportResult
 from ..tflite.exporter import export_tflite
 from .litertlm_prompt import Prompts, prompts_of
 
+SECTIONS = ("LlmMetadataProto", "HF_Tokenizer_Zlib", "TFLiteModel")
+
 
 @named_extras()
 def to_litertlm(
@@ -94,8 +96,8 @@ def export_litertlm(model: Any, request: ExportRequest) -> ExportResult:
         file = temporary.with_name("model.tflite")
         result = export_tflite(model, request.for_file("tflite", file, cache=True))
         slots = TFLiteRunner(file).decoder().max_length
-        message = _metadata(prompts, start, ends, slots)
-        warnings = [*result.warnings, *_set_generation(message, model, ends)]
+        message, lost = metadata_of(model, prompts, start, ends, slots)
+        warnings = [*result.warnings, *lost]
         bundle(file, model.tokenizer, message, temporary, request.card)
         size = temporary.stat().st_size
     if any("strftime_now" in template for template in model.tokenizer.chat_templates.values()):
@@ -150,7 +152,8 @@ def bundle(file: Path, tokenizer: Tokenizer, metadata: Any, target: Path, card: 
             builder.build(stream, validate_metadata=True)
 
 
-def _metadata(prompts: Prompts, start: int | None, ends: list[int], slots: int) -> Any:
+def metadata_of(model: Any, prompts: Prompts, start: int | None, ends: list[int], slots: int) -> tuple[Any, list[str]]:
+    """Return the ``LlmMetadata`` message of a bundle, and a warning if some of the generation config has no field."""
     from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 
     message = LlmMetadata(max_num_tokens=slots, jinja_prompt_template=prompts.template())
@@ -162,7 +165,7 @@ def _metadata(prompts: Prompts, start: int | None, ends: list[int], slots: int) 
     for name in ("system", "user", "model"):
         affixes, place = getattr(prompts, name), getattr(message.prompt_templates, name)
         place.prefix, place.suffix = (affixes.prefix, affixes.suffix) if affixes else ("", "")
-    return message
+    return message, _set_generation(message, model, ends)
 
 
 def _set_generation(message: Any, model: Any, ends: list[int]) -> list[str]:

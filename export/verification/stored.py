@@ -94,7 +94,9 @@ def _of_floats(stored: Stored) -> str | None:
         return None
     place = int(np.argmax(different[bad]))
     ours, theirs = (side.reshape(len(expected), -1)[bad, place] for side in (expected, stored.values))
-    return f"{stored.place(bad)}: {int(different.sum())} numbers differ, for example {theirs:.6g} in place of {ours:.6g}"
+    return (
+        f"{stored.place(bad)}: {int(different.sum())} numbers differ, for example {theirs:.6g} in place of {ours:.6g}"
+    )
 
 
 def _of_nearest(stored: Stored, groups: slice) -> tuple[int, str] | None:

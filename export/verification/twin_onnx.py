@@ -95,8 +95,10 @@ class _Twin:
             self.found[name] = Stored(name, expected=expected, **said)
         return np.ascontiguousarray(array if best is None else best)
 
-    def float_constant(self, integers: Any, array: Array) -> Any:
-        return initializer(self.graph, f"{integers.name}:float32", array)
+    def float_constant(self, integers: Any, array: Array, turned: bool = False) -> Any:
+        """Return the initializer of a float32 weight, transposed if it is `turned`: a table may be read both ways."""
+        name = f"{integers.name}:{'turned' if turned else 'float32'}"
+        return initializer(self.graph, name, np.ascontiguousarray(array.T) if turned else array)
 
     def replaced(self, node: Any, operator: str, inputs: list[Any], **attributes: Any) -> None:
         import onnx_ir as ir
@@ -148,7 +150,7 @@ def _matmul_nbits(twin: _Twin, node: Any) -> None:
 
     given = [*node.inputs, None, None, None][:6]
     table = _blocks(twin, node, given[1], given[2], given[3], node.attributes["K"].as_int())
-    product = [given[0], twin.float_constant(given[1], np.ascontiguousarray(table.T))]
+    product = [given[0], twin.float_constant(given[1], table, turned=True)]
     if given[5] is not None:
         product = [twin.editor.before(node, "MatMul", product, (ir.DataType.FLOAT,))[0], given[5]]
     twin.replaced(node, "Add" if given[5] is not None else "MatMul", product)
@@ -159,7 +161,7 @@ def _gather_blocks(twin: _Twin, node: Any) -> None:
     before = data.producer()
     packed = data if before is None else before.inputs[0]
     table = _blocks(twin, node, packed, scales, zeros[0] if zeros else None, None)
-    twin.replaced(node, "Gather", [initializer(twin.graph, f"{packed.name}:table", table), ids], axis=0)
+    twin.replaced(node, "Gather", [twin.float_constant(packed, table), ids], axis=0)
 
 
 # ---- one scale for each row ----------------------------------------------------------------------------------------
@@ -227,7 +229,7 @@ def _dynamic(twin: _Twin, node: Any) -> None:
     scales = next(found for value in factor.inputs if (found := twin.constant(value)) is not None)
     axis = 0 if turned is not None else 1
     weight = _rows(twin, values, _broadcast(np.asarray(scales), array.shape, axis), axis)
-    kernel = twin.float_constant(values, np.ascontiguousarray(weight.T) if turned is not None else weight)
+    kernel = twin.float_constant(values, weight, turned is not None)
     twin.replaced(last, "MatMul", [quantized.producer().inputs[0], kernel])
 
 

@@ -152,7 +152,7 @@ class Twin:
 
 
 def parts_of(name: str, known: Mapping[str, Any]) -> list[str]:
-    """Return the names of the weights that are joined under a name such as "block_0/query+key/kernel"; [] if unknown."""
+    """Return the names of the weights joined under a name such as "block_0/query+key/kernel"; [] if unknown."""
     if name in known:
         return [name]
     middle = name.split(JOINT)

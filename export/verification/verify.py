@@ -22,9 +22,9 @@ from ...runtime.runner import Runner
 from ...signature import Graph, Signature, TensorSpec
 from ..frontend.any_keras.channels_first import layout_in_file
 from ..frontend.any_keras.model import Foreign
+from ..frontend.diagnostics import one_line
 from ..frontend.graphs import model_graphs
 from ..frontend.huggingface_view import DIMENSIONS, as_in_file
-from ..frontend.diagnostics import one_line
 from ..frontend.inference import FileWeights, one_at_a_time
 from ..frontend.pixels import pixels_in_file
 from ..frontend.spec import Exportable, exportable
@@ -70,6 +70,11 @@ class VerifyReport:
         return all(check.passed for check in self.checks)
 
     @property
+    def failures(self) -> int:
+        """The number of checks that failed."""
+        return sum(not check.passed for check in self.checks)
+
+    @property
     def greatest_difference(self) -> float:
         """Maximum difference from Keras, relative to the largest magnitude of the output; NaN if none was compared."""
         return max((check.difference for check in self.checks if check.difference is not None), default=float("nan"))
@@ -80,35 +85,39 @@ class VerifyReport:
         return json.dumps({**summary, **asdict(self)}, indent=2)
 
     def to_markdown(self) -> str:
-        """Return a summary and a Markdown table with a row for each check."""
-        verdict = "passed" if self.passed else "FAILED"
+        """Return a summary and a Markdown table with a row for each check, or for the first ones that failed."""
+        verdict = "passed" if self.passed else f"FAILED in {self.failures}"
         judged = sum(check.rule == "float64" for check in self.checks)
         rule = f"tolerance {self.tolerance:.0e}, {judged} checks decided by float64"
         if self.by_cosine:
             rule = f"{self.precision}: cosine of at least {1 - self.tolerance:g} for every row"
         head = [
-            f"**{self.path}**: {verdict}, {len(self.checks)} checks, maximum difference "
+            f"**{self.path}**: {verdict}{', ' if self.passed else ' of '}{len(self.checks)} checks, maximum difference "
             f"{self.greatest_difference:.1e} ({rule})",
             "",
             "| check | difference | rule | result | details |",
             "|---|---|---|---|---|",
         ]
+        shown = self.checks if self.passed else [check for check in self.checks if not check.passed][:SHOWN]
         rows = [
             f"| {c.name} | {'' if c.difference is None else f'{c.difference:.1e}'} | {c.rule} "
             f"| {'pass' if c.passed else 'FAIL'} | {c.detail} |"
-            for c in self.checks
+            for c in shown
         ]
+        if hidden := self.failures - len(shown) if not self.passed else 0:
+            rows.append(f"| … | | | FAIL | {hidden} more |")
         return "\n".join(head + rows)
 
 
 # Where two experts are almost equally likely, rounding selects the other one, and a short row differs by more.
 ROUTED = 0.1
 TOLERANCE_OF_HALF = 5e-3  # of the twin of a file in float16, whose constants other than weights stay rounded
+SHOWN = 8  # failed checks in the report
 SLACK = 3.0  # the cosine of a row of a few tokens varies more than that of the samples measured at export
 
 
 @one_at_a_time
-def verify(
+def verify_file(
     model: Any,
     path: str | os.PathLike[str],
     *,
@@ -118,41 +127,7 @@ def verify(
     precision: str | None = None,
     least_cosine: float | None = None,
 ) -> VerifyReport:
-    """Compare an exported file with the model it was made from, in the file's own runtime.
-
-    The reference is ``model(...)`` itself, computed in float32 whatever its dtype policy is, so that overridden methods
-    and replaced layers are compared too. The checks are:
-
-    - names and dimensions of the inputs and outputs, the digest of the file, config, tokenizer and weights;
-    - texts in batches of 1 and 3 with lengths from 1 to the maximum, without padding, with padding on the right, on the
-      left and between tokens, and with a row without any token. The lengths of a large model are limited to those that
-      take seconds, which is reported. A TFLite file is checked with its static shapes;
-    - images of three sizes;
-    - for a model that generates: prompts and decode steps up to the last slot of the key/value cache, which the file
-      fills itself, and greedy decoding;
-    - for any other Keras model: values of every kind (negative, zero, large and tiny numbers, integers of the whole
-      range where nothing limits them, ids up to the last one, rows of padding) and sizes, as far as Keras accepts
-      them; and every padding if an input is a mask. NaN and infinities are right where Keras has them too;
-    - that two runs with the same inputs give the same outputs.
-
-    Args:
-        model: the model that the file was exported from.
-        path: path of an ``.onnx`` or ``.tflite`` file.
-        tolerance: the largest accepted difference, relative to the largest magnitude of an output. A larger difference
-            is accepted if the same model in float64 shows that it comes from rounding; see ``comparison.py``. Default:
-            2e-5 for a float32 file. For another precision, the mean cosine similarity over the positions of every row
-            must be high enough instead: 1 - cosine may be up to three times the value accepted at export.
-        input_signature: the `input_signature` of the export, if there was one.
-        samples: for a model that is not of this package: inputs by name, or a list of such mappings, which are compared
-            in place of synthetic inputs. For models that only accept or only make sense for particular values.
-
-    Returns:
-        The ``VerifyReport``. A failed check does not raise an error; see `passed`.
-
-    Raises:
-        ValueError: the file does not exist or cannot be read, the model could not have been exported, `tolerance` is
-            not a positive number, or the `samples` are not accepted.
-    """
+    """Compare an ``.onnx`` or ``.tflite`` file with its model; see ``export.verify``."""
     start = time.perf_counter()
     model = exportable(model, input_signature)
     tolerance = None if tolerance is None else positive_number("tolerance", tolerance)
@@ -174,7 +149,7 @@ def verify(
     return VerifyReport(
         path=str(path),
         format=runner.format,
-        sha256=_digest(Path(path)),
+        sha256=digest_of(Path(path)),
         tolerance=1 - limit.cosine if isinstance(limit, Closeness) else limit,
         precision=runner.precision,
         by_cosine=isinstance(limit, Closeness),
@@ -198,8 +173,11 @@ def _weights(model: Exportable, runner: Runner, samples: Any, precision: str | N
             yield Check("in float32", True, None, f"not compared: {twin.reason}")
         if twin.runner is not None:
             tolerance = TOLERANCE_OF_HALF if runner.precision == "fp16" else TOLERANCE
-            for check in _comparisons(model, twin.runner, tolerance, samples):
-                yield replace(check, name=f"in float32: {check.name}")
+            try:
+                for check in _comparisons(model, twin.runner, tolerance, samples):
+                    yield replace(check, name=f"in float32: {check.name}")
+            except RuntimeError as error:  # of the runtime: the graph contradicts the model's weights
+                yield Check("in float32", False, None, f"cannot be computed: {one_line(error, 200)}")
 
 
 def _limit(model: Exportable, runner: Runner, least_cosine: float | None) -> float | Closeness:
@@ -285,6 +263,7 @@ def _repeats(runner: Runner, samples: Any) -> Check:
     return Check("determinism", same, None, "" if same else "two runs with the same inputs differ")
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,6 +13,7 @@ from typing import Any
 
 from keras.layers import RNN
 
+from ...generation.decoder import KEPT
 from ...runtime.runner import LoadedGraph, Runner
 from ..frontend.any_keras.model import Foreign
 from ..frontend.graphs import model_graphs
@@ -23,6 +24,7 @@ from .cases import chains, image_cases, length_cases, pair_cases, text_cases
 from .checks import cached_checks, chain_checks, greedy_check, image_checks, pair_checks, plain_checks
 from .comparison import Check, Closeness
 from .reference import Reference
+from .states import LOGITS_KEPT, kept_checks, slot_checks
 
 MOST_PROMPTS = 8  # largest number of prompts, or of given samples, that an export checks
 
@@ -114,6 +116,12 @@ def _of_text(model: Exportable, runner: Runner, main: LoadedGraph, quick: bool) 
     if not encoders and layout.kind == "dynamic" and not main.signature.sizes:
         cases = text_cases(model, main.signature, past=True, padding=main.padding)
         yield Part(cases, 0, partial(cached_checks, model, whole, main))
+        if any(spec.name == KEPT for spec in main.signature.inputs):
+            yield Part(LOGITS_KEPT, 0, partial(kept_checks, whole, main))
+    if layout.kind == "litert":
+        for name, loaded in runner.graphs.items():
+            reference = Reference(model, own[name].function)
+            yield Part((0, 5, -1), 0, partial(slot_checks, reference, loaded, name))
     if layout.generates:
         found = chains(model, runner)
         quickly = sum(chain.quick for chain in found)

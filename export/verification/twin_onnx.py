@@ -167,19 +167,18 @@ def _gather_blocks(twin: _Twin, node: Any) -> None:
 # ---- one scale for each row ----------------------------------------------------------------------------------------
 
 
-def _rows(twin: _Twin, values: Any, scales: Array, axis: int, zeros: Array | None = None) -> Array:
+def _rows(twin: _Twin, values: Any, scales: Array, axis: int, zeros: Array | None = None, size: int = 0) -> Array:
     """Return the model's weight for integers with a scale for each index of `axis`, or for each block of it.
 
-    The sizes of `scales` are those of `values`, or 1, or the number of blocks.
+    The sizes of `scales` are those of `values`, or 1, or along `axis` the number of blocks of `size`.
     """
     array = np.asarray(twin.constant(values))
     integers = array.astype("int32")
     kind = np.dtype(array.dtype).name
     bits = 4 if "int4" in kind else 8 * array.dtype.itemsize
     limits = (0, 2**bits - 1) if kind.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    along = next((i for i, (n, m) in enumerate(zip(scales.shape, array.shape, strict=True)) if 1 < n < m), axis)
-    count = scales.shape[along]  # blocks, along the axis of a group
-    size = array.shape[along] // count if array.shape[along] % count == 0 else -(-array.shape[along] // count)
+    along, count = axis, scales.shape[axis]
+    size = size or array.shape[axis] // count
 
     def spread(part: Array) -> Array:
         whole = np.repeat(part, size, along)[(slice(None),) * along + (slice(array.shape[along]),)]
@@ -277,7 +276,8 @@ def _dequantized(twin: _Twin, node: Any) -> None:
     if scales.ndim != array.ndim or scales.size == 1:
         scales = _broadcast(scales, array.shape, axis)
         middle = None if middle is None else _broadcast(middle, array.shape, axis)
-    constant = twin.float_constant(values, _rows(twin, values, scales, axis, middle))
+    size = node.attributes["block_size"].as_int() if "block_size" in node.attributes else 0
+    constant = twin.float_constant(values, _rows(twin, values, scales, axis, middle, size))
     if looked_up:
         twin.replaced(node, "Gather", [constant, before.inputs[1]], axis=0)
     else:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...checks import positive_number
+from ...checks import choice, fraction, positive_number
 from ...runtime.graph_names import is_prefill
 from ...runtime.inputs import example_inputs
 from ...runtime.loading import load
@@ -28,7 +28,7 @@ from ..frontend.huggingface_view import DIMENSIONS, as_in_file
 from ..frontend.inference import FileWeights, one_at_a_time
 from ..frontend.pixels import pixels_in_file
 from ..frontend.spec import Exportable, exportable
-from ..options import LEAST_COSINE
+from ..options import LEAST_COSINE, NAMES
 from ..precision.onnx.files import file_signature
 from ..request import check_samples
 from .any_keras import example_sizes
@@ -111,7 +111,7 @@ class VerifyReport:
 
 # Where two experts are almost equally likely, rounding selects the other one, and a short row differs by more.
 ROUTED = 0.1
-TOLERANCE_OF_HALF = 5e-3  # of the twin of a file in float16, whose constants other than weights stay rounded
+TOLERANCE_OF_HALF = 5e-3  # of the twin of an ONNX file in float16, whose constants other than weights stay rounded
 SHOWN = 8  # failed checks in the report
 SLACK = 3.0  # the cosine of a row of a few tokens varies more than that of the samples measured at export
 
@@ -129,23 +129,9 @@ def verify_file(
 ) -> VerifyReport:
     """Compare an ``.onnx`` or ``.tflite`` file with its model; see ``export.verify``."""
     start = time.perf_counter()
-    model = exportable(model, input_signature)
-    tolerance = None if tolerance is None else positive_number("tolerance", tolerance)
-    if samples is not None and not isinstance(model, Foreign):
-        raise ValueError(
-            f"samples: got some for a {model.family}, whose inputs are known; accepted: None, or a model that is not "
-            "of attention_zoo"
-        )
-    runner = load(path)
-    model = layout_in_file(pixels_in_file(as_in_file(model, runner.signature), runner.metadata), runner.metadata)
-    limit = _limit(model, runner, least_cosine) if tolerance is None else tolerance
-    graphs = model_graphs(model, runner.graphs)
-    checks = [_names(model, runner, graphs)]
-    if checks[0].passed:
-        checks += content_checks(model, runner)
-        checks += _weights(model, runner, samples, precision)
-        checks += _comparisons(model, runner, limit, samples)
-        checks.append(_repeats(runner, samples))
+    choice("precision", precision, (None, *NAMES))
+    model, runner, limit = _opened(model, path, tolerance, input_signature, samples, least_cosine)
+    checks = tuple(_checks(model, runner, limit, samples, precision))
     return VerifyReport(
         path=str(path),
         format=runner.format,
@@ -154,8 +140,46 @@ def verify_file(
         precision=runner.precision,
         by_cosine=isinstance(limit, Closeness),
         seconds=time.perf_counter() - start,
-        checks=tuple(checks),
+        checks=checks,
     )
+
+
+@one_at_a_time
+def first_fault(model: Any, path: str | os.PathLike[str]) -> Check | None:
+    """Return the first check that fails, other than that of the file's digest, or None. The rest is not computed."""
+    model, runner, limit = _opened(model, path, None, None, None, None)
+    found = _checks(model, runner, limit, None, None)
+    return next((check for check in found if not check.passed and check.name != "bytes"), None)
+
+
+def _opened(
+    model: Any, path: Any, tolerance: float | None, input_signature: Any, samples: Any, least_cosine: float | None
+) -> tuple[Exportable, Runner, float | Closeness]:
+    """Return the model as it is in the file, the file, and the limit for its outputs."""
+    model = exportable(model, input_signature)
+    tolerance = None if tolerance is None else positive_number("tolerance", tolerance)
+    if least_cosine is not None:
+        fraction("least_cosine", least_cosine)
+    if samples is not None and not isinstance(model, Foreign):
+        raise ValueError(
+            f"samples: got some for a {model.family}, whose inputs are known; accepted: None, or a model that is not "
+            "of attention_zoo"
+        )
+    runner = load(path)
+    model = layout_in_file(pixels_in_file(as_in_file(model, runner.signature), runner.metadata), runner.metadata)
+    return model, runner, _limit(model, runner, least_cosine) if tolerance is None else tolerance
+
+
+def _checks(
+    model: Exportable, runner: Runner, limit: float | Closeness, samples: Any, precision: str | None
+) -> Iterator[Check]:
+    names = _names(model, runner, model_graphs(model, runner.graphs))
+    yield names
+    if names.passed:
+        yield from content_checks(model, runner)
+        yield from _weights(model, runner, samples, precision)
+        yield from _comparisons(model, runner, limit, samples)
+        yield _repeats(runner, samples)
 
 
 def _weights(model: Exportable, runner: Runner, samples: Any, precision: str | None) -> Iterator[Check]:
@@ -172,7 +196,8 @@ def _weights(model: Exportable, runner: Runner, samples: Any, precision: str | N
         if twin.reason:
             yield Check("in float32", True, None, f"not compared: {twin.reason}")
         if twin.runner is not None:
-            tolerance = TOLERANCE_OF_HALF if runner.precision == "fp16" else TOLERANCE
+            half = runner.precision == "fp16" and runner.format == "onnx"
+            tolerance = TOLERANCE_OF_HALF if half else TOLERANCE
             try:
                 for check in _comparisons(model, twin.runner, tolerance, samples):
                     yield replace(check, name=f"in float32: {check.name}")

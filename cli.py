@@ -118,9 +118,7 @@ def info(
         str, typer.Argument(help="Preset name, model folder, or .gguf, .keras, .onnx, .tflite or .litertlm file.")
     ],
     imports: Imports = None,
-    target: Annotated[
-        str | None, typer.Option(help="ONNX file: also check it for a runtime, such as openvino.")
-    ] = None,
+    target: Annotated[str | None, typer.Option(help="ONNX: runtime to check the file for, such as openvino.")] = None,
     json_: Json = False,
 ):
     """Show config, inputs and outputs of a preset, a saved model or an exported file."""
@@ -212,9 +210,7 @@ def export(
         str, typer.Option(help="fp32, fp16, int8 or int4; huggingface: one or several, as fp32,int8.")
     ] = "fp32",
     activations: Annotated[str | None, typer.Option(help="int8: dynamic, float, static, or static16 (TFLite).")] = None,
-    integer_only: Annotated[
-        bool, typer.Option("--integer-only", help="TFLite, static ranges: quantize all operators.")
-    ] = False,
+    integer_only: Annotated[bool, typer.Option("--integer-only", help="TFLite, static: all operators.")] = False,
     block_size: Annotated[
         int | None, typer.Option(help="Weights per scale; int4, or int8 with float activations.")
     ] = None,
@@ -270,8 +266,12 @@ def export(
 @app.command()
 def verify(
     model: AnyModel,
-    file: Annotated[Path, typer.Argument(help="Exported file.")],
+    file: Annotated[Path, typer.Argument(help="Exported file, or folder for ONNX Runtime GenAI.")],
     tolerance: Annotated[float | None, typer.Option(help="Maximum relative difference; default: 2e-5.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Precision that the file must have; default: any.")] = None,
+    least_cosine: Annotated[float | None, typer.Option(help="That of the export, if it had one.")] = None,
+    stop_token: Annotated[list[int] | None, typer.Option(help="Those of the export, if it had some.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="That of the export, if it had one.")] = None,
     input_signature: InputSignature = None,
     imports: Imports = None,
     samples: Annotated[Path | None, typer.Option(help="Inputs as .npz, compared in place of synthetic ones.")] = None,
@@ -281,13 +281,14 @@ def verify(
     from . import export as exporters
     from .export.command import shapes, signature_of
 
-    existing("file", file)
+    existing("file", file, folders=True)
+    options: dict[str, Any] = {"tolerance": tolerance, "precision": precision, "least_cosine": least_cosine}
+    found = None if samples is None else samples_of("samples", samples)
+    options |= {"stop_tokens": stop_token or None, "max_length": max_length, "samples": found}
     given = shapes(input_signature or [])
-    arrays = None if samples is None else samples_of("samples", samples)
     with working(f"comparing {file} with {model}"):
         ours = any_model(model, imports or ())  # first, because it silences the messages of importing Keras
-        signature = signature_of(ours, given)
-        report = exporters.verify(ours, file, tolerance=tolerance, input_signature=signature, samples=arrays)
+        report = exporters.verify(ours, file, input_signature=signature_of(ours, given), **options)
     _print_report(report, json_)
     if not report.passed:
         raise typer.Exit(1)
@@ -463,10 +464,7 @@ def _print_json(value: Any) -> None:
 
 
 def _print_report(report: Any, as_json: bool) -> None:
-    if as_json:
-        print(report.to_json())
-    else:
-        console.print(Markdown(report.to_markdown()))
+    print(report.to_json()) if as_json else console.print(Markdown(report.to_markdown()))
 
 
 def main(arguments: Iterable[str] | None = None) -> None:

@@ -124,9 +124,10 @@ def is_exported(name: str) -> bool:
     return name.endswith((".onnx", ".tflite", ".litertlm"))
 
 
-def existing(argument: str, file: Any) -> Any:
-    """Check that `file` exists, before anything slow is imported, and return it."""
-    if not Path(file).is_file():
+def existing(argument: str, file: Any, *, folders: bool = False) -> Any:
+    """Check that `file`, which may be a folder if there are `folders`, exists, and return it. Nothing slow is
+    imported."""
+    if not (Path(file).is_file() or (folders and Path(file).is_dir())):
         raise ValueError(f"{argument}: got {file}, which is not a file; accepted: an .onnx, .tflite or .litertlm file")
     return file
 

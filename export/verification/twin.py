@@ -22,10 +22,10 @@ from ...runtime.tflite.flatbuffer import set_metadata, unpacked, write
 from ...runtime.tflite.runner import TFLiteRunner
 from ..folding import moved
 from ..frontend.inference import FileWeights
+from ..precision.onnx.files import PACKED
 from .stored import Stored
 
 INLINE = 1_900_000_000  # bytes of weights in one protobuf message
-PACKED = "/query_key_value/"
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from .any_keras import example_sizes
 from .cases import longest
 from .comparison import TOLERANCE, Check, Closeness
 from .contents import content_checks, precision_check, weight_checks
+from .places import first_difference
 from .plan import plan
 from .twin import twin_of
 
@@ -218,14 +219,27 @@ def _limit(model: Exportable, runner: Runner, least_cosine: float | None) -> flo
 
 
 def _comparisons(model: Exportable, runner: Runner, tolerance: float | Closeness, samples: Any) -> Iterator[Check]:
+    placed = isinstance(tolerance, Closeness)  # rounding makes every layer differ
     for part in plan(model, runner, quick=False, samples=samples):
-        yield from part.check(part.cases, tolerance)
+        for check in part.check(part.cases, tolerance):
+            where = "" if check.passed or placed else _place(model, runner)  # of the first difference only
+            placed |= not check.passed
+            yield replace(check, detail=f"{check.detail}{where}")
     if isinstance(model, Foreign):
         return
     limits = runner.graphs[runner.layout.main].signature.limits
     limit = runner.decoder().max_length if runner.layout.generates else min(limits.values(), default=0)
     if limit and (reached := longest(model, limit)) < limit:
         yield Check("positions", True, None, f"compared up to {reached} of {limit}; more would take too long")
+
+
+def _place(model: Exportable, runner: Runner) -> str:
+    """Return the first layer that differs, as the end of a sentence, or "" if it cannot be found."""
+    try:
+        found = first_difference(model, runner)
+    except Exception:  # of any class: of the runtime, or of a layer that is not computed eagerly
+        return ""
+    return f"; the first layer that differs is {found}" if found else ""
 
 
 def _names(model: Exportable, runner: Runner, graphs: dict[str, Graph]) -> Check:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from glob import escape
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ....runtime.metadata import DIGEST, PRECISION, SIGNATURES
 from ....runtime.onnx.runner import OnnxGraph
 from ....runtime.runner import LoadedGraph, Runner
 from ....signature import Signature
-from ...digests import UNSEALED
+from ...digests import UNSEALED, WEIGHTS
 from ...options import Precision
 from ...request import ExportRequest
 from ..samples import PADDINGS, calibration_of
@@ -23,6 +24,8 @@ from .integers import to_integer_stacks, to_integer_tables, to_integers
 from .moments import Moments
 from .recurrent import to_integer_kernels
 from .static import to_static
+
+PACKED = "/query_key_value/"  # in the names of weights that a graph for ONNX Runtime joins
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,13 @@ def round_graphs(precise: Runner, names: Iterable[str], request: ExportRequest) 
 def _rounded(precise: Runner, name: str, request: ExportRequest, samples: Iterable[Mapping[str, Any]]) -> Rounded:
     import onnx_ir as ir
 
-    precision = request.precision
     file = next(file for file, told in precise.files.items() if name in json.loads(told[SIGNATURES]))
     graph: LoadedGraph = precise.graphs[name]
-    activations = activations_of(precision, graph.signature)
+    activations = activations_of(request.precision, graph.signature)
     if activations != "float":
-        precision.check_integers(activations)
+        request.precision.check_integers(activations)
     model: Any = ir.load(file)
+    precision = _of_weights(model, request.precision)
     numbers = {value.name: int(np.prod(value.const_value.shape)) for value in model.graph.initializers.values()}
     if precision.name == "fp16":
         state = {*graph.signature.state, *graph.signature.state.values()}
@@ -96,6 +99,16 @@ def _rounded(precise: Runner, name: str, request: ExportRequest, samples: Iterab
     weights = [weight for weight in dict.fromkeys(weights) if weight in numbers]
     share = sum(numbers[weight] for weight in weights) / max(1, sum(numbers.values()))
     return Rounded(model, tuple(weights), share)
+
+
+def _of_weights(model: Any, precision: Precision) -> Precision:
+    """Return `precision` with the constants of a graph that are no weights kept in float32, such as the matrices that
+    resize positions: they are small, and only weights can be compared with the model."""
+    if precision.name == "fp16":
+        return precision
+    weights = json.loads(model.metadata_props.get(WEIGHTS, "{}"))
+    constants = [n for n in model.graph.initializers if weights and n not in weights and PACKED not in n]
+    return replace(precision, keep=(*precision.keep, *map(escape, constants)))
 
 
 def _signatures(model: Any) -> Iterable[tuple[str, Any]]:

@@ -1,0 +1,132 @@
+"""Where a file begins to differ: the first layer of the model whose output is nowhere in the file.
+
+A copy of the file returns every value that it computes. They are matched with the outputs of the layers by their
+numbers, since converters name, join and reorder operations as they like. Some outputs have no counterpart in a correct
+file either, so the place of a fault is the first layer after the last one whose output is found.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import keras
+import numpy as np
+
+from ...runtime.inputs import example_inputs
+from ...runtime.quiet import quiet
+from ...runtime.runner import Runner
+from ..frontend.graphs import model_graphs
+from ..frontend.inference import inference
+from ..frontend.spec import Exportable
+from .any_keras import example_sizes
+
+Array = np.ndarray
+Layers = list[tuple[str, Array]]
+
+NEAR = 2e-4  # relative to the largest magnitude: far more than rounding, and far less than a fault
+LEAST = 16  # numbers: fewer agree by accident
+MOST_BYTES = 1_000_000_000  # of the weights of a model whose values are all held in memory
+
+
+def first_difference(model: Exportable, runner: Runner) -> str:
+    """Return the name of the first layer whose output differs in a float32 file, or "" if none is found.
+
+    Args:
+        model: the model.
+        runner: of the file. Its main graph is run once.
+    """
+    if 4 * sum(int(np.prod(weight.shape)) for weight in model.weights) > MOST_BYTES:
+        return ""
+    name = runner.layout.main
+    loaded = runner.graphs[name]
+    inputs = loaded.complete(example_inputs(loaded.signature, example_sizes(loaded.signature)))
+    values = _in_onnx(runner, inputs) if runner.format == "onnx" else _in_tflite(runner, name, inputs)
+    by_size: dict[int, list[Array]] = defaultdict(list)
+    for value in values:
+        by_size[value.size].append(value)
+    layers = _in_keras(model, model_graphs(model, runner.graphs)[name].function, inputs)
+    found = [any(_alike(output, other) for other in by_size[output.size]) for _, output in layers]
+    last = max((place for place, same in enumerate(found) if same), default=-1)
+    return layers[last + 1][0] if last + 1 < len(layers) else ""
+
+
+def _in_keras(model: Exportable, function: Callable[[Any], Any], inputs: Mapping[str, Array]) -> Layers:
+    """Return the name and each output of every layer, in the order in which they are complete."""
+    found: Layers = []
+    with inference(model), _recorded(found):
+        function({name: keras.ops.convert_to_tensor(value) for name, value in inputs.items()})
+    return found
+
+
+@contextmanager
+def _recorded(found: Layers) -> Iterator[None]:
+    call = keras.layers.Layer.__call__
+
+    def called(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = call(layer, *args, **kwargs)
+        for output in keras.tree.flatten(outputs):
+            if hasattr(output, "shape") and "float" in keras.backend.standardize_dtype(output.dtype):
+                array = np.asarray(keras.ops.convert_to_numpy(output), "float32")
+                if array.size >= LEAST and np.ptp(array) > 0:
+                    found.append((str(getattr(layer, "path", None) or layer.name), array))
+        return outputs
+
+    with mock.patch.object(keras.layers.Layer, "__call__", called):
+        yield
+
+
+def _alike(one: Array, other: Array) -> bool:
+    """Return whether two arrays hold the same numbers, also with heads and positions in the other order."""
+    limit = NEAR * float(np.abs(one).max())
+    sides = [one]
+    sides += [np.swapaxes(one, i, i + 1) for i in range(one.ndim - 1) if one.ndim > 2]
+    return any(np.abs(side.reshape(-1) - other.reshape(-1)).max() <= limit for side in sides)
+
+
+def _in_onnx(runner: Runner, inputs: Mapping[str, Array]) -> Iterable[Array]:
+    """Return every float that the graph computes."""
+    import onnx_ir as ir
+
+    from ...runtime.onnx.runner import OnnxGraph
+
+    model: Any = ir.load(runner.path)
+    outputs = {value.name for value in model.graph.outputs}
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name and value.name not in outputs and value.dtype == ir.DataType.FLOAT:
+                model.graph.outputs.append(value)
+    with tempfile.TemporaryDirectory() as folder:
+        ir.save(model, file := Path(folder) / "m.onnx")
+        graph = OnnxGraph(file)
+        arrays = graph.session.run(graph.names, graph.feeds(inputs))
+    return [np.asarray(array) for array in arrays if np.asarray(array).dtype.kind == "f"]
+
+
+def _in_tflite(runner: Runner, name: str, inputs: Mapping[str, Array]) -> Iterable[Array]:
+    """Return every float that the graph of a signature computes."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    with quiet():
+        interpreter: Any = Interpreter(
+            model_path=str(runner.path),
+            experimental_preserve_all_tensors=True,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        )
+        call = interpreter.get_signature_runner(name)
+        details = call.get_input_details()
+        call(**{key: np.asarray(value, details[key]["dtype"]) for key, value in inputs.items()})
+        graph = call._subgraph_index
+        found = []
+        for tensor in interpreter.get_tensor_details(graph):
+            if tensor["dtype"] == np.float32:
+                try:
+                    found.append(np.array(interpreter.get_tensor(tensor["index"], graph)))
+                except ValueError:  # it holds no numbers
+                    continue
+    return found

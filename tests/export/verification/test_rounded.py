@@ -1,0 +1,144 @@
+"""Weights as files store them, float32 twins of files in every precision, and planted faults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from rounded_faults import FORMATS, PRECISIONS, exported, found_by, model, planted, says
+
+from attention_zoo import export
+from attention_zoo.export.precision.blocks import to_blocks, to_rows
+from attention_zoo.export.verification.places import first_difference
+from attention_zoo.export.verification.stored import Stored, fault, unpacked_nibbles
+from attention_zoo.export.verification.twin_tflite import parts_of
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def by_rows(rng: np.random.Generator, **changes: Any) -> Stored:
+    """Return rows of 8-bit integers, with the scales of the largest weights."""
+    weight = rng.normal(size=(6, 40)).astype("float32")
+    scales = np.abs(weight).max(1) / 127
+    values = np.rint(weight / scales[:, None]).astype("int32")
+    return Stored("w", **{"values": values, "expected": weight, "scales": scales, "limits": (-128, 127), **changes})
+
+
+def test_nearest_integers_are_right(rng: np.random.Generator) -> None:
+    right = by_rows(rng, bits=8)
+    assert fault(right) is None
+    for row, column in ((0, 3), (5, 39)):
+        values = right.values.copy()
+        values[row, column] += -1 if values[row, column] > 0 else 1
+        said = fault(by_rows(np.random.default_rng(0), values=values, expected=right.expected, scales=right.scales))
+        assert said is not None and said.startswith(f"w, row {row}: weight")
+
+
+@pytest.mark.parametrize("factor", [2.0, 1.1, 0.5, -1.0, 0.0, np.nan, np.inf])
+def test_scales_that_are_wrong(factor: float, rng: np.random.Generator) -> None:
+    right = by_rows(rng, bits=8)
+    assert right.scales is not None
+    scales = right.scales.copy()
+    scales[4] *= np.float32(factor)
+    said = fault(by_rows(rng, values=right.values, expected=right.expected, scales=scales, bits=8))
+    assert said is not None and said.startswith("w, row 4")
+
+
+def test_a_scale_must_fit_although_its_integers_are_the_nearest(rng: np.random.Generator) -> None:
+    """Integers that are nearest for a scale four times too large waste two bits; too small, they cut weights off."""
+    weight = rng.normal(size=(3, 64)).astype("float32")
+    for factor in (4.0, 0.05):
+        scales = factor * np.abs(weight).max(1) / 127
+        values = np.clip(np.rint(weight / scales[:, None]), -128, 127)
+        said = fault(Stored("w", values, weight, scales, None, 8, (-128, 127)))
+        assert said is not None and "times the one that its weights need" in said
+
+
+@pytest.mark.parametrize("method", ["rtn", "search"])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("spread", [1.0, 1e-6])
+def test_blocks_of_every_kind_are_right(
+    bits: int, symmetric: bool, method: str, spread: float, rng: np.random.Generator
+) -> None:
+    weight = (spread * rng.standard_t(3, size=(32, 96))).astype("float32")
+    weight[3], weight[4] = 0, np.abs(weight[4])
+    made = to_blocks(weight, bits, 32, symmetric=symmetric, method=method)
+    zeros = np.full(made.scales.shape, 2.0 ** (bits - 1)) if made.zeros is None else made.zeros.astype("float32")
+    told: dict[str, Any] = {"bits": bits, "limits": (0, 2**bits - 1), "blocks": 3}
+    parts = made.values.reshape(-1, 32), weight.reshape(-1, 32), made.scales.reshape(-1), zeros.reshape(-1)
+    assert fault(Stored("w", *parts, **told)) is None
+    off = fault(Stored("w", *parts[:3], parts[3] + 1, **told))
+    assert off is not None and off.startswith("w, row 0, block 0")
+    other = parts[0].copy()
+    other[16] = other[16][::-1]
+    assert str(fault(Stored("w", other, *parts[1:], **told))).startswith("w, row 5, block 1")
+
+
+def test_rows_that_leave_room_for_sums_are_right(rng: np.random.Generator) -> None:
+    weight = rng.normal(size=(16, 50)).astype("float32")
+    values, scales = to_rows(weight, reduce_range=True)
+    assert fault(Stored("w", values, weight, scales, None, 8, (-128, 127))) is None
+
+
+def test_floats_are_compared_bit_by_bit(rng: np.random.Generator) -> None:
+    weight = rng.normal(size=(4, 8)).astype("float32")
+    assert fault(Stored("w", weight, weight)) is None
+    assert fault(Stored("w", weight.astype("float16"), weight)) is None
+    other = weight.copy()
+    other[2, 1] = np.nextafter(other[2, 1], np.float32(9))
+    assert str(fault(Stored("w", other, weight))).startswith("w, row 2: 1 numbers differ")
+    assert fault(Stored("w", weight, None)) == "w is no weight of the model"
+
+
+def test_nibbles_and_names() -> None:
+    assert unpacked_nibbles(np.array([[0x21, 0xF3]])).tolist() == [[1, 2, 3, 15]]
+    known = ["a/query/kernel", "a/key/kernel", "a/up/kernel", "b/x/up", "b/y/up"]
+    assert parts_of("a/query+key/kernel", dict.fromkeys(known)) == known[:2]
+    assert parts_of("a/up/kernel", dict.fromkeys(known)) == ["a/up/kernel"]
+    assert parts_of("b/x+y/up", dict.fromkeys(known)) == known[3:]
+    assert parts_of("a/query+value/kernel", dict.fromkeys(known)) == []
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("format", FORMATS.values())
+def test_planted_faults_are_found(format: str, precision: str, tmp_path: Path) -> None:
+    missed = [name for name, ours, file in planted(format, precision, tmp_path) if not found_by(ours, file)]
+    assert missed == []
+
+
+@pytest.mark.parametrize("format", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
+def test_a_file_does_not_set_its_own_limits(format: str, tmp_path: Path) -> None:
+    """A float32 file of other weights, which says that it is in int4 and that any accuracy will do."""
+    ours = model()
+    file = exported(ours, format, "fp32", tmp_path)
+    says("int4")(file)
+    report = export.verify(ours, file)
+    assert [check.name for check in report.checks if not check.passed] == ["precision"]
+    assert "FAILED in 1 of" in report.to_markdown() and report.to_markdown().count("\n") == 5
+    other = model()
+    for weight in other.weights:
+        weight.assign(weight + 0.1 * keras.random.normal(weight.shape, seed=1))
+    failed = export.verify(other, file)
+    assert {"weights", "precision"} < {check.name for check in failed.checks if not check.passed}
+    assert failed.to_markdown().count("\n") < 16
+
+
+@pytest.mark.parametrize("format", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
+def test_the_first_layer_that_differs(format: str, tmp_path: Path) -> None:
+    ours = model()
+    file = exported(ours, format, "fp32", tmp_path)
+    assert first_difference(ours, export.load(file)) == ""
+    layer = ours.blocks[1].feedforward.down
+    layer.kernel.assign(layer.kernel * 1.01)
+    assert "block_1/feedforward/down" in first_difference(ours, export.load(file))
+    layer = ours.blocks[0].attention.key_dense
+    layer.kernel.assign(layer.kernel * 1.01)
+    assert "block_0/attention/key" in first_difference(ours, export.load(file))

@@ -306,7 +306,6 @@ def test_a_bundle_takes_texts_only(bundle: Path) -> None:
         lambda: runner.generate([[1, 2]]),
         lambda: runner.run({}),
         lambda: runner.continuations([[1, 2]]),
-        lambda: export.verify(gpt(), file),
     ):
         with pytest.raises(ValueError, match=r"path: got .*accepted: generate_text"):
             call()
@@ -526,7 +525,6 @@ def test_export_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     for arguments, message in (
         (("info", damaged), "damaged tokenizer"),
         (("info", tmp_path / "none.litertlm"), "is not a file"),
-        (("verify", tmp_path / "gpt", file), "accepted: generate_text, stream_text, or a .tflite file"),
         (("export", tmp_path / "gpt", tmp_path / "m.onnx", "--stop-token", 5), "stop_tokens: got [5] for onnx"),
     ):
         capsys.readouterr()

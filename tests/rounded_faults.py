@@ -1,6 +1,6 @@
 """Faults in the numbers, graphs and bundles of files of a GPT in every precision and format.
 
-    python tests/rounded_faults.py      # prints the second table of docs/verification.md, in about ten minutes
+    python tests/rounded_faults.py [format [precision]]     # prints the second table of docs/verification.md
 
 A fault of numbers is planted in a correct file: a weight is read as rows of numbers with their scales and zero points,
 changed, and written back. A fault of the graph is planted in the exporter, as in ``faults.py``.
@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -441,10 +441,13 @@ def found_by(ours: Any, file: Path) -> str:
     return "" if check is None else f"{check.name}: {check.detail}"
 
 
-def table() -> None:
+def table(formats: Collection[str], precisions: Collection[str]) -> None:
+    """Print the table for these formats and precisions, and what was found to standard error."""
     found: dict[str, dict[str, list[str]]] = {}
     for column, format in FORMATS.items():
-        for precision in PRECISIONS:
+        for precision in PRECISIONS if format in formats else ():
+            if precision not in precisions:
+                continue
             with tempfile.TemporaryDirectory() as folder:
                 for name, ours, file in planted(format, precision, Path(folder)):
                     by = found_by(ours, file)
@@ -460,4 +463,4 @@ def table() -> None:
 
 
 if __name__ == "__main__":
-    table()
+    table(sys.argv[1:2] or ALL, sys.argv[2:3] or PRECISIONS)

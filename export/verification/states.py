@@ -35,7 +35,7 @@ def kept_checks(
     """
     tokens = next(spec for spec in loaded.signature.inputs if spec.name in TOKENS)
     length = min(7, loaded.signature.limits.get("total_sequence", 7))
-    ids = np.random.default_rng(3).integers(0, tokens.below, (2, length))
+    ids = np.random.default_rng(3).integers(0, tokens.end({}) or 2, (2, length))
     mask = np.ones_like(ids)
     mask[0, -1 if loaded.padding == "right" else 0] = 0
     given = {tokens.name: ids, "attention_mask": mask}
@@ -77,7 +77,7 @@ def slot_checks(
         specs = {spec.name: spec for spec in signature.inputs}
         visible = np.arange(slots)[None] <= positions[:, None]
         inputs: Arrays = {"input_pos": positions, "mask": slot_mask(visible[None, None], specs["mask"].dtype)}
-        inputs["tokens"] = rng.integers(0, specs["tokens"].below, (1, size)).astype("int32")
+        inputs["tokens"] = rng.integers(0, specs["tokens"].end({}) or 2, (1, size)).astype("int32")
         for spec in signature.inputs:
             if spec.name in signature.state:
                 shape = [int(n) for n in signature.shape(spec)]

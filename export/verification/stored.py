@@ -107,7 +107,7 @@ def _of_nearest(stored: Stored, groups: slice) -> tuple[int, str] | None:
     if stored.zeros is not None:
         exact += stored.zeros[groups][:, None]
     off = np.abs(values - np.clip(exact, *stored.limits))
-    if (bad := _first((off > HALF).any(-1))) is None:
+    if (bad := _first(~(np.max(off, -1, initial=0) <= HALF))) is None:
         return None
     place = int(np.argmax(off[bad]))
     return bad, f"weight {expected[bad, place]:.4g} is stored {off[bad, place]:.2g} steps off"

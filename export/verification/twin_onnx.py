@@ -259,7 +259,7 @@ def _scaled(twin: _Twin, node: Any) -> None:
 def _dequantized(twin: _Twin, node: Any) -> None:
     """Replace what DequantizeLinear makes of a weight, of rows of it, or of activations."""
     source, scale, *zero = node.inputs
-    before = source.producer()
+    before: Any = source.producer()
     if before is not None and before.op_type == "QuantizeLinear":
         twin.forwarded(node, before.inputs[0])
         return

@@ -76,6 +76,7 @@ class Numbers:
 
 
 Change = Callable[[Numbers], None]
+PLACES = (", row ", "first layer that differs")  # in what a check says of the place of a fault
 
 
 # ---- numbers of a file -----------------------------------------------------------------------------------------------
@@ -459,7 +460,8 @@ def table(formats: Collection[str], precisions: Collection[str]) -> None:
         checks = {by.partition(":")[0].strip() for each in columns.values() for by in each if by}
         print(f"| {name} | {' | '.join(cells)} | {', '.join(sorted(checks))} |")
     every = [by for columns in found.values() for each in columns.values() for by in each]
-    print(f"\n{sum(map(bool, every))} of {len(every)}")
+    placed = sum(any(word in by for word in PLACES) for by in every)
+    print(f"\n{sum(map(bool, every))} of {len(every)} found, {placed} with a weight or a layer", flush=True)
 
 
 if __name__ == "__main__":

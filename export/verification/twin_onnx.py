@@ -224,12 +224,21 @@ def _dynamic(twin: _Twin, node: Any) -> None:
     last = None if cast is None else next((use.node for use in cast.outputs[0].uses()), None)
     if array is None or last is None or last.op_type != "Mul":
         return
-    factor = next(value.producer() for value in last.inputs if value.producer() is not cast)
+    factor: Any = next(value.producer() for value in last.inputs if value.producer() is not cast)
+    made: Any = quantized.producer()
+    _check(node, made is not None and made.op_type == "DynamicQuantizeLinear" and factor is not None)
+    _check(node, node.inputs[2] is made.outputs[2] and any(value is made.outputs[1] for value in factor.inputs))
     scales = next(found for value in factor.inputs if (found := twin.constant(value)) is not None)
     axis = 0 if turned is not None else 1
     weight = _rows(twin, values, _broadcast(np.asarray(scales), array.shape, axis), axis)
     kernel = twin.float_constant(values, weight, turned is not None)
-    twin.replaced(last, "MatMul", [quantized.producer().inputs[0], kernel])
+    twin.replaced(last, "MatMul", [made.inputs[0], kernel])
+
+
+def _check(node: Any, right: bool) -> None:
+    """Check that a node reads the scales and zero points that belong to its integers."""
+    if not right:
+        raise ValueError(f"{node.name} reads integers with the scale or the zero point of others")
 
 
 def _scaled(twin: _Twin, node: Any) -> None:
@@ -244,7 +253,10 @@ def _scaled(twin: _Twin, node: Any) -> None:
             continue
         other = next(value for value in node.inputs if value is not wide)
         while other.producer() is not None:  # the scales of the rows that are looked up
-            other = other.producer().inputs[0]
+            before = other.producer()
+            _check(node, before.op_type in ("Unsqueeze", "Gather"))
+            _check(node, before.op_type != "Gather" or (gather is not None and before.inputs[1] is gather.inputs[1]))
+            other = before.inputs[0]
         scales = np.asarray(twin.constant(other))
         whole = scales if scales.ndim == array.ndim else _broadcast(scales, array.shape, 0)
         axis = int(np.argmax([n > 1 for n in whole.shape]))
@@ -256,14 +268,23 @@ def _scaled(twin: _Twin, node: Any) -> None:
         return
 
 
+def _origin(value: Any) -> Any:
+    """Return a value, or for one constant of several with the same numbers, these numbers."""
+    constant = value.const_value if value.is_initializer() else None
+    return value if constant is None else constant.numpy().tolist()
+
+
 def _dequantized(twin: _Twin, node: Any) -> None:
     """Replace what DequantizeLinear makes of a weight, of rows of it, or of activations."""
     source, scale, *zero = node.inputs
     before: Any = source.producer()
     if before is not None and before.op_type == "QuantizeLinear":
+        sides = [[_origin(value) for value in one.inputs[1:]] for one in (before, node)]
+        _check(node, sides[0] == sides[1])
         twin.forwarded(node, before.inputs[0])
         return
     looked_up = before is not None and before.op_type == "Gather"
+    _check(node, not looked_up or all(part.producer().inputs[1] is before.inputs[1] for part in (scale, *zero)))
     values, scale = (before.inputs[0], scale.producer().inputs[0]) if looked_up else (source, scale)
     zeros = zero[0].producer().inputs[0] if zero and looked_up else zero[0] if zero else None
     array, scales = twin.constant(values), twin.constant(scale)

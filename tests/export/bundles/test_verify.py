@@ -193,6 +193,7 @@ def test_a_changed_bundle(name: str, whole: Path, tmp_path: Path) -> None:
     assert found == [check]
 
 
+@pytest.mark.slow
 def test_options_of_the_export_count(folder: Path, whole: Path) -> None:
     assert failed(gpt(), folder, stop_tokens=[1, 5]) == ["settings"]
     assert failed(gpt(), folder, precision="int4") == ["precision"]

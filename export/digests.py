@@ -10,17 +10,32 @@ import json
 import mmap
 from pathlib import Path
 
+import numpy as np
+
 from ..runtime.digests import UNSEALED, file_digest
 from ..runtime.metadata import DIGEST
 from .frontend.inference import FileWeights
 
 WEIGHTS = "attention_zoo.weights"
+INTEGERS = "attention_zoo.integers"  # digests of the weights whose integers GPTQ chose
 
 
 def weight_digests(weights: FileWeights) -> dict[str, str]:
     """Return the first 16 hexadecimal digits of the SHA-256 of each weight's values in the file, by the weight's
     name."""
     return {name: hashlib.sha256(weights.value(name).data).hexdigest()[:16] for name in weights.variables}
+
+
+def integers_digest(steps: np.ndarray, scales: np.ndarray) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of a quantized weight.
+
+    Args:
+        steps: (groups, size) integers, of which the zero points have been subtracted.
+        scales: (groups,).
+    """
+    found = hashlib.sha256(np.ascontiguousarray(steps, "int16").data)
+    found.update(np.ascontiguousarray(scales, "float32").data)
+    return found.hexdigest()[:16]
 
 
 def unsealed(weights: FileWeights) -> dict[str, str]:

@@ -17,7 +17,7 @@ from ..frontend.inference import FileWeights
 from ..frontend.spec import Exportable, texts
 from .comparison import Check
 from .stored import fault
-from .twin import Twin, says_gptq
+from .twin import Twin, integers_of
 
 SHOWN = 4  # findings listed in a message
 
@@ -43,10 +43,15 @@ def weight_checks(weights: FileWeights, runner: Runner, twin: Twin) -> list[Chec
         return [Check("weights", False, None, one_line(error))]
     wrong = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
     faults = [f"{', '.join(sorted(wrong)[:SHOWN])}: other digests"] if wrong else []
-    feedback = says_gptq(runner)
+    try:
+        chosen = integers_of(runner)
+    except ValueError as error:
+        return [Check("weights", False, None, one_line(error))]
     for one in twin.stored:
-        feeds = feedback and one.scales is not None
-        if (said := fault(one, feedback=feeds)) is not None:
+        said = fault(one, feedback=one.name in chosen)
+        if said is None and one.name in chosen and one.digest != chosen[one.name]:
+            said = f"{one.name} has other integers than GPTQ chose"
+        if said is not None:
             faults.append(said)
             wrong.add(one.name)
     rounded = f", {len(twin.rounded)} of them rounded" if twin.rounded else ""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..digests import integers_digest
 from ..precision.half import rounded
 
 Array = np.ndarray
@@ -52,6 +53,13 @@ class Stored:
             return self.values.astype("float32")
         zeros = np.float32(0) if self.zeros is None else self.zeros[:, None]
         return (self.values.astype("float32") - zeros) * self.scales[:, None]
+
+    @property
+    def digest(self) -> str:
+        """The digest of the integers and their scales."""
+        zeros = 0 if self.zeros is None else self.zeros[:, None]
+        scales = np.zeros(0) if self.scales is None else self.scales
+        return integers_digest(self.values - zeros, scales)
 
     def place(self, group: int) -> str:
         row, block = divmod(int(group), self.blocks)

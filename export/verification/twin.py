@@ -7,7 +7,6 @@ in float32. What is left to check is that the stored numbers are those nearest t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from ...runtime.metadata import PRECISION
+from ...runtime.metadata import PRECISION, stated
 from ...runtime.onnx.runner import OnnxRunner
 from ...runtime.runner import Runner
 from ...runtime.tflite.flatbuffer import set_metadata, unpacked, write
 from ...runtime.tflite.runner import TFLiteRunner
+from ..digests import INTEGERS
 from ..folding import moved
 from ..frontend.inference import FileWeights
 from ..precision.onnx.files import PACKED
@@ -112,6 +112,13 @@ def _tflite(runner: Runner, values: Mapping[str, np.ndarray], folder: Path) -> T
     return Twin(changed.stored, TFLiteRunner(file))
 
 
-def says_gptq(runner: Runner) -> bool:
-    """Return whether a file says that GPTQ chose its integers."""
-    return json.loads(runner.metadata.get(PRECISION, "{}")).get("method") == "gptq"
+def integers_of(runner: Runner) -> dict[str, str]:
+    """Return the digests of the weights whose integers GPTQ chose, by name.
+
+    Raises:
+        ValueError: the metadata cannot be read.
+    """
+    found: dict[str, str] = {}
+    for file, metadata in runner.files.items():
+        found |= stated(file, metadata, INTEGERS, dict)
+    return found

@@ -7,10 +7,12 @@ an eighth of the bytes. The speed of decoding token by token is limited by the t
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 
+from ...digests import INTEGERS, integers_digest
 from ...options import Precision
 from ..blocks import Blocks, to_blocks
 from ..gptq import with_feedback
@@ -35,6 +37,7 @@ def to_block_weights(model: Any, precision: Precision, target: str, moments: Mom
     editor = Editor(model)
     writer = _Runtime(editor) if target == "onnxruntime" else _Standard(editor)
     made: dict[str, Blocks] = {}
+    chosen: dict[str, str] = {}  # digests of what GPTQ chose, since its integers are not the nearest ones
     heads = heads_of(model.graph)
 
     def blocks(name: str, rows: np.ndarray, numbers: str) -> Blocks:
@@ -60,6 +63,7 @@ def to_block_weights(model: Any, precision: Precision, target: str, moments: Mom
             found = blocks(name, rows, numbers)
             if fresh and moments is not None and found.bits == 4:
                 found = made[name] = with_feedback(rows, found, moments.order(product.node.inputs[0].name))
+                chosen[name] = _digest(found)
             editor.replace(product.node, writer.product(product, found, rows.shape[1]))
     for node, table in lookups(model.graph):
         numbers = precision.head if table.name in heads else precision.embedding  # a tied table has one precision
@@ -76,7 +80,15 @@ def to_block_weights(model: Any, precision: Precision, target: str, moments: Mom
             found = blocks(kernels.name, rows, numbers)
             editor.replace(node, writer.matrices(node, kernels.name, found, shape))
     editor.finish()
+    if chosen:
+        model.metadata_props[INTEGERS] = json.dumps(chosen)
     return list(made)
+
+
+def _digest(blocks: Blocks) -> str:
+    zeros = np.float32(2 ** (blocks.bits - 1)) if blocks.zeros is None else blocks.zeros[..., None].astype("int32")
+    steps = blocks.values.astype("int32") - zeros
+    return integers_digest(steps.reshape(-1, steps.shape[-1]), blocks.scales.reshape(-1))
 
 
 def _block_size(width: int, size: int) -> int:

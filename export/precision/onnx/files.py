@@ -93,7 +93,6 @@ def _rounded(precise: Runner, name: str, request: ExportRequest, samples: Iterab
         weights += to_integer_kernels(model, precision)
     model.metadata_props[DIGEST] = UNSEALED
     details = {"name": precision.name, "target": request.blocks_for, "least_cosine": request.accepted_cosine}
-    details |= {"method": precision.method} if precision.method is not None else {}
     details |= {"activations": activations} if precision.name == "int8" else {}
     model.metadata_props[PRECISION] = json.dumps(details)
     weights = [weight for weight in dict.fromkeys(weights) if weight in numbers]
@@ -107,7 +106,8 @@ def _of_weights(model: Any, precision: Precision) -> Precision:
     if precision.name == "fp16":
         return precision
     weights = json.loads(model.metadata_props.get(WEIGHTS, "{}"))
-    constants = [n for n in model.graph.initializers if weights and n not in weights and PACKED not in n]
+    values = model.graph.initializers.items() if weights else ()
+    constants = [n for n, v in values if len(v.shape or ()) > 1 and n not in weights and PACKED not in n]
     return replace(precision, keep=(*precision.keep, *map(escape, constants)))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...digests import integers_digest
 from ..blocks import to_blocks
 from ..gptq import Order, with_feedback
 from ..onnx.orders import Orders
@@ -15,7 +16,9 @@ from .weights import Weight
 INT4 = 17  # of ``schema.TensorType``
 
 
-def nearest_blocks(model: Any, weights: Iterable[Weight], names: Mapping[int, str], orders: Orders | None) -> None:
+def nearest_blocks(
+    model: Any, weights: Iterable[Weight], names: Mapping[int, str], orders: Orders | None
+) -> dict[str, str]:
     """Replace the 4-bit blocks of `model`, a ``ModelT``, by blocks with the scale, of several, that leaves the smallest
     squared error.
 
@@ -24,7 +27,11 @@ def nearest_blocks(model: Any, weights: Iterable[Weight], names: Mapping[int, st
     Args:
         names: Keras names, by the ``id`` of a weight.
         orders: GPTQ orders; if given, GPTQ chooses the values for these scales.
+
+    Returns:
+        The digests of the weights whose values GPTQ chose, by the names of their tensors without the graph.
     """
+    chosen = {}
     by_name = {name: weight for weight in weights for name in weight.names}
     found: dict[int, tuple[Weight, list[Any]]] = {}
     for graph in model.subgraphs:
@@ -36,15 +43,21 @@ def nearest_blocks(model: Any, weights: Iterable[Weight], names: Mapping[int, st
     for weight, tensors in sorted(found.values(), key=lambda pair: known.get(names[id(pair[0])], -1)):
         name = names[id(weight)]
         order = orders.of(name) if orders is not None and name in known else None
-        values, scales = _rounded(weight.array, tensors[0][1].quantization.details.blockSize, order)
+        steps, scales = _rounded(weight.array, tensors[0][1].quantization.details.blockSize, order)
+        if order is not None:
+            label = tensors[0][1].name.decode().partition(";")[0]
+            chosen[label] = integers_digest(steps.reshape(scales.size, -1), scales.reshape(-1))
+        flat = steps.reshape(-1) & 15
+        values = (flat[::2] | (flat[1::2] << 4)).view("uint8")
         for graph, tensor in tensors:
             model.buffers[tensor.buffer].data = values
-            model.buffers[graph.tensors[tensor.quantization.details.scales].buffer].data = scales
+            held = graph.tensors[tensor.quantization.details.scales].buffer
+            model.buffers[held].data = scales.view("uint8").reshape(-1)
+    return chosen
 
 
 def _rounded(array: np.ndarray, block_size: int, order: Order | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bytes of the values, two in each with the first in the lower half, and those of the scales in
-    float16."""
+    """Return (rows, blocks, block_size) int8 values, and (rows, blocks) scales in float16."""
     found = to_blocks(array, 4, block_size, symmetric=True, method="search", positive=True)
     scales = np.maximum(_as_bfloat16(found.scales), np.float32(2.0**-14))  # the smallest normal float16
     blocks = array.reshape(len(array), -1, block_size)
@@ -52,8 +65,7 @@ def _rounded(array: np.ndarray, block_size: int, order: Order | None) -> tuple[n
     if order is not None:
         nearest = found._replace(values=(steps + 8).view("uint8"), scales=scales)
         steps = with_feedback(array, nearest, order).values.view("int8") - 8
-    flat = steps.reshape(-1) & 15
-    return (flat[::2] | (flat[1::2] << 4)).view("uint8"), scales.astype("float16").view("uint8").reshape(-1)
+    return steps, scales.astype("float16")
 
 
 def _as_bfloat16(scales: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from ....runtime.metadata import DIGEST, PRECISION
 from ....runtime.quiet import quiet
 from ....runtime.runner import usable_cores
 from ....runtime.tflite.flatbuffer import packed, set_metadata, share_buffers, unpacked
-from ...digests import UNSEALED
+from ...digests import INTEGERS, UNSEALED
 from ...errors import ExportError
 from ...frontend.diagnostics import one_line
 from ...frontend.inference import FileWeights
@@ -116,12 +116,12 @@ def round_file(
     if precision.integer_only:
         floats_outside(model)
     if precision.method != "rtn":
-        nearest_blocks(model, found, names, orders)
+        chosen = nearest_blocks(model, found, names, orders)
+        metadata = {**metadata, INTEGERS: json.dumps(chosen)} if chosen else metadata
     share_buffers(model)
     write_versions(model)
     details: dict[str, Any] = {"name": precision.name, "least_cosine": request.accepted_cosine}
     details |= {"activations": precision.activations or "dynamic"} if precision.name == "int8" else {}
-    details |= {"method": precision.method} if precision.method is not None else {}
     details |= {"integer_only": True} if precision.integer_only else {}
     details |= {"rotation": most, "rotated": len(turned)} if turned else {}
     set_metadata(model, {**metadata, DIGEST: UNSEALED, PRECISION: json.dumps(details)})

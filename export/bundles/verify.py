@@ -25,6 +25,7 @@ from .genai_tokenizer import genai_files
 from .litertlm import SECTIONS, engine_prompts, metadata_of
 
 SHOWN = 4  # differences listed in a message
+FLAGS = ("supports_thinking", "supports_function_calling")
 LENGTH = 60  # characters of a value in a message
 
 
@@ -169,6 +170,9 @@ def _of_litertlm(model: Any, path: Path, bundle: Any, slots: int, own: Mapping[s
         request = ExportRequest.of("litertlm", path, **own)
         expected, _ = metadata_of(model, *engine_prompts(model, request), slots)
     sides = [MessageToDict(message, preserving_proto_field_name=True) for message in (expected, bundle.said)]
+    for flag in FLAGS:  # which the builder writes
+        if sides[1].get(flag) is False:
+            del sides[1][flag]
     if any("strftime_now" in template for template in model.tokenizer.chat_templates.values()):
         for side in sides:  # they hold the date of the export
             side.pop("jinja_prompt_template", None)

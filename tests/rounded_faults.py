@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import keras
 import numpy as np
 import onnx
-from faults import attribute, lowered, other_heads, rewrite, swapped
+from faults import attribute, lowered, other_heads, rewrite
 
 from attention_zoo import export
 from attention_zoo.export.onnx import exporter as onnx_exporter
@@ -312,7 +312,6 @@ GRAPHS: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {
         ALL,
     ),
     "key heads dealt out wrongly": (lowered("dot_product_attention", other_heads), ("onnx", "tflite")),
-    "query and key exchanged": (lowered("dot_product_attention", swapped), ("tflite",)),
     "another scale for calls with several tokens": (lowered("dot_product_attention", of_prompts), ("tflite",)),
     "the scale of the attention is 2 % off": (
         lowered("dot_product_attention", lambda plain: lambda q, *args, **kwargs: plain(q * 1.02, *args, **kwargs)),

@@ -2,7 +2,8 @@
 
 A copy of the file returns every value that it computes. They are matched with the outputs of the layers by their
 numbers, since converters name, join and reorder operations as they like. Some outputs have no counterpart in a correct
-file either, so the place of a fault is the first layer after the last one whose output is found.
+file either. The place of a fault is therefore the first layer whose output is missing although those of all earlier
+layers of its class are found, or at the latest the one after the last layer whose output is found.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ..frontend.spec import Exportable
 from .any_keras import example_sizes
 
 Array = np.ndarray
-Layers = list[tuple[str, Array]]
+Layers = list[tuple[str, type, Array]]
 
 NEAR = 2e-4  # relative to the largest magnitude: far more than rounding, and far less than a fault
 LEAST = 16  # numbers: fewer agree by accident
@@ -51,13 +52,18 @@ def first_difference(model: Exportable, runner: Runner) -> str:
     for value in values:
         by_size[value.size].append(value)
     layers = _in_keras(model, model_graphs(model, runner.graphs)[name].function, inputs)
-    found = [any(_alike(output, other) for other in by_size[output.size]) for _, output in layers]
+    found = [any(_alike(output, other) for other in by_size[output.size]) for *_, output in layers]
     last = max((place for place, same in enumerate(found) if same), default=-1)
-    return layers[last + 1][0] if last + 1 < len(layers) else ""
+    known: dict[type, bool] = {}  # whether all outputs of a class were found so far
+    for place, ((path, kind, _), same) in enumerate(zip(layers, found, strict=True)):
+        if place > last or (not same and known.get(kind)):
+            return path
+        known[kind] = same and known.get(kind, True)
+    return ""
 
 
 def _in_keras(model: Exportable, function: Callable[[Any], Any], inputs: Mapping[str, Array]) -> Layers:
-    """Return the name and each output of every layer, in the order in which they are complete."""
+    """Return the name, the class and each output of every layer, in the order in which they are complete."""
     found: Layers = []
     with inference(model), _recorded(found):
         function({name: keras.ops.convert_to_tensor(value) for name, value in inputs.items()})
@@ -74,7 +80,7 @@ def _recorded(found: Layers) -> Iterator[None]:
             if hasattr(output, "shape") and "float" in keras.backend.standardize_dtype(output.dtype):
                 array = np.asarray(keras.ops.convert_to_numpy(output), "float32")
                 if array.size >= LEAST and np.ptp(array) > 0:
-                    found.append((str(getattr(layer, "path", None) or layer.name), array))
+                    found.append((str(getattr(layer, "path", None) or layer.name), type(layer), array))
         return outputs
 
     with mock.patch.object(keras.layers.Layer, "__call__", called):

@@ -137,6 +137,8 @@ def change_tflite(file: Path, name: str, change: Change) -> None:
     made = unpacked(file.read_bytes())
     done = set()
     for graph in made.subgraphs:
+        blocks = [getattr(tensor.quantization, "details", None) for tensor in graph.tensors]
+        done |= {graph.tensors[int(of.scales)].buffer for of in blocks if of is not None}
         for tensor in graph.tensors:
             if tensor.name.decode().partition(";")[0] != name or tensor.buffer in done:
                 continue
@@ -165,7 +167,6 @@ def change_tflite(file: Path, name: str, change: Change) -> None:
                     other.quantization.scale = flat.astype("float32")
             else:
                 held.data = flat.astype("float16").view("uint8")
-    assert done, name
     file.write_bytes(bytes(packed(made)))
     rewrite(file, lambda _: None)
 

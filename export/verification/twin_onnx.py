@@ -224,9 +224,10 @@ def _dynamic(twin: _Twin, node: Any) -> None:
     last = None if cast is None else next((use.node for use in cast.outputs[0].uses()), None)
     if array is None or last is None or last.op_type != "Mul":
         return
-    factor: Any = next(value.producer() for value in last.inputs if value.producer() is not cast)
-    made: Any = quantized.producer()
-    _check(node, made is not None and made.op_type == "DynamicQuantizeLinear" and factor is not None)
+    factor = next((value.producer() for value in last.inputs if value.producer() is not cast), None)
+    made = quantized.producer()
+    if made is None or factor is None or made.op_type != "DynamicQuantizeLinear":
+        return
     _check(node, node.inputs[2] is made.outputs[2] and any(value is made.outputs[1] for value in factor.inputs))
     scales = next(found for value in factor.inputs if (found := twin.constant(value)) is not None)
     axis = 0 if turned is not None else 1
@@ -277,16 +278,18 @@ def _origin(value: Any) -> Any:
 def _dequantized(twin: _Twin, node: Any) -> None:
     """Replace what DequantizeLinear makes of a weight, of rows of it, or of activations."""
     source, scale, *zero = node.inputs
-    before: Any = source.producer()
+    before = source.producer()
     if before is not None and before.op_type == "QuantizeLinear":
         sides = [[_origin(value) for value in one.inputs[1:]] for one in (before, node)]
         _check(node, sides[0] == sides[1])
         twin.forwarded(node, before.inputs[0])
         return
-    looked_up = before is not None and before.op_type == "Gather"
-    _check(node, not looked_up or all(part.producer().inputs[1] is before.inputs[1] for part in (scale, *zero)))
-    values, scale = (before.inputs[0], scale.producer().inputs[0]) if looked_up else (source, scale)
-    zeros = zero[0].producer().inputs[0] if zero and looked_up else zero[0] if zero else None
+    gather = before if before is not None and before.op_type == "Gather" else None
+    values, zeros = source, zero[0] if zero else None
+    if gather is not None:
+        _check(node, all(part.producer().inputs[1] is gather.inputs[1] for part in (scale, *zero)))
+        values, scale = gather.inputs[0], scale.producer().inputs[0]
+        zeros = None if zeros is None else zeros.producer().inputs[0]
     array, scales = twin.constant(values), twin.constant(scale)
     if array is None or scales is None:
         return
@@ -299,8 +302,8 @@ def _dequantized(twin: _Twin, node: Any) -> None:
         middle = None if middle is None else _broadcast(middle, array.shape, axis)
     size = node.attributes["block_size"].as_int() if "block_size" in node.attributes else 0
     constant = twin.float_constant(values, _rows(twin, values, scales, axis, middle, size))
-    if looked_up:
-        twin.replaced(node, "Gather", [constant, before.inputs[1]], axis=0)
+    if gather is not None:
+        twin.replaced(node, "Gather", [constant, gather.inputs[1]], axis=0)
     else:
         twin.forwarded(node, constant)
 

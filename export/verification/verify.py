@@ -189,8 +189,8 @@ def _weights(model: Exportable, runner: Runner, samples: Any, precision: str | N
     with tempfile.TemporaryDirectory() as folder:
         try:
             twin = twin_of(runner, weights, Path(folder))
-        except ValueError as error:
-            yield Check("weights", False, None, one_line(error))
+        except Exception as error:  # of any class: a changed graph may have any form
+            yield Check("weights", False, None, f"cannot be read: {one_line(error, 200)}")
             return
         yield from weight_checks(weights, runner, twin)
         yield precision_check(runner, twin, precision)

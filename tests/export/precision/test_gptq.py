@@ -97,7 +97,7 @@ def test_a_file_of_it(target: str, tmp_path: Path) -> None:
     file, other = tmp_path / "m.onnx", tmp_path / "search.onnx"
     result = export.to_onnx(model, file, precision=GPTQ, target=target, least_cosine=0.5)
     nearest = export.to_onnx(model, other, precision="int4", target=target, least_cosine=0.5)
-    assert result.bytes == pytest.approx(nearest.bytes, rel=1e-3) and file.read_bytes() != other.read_bytes()
+    assert result.bytes == pytest.approx(nearest.bytes, rel=1e-2) and file.read_bytes() != other.read_bytes()
     assert result.accuracy is not None and nearest.accuracy is not None
     assert result.accuracy.cosine > nearest.accuracy.cosine
     assert export.verify(model, file).passed
@@ -114,7 +114,7 @@ def test_a_tflite_file_of_it(tmp_path: Path) -> None:
     nearest = export.to_tflite(model, tmp_path / "search.tflite", precision="int4", **options)
     result = export.to_tflite(model, tmp_path / "m.tflite", precision=GPTQ, **options)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.tflite", "search.tflite"]
-    assert result.bytes == pytest.approx(nearest.bytes, rel=1e-3) and result.accuracy and nearest.accuracy
+    assert result.bytes == pytest.approx(nearest.bytes, rel=1e-2) and result.accuracy and nearest.accuracy
     assert result.accuracy.cosine > nearest.accuracy.cosine
     assert export.verify(model, result.path).passed
     scales = [count for name, _, count in stored(unpacked(result.path.read_bytes())) if name.endswith("_scales")]

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from mutations import changed_bytes, changed_json
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE))
+from mutations import changed_bytes, changed_json  # noqa: E402
 
 
 def run(seconds: int, seeds: Path, report: Path, *kinds: str) -> dict[str, dict[str, int]]:

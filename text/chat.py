@@ -168,9 +168,9 @@ def _render(template: str, variables: Mapping[str, Any]) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
     environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
-    environment.filters["tojson"] = tojson
+    environment.add_filter("tojson", tojson)
     environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
+    environment.globals["strftime_now"] = lambda format: datetime.now().strftime(format[:1000])
     try:
         return environment.from_string(template).render(variables)
     except Exception as error:  # a template can raise any Python exception

@@ -26,7 +26,7 @@ Draw = Callable[[np.random.Generator, int], Batch]
 
 START, FIRST = 1, 2  # the ids below FIRST are padding and the start token
 SYMBOLS = 32
-PAIRS, KEYS, VALUES, FILLERS = 16, 32, 32, 16
+KEYS, VALUES, FILLERS = 32, 32, 16
 TOLERANCE = 0.03
 LEARNED = 0.3  # loss of a lesson of recall; the logarithm of the number of pairs is that of a guess among them
 
@@ -118,14 +118,14 @@ def _by_seed(draw: Draw) -> Callable[[int, int], Batch]:
     return lambda seed, rows: draw(np.random.default_rng(seed), rows)
 
 
-def recall(batch: int, *, width: int = 128, layers: int = 2, position: str = "learned") -> Task:
-    """Return the task of recalling values by their keys in a row of 16 tokens per pair of a key and a value.
+def recall(pairs: int, batch: int, *, width: int = 128, layers: int = 2, position: str = "learned") -> Task:
+    """Return the task of recalling values by their keys in a row of 16 tokens for each of `pairs` keys and values.
 
     A row begins with the pairs. Then six queries per pair follow at random positions between fillers, each one of the
     keys, and the target at each is its value (multi-query associative recall, Arora et al. 2023, arXiv:2312.04927). The
-    lessons before it have 2, 4 and 8 pairs in shorter rows, and as many tokens in a batch, up to four times the rows.
+    lessons before it have 2, 4, … pairs in shorter rows, and as many tokens in a batch, up to four times the rows.
     """
-    vocabulary, length = FIRST + KEYS + VALUES + FILLERS, 16 * PAIRS
+    vocabulary, most = FIRST + KEYS + VALUES + FILLERS, pairs
 
     def drawing(pairs: int, times: int = 1) -> Draw:
         length, queries, gaps = 16 * pairs, 6 * pairs, 14 * pairs
@@ -146,10 +146,10 @@ def recall(batch: int, *, width: int = 128, layers: int = 2, position: str = "le
 
         return draw
 
-    draw = drawing(PAIRS)
-    lessons = tuple((drawing(pairs, min(4, PAIRS // pairs)), LEARNED) for pairs in (2, 4, 8))
-    sides = _decoders(vocabulary, length, width, layers, position, lstm_layers=1)
-    return Task("recall", length, batch, draw, _by_seed(draw), sides, lessons)
+    draw = drawing(most)
+    lessons = tuple((drawing(fewer, min(4, most // fewer)), LEARNED) for fewer in (2, 4, 8, 16) if fewer < most)
+    sides = _decoders(vocabulary, 16 * most, width, layers, position, lstm_layers=1)
+    return Task("recall", 16 * most, batch, draw, _by_seed(draw), sides, lessons)
 
 
 def characters(length: int, batch: int, *, width: int = 96, layers: int = 2, position: str = "rotary") -> Task:

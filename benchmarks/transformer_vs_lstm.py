@@ -89,7 +89,8 @@ def plans(quick: bool) -> Iterator[Plan]:
     yield Plan(reversal(64, 16), 480, 2, 20, (*kernels, "unrolled"))
     yield Plan(reversal(32, 16), 60, 3)
     yield Plan(characters(256, 8), 35, 3, 10, kernels, points=30)
-    yield Plan(recall(8), 600, 2, points=60, falling=True)
+    yield Plan(recall(8, 16), 600, 2, kernels=kernels, points=60, falling=True)
+    yield Plan(recall(16, 8), 900, 1, points=60, falling=True)
     yield Plan(reversal(128, 8), 480, 2)
     yield Plan(reversal(256, 8), 600, 1)
     # At this length a step with additive attention takes seconds, and its unrolled compilation tens of minutes.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import tempfile
+import time
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,11 @@ from ...needs import named_extras
 from ...runtime.litertlm.runner import content, section, sections
 from ...runtime.loading import load
 from ...text.vocabularies import FILE
+from ..frontend.inference import one_at_a_time
 from ..frontend.spec import decoder_graphs, ends_of, exportable
 from ..request import ExportRequest
 from ..verification.comparison import Check
-from ..verification.verify import VerifyReport, digest_of, verify_file
+from ..verification.verify import Asked, Opened, VerifyReport, opened
 from .genai import CONFIG_FILE, MODEL_FILE, settings_of
 from .genai_tokenizer import genai_files
 from .litertlm import SECTIONS, engine_prompts, metadata_of
@@ -29,6 +33,7 @@ FLAGS = ("supports_thinking", "supports_function_calling")
 LENGTH = 60  # characters of a value in a message
 
 
+@one_at_a_time
 def verify(
     model: Any,
     path: str | os.PathLike[str],
@@ -88,34 +93,68 @@ def verify(
         ValueError: the file does not exist or cannot be read, the model could not have been exported, `tolerance` is
             not a positive number, or another argument is not accepted.
     """
-    place = Path(path)
-    options: dict[str, Any] = {"tolerance": tolerance, "samples": samples, "precision": precision}
-    options |= {"input_signature": input_signature, "least_cosine": least_cosine}
-    own = {"stop_tokens": stop_tokens, "max_length": max_length}
-    if place.is_dir():
-        return _genai(model, place, options, own)
-    if place.suffix == ".litertlm" and place.is_file():
-        return _litertlm(model, place, options, own)
-    if given := [name for name, value in own.items() if value is not None]:
-        raise ValueError(f"{given[0]}: got {own[given[0]]!r} for {place.name}; accepted: None, or a folder or a bundle")
-    return verify_file(model, place, **options)
+    start = time.perf_counter()
+    asked = Asked(tolerance, input_signature, samples, precision, least_cosine)
+    with _opened(model, Path(path), asked, {"stop_tokens": stop_tokens, "max_length": max_length}) as whole:
+        return whole.file.report(Path(path), whole.format, start, (*whole.own, *whole.file.checks()))
 
 
-def _genai(model: Any, folder: Path, options: Mapping[str, Any], own: Mapping[str, Any]) -> VerifyReport:
-    """Verify a folder for ONNX Runtime GenAI."""
-    if not (folder / CONFIG_FILE).is_file() or not (folder / MODEL_FILE).is_file():
-        raise ValueError(f"path: got {folder} without {CONFIG_FILE} or {MODEL_FILE}; accepted: a folder of to_genai")
-    model = exportable(model)
-    report = verify_file(model, folder / MODEL_FILE, **options)
-    checks = list(_of_genai(model, folder, own))
-    return replace(report, path=str(folder), format="genai", checks=(*checks, *report.checks))
+@one_at_a_time
+def first_fault(model: Any, path: str | os.PathLike[str]) -> Check | None:
+    """Return the first check that fails, other than that of a file's digest, or None. The rest is not computed."""
+    with _opened(model, Path(path), Asked(), {}) as whole:
+        found = itertools.chain(whole.own, whole.file.checks())
+        return next((check for check in found if not check.passed and check.name != "bytes"), None)
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A file, folder or bundle to be compared.
+
+    Attributes:
+        format: "onnx", "tflite", "genai" or "litertlm".
+        file: the ONNX or TFLite file, or the one inside.
+        own: the checks of a folder or bundle beside those of its file.
+    """
+
+    format: str
+    file: Opened
+    own: Iterable[Check] = ()
+
+
+@contextmanager
+def _opened(model: Any, path: Path, asked: Asked, options: Mapping[str, Any]) -> Iterator[_Whole]:
+    """Open what is at `path`. `options` are those of ``to_genai`` and ``to_litertlm`` that ``verify`` takes too."""
+    if path.is_dir():
+        if not (path / CONFIG_FILE).is_file() or not (path / MODEL_FILE).is_file():
+            raise ValueError(f"path: got {path} without {CONFIG_FILE} or {MODEL_FILE}; accepted: a folder of to_genai")
+        model = exportable(model)
+        yield _Whole("genai", opened(model, path / MODEL_FILE, asked), _of_genai(model, path, options))
+    elif path.suffix == ".litertlm" and path.is_file():
+        model, bundle = exportable(model), load(path)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "model.tflite"
+            part = section(path, "TFLiteModel")
+            with path.open("rb") as source, file.open("wb") as target:
+                source.seek(part.begin)
+                shutil.copyfileobj(_Part(source, part.end - part.begin), target)
+            slots = load(file).decoder().max_length
+            yield _Whole(
+                "litertlm", opened(model, file, asked), _of_litertlm(model, path, bundle, slots, options)
+            )
+    else:
+        if given := [name for name, value in options.items() if value is not None]:
+            value = options[given[0]]
+            raise ValueError(f"{given[0]}: got {value!r} for {path.name}; accepted: None, or a folder or a bundle")
+        file = opened(model, path, asked)
+        yield _Whole(file.runner.format, file)
 
 
 def _of_genai(model: Any, folder: Path, own: Mapping[str, Any]) -> Iterator[Check]:
-    ends = ends_of(model, own["stop_tokens"], "which GenAI needs")
+    ends = ends_of(model, own.get("stop_tokens"), "which GenAI needs")
     shared = load(folder / MODEL_FILE)._main.padding is not None  # the file has ONNX Runtime's own attention
     signature = decoder_graphs(model)["decoder"].signature
-    expected = json.loads(json.dumps(settings_of(model, signature, ends, own["max_length"], shared)))
+    expected = json.loads(json.dumps(settings_of(model, signature, ends, own.get("max_length"), shared)))
     try:
         found = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         found["model"]["decoder"]["session_options"] = expected["model"]["decoder"]["session_options"]  # of the device

@@ -19,13 +19,15 @@ from unittest import mock
 import keras
 import numpy as np
 
-from ...runtime.inputs import example_inputs
+from ...runtime.inputs import example_inputs, is_mask
 from ...runtime.quiet import quiet
 from ...runtime.runner import Runner
+from ..frontend.any_keras.model import Foreign
 from ..frontend.graphs import model_graphs
 from ..frontend.inference import inference
 from ..frontend.spec import Exportable
 from .any_keras import example_sizes
+from .cases import TEXT, longest
 
 Array = np.ndarray
 Layers = list[tuple[str, type, Array]]
@@ -40,18 +42,43 @@ def first_difference(model: Exportable, runner: Runner) -> str:
 
     Args:
         model: the model.
-        runner: of the file. Its main graph is run once.
+        runner: of the file. Its graphs are run a few times.
     """
     if 4 * sum(int(np.prod(weight.shape)) for weight in model.weights) > MOST_BYTES:
         return ""
-    name = runner.layout.main
-    loaded = runner.graphs[name]
-    inputs = loaded.complete(example_inputs(loaded.signature, example_sizes(loaded.signature)))
-    values = _in_onnx(runner, inputs) if runner.format == "onnx" else _in_tflite(runner, name, inputs)
+    for name, inputs in _examples(model, runner):
+        function = model_graphs(model, runner.graphs)[name].function
+        values = _in_onnx(runner, inputs) if runner.format == "onnx" else _in_tflite(runner, name, inputs)
+        if found := _first_missing(_in_keras(model, function, inputs), values):
+            return found
+    return ""
+
+
+def _examples(model: Exportable, runner: Runner) -> Iterator[tuple[str, dict[str, Array]]]:
+    """Yield graphs and inputs: short ones of the main graph, padded and long ones, and those of other decoder graphs.
+
+    Padding and length matter for masks, windows and positions only.
+    """
+    main = runner.layout.main
+    names = [main] if runner.format == "onnx" else [main, *(name for name in runner.graphs if name != main)]
+    for name in names:
+        loaded = runner.graphs[name]
+        signature, sizes = loaded.signature, example_sizes(loaded.signature)
+        yield name, loaded.complete(example_inputs(signature, sizes))
+        if not any(is_mask(spec) for spec in signature.inputs):
+            continue
+        yield name, loaded.complete(example_inputs(signature, sizes, padding=loaded.padding or "left"))
+        open_ = [dim for dim in TEXT if dim in sizes and dim not in signature.sizes]
+        if open_ and not isinstance(model, Foreign):
+            limit = min(signature.limits.get(dim, sizes[dim]) for dim in open_)
+            yield name, loaded.complete(example_inputs(signature, sizes | dict.fromkeys(open_, longest(model, limit))))
+
+
+def _first_missing(layers: Layers, values: Iterable[Array]) -> str:
+    """Return the name of the first layer whose output is not among the values of the file, or ""."""
     by_size: dict[int, list[Array]] = defaultdict(list)
     for value in values:
         by_size[value.size].append(value)
-    layers = _in_keras(model, model_graphs(model, runner.graphs)[name].function, inputs)
     found = [any(_alike(output, other) for other in by_size[output.size]) for *_, output in layers]
     last = max((place for place, same in enumerate(found) if same), default=-1)
     known: dict[type, bool] = {}  # whether all outputs of a class were found so far

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -117,70 +116,82 @@ SHOWN = 8  # failed checks in the report
 SLACK = 3.0  # the cosine of a row of a few tokens varies more than that of the samples measured at export
 
 
-@one_at_a_time
-def verify_file(
-    model: Any,
-    path: str | os.PathLike[str],
-    *,
-    tolerance: float | None = None,
-    input_signature: Any = None,
-    samples: Any = None,
-    precision: str | None = None,
-    least_cosine: float | None = None,
-) -> VerifyReport:
-    """Compare an ``.onnx`` or ``.tflite`` file with its model; see ``export.verify``."""
-    start = time.perf_counter()
-    choice("precision", precision, (None, *NAMES))
-    model, runner, limit = _opened(model, path, tolerance, input_signature, samples, least_cosine)
-    checks = tuple(_checks(model, runner, limit, samples, precision))
-    return VerifyReport(
-        path=str(path),
-        format=runner.format,
-        sha256=digest_of(Path(path)),
-        tolerance=1 - limit.cosine if isinstance(limit, Closeness) else limit,
-        precision=runner.precision,
-        by_cosine=isinstance(limit, Closeness),
-        seconds=time.perf_counter() - start,
-        checks=checks,
-    )
+@dataclass(frozen=True)
+class Asked:
+    """The arguments of ``export.verify`` that concern a file; see there."""
+
+    tolerance: float | None = None
+    input_signature: Any = None
+    samples: Any = None
+    precision: str | None = None
+    least_cosine: float | None = None
 
 
-@one_at_a_time
-def first_fault(model: Any, path: str | os.PathLike[str]) -> Check | None:
-    """Return the first check that fails, other than that of the file's digest, or None. The rest is not computed."""
-    model, runner, limit = _opened(model, path, None, None, None, None)
-    found = _checks(model, runner, limit, None, None)
-    return next((check for check in found if not check.passed and check.name != "bytes"), None)
+@dataclass(frozen=True)
+class Opened:
+    """An ``.onnx`` or ``.tflite`` file to be compared.
+
+    Attributes:
+        model: the model, as it is in the file.
+        runner: of the file.
+        limit: for its outputs.
+        asked: what is asked for.
+    """
+
+    model: Exportable
+    runner: Runner
+    limit: float | Closeness
+    asked: Asked
+
+    def checks(self) -> Iterator[Check]:
+        """Yield the checks of the file, each of which is computed when it is taken."""
+        model, runner, samples = self.model, self.runner, self.asked.samples
+        names = _names(model, runner, model_graphs(model, runner.graphs))
+        yield names
+        if names.passed:
+            yield from content_checks(model, runner)
+            yield from _weights(model, runner, samples, self.asked.precision)
+            yield from _comparisons(model, runner, self.limit, samples)
+            yield _repeats(runner, samples)
+
+    def report(self, path: Path, format: str, start: float, checks: tuple[Check, ...]) -> VerifyReport:
+        """Return the report on a file, or on the folder or bundle at `path` that holds it.
+
+        Args:
+            start: ``time.perf_counter()`` when the verification began.
+        """
+        return VerifyReport(
+            path=str(path),
+            format=format,
+            sha256=digest_of(self.runner.path if path.is_dir() else path),
+            tolerance=1 - self.limit.cosine if isinstance(self.limit, Closeness) else self.limit,
+            precision=self.runner.precision,
+            by_cosine=isinstance(self.limit, Closeness),
+            seconds=time.perf_counter() - start,
+            checks=checks,
+        )
 
 
-def _opened(
-    model: Any, path: Any, tolerance: float | None, input_signature: Any, samples: Any, least_cosine: float | None
-) -> tuple[Exportable, Runner, float | Closeness]:
-    """Return the model as it is in the file, the file, and the limit for its outputs."""
-    model = exportable(model, input_signature)
-    tolerance = None if tolerance is None else positive_number("tolerance", tolerance)
-    if least_cosine is not None:
-        fraction("least_cosine", least_cosine)
-    if samples is not None and not isinstance(model, Foreign):
+def opened(model: Any, path: Path, asked: Asked) -> Opened:
+    """Open a file to be compared with its model.
+
+    Raises:
+        ValueError: see ``export.verify``.
+    """
+    choice("precision", asked.precision, (None, *NAMES))
+    model = exportable(model, asked.input_signature)
+    tolerance = None if asked.tolerance is None else positive_number("tolerance", asked.tolerance)
+    if asked.least_cosine is not None:
+        fraction("least_cosine", asked.least_cosine)
+    if asked.samples is not None and not isinstance(model, Foreign):
         raise ValueError(
             f"samples: got some for a {model.family}, whose inputs are known; accepted: None, or a model that is not "
             "of attention_zoo"
         )
     runner = load(path)
     model = layout_in_file(pixels_in_file(as_in_file(model, runner.signature), runner.metadata), runner.metadata)
-    return model, runner, _limit(model, runner, least_cosine) if tolerance is None else tolerance
-
-
-def _checks(
-    model: Exportable, runner: Runner, limit: float | Closeness, samples: Any, precision: str | None
-) -> Iterator[Check]:
-    names = _names(model, runner, model_graphs(model, runner.graphs))
-    yield names
-    if names.passed:
-        yield from content_checks(model, runner)
-        yield from _weights(model, runner, samples, precision)
-        yield from _comparisons(model, runner, limit, samples)
-        yield _repeats(runner, samples)
+    limit = _limit(model, runner, asked.least_cosine) if tolerance is None else tolerance
+    return Opened(model, runner, limit, asked)
 
 
 def _weights(model: Exportable, runner: Runner, samples: Any, precision: str | None) -> Iterator[Check]:

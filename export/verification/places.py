@@ -19,6 +19,7 @@ from unittest import mock
 import keras
 import numpy as np
 
+from ...runtime.graph_names import is_prefill
 from ...runtime.inputs import example_inputs, is_mask
 from ...runtime.quiet import quiet
 from ...runtime.runner import Runner
@@ -27,7 +28,7 @@ from ..frontend.graphs import model_graphs
 from ..frontend.inference import inference
 from ..frontend.spec import Exportable
 from .any_keras import example_sizes
-from .cases import TEXT, longest
+from .cases import SHORT, TEXT
 
 Array = np.ndarray
 Layers = list[tuple[str, type, Array]]
@@ -37,49 +38,45 @@ LEAST = 16  # numbers: fewer agree by accident
 MOST_BYTES = 1_000_000_000  # of the weights of a model whose values are all held in memory
 
 
-def first_difference(model: Exportable, runner: Runner) -> str:
+def first_difference(model: Exportable, runner: Runner, near: float = NEAR) -> str:
     """Return the name of the first layer whose output differs in a float32 file, or "" if none is found.
 
     Args:
         model: the model.
         runner: of the file. Its graphs are run a few times.
+        near: the largest difference of equal outputs, relative to their largest magnitude.
     """
     if 4 * sum(int(np.prod(weight.shape)) for weight in model.weights) > MOST_BYTES:
         return ""
     for name, inputs in _examples(model, runner):
         function = model_graphs(model, runner.graphs)[name].function
         values = _in_onnx(runner, inputs) if runner.format == "onnx" else _in_tflite(runner, name, inputs)
-        if found := _first_missing(_in_keras(model, function, inputs), values):
+        layers = _in_keras(model, function, inputs)
+        if is_prefill(name):  # the file does not compute what only the logits need
+            last = model.blocks[-1].path  # pyright: ignore[reportAttributeAccessIssue]
+            layers = layers[: next((i for i, (path, *_) in enumerate(layers) if path.startswith(last)), None)]
+        if found := _first_missing(layers, values, near):
             return found
     return ""
 
 
 def _examples(model: Exportable, runner: Runner) -> Iterator[tuple[str, dict[str, Array]]]:
-    """Yield graphs and inputs: short ones of the main graph, padded and long ones, and those of other decoder graphs.
-
-    Padding and length matter for masks, windows and positions only.
-    """
-    main = runner.layout.main
-    names = [main] if runner.format == "onnx" else [main, *(name for name in runner.graphs if name != main)]
-    for name in names:
+    """Yield graphs and inputs: of the main graph without padding and with some, and of a prefill graph."""
+    for name in [runner.layout.main, *filter(is_prefill, runner.graphs)]:
         loaded = runner.graphs[name]
         signature, sizes = loaded.signature, example_sizes(loaded.signature)
         yield name, loaded.complete(example_inputs(signature, sizes))
-        if not any(is_mask(spec) for spec in signature.inputs):
-            continue
-        yield name, loaded.complete(example_inputs(signature, sizes, padding=loaded.padding or "left"))
-        open_ = [dim for dim in TEXT if dim in sizes and dim not in signature.sizes]
-        if open_ and not isinstance(model, Foreign):
-            limit = min(signature.limits.get(dim, sizes[dim]) for dim in open_)
-            yield name, loaded.complete(example_inputs(signature, sizes | dict.fromkeys(open_, longest(model, limit))))
+        if any(map(is_mask, signature.inputs)) and loaded.padding is None and not isinstance(model, Foreign):
+            sizes |= {dim: SHORT for dim in TEXT if dim in sizes and dim not in signature.sizes}
+            yield name, loaded.complete(example_inputs(signature, sizes, padding="left"))
 
 
-def _first_missing(layers: Layers, values: Iterable[Array]) -> str:
+def _first_missing(layers: Layers, values: Iterable[Array], near: float) -> str:
     """Return the name of the first layer whose output is not among the values of the file, or ""."""
     by_size: dict[int, list[Array]] = defaultdict(list)
     for value in values:
         by_size[value.size].append(value)
-    found = [any(_alike(output, other) for other in by_size[output.size]) for *_, output in layers]
+    found = [any(_alike(output, other, near) for other in by_size[output.size]) for *_, output in layers]
     last = max((place for place, same in enumerate(found) if same), default=-1)
     known: dict[type, bool] = {}  # whether all outputs of a class were found so far
     for place, ((path, kind, _), same) in enumerate(zip(layers, found, strict=True)):
@@ -114,9 +111,9 @@ def _recorded(found: Layers) -> Iterator[None]:
         yield
 
 
-def _alike(one: Array, other: Array) -> bool:
+def _alike(one: Array, other: Array, near: float) -> bool:
     """Return whether two arrays hold the same numbers, also with heads and positions in the other order."""
-    limit = NEAR * float(np.abs(one).max())
+    limit = near * float(np.abs(one).max())
     sides = [one]
     sides += [np.swapaxes(one, i, i + 1) for i in range(one.ndim - 1) if one.ndim > 2]
     return any(np.abs(side.reshape(-1) - other.reshape(-1)).max() <= limit for side in sides)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...runtime.metadata import PRECISION, stated
+from ...runtime.metadata import PRECISION, SIGNATURES, stated
 from ...runtime.onnx.runner import OnnxRunner
 from ...runtime.runner import Runner
 from ...runtime.tflite.flatbuffer import set_metadata, unpacked, write
@@ -73,6 +73,8 @@ def _onnx(runner: Runner, values: Mapping[str, np.ndarray], folder: Path) -> Twi
             continue
         if runner.precision != "fp16":  # whose constants, other than weights, stay rounded
             model.metadata_props.pop(PRECISION, None)
+        said = model.metadata_props[SIGNATURES]  # of the caches
+        model.metadata_props[SIGNATURES] = said.replace('"dtype": "float16"', '"dtype": "float32"')
         large = sum(value.const_value.nbytes for value in model.graph.initializers.values()) > INLINE
         ir.save(model, folder / file.name, external_data=f"{file.name}.data" if large else None)
     if runner.precision == "fp32":

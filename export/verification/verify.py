@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from .any_keras import example_sizes
 from .cases import longest
 from .comparison import TOLERANCE, Check, Closeness
 from .contents import content_checks, precision_check, weight_checks
-from .places import first_difference
+from .places import NEAR, first_difference
 from .plan import plan
 from .twin import twin_of
 
@@ -233,7 +233,7 @@ def _comparisons(model: Exportable, runner: Runner, tolerance: float | Closeness
     placed = isinstance(tolerance, Closeness)  # rounding makes every layer differ
     for part in plan(model, runner, quick=False, samples=samples):
         for check in part.check(part.cases, tolerance):
-            where = "" if check.passed or placed else _place(model, runner)  # of the first difference only
+            where = "" if check.passed or placed else _place(model, runner, tolerance)  # of the first difference only
             placed |= not check.passed
             yield replace(check, detail=f"{check.detail}{where}")
     if isinstance(model, Foreign):
@@ -244,10 +244,10 @@ def _comparisons(model: Exportable, runner: Runner, tolerance: float | Closeness
         yield Check("positions", True, None, f"compared up to {reached} of {limit}; more would take too long")
 
 
-def _place(model: Exportable, runner: Runner) -> str:
+def _place(model: Exportable, runner: Runner, tolerance: float | Closeness) -> str:
     """Return the first layer that differs, as the end of a sentence, or "" if it cannot be found."""
     try:
-        found = first_difference(model, runner)
+        found = first_difference(model, runner, max(NEAR, cast(float, tolerance)))
     except Exception:  # of any class: of the runtime, or of a layer that is not computed eagerly
         return ""
     return f"; the first layer that differs is {found}" if found else ""

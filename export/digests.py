@@ -44,6 +44,19 @@ def unsealed(weights: FileWeights) -> dict[str, str]:
     return {DIGEST: UNSEALED, WEIGHTS: json.dumps(weight_digests(weights))}
 
 
+def reseal(file: Path, digest: str, beside: Path | None = None) -> None:
+    """Renew the digest of a file whose metadata was changed in place.
+
+    Args:
+        file: the file, which contains its former `digest` exactly once.
+        beside: the file's external data, or None.
+    """
+    with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 0) as content:
+        place = content.find(digest.encode())
+        content[place : place + len(digest)] = UNSEALED.encode()
+    seal(file, beside)
+
+
 def seal(file: Path, beside: Path | None = None) -> str:
     """Compute the digest of a file, write it over the placeholder ``UNSEALED`` in the file's metadata, and return it.
 

@@ -23,16 +23,17 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from attention_zoo import export
-from attention_zoo.export.bundles.verify import first_fault
-from attention_zoo.export.onnx import exporter as onnx_exporter
-from attention_zoo.export.tflite import exporter as tflite_exporter
-from attention_zoo.runtime.tflite.runner import TFLiteRunner
 from planted.bundles import BUNDLES, FOLDERS, rewrite_bundle
 from planted.fault import ALL, FORMATS, PRECISIONS, Fault
 from planted.files import FILE_FAULTS, rewrite
 from planted.graphs import GRAPHS
 from planted.numbers import NUMBERS
+
+from attention_zoo import export
+from attention_zoo.export.bundles.verify import first_fault
+from attention_zoo.export.onnx import exporter as onnx_exporter
+from attention_zoo.export.tflite import exporter as tflite_exporter
+from attention_zoo.runtime.tflite.runner import TFLiteRunner
 
 FAULTS: dict[str, Fault] = {
     **NUMBERS,
@@ -199,7 +200,11 @@ def tables(results: dict[tuple[str, str, str], str]) -> Iterator[str]:
         checks = {kind(found) for each in said.values() for found in each if found}
         yield f"| {name} | {' | '.join(row)} | {', '.join(sorted(checks))} |"
     yield "\n| | planted | found | have a place | placed |\n|---|---:|---:|---:|---:|"
-    groups = [(f"{column}, {precision}", (format, precision)) for column, format in FORMATS.items() for precision in PRECISIONS]
+    groups = [
+        (f"{column}, {precision}", (format, precision))
+        for column, format in FORMATS.items()
+        for precision in PRECISIONS
+    ]
     for title, group in [*groups, ("all", None)]:
         own = {name: found for name, found in results.items() if group in (None, name[1:])}
         if own:

@@ -139,9 +139,7 @@ def _opened(model: Any, path: Path, asked: Asked, options: Mapping[str, Any]) ->
                 source.seek(part.begin)
                 shutil.copyfileobj(_Part(source, part.end - part.begin), target)
             slots = load(file).decoder().max_length
-            yield _Whole(
-                "litertlm", opened(model, file, asked), _of_litertlm(model, path, bundle, slots, options)
-            )
+            yield _Whole("litertlm", opened(model, file, asked), _of_litertlm(model, path, bundle, slots, options))
     else:
         if given := [name for name, value in options.items() if value is not None]:
             value = options[given[0]]
@@ -170,23 +168,6 @@ def _of_genai(model: Any, folder: Path, own: Mapping[str, Any]) -> Iterator[Chec
 
 
 _TEXTS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-
-
-def _litertlm(model: Any, path: Path, options: Mapping[str, Any], own: Mapping[str, Any]) -> VerifyReport:
-    """Verify a bundle for LiteRT-LM."""
-    model = exportable(model)
-    bundle: Any = load(path)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.tflite"
-        part = section(path, "TFLiteModel")
-        with path.open("rb") as source, file.open("wb") as target:
-            source.seek(part.begin)
-            shutil.copyfileobj(_Part(source, part.end - part.begin), target)
-        report = verify_file(model, file, **options)
-        slots = load(file).decoder().max_length
-    checks = list(_of_litertlm(model, path, bundle, slots, own))
-    whole = digest_of(path)
-    return replace(report, path=str(path), format="litertlm", sha256=whole, checks=(*checks, *report.checks))
 
 
 def _of_litertlm(model: Any, path: Path, bundle: Any, slots: int, own: Mapping[str, Any]) -> Iterator[Check]:

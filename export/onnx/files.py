@@ -20,6 +20,7 @@ from ..frontend.diagnostics import one_line
 from ..precision.accuracy import measure
 from ..precision.onnx.files import round_graphs
 from ..precision.report import Accuracy
+from ..precision.spread import placeholder, write_spread
 from ..request import ExportRequest
 from .runtime_graph import to_runtime_graph
 from .shapes import infer_shapes
@@ -136,10 +137,13 @@ def in_precision(
     def rounded() -> Iterator[tuple[str, Any]]:
         for name, part in round_graphs(precise.runner, graphs, request):
             shares.append(part.share)
+            if name == main:
+                part.model.metadata_props.update(placeholder(precise.runner))
             yield name, part.model
 
     found = write(rounded(), main, names, folder)
     accuracy = measure(precise.runner, found.runner, request)
+    write_spread(found.runner, accuracy.spread)
     return replace(found, calls=precise.calls, share=float(np.mean(shares)), accuracy=accuracy)
 
 

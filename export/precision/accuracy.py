@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,16 @@ from ..errors import AccuracyError
 from ..options import MOST_DIVERGENCE, MOST_MARGIN_ERROR
 from ..request import ExportRequest
 from .answers import compare_answers
-from .cosine import cosines
+from .cosine import VECTOR, cosines
 from .report import Accuracy
 from .samples import samples_of
+from .spread import Spread
 
 Arrays = Mapping[str, np.ndarray]
 Outputs = dict[str, tuple[Any, Any, Any]]
 
 NEW_TOKENS = 16
+RANDOM = 3  # draws of random inputs, with every padding
 
 
 def measure(precise: Runner, rounded: Runner, request: ExportRequest) -> Accuracy:
@@ -45,13 +48,11 @@ def measure(precise: Runner, rounded: Runner, request: ExportRequest) -> Accurac
     told = told if samples is None else "user samples"
     paddings = ("none", "left", "right") if graph.padding is None else ("none", graph.padding)
     inputs = list(samples_of(signature, tokenizer, samples, paddings))
-    found = _Found()
-    for sample in inputs:
-        for part, outputs in _parts(precise, rounded, sample, signature):
-            for name, (one, other, valid) in outputs.items():
-                found.add(name, one, other, valid)
-            if _causal(precise):
-                found.add_tokens(part, *outputs["logits"][:2])
+    found = _compared(precise, rounded, inputs, signature)
+    random = found
+    if samples is not None or tokenizer is not None:  # ``verify`` takes random inputs, in which no text makes sense
+        drawn = list(islice(samples_of(signature, None, None, paddings), RANDOM))
+        random = _compared(precise, rounded, drawn, signature)
     figures = found.figures()
     written = samples if isinstance(samples, str | list | tuple) and isinstance(samples[0], str) else None
     figures["answers"] = compare_answers(precise, rounded, written)
@@ -60,6 +61,7 @@ def measure(precise: Runner, rounded: Runner, request: ExportRequest) -> Accurac
     result = Accuracy(
         samples=f"{told}, {len(inputs)} batches",
         least_cosine=request.accepted_cosine,
+        spread=random.spread(),
         most_divergence=MOST_DIVERGENCE[precision] if request.least_cosine is None else None,
         most_margin_error=MOST_MARGIN_ERROR[precision] if request.least_cosine is None else None,
         **figures,
@@ -74,6 +76,17 @@ def measure(precise: Runner, rounded: Runner, request: ExportRequest) -> Accurac
             + ", another precision, or a lower least_cosine"
         )
     return result
+
+
+def _compared(precise: Runner, rounded: Runner, inputs: Iterable[Arrays], signature: Signature) -> _Found:
+    found = _Found()
+    for sample in inputs:
+        for part, outputs in _parts(precise, rounded, sample, signature):
+            for name, (one, other, valid) in outputs.items():
+                found.add(name, one, other, valid)
+            if _causal(precise):
+                found.add_tokens(part, *outputs["logits"][:2])
+    return found
 
 
 def _entry(runner: Runner) -> LoadedGraph:
@@ -172,6 +185,7 @@ class _Found:
     """The results collected from the samples so far."""
 
     cosines: list[np.ndarray] = field(default_factory=list)
+    by_output: dict[str, list[np.ndarray]] = field(default_factory=dict)
     same: list[np.ndarray] = field(default_factory=list)
     divergence: list[np.ndarray] = field(default_factory=list)
     losses: tuple[list[np.ndarray], list[np.ndarray]] = field(default_factory=lambda: ([], []))
@@ -182,7 +196,10 @@ class _Found:
         if valid is not None:
             one, other = one[valid], other[valid]
         kind = _kind(name, one)
-        self.cosines.append(cosines(one, other, centred=kind == "logits").ravel())
+        near = cosines(one, other, centred=kind == "logits").ravel()
+        self.cosines.append(near)
+        if one.ndim > 1 and one.shape[-1] >= VECTOR:
+            self.by_output.setdefault(name, []).append(near)
         if kind:
             p, q = (_log_probabilities(side, kind) for side in (one, other))
             self.same.append((p.argmax(-1) == q.argmax(-1)).ravel())
@@ -195,6 +212,10 @@ class _Found:
         for side, losses in zip((one, other), self.losses, strict=True):
             told = np.take_along_axis(_log_probabilities(side[:, :-1], "logits"), ids[:, 1:, None], -1)[..., 0]
             losses.append(-told[counted])
+
+    def spread(self) -> dict[str, Spread]:
+        """Return by output the spread over all positions. Outputs with short vectors have none."""
+        return {name: Spread.of(np.concatenate(parts)) for name, parts in self.by_output.items()}
 
     def figures(self) -> dict[str, Any]:
         found: dict[str, Any] = {

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from .spread import Spread
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Accuracy:
         metric, metric_float32: what the custom metric returned.
         answers: greedy answers of a text model to built-in questions; None for other models.
         least_cosine, most_divergence, most_margin_error: the thresholds; None for no threshold.
+        spread: by output, how much the positions of random inputs differ in this, which the file's metadata keeps.
     """
 
     samples: str
@@ -83,6 +87,7 @@ class Accuracy:
     least_cosine: float | None = None
     most_divergence: float | None = None
     most_margin_error: float | None = None
+    spread: Mapping[str, Spread] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -110,6 +115,9 @@ class Accuracy:
         if self.answers is not None:
             said = f"{self.answers.equal} of {len(self.answers.each)} equal to float32's"
             found.append(("answers", f"{said}, error of margins {self.answers.margin_error:.3f} nats"))
+        if self.spread:
+            name, worst = min(self.spread.items(), key=lambda item: -item[1].worst)
+            found.append(("lowest cosine", f"{1 - worst.worst:.5f}, of {worst.positions} positions of {name}"))
         if self.metric is not None:
             found.append(("metric", f"{self.metric:.4g}, in float32 {self.metric_float32:.4g}"))
         return [*found, ("measured on", self.samples)]

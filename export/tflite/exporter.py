@@ -31,6 +31,7 @@ from ..precision.accuracy import measure
 from ..precision.onnx.orders import Orders
 from ..precision.rotation import rounding_errors
 from ..precision.samples import PADDINGS, calibration_of
+from ..precision.spread import placeholder, write_spread
 from ..precision.tflite.files import DEFAULT_ROTATION, by_inputs, import_packages, rotates_by_default, round_file
 from ..precision.tflite.static import bound_masks, calls_of, check_loops, check_products
 from ..request import ExportRequest
@@ -188,9 +189,11 @@ def export_tflite(model: Any, request: ExportRequest) -> ExportResult:
                 in_onnx = export_onnx(original, _float32_onnx(request, folder / "inputs.onnx"))
                 orders = Orders(OnnxRunner(in_onnx.path), request.calibration_samples)
             content = precise.path.read_bytes()
-            rounded, share = round_file(content, precise.metadata, stored, joint, request, orders, calls, errors)
+            said = {**precise.metadata, **placeholder(precise)}
+            rounded, share = round_file(content, said, stored, joint, request, orders, calls, errors)
             written = _opened(rounded, folder / f"{precision.name}.tflite", attached(precise.path))
             accuracy = measure(precise, written, request)
+            write_spread(written, accuracy.spread)
         operators, size = _operators(written.path), written.path.stat().st_size
         with quiet():
             suited = suitability(written.path)

@@ -21,7 +21,7 @@ the values are not compared.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -37,10 +37,15 @@ ROUNDING = 2.0**-23  # relative, of float32; Keras is nearer to float64 than thi
 
 @dataclass(frozen=True)
 class Closeness:
-    """The threshold of rule 3, in place of a tolerance: the lowest accepted cosine, as a mean over the positions of a
-    row."""
+    """The thresholds of rule 3, in place of a tolerance.
+
+    Attributes:
+        cosine: the lowest accepted cosine, as a mean over the positions of a row.
+        farthest: by output, the highest accepted 1 - cosine of a single position; no limit for other outputs.
+    """
 
     cosine: float
+    farthest: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -157,9 +162,13 @@ def _compared(
     if isinstance(tolerance, Closeness):  # a value that is finite on one side only counts as a difference
         one, other = (np.where(np.isfinite(side), side, 0) for side in (in_file, in_keras))
         near = _lowest(one, other, counted, centred=output == "logits")
+        far = 1 - _single(one, other, counted, centred=output == "logits")
         scale, distance = _scale(theirs, numbers), _distance(ours, theirs, numbers)
         detail = f"{label}: lowest cosine {near:.5f}{remark}"
-        return _Found(1 - near, near >= tolerance.cosine, detail, "cosine"), distance / scale
+        most = tolerance.farthest.get(output, np.inf)
+        if far > most:
+            detail += f"; at one position 1 - cosine is {far:.2g}, and up to {most:.2g} follows from the export"
+        return _Found(1 - near, near >= tolerance.cosine and far <= most, detail, "cosine"), distance / scale
     scale, distance = _scale(theirs, numbers), _distance(ours, theirs, numbers)
     detail = f"{label}: maximum difference {distance:.1e}, largest magnitude {scale:.1e}{remark}"
     limit = 0.0 if whole else tolerance * scale
@@ -216,6 +225,13 @@ def _lowest(one: np.ndarray, other: np.ndarray, counted: np.ndarray, *, centred:
         return float(cosines(one[counted], other[counted])[0])
     rows = [cosines(o[c], t[c], centred=centred) for o, t, c in zip(one, other, counted, strict=True) if c.any()]
     return min((float(row.mean()) for row in rows), default=1.0)
+
+
+def _single(one: np.ndarray, other: np.ndarray, counted: np.ndarray, *, centred: bool) -> float:
+    """Return the lowest cosine of a position; 1 for vectors that are too short to have a direction."""
+    if one.ndim < 2 or one.shape[-1] < VECTOR:
+        return 1.0
+    return float(cosines(one[counted], other[counted], centred=centred).min(initial=1.0))
 
 
 def _distance(one: np.ndarray, other: np.ndarray, numbers: np.ndarray) -> float:

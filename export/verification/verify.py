@@ -24,11 +24,12 @@ from ..frontend.any_keras.model import Foreign
 from ..frontend.diagnostics import one_line
 from ..frontend.graphs import model_graphs
 from ..frontend.huggingface_view import DIMENSIONS, as_in_file
-from ..frontend.inference import FileWeights, one_at_a_time
+from ..frontend.inference import FileWeights
 from ..frontend.pixels import pixels_in_file
 from ..frontend.spec import Exportable, exportable
 from ..options import LEAST_COSINE, NAMES
 from ..precision.onnx.files import file_signature
+from ..precision.spread import farthest, spread_of
 from ..request import check_samples
 from .any_keras import example_sizes
 from .cases import longest
@@ -226,7 +227,8 @@ def _limit(model: Exportable, runner: Runner, least_cosine: float | None) -> flo
         return TOLERANCE
     least = LEAST_COSINE.get(runner.precision, 1.0) if least_cosine is None else least_cosine
     routed = ROUTED if getattr(getattr(model, "config", None), "num_experts", None) else 0.0
-    return Closeness(max(0.0, 1 - SLACK * (1 - least) - routed))
+    known = {} if routed or isinstance(model, Foreign) else spread_of(runner)
+    return Closeness(max(0.0, 1 - SLACK * (1 - least) - routed), farthest(known, runner.precision))
 
 
 def _comparisons(model: Exportable, runner: Runner, tolerance: float | Closeness, samples: Any) -> Iterator[Check]:

@@ -22,6 +22,7 @@ FORMATS = {
     "LiteRT-LM": "litertlm",
 }
 ALL = tuple(FORMATS.values())
+NOT_ROTARY = ("onnx", "genai", "tflite", "litertlm")  # ONNX Runtime's own attention needs rotary positions
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 
 SPECIAL = ["<s>", "</s>", "<|user|>", "<|model|>"]

@@ -16,7 +16,7 @@ from attention_zoo.export.onnx.primitives import table as onnx_table
 from attention_zoo.export.tflite import operators as tflite_export
 from attention_zoo.layers import functional as F
 
-from .fault import Fault, SoftCap, alibi, bert, decoder, fresh_classifier, gpt2, t5, with_window
+from .fault import NOT_ROTARY, Fault, SoftCap, alibi, bert, decoder, fresh_classifier, gpt2, t5, with_window
 
 Exporting = Callable[[Any], Any]
 ATTENTION = "block_0/attention"
@@ -114,11 +114,9 @@ GRAPHS: dict[str, Fault] = {
         place=("encoder_block_0/attention",),
     ),
     "the padding mask is ignored": Fault(bert, attending(mask=None), formats=FILES, place=(ATTENTION,)),
-    "a position bias is forgotten": Fault(
-        alibi, attending(bias=None), formats=("onnx", "genai", "tflite", "litertlm"), place=(ATTENTION,)
-    ),
+    "a position bias is forgotten": Fault(alibi, attending(bias=None), formats=NOT_ROTARY, place=(ATTENTION,)),
     "an epsilon of 1e-3 for 1e-5, in layer norms": Fault(
-        gpt2, lowered("layer_norm", with_epsilon(1e-3)), place=("block_0/attention_norm",)
+        gpt2, lowered("layer_norm", with_epsilon(1e-3)), formats=NOT_ROTARY, place=("block_0/attention_norm",)
     ),
     "an epsilon of 1e-2 for 1e-5, in RMS norms": Fault(
         decoder, lowered("rms_norm", with_epsilon(1e-2)), place=("block_0/attention_norm",)
@@ -132,6 +130,7 @@ GRAPHS: dict[str, Fault] = {
     "a bias is left out": Fault(
         gpt2,
         lowered("dense", lambda plain: lambda x, kernel, bias=None, **kwargs: plain(x, kernel, **kwargs)),
+        formats=NOT_ROTARY,
         place=(ATTENTION,),
     ),
     "another base of the rotary positions": Fault(

@@ -5,7 +5,7 @@ written back, in every format and precision.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import onnx
 from attention_zoo.export.verification.stored import unpacked_nibbles
 from attention_zoo.runtime.tflite.flatbuffer import packed, unpacked
 
-from .fault import Fault, decoder, fresh_classifier, gpt2
+from .fault import NOT_ROTARY, Fault, decoder, fresh_classifier, gpt2
 from .files import rewrite
 
 KERNEL, TABLE = "block_1/feedforward/down/kernel", "embedding/embeddings"
@@ -281,7 +281,9 @@ NUMBERS: dict[str, Fault] = {
     "the scale of a word doubled": of_numbers(TABLE, one_scale),
     "one number of a word off by a step": of_numbers(TABLE, one_number),
     "a kernel × 1.01": of_numbers(KERNEL, times(1.01)),
-    "positions from 40 on are zero": of_numbers("positions/embeddings", positions_zero, gpt2),
+    "positions from 40 on are zero": replace(
+        of_numbers("positions/embeddings", positions_zero, gpt2), formats=NOT_ROTARY
+    ),
     "query and key exchanged, logits below 0.04": Fault(
         fresh_classifier, changing=weights_exchanged, formats=("onnx",), cache=False, place=("block_0/attention",)
     ),

@@ -9,6 +9,7 @@ other than that of the digest fails, and as placed if that check names the layer
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import sys
@@ -165,12 +166,10 @@ class Planting:
 
 def cells(format: str | None = None, precision: str | None = None) -> Iterator[tuple[str, str, str]]:
     """Yield the names of faults, formats and precisions, of which two may be given."""
-    for name, fault in FAULTS.items():
-        for own in PRECISIONS:
-            for kind in ALL:
-                if kind in fault.formats and own in fault.precisions:
-                    if format in (None, kind) and precision in (None, own):
-                        yield name, kind, own
+    for (name, fault), own, kind in itertools.product(FAULTS.items(), PRECISIONS, ALL):
+        possible = kind in fault.formats and own in fault.precisions
+        if possible and format in (None, kind) and precision in (None, own):
+            yield name, kind, own
 
 
 def found_by(planting: Planting, name: str, format: str, precision: str) -> str:

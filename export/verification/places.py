@@ -29,6 +29,7 @@ from ..frontend.inference import inference
 from ..frontend.spec import Exportable
 from .any_keras import example_sizes
 from .cases import SHORT, TEXT
+from .states import slot_inputs
 
 Array = np.ndarray
 Layers = list[tuple[str, type, Array]]
@@ -61,11 +62,13 @@ def first_difference(model: Exportable, runner: Runner, near: float = NEAR) -> s
 
 
 def _examples(model: Exportable, runner: Runner) -> Iterator[tuple[str, dict[str, Array]]]:
-    """Yield graphs and inputs: of the main graph without padding and with some, and of a prefill graph."""
+    """Yield graphs and inputs: of the main graph without padding and with some or the whole cache, and of a prefill graph."""
     for name in [runner.layout.main, *filter(is_prefill, runner.graphs)]:
         loaded = runner.graphs[name]
         signature, sizes = loaded.signature, example_sizes(loaded.signature)
         yield name, loaded.complete(example_inputs(signature, sizes))
+        if runner.layout.kind == "litert":  # with all tokens that a window may hide
+            yield name, slot_inputs(signature, sizes["slots"] - sizes["sequence"])
         if any(map(is_mask, signature.inputs)) and loaded.padding is None and not isinstance(model, Foreign):
             sizes |= {dim: SHORT for dim in TEXT if dim in sizes and dim not in signature.sizes}
             yield name, loaded.complete(example_inputs(signature, sizes, padding="left"))

@@ -14,6 +14,7 @@ import numpy as np
 from ...generation.decoder import KEPT, TOKENS
 from ...runtime.inputs import slot_mask
 from ...runtime.runner import LoadedGraph
+from ...signature import Signature
 from .comparison import Check, Closeness, compare
 from .reference import Reference
 
@@ -68,20 +69,12 @@ def slot_checks(
     """
     if isinstance(tolerance, Closeness):
         return
-    signature, rng = loaded.signature, np.random.default_rng(5)
+    signature = loaded.signature
     size, slots = signature.sizes["sequence"], signature.sizes["slots"]
     for start in dict.fromkeys(at if at >= 0 else slots - size for at in starts):
         if start + size > slots:
             continue
-        positions = np.arange(start, start + size, dtype="int32")
-        specs = {spec.name: spec for spec in signature.inputs}
-        visible = np.arange(slots)[None] <= positions[:, None]
-        inputs: Arrays = {"input_pos": positions, "mask": slot_mask(visible[None, None], specs["mask"].dtype)}
-        inputs["tokens"] = rng.integers(0, specs["tokens"].end({}) or 2, (1, size)).astype("int32")
-        for spec in signature.inputs:
-            if spec.name in signature.state:
-                shape = [int(n) for n in signature.shape(spec)]
-                inputs[spec.name] = rng.normal(size=shape).astype("float32")
+        inputs = slot_inputs(signature, start)
         names = [spec.name for spec in signature.outputs]
 
         def some(outputs: dict[str, Any], names: list[str] = names) -> Arrays:
@@ -94,3 +87,18 @@ def slot_checks(
             lambda shaken, inputs=inputs, some=some: some(reference.exact(inputs, shaken)),
             tolerance,
         )
+
+
+def slot_inputs(signature: Signature, start: int) -> Arrays:
+    """Return random tokens for the slots from `start` on of a graph whose cache has slots, which hold random numbers."""
+    rng = np.random.default_rng(start)
+    size, slots = signature.sizes["sequence"], signature.sizes["slots"]
+    positions = np.arange(start, start + size, dtype="int32")
+    specs = {spec.name: spec for spec in signature.inputs}
+    visible = np.arange(slots)[None] <= positions[:, None]
+    inputs: Arrays = {"input_pos": positions, "mask": slot_mask(visible[None, None], specs["mask"].dtype)}
+    inputs["tokens"] = rng.integers(0, specs["tokens"].end({}) or 2, (1, size)).astype("int32")
+    for name in signature.state:
+        shape = [int(n) for n in signature.shape(specs[name])]
+        inputs[name] = rng.normal(size=shape).astype("float32")
+    return inputs

@@ -99,7 +99,7 @@ def bytes_of(seed: Path, work: Path, chance: random.Random) -> Path:
 
 def metadata_of(seed: Path, work: Path, chance: random.Random) -> Path:
     """Change an entry of the metadata of a file, which stays a whole file otherwise."""
-    from faults import rewrite
+    from planted.files import rewrite
 
     file = Path(shutil.copy(seed, work / f"m{seed.suffix}"))
 

@@ -132,10 +132,11 @@ def says(name: str | None) -> Callable[[Any, Path], None]:
     return change
 
 
+LARGEST = ("embedding/embeddings", "block_0/attention/query_key_value/kernel")
 ONNX = ("onnx", "onnxruntime", "genai")
 FILE_FAULTS: dict[str, Fault] = {
-    "64 bytes are 0xFF": Fault(changing=bytes_of_ones, place=("embedding/embeddings",)),
-    "one bit of a weight": Fault(changing=one_bit, place=("embedding/embeddings",)),
+    "64 bytes are 0xFF": Fault(changing=bytes_of_ones, place=LARGEST),
+    "one bit of a weight": Fault(changing=one_bit, place=LARGEST),
     "half of the file is missing": Fault(changing=half_a_file),
     "another eos_token_id in the metadata": Fault(changing=of_config("eos_token_id", 6)),
     "another model's encoder beside the decoder": Fault(transformer, changing=anothers_encoder, formats=("onnx",)),

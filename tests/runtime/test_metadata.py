@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import rewrite
+from planted.files import rewrite
 
 from attention_zoo import export
 from attention_zoo.cli import main

@@ -1,20 +1,27 @@
-"""Weights as files store them, float32 twins of files in every precision, and planted faults."""
+"""Weights as files store them, float32 twins of files in every precision, and limits for single positions."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
-from rounded_faults import FORMATS, PRECISIONS, exported, found_by, model, planted, says
+from planted.fault import decoder
+from planted.files import rewrite, says
 
 from attention_zoo import export
 from attention_zoo.export.precision.blocks import to_blocks, to_rows
+from attention_zoo.export.precision.cosine import cosines
+from attention_zoo.export.precision.spread import Spread, farthest, spread_of
+from attention_zoo.export.verification.comparison import Closeness, compare
 from attention_zoo.export.verification.places import first_difference
 from attention_zoo.export.verification.stored import Stored, fault, unpacked_nibbles
 from attention_zoo.export.verification.twin_tflite import parts_of
+from attention_zoo.runtime.metadata import MEASURED
+from helpers import tiny
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
@@ -106,24 +113,29 @@ def test_nibbles_and_names() -> None:
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("format", FORMATS.values())
-def test_planted_faults_are_found(format: str, precision: str, tmp_path: Path) -> None:
-    missed = [name for name, ours, file in planted(format, precision, tmp_path) if not found_by(ours, file)]
-    assert missed == []
+def plain() -> Any:
+    """Return a decoder without a tokenizer, of which the answers would take time."""
+    model = decoder()
+    model.tokenizer = None
+    return model
+
+
+def exported(ours: Any, format: str, folder: Path, **options: Any) -> Path:
+    to: Any = export.to_onnx if format == "onnx" else export.to_tflite
+    to(ours, file := folder / f"m.{format}", cache=True, **options)
+    return file
 
 
 @pytest.mark.parametrize("format", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_a_file_does_not_set_its_own_limits(format: str, tmp_path: Path) -> None:
     """A float32 file of other weights, which says that it is in int4 and that any accuracy will do."""
-    ours = model()
-    file = exported(ours, format, "fp32", tmp_path)
-    says("int4")(file)
+    ours = plain()
+    file = exported(ours, format, tmp_path)
+    says("int4")(ours, file)
     report = export.verify(ours, file)
     assert [check.name for check in report.checks if not check.passed] == ["precision"]
     assert "FAILED in 1 of" in report.to_markdown() and report.to_markdown().count("\n") == 4
-    other = model()
+    other = plain()
     for weight in other.weights:
         weight.assign(weight + 0.1 * keras.random.normal(weight.shape, seed=1))
     failed = export.verify(other, file)
@@ -133,8 +145,8 @@ def test_a_file_does_not_set_its_own_limits(format: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("format", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_the_first_layer_that_differs(format: str, tmp_path: Path) -> None:
-    ours = model()
-    file = exported(ours, format, "fp32", tmp_path)
+    ours = plain()
+    file = exported(ours, format, tmp_path)
     assert first_difference(ours, export.load(file)) == ""
     layer = ours.blocks[1].feedforward.down
     layer.kernel.assign(layer.kernel * 1.01)
@@ -142,3 +154,45 @@ def test_the_first_layer_that_differs(format: str, tmp_path: Path) -> None:
     layer = ours.blocks[0].attention.key_dense
     layer.kernel.assign(layer.kernel * 1.01)
     assert "block_0/attention/key" in first_difference(ours, export.load(file))
+
+
+# ---- single positions ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
+def test_the_export_measures_every_position(format: str, tmp_path: Path) -> None:
+    ours = plain()
+    file = exported(ours, format, tmp_path, precision="int8")
+    (of,) = spread_of(export.load(file)).values()
+    assert of.positions > 200 and 0 < np.exp(of.mean) < of.worst < 0.05 and 0 < of.deviation < 2
+    report = export.verify(ours, file)
+    assert report.passed and "bytes" in {check.name for check in report.checks}, report.to_markdown()
+
+
+def test_a_single_position_is_not_averaged(rng: np.random.Generator) -> None:
+    right = rng.normal(size=(2, 40, 32)).astype("float32")
+    near = {"x": right + 0.01 * rng.normal(size=right.shape).astype("float32")}
+    of = Spread.of(cosines(right, near["x"]).ravel())
+    limit = Closeness(0.97, farthest({"x": of}, "int8"))
+    assert compare("", near, {"x": right}, lambda _: {}, limit).passed
+    near["x"][1, 7] += 0.1 * rng.normal(size=32)
+    check = compare("", near, {"x": right}, lambda _: {}, limit)
+    assert not check.passed and "at one position 1 - cosine is" in check.detail
+    assert compare("", near, {"x": right}, lambda _: {}, Closeness(0.97)).passed, "the mean hides it"
+
+
+def test_a_file_only_makes_its_own_limits_stricter(tmp_path: Path) -> None:
+    ours = tiny("bert", "backbone")
+    export.to_onnx(ours, file := tmp_path / "m.onnx", precision="int8")
+    known = {name: [of.worst, of.mean, of.deviation, of.positions] for name, of in spread_of(export.load(file)).items()}
+    assert set(known) == {"last_hidden_state", "pooler_output"}
+
+    def says_measured(numbers: Any) -> list[str]:
+        rewrite(file, lambda entries: entries.update({MEASURED: json.dumps(numbers)}))
+        return [check.detail for check in export.verify(ours, file).checks if not check.passed]
+
+    assert not says_measured({name: [2.0, 0.0, 9.0, 10] for name in known}), "the limits of int8 remain"
+    stricter = says_measured({name: [1e-9, -21.0, 0.1, 10] for name in known})
+    assert stricter and all("at one position" in detail for detail in stricter)
+    with pytest.raises(ValueError, match=r"path: the measured in .* cannot be read: got \[1\]; accepted: "):
+        says_measured({name: [1] for name in known})

@@ -90,7 +90,7 @@ def slot_checks(
 
 
 def slot_inputs(signature: Signature, start: int) -> Arrays:
-    """Return random tokens for the slots from `start` on of a graph whose cache has slots, which hold random numbers."""
+    """Return random tokens for the slots from `start` on, and a cache of random numbers, for a graph with slots."""
     rng = np.random.default_rng(start)
     size, slots = signature.sizes["sequence"], signature.sizes["slots"]
     positions = np.arange(start, start + size, dtype="int32")

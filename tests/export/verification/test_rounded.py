@@ -113,9 +113,9 @@ def test_nibbles_and_names() -> None:
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def plain() -> Any:
+def plain(**fields: Any) -> Any:
     """Return a decoder without a tokenizer, of which the answers would take time."""
-    model = decoder()
+    model = decoder(**fields)
     model.tokenizer = None
     return model
 
@@ -129,13 +129,13 @@ def exported(ours: Any, format: str, folder: Path, **options: Any) -> Path:
 @pytest.mark.parametrize("format", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_a_file_does_not_set_its_own_limits(format: str, tmp_path: Path) -> None:
     """A float32 file of other weights, which says that it is in int4 and that any accuracy will do."""
-    ours = plain()
+    ours = plain(max_length=24)
     file = exported(ours, format, tmp_path)
     says("int4")(ours, file)
     report = export.verify(ours, file)
     assert [check.name for check in report.checks if not check.passed] == ["precision"]
     assert "FAILED in 1 of" in report.to_markdown() and report.to_markdown().count("\n") == 4
-    other = plain()
+    other = plain(max_length=24)
     for weight in other.weights:
         weight.assign(weight + 0.1 * keras.random.normal(weight.shape, seed=1))
     failed = export.verify(other, file)

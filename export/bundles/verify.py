@@ -76,14 +76,15 @@ def verify(
         tolerance: the largest accepted difference, relative to the largest magnitude of an output. A larger difference
             is accepted if the same model in float64 shows that it comes from rounding; see ``comparison.py``. Default:
             2e-5 for a float32 file. For another precision, the mean cosine similarity over the positions of every row
-            must be high enough instead: 1 - cosine may be up to three times 1 - `least_cosine`.
+            must be high enough instead: 1 - cosine may be up to three times 1 - `least_cosine`. Single positions are
+            held to what the export measured, with a margin for other processors; see docs/verification.md.
         input_signature: the `input_signature` of the export, if there was one.
         samples: for a model that is not of this package: inputs by name, or a list of such mappings, which are compared
             in place of synthetic inputs. For models that only accept or only make sense for particular values.
         precision: the precision that the file must have: "fp32", "fp16", "int8" or "int4". Default: the one that it
             says it has, which its stored weights must show.
-        least_cosine: the `least_cosine` of the export, if there was one. What the file says of its accuracy does not
-            count. Default: 0.999 for fp16, 0.97 for int8 and 0.9 for int4.
+        least_cosine: the `least_cosine` of the export, if there was one. What the file says of its accuracy can only
+            make its limits stricter. Default: 0.999 for fp16, 0.97 for int8 and 0.9 for int4.
         stop_tokens, max_length: those of ``to_genai`` or ``to_litertlm``, if there were some.
 
     Returns:

@@ -62,7 +62,7 @@ def first_difference(model: Exportable, runner: Runner, near: float = NEAR) -> s
 
 
 def _examples(model: Exportable, runner: Runner) -> Iterator[tuple[str, dict[str, Array]]]:
-    """Yield graphs and inputs: of the main graph, also with padding or at the end of its cache, and of prefill graphs."""
+    """Yield graphs and inputs: of the main graph, also with padding or at the end of a cache, and of prefill graphs."""
     for name in [runner.layout.main, *filter(is_prefill, runner.graphs)]:
         loaded = runner.graphs[name]
         signature, sizes = loaded.signature, example_sizes(loaded.signature)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,14 +20,13 @@ from ..request import ExportRequest
 from .answers import compare_answers
 from .cosine import VECTOR, cosines
 from .report import Accuracy
-from .samples import samples_of
+from .samples import random_of, samples_of, takes_texts
 from .spread import Spread
 
 Arrays = Mapping[str, np.ndarray]
 Outputs = dict[str, tuple[Any, Any, Any]]
 
 NEW_TOKENS = 16
-RANDOM = 3  # draws of random inputs, with every padding
 
 
 def measure(precise: Runner, rounded: Runner, request: ExportRequest) -> Accuracy:
@@ -50,9 +48,9 @@ def measure(precise: Runner, rounded: Runner, request: ExportRequest) -> Accurac
     inputs = list(samples_of(signature, tokenizer, samples, paddings))
     found = _compared(precise, rounded, inputs, signature)
     random = found
-    if samples is not None or tokenizer is not None:  # ``verify`` takes random inputs, in which no text makes sense
-        drawn = list(islice(samples_of(signature, None, None, paddings), RANDOM))
-        random = _compared(precise, rounded, drawn, signature)
+    if takes_texts(signature):  # of which ``verify`` takes random ones, whatever the samples are
+        all_paddings = (*paddings, "interior") if graph.padding is None else paddings
+        random = _compared(precise, rounded, random_of(signature, all_paddings), signature)
     figures = found.figures()
     written = samples if isinstance(samples, str | list | tuple) and isinstance(samples[0], str) else None
     figures["answers"] = compare_answers(precise, rounded, written)

@@ -22,6 +22,7 @@ Arrays = dict[str, np.ndarray]
 
 ROW = 128  # tokens
 DRAWS = 8  # random samples
+LENGTHS = (64, 12, 5)  # tokens of random samples
 CALIBRATION_ROWS = 64
 PADDINGS = ("none", "left", "right")
 PROSE = (
@@ -80,20 +81,34 @@ def calibration_of(
     """
     if given is not None:
         return _given(given, signature, tokenizer)
-    if tokenizer is None or not _takes_texts(signature):
+    if tokenizer is None or not takes_texts(signature):
         return _default(signature, None, paddings, first=DRAWS)
     topics = importlib.import_module("pydoc_data.topics").topics
     return islice(_texts(signature, tokenizer, [topics[name] for name in sorted(topics)]), CALIBRATION_ROWS)
 
 
-def _default(signature: Signature, tokenizer: Any, paddings: Sequence[str], first: int = 0) -> Iterator[Arrays]:
+def random_of(signature: Signature, paddings: Sequence[str]) -> Iterator[Arrays]:
+    """Yield random texts like those of ``verify``: long and short ones, since the first tokens of a text are the least
+    accurate ones of many language models, with each of `paddings`.
+
+    Args:
+        signature: of a graph that takes texts.
+        paddings: as in ``samples_of``.
+    """
+    for length in LENGTHS:
+        yield from islice(_default(signature, None, paddings, length=length), len(paddings))
+
+
+def _default(
+    signature: Signature, tokenizer: Any, paddings: Sequence[str], first: int = 0, length: int = LENGTHS[0]
+) -> Iterator[Arrays]:
     """Yield prose if there is a tokenizer and the graph takes ids; otherwise images with a natural spectrum and random
-    inputs, with `paddings` in turn and seeds from `first` on."""
-    if tokenizer is not None and _takes_texts(signature):
+    inputs of up to `length` tokens, with `paddings` in turn and seeds from `first` on."""
+    if tokenizer is not None and takes_texts(signature):
         yield from _texts(signature, tokenizer, PROSE)
         return
     sizes: dict[str, Any] = {"batch": 2, **signature.examples, **signature.defaults, **signature.sizes}
-    limit = min([64, *(signature.limits.get(dim, 64) for dim in ("sequence", "source", "target"))])
+    limit = min([length, *(signature.limits.get(dim, length) for dim in ("sequence", "source", "target"))])
     for spec in signature.inputs:
         for dim in spec.dims:
             if isinstance(dim, str) and dim not in signature.sums:
@@ -114,7 +129,7 @@ def _default(signature: Signature, tokenizer: Any, paddings: Sequence[str], firs
         yield inputs
 
 
-def _takes_texts(signature: Signature) -> bool:
+def takes_texts(signature: Signature) -> bool:
     """Return whether a graph takes the ids of texts and no images beside them."""
     names = {spec.name for spec in signature.inputs}
     return "input_ids" in names and all(spec.dims[1:-1] != ("height", "width") for spec in signature.inputs)

@@ -202,7 +202,9 @@ def _overflowed(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _scale(values: np.ndarray, numbers: np.ndarray) -> float:
-    return float(np.abs(values[numbers].astype("float64")).max(initial=0)) or 1.0
+    values = values if numbers.all() else values[numbers]
+    values = values if values.dtype.kind == "f" else values.astype("float64")  # an integer may have no negative
+    return float(np.abs(values).max(initial=0)) or 1.0
 
 
 def _times(one: float, other: float) -> str:

@@ -206,6 +206,7 @@ def _weights(model: Exportable, runner: Runner, samples: Any, precision: str | N
             return
         yield from weight_checks(weights, runner, twin)
         yield precision_check(runner, twin, precision)
+        twin.stored.clear()  # twice the size of the weights, which the comparisons do not need
         if twin.reason:
             yield Check("in float32", True, None, f"not compared: {twin.reason}")
         if twin.runner is not None:

@@ -27,6 +27,7 @@ TASK = "attention_zoo.task"  # a Hugging Face task name
 PADDING = "attention_zoo.padding"  # the padding side, if the file accepts only one
 FOLDED = "attention_zoo.folded"  # how initializers of an ONNX file are made of the weights; see ``export/folding.py``
 PRECISION = "attention_zoo.precision"  # details of the precision, if it is not float32
+CONSTANTS = "attention_zoo.constants"  # in float32, of a float16 file: small ones that are no weights, by name
 MEASURED = "attention_zoo.measured"  # how far rounding moves each output; see ``export/precision/spread.py``
 OURS = "accepted: a file as attention_zoo.export writes it"
 

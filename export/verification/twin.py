@@ -36,11 +36,13 @@ class Twin:
         stored: the weights.
         runner: of the float32 twin; None for a float32 file, and if there is none.
         reason: why there is no twin; "" if there is one, or none is needed.
+        coarse: whether the twin has constants that are rounded to float16.
     """
 
     stored: list[Stored]
     runner: Runner | None = None
     reason: str = ""
+    coarse: bool = False
 
     @property
     def rounded(self) -> list[Stored]:
@@ -64,11 +66,14 @@ def _onnx(runner: Runner, values: Mapping[str, np.ndarray], folder: Path) -> Twi
     from .twin_onnx import to_float32
 
     stored: list[Stored] = []
+    coarse = False
     for file, metadata in runner.files.items():
         model: Any = ir.load(file)
         known = {**values, **moved(metadata, values)}
         known |= _packed(known, model.graph.initializers)
-        stored += to_float32(model, known)
+        found, rounded = to_float32(model, known)
+        stored += found
+        coarse |= rounded
         if runner.precision == "fp32":
             continue
         if runner.precision != "fp16":  # whose constants, other than weights, stay rounded
@@ -79,7 +84,7 @@ def _onnx(runner: Runner, values: Mapping[str, np.ndarray], folder: Path) -> Twi
         ir.save(model, folder / file.name, external_data=f"{file.name}.data" if large else None)
     if runner.precision == "fp32":
         return Twin(stored)
-    return Twin(stored, OnnxRunner(folder / runner.path.name))
+    return Twin(stored, OnnxRunner(folder / runner.path.name), coarse=coarse)
 
 
 def _packed(values: Mapping[str, np.ndarray], names: Iterable[str]) -> dict[str, np.ndarray]:

@@ -6,12 +6,16 @@ and not by what the file says of itself. What the integers stand for is returned
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from ...runtime.metadata import CONSTANTS
 from ..initializers import initializer
+from ..precision.half import rounded
+from ..precision.onnx.files import SMALL
 from ..precision.onnx.graph import Editor
 from .stored import Stored, unpacked_nibbles
 
@@ -20,30 +24,40 @@ Array = np.ndarray
 PARTS = ("_quantized", "_scales", "_scale", "_zero_points", "_zero_point")  # after the name of a weight
 
 
-def to_float32(model: Any, known: Mapping[str, Array]) -> list[Stored]:
-    """Make an ``onnx_ir.Model`` its own float32 twin, in place, and return its weights as they were stored.
+def to_float32(model: Any, known: Mapping[str, Array]) -> tuple[list[Stored], bool]:
+    """Make an ``onnx_ir.Model`` its own float32 twin, in place.
+
+    Return its weights as they were stored, and whether it has other constants that stay rounded to float16.
 
     Args:
         model: a graph of this package, in any precision.
         known: the weights of the model in the layouts of the file, by name.
     """
     twin = _Twin(model, known)
-    stored = twin.floats()
+    said = model.metadata_props.get(CONSTANTS)
+    stored = twin.floats({} if said is None else json.loads(said), SMALL if said is not None else 0)
     for node in list(model.graph):
         form = FORMS.get(node.op_type)
         if form is not None and node.graph is not None:
             form(twin, node)
     twin.editor.finish()
-    return [*stored, *twin.found.values()]
+    return [*stored, *twin.found.values()], twin.coarse
 
 
 class _Twin:
     def __init__(self, model: Any, known: Mapping[str, Array]) -> None:
         self.editor, self.graph, self.known = Editor(model), model.graph, known
         self.found: dict[str, Stored] = {}
+        self.coarse = False  # whether constants stay rounded
 
-    def floats(self) -> list[Stored]:
-        """Return the weights that are stored in floating point, and make all numbers and casts float32."""
+    def floats(self, constants: Mapping[str, list[float]], small: int) -> list[Stored]:
+        """Return the weights that are stored in floating point, and make all numbers and casts float32.
+
+        Args:
+            constants: those in float32 that are not equal to what the file stores, as it says. One that does not round
+                to what it stores does not count.
+            small: up to how many numbers a constant has that the file would name here.
+        """
         import onnx_ir as ir
 
         float16, float32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
@@ -58,6 +72,11 @@ class _Twin:
                 stored.append(Stored(name, rows, None if same is None else same.reshape(rows.shape)))
             if value.const_value.dtype == float16:
                 exact = ours if ours is not None and ours.shape == array.shape else array.astype("float32")
+                if ours is None and name in constants:
+                    told = np.asarray(constants[name], "float32")
+                    if told.size == array.size and np.array_equal(rounded(told).reshape(array.shape), array):
+                        exact = told.reshape(array.shape)
+                self.coarse |= ours is None and array.size > small
                 value.const_value, value.dtype = ir.tensor(exact, name=name), float32
         half = [*self.graph.inputs, *self.graph.outputs, *(v for node in self.graph for v in node.outputs)]
         for value in half:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ....runtime.metadata import DIGEST, PRECISION, SIGNATURES
+from ....runtime.metadata import CONSTANTS, DIGEST, PRECISION, SIGNATURES
 from ....runtime.onnx.runner import OnnxGraph
 from ....runtime.runner import LoadedGraph, Runner
 from ....signature import Signature
@@ -25,6 +25,7 @@ from .moments import Moments
 from .recurrent import to_integer_kernels
 from .static import to_static
 
+SMALL = 64  # numbers
 PACKED = "/query_key_value/"  # in the names of weights that a graph for ONNX Runtime joins
 
 
@@ -73,7 +74,9 @@ def _rounded(precise: Runner, name: str, request: ExportRequest, samples: Iterab
     numbers = {value.name: int(np.prod(value.const_value.shape)) for value in model.graph.initializers.values()}
     if precision.name == "fp16":
         state = {*graph.signature.state, *graph.signature.state.values()}
+        before = _small_constants(model)
         weights = to_half(model, state)
+        model.metadata_props[CONSTANTS] = json.dumps(_changed(before, _small_constants(model)))
         told = {key: file_signature(Signature.from_dict(value), "fp16").to_dict() for key, value in _signatures(model)}
         model.metadata_props[SIGNATURES] = json.dumps(told)
     elif precision.name == "int4" or activations == "float":
@@ -109,6 +112,20 @@ def _of_weights(model: Any, precision: Precision) -> Precision:
     values = model.graph.initializers.items() if weights else ()
     constants = [n for n, v in values if len(v.shape or ()) > 1 and n not in weights and PACKED not in n]
     return replace(precision, keep=(*precision.keep, *map(escape, constants)))
+
+
+def _small_constants(model: Any) -> dict[str, np.ndarray]:
+    """Return the floating-point constants that are no weights, and are small enough for the metadata."""
+    weights = json.loads(model.metadata_props.get(WEIGHTS, "{}"))
+    arrays = {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}
+    arrays = {name: array for name, array in arrays.items() if name not in weights and array.size <= SMALL}
+    return {name: array for name, array in arrays.items() if array.dtype.kind == "f"}
+
+
+def _changed(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    """Return the constants that lost digits, as they were."""
+    changed = [name for name in before if name in after and not np.array_equal(before[name], after[name])]
+    return {name: before[name].astype("float64").ravel().tolist() for name in changed}
 
 
 def _signatures(model: Any) -> Iterable[tuple[str, Any]]:

@@ -48,7 +48,9 @@ def bytes_of_a_weight(file: Path) -> tuple[bytearray, int]:
     if file.suffix == ".onnx":
         weights = [tensor.raw_data for tensor in onnx.load(str(file)).graph.initializer]
     else:
-        weights = [bytes(b.data) for b in unpacked(content).buffers if b.data is not None]
+        made = unpacked(content)
+        held = {tensor.buffer for graph in made.subgraphs for tensor in graph.tensors}
+        weights = [bytes(made.buffers[i].data) for i in held if made.buffers[i].data is not None]
     return content, content.index(max(weights, key=len)[:64])
 
 

@@ -115,7 +115,8 @@ def change_tflite(file: Path, name: str, change: Change) -> None:
         blocks = [getattr(tensor.quantization, "details", None) for tensor in graph.tensors]
         done |= {graph.tensors[int(of.scales)].buffer for of in blocks if of is not None}
         for tensor in graph.tensors:
-            if tensor.name.decode().partition(";")[0] != name or tensor.buffer in done:
+            empty = made.buffers[tensor.buffer].data is None  # of what a float16 weight becomes when it is read
+            if tensor.name.decode().partition(";")[0] != name or tensor.buffer in done or empty:
                 continue
             done.add(tensor.buffer)
             shape, data = [int(n) for n in tensor.shape], np.asarray(made.buffers[tensor.buffer].data, "uint8")

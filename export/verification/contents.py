@@ -75,7 +75,8 @@ def precision_check(runner: Runner, twin: Twin, asked: str | None) -> Check:
     if asked is not None and said != asked:
         return Check("precision", False, None, f"{detail}; asked for {asked}")
     narrow = {"fp32": not kinds, "fp16": not kinds - {"fp16"}}.get(said, True)
-    wide = said == "fp32" or bool(kinds or twin.reason) or all(one.values.shape[-1] < 2 for one in twin.stored)
+    needed = kinds if said == "fp16" else kinds - {"fp16"}
+    wide = said == "fp32" or bool(needed or twin.reason) or all(one.values.shape[-1] < 2 for one in twin.stored)
     return Check("precision", narrow and wide, None, detail)
 
 

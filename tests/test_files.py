@@ -19,6 +19,7 @@ from killed_writes import contents, put_files, rooms, write_files, write_folder
 SCRIPT = Path(__file__).with_name("killed_writes.py")
 
 
+@pytest.mark.slow
 def test_kills_before_every_step() -> None:
     """A kill leaves the old files or the new ones, or files that nothing reads, which ``finish`` completes."""
     done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, timeout=600, check=True)

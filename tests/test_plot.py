@@ -195,9 +195,8 @@ def test_alignment_of_a_transformer_is_the_mean_of_its_last_heads(tmp_path: Path
     close(drawn, run(model, inputs, output_attentions=True)["cross_attentions"][-1][0].mean(axis=0), 1e-6)
 
 
-@pytest.mark.parametrize(
-    ("family", "variant"), [("seq2seq", "dot"), pytest.param("transformer", "original", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "variant"), [("seq2seq", "dot"), ("transformer", "original")])
 def test_alignment_of_what_the_model_writes(family: str, variant: str, tmp_path: Path) -> None:
     model = shared(family, variant)
     drawn = plot.alignment(model, {"input_ids": IDS, "attention_mask": MASK}, tmp_path / "a.png")

@@ -67,6 +67,7 @@ def test_words_of_bytes(told: dict[str, Any], tmp_path: Path) -> None:
     assert told["labels"][0] == ["a", "␣a", "Ã", "é"]
 
 
+@pytest.mark.slow
 def test_words_of_an_alignment(told: dict[str, Any], tmp_path: Path) -> None:
     model = with_words(tiny("seq2seq", "dot"))
     plot.alignment(model, {"input_ids": np.array([[5, 6]])}, tmp_path / "a.png")
@@ -94,6 +95,7 @@ def test_mistakes(argument: str, family: str, variant: str, options: Any, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_loaded_model_is_not_shown_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     az.save(with_words(tiny("gpt", "gpt2")), tmp_path / "model")
 
@@ -133,6 +135,7 @@ def shares(model: Any, inputs: Any, front: int) -> np.ndarray:
     return flow[0, front:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "front"), [("deit", 2), ("mae", 2), ("images", 1)])
 def test_rollout_of_every_kind_of_vit(variant: str, front: int, tmp_path: Path, rng: np.random.Generator) -> None:
     """Cover a distillation token, fixed positions with a register token, and preprocessing that resizes images."""

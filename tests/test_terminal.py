@@ -215,6 +215,7 @@ def test_characters_that_the_console_has_not() -> None:
     assert done.stdout.rstrip() == b"\xe9? a?"
 
 
+@pytest.mark.slow
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     source = Path(__file__).parent / "goldens" / "llama-gguf" / "q8_0.gguf"
     assert unescaped(r"a\nb\\n\tc\x") == "a\nb\\n\tc\\x"

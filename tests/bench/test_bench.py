@@ -159,6 +159,7 @@ def test_memory_is_that_of_the_file_alone(files: Any) -> None:
     assert 2**20 < figures.idle_memory_bytes < figures.peak_memory_bytes < ours - len(ballast)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "variant", "format", "cache", "most"),
     [
@@ -166,7 +167,7 @@ def test_memory_is_that_of_the_file_alone(files: Any) -> None:
         ("gpt", "llama", "onnx", False, 39),
         ("gpt", "llama", "tflite", True, 39),
         ("transformer", "marian", "onnx", True, 40),
-        pytest.param("transformer", "marian", "tflite", True, 40, marks=pytest.mark.slow),
+        ("transformer", "marian", "tflite", True, 40),
     ],
 )
 def test_what_generates_is_timed(family: str, variant: str, format: str, cache: bool, most: int, files: Any) -> None:
@@ -405,6 +406,7 @@ def bench(*arguments: Any) -> int:
     return int(ended.value.code or 0)
 
 
+@pytest.mark.slow
 @pytest.mark.runs_with("gpt-llama")
 def test_bench_of_several_files(files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     path, threads = files("gpt", "llama", "onnx", cache=True)[1].path, []

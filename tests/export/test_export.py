@@ -26,7 +26,6 @@ from attention_zoo.zoo.registry import families
 from helpers import (
     ALL_BUT_ONE,
     FURTHER,
-    FURTHER_BUT_GPT,
     VARIANTS,
     every_variant,
     python,
@@ -258,6 +257,7 @@ def verified(family: str, variant: str, files: Any, cache: bool) -> None:
         assert json.loads(report.to_json())["passed"] is True
 
 
+@pytest.mark.slow
 @pytest.mark.runs_with("bert-backbone")
 def test_verify_notices(files: Any, tmp_path: Path) -> None:
     """Check that files with one wrong weight or dimension fail, and files of a model with other weights or sizes."""
@@ -363,9 +363,10 @@ def test_files_are_reproducible(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "policy",
-    ["mixed_float16", "bfloat16", *(pytest.param(p, marks=pytest.mark.slow) for p in ("mixed_bfloat16", "float16"))],
+    ["mixed_float16", "bfloat16", "mixed_bfloat16", "float16"],
 )
 def test_half_precision_models_export_in_float32(policy: str, tmp_path: Path) -> None:
     model = tiny("bert", "backbone", dtype=policy)
@@ -378,7 +379,7 @@ def test_half_precision_models_export_in_float32(policy: str, tmp_path: Path) ->
         assert_same(full, actual, inputs, f"{policy} {name}")
 
 
-@every_variant(slow=FURTHER_BUT_GPT)
+@every_variant(slow=FURTHER)
 def test_weights_are_stored_once(family: str, variant: str, files: Any) -> None:
     """Check that a tied table is stored once, and folded constants are small. The benchmarks cover real model sizes."""
     model, result = files(family, variant, "onnx")
@@ -425,6 +426,7 @@ def test_a_wrong_graph_is_not_written(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.runs_with("gpt-llama")
 def test_large_weights_go_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from attention_zoo.export.onnx import files as onnx_files
@@ -441,6 +443,7 @@ def test_large_weights_go_beside_the_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
 
+@pytest.mark.slow
 def test_tables_are_stored_once_and_cut(tmp_path: Path) -> None:
     """Check the tied table of a masked language model, and a position table that is cut to the length of the file."""
     sizes: dict[str, Any] = {"vocab_size": 2000, "num_layers": 1, "num_heads": 2, "hidden_dim": 32}

@@ -106,6 +106,7 @@ def test_adapters_are_added_to_the_kernels(family: str, variant: str, rng: Any) 
     assert trained(model) == {name for name in values(model) if "lora" in name}
 
 
+@pytest.mark.slow
 def test_what_is_trained_and_what_moves(rng: Any) -> None:
     """``fit`` changes only the head and the adapters of query and value, compiled before or after adding them."""
     for compile_first in (True, False):
@@ -217,6 +218,7 @@ def test_generate_forgets_what_it_compiled(rng: Any) -> None:
     assert np.array_equal(model.generate(ids, max_new_tokens=6), second)
 
 
+@pytest.mark.slow
 def test_folders_and_exports_have_merged_weights(tmp_path: Path, rng: Any) -> None:
     model = classifier()
     plain_names = set(values(model))
@@ -281,14 +283,12 @@ def test_keras_file_names_blocks_once(family: str, variant: str, stacks: tuple[s
     assert [list(stack) for stack in model.block_stacks()] == [getattr(model, name) for name in stacks]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [
         "import attention_zoo as az; print(az.LayerwiseDecay.__name__)",
-        pytest.param(
-            "from attention_zoo.finetuning.optimizers import LayerwiseDecay; print(LayerwiseDecay.__name__)",
-            marks=pytest.mark.slow,
-        ),
+        "from attention_zoo.finetuning.optimizers import LayerwiseDecay; print(LayerwiseDecay.__name__)",
         "from attention_zoo.finetuning.model import FineTuning; print(FineTuning.__name__)",
     ],
 )
@@ -601,6 +601,7 @@ def test_blocks_are_computed_again(rng: Any) -> None:
     assert again > 1.2 * plain
 
 
+@pytest.mark.slow
 def test_checkpointing_goes_on_as_without(tmp_path: Path, rng: Any) -> None:
     """Later steps draw the masks of the plain model, losses of routers are kept, and ``.keras`` files keep the setting.
 

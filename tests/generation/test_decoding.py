@@ -147,7 +147,7 @@ def walk(
 
 
 # The fast tests run these, which cover most code paths, with both kinds of cache, and other cases with one kind each.
-BOTH = ("grouped-rotary", "window-alibi", "learned")
+BOTH = ("grouped-rotary",)
 
 
 def one_kind(names: Iterable[str], kinds: tuple[str, str] = ("static", "dynamic")) -> list[Any]:
@@ -354,6 +354,7 @@ def unequal(model: Any, width: int, side: str = "left", seed: int = 0) -> tuple[
     return ids, mask.astype(int)
 
 
+@pytest.mark.slow
 @every_variant(GENERATING, slow={*ALL_BUT_ONE, ("transformer", "marian")})  # marian: goldens and files cover it
 def test_generate_equals_recomputing(family: str, variant: str) -> None:
     """Prompts at the edges of a bucket, padded on either side, are continued up to the last position.
@@ -419,6 +420,7 @@ def test_beams_seeds_weights_and_files_after_generate(family: str, variant: str,
         assert found.tolist() == first[:, : found.shape[1]].tolist()
 
 
+@pytest.mark.slow
 @every_variant(THREE, slow=THREE[1:])
 def test_compiled_once_per_bucket(family: str, variant: str, monkeypatch: Any) -> None:
     """The model's Python code is called for prefill and token selection, and not again in the same bucket."""
@@ -448,9 +450,8 @@ HALF = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("family", "variant", "dtype"), [HALF[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in HALF[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "variant", "dtype"), HALF)
 def test_generate_in_half_precision(family: str, variant: str, dtype: str) -> None:
     """Logits are close to those of the same model in float32."""
     model, exact = (tiny(family, variant, dtype=policy, num_layers=1) for policy in (dtype, None))

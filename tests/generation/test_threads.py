@@ -33,9 +33,8 @@ def answers(source: Any, asked: list[tuple[np.ndarray, dict[str, Any]]], threads
         return list(pool.map(lambda request: source.generate(request[0], **request[1]).tolist(), asked))
 
 
-@pytest.mark.parametrize(
-    ("family", "variant"), [MODELS[0], *(pytest.param(*p, marks=pytest.mark.slow) for p in MODELS[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "variant"), MODELS)
 def test_keras_models_answer_many_threads(family: str, variant: str) -> None:
     model = shared(family, variant)
     asked = requests(model, 21)

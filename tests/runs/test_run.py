@@ -119,6 +119,7 @@ def test_nothing_remains_of_a_run_without_a_backup(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_export_does_not_cost_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The backup stays until the files are written, and belongs to its plan and data."""
     raw = config(tmp_path, output={"samples": []})

@@ -54,6 +54,7 @@ def losses(model: Any, *others: Any, epochs: int = 2) -> list[float]:
     return steps.losses
 
 
+@pytest.mark.slow
 def test_callbacks_do_not_change_the_training(tmp_path: Path) -> None:
     quiet: list[str] = []
     samples = callbacks.TextSamples(["w3"], 3, write=quiet.append, file=tmp_path / "s.jsonl", max_new_tokens=4)
@@ -73,6 +74,7 @@ def test_callbacks_do_not_change_the_training(tmp_path: Path) -> None:
     np.testing.assert_array_equal(numpy(loaded(X)), numpy(watched(X)))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_writes_each_step_once(tmp_path: Path) -> None:
     """Steps count on, and nothing is written while ``Resume`` passes over batches."""
 
@@ -93,6 +95,7 @@ def test_a_resumed_run_writes_each_step_once(tmp_path: Path) -> None:
     assert attempt() == ([9, 12, 15], ["step-00000012"])
 
 
+@pytest.mark.slow
 def test_hugging_face_folders_have_merged_adapters(tmp_path: Path) -> None:
     model = gpt()
     model.enable_lora(2)
@@ -103,6 +106,7 @@ def test_hugging_face_folders_have_merged_adapters(tmp_path: Path) -> None:
     np.testing.assert_allclose(numpy(az.load(folder)(X)), numpy(model(X)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_hugging_face_folders_of_accumulated_steps(tmp_path: Path) -> None:
     """A step of the optimizer that takes several batches is written once, and there is no folder of step 0."""
     model, folder = gpt(), callbacks.HuggingFaceCheckpoint(tmp_path, 2)
@@ -139,6 +143,7 @@ def test_best_checkpoints(mode: str, kept: list[int], tmp_path: Path) -> None:
         callbacks.BestCheckpoints(tmp_path, "loss", mode=mode).on_epoch_end(6, {"loss": 1.0})
 
 
+@pytest.mark.slow
 def test_the_finder_undoes_its_search() -> None:
     plain = losses(gpt())
     model, finder = gpt(), callbacks.LearningRateFinder(1e-5, 10.0, steps=20)

@@ -58,6 +58,7 @@ def test_refused() -> None:
         PairedEncoder(tiny("bert", "sentence_max")).tokenize(["a"], ["b", "c"])
 
 
+@pytest.mark.slow
 def test_a_pair_is_learned(rng: np.random.Generator) -> None:
     """The paired encoder gives what the encoder gives for each part, and ``fit`` trains the encoder itself."""
     encoder = tiny("bert", "sentence_max", dropout=0.0, attention_dropout=0.0)

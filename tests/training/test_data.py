@@ -163,6 +163,7 @@ def recorded(model: Any, data: Any, **options: Any) -> list[np.ndarray]:
     return seen
 
 
+@pytest.mark.slow
 def test_fit_follows_the_epochs_and_resumes(bytewise: Any) -> None:
     make = lambda: az.data.pack(texts(12), bytewise, 12, batch_size=1, seed=2)  # noqa: E731
     model = az.GPT(vocab_size=258, num_layers=1, num_heads=1, hidden_dim=4, max_length=12)
@@ -185,6 +186,7 @@ def test_fit_follows_the_epochs_and_resumes(bytewise: Any) -> None:
         recorded(model, make(), epochs=3, steps_per_epoch=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [3, 8])  # within the first epoch, and at the end of the first one
 @pytest.mark.parametrize("given", [False, True])
 def test_resume_callback_finds_the_batches(bytewise: Any, stop: int, given: bool, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ print("fine")
 """
 
 
+@pytest.mark.slow
 def test_ids_under_a_mirrored_strategy(tmp_path: object) -> None:
     """Keras builds from the mean of the replicas' batches, in which ids are floats."""
     assert python(MIRRORED.replace("FOLDER", repr(f"{tmp_path}/saved"))).strip().endswith("fine")

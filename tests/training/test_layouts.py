@@ -14,7 +14,7 @@ from attention_zoo.training.layouts import TABLE, layout_map
 from attention_zoo.weights.fill import without_values
 from attention_zoo.weights.rules import weight_name
 from attention_zoo.zoo.registry import families
-from helpers import every_variant, python
+from helpers import FURTHER_BUT_GPT, every_variant, python
 
 without_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 
@@ -25,7 +25,7 @@ def mesh(batch: int, model: int) -> keras.distribution.DeviceMesh:
     return keras.distribution.DeviceMesh((batch, model), ("batch", "model"), devices)
 
 
-@every_variant()
+@every_variant(slow=FURTHER_BUT_GPT)
 def test_every_weight_has_parts_that_its_shape_allows(family: str, variant: str) -> None:
     cls = families()[family]
     config = cls.config_class.from_dict(cls.tiny()[variant])
@@ -156,6 +156,7 @@ def test_paths_are_read_without_their_weights(tmp_path: object) -> None:
     assert layout_map(mesh(1, 2), model).report == layouts.report
 
 
+@pytest.mark.slow
 def test_every_line_of_the_table_is_used() -> None:
     """A line that no weight of any family needs would hide a misspelt one."""
     import re

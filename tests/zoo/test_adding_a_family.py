@@ -134,6 +134,7 @@ def test_its_exports(model: Any, name: str, tmp_path: Path, rng: Any) -> None:
     np.testing.assert_array_equal(logits.argmax(-1)[:, 4:], tokens[:, 5:])
 
 
+@pytest.mark.slow
 def test_the_command_line_knows_it(model: Any, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     folder, file = az.save(model, tmp_path / "model"), tmp_path / "m.onnx"
 

@@ -92,7 +92,8 @@ def test_the_encoders_are_those_of_the_whole(rng: Any) -> None:
         close(embeds / np.sqrt(np.square(embeds).sum(-1, keepdims=True)), results[f"{tower}_embeds"], atol=1e-5)
 
 
-@pytest.mark.parametrize("format", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
 def test_batches_in_an_exported_file(format: str, tmp_path: Path, rng: Any) -> None:
     model, inputs, file = shared("clip", "siglip"), pair(rng, 3, 2, 20), tmp_path / f"m.{format}"
     if format == "onnx":

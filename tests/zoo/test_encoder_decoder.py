@@ -132,6 +132,7 @@ def rows_and_mask(rng: np.random.Generator, vocab_size: int, lengths: tuple[int,
     return ids, (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype("int32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [((11, 4, 1), (8, 5, 2)), ((150, 70), (140, 90))], ids=["short", "long"])
 def test_t5(lengths: Any, rng: Any, record_property: Any) -> None:
     """Compare with KerasHub's T5 v1.1; the longer rows reach every bucket of relative positions."""

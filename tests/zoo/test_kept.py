@@ -32,6 +32,7 @@ def test_through_a_folder_of_ours(name: str, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_body_that_is_trained_forgets_them(tmp_path: Path, rng: Any) -> None:
     """Training the body discards the unused pooler, unless the whole body is frozen."""
     model = az.load(GOLDENS / "sentence-mean")

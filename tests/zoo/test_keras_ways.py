@@ -67,6 +67,7 @@ def test_onnx(family: str, variant: str, tmp_path: Path) -> None:
     same(model, inputs, dict(zip(outputs, session.run(None, given), strict=True)))
 
 
+@pytest.mark.slow
 @every_variant([pair for pair in VARIANTS if pair not in RECURRENT], slow=FURTHER)
 def test_litert(family: str, variant: str, tmp_path: Path) -> None:
     from ai_edge_litert.interpreter import Interpreter

@@ -107,7 +107,7 @@ def test_padding_is_never_read(family: str, variant: str, rng: Any) -> None:
             scaled(first[name][rows], second[name][rows])
 
 
-@every_variant(TEXT)
+@every_variant(TEXT, slow=FURTHER_BUT_GPT)
 def test_batch_of_unequal_lengths_against_rows_without_padding(family: str, variant: str, rng: Any) -> None:
     """A batch with all kinds of padding gives the results of its rows of one length, computed without a mask.
 

@@ -486,7 +486,8 @@ ENTRIES = (
 )
 
 
-@pytest.mark.parametrize("entry", [pytest.param(e, marks=[pytest.mark.slow] * (e in ENTRIES[1:3])) for e in ENTRIES])
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", ENTRIES)
 def test_classes_are_registered_however_keras_comes_in(entry: str) -> None:
     """Every class is registered with Keras once, even if a module of this package triggers the import of Keras."""
     code = f"import attention_zoo as az\n{entry}\nimport keras\n"
@@ -521,6 +522,7 @@ print(json.dumps(names))
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["layers"])
 def test_checkout_may_have_any_name(name: str, tmp_path: Path) -> None:
     """In a checkout whose folder is named like one of its packages, every module still has one name."""

@@ -67,7 +67,8 @@ def test_decoder(tmp_path: Path) -> None:
     close(runner.run(runner.tokenizer(TEXTS))["sentence_embedding"], expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("case", ["new_dense", pytest.param("old_prompts_excluded", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["new_dense", "old_prompts_excluded"])
 def test_exported_files_have_prompts_and_projections(case: str, tmp_path: Path) -> None:
     """The tokenizer in a file prepends the default prompt and masks it in the pooling."""
     model = az.load(folder_of(case, tmp_path))

@@ -46,6 +46,7 @@ def test_texts_are_theirs(name: str, model: Any, features: np.ndarray) -> None:
         model.generation_config = own
 
 
+@pytest.mark.slow
 def test_files_generate_the_same(model: Any, features: np.ndarray, tmp_path: Path) -> None:
     """An exported file has the generation config, and its encoder and cached decoder write the same tokens."""
     export.to_onnx(model, tmp_path / "w.onnx")
@@ -85,6 +86,7 @@ def test_what_cannot_be_said(arguments: dict[str, Any], message: str, model: Any
         model.generate(features, **arguments)
 
 
+@pytest.mark.slow
 def test_models_without_speech_refuse_its_options() -> None:
     translator = tiny("transformer", "marian")
     with pytest.raises(ValueError, match=r"^language: got 'de' for a model without it"):
@@ -152,6 +154,7 @@ def test_convolutions_are_those_of_keras(rng: Any) -> None:
         TimeConvolution(6, stride=3)
 
 
+@pytest.mark.slow
 def test_features_are_exported(tmp_path: Path, rng: Any) -> None:
     """The layer is part of a file, in front of a model or alone."""
     waveform = keras.Input((8000,), name="waveform")

@@ -56,6 +56,7 @@ def test_folders(family: str, tmp_path: Path) -> None:
     assert not export.verify(tiny(family, CHECKED[family], seed=3), result.path).passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["classifier", "features"])
 def test_images_come_with_their_channels_first(variant: str, tmp_path: Path, rng: np.random.Generator) -> None:
     model = shared("vit", variant)
@@ -103,6 +104,7 @@ def test_sentences_come_with_their_states(tmp_path: Path, rng: np.random.Generat
     assert export.verify(model, result.path).passed
 
 
+@pytest.mark.slow
 def test_a_decoder_fed_as_the_loaders_feed_it(tmp_path: Path) -> None:
     """Decode with ONNX Runtime alone: begin with an empty cache, and feed the outputs of the cache back by name."""
     model = tiny("gpt", "llama", eos_token_id=(95, 96), pad_token_id=94)

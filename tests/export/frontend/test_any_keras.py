@@ -33,7 +33,6 @@ def _models() -> Any:
 
 MODELS = _models()
 FAST = (  # recurrent layers, masks and directions have their own test below
-    "KerasHub GPT-2",
     "Functional, two inputs and two outputs",
     "Subclassed, dict in and nested dict out",
 )
@@ -81,6 +80,7 @@ def test_every_kind_of_model(name, suffix, tmp_path):
 # ---- names and dimensions --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_names_are_keras_names(tmp_path):
     case = MODELS.build("Functional, image and numbers in, three out")
     runner = write(case.model, tmp_path / "m.onnx")
@@ -99,6 +99,7 @@ def test_names_are_keras_names(tmp_path):
     assert {name for name in weights if not name.startswith("const")} >= {"embedding/embeddings"}
 
 
+@pytest.mark.slow
 def test_open_dimensions_that_belong_together(tmp_path):
     """Check that query and document may have different lengths, but ids and mask may not."""
     towers = write(MODELS.build("Functional, two inputs and two outputs").model, tmp_path / "m.onnx")
@@ -111,6 +112,7 @@ def test_open_dimensions_that_belong_together(tmp_path):
         bert.run({"input_ids": np.full((1, 4), 100), "attention_mask": np.ones((1, 4), int)})
 
 
+@pytest.mark.slow
 def test_sizes_for_tflite_are_asked_for_by_name(tmp_path):
     towers = MODELS.build("Functional, two inputs and two outputs").model
     with pytest.raises(ValueError, match=r"sequence_length: got none for 'query_sequence' of query, which is open"):
@@ -126,6 +128,7 @@ def test_sizes_for_tflite_are_asked_for_by_name(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_signature_where_the_model_does_not_tell(tmp_path):
     case = MODELS.build("Subclassed, two arguments, recurrent with attention")
     runner = write(case.model, tmp_path / "m.onnx", input_signature=case.input_signature)
@@ -144,6 +147,7 @@ def test_a_signature_where_the_model_does_not_tell(tmp_path):
 # ---- lowered operations ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_plain_keras_transformer_gets_the_operators_of_ours(tmp_path):
     model = MODELS.build("Functional, Keras' own attention and masks").model
     result = export.to_onnx(model, tmp_path / "m.onnx", opset=23)
@@ -175,16 +179,17 @@ def test_a_query_without_a_key_gets_what_keras_gives_it(dropout, suffix, tmp_pat
     assert_equal(runner, model, [rng.normal(size=(1, 5, 8)).astype("float32"), keep])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize(
     ("cell", "options"),
     [
         (L.LSTM, {"return_sequences": True}),
         (L.GRU, {"return_sequences": True, "go_backwards": True}),
-        pytest.param(L.LSTM, {"return_sequences": True, "zero_output_for_mask": True}, marks=pytest.mark.slow),
-        pytest.param(L.SimpleRNN, {"go_backwards": True}, marks=pytest.mark.slow),
+        (L.LSTM, {"return_sequences": True, "zero_output_for_mask": True}),
+        (L.SimpleRNN, {"go_backwards": True}),
         (L.GRU, {"return_sequences": True, "reset_after": False}),
-        pytest.param(L.LSTM, {"recurrent_activation": "hard_sigmoid"}, marks=pytest.mark.slow),
+        (L.LSTM, {"recurrent_activation": "hard_sigmoid"}),
     ],
     ids=str,
 )
@@ -208,6 +213,7 @@ def test_zeros_around_what_is_negative(tmp_path):
     assert np.asarray(model(np.zeros((1, 8, 8, 3), "float32"))).max() == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_adapters_and_half_precision(suffix, tmp_path):
     """Check that adapters of ``layer.enable_lora`` are merged, and that files of float16 models compute in float32."""
@@ -320,6 +326,7 @@ def test_a_layer_changed_after_building_is_what_is_exported(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_keras_computes_as_before_an_export(tmp_path):
     case = MODELS.build("Functional, Keras' own attention and masks")
     ids = np.random.default_rng(0).integers(0, 100, (2, 9))
@@ -353,6 +360,7 @@ def _functions() -> tuple[Any, Any, Any]:
     return embed, classify, factor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_functions_become_signatures_that_share_weights(suffix, tmp_path):
     embed, classify, factor = _functions()

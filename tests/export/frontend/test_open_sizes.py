@@ -73,6 +73,7 @@ def _spectrogram() -> Any:
     return keras.Model(wave, Magnitude()(wave))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "shapes"),
     [

@@ -208,6 +208,7 @@ def test_static_shapes(tmp_path: Path) -> None:
     assert export.verify(shared("gpt", "llama"), path).passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "precision"), [("llama", "fp32"), ("alibi", "int8"), ("gpt2", "fp16")])
 def test_a_cache_of_fixed_size(variant: str, precision: str, tmp_path: Path) -> None:
     """Prompts of unequal lengths, padded on either side, and beams give what Keras gives, up to the last slot."""
@@ -272,6 +273,7 @@ def test_channels_first_for_any_keras_model(tmp_path: Path) -> None:
         export.to_onnx(keras.Model(rows, layers.Dense(2)(rows)), path, data_format="channels_first")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layer",
     [
@@ -307,6 +309,7 @@ def test_masked_recurrent_layers_without_lengths(layer: Callable[[], Any], tmp_p
         close(theirs, kept, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_changed_recurrent_kernel_is_found(tmp_path: Path) -> None:
     """Kernels are stored in ONNX's layout; a file whose kernel has other values or another order does not pass."""
     x = keras.Input((6, 3), name="x")
@@ -360,6 +363,7 @@ def test_transposes_cancel(tmp_path: Path) -> None:
     close(ours, model(values), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_bias_behind_the_last_convolution(tmp_path: Path) -> None:
     """The sum is an output; and a convolution that is an output itself does not get the bias."""
     image = keras.Input((9, 7, 3), name="image")

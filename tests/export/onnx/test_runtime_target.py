@@ -41,10 +41,7 @@ def exported(model: Any, folder: Path, **options: Any) -> Any:
     return export.load(folder / "m.onnx")
 
 
-FEW = ("qwen, norms and biases", "windows and other positions in some layers")
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FEW else pytest.mark.slow) for n in MODELS])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if "windows" in n else pytest.mark.slow) for n in MODELS])
 def test_it_computes_what_keras_computes(name: str, tmp_path: Path) -> None:
     model = MODELS[name]()
     runner = exported(model, tmp_path)
@@ -91,7 +88,8 @@ def test_what_unwritten_slots_hold_does_not_matter(tmp_path: Path) -> None:
         close(spoilt.step(np.array([token, token])), sound.step(np.array([token, token])), 0)
 
 
-@pytest.mark.parametrize("precision", [*(pytest.param(p, marks=pytest.mark.slow) for p in ("fp16", "int8")), "int4"])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
 def test_in_every_precision(precision: str, tmp_path: Path) -> None:
     model = MODELS["llama"]()
     runner = exported(model, tmp_path, precision=precision, least_cosine=0.8)
@@ -132,6 +130,7 @@ def test_what_the_operator_cannot_do_is_refused(family: str, variant: str, reaso
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_what_has_no_cache_is_as_it_was(tmp_path: Path) -> None:
     model = tiny("bert", "backbone")
     export.to_onnx(model, tmp_path / "standard.onnx", opset=23)

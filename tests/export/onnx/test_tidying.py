@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from keras import layers, ops
 
@@ -35,6 +36,7 @@ def test_constants_of_equal_names_in_several_graphs(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, carry, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_branch_that_returns_a_value_from_outside(tmp_path: Path) -> None:
     class Exponential(layers.Layer):
         def call(self, x: Any) -> Any:

@@ -90,7 +90,8 @@ def test_moments_are_those_of_the_inputs_and_not_of_padding(tmp_path: Path, rng:
         close(beside.of(name), alone.of(name), 1e-4 * max(1.0, float(np.abs(alone.of(name)).max())))
 
 
-@pytest.mark.parametrize("target", ["standard", pytest.param("onnxruntime", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["standard", "onnxruntime"])
 def test_a_file_of_it(target: str, tmp_path: Path) -> None:
     sizes = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "hidden_dim": 64, "intermediate_dim": 96}
     model = randomise(tiny("gpt", "llama", **sizes))

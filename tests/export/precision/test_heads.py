@@ -24,6 +24,7 @@ def has(file: Path, matrix: np.ndarray) -> bool:
     return any(any(a.shape == m.shape and np.array_equal(a, m) for m in (matrix, matrix.T)) for a in floats(file))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activations", ["dynamic", "static", "float"])
 def test_an_untied_head_stays_in_float32(activations: str, tmp_path: Path) -> None:
     model, file = shared("gpt", "untied"), tmp_path / "m.onnx"

@@ -116,7 +116,7 @@ def exported(model: Any, folder: Path, precision: Any, **options: Any) -> tuple[
     return file, export.to_onnx(model, file, precision=precision, **options)
 
 
-@in_precisions({"bert": ["int4"], "gpt": SMALLER, "vit": ["int8"], "transformer": ["int8"], "seq2seq": ["fp16"]})
+@in_precisions({"bert": ["int4"], "gpt": ["int8"], "vit": ["fp16"]})
 def test_every_model_in_every_precision(family: str, variant: str, precision: str, tmp_path: Path) -> None:
     """Compare with Keras for every length, padding and cache; float16 files must be accurate to float16 precision."""
     model = shared(family, variant)
@@ -146,7 +146,7 @@ WAYS = {
     "int4": export.Precision("int4", block_size=16, symmetric=True, method="rtn", head="int4", embedding="fp32"),
 }
 # Not marked as slow: every precision for at least one model. GPT has a cache; BERT's operators show the precision.
-QUICKLY = {("gpt", "static"), ("gpt", "int4"), ("bert", "float"), ("bert", "whole range"), ("vit", "static")}
+QUICKLY = {("gpt", "static"), ("bert", "float"), ("bert", "whole range")}
 ROUNDED = [("bert", "backbone"), ("gpt", "llama"), next(pair for pair in VARIANTS if pair[0] == "vit")]
 
 
@@ -173,6 +173,7 @@ def test_ways_of_rounding(family: str, variant: str, precision: Any, tmp_path: P
         assert (expected if precision.name == "int8" else "MatMulNBits") in names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["int4", "int8"])
 def test_standard_operators_compute_the_same(name: str, tmp_path: Path) -> None:
     model = shared("gpt", "llama")
@@ -188,6 +189,7 @@ def test_standard_operators_compute_the_same(name: str, tmp_path: Path) -> None:
     assert cosines(one, other).min() > 0.999  # ONNX Runtime's own operators also quantize activations to 8 bits
 
 
+@pytest.mark.slow
 def test_a_tied_table_is_stored_once(tmp_path: Path) -> None:
     model = tiny("gpt", "llama", vocab_size=4000, tie_embeddings=True)
     table = 4000 * model.config.hidden_dim
@@ -250,6 +252,7 @@ print(json.dumps([runner.precision, length, sorted({"keras", "tensorflow"} & set
     assert json.loads(python(code, file)) == ["int8", 3, []]
 
 
+@pytest.mark.slow
 def test_other_keras_models(tmp_path: Path) -> None:
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.Conv2D(16, 3, strides=2, activation="relu")(inputs)
@@ -285,7 +288,8 @@ def outlying(seed: int = 0) -> Any:
     return model
 
 
-@pytest.mark.parametrize("precision", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_recurrent_kernels(precision: str, tmp_path: Path, rng: np.random.Generator) -> None:
     """Compare with Keras after its kernels were quantized to 8 bits, per output; nothing else may change."""
     layer = keras.layers

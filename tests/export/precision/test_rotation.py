@@ -102,6 +102,7 @@ def test_large_features_are_rotated_by_default(tmp_path: Path) -> None:
     assert export.to_tflite(model, file, precision="int8", **CACHE).accuracy.passed  # pyright: ignore
 
 
+@pytest.mark.slow
 def test_without_large_features_little_is_rotated(tmp_path: Path) -> None:
     """The inputs that were rotated with the planted features stay as they are without them."""
     model, file = decoder(planted=False), tmp_path / "m.tflite"
@@ -123,6 +124,7 @@ def test_rotated_weights_in_the_file(tmp_path: Path) -> None:
     assert (np.abs(found - wanted) <= 0.51 * scales).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"embedding": "int8"}, {"head": "fp32"}, {"keep": ("*/gate/kernel",)}])
 def test_rotated_files_pass_with_other_options(options: dict[str, Any], tmp_path: Path) -> None:
     model, file = decoder(planted=True), tmp_path / "m.tflite"

@@ -114,12 +114,13 @@ def near_keras(model: Any, precision: str, folder: Path, options: dict[str, Any]
     assert runner.precision == precision and set(runner.graphs) == set(export.load(whole.path).graphs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "variant"),
     [
         ("gpt", "llama"),
-        pytest.param("bert", "backbone", marks=pytest.mark.slow),
-        pytest.param(*next(pair for pair in VARIANTS if pair[0] == "vit"), marks=pytest.mark.slow),
+        ("bert", "backbone"),
+        next(pair for pair in VARIANTS if pair[0] == "vit"),
     ],
 )
 def test_weights_without_rounded_activations(family: str, variant: str, tmp_path: Path) -> None:
@@ -186,6 +187,7 @@ def test_weights_by_their_names_in_keras(family: str, variant: str, files: Any) 
     assert len(set(names.values())) == len(weights)
 
 
+@pytest.mark.slow
 @pytest.mark.runs_with("bert-backbone")
 def test_weights_that_are_kept(files: Any, tmp_path: Path) -> None:
     model, exact = files("bert", "backbone", "tflite")
@@ -213,6 +215,7 @@ def test_a_tied_table_is_stored_once(options: dict[str, Any], tmp_path: Path) ->
         assert export.verify(model, file).passed
 
 
+@pytest.mark.slow
 def test_equal_buffers_are_shared(tmp_path: Path) -> None:
     file, _ = exported(shared("gpt", "llama"), tmp_path, "int4", least_cosine=0.5, **CACHE)
     content = stored(file)
@@ -250,7 +253,8 @@ def test_what_the_file_says_of_itself(files: Any, tmp_path: Path) -> None:
     assert not next(check for check in export.verify(model, file).checks if check.name == "bytes").passed
 
 
-@pytest.mark.parametrize("precision", [*(pytest.param(p, marks=pytest.mark.slow) for p in ("fp16", "int8")), "int4"])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
 def test_unequal_prompts_as_each_alone(precision: str, tmp_path: Path) -> None:
     model = shared("gpt", "llama")
     prompts = [[5, 6, 7, 8, 9], [11, 12], [3]]
@@ -307,6 +311,7 @@ def test_command(tmp_path: Path) -> None:
 # ---- accuracy -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_accuracy_of_a_decoder_that_takes_tokens_one_by_one(tmp_path: Path) -> None:
     """Compare the perplexity of the second half of every row with Keras, and check the custom metric of both files."""
     model = shared("gpt", "llama")
@@ -331,6 +336,7 @@ def test_accuracy_of_a_decoder_that_takes_tokens_one_by_one(tmp_path: Path) -> N
     assert result.accuracy.cosine > 0.99 and "2 batches" in result.accuracy.samples
 
 
+@pytest.mark.slow
 def test_what_is_too_far_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
     model = shared("gpt", "llama")
     for options in ({}, CACHE):
@@ -339,6 +345,7 @@ def test_what_is_too_far_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
         assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_verify_finds_another_scale(tmp_path: Path) -> None:
     model = shared("bert", "backbone")
     file, _ = exported(model, tmp_path, "int8")

@@ -130,6 +130,7 @@ def test_every_model(family: str, variant: str, bits: int, integer_only: bool, t
     assert result.accuracy.cosine > 0.97 and export.load(file).precision_details["activations"] == precision.activations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 16])
 def test_masks_hold_though_no_sample_had_any(bits: int, tmp_path: Path, rng: np.random.Generator) -> None:
     """Check an integer-only file that was calibrated without padding.
@@ -175,6 +176,7 @@ def pictures_model() -> Any:
     return model
 
 
+@pytest.mark.slow
 def test_other_keras_models_in_integers_alone(tmp_path: Path) -> None:
     """Check that only the first and last operators have floats, since some accelerators support integers only."""
     model = pictures_model()
@@ -190,6 +192,7 @@ def test_other_keras_models_in_integers_alone(tmp_path: Path) -> None:
     assert result.rounded < 0.5 and result.operators["FULLY_CONNECTED"] == 2
 
 
+@pytest.mark.slow
 def test_what_is_too_far_is_refused_and_leaves_no_file(tmp_path: Path, rng: np.random.Generator) -> None:
     """Check a model with one input so large that the other inputs are smaller than one quantization step."""
     model = dense(rng)

@@ -49,6 +49,7 @@ def by_tensorflow(model: Any, samples: Any = None) -> set[tuple[str, int]]:
     return versions(unpacked(bytearray(converter.convert())))
 
 
+@pytest.mark.slow
 def test_as_tensorflow_writes_them(tmp_path: Path, rng: np.random.Generator) -> None:
     model = network()
     samples = [{"image": rng.normal(size=(1, 8, 8, 32)).astype("float32")} for _ in range(2)]

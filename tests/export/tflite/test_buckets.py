@@ -57,6 +57,7 @@ def test_the_shortest_that_fits_runs(bert: tuple[Any, Path], monkeypatch: pytest
         runner.run(np.ones((1, 21), int))
 
 
+@pytest.mark.slow
 def test_weights_are_stored_once(bert: tuple[Any, Path], tmp_path: Path) -> None:
     model, file = bert
     single = export.to_tflite(model, tmp_path / "m.tflite", sequence_length=20, batch_size=2)

@@ -96,7 +96,8 @@ def test_matrices_are_the_models_bit_for_bit(tmp_path: Path) -> None:
     assert np.array_equal(found["embedding/embeddings"], numpy(table))
 
 
-@pytest.mark.parametrize("variant", ["llama", "qwen", pytest.param("gpt2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["llama", "qwen", "gpt2"])
 def test_a_decoder_s_products_of_one_input_are_one(variant: str, tmp_path: Path) -> None:
     """Check that kernels and biases are joined bit for bit for all signatures, and outputs are sliced correctly."""
     model = randomise(tiny("gpt", variant), spread=0.5)
@@ -199,6 +200,7 @@ def test_the_converter_sees_no_matrix(tmp_path: Path, monkeypatch: pytest.Monkey
     assert result.bytes < result.weight_bytes + table / 4
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_arguments(tmp_path: Path) -> None:
     """Check that no unused input or tensor remains, also in a decoder, which does not read the encoder's weights."""
     model = shared("transformer", "marian")
@@ -213,6 +215,7 @@ def test_nothing_is_left_of_arguments(tmp_path: Path) -> None:
     assert len(names) == len({*names}) > 0  # AI Edge Quantizer requires unique names
 
 
+@pytest.mark.slow
 def test_buffers_of_large_files_stand_behind_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from attention_zoo.runtime.tflite import flatbuffer
 

@@ -9,11 +9,11 @@ import pytest
 from attention_zoo import export
 from attention_zoo.export.verification.cases import Case, chains, text_cases
 from attention_zoo.export.verification.plan import plan
-from helpers import FURTHER, every_variant, shared
+from helpers import ALL_BUT_ONE, every_variant, shared
 
 
 @pytest.mark.parametrize("format", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
-@every_variant(slow=FURTHER)
+@every_variant(slow=ALL_BUT_ONE)
 def test_the_short_check_is_the_beginning_of_the_long_one(family: str, variant: str, format: str, files: Any) -> None:
     for cache in (False, True) if shared(family, variant).generates else (False,):
         model, result = files(family, variant, format, cache=cache)
@@ -26,7 +26,7 @@ def test_the_short_check_is_the_beginning_of_the_long_one(family: str, variant: 
             assert len(long.cases) > long.quick or len(long.cases) == 1
 
 
-@every_variant(slow=FURTHER)
+@every_variant(slow=ALL_BUT_ONE)
 def test_the_first_case_is_padded_where_there_is_a_mask(family: str, variant: str, files: Any) -> None:
     model, _ = files(family, variant, "onnx", cache=False)
     signature = model.graphs("plain").popitem()[1].signature

@@ -126,7 +126,8 @@ def exported(ours: Any, format: str, folder: Path, **options: Any) -> Path:
     return file
 
 
-@pytest.mark.parametrize("format", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
 def test_a_file_does_not_set_its_own_limits(format: str, tmp_path: Path) -> None:
     """A float32 file of other weights, which says that it is in int4 and that any accuracy will do."""
     ours = plain(max_length=24)

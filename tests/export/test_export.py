@@ -117,7 +117,7 @@ def pictures(model: Any, shape: tuple[int, ...], seed: int) -> dict[str, np.ndar
     return {name: values.astype("float32")}
 
 
-@every_variant(slow=FURTHER)
+@every_variant(slow=ALL_BUT_ONE)
 def test_onnx_equals_keras(family: str, variant: str, files: Any) -> None:
     """Compare in ONNX Runtime, without a runner, for several sizes of every named dimension."""
     model, result = files(family, variant, "onnx")
@@ -241,7 +241,7 @@ def test_verify_passes(family: str, variant: str, files: Any) -> None:
     verified(family, variant, files, cache=False)
 
 
-@every_variant(WITH_MEMORY, slow=ALL_BUT_ONE)
+@every_variant(WITH_MEMORY, slow=ALL_BUT_ONE | {("whisper", "uneven"), ("transformer", "marian")})
 def test_verify_passes_with_a_cache(family: str, variant: str, files: Any) -> None:
     if not shared(family, variant).generates:
         pytest.skip("without logits there is nothing to generate from")

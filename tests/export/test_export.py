@@ -25,7 +25,6 @@ from attention_zoo.zoo.base import weight_name
 from attention_zoo.zoo.registry import families
 from helpers import (
     ALL_BUT_ONE,
-    FURTHER,
     VARIANTS,
     every_variant,
     python,
@@ -379,7 +378,7 @@ def test_half_precision_models_export_in_float32(policy: str, tmp_path: Path) ->
         assert_same(full, actual, inputs, f"{policy} {name}")
 
 
-@every_variant(slow=FURTHER)
+@every_variant(slow=ALL_BUT_ONE)
 def test_weights_are_stored_once(family: str, variant: str, files: Any) -> None:
     """Check that a tied table is stored once, and folded constants are small. The benchmarks cover real model sizes."""
     model, result = files(family, variant, "onnx")

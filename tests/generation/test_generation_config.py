@@ -78,7 +78,7 @@ ENCODING = ("plain", "forced_bos", "begin_after_bos", "max_length", "min_length"
 ALL = [pytest.param(name, (), marks=pytest.mark.slow) for name in ("llama", "marian", "t5")]
 
 
-@pytest.mark.parametrize(("name", "keys"), [("gpt2", ()), ("t5", ENCODING), *ALL])
+@pytest.mark.parametrize(("name", "keys"), [("gpt2", ()), pytest.param("t5", ENCODING, marks=pytest.mark.slow), *ALL])
 def test_keras_generates_what_transformers_generates(name: str, keys: Sequence[str]) -> None:
     model = az.load(GOLDENS / name)
     assert differing(model, name, lambda config: setattr(model, "generation_config", config), keys) == []

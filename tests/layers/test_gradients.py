@@ -18,7 +18,7 @@ import reference
 from attention_zoo.layers import LearnedPositions, TokenEmbedding
 from attention_zoo.layers import functional as F
 from attention_zoo.weights.rules import weight_name
-from helpers import FURTHER, ROOT, VARIANTS, close, every_variant, float64, inputs_for, tiny
+from helpers import ROOT, close, every_variant, float64, inputs_for, tiny
 
 TRAINED = ["gpt/gpt2", "gpt/untied", "gpt/experts", "bert/backbone", "bert/masked_lm", "vit/classifier", "vit/beit"]
 TRAINED += ["transformer/original", "transformer/t5", "seq2seq/bahdanau", "seq2seq/luong", "clip/clip", "clip/siglip"]
@@ -26,7 +26,7 @@ TRAINED += ["whisper/whisper"]
 GAMMA, BETA = np.linspace(-2, 2, 7), np.linspace(1, -1, 7)
 
 
-@every_variant(VARIANTS, slow=FURTHER)
+@every_variant(slow=ALL_BUT_ONE)
 def test_gradients_are_dense(family: str, variant: str, rng: Any) -> None:
     """Keras' optimizers square the entries of a sparse gradient one by one, also those of the same row."""
     model = tiny(family, variant)

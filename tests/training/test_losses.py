@@ -342,7 +342,7 @@ def test_weights_without_labels_count(rng: Any) -> None:
     assert [found["loss"][0], found["val_loss"][0]] == pytest.approx([mean] * 2, rel=1e-5)
 
 
-@pytest.mark.parametrize("chunk_size", [None, 4])
+@pytest.mark.parametrize("chunk_size", [pytest.param(None, marks=pytest.mark.slow), 4])
 def test_a_row_has_the_same_loss_wherever_its_padding_is(chunk_size: int | None, rng: Any) -> None:
     model = az.GPT(**SMALL, use_bias=False)
     model.compile("sgd", az.losses.CausalLM(chunk_size=chunk_size), run_eagerly=True)

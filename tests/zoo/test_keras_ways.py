@@ -79,7 +79,7 @@ def test_litert(family: str, variant: str, tmp_path: Path) -> None:
     same(model, inputs, run_it(**{name: inputs[name] for name in run_it.get_input_details()}))
 
 
-@every_variant(ONE_EACH)
+@every_variant(ONE_EACH, slow=ONE_EACH[2:])
 def test_clones_and_models_over_it(family: str, variant: str) -> None:
     model = tiny(family, variant)
     inputs = padded(model)

@@ -40,7 +40,9 @@ def embedded(model: Any, **options: Any) -> np.ndarray:
     return run(model, model.tokenizer(TEXTS, **options))["sentence_embedding"]
 
 
-@pytest.mark.parametrize("case", STORED["files"])
+@pytest.mark.parametrize(
+    "case", [pytest.param(name, marks=[pytest.mark.slow] * (i % 2)) for i, name in enumerate(STORED["files"])]
+)
 def test_embeddings_are_theirs(case: str, tmp_path: Path) -> None:
     """Also after the model is saved in both formats, with all files that the embeddings depend on."""
     expected = np.load(GOLDENS / "embeddings.npz")[case]

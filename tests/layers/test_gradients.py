@@ -18,7 +18,7 @@ import reference
 from attention_zoo.layers import LearnedPositions, TokenEmbedding
 from attention_zoo.layers import functional as F
 from attention_zoo.weights.rules import weight_name
-from helpers import ROOT, close, every_variant, float64, inputs_for, tiny
+from helpers import ALL_BUT_ONE, ROOT, close, every_variant, float64, inputs_for, tiny
 
 TRAINED = ["gpt/gpt2", "gpt/untied", "gpt/experts", "bert/backbone", "bert/masked_lm", "vit/classifier", "vit/beit"]
 TRAINED += ["transformer/original", "transformer/t5", "seq2seq/bahdanau", "seq2seq/luong", "clip/clip", "clip/siglip"]

@@ -49,9 +49,7 @@ def result(model: Any) -> np.ndarray:
     return numpy(next(iter(model.by_name(feed).values())))[0]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (i % 2)) for i, name in enumerate(MODELS)]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (i % 2)) for i, n in enumerate(MODELS)])
 def test_read_back(name: str, tmp_path: Path) -> None:
     """The same results, also those of llama.cpp, which computes GELU from a table of float16."""
     model = az.load(MODELS[name], **CHANGED.get(name, {}))

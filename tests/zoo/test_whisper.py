@@ -35,9 +35,7 @@ def check(made: np.ndarray, expected: list[list[int]], end: int = 2) -> None:
     np.testing.assert_array_equal(made[:, made.shape[1] - width :], expected)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (i % 2)) for i, name in enumerate(SPOKEN)]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (i % 2)) for i, n in enumerate(SPOKEN)])
 def test_texts_are_theirs(name: str, model: Any, features: np.ndarray) -> None:
     """Languages, tasks, suppressed tokens and beams are obeyed, and a language is detected if none is given."""
     case, own = SPOKEN[name], dict(model.generation_config)

@@ -151,9 +151,9 @@ BOTH = ("grouped-rotary",)
 
 
 def one_kind(names: Iterable[str], kinds: tuple[str, str] = ("static", "dynamic")) -> list[Any]:
-    """Return every name with both kinds; except for ``BOTH``, the fast tests alternate between the kinds."""
+    """Return every name with both kinds; the fast tests have both of ``BOTH``, and one of every second name in turn."""
     return [
-        pytest.param(name, kind, id=f"{name}-{kind}", marks=[] if name in BOTH or i % 2 == j else [pytest.mark.slow])
+        pytest.param(name, kind, id=f"{name}-{kind}", marks=[pytest.mark.slow] * (name not in BOTH and i % 4 != 2 * j))
         for i, name in enumerate(names)
         for j, kind in enumerate(kinds)
     ]

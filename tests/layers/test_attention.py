@@ -102,7 +102,7 @@ def test_against_float64(cross: bool, kind: str, value_dim: int | None, mask: st
     close(numpy(scores), weights, atol=1e-6)
 
 
-@pytest.mark.parametrize("compiled", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("compiled", ["eager", "graph", pytest.param("xla", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KV_HEADS)
 @pytest.mark.parametrize("mask", ["none", "causal", "causal_and_left", "empty_row", "per_head"])
 def test_unknown_sizes(mask: str, kind: str, compiled: str, rng: Any) -> None:

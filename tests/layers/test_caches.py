@@ -42,7 +42,7 @@ def walk(kind: str, layer: Any, x: np.ndarray, chunk: int, extra: Any, kv_heads:
 
 @pytest.mark.parametrize("chunk", [1, 3, LENGTH])
 @pytest.mark.parametrize("position", ["none", "rotary", "rotary_interleaved", "alibi", "relative"])
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("kv_heads", [4, 2, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
 def test_cached_steps_equal_the_whole(kind: str, kv_heads: int, position: str, chunk: int, rng: Any) -> None:
     x = rng.normal(size=(2, LENGTH, WIDTH)).astype("float32")

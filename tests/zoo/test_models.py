@@ -79,7 +79,7 @@ def scaled(actual: Any, expected: Any, tolerance: float = 2e-6) -> None:
     close(actual, expected, atol=tolerance * max(1.0, float(np.abs(expected).max(initial=0))))
 
 
-@every_variant(TEXT)
+@every_variant(TEXT, slow=FURTHER_BUT_GPT)
 def test_padding_is_never_read(family: str, variant: str, rng: Any) -> None:
     """All kinds of padding are in one batch."""
     model, mask = shared(family, variant), mask_of(ROWS)

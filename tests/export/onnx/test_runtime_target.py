@@ -118,10 +118,10 @@ def test_padding_on_the_left_is_refused_where_it_would_be_wrong(tmp_path: Path) 
     ("family", "variant", "reason"),
     [
         ("gpt", "gpt2", "positions are not rotary"),
-        ("gpt", "alibi", "positions are not rotary"),
+        pytest.param("gpt", "alibi", "positions are not rotary", marks=pytest.mark.slow),
         ("gpt", "llama", "with a head_dim of 12"),
         ("gpt", "olmo", "no single operator, such as one with sinks"),
-        ("transformer", "original", "with an encoder"),
+        pytest.param("transformer", "original", "with an encoder", marks=pytest.mark.slow),
     ],
 )
 def test_what_the_operator_cannot_do_is_refused(family: str, variant: str, reason: str, tmp_path: Path) -> None:

@@ -140,7 +140,8 @@ def models() -> list[object]:
     found = []
     for form in EXPORTS:
         right = [case for case in CASES if refusal(case, form) is None]
-        found.append(pytest.param(form, [case for case in right if case.fast], id=f"{form}-fast"))
+        marks = [pytest.mark.slow] * (form == "tflite")
+        found.append(pytest.param(form, [case for case in right if case.fast], id=f"{form}-fast", marks=marks))
         for group in GROUPS:
             slow = [case for case in right if case.group == group and not case.fast]
             for cases in (slow[i : i + SIZE] for i in range(0, len(slow), SIZE)):

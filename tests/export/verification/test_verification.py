@@ -19,7 +19,7 @@ from attention_zoo.export.verification.cases import Case, example
 from attention_zoo.export.verification.comparison import FARTHER, compare
 from attention_zoo.export.verification.reference import Reference
 from attention_zoo.runtime.inputs import padded_mask
-from helpers import ALL_BUT_ONE, TEXT, VARIANTS, close, every_variant, inputs_for, randomise, run, shared, tiny
+from helpers import ALL_BUT_ONE, FURTHER, TEXT, VARIANTS, close, every_variant, inputs_for, randomise, run, shared, tiny
 
 # ---- the rules of comparison --------------------------------------------------------------------------------------
 
@@ -220,7 +220,7 @@ def test_every_variant_is_as_its_config_says() -> None:
         assert changes(shared(family, variant)) == [], (family, variant)
 
 
-@every_variant(TEXT)
+@every_variant(TEXT, slow=FURTHER)
 def test_cases_are_padded_as_they_say(family: str, variant: str) -> None:
     """Check the mask of every kind of padding. Without padding, a case keeps every token, up to the last position."""
     signature = shared(family, variant).graphs("plain")["model"].signature

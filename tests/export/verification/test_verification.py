@@ -89,7 +89,8 @@ def wild(**fields: Any) -> Any:
     return randomise(tiny("gpt", "llama", num_layers=4, max_length=24, **fields), spread=1.5)
 
 
-@pytest.mark.parametrize("format", [pytest.param("onnx", marks=pytest.mark.slow), "tflite"])
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
 def test_rounding_that_weights_amplify_is_judged(format: str, tmp_path: Path) -> None:
     model, file = wild(), tmp_path / f"m.{format}"
     to: Any = export.to_onnx if format == "onnx" else export.to_tflite
@@ -145,11 +146,10 @@ def changed(dtype: str | None = None) -> Any:
     return model
 
 
-@pytest.mark.parametrize("cache", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", [False, True])
 @pytest.mark.parametrize("format", ["onnx", "tflite"])
-@pytest.mark.parametrize(
-    "dtype", [None, *(pytest.param(name, marks=pytest.mark.slow) for name in ("mixed_float16", "bfloat16"))]
-)
+@pytest.mark.parametrize("dtype", [None, "mixed_float16", "bfloat16"])
 def test_what_no_config_says_is_exported(dtype: str | None, format: str, cache: bool, tmp_path: Path) -> None:
     model, exact = changed(dtype), changed()
     for ours, theirs in zip(exact.weights, model.weights, strict=True):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -67,6 +68,18 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@contextmanager
+def running(runtime: str) -> Iterator[None]:
+    """Turn an error of a runtime, such as one about a damaged graph, into a ValueError of one line."""
+    try:
+        yield
+    except Exception as error:  # the classes of native libraries have no common base
+        if isinstance(error, ValueError) and "; accepted: " in str(error):
+            raise
+        reason = brief(error)
+        raise ValueError(f"inputs: {runtime} cannot compute the graph: {reason}; accepted: valid files") from error
 
 
 class LoadedGraph:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...generation.decoder import KEPT, TOKENS, GraphDecoder, GraphRunner, align
 from ...signature import Signature
+from ..runner import running
 
 Array = np.ndarray
 ROOM = 64  # slots added to a full buffer, since the number of further tokens is unknown
@@ -152,12 +153,14 @@ class SharedCacheDecoder(GraphDecoder):
             self.binding.bind_ortvalue_input(name, _value(array))
         if kept != 1:
             self.binding.bind_output("logits")
-            self.graph.session.run_with_iobinding(self.binding)
+            with running("ONNX Runtime"):
+                self.graph.session.run_with_iobinding(self.binding)
             return self.binding.get_outputs()[-1].numpy()  # the outputs are in the order of binding
         if self.logits is None:
             self.logits = _value(np.zeros((len(tokens), 1, self.vocab_size), "float32"))
             self.binding.bind_ortvalue_output("logits", self.logits)
-        self.graph.session.run_with_iobinding(self.binding)
+        with running("ONNX Runtime"):
+            self.graph.session.run_with_iobinding(self.binding)
         return self.logits.numpy().copy()  # the next step overwrites the buffer
 
 

@@ -15,7 +15,7 @@ from ...generation.decoder import Decoder
 from ...needs import named_extras
 from ...signature import Signature, TensorSpec
 from ..metadata import DIGEST, DIGESTS_BESIDE, FILES, OURS, SIGNATURES, stated
-from ..runner import LoadedGraph, Runner, usable_cores
+from ..runner import LoadedGraph, Runner, running, usable_cores
 from .decoder import FixedCacheDecoder, OnnxDecoder, SharedCacheDecoder
 
 
@@ -58,11 +58,13 @@ class OnnxGraph(LoadedGraph):
         return Signature(tuple(map(spec, self.inputs)), tuple(map(spec, self.session.get_outputs())))
 
     def _call(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return dict(zip(self.names, self.session.run(self.names, self.feeds(arrays)), strict=True))
+        with running("ONNX Runtime"):
+            return dict(zip(self.names, self.session.run(self.names, self.feeds(arrays)), strict=True))
 
     def run_values(self, values: dict[str, Any]) -> dict[str, Any]:
         """Run the graph on ONNX Runtime values, which are neither checked nor copied."""
-        return dict(zip(self.names, self.session.run_with_ort_values(self.names, values), strict=True))
+        with running("ONNX Runtime"):
+            return dict(zip(self.names, self.session.run_with_ort_values(self.names, values), strict=True))
 
     def feeds(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the arrays cast to the dtypes of the graph's inputs."""

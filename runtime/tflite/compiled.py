@@ -18,7 +18,7 @@ import numpy as np
 
 from ...signature import Signature, TensorSpec
 from ..quiet import quiet
-from ..runner import LoadedGraph
+from ..runner import LoadedGraph, running
 
 Array = np.ndarray
 # XNNPACK repacks the weights, for each signature separately unless it has a weight cache. This name selects a weight
@@ -108,7 +108,7 @@ class CompiledGraph(LoadedGraph):
             if spec.name in inputs:
                 spec.check_values(np.asarray(inputs[spec.name]))
         kept = {state[name]: buffer for name, buffer in memory.later.items()}
-        with self.lock:
+        with self.lock, running("LiteRT"):
             for name, array in inputs.items():
                 if name not in self.fed:
                     self.fed[name] = self.model.create_input_buffer_by_name(self.name, name)

@@ -16,7 +16,7 @@ from ..buckets import decoder_of
 from ..graph_names import STATIC
 from ..metadata import SIGNATURES, stated
 from ..quiet import quiet
-from ..runner import LoadedGraph, Runner, usable_cores
+from ..runner import LoadedGraph, Runner, running, usable_cores
 from .bounds import check_model
 from .compiled import compiled_graphs
 from .decoder import EncodedDecoder, LiteRTDecoder
@@ -45,7 +45,7 @@ class TFLiteGraph(LoadedGraph):
 
     def _call(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         feeds = {name: np.ascontiguousarray(a, self.details[name]["dtype"]) for name, a in arrays.items()}
-        with self.lock:
+        with self.lock, running("LiteRT"):
             return self.runner(**feeds)
 
 

@@ -146,7 +146,7 @@ def imported(kinds: Any) -> None:
     import attention_zoo.text.tokenizer
 
     if "metadata" in kinds:
-        import faults  # noqa: F401
+        import planted.files  # noqa: F401
     with contextlib.suppress(ImportError):
         import onnxruntime  # noqa: F401
         from ai_edge_litert import schema_py_generated  # noqa: F401

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..checks import positive_integer
+from ..checks import brief, positive_integer
 from ..files import finish
 from .onnx.runner import OnnxRunner
 from .runner import Runner
@@ -41,6 +41,13 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, providers:
         positive_integer("threads", threads)
     if path.suffix not in (".onnx", ".tflite", ".litertlm"):
         raise ValueError(f"path: got {path.name}; accepted: a name that ends in .onnx, .tflite or .litertlm")
+    try:
+        return _opened(path, threads, providers)
+    except UnicodeDecodeError as error:  # the runtimes give names and metadata as text
+        raise ValueError(f"path: {path} has text that is not UTF-8: {brief(error)}; accepted: UTF-8") from error
+
+
+def _opened(path: Path, threads: int | None, providers: Sequence[str] | None) -> Runner:
     if path.suffix == ".onnx":
         return OnnxRunner(path, threads, providers)
     if providers is not None:

@@ -377,7 +377,7 @@ def _own_signature(path: Path, declared: Any, found: Signature) -> Signature:
     for side in ("inputs", "outputs"):
         names, actual = ({spec.name: s.shape(spec) for spec in getattr(s, side)} for s in (signature, found))
         if names.keys() != actual.keys():
-            raise ValueError(f"path: {path} states {side} {sorted(names)}, has {sorted(actual)}; {OURS}")
+            raise ValueError(f"path: {path} states {side} {sorted(names)!r:.200}, has {sorted(actual)!r:.200}; {OURS}")
         for name, shape in names.items():
             if len(shape) != len(actual[name]):
                 raise ValueError(f"path: {path} states {name} {shape}, has {actual[name]}; {OURS}")

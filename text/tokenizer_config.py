@@ -78,9 +78,12 @@ def vocabulary_size(vocabulary: Mapping[str, int]) -> int:
     """Return the highest id of `vocabulary` plus one.
 
     Raises:
-        ValueError: an empty vocabulary, or ids that do not fit in int32.
+        ValueError: an empty vocabulary, ids that do not fit in int32, or ids far above the number of tokens, for which
+            tables of gigabytes would be made.
     """
     size = max(vocabulary.values(), default=-1) + 1
+    if size > 2**20 + 16 * len(vocabulary):
+        raise ValueError(f"vocabulary: got ids up to {size - 1} of {len(vocabulary)} tokens; accepted: few gaps")
     if not 0 < size < 2**31:
         raise ValueError(f"vocabulary: got ids up to {size - 1}; accepted: 0 to {2**31 - 1}")
     return size

@@ -186,10 +186,11 @@ class _Header:
         return found
 
     def name(self) -> str:
-        """Read a string. The library checks that it is UTF-8."""
+        """Read a string, for messages: at most 80 characters, all printable. The library checks that it is UTF-8."""
         length = self.number(8)
         begin = self.skip(length)
-        return self.data[begin : begin + length].decode(errors="replace")
+        text = self.data[begin : begin + min(length, 80)].decode(errors="replace")
+        return "".join(letter if letter.isprintable() else "?" for letter in text)
 
     def check(self, blocks: Mapping[int, tuple[int, int]]) -> None:
         """Check the whole header; `blocks` has the values and the bytes per block of every tensor type."""
@@ -199,7 +200,7 @@ class _Header:
             found = "big-endian" if swapped in (1, 2, 3) else f"of version {version}"
             raise _DamagedError(f"is {found} and not little-endian of version 2 or 3")
         tensors, alignment, next_offset = self.count("tensors", 24), 32, 0
-        ends: dict[str, int] = {}
+        ends: list[tuple[str, int]] = []
         for _ in range(self.count("fields", 13)):
             key, kind = self.name(), self.number(4)
             if key == "general.alignment" and kind == _UINT32:
@@ -219,10 +220,11 @@ class _Header:
                 raise _DamagedError(f"says that {name} of {sizes} is in blocks of {values}")
             if (offset := self.number(8)) != next_offset:  # llama.cpp requires this too
                 raise _DamagedError(f"says that the data of {name} begins at {offset} and not at {next_offset}")
-            ends[name] = offset + math.prod(sizes) // values * width
-            next_offset = -(-ends[name] // alignment) * alignment
+            end = offset + math.prod(sizes) // values * width
+            ends.append((name, end))
+            next_offset = -(-end // alignment) * alignment
         start = -(-self.at // alignment) * alignment
-        if outside := [name for name, end in ends.items() if start + end > self.size]:
+        if outside := [name for name, end in ends if start + end > self.size]:
             raise _DamagedError(f"of {self.size} bytes ends before {outside[:8]}")
         if self.size - start - next_offset >= alignment:  # if the count of tensors is too low, all data is misplaced
             raise _DamagedError(f"of {self.size} bytes has {self.size - start - next_offset} behind its tensors")

@@ -107,12 +107,14 @@ def check_sizes(config: Config, tensors: Tensors, where: Path) -> None:
     Building a model of such sizes could exhaust the memory. Sizes that are wrong by less are allowed here: the model is
     built without values, and ``fill`` reports every tensor that does not fit.
     """
-    wanted = config.least_parameters()
     held = sum(math.prod(shape) for shape in tensors.shapes.values())
-    if wanted > 4 * held + 2**22 or config.depth > max(8, len(tensors.shapes)):
+    deep = config.depth > max(8, len(tensors.shapes))
+    wanted = 0 if deep else config.least_parameters()  # which takes time and memory for each layer
+    if deep or wanted > 4 * held + 2**22:
         sizes = ", ".join(f"{name}={value}" for name, value in config.sizes().items())
+        numbers = "more layers than tensors" if deep else f"at least {wanted} numbers"
         raise ValueError(
-            f"path: {where}: got {sizes}, at least {wanted} numbers; accepted: the sizes of the tensors of "
+            f"path: {where}: got {sizes}, {numbers}; accepted: the sizes of the tensors of "
             f"{tensors.where}, which hold {held} in {len(tensors.shapes)}"
         )
 

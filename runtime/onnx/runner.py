@@ -41,10 +41,7 @@ class OnnxGraph(LoadedGraph):
             reason = brief(error)
             raise ValueError(f"path: ONNX Runtime cannot read {path}: {reason}; accepted: an ONNX model") from error
         self.names = [node.name for node in self.session.get_outputs()]
-        try:
-            self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"path: the metadata in {path} cannot be read: {error}; {OURS}") from error
+        self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
         self.inputs = list(self.session.get_inputs())
         if SIGNATURES in self.metadata:  # in third-party files, all weights may be overridable initializers
             self.inputs += self.session.get_overridable_initializers()

@@ -31,6 +31,16 @@ OPTIONAL = {
     **{67: 3, 141: 3},  # bias: TRANSPOSE_CONV, CONV_3D_TRANSPOSE
     **{16: 1, 44: 1, 52: 1, 27: 3, 35: 5, 46: 5, CUSTOM: 0},  # LSTM, …, SVDF, RNN, …
 }
+# The fewest inputs of operators that need several: kernels and XNNPACK read them without counting.
+LEAST_INPUTS = {
+    **dict.fromkeys((0, 18, 41, 42, 54, 55, 57, 78, 90, 95, 99, 156, 160, 161), 2),  # arithmetic of two tensors
+    **dict.fromkeys((58, 61, 62, 63, 71, 72, 84, 86), 2),  # comparisons and logic
+    **dict.fromkeys((3, 4, 7, 9, 15, 126, 131, 132), 2),  # products, lookups and transforms
+    **dict.fromkeys((40, 48, 56, 74, 79, 81, 82, 89, 91, 128), 2),  # reductions and searches
+    **dict.fromkeys((23, 34, 36, 39, 49, 69, 70, 94, 97, 100, 105, 107, 112, 115, 130, 140, 145), 2),  # other shapes
+    **dict.fromkeys((37, 38, 60, 64, 65, 67, 96, 102, 122, 123, 137, 138, 141, 151, 153, 154, 155, 157), 3),
+    **dict.fromkeys((45, 68, 85), 4),  # STRIDED_SLICE, SPARSE_TO_DENSE, ONE_HOT
+}
 # Vectors and texts in operators' options, as {number of the field: bytes of an item} by the type of the options.
 VECTORS = {3: {1: 4}, 17: {0: 4}, 30: {0: 4}, 111: {0: 1, 1: 1}, 115: {0: 4}}
 VECTORS_2 = {
@@ -304,7 +314,10 @@ def _ratios(nodes: Tables, chosen: Array, scales: Array, starts: Array) -> None:
 
 
 def _settings(nodes: Tables, kinds: Array) -> None:
-    """Check the numbers in operators' options that LiteRT divides by, or takes for the number of tensors."""
+    """Check the number of inputs, and the numbers in options that LiteRT divides by or takes for that of tensors."""
+    least = np.array([LEAST_INPUTS.get(kind, 0) for kind in kinds.tolist()], "int64")
+    if (nodes.vectors(1, 4).counts < least).any():
+        raise ValueError("an operator has too few inputs")
     for kind in set(kinds.tolist()) & (COUNTED.keys() | POSITIVE.keys()):
         own = nodes.at(kinds == kind)
         options, inside = own.inner(4, "an operator's options")

@@ -81,7 +81,8 @@ class TFLiteRunner(Runner):
             if not names:
                 raise ValueError("it has no signature")
             metadata = tflite_metadata(path)
-            if any(signature.get("state") for signature in stated(path, metadata, SIGNATURES, dict).values()):
+            stored = stated(path, metadata, SIGNATURES, dict).values()
+            if any(isinstance(signature, dict) and signature.get("state") for signature in stored):
                 graphs = {**compiled_graphs(path, cores)}
             else:
                 with quiet():  # LiteRT logs that it uses XNNPACK

@@ -171,6 +171,8 @@ class BERTConfig(SentenceConfig):
             raise ValueError("num_layer_groups: got a number with layer_types; accepted: None")
         if (groups := self.num_layer_groups or 1) > self.num_layers:
             raise ValueError(f"num_layer_groups: got {groups}; accepted: at most num_layers={self.num_layers}")
+        if self.num_layer_groups is not None and self.num_layers > 1000:  # no tensor of a file says how many there are
+            raise ValueError(f"num_layers: got {self.num_layers} that share weights; accepted: at most 1000")
         if not self.project_embeddings and self.token_dim != self.hidden_dim:
             raise ValueError(f"project_embeddings: got False; accepted: True, as token_dim is {self.token_dim}")
         if self.position_offset and self.pad_token_id is None:
@@ -232,10 +234,9 @@ class BERTConfig(SentenceConfig):
         rows = self.vocab_size + self.type_vocab_size
         rows += self.position_offset + self.max_length if self.added_position == "learned" else 0
         classes = self.num_classes if "num_classes" not in self.unused_fields() else 0
-        blocks = max(self.schedule) + 1
         block = (self.head_dim or 0) * self.num_heads + (self.intermediate_dim or 0)
-        return (self.token_dim or 0) * rows + self.hidden_dim * (classes + blocks * block)
+        return (self.token_dim or 0) * rows + self.hidden_dim * (classes + self.depth * block)
 
     @property
     def depth(self) -> int:
-        return max(self.schedule) + 1
+        return self.num_layers if self.num_layer_groups is None else self.num_layer_groups * self.layers_per_group

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,28 @@ def test_what_cannot_be_read(key: str, text: str, content: tuple[str, bytes], tm
         main(["info", str(file)])
     out, error = capsys.readouterr()
     assert (ended.value.code, out) == (2, "") and error.count("\n") == 1 and OURS in error
+
+
+def test_signatures_that_are_no_objects(content: tuple[str, bytes], tmp_path: Path) -> None:
+    file = tmp_path / f"m.{content[0]}"
+    file.write_bytes(content[1])
+    rewrite(
+        file,
+        lambda entries: entries.update({SIGNATURES: json.dumps(dict.fromkeys(json.loads(entries[SIGNATURES]), 3))}),
+    )
+    with pytest.raises(ValueError, match=r"path: the signature in .* cannot be read: .*; accepted: "):
+        export.load(file)
+
+
+def test_names_that_are_not_utf8(content: tuple[str, bytes], tmp_path: Path) -> None:
+    """The runtimes give the names of inputs as text."""
+    file = tmp_path / f"m.{content[0]}"
+    file.write_bytes(content[1].replace(b"attention_mask", b"attention_\xffask"))
+    with pytest.raises(
+        ValueError, match=r"path: .*(has text that is|cannot read|cannot be read).*; accepted: "
+    ) as found:
+        export.load(file)
+    assert type(found.value) is ValueError
 
 
 def test_changed_files(content: tuple[str, bytes], tmp_path: Path) -> None:

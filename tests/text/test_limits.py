@@ -11,6 +11,7 @@ import pytest
 from attention_zoo.text import template_limits
 from attention_zoo.text.chat import chat_text
 from attention_zoo.text.tokenizer import Tokenizer
+from attention_zoo.text.tokenizer_config import vocabulary_size
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 DOUBLING = "{% set ns = namespace(x=X) %}{% for i in range(60) %}{% set ns.x = STEP %}{% endfor %}{{ ns.x OUT }}"
@@ -164,3 +165,10 @@ def test_panics_are_value_errors() -> None:
     tokenizer = made(decoder={"type": "Strip", "content": "a", "start": 0, "stop": 5})
     with pytest.raises(ValueError, match=r"^tokenizer: got one that fails: .*; accepted: a valid one$"):
         tokenizer.decode([0])
+
+
+def test_ids_far_above_the_vocabulary() -> None:
+    """Tables by id would take gigabytes."""
+    with pytest.raises(ValueError, match=r"vocabulary: got ids up to 1073741824 of 2 tokens; accepted: few gaps"):
+        vocabulary_size({"a": 0, "b": 2**30})
+    assert vocabulary_size({"a": 0, "b": 2**20}) == 2**20 + 1

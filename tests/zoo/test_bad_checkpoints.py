@@ -221,6 +221,16 @@ FIT = "does not fit its config"
 CONTRADICTIONS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "a layer more": ("llama", {"num_hidden_layers": 3}, [FIT, "missing layers.2."]),
     "10^7 layers": ("llama", {"num_hidden_layers": 10**7}, ["config.json: got num_layers=10000000"]),
+    "2^31 layers of BERT": (
+        "bert-sequence",
+        {"num_hidden_layers": 2**31 - 1},
+        ["config.json: got num_layers=2147483647", "more layers than tensors"],
+    ),
+    "2^30 layers that share weights": (
+        "albert",
+        {"num_hidden_layers": 2**30},
+        ["num_hidden_layers (our num_layers): got 1073741824 that share weights; accepted: at most 1000"],
+    ),
     "10^9 layers": ("gpt2", {"n_layer": 10**9}, ["config.json: got num_layers=1000000000"]),
     "10^9 layers with and without window": (
         "qwen2",

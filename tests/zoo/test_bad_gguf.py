@@ -122,6 +122,10 @@ BAD_GGUF: dict[str, tuple[Any, list[str]]] = {
         gguf(counts=(1, None), extra=string("a") + struct.pack("<I", 2**31)),
         [f"says that a has {2**31} axes"],
     ),
+    "a name of several lines": (
+        gguf(counts=(1, None), extra=string("a\nb" * 99) + struct.pack("<I", 2**31)),
+        [f"says that {('a?b' * 99)[:80]} has {2**31} axes"],
+    ),
     "transposed": (gguf(tensors={"blk.0.ffn_up.weight": (12, 8)}), ["ffn_up.weight has shape (8, 12) for (12, 8)"]),
     "missing": (gguf(tensors={"blk.0.ffn_up.weight": DROP}), ["does not fit its config: missing blk.0.ffn_up.weight"]),
     "surplus": (gguf(tensors={"blk.0.extra.weight": (8,)}), ["does not fit its config: surplus blk.0.extra.weight"]),

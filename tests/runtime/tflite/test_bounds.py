@@ -51,6 +51,7 @@ CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda m: last_input(m, m.subgraphs[0].operators[9].outputs[0]),
         "is read before it is computed",
     ),
+    "a product of one tensor": (lambda m: setattr(node(m, 126), "inputs", node(m, 126).inputs[:1]), "too few inputs"),
     "an operator's code": (
         lambda m: setattr(m.subgraphs[0].operators[0], "opcodeIndex", 99),
         "an operator has code 99",

@@ -178,12 +178,12 @@ def _tensors(file: Flatbuffer, graphs: Tables, stored: Array) -> Tensors:
             f"tensor {tables.text(index, 3)!r} needs {needed[index]:.4g} bytes; accepted: at most {limit}, the larger "
             f"of 1 GiB and {SHARE} times the file"
         )
-    scales = _quantization(tables, shapes.counts, counts[owners])
+    first = np.cumsum(counts) - counts
+    sizes = np.where(constant, elements, np.nan)
+    scales = _quantization(tables, shapes.counts, counts[owners], first[owners], sizes)
     if (tables.targets(6) > 0).any():
         raise ValueError("it has sparse tensors")
-    return Tensors(
-        tables, np.cumsum(counts) - counts, counts, constant, elements == 0, tables.values(5, "u1") > 0, scales
-    )
+    return Tensors(tables, first, counts, constant, elements == 0, tables.values(5, "u1") > 0, scales)
 
 
 def _elements(tables: Tables, shapes: object) -> Array:
@@ -196,8 +196,16 @@ def _elements(tables: Tables, shapes: object) -> Array:
     return found
 
 
-def _quantization(tables: Tables, ranks: Array, others: Array) -> Array:
-    """Check the scales of each tensor, and return the lowest and the highest. `others`: the tensors of its graph."""
+def _quantization(tables: Tables, ranks: Array, others: Array, first: Array, stored: Array) -> Array:
+    """Check the scales of each tensor, and return the lowest and the highest.
+
+    Args:
+        tables: The tensors.
+        ranks: The number of dimensions of each.
+        others: The number of tensors of the graph of each.
+        first: The index of the first tensor of this graph.
+        stored: The number of elements of each constant, and NaN for other tensors.
+    """
     own, owners = tables.inner(4, "quantization")
     scales, zeros = own.vectors(2, 4), own.vectors(3, 8)
     own.vectors(0, 4)
@@ -232,8 +240,12 @@ def _quantization(tables: Tables, ranks: Array, others: Array) -> Array:
         limits = others[owners[chosen]]
         _indices("quantization has tensor", table.values(0, "<i4"), limits, least=0)
         _indices("quantization has tensor", table.values(1, "<i4"), limits, least=-1)
-        if (table.values(2, "<i4") < 1).any():
+        blocks = table.values(2, "<i4")
+        if (blocks < 1).any():
             raise ValueError("a tensor is quantized in blocks without elements")
+        found = stored[first[owners[chosen]] + table.values(0, "<i4")]
+        if kind == 2 and (found * blocks != stored[owners[chosen]]).any():
+            raise ValueError("a tensor has other scales than its blocks")
     return extent
 
 

@@ -117,6 +117,20 @@ def test_whole_and_cut_files(content: bytes, tmp_path: Path) -> None:
             check_model(file, 6, 6 + size)
 
 
+def test_scales_of_blocks_are_stored(tmp_path: Path) -> None:
+    """LiteRT reads the scales of blocks of 4-bit weights as constants, and as many as there are blocks."""
+    file = tmp_path / "m.tflite"
+    export.to_tflite(shared("bert", "backbone"), file, sequence_length=4, precision="int4", least_cosine=0.5)
+    check_model(file)
+    model = unpacked(file.read_bytes())
+    tensors = model.subgraphs[0].tensors
+    details = next(t.quantization.details for t in tensors if getattr(t.quantization, "detailsType", 0) == 2)
+    (tensor,) = {int(i) for i in model.subgraphs[0].inputs[:1]}
+    details.scales = tensor
+    with pytest.raises(ValueError, match="a tensor has other scales than its blocks"):
+        check_content(np.frombuffer(packed(model), "uint8"))
+
+
 def test_every_damaged_offset_is_refused_or_harmless(content: bytes) -> None:
     """The check itself reads nothing outside the file, whatever the numbers: NumPy would raise an IndexError."""
     chance = np.random.default_rng(0)

@@ -77,6 +77,12 @@ def gpt(version: int) -> Any:
     return model("gpt", "llama", version, eos_token_id=2)
 
 
+def without_tokenizer(version: int) -> Any:
+    made = gpt(version)
+    made.tokenizer = None  # GGUF has no kind for that of the others
+    return made
+
+
 def with_adapters(version: int) -> Any:
     made = gpt(version)
     made.enable_lora(2 + version)
@@ -107,7 +113,7 @@ def vit(version: int) -> Any:
 WRITERS: dict[str, tuple[Callable[[int], Any], Callable[[Any, Path], Any]]] = {
     "save": (gpt, az.save),
     "to_huggingface": (bert, az.to_huggingface),
-    "to_gguf": (gpt, lambda made, folder: az.to_gguf(made, folder / "m.gguf")),
+    "to_gguf": (without_tokenizer, lambda made, folder: az.to_gguf(made, folder / "m.gguf")),
     "save .keras": (trained, lambda made, folder: made.save(folder / "m.keras")),
     "save zipped=False": (gpt, lambda made, folder: made.save(folder / "m", zipped=False)),
     "save_weights": (trained, lambda made, folder: made.save_weights(folder / "m.weights.h5")),

@@ -66,11 +66,14 @@ def set_frame(backend: Any, tokens: Mapping[str, str], *, bos: Any, eos: Any) ->
 
 
 def check_frame(backend: Any, vocabulary: Mapping[str, int]) -> None:
-    """Check that the post-processor of `backend` adds only ids of `vocabulary`.
+    """Check that the post-processor of `backend` adds only ids of `vocabulary`, and token types that fit in int32.
 
     Raises:
-        ValueError: it adds other ids.
+        ValueError: it adds other ids or types.
     """
-    framed = {*backend.encode("").ids, *backend.encode("", "").ids}
+    one, two = backend.encode(""), backend.encode("", "")
+    framed = {*one.ids, *two.ids}
+    if (highest := max((*one.type_ids, *two.type_ids), default=0)) >= 2**31:
+        raise ValueError(f"post_processor: got token type {highest}; accepted: 0 to {2**31 - 1}")
     if surplus := sorted(framed - set(vocabulary.values())):
         raise ValueError(f"post_processor: got ids {surplus}; accepted: ids of the vocabulary")

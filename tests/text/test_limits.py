@@ -172,3 +172,13 @@ def test_ids_far_above_the_vocabulary() -> None:
     with pytest.raises(ValueError, match=r"vocabulary: got ids up to 1073741824 of 2 tokens; accepted: few gaps"):
         vocabulary_size({"a": 0, "b": 2**30})
     assert vocabulary_size({"a": 0, "b": 2**20}) == 2**20 + 1
+
+
+def test_token_types_above_int32() -> None:
+    single, special = (
+        [{"SpecialToken": {"id": "a", "type_id": 2**31}}, A],
+        {"a": {"id": "a", "ids": [0], "tokens": ["a"]}},
+    )
+    template = {"type": "TemplateProcessing", "single": single, "pair": [A, A], "special_tokens": special}
+    with pytest.raises(ValueError, match=r"post_processor: got token type 2147483648; accepted: 0 to 2147483647"):
+        made(post_processor=template)

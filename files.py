@@ -32,6 +32,7 @@ LOCK, PLAN, NEW, OLD = "lock", "plan.json", "new", "old"  # inside of a room
 PATIENCE = 10.0  # seconds that ``finish`` waits for a process that is renaming
 WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # errors that only writing has
 OF_LIBRARIES = re.compile(r"(?:[Ee]rrno(?: =)?|os error) (\d+)")  # how h5py, safetensors and others state them
+SHORT = re.compile(r"^\d+ requested and \d+ written$")  # NumPy's ``tofile``, which does not say why
 
 
 @contextmanager
@@ -370,7 +371,9 @@ def _number(error: BaseException) -> int:
         return error.errno
     if stated := OF_LIBRARIES.search(text := str(error)):
         return int(stated[1])
-    return errno.ENOSPC if os.strerror(errno.ENOSPC) in text else 0
+    if SHORT.search(text):
+        return errno.ENOSPC
+    return next((number for number in (errno.ENOSPC, errno.EFBIG) if os.strerror(number) in text), 0)
 
 
 @contextmanager

@@ -172,11 +172,13 @@ def arrays(file: Path) -> str:
 
 
 def digest(name: str, content: bytes) -> str:
-    """Return a digest without the date, and without the addresses of objects that Keras writes to its config."""
+    """Return a digest without dates, the number of a bundle, and the addresses of objects that Keras writes."""
     if name == "metadata.json":
         content = b""
     if name == "config.json":
         content = re.sub(rb'"shared_object_id": \d+', b"", content)
+    if name.endswith(".litertlm"):  # its builder writes a time and a UUID
+        content = re.sub(rb"\d{4}-\d\d-\d\dT[\d:.+]{21}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", b"", content)
     return f"{name} {hashlib.sha256(content).hexdigest()}"
 
 
@@ -278,6 +280,20 @@ def disk(size: int | None) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def filled(folder: Path) -> Iterator[None]:
+    """Leave a random part of the space that the files of `folder` take free on its file system within the block."""
+    used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    free = shutil.disk_usage(folder).free - random.randrange(used)
+    ballast = folder / "ballast"
+    with ballast.open("wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, free)
+    try:
+        yield
+    finally:
+        ballast.unlink()
+
+
+@contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
     """Make the file system of `folder` read-only within the block."""
     subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
@@ -306,8 +322,7 @@ class Crashes:
     def run(self, tries: int, seconds: float) -> Counter[str]:
         """Crash the writer up to `tries` times in `seconds`."""
         until = time.monotonic() + seconds
-        size = {"full": sum(self.sizes[0]) + max(self.sizes[1]) // 2 + 2**17, "read_only": 2**26}.get(self.how)
-        with disk(size) as folder:
+        with disk(2**28 if self.how in ("full", "read_only") else None) as folder:
             written(self.writer, 0, folder)
             assert found(folder) == self.whole[0], f"{self.writer} does not write the same bytes twice"
             while self.counts["tries"] < tries and time.monotonic() < until:
@@ -327,7 +342,8 @@ class Crashes:
             before = suicide(step := self.chance.randrange(self.steps))
         elif self.how == "limit":
             before = limited(self.chance.randrange(1, max(self.sizes[1 - self.present])))
-        with read_only(folder) if self.how == "read_only" else contextlib.nullcontext():
+        kept = {"read_only": read_only, "full": filled}.get(self.how, contextlib.nullcontext)
+        with kept(folder):
             child = Child(self.writer, 1 - self.present, folder, before)
             child.line()
             if self.how in ("kill", "interrupt") and step is None:

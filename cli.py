@@ -464,7 +464,9 @@ def _print_json(value: Any) -> None:
 
 
 def _print_report(report: Any, as_json: bool) -> None:
-    print(report.to_json()) if as_json else console.print(Markdown(report.to_markdown()))
+    if as_json:
+        return print(report.to_json())
+    return console.print(Markdown(report.to_markdown()))
 
 
 def main(arguments: Iterable[str] | None = None) -> None:

@@ -77,7 +77,8 @@ def verify(
             is accepted if the same model in float64 shows that it comes from rounding; see ``comparison.py``. Default:
             2e-5 for a float32 file. For another precision, the mean cosine similarity over the positions of every row
             must be high enough instead: 1 - cosine may be up to three times 1 - `least_cosine`. Single positions are
-            held to what the export measured, with a margin for other processors; see docs/verification.md.
+            held to what the export measured, with a margin for other processors and one of 20 as an exception; see
+            docs/verification.md.
         input_signature: the `input_signature` of the export, if there was one.
         samples: for a model that is not of this package: inputs by name, or a list of such mappings, which are compared
             in place of synthetic inputs. For models that only accept or only make sense for particular values.

@@ -55,6 +55,24 @@ def written(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.replace(target)
 
 
+def reserve(folder: Path, size: int, largest: int) -> None:
+    """Check that `size` bytes can be written, for libraries that end the process where they cannot, as HDF5 does.
+
+    Args:
+        folder: a folder to write a file to for the time of the check.
+        size: the number of bytes of all files.
+        largest: that of the largest file.
+
+    Raises:
+        OSError: there is not enough space, or a file must not be so large.
+    """
+    if shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if largest and hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            os.posix_fallocate(stream.fileno(), 0, largest)
+
+
 @contextmanager
 def written_files(folder: str | os.PathLike[str], last: str, stale: Sequence[str] = ()) -> Iterator[Path]:
     """Yield an empty folder, whose files replace those of the same names in `folder` at the end of the block.

@@ -26,7 +26,8 @@ root = pytest.mark.skipif(
         ("kill", SAVERS, 8),
         ("kill", EXPORTERS, 4),
         ("interrupt", EXPORTERS, 4),
-        ("limit", SAVERS + EXPORTERS, 2),
+        # A shard may be larger than its limit by a weight, and HDF5 ends the process where it cannot write.
+        ("limit", [name for name in SAVERS + EXPORTERS if name != "save_weights, shards"], 2),
         pytest.param("full", SAVERS + EXPORTERS, 1, marks=root),
         pytest.param("read_only", SAVERS + EXPORTERS, 1, marks=root),
     ],

@@ -22,7 +22,7 @@ from .compile_checks import warn_of_compiled
 from .config import Config
 from .distributed import Distributed, check_batches, rows_of
 from .fit_checks import checked_data, weights_of_tokens
-from .keras_saving import save_beside, save_weights_beside
+from .keras_saving import save_beside, save_weights_beside, stored_bytes
 from .served import Served
 from .token_losses import TokenLosses
 
@@ -382,7 +382,7 @@ class ZooModel(Served, TokenLosses, Distributed, FineTuning, PairScoring):
         def write(path: Any, replace: bool) -> None:
             super(ZooModel, self).save(path, overwrite=replace, zipped=zipped, **kwargs)
 
-        save_beside(write, filepath, overwrite, zipped)
+        save_beside(write, filepath, overwrite, zipped, stored_bytes(self))
 
     def save_weights(self, filepath: Any, overwrite: bool = True, max_shard_size: float | None = None) -> None:
         """Save the weights as ``keras.Model.save_weights`` does, and in the way of ``save``."""
@@ -390,7 +390,7 @@ class ZooModel(Served, TokenLosses, Distributed, FineTuning, PairScoring):
         def write(path: Any, replace: bool) -> None:
             super(ZooModel, self).save_weights(path, overwrite=replace, max_shard_size=max_shard_size)
 
-        save_weights_beside(write, filepath, overwrite, max_shard_size is not None)
+        save_weights_beside(write, filepath, overwrite, max_shard_size, stored_bytes(self))
 
     def save_assets(self, folder: str) -> None:
         """Write the parts of a ``.keras`` file other than config and weights. Keras calls this on ``save``."""

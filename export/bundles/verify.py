@@ -128,8 +128,8 @@ class _Whole:
 def _opened(model: Any, path: Path, asked: Asked, options: Mapping[str, Any]) -> Iterator[_Whole]:
     """Open what is at `path`. `options` are those of ``to_genai`` and ``to_litertlm`` that ``verify`` takes too."""
     if path.is_dir():
-        if not (path / CONFIG_FILE).is_file() or not (path / MODEL_FILE).is_file():
-            raise ValueError(f"path: got {path} without {CONFIG_FILE} or {MODEL_FILE}; accepted: a folder of to_genai")
+        if missing := [name for name in (CONFIG_FILE, MODEL_FILE) if not (path / name).is_file()]:
+            raise ValueError(f"path: got {path} without {' and '.join(missing)}; accepted: a folder of to_genai")
         model = exportable(model)
         yield _Whole("genai", opened(model, path / MODEL_FILE, asked), _of_genai(model, path, options))
     elif path.suffix == ".litertlm" and path.is_file():
@@ -215,9 +215,12 @@ class _Part:
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Return nested mappings and lists as one mapping, whose names have the form "model.decoder.filename"."""
+    """Return nested mappings and lists as one mapping, whose names have the form "model.decoder.filename".
+
+    Empty ones stay: a message without fields may be one of several alternatives.
+    """
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
-    if items is None:
+    if items is None or not value:
         return {name: value}
     found: dict[str, Any] = {}
     for key, inner in items:
@@ -226,8 +229,10 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def _same(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Check:
-    missing = object()
-    wrong = sorted(key for key in {*ours, *theirs} if ours.get(key, missing) != theirs.get(key, missing))
+    def told(side: Mapping[str, Any], key: str) -> Any:
+        return (type(side[key]), side[key]) if key in side else None  # True is not 1
+
+    wrong = sorted(key for key in {*ours, *theirs} if told(ours, key) != told(theirs, key))
     said = [f"{key} is {_short(theirs.get(key))}, expected {_short(ours.get(key))}" for key in wrong[:SHOWN]]
     more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
     return Check(name, not wrong, None, "; ".join(said) + more or "matches the model")

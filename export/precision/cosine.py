@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 VECTOR = 8  # elements; the direction of a shorter vector is not meaningful
@@ -19,7 +21,7 @@ def cosines(one: np.ndarray, other: np.ndarray, *, centred: bool = False) -> np.
     if one.ndim < 2 or one.shape[-1] < VECTOR:
         one, other, centred = one.reshape(1, -1), other.reshape(1, -1), False
     shape = one.shape[:-1]
-    one, other = (side.reshape(-1, side.shape[-1]) for side in (one, other))
+    one, other = (side.reshape(math.prod(shape), side.shape[-1]) for side in (one, other))  # -1 needs an element
     found = np.zeros((3, len(one)))  # products and both lengths
     step = max(1, AT_ONCE // max(1, one.shape[-1]))
     for start in range(0, len(one), step):

@@ -55,6 +55,17 @@ def test_a_folder(folder: Path, tmp_path: Path) -> None:
         export.verify(decoder(), tmp_path)
 
 
+@pytest.mark.slow
+def test_true_is_not_one(folder: Path, tmp_path: Path) -> None:
+    changed = Path(shutil.copytree(folder, tmp_path / "changed"))
+    config = changed / "genai_config.json"
+    settings = json.loads(config.read_text())
+    ids = [name for name, value in settings["model"].items() if name.endswith("_token_id") and value in (0, 1)]
+    settings["model"][ids[0]] = bool(settings["model"][ids[0]])
+    config.write_text(json.dumps(settings))
+    assert failed(decoder(), changed) == ["settings"]
+
+
 # ---- LiteRT-LM bundles -----------------------------------------------------------------------------------------------
 
 
@@ -77,3 +88,11 @@ def test_options_of_the_export_count(folder: Path, whole: Path) -> None:
     assert failed(decoder(), folder, precision="int4") == ["precision"]
     with pytest.raises(ValueError, match=r"stop_tokens: got 5 for model.onnx; accepted: None"):
         export.verify(decoder(), folder / "model.onnx", stop_tokens=5)
+
+
+@pytest.mark.slow
+def test_another_kind_of_model(whole: Path, tmp_path: Path) -> None:
+    """The kind is a message without fields."""
+    changed = Path(shutil.copy(whole, tmp_path / "changed.litertlm"))
+    rewrite_bundle(changed, lambda content: content.message.llm_model_type.gemma3.SetInParent())
+    assert failed(decoder(), changed) == ["settings"]

@@ -99,6 +99,7 @@ def test_cosines_and_divergence_against_float64(rng: np.random.Generator) -> Non
     close(cosines(one, other), expected, 1e-12)
     close(cosines(one + 100, one - 7, centred=True), 1, 1e-9)
     assert cosines(np.zeros((1, 16)), np.zeros((1, 16)))[0] == 1
+    assert cosines(np.zeros((0, 3)), np.zeros((0, 3))).tolist() == [1]  # of a row without any token
     assert cosines(one[0, :1], np.zeros((1, 16)))[0] == 0
     found = _Found()
     found.add("logits", one, other, None)

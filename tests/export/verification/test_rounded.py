@@ -197,3 +197,13 @@ def test_a_file_only_makes_its_own_limits_stricter(tmp_path: Path) -> None:
     assert stricter and all("positions 1 - cosine" in detail for detail in stricter)
     with pytest.raises(ValueError, match=r"path: the measured in .* cannot be read: got \[1\]; accepted: "):
         says_measured({name: [1] for name in known})
+
+
+@pytest.mark.parametrize("format", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
+def test_outputs_that_are_too_short_to_have_a_direction(format: str, tmp_path: Path) -> None:
+    """With a row without any token, of which nothing is compared."""
+    ours = tiny("bert", "token_classification", num_classes=3)
+    to: Any = {"onnx": export.to_onnx, "tflite": export.to_tflite}[format]
+    result = to(ours, tmp_path / f"m.{format}", precision="int8", least_cosine=0.5)
+    report = export.verify(ours, result.path, least_cosine=0.5)
+    assert report.passed, report.to_markdown()
